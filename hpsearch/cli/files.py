@@ -1,0 +1,67 @@
+"""The commands that write and remove files: export, delete."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpsearch.cli.options import (
+    OptionalStudy,
+    RunFolderOption,
+    Storage,
+    StorageFile,
+    StudyArgument,
+    app,
+    storage_url,
+    study_name,
+)
+from hpsearch.errors import UserError
+
+
+@app.command()
+def export(
+    study: OptionalStudy = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; without it, stdout.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or json; by default the suffix.")
+    ] = None,
+    epochs: Annotated[bool, typer.Option("--epochs", help="One row per epoch, not per trial.")] = False,
+) -> None:
+    """Write the trials, or their epochs, as CSV, Parquet or JSON."""
+    from hpsearch.results.export import choose_format, encode, write
+    from hpsearch.results.tables import epochs_frame, open_study, trials_frame
+
+    chosen = choose_format(kind, output)
+    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
+    content = encode(epochs_frame(opened) if epochs else trials_frame(opened), chosen)
+    if output is not None:
+        write(content, output)
+    elif chosen == "parquet" and sys.stdout.isatty():
+        raise UserError("--format parquet: a terminal cannot show it; give --output FILE")
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+
+
+@app.command()
+def delete(
+    study: StudyArgument,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study with its checkpoints, weights and artifacts."""
+    from hpsearch.results.delete import delete_study, plan_deletion
+    from hpsearch.results.looks import deletion_text
+
+    url = storage_url(storage, storage_file, run_folder)
+    deletion = plan_deletion(study_name(study) or study, url, run_folder)
+    if not yes and not typer.confirm(f"Delete {deletion_text(deletion)}?"):
+        raise typer.Exit(1)
+    delete_study(deletion, url)
+    typer.echo(f"deleted {deletion_text(deletion)}")

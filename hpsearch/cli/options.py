@@ -1,0 +1,90 @@
+"""What the commands share: the application, common flags, and what STUDY and the storage flags mean."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="hpsearch",
+    help="Searches the hyperparameters of PyTorch image models: one study file in, a finished search in a "
+    "database out.\n\nBegin with: hpsearch run studies/digits.toml",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its study file.")]
+OptionalStudy = Annotated[
+    str | None,
+    typer.Argument(metavar="[STUDY]", help="A study's name or file; may be left out if there is one."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", metavar="URL", help="Database URL, or a path ending in .db [env: HPSEARCH_STORAGE]"
+    ),
+]
+StorageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--storage-file",
+        metavar="FILE",
+        help="File with the URL, which hides it [env: HPSEARCH_STORAGE_FILE]",
+    ),
+]
+RunFolderOption = Annotated[
+    Path,
+    typer.Option(
+        "--run-folder", envvar="HPSEARCH_RUNS", help="Folder of checkpoints, weights and the database."
+    ),
+]
+DataRoot = Annotated[
+    str | None,
+    typer.Option("--data-root", envvar="HPSEARCH_DATA", help="Folder of the data; overrides data.root."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
+    """Returns the storage URL: of the flags, else of the environment, else the database in the run folder.
+
+    Raises:
+        StorageError: both flags, or a file that cannot be read.
+    """
+    from hpsearch.search.storage import read_storage_url
+
+    named = option or file or os.environ.get("HPSEARCH_STORAGE") or os.environ.get("HPSEARCH_STORAGE_FILE")
+    if not named:
+        return f"sqlite:///{run_folder / 'hpsearch.db'}"
+    return read_storage_url(option, file, os.environ)
+
+
+def is_study_file(study: str) -> bool:
+    """Says whether a STUDY argument means a file rather than a name."""
+    return study.endswith(".toml") or os.sep in study
+
+
+def study_name(study: str | None) -> str | None:
+    """Returns the name that an argument means: a study file is opened for its name."""
+    if study is None or not is_study_file(study):
+        return study
+    from hpsearch.spec.load import load_study_file
+
+    return load_study_file(study).study.name
+
+
+def repeated_flags(storage: str | None, storage_file: Path | None, run_folder: Path) -> str:
+    """Returns the flags to repeat with the next command; never a password."""
+    from hpsearch.search.storage import redact
+
+    flags = ""
+    if storage is not None and redact(storage) == storage:
+        flags += f" --storage {storage}"
+    if storage_file is not None:
+        flags += f" --storage-file {storage_file}"
+    if run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:
+        flags += f" --run-folder {run_folder}"
+    return flags

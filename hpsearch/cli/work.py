@@ -1,0 +1,141 @@
+"""The commands that begin and end work: run, check, stop."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpsearch.cli.options import (
+    DataRoot,
+    RunFolderOption,
+    Storage,
+    StorageFile,
+    StudyArgument,
+    app,
+    is_study_file,
+    repeated_flags,
+    storage_url,
+    study_name,
+)
+from hpsearch.errors import UserError
+
+if TYPE_CHECKING:
+    from hpsearch.spec.study import StudySpec
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Annotated[str, typer.Option(help="auto, all, none, or a list such as 0,2.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers.")] = None,
+    workers_per_gpu: Annotated[int, typer.Option(min=1, help="Workers that share a GPU.")] = 1,
+    gpus_per_trial: Annotated[int, typer.Option(min=1, help="GPUs for each trial of your own loop.")] = 1,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Module that a stored study may name; repeatable."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Finished trials in all; overrides the file.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="Such as 90s or 2h; overrides the file.")] = None,
+    storage_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that the database may be away.")
+    ] = 600.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
+) -> None:
+    """Run a study, or go on with it: until its trials are finished."""
+    from hpsearch.results.api import run as run_study
+    from hpsearch.results.display import choose_display
+    from hpsearch.service.places import Workers
+    from hpsearch.service.run import RunOptions
+
+    url = storage_url(storage, storage_file, run_folder)
+    spec, from_database = _specification(study, url)
+    spec = _override(spec, trials, timeout)
+    options = RunOptions(
+        storage=url,
+        run_folder=run_folder,
+        data_root=data_root,
+        workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
+        # A row of a database must not become code here; a study file was chosen by the user.
+        allow=tuple(allow or ()) if from_database else None,
+        import_paths=tuple(dict.fromkeys([str(Path(study).absolute().parent), os.getcwd()])),
+        storage_timeout=storage_timeout,
+    )
+    flags = repeated_flags(storage, storage_file, run_folder)
+    with choose_display(quiet=quiet, as_json=as_json, flags=flags) as display:
+        summary = run_study(spec, [display], options).summary
+    raise typer.Exit(summary.exit_status if summary else 1)
+
+
+@app.command()
+def check(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study file.")] = None,
+    data_root: DataRoot = None,
+    run_folder: RunFolderOption = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers of the later run.")] = None,
+    dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
+) -> None:
+    """Check a study file: data, model, a few batches, the time."""
+    from hpsearch.results import check_print
+
+    if study is None and not dtypes:
+        raise UserError("check: name a study file, or give --dtypes")
+    if dtypes:
+        check_print.print_dtypes(device)
+    if study is not None:
+        spec, _ = _specification(study, url="")
+        sys.path[:0] = [str(Path(study).absolute().parent), os.getcwd()]
+        check_print.print_check(spec, data_root, run_folder / "cache", device, workers)
+
+
+@app.command()
+def stop(
+    study: StudyArgument,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+) -> None:
+    """Ask a study's drivers, on any machine, to stop warmly."""
+    from hpsearch.results.status import request_stop
+
+    name = study_name(study) or study
+    count = request_stop(name, storage_url(storage, storage_file, run_folder), run_folder)
+    if count == 0:
+        typer.echo(f'study "{name}" is not being run')
+    else:
+        typer.echo(
+            f'asked {count} driver{"s" * (count > 1)} of "{name}" to stop; running trials are checkpointed'
+        )
+
+
+def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
+    """Returns a study's specification, and whether it came from the database rather than from a file."""
+    from hpsearch.spec.load import load_study_file, parse_study
+
+    if is_study_file(study) or not url:
+        return load_study_file(study), False
+    from hpsearch.results.tables import open_study
+
+    stored = open_study(study, url).user_attrs.get("specification")
+    if stored is None:
+        raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
+    return parse_study(json.loads(stored), source=study), True
+
+
+def _override(spec: "StudySpec", trials: int | None, timeout: str | None) -> "StudySpec":
+    from hpsearch.spec.load import parse_study
+
+    tree: dict[str, Any] = spec.model_dump()
+    given = {"trials": trials, "timeout": timeout}
+    tree["study"] |= {key: value for key, value in given.items() if value is not None}
+    return parse_study(tree, source="flags")

@@ -1,0 +1,91 @@
+"""Everything that hpsearch raises on purpose.
+
+    HpsearchError                      exit status 1
+    ├── UserError                      exit status 2: something the user can mend, said in one sentence
+    │   ├── StudyFileError             a study file, or a field of it
+    │   │   └── DigestMismatch         a study of this name exists with another specification
+    │   ├── DataError                  a data set that is missing, corrupt or does not fit the study
+    │   ├── ModelError                 a model that cannot be built or cannot take this data
+    │   ├── DeviceError                a device or a number type that is not there
+    │   ├── StorageError               a storage URL, its driver or its server
+    │   └── StudyNotFound              no study of this name in the storage
+    ├── StorageAway                    the database stopped answering in the middle of a run
+    ├── LeaseLost                      another driver owns the trial now; nothing more may be written for it
+    ├── CheckpointError                a checkpoint that cannot be written or read
+    └── WorkersFailed                  workers die before they train, whatever the trial
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HpsearchError(Exception):
+    """Base of all errors that hpsearch raises on purpose; `str(error)` is the sentence to show."""
+
+    exit_status = 1
+
+
+class UserError(HpsearchError):
+    """Something the user can mend."""
+
+    exit_status = 2
+
+
+class StudyFileError(UserError):
+    """A study file, or a field of it, is wrong."""
+
+
+class DigestMismatch(StudyFileError):
+    """A study of this name exists with another specification."""
+
+
+class DataError(UserError):
+    """A data set is missing, corrupt or does not fit the study."""
+
+
+class ModelError(UserError):
+    """A model cannot be built or cannot take this data."""
+
+
+class DeviceError(UserError):
+    """A device or a number type is not there."""
+
+
+class StorageError(UserError):
+    """A storage URL, its driver or its server is wrong; never holds a password."""
+
+
+class StudyNotFound(UserError):
+    """No study of this name is in the storage."""
+
+
+class StorageAway(HpsearchError):
+    """The database stopped answering in the middle of a run."""
+
+
+class LeaseLost(HpsearchError):
+    """Another driver owns the trials of `tickets` now; nothing more may be written for them."""
+
+    def __init__(self, message: str, tickets: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.tickets = frozenset(tickets)
+
+
+class CheckpointError(HpsearchError):
+    """A checkpoint cannot be written or read."""
+
+
+class WorkersFailed(HpsearchError):
+    """Workers die before they train, whatever the trial."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a sentence about an unknown name: the nearest known one and the list.
+
+    >>> nearest("cosin", ["constant", "cosine"])
+    'did you mean "cosine"? Known: constant, cosine'
+    """
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    guess = f'did you mean "{close[0]}"? ' if close else ""
+    return f"{guess}Known: {', '.join(names)}"

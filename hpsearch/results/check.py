@@ -1,0 +1,196 @@
+"""`hpsearch check`: builds a study's data and models and trains a few batches at the ends of its space."""
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hpsearch.errors import DataError, HpsearchError, ModelError
+from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.training import device as devices
+from hpsearch.training.build import build_engine
+from hpsearch.training.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+STEPS = 2  # per epoch of a probe; the first epoch warms up, the second is timed
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Batches trained with one model at one image size and batch size.
+
+    Attributes:
+        batch: samples per step.
+        image: (channels, height, width).
+        step_seconds: of one optimizer step.
+        eval_seconds: of one pass over the validation part.
+    """
+
+    model: str
+    batch: int
+    image: tuple[int, int, int]
+    parameters: int | None
+    memory_mb: float | None
+    step_seconds: float
+    eval_seconds: float
+
+    @property
+    def sample_seconds(self) -> float:
+        """Training time per sample."""
+        return self.step_seconds / self.batch
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        data: None for a training function that brings its own.
+        space: one row per hyperparameter: name, values, scale.
+        seconds: estimate for the whole study with this number of workers if no trial is stopped early; None
+            where nothing was timed.
+    """
+
+    spec: StudySpec
+    device: str
+    data: DataFacts | None
+    probes: tuple[Probe, ...]
+    space: tuple[tuple[str, str, str], ...]
+    workers: int
+    seconds: float | None
+
+
+def check_study(
+    spec: StudySpec, data_root: str | None, cache: Path, device: str = "auto", workers: int = 1
+) -> Report:
+    """Loads the data, builds every model at every searched image size, and trains some batches.
+
+    Raises:
+        UserError: what a run would stop at: data, model, batch size, device.
+    """
+    chosen = devices.choose(device)
+    engine, data = build_engine(spec, chosen, data_root, str(cache))
+    try:
+        probes: tuple[Probe, ...] = ()
+        if data is not None and spec.train.function is None:
+            check_batch_sizes(spec, data)
+            probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
+    finally:
+        engine.close()
+    seconds = estimate(spec, data, probes, workers) if data is not None and probes else None
+    return Report(spec, str(chosen), data, probes, space_table(spec), workers, seconds)
+
+
+def check_batch_sizes(spec: StudySpec, data: DataFacts) -> None:
+    """Refuses a batch that the training part cannot fill.
+
+    Raises:
+        DataError: naming the size and the training part.
+    """
+    subsets = _ends(spec, "data.subset", spec.data.subset)
+    smallest = math.floor(data.train * min(subsets))
+    largest = max(
+        (size for size in _ends(spec, "batch_size", spec.train.batch_size) if size != "full"), default=0
+    )
+    if largest > smallest:
+        field = "search.batch_size" if "batch_size" in spec.search else "train.batch_size"
+        raise DataError(
+            f"{field}: {largest} is more than the {smallest} training images of a trial; "
+            'choose a smaller one, or "full" for all of them'
+        )
+
+
+def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:
+    """Yields the study at its largest and its smallest batch, for every model and image size in its space."""
+    full = math.floor(data.train * spec.data.subset)
+    batches = [full if size == "full" else size for size in _ends(spec, "batch_size", spec.train.batch_size)]
+    sizes = _ends(spec, "data.image_size", spec.data.image_size)
+    models = _ends(spec, "model.name", spec.model.name)
+    for model, size, batch in product(models, sizes, dict.fromkeys([max(batches), min(batches)])):
+        short = {"batch_size": batch, "epochs": 2, "steps_per_epoch": STEPS, "warmup_epochs": 0.0}
+        yield spec.model_copy(
+            update={
+                "model": spec.model.model_copy(update={"name": model}),
+                "data": spec.data.model_copy(update={"image_size": size}),
+                "train": spec.train.model_copy(update=short),
+            }
+        )
+
+
+def _ends(spec: StudySpec, name: str, fixed: Any) -> list[Any]:
+    entry = spec.search.get(name)
+    return [fixed] if entry is None else entry.extremes()
+
+
+def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
+    with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
+        engine.admit(TrialRun(spec.study.name, 0, 1, {}, spec, folder))
+        last = [_epoch(engine, spec) for _ in range(spec.train.epochs)][-1]
+        end = engine.evict(0, EndKind.FINISHED)
+    trained = last.seconds - last.eval_seconds - last.checkpoint_seconds
+    steps = max(1, min(STEPS, math.ceil(data.train * spec.data.subset / int(spec.train.batch_size))))
+    height, width = (spec.data.image_size,) * 2 if spec.data.image_size else (data.height, data.width)
+    return Probe(
+        model=spec.model.name,
+        batch=int(spec.train.batch_size),
+        image=(data.channels, height, width),
+        parameters=_fact(end, "parameters"),
+        memory_mb=_fact(end, "peak_memory_mb"),
+        step_seconds=trained / steps,
+        eval_seconds=last.eval_seconds,
+    )
+
+
+def _epoch(engine: Engine, spec: StudySpec) -> EpochResult:
+    (result,) = engine.step()
+    if isinstance(result, EpochResult):
+        return result
+    where = f"model.name = {spec.model.name}, batch size {spec.train.batch_size}"
+    if result.kind is EndKind.OUT_OF_MEMORY:
+        raise ModelError(f"{where}: not enough memory: {result.detail}; choose a smaller one")
+    raise HpsearchError(f"{where}: {result.detail}\n{result.traceback}")
+
+
+def _fact(end: TrialEnd, name: str) -> Any:
+    return end.facts.get(name)
+
+
+def estimate(spec: StudySpec, data: DataFacts, probes: tuple[Probe, ...], workers: int) -> float:
+    """Returns the seconds that the study takes if no trial is stopped early.
+
+    From the middle of the timings: every image size, model and batch size counts alike.
+    """
+    samples = data.train * (sum(subsets := _ends(spec, "data.subset", spec.data.subset)) / len(subsets))
+    per_epoch = [samples * probe.sample_seconds + probe.eval_seconds for probe in probes]
+    epochs = middle(spec.search["epochs"]) if "epochs" in spec.search else spec.train.epochs
+    return spec.study.trials * epochs * (sum(per_epoch) / len(per_epoch)) / max(1, workers)
+
+
+def middle(entry: Entry) -> float:
+    """Returns the mean of what an entry of numbers is sampled to, before any trial is known."""
+    ends = entry.extremes()
+    if not isinstance(entry, Choices) and entry.log and ends[1] > ends[0]:
+        return float((ends[1] - ends[0]) / math.log(ends[1] / ends[0]))
+    return float(sum(ends) / len(ends))
+
+
+def space_table(spec: StudySpec) -> tuple[tuple[str, str, str], ...]:
+    """Returns one row per hyperparameter: name, values, how they are drawn."""
+    return tuple((name, *_described(entry)) for name, entry in spec.search.items())
+
+
+def _described(entry: Entry) -> tuple[str, str]:
+    match entry:
+        case Choices():
+            return ", ".join(map(str, entry.labels())), f"one of {len(entry.choices)}"
+        case FloatRange() | IntRange():
+            kind = "whole numbers" if isinstance(entry, IntRange) else "numbers"
+            scale = ", logarithmic" if entry.log else f" in steps of {entry.step}" if entry.step else ""
+            return f"{entry.low:g} to {entry.high:g}", f"{kind}{scale}"

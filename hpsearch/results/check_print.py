@@ -1,0 +1,88 @@
+"""What `hpsearch check` prints."""
+
+from pathlib import Path
+
+import typer
+
+from hpsearch.results.check import Probe, Report, check_study
+from hpsearch.results.looks import columns
+from hpsearch.results.progress import duration, number
+from hpsearch.service.places import Workers, plan
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts
+from hpsearch.training import device as devices
+
+
+def print_check(
+    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None
+) -> None:
+    """Checks a study and prints what was found."""
+    count = len(plan(Workers(workers=workers), spec.train.threads))
+    for line in report_lines(check_study(spec, data_root, cache, device, count)):
+        typer.echo(line)
+
+
+def print_dtypes(device: str) -> None:
+    """Prints which number types a device has, each tried by a real sum and a real product."""
+    chosen = devices.choose(device)
+    typer.echo(f"number types of {chosen}:")
+    for line in columns(("type", "sum", "matrix product"), map(_dtype_row, devices.supported_dtypes(chosen))):
+        typer.echo(f"  {line}")
+
+
+def report_lines(report: Report) -> list[str]:
+    """Returns a check's report: data, space, probes, estimate."""
+    spec = report.spec
+    lines = [f"{spec.study.name}: {spec.study.trials} trials on {report.device}", ""]
+    lines += (
+        _data_lines(report.data)
+        if report.data is not None
+        else ["data: the training function brings its own"]
+    )
+    lines += [
+        "",
+        "search space:",
+        *_indented(columns(("hyperparameter", "values", "drawn as"), report.space)),
+        "",
+    ]
+    if report.probes:
+        head = ("model", "batch", "image", "parameters", "memory", "step", "validation")
+        lines += ["trained:", *_indented(columns(head, map(_probe_row, report.probes))), ""]
+    else:
+        lines += [f"train.function: {spec.train.function} was found; it is not run by this check", ""]
+    if report.seconds is not None:
+        lines.append(
+            f"estimate: {duration(report.seconds)} for {spec.study.trials} trials with {report.workers} "
+            f"worker{'s' * (report.workers > 1)}, if no trial is stopped early"
+        )
+    return [*lines, "the study is in order"]
+
+
+def _data_lines(data: DataFacts) -> list[str]:
+    classes = f"{len(data.classes)} classes ({_listed(data.classes)})" if data.classes else data.task
+    return [
+        f"data: {data.train} training, {data.val} validation and {data.test} test images of "
+        f"{data.channels} x {data.height} x {data.width}, {classes}",
+        *(f"  {note}" for note in data.notes),
+    ]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])}, ..."
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _probe_row(probe: Probe) -> list[str]:
+    channels, height, width = probe.image
+    return [
+        probe.model,
+        str(probe.batch),
+        f"{channels} x {height} x {width}",
+        f"{probe.parameters:,}" if probe.parameters is not None else "-",
+        f"{number(probe.memory_mb)} MB" if probe.memory_mb is not None else "-",
+        f"{number(probe.step_seconds * 1000)} ms",
+        f"{number(probe.eval_seconds * 1000)} ms",
+    ]

@@ -1,0 +1,333 @@
+"""What `hpsearch run` shows: a live picture, plain lines, or JSON, all fed by the same callbacks."""
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from pydantic import BaseModel
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpsearch.results.progress import (
+    ASCII_BLOCKS,
+    BLOCKS,
+    Progress,
+    closing_lines,
+    counts_text,
+    duration,
+    hparams_text,
+    number,
+    sparkline,
+)
+from hpsearch.service.callbacks import (
+    Callback,
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    StudyInfo,
+    WorkerNews,
+)
+from hpsearch.spec.trial import EpochResult
+
+REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
+PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
+MOST_ROWS = 16  # running trials shown at once
+
+
+class Display(Callback):
+    """Shows a run from `with` to its end, by whatever cause; this one shows nothing (`--quiet`)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the terminal as it was."""
+
+
+class LiveDisplay(Display):
+    """A picture that is drawn anew: progress bar, running trials with sparklines, the best, the counts.
+
+    Messages and log records scroll by above it.
+
+    Args:
+        flags: see `closing_lines`.
+    """
+
+    def __init__(
+        self, console: Console | None = None, flags: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = console or Console()
+        self.progress = Progress(clock)
+        self._flags = flags
+        self._clock = clock
+        self._drawn = -math.inf
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._log = _ConsoleHandler(self.console)
+        self._handlers: list[logging.Handler] = []
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        root = logging.getLogger()
+        self._handlers, root.handlers = root.handlers, [self._log]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger().handlers = self._handlers
+        self._live.stop()
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.progress.on_study_start(info)
+        for line in opening_lines(info):
+            self._say(line)
+        self._draw(at_once=True)
+
+    def on_worker(self, news: WorkerNews) -> None:
+        if news.kind in ("exit", "waiting"):
+            self._say(f"worker {news.worker}: {news.text}")
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_start(trial)
+        self._draw()
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.progress.on_epoch(trial, result)
+        self._draw()
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.progress.on_trial_end(trial)
+        if trial.state == "FAIL":
+            self._say(ended_line(trial, self.progress.metric))
+        self._draw()
+
+    def on_message(self, text: str) -> None:
+        self._say(text)
+
+    def on_tick(self) -> None:
+        self._draw()
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.progress.on_study_end(summary)
+        self._live.update(Text(""))
+        self._live.stop()
+        for line in closing_lines(summary, self._flags):
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, at_once: bool = False) -> None:
+        if at_once or self._clock() - self._drawn >= REFRESH:
+            self._drawn = self._clock()
+            self._live.update(picture(self.progress, self.console), refresh=True)
+
+
+class PlainDisplay(Display):
+    """One line per event, for files and pipes."""
+
+    def __init__(
+        self,
+        output: TextIO | None = None,
+        flags: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._output = output or sys.stdout
+        self.progress = Progress(clock)
+        self._flags = flags
+        self._clock = clock
+        self._said = clock()
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.progress.on_study_start(info)
+        self._say(*opening_lines(info))
+
+    def on_worker(self, news: WorkerNews) -> None:
+        self._say(f"worker {news.worker}: {news.text}")
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_start(trial)
+        resumed = f" goes on after epoch {len(trial.curve)}" if trial.curve else " begins"
+        self._say(f"trial {trial.number}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.progress.on_epoch(trial, result)
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.progress.on_trial_end(trial)
+        self._say(
+            f"[{self.progress.finished}/{self.progress.total}] {ended_line(trial, self.progress.metric)}"
+        )
+
+    def on_message(self, text: str) -> None:
+        self._say(text)
+
+    def on_tick(self) -> None:
+        if self._clock() - self._said < PLAIN_REPORT:
+            return
+        epochs = ", ".join(
+            f"trial {trial.number} epoch {len(trial.curve)}/{trial.epochs}"
+            for trial in self.progress.running.values()
+        )
+        self._say(f"[{self.progress.finished}/{self.progress.total}] {epochs or 'no trial is running'}")
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.progress.on_study_end(summary)
+        self._say(*closing_lines(summary, self._flags))
+
+    def _say(self, *lines: str) -> None:
+        self._said = self._clock()
+        self._output.write("".join(f"{line}\n" for line in lines))
+        self._output.flush()
+
+
+class JsonDisplay(Display):
+    """One JSON object per line and event; the last one, `study_end`, is the summary."""
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self._write("study_start", info)
+
+    def on_worker(self, news: WorkerNews) -> None:
+        self._write("worker", news)
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self._write("trial_start", trial)
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self._write("epoch", result)
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self._write("trial_end", trial)
+
+    def on_message(self, text: str) -> None:
+        self._write("message", {"text": text})
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self._write("study_end", summary)
+
+    def _write(self, event: str, record: Any) -> None:
+        self._output.write(json.dumps({"event": event, **plain(record)}, ensure_ascii=False) + "\n")
+        self._output.flush()
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lets warnings scroll by above the live picture instead of tearing it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def choose_display(*, quiet: bool, as_json: bool, flags: str = "", output: TextIO | None = None) -> Display:
+    """Returns the display for the flags and the output at hand."""
+    if as_json:
+        return JsonDisplay(output)
+    if quiet:
+        return Display()
+    console = Console(file=output)
+    return LiveDisplay(console, flags) if console.is_terminal else PlainDisplay(output, flags)
+
+
+def opening_lines(info: StudyInfo) -> list[str]:
+    """Returns what is said when a run begins."""
+    done = sum(info.finished.values())
+    going_on = f", {done} of them finished before" if done else ""
+    return [
+        f"{info.spec.study.name}: {info.total} trials{going_on}; {info.storage}; files in {info.folder}",
+        f"{len(info.workers)} workers: {', '.join(info.workers)}",
+    ]
+
+
+def ended_line(trial: FinishedTrial, metric: str) -> str:
+    """Returns one finished trial in one line."""
+    where = f" at epoch {trial.best_epoch}" if trial.best_epoch else ""
+    detail = f": {trial.detail}" if trial.detail else ""
+    best = ", the best so far" if trial.is_best else ""
+    return (
+        f"trial {trial.number} {trial.state} after {trial.epochs_run} epochs, "
+        f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
+    )
+
+
+def picture(progress: Progress, console: Console) -> RenderableType:
+    """Returns the whole live picture."""
+    parts = [_bar(progress), Text(counts_text(progress.states, progress.stop_reasons), style="dim")]
+    if progress.best is not None:
+        best = progress.best
+        score = (
+            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}"
+        )
+        parts.append(Text(f"{score}  {hparams_text(best.hparams)}", style="green"))
+    if progress.running:
+        parts.append(_running_table(progress, console.options.ascii_only))
+    return Group(*parts)
+
+
+def _bar(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    left = f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "..."
+    grid.add_row(
+        Text(progress.name, style="bold"),
+        Text(f"{progress.finished}/{progress.total} trials"),
+        ProgressBar(total=max(1, progress.total), completed=progress.finished, width=30),
+        Text(f"{duration(progress.elapsed)}, {left}"),
+    )
+    return grid
+
+
+def _running_table(progress: Progress, ascii_only: bool) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    for name in ("worker", "trial", "epoch", "train loss", progress.metric):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
+    for trial in trials[:MOST_ROWS]:
+        table.add_row(*_running_row(trial, progress.metric, ASCII_BLOCKS if ascii_only else BLOCKS))
+    if len(trials) > MOST_ROWS:
+        table.add_row("", f"and {len(trials) - MOST_ROWS} more")
+    return table
+
+
+def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
+    last = trial.curve[-1].metrics if trial.curve else {}
+    values = [result.metrics.get(metric, math.nan) for result in trial.curve]
+    return [
+        str(trial.worker),
+        str(trial.number),
+        f"{len(trial.curve)}/{trial.epochs}",
+        number(last.get("train_loss")),
+        number(last.get(metric)),
+        sparkline(values, blocks=blocks),
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Returns records as JSON takes them: no NaN and no infinities, which JSON has no words for."""
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    return [plain(inner) for inner in value] if isinstance(value, Iterable) else str(value)

@@ -1,0 +1,144 @@
+"""All studies of a storage at a glance: counted by the database, so that no curve is read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import and_, func, select
+
+from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.storage import open_storage, reading, translated
+from hpsearch.search.writes import TRIALS, VALUES
+from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.study import RESERVED_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """One study.
+
+    Attributes:
+        total: finished trials that it asks for; None for a study that hpsearch did not make.
+        counts: trials by state, states without trials left out.
+        started, changed: begin of the first trial and end of the last one, in UTC.
+        size: bytes in its run folder on this machine: checkpoints, weights, logs.
+    """
+
+    name: str
+    study_id: int
+    metric: str
+    total: int | None
+    counts: Mapping[str, int]
+    best: float | None
+    started: datetime | None
+    changed: datetime | None
+    size: int
+
+    @property
+    def finished(self) -> int:
+        """COMPLETE, PRUNED and FAIL together."""
+        return sum(self.counts.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
+
+
+def list_studies(url: str, run_folder: Path) -> list[StudyRow]:
+    """Returns all studies of a storage, the one that changed last first.
+
+    Raises:
+        StudyNotFound: there is no database, or nothing in it.
+        StorageError, StorageAway: the database.
+    """
+    rows = study_rows(open_storage(url, readonly=True), run_folder)
+    earliest = datetime.min.replace(tzinfo=UTC)
+    return sorted(rows, key=lambda row: row.changed or row.started or earliest, reverse=True)
+
+
+def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
+    """Returns all studies of an open storage."""
+    with translated(storage):
+        studies = storage.get_all_studies()
+    counts, spans, values = _counts(storage)
+    return [
+        _row(study, counts.get(study._study_id, {}), spans, values, run_folder)
+        for study in studies
+        if len(study.directions) == 1
+    ]
+
+
+def _row(
+    study: Any,
+    counts: Mapping[str, int],
+    spans: Mapping[int, Any],
+    values: Mapping[int, Any],
+    run_folder: Path,
+) -> StudyRow:
+    number = study._study_id
+    attrs = study.user_attrs
+    span = spans.get(number, (None, None))
+    lowest, highest = values.get(number, (None, None))
+    return StudyRow(
+        name=study.study_name,
+        study_id=number,
+        metric=str(attrs.get("metric", "value")),
+        total=_total(attrs.get(SPECIFICATION)),
+        counts=counts,
+        best=highest if study.direction is StudyDirection.MAXIMIZE else lowest,
+        started=span[0],
+        changed=span[1],
+        size=_size(own_folder(RunFolder(run_folder, study.study_name))),
+    )
+
+
+def _counts(storage: RDBStorage) -> tuple[dict[int, dict[str, int]], dict[int, Any], dict[int, Any]]:
+    """Returns by study: trials by state, (first start, last end), (lowest, highest) COMPLETE value."""
+    group = TRIALS.c.study_id
+    states = select(group, TRIALS.c.state, func.count()).group_by(group, TRIALS.c.state)
+    spans = select(group, func.min(TRIALS.c.datetime_start), func.max(TRIALS.c.datetime_complete))
+    complete = and_(VALUES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.state == TrialState.COMPLETE)
+    values = select(group, func.min(VALUES.c.value), func.max(VALUES.c.value)).join(VALUES, complete)
+    counts: dict[int, dict[str, int]] = {}
+    with reading(storage) as connection:
+        for number, state, count in connection.execute(states):
+            counts.setdefault(number, {})[state.name] = count
+        moments = {
+            number: (_utc(first), _utc(last))
+            for number, first, last in connection.execute(spans.group_by(group))
+        }
+        extremes = {n: (low, high) for n, low, high in connection.execute(values.group_by(group))}
+    return counts, moments, extremes
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+def _total(specification: str | None) -> int | None:
+    return None if specification is None else int(json.loads(specification)["study"]["trials"])
+
+
+def own_folder(folder: RunFolder) -> Path | None:
+    """Returns the study's folder; None for a name that leads elsewhere, which others' studies may have."""
+    name = folder.study
+    if Path(name).name != name or name in (".", "..", *RESERVED_NAMES) or not folder.home.is_dir():
+        return None
+    return folder.home
+
+
+def _size(folder: Path | None) -> int:
+    """Returns the bytes below a folder; a file that goes away meanwhile counts nothing."""
+    if folder is None:
+        return 0
+    sizes = []
+    for path in folder.rglob("*"):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        # A kept file may have two names, in the checkpoint and among the weights.
+        sizes.append(status.st_size / max(status.st_nlink, 1) if path.is_file() else 0)
+    return round(sum(sizes))

@@ -1,0 +1,172 @@
+"""How a run stands, gathered from its callbacks; what every display shows."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hpsearch.service.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary, StudyInfo
+from hpsearch.spec.trial import EpochResult
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-~=*#"
+
+
+class Progress(Callback):
+    """The running trials, the finished ones by state and reason, and the best.
+
+    Args:
+        clock: seconds that only grow, replaced in tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._first_trial: float | None = None
+        self._finished_before = 0
+        self.name = ""
+        self.metric = "value"
+        self.total = 0
+        self.states: Counter[str] = Counter()
+        self.stop_reasons: Counter[str] = Counter()
+        self.running: dict[int, RunningTrial] = {}
+        self.best: FinishedTrial | None = None
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.name, self.metric, self.total = info.spec.study.name, info.spec.study.metric, info.total
+        self.states = Counter(info.finished)
+        self._finished_before = self.finished
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self._first_trial = self._clock() if self._first_trial is None else self._first_trial
+        self.running[trial.number] = trial
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.running[trial.number] = trial
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.running.pop(trial.number, None)
+        self.states[trial.state] += 1
+        self.stop_reasons[trial.stop_reason] += 1
+        if trial.is_best:
+            self.best = trial
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.running.clear()
+        self.states = Counter(summary.counts)
+        self.stop_reasons = Counter(summary.stop_reasons)
+        self.best = summary.best
+
+    @property
+    def finished(self) -> int:
+        """COMPLETE, PRUNED and FAIL together."""
+        return sum(self.states[state] for state in ("COMPLETE", "PRUNED", "FAIL"))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._clock() - self._begun
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from this run's pace; running trials count by their share of epochs. None at first.
+
+        The time in which workers start counts in neither pace nor rest.
+        """
+        parts = [len(trial.curve) / trial.epochs for trial in self.running.values()]
+        done = self.finished - self._finished_before + sum(parts)
+        if self._first_trial is None or self.finished - self._finished_before == 0:
+            return None
+        left = max(0.0, self.total - self.finished - sum(parts))
+        return left * (self._clock() - self._first_trial) / done
+
+
+def sparkline(values: Sequence[float], width: int = 24, blocks: str = BLOCKS) -> str:
+    """Returns the last `width` values as bars from the lowest to the highest; `x` where it is not finite.
+
+    Values that span a factor of ten are drawn on a logarithmic scale, since losses fall that way.
+    """
+    shown = list(values)[-width:]
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        return "x" * len(shown)
+    logarithmic = min(finite) > 0 and max(finite) > 10 * min(finite)
+    scaled = [math.log(value) if logarithmic else value for value in finite]
+    low, span = min(scaled), max(scaled) - min(scaled)
+    bars = iter(blocks[round((value - low) / span * (len(blocks) - 1)) if span else 0] for value in scaled)
+    return "".join(next(bars) if math.isfinite(value) else "x" for value in shown)
+
+
+def number(value: float | None) -> str:
+    """Returns a number with four digits that count, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns h:mm:ss or m:ss, or a dash."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def hparams_text(hparams: Mapping[str, Any]) -> str:
+    """Returns hyperparameters in one line."""
+    return " ".join(f"{name}={hparam(value)}" for name, value in hparams.items())
+
+
+def hparam(value: Any) -> str:
+    """Returns one hyperparameter's value as it is read best."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
+    """Returns the trials by state and why they stopped, in one line."""
+    order = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+    by_state = ", ".join(f"{states[state]} {state}" for state in order if states.get(state))
+    by_reason = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
+    )
+    return f"{by_state or 'no trial yet'}{f' ({by_reason})' if by_reason else ''}"
+
+
+def closing_lines(summary: RunSummary, flags: str = "") -> list[str]:
+    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
+
+    Args:
+        flags: to be given again with each command, such as ` --storage runs/other.db`.
+    """
+    pace = f", {summary.epochs} epochs" if summary.epochs else ""
+    lines = [
+        f"{summary.study}: {summary.reason} ({duration(summary.seconds)}{pace})",
+        f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
+        *_best_lines(summary.best),
+        *summary.notes,
+    ]
+    return [*lines, "next:", *(f"  {command}" for command in _next_commands(summary, flags))]
+
+
+def _best_lines(best: FinishedTrial | None) -> list[str]:
+    if best is None:
+        return ["best: none, no trial was COMPLETE; the attribute stop_detail of the trials says why"]
+    fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
+    where = f"at epoch {best.best_epoch} of {best.epochs_run}"
+    return [
+        f"best: trial {best.number}, {number(best.score)} {where}{fit}",
+        *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        f"weights: {best.weights or 'not kept'}",
+    ]
+
+
+def _next_commands(summary: RunSummary, flags: str) -> list[str]:
+    name = f'"{summary.study}"' if " " in summary.study else summary.study
+    commands = [
+        f"hpsearch dashboard{flags}",
+        f"hpsearch best {name}{flags}",
+        f"hpsearch export {name} --output {name.replace(' ', '-')}.csv{flags}",
+    ]
+    if summary.exit_status in (130, 143):
+        return [f"hpsearch run {name}{flags}    # goes on where it stopped", *commands]
+    return commands if summary.best else [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]

@@ -1,0 +1,87 @@
+"""Opens a study for its driver: creates it, or makes sure that it is the same study, and reads it in."""
+
+import json
+import logging
+
+import optuna
+from optuna.storages import RDBStorage
+
+from hpsearch.errors import DigestMismatch, StudyFileError
+from hpsearch.search.identity import DriverIdentity
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.storage import open_storage, redact, translated
+from hpsearch.search.study import Study
+from hpsearch.spec.load import differences, digest, parse_study, stored_form
+from hpsearch.spec.study import StudySpec
+
+logger = logging.getLogger(__name__)
+
+SPECIFICATION = "specification"
+DIGEST = "digest"
+METRIC_NAMES = "study:metric_names"
+"""Optuna's own key for the names of objectives, which the dashboard writes on its axes."""
+
+
+def open_study(
+    spec: StudySpec,
+    url: str,
+    devices: list[str],
+    lease_seconds: float = 60.0,
+    timeout: float = 5.0,
+) -> Study:
+    """Opens or creates a study as a driver and reads all its trials into memory.
+
+    Args:
+        url: storage URL.
+        devices: what this driver trains on, shown by `hpsearch status`.
+        lease_seconds: how long a silent driver keeps its trials.
+        timeout: seconds that a call to the database may take.
+
+    Raises:
+        DigestMismatch: a study of this name has another specification; the message shows the difference.
+        StorageError, StorageAway: the database.
+    """
+    storage = open_storage(url, timeout=timeout)
+    with translated(storage):
+        study_id = _create_or_find(storage, spec)
+        _compare(storage, study_id, spec)
+    ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
+    ledger.register(study_id, json.dumps(devices))
+    study = Study(spec, storage, study_id, ledger)
+    study.load()
+    return study
+
+
+def _create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
+    direction = optuna.study.StudyDirection[spec.study.better.upper()]
+    try:
+        study_id = storage.create_new_study([direction], spec.study.name)
+    except optuna.exceptions.DuplicatedStudyError:
+        return storage.get_study_id_from_name(spec.study.name)
+    storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric])
+    storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
+    storage.set_study_user_attr(study_id, DIGEST, digest(spec))
+    storage.set_study_user_attr(study_id, "metric", spec.study.metric)
+    return study_id
+
+
+def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
+    if stored_text is None:
+        if storage.get_all_trials(study_id, deepcopy=False):
+            raise StudyFileError(
+                f'study.name: a study "{spec.study.name}" that hpsearch did not make is in '
+                f"{redact(storage.url)}; choose another name or another --storage"
+            )
+        # Another driver has created the study this very moment and not yet said what it is, or died before it
+        # could: the same words twice do no harm.
+        storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
+        storage.set_study_user_attr(study_id, DIGEST, digest(spec))
+        return
+    stored = parse_study(json.loads(stored_text), source="stored specification")
+    if digest(stored) != digest(spec):
+        lines = "\n".join(f"  {line}" for line in differences(stored, spec))
+        raise DigestMismatch(
+            f'study.name: a study "{spec.study.name}" with another specification is in '
+            f"{redact(storage.url)}; choose another name, restore these fields, or delete it:\n{lines}"
+        )

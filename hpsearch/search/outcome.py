@@ -1,0 +1,138 @@
+"""What becomes of a trial that has ended: its score and its state.
+
+One invariant holds at all times: no finished trial ever reached a better value than the study's best value.
+It holds because a record, whatever ended the trial, is COMPLETE.
+
+Optuna passes over infeasible trials in `study.best_trial`, so `memory_constraint` marks no COMPLETE trial.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeGuard
+
+from optuna.trial import TrialState
+
+from hpsearch.spec.stopping import OutcomeSwitch
+from hpsearch.spec.study import Direction
+
+FEW = 5
+"""While fewer trials than this are finished, every score is competitive."""
+
+
+class StopKind(StrEnum):
+    """Why a trial ended."""
+
+    FINISHED = "finished"
+    EARLY_STOPPING = "early_stopping"
+    PRUNER = "pruner"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    ERROR = "error"
+
+
+class Scoreboard:
+    """The scores of a study's finished trials, best first."""
+
+    def __init__(self, direction: Direction) -> None:
+        self._sign = 1.0 if direction == "minimize" else -1.0
+        self._costs: list[float] = []
+        self._best_cost = math.inf
+        self._finished = 0
+
+    def add(self, score: float | None, state: TrialState) -> None:
+        """Enters a finished trial; only a COMPLETE one can become the best.
+
+        Args:
+            score: best value over the trial's epochs; None, NaN or infinite if it reached none.
+            state: COMPLETE, PRUNED or FAIL.
+        """
+        self._finished += 1
+        if not _is_finite(score):
+            return
+        cost = self._sign * score
+        insort(self._costs, cost)
+        if state is TrialState.COMPLETE:
+            self._best_cost = min(self._best_cost, cost)
+
+    @property
+    def finished(self) -> int:
+        """Number of finished trials, those without a finite score included."""
+        return self._finished
+
+    @property
+    def best(self) -> float | None:
+        """The best score of the COMPLETE trials, the study's `best_value`; None before the first."""
+        return None if self._best_cost == math.inf else self._sign * self._best_cost
+
+    def is_record(self, score: float | None) -> bool:
+        """Says whether a score is better than `best`, or the first finite one; a tie is no record."""
+        return _is_finite(score) and self._sign * score < self._best_cost
+
+    def is_competitive(self, score: float | None) -> bool:
+        """Says whether fewer than five trials are finished or a score is in their better half.
+
+        In the better half: at most half of the finished trials' finite scores are strictly better, so ties
+        count for the trial. Trials without a finite score count as finished, but not in the half: a study
+        that diverges often would otherwise call everything else good. They are not competitive themselves.
+        """
+        if not _is_finite(score):
+            return False
+        better = bisect_left(self._costs, self._sign * score)
+        return self._finished < FEW or 2 * better <= len(self._costs)
+
+
+def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: OutcomeSwitch) -> TrialState:
+    """Returns the state of a trial that ended.
+
+    COMPLETE needs a finite score, since Optuna takes no NaN as a value: without one, a trial is PRUNED (after
+    an error, FAIL).
+
+    Args:
+        kind: why it ended.
+        score: best value over its epochs, None if no epoch had a finite one.
+        board: the trials that finished before; not changed.
+        switch: `early_stopping.outcome`.
+    """
+    if board.is_record(score):
+        return TrialState.COMPLETE
+    if kind is StopKind.ERROR:
+        return TrialState.FAIL
+    if not _is_finite(score):
+        return TrialState.PRUNED
+    if kind is StopKind.FINISHED:
+        return TrialState.COMPLETE
+    if kind is StopKind.EARLY_STOPPING and _keeps(score, board, switch):
+        return TrialState.COMPLETE
+    return TrialState.PRUNED
+
+
+def memory_constraint(kind: StopKind, state: TrialState) -> float | None:
+    """Returns the value of Optuna's constraint "memory" for a trial, or None to set none.
+
+    Above 0 means infeasible: the sampler learns to avoid such a batch. A COMPLETE trial gets none, as Optuna
+    would no longer offer it as the best.
+    """
+    return 1.0 if kind is StopKind.OUT_OF_MEMORY and state is TrialState.PRUNED else None
+
+
+def score(values: Iterable[float], direction: Direction) -> tuple[float, int] | None:
+    """Returns the best value of a metric over a trial's epochs and its epoch, from 1.
+
+    Values that are not finite are skipped, of equal ones the earliest wins; None if none is finite.
+    """
+    sign = 1.0 if direction == "minimize" else -1.0
+    finite = [(sign * value, epoch) for epoch, value in enumerate(values, start=1) if math.isfinite(value)]
+    if not finite:
+        return None
+    cost, epoch = min(finite)
+    return sign * cost, epoch
+
+
+def _keeps(score: float, board: Scoreboard, switch: OutcomeSwitch) -> bool:
+    return switch == "complete" or (switch == "auto" and board.is_competitive(score))
+
+
+def _is_finite(score: float | None) -> TypeGuard[float]:
+    return score is not None and math.isfinite(score)

@@ -1,0 +1,402 @@
+"""A study as its driver holds it: decided in memory, written behind, owned by leases.
+
+`Study` answers at once from its view; what it decides is queued and written by `flush`, in order and in one
+transaction, guarded by the leases of the trials in question. The database may be away meanwhile: then nothing
+is begun, running trials go on, and the queue waits.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.errors import LeaseLost, StudyFileError
+from hpsearch.search import writes
+from hpsearch.search.fit import diagnose
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
+from hpsearch.search.stopping import Criterion, Curve, build
+from hpsearch.search.storage import reading, translated
+from hpsearch.search.view import StudyView
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a trial ends after its last epoch, with a readable sentence."""
+
+    kind: StopKind
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class LiveTrial:
+    """A trial that this driver owns.
+
+    Attributes:
+        spec: the study with the trial's hparams in place.
+        problem: why it cannot be trained: hparams that do not go together.
+        failures: deaths in a row without a new checkpoint.
+        saved: the last epoch known to be in a checkpoint.
+        since: when this driver began or took over the trial, seconds since the epoch.
+    """
+
+    number: int
+    trial_id: int
+    ticket: int
+    attempt: int
+    hparams: Mapping[str, Any]
+    spec: StudySpec
+    criterion: Criterion | None
+    problem: str | None = None
+    failures: int = 0
+    saved: int = 0
+    since: float = field(default_factory=time.time)
+    results: list[EpochResult] = field(default_factory=list)
+
+    def values(self, metric: str) -> list[float]:
+        """Returns one metric over the epochs, NaN where it was not reported."""
+        return [result.metrics.get(metric, math.nan) for result in self.results]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A finished trial: its record as stored, and whether it is the best."""
+
+    trial: FrozenTrial
+    is_best: bool
+
+
+class Study:
+    """One study of one driver; see `hpsearch.search.opening` for how it is opened."""
+
+    def __init__(self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger) -> None:
+        self.spec = spec
+        self.study_id = study_id
+        self.live: dict[int, LiveTrial] = {}
+        self.view = StudyView(spec)
+        self._storage = storage
+        self._ledger = ledger
+        self._writer = writes.TrialWriter(storage)
+        self._queue: list[tuple[int, writes.Operation]] = []
+        self._foreign: dict[int, int] = {}
+        self._pending: tuple[int, int, int] | None = None
+        self._chance_loss: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Trials that the study asks for; a grid may have fewer points."""
+        size = self.view.sampling.size
+        return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
+
+    @property
+    def unwritten(self) -> int:
+        """Number of operations that wait for the database."""
+        return len(self._queue)
+
+    def load(self) -> None:
+        """Fills the view from the database.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        with translated(self._storage):
+            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+        for trial in trials:
+            self._see(trial)
+
+    def complete_scores(self) -> dict[int, float]:
+        """Returns the scores of the COMPLETE trials by number."""
+        return dict(self.view.complete)
+
+    def sync(self) -> list[FrozenTrial]:
+        """Reads in what other drivers did; returns their trials that have finished since.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        with reading(self._storage) as connection:
+            rows = writes.trial_states(
+                connection, self.study_id, self.view.next_number, self._foreign.values()
+            )
+        finished = []
+        for trial_id, number, state in rows:
+            known = number in self.view
+            if known and not state.is_finished() and self.view.params(number):
+                continue
+            with translated(self._storage):
+                trial = self._storage.get_trial(trial_id)
+            if not known:
+                self._see(trial)
+            elif state.is_finished():
+                self.view.replace(trial)
+                del self._foreign[number]
+            else:
+                self.view.set_params(number, trial.params)
+            if state.is_finished():
+                finished.append(trial)
+        return finished
+
+    def next_trial(self) -> LiveTrial | None:
+        """Takes over an orphaned trial, or claims and samples a new one; None when the quota is given out.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+        """
+        if self._pending is None:
+            self._pending = self._take_ticket()
+        if self._pending is None:
+            return None
+        ticket, attempt, failures = self._pending
+        fence = self._ledger.fence(self.study_id, [ticket])
+        trial_id, number = writes.create_trial(self._storage, self.study_id, ticket, fence)
+        if self.view.next_number < number:
+            self.sync()
+        if number in self.view and (hparams := self.view.params(number)):
+            self._foreign.pop(number, None)
+        else:
+            hparams = self.view.ask(number)
+            self._foreign.pop(number, None)
+            self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
+        self._pending = None
+        trial = self._live(number, trial_id, ticket, hparams)
+        trial.attempt, trial.failures = attempt, failures
+        self.live[number] = trial
+        return trial
+
+    def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | None:
+        """Enters the epochs of the checkpoint that a trial goes on from, and judges the last of them."""
+        trial = self.live[number]
+        trial.results = []
+        verdict = None
+        for result in curve:
+            verdict = self.report(number, result)
+        trial.saved = len(curve)
+        return verdict
+
+    def report(self, number: int, result: EpochResult) -> Verdict | None:
+        """Enters one epoch and says whether the trial ends with it."""
+        trial = self.live[number]
+        del trial.results[result.epoch - 1 :]
+        trial.results.append(result)
+        if result.checkpointed:
+            trial.saved, trial.failures = result.epoch, 0
+        value = result.metrics.get(self.spec.study.metric, math.nan)
+        self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
+        self.view.report(number, result.epoch, value)
+        return self._judge(trial, result, value)
+
+    def _judge(self, trial: LiveTrial, result: EpochResult, value: float) -> Verdict | None:
+        losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
+        if not all(map(math.isfinite, [value, *losses])):
+            shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
+            return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
+        if result.last:
+            return Verdict(StopKind.FINISHED)
+        if trial.criterion is not None:
+            if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
+                raise StudyFileError(
+                    "early_stopping.criterion: it needs the training loss, but train.function yields no "
+                    '"train_loss"; yield it, or choose patience, gl or up'
+                )
+            reason = trial.criterion.judge(self._curve(trial))
+            if reason is not None:
+                return Verdict(StopKind.EARLY_STOPPING, reason.detail)
+        if self.view.should_prune(trial.number):
+            detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
+            return Verdict(StopKind.PRUNER, detail)
+        return None
+
+    def _curve(self, trial: LiveTrial) -> Curve:
+        metric = "val_loss" if "val_loss" in trial.results[-1].metrics else self.spec.study.metric
+        sign = -1.0 if metric == self.spec.study.metric and self.spec.study.better == "maximize" else 1.0
+        val = tuple(sign * value for value in trial.values(metric))
+        return Curve(val=val, train=tuple(trial.values("train_loss")))
+
+    def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
+        """Ends a trial: decides its state, enters it into the view, and queues its record.
+
+        Args:
+            end: what the engine said of the last attempt, if there was an engine to say it.
+            facts: further user attributes (worker, host, weights ...).
+        """
+        trial = self.live.pop(number)
+        best = score(trial.values(self.spec.study.metric), self.spec.study.better)
+        value = best[0] if best else None
+        state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
+        attrs = _clean(self._attrs(trial, verdict, best, end) | dict(facts))
+        record = self._record(trial, state, value, attrs)
+        is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
+        constraint = memory_constraint(verdict.kind, state)
+        self._queue_end(trial, record, constraint)
+        self.view.replace(record)
+        return Ended(record, is_best)
+
+    def _attrs(
+        self, trial: LiveTrial, verdict: Verdict, best: tuple[float, int] | None, end: TrialEnd | None
+    ) -> dict[str, Any]:
+        train, val = trial.values("train_loss"), trial.values("val_loss")
+        seconds = sum(result.seconds for result in trial.results)
+        samples = sum(result.samples for result in trial.results)
+        return {
+            "score": best[0] if best else None,
+            "best_epoch": best[1] if best else None,
+            "epochs_run": len(trial.results),
+            "stop_reason": verdict.kind.value,
+            "stop_detail": verdict.detail,
+            "fit": diagnose(train, val, self.spec.fit, self._chance_loss).value,
+            "train_loss": train,
+            "val_loss": val,
+            "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
+            "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
+            "attempt": trial.attempt,
+            **(dict(end.facts) if end else {}),
+        }
+
+    def _record(
+        self, trial: LiveTrial, state: TrialState, value: float | None, attrs: Mapping[str, Any]
+    ) -> FrozenTrial:
+        record = create_trial(
+            state=state,
+            value=None if state is TrialState.FAIL else value,
+            params=dict(trial.hparams),
+            distributions=dict(self.view.space),
+            user_attrs=dict(attrs),
+            system_attrs=self.view.rungs(trial.number),
+            intermediate_values=dict(enumerate(trial.values(self.spec.study.metric), start=1)),
+        )
+        record.number = trial.number
+        return record
+
+    def _queue_end(self, trial: LiveTrial, record: FrozenTrial, constraint: float | None) -> None:
+        system = dict(record.system_attrs)
+        if constraint is not None:
+            marked = create_trial(state=TrialState.PRUNED, constraints={"memory": constraint})
+            system |= marked.system_attrs
+        value = record.value if record.state is not TrialState.FAIL else None
+        ops: list[writes.Operation] = [
+            *(writes.SetAttr(trial.trial_id, key, item) for key, item in record.user_attrs.items()),
+            *(writes.SetSystemAttr(trial.trial_id, key, item) for key, item in system.items()),
+            writes.Finish(trial.trial_id, record.state, value, datetime.now()),
+            writes.CloseLease(self.study_id, trial.ticket),
+        ]
+        self._queue.extend((trial.ticket, op) for op in ops)
+
+    def flush(self) -> list[int]:
+        """Writes what is queued; returns the tickets of the trials whose end is now in the database.
+
+        Raises:
+            StorageAway: the database does not answer; the queue is kept.
+            LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
+        """
+        if not self._queue:
+            return []
+        batch = list(self._queue)
+        tickets = {ticket for ticket, _ in batch}
+        self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
+        del self._queue[: len(batch)]
+        closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        return closed
+
+    def retry(self, number: int, failures: int) -> LiveTrial:
+        """Begins the next attempt at a trial whose worker is gone.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+            LeaseLost: another driver owns the trial.
+        """
+        trial = self.live[number]
+        self.flush()
+        trial.attempt = self._ledger.retry(self.study_id, trial.ticket, failures)
+        trial.failures = failures
+        return trial
+
+    def beat(self, workers: str) -> None:
+        """Tells that this driver lives and renews its leases.
+
+        Raises:
+            StorageAway: the database does not answer.
+            LeaseLost: some leases are gone; call `drop` for them.
+        """
+        lost = self._ledger.beat(workers)
+        if lost:
+            raise LeaseLost(f"tickets {sorted(lost)} belong to another driver now", lost)
+
+    def drop(self, tickets: Iterable[int]) -> list[int]:
+        """Forgets trials that another driver owns, with all that was queued for them; returns their numbers."""
+        gone = set(tickets)
+        numbers = [number for number, trial in self.live.items() if trial.ticket in gone]
+        for number in numbers:
+            self._foreign[number] = self.live.pop(number).trial_id
+        self._queue = [(ticket, op) for ticket, op in self._queue if ticket not in gone]
+        return numbers
+
+    def release(self) -> None:
+        """Gives all trials of this driver back, to be adopted by the next run, and leaves the study.
+
+        Raises:
+            StorageAway: the database does not answer; the leases then run out by themselves.
+        """
+        self.flush()
+        tickets = [trial.ticket for trial in self.live.values()]
+        if self._pending is not None:
+            tickets.append(self._pending[0])
+        self._ledger.release(self.study_id, tickets)
+        self._ledger.unregister()
+
+    def stop_requested(self, since: float) -> bool:
+        """Says whether `hpsearch stop` asked for a stop since a time of `clock`."""
+        return self._ledger.stop_requested(self.study_id, since)
+
+    def clock(self) -> float:
+        """Returns the time by which stops are dated: the database server's."""
+        return self._ledger.now()
+
+    def others_unfinished(self) -> int:
+        """Returns how many trials other drivers have in work."""
+        mine = {trial.ticket for trial in self.live.values()}
+        return sum(lease.ticket not in mine for lease in self._ledger.unfinished(self.study_id))
+
+    def know_data(self, facts: DataFacts) -> None:
+        """Takes note of the data: the loss of guessing among K classes is ln K, the measure of underfitting."""
+        if self.spec.train.loss in ("cross_entropy", "nll") and facts.classes:
+            self._chance_loss = math.log(len(facts.classes))
+
+    def _take_ticket(self) -> tuple[int, int, int] | None:
+        lease = self._ledger.adopt(self.study_id)
+        if lease is not None:
+            return lease.ticket, lease.attempt, lease.failures
+        ticket = self._ledger.claim(self.study_id, self.total)
+        return None if ticket is None else (ticket, 1, 0)
+
+    def _live(self, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any]) -> LiveTrial:
+        try:
+            spec = self.spec.with_hparams(hparams)
+        except ValueError as error:
+            return LiveTrial(number, trial_id, ticket, 1, hparams, self.spec, None, problem=str(error))
+        criterion = build(self.spec.early_stopping, spec.train.epochs)
+        return LiveTrial(number, trial_id, ticket, 1, hparams, spec, criterion)
+
+    def _see(self, trial: FrozenTrial) -> None:
+        self.view.add(trial)
+        if not trial.state.is_finished():
+            self._foreign[trial.number] = trial._trial_id
+
+
+def _clean(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces NaN and infinities by None: JSON has no word for them, and the dashboard's parser stops there."""
+    text = json.dumps(attrs, default=str)
+    cleaned: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
+    return cleaned

@@ -1,0 +1,204 @@
+"""The study in memory, from which the driver answers: asks and decisions never wait for a database.
+
+It is an Optuna study on an in-memory storage. Its trial numbers are the database's; its finished trials are
+told as the sampler should see them (`hpsearch.search.sampler`).
+"""
+
+import math
+from bisect import insort
+from collections.abc import Container, Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.search.outcome import Scoreboard, StopKind
+from hpsearch.search.pruner import build_pruner
+from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
+from hpsearch.search.space import distributions
+from hpsearch.spec.study import StudySpec
+
+BEST_SHOWN = 200
+NEWEST_SHOWN = 800
+RUNG_PREFIX = "completed_rung_"
+"""How Optuna's ASHA and Hyperband name the values that they compare, in a trial's system attributes."""
+
+
+class CappedStorage(InMemoryStorage):
+    """Shows samplers and pruners the best, the newest and the running trials, so that an ask stays quick.
+
+    TPE's time grows with the number of trials; with the 200 best, the 800 newest and the running ones it is
+    the same at 10,000 trials as at 1,000.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ranked: list[tuple[float, int]] = []
+
+    def rank(self, cost: float, number: int) -> None:
+        """Enters a finished trial's score, lower is better."""
+        insort(self._ranked, (cost, number))
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
+        if len(trials) <= BEST_SHOWN + NEWEST_SHOWN:
+            return trials
+        best = {number for _, number in self._ranked[:BEST_SHOWN]}
+        newest = trials[-1].number - NEWEST_SHOWN
+        return [t for t in trials if t.number > newest or t.number in best or not t.state.is_finished()]
+
+
+class StudyView:
+    """One study in memory: asks, reports, prunes, and keeps score."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.spec = spec
+        self.space = distributions(spec.search)
+        self.sampling = Sampling(spec.sampler, spec.study.seed, self.space)
+        self.board = Scoreboard(spec.study.better)
+        self.counts = {state.name: 0 for state in TrialState}
+        self.stop_reasons: dict[str, int] = {}
+        self.epochs = 0
+        self.best: FrozenTrial | None = None
+        self.complete: dict[int, float] = {}
+        self._worst: float | None = None
+        self._pruner = build_pruner(spec.pruner, spec.max_epochs)
+        self._storage = CappedStorage()
+        # Hyperband's brackets are a hash of study name and number. The study itself has no pruner: with a
+        # Hyperband pruner Optuna would show the sampler the trials of one bracket alone.
+        self._study = optuna.create_study(
+            study_name=spec.study.name,
+            storage=self._storage,
+            direction=spec.study.better,
+            pruner=optuna.pruners.NopPruner(),
+        )
+        self._ids: dict[int, int] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._ids
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next trial of the view gets."""
+        return len(self._ids)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Adds a trial read from the database; numbers must come without gaps.
+
+        Args:
+            trial: as stored, finished or not; `stop_reason` and `score` among its user attributes.
+        """
+        if not trial.state.is_finished():
+            self._insert(_running(trial))
+            self.counts[TrialState.RUNNING.name] += 1
+            return
+        self._insert(self._as_seen(trial))
+        self._count(trial)
+
+    def replace(self, trial: FrozenTrial) -> None:
+        """Puts the finished record of a trial, as stored, in the place of its running one."""
+        self._storage._set_trial(self._ids[trial.number], self._numbered(self._as_seen(trial), trial.number))
+        self.counts[TrialState.RUNNING.name] -= 1
+        self._count(trial)
+
+    def set_params(self, number: int, params: Mapping[str, Any]) -> None:
+        """Gives a running trial of another driver the parameters that it was found with."""
+        for name, value in params.items():
+            distribution = self.space[name]
+            self._storage.set_trial_param(
+                self._ids[number], name, distribution.to_internal_repr(value), distribution
+            )
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """Samples the hyperparameters of a trial that is running in the view, or of the next one."""
+        self._study.sampler = self.sampling.sampler(number)
+        if number not in self._ids:
+            trial = self._study.ask(fixed_distributions=self.space)
+            self._ids[trial.number] = trial._trial_id
+            self.counts[TrialState.RUNNING.name] += 1
+            return dict(trial.params)
+        trial = optuna.trial.Trial(self._study, self._ids[number])
+        return {name: trial._suggest(name, distribution) for name, distribution in self.space.items()}
+
+    def params(self, number: int) -> dict[str, Any]:
+        """Returns a trial's hyperparameters, empty if it has none yet."""
+        return dict(self._storage.get_trial(self._ids[number]).params)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Enters one epoch of a running trial; pruners compare finite values alone."""
+        if math.isfinite(value):
+            self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
+
+    def should_prune(self, number: int) -> bool:
+        """Says whether the study's pruner cuts the trial after its last epoch."""
+        return self._pruner.prune(self._study, self._storage.get_trial(self._ids[number]))
+
+    def rungs(self, number: int) -> dict[str, Any]:
+        """Returns what ASHA and Hyperband noted of a trial, to be stored with it."""
+        attrs = self._storage.get_trial(self._ids[number]).system_attrs
+        return {key: value for key, value in attrs.items() if key.startswith(RUNG_PREFIX)}
+
+    def _insert(self, trial: FrozenTrial) -> None:
+        number = self.next_number
+        self._ids[number] = self._storage.create_new_trial(self._study._study_id, trial)
+
+    def _numbered(self, trial: FrozenTrial, number: int) -> FrozenTrial:
+        trial.number = number
+        trial._trial_id = self._ids[number]
+        return trial
+
+    def _count(self, trial: FrozenTrial) -> None:
+        score = trial.user_attrs.get("score")
+        if trial.state is TrialState.COMPLETE and score is not None:
+            self.complete[trial.number] = score
+            if self.board.is_record(score):
+                self.best = trial
+        self.board.add(score, trial.state)
+        self.counts[trial.state.name] += 1
+        reason = trial.user_attrs.get("stop_reason", "unknown")
+        self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1
+        self.epochs += int(trial.user_attrs.get("epochs_run", 0))
+        self._worst = worse(self.spec.study.better, self._worst, score)
+        if score is not None:
+            sign = 1.0 if self.spec.study.better == "minimize" else -1.0
+            self._storage.rank(sign * score, trial.number)
+
+    def _as_seen(self, trial: FrozenTrial) -> FrozenTrial:
+        kind = StopKind(trial.user_attrs.get("stop_reason", StopKind.FINISHED))
+        score = trial.user_attrs.get("score")
+        seen = seen_by_sampler(kind, trial.state, score, self._worst, self.spec.sampler.name)
+        return _told(trial, seen)
+
+
+def _told(trial: FrozenTrial, seen: Seen) -> FrozenTrial:
+    """Returns a copy of a finished trial with the state and value that the sampler should see.
+
+    A trial without a score loses its intermediate values: TPE ranks PRUNED trials by their last epoch.
+    """
+    finite = {epoch: value for epoch, value in trial.intermediate_values.items() if math.isfinite(value)}
+    scored = seen.value is not None or seen.state is TrialState.FAIL
+    rungs = {key: value for key, value in trial.system_attrs.items() if key.startswith(RUNG_PREFIX)}
+    return create_trial(
+        state=seen.state,
+        value=seen.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=finite if scored else {},
+        system_attrs=rungs,
+        constraints={"memory": 1.0} if seen.infeasible else None,
+    )
+
+
+def _running(trial: FrozenTrial) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+    )

@@ -1,0 +1,134 @@
+"""How to follow a study while it runs: subclass `Callback`, override what you need, hand it to `run`.
+
+Callbacks are called in the driver's own thread, between decisions: one that takes long delays every worker.
+A callback that raises is reported in the log with its traceback and not called again; the study goes on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import EpochResult
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInfo:
+    """A study as the run begins.
+
+    Attributes:
+        total: finished trials that the study asks for.
+        finished: trials that were finished already, by state.
+        storage: the URL without its password.
+        folder: the study's run folder.
+        workers: one description per worker, such as "worker 0: cuda:0".
+    """
+
+    spec: StudySpec
+    total: int
+    finished: Mapping[str, int]
+    storage: str
+    folder: str
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTrial:
+    """A trial in training. `curve` holds the epochs so far, `since` is in seconds of the epoch (time.time)."""
+
+    number: int
+    attempt: int
+    worker: int
+    hparams: Mapping[str, Any]
+    epochs: int
+    since: float
+    curve: tuple[EpochResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTrial:
+    """A trial that has ended.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        stop_reason: finished, early_stopping, pruner, diverged, out_of_memory or error.
+        score: the best value of the study's metric over its epochs; None if there was no finite one.
+        detail: one readable sentence about why it stopped.
+        is_best: whether it is now the study's best trial.
+        weights: path of its kept weights, if any.
+    """
+
+    number: int
+    state: str
+    stop_reason: str
+    score: float | None
+    best_epoch: int | None
+    epochs_run: int
+    hparams: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    detail: str = ""
+    is_best: bool = False
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerNews:
+    """Something about a worker: kind is starting, ready, exit or waiting; `text` is a sentence."""
+
+    worker: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run leaves behind.
+
+    Attributes:
+        reason: why it ended, one sentence: all trials finished, time is up, stopped by a signal ...
+        counts: trials by state over the whole study, RUNNING and WAITING included.
+        stop_reasons: finished trials by stop reason.
+        exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal.
+        driver_seconds: processor time of the driver's own work within `seconds` of wall time.
+    """
+
+    study: str
+    reason: str
+    counts: Mapping[str, int]
+    stop_reasons: Mapping[str, int]
+    best: FinishedTrial | None
+    seconds: float
+    exit_status: int
+    epochs: int = 0
+    driver_seconds: float = 0.0
+    folder: str = ""
+    storage: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+class Callback:
+    """Follows a study; every method does nothing until overridden."""
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        """The study is open, workers are starting."""
+
+    def on_worker(self, news: WorkerNews) -> None:
+        """A worker starts, is ready, waits or has gone."""
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        """A trial begins, or goes on from a checkpoint (its curve then holds the epochs before)."""
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        """A trial has trained an epoch; `trial.curve` includes it."""
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        """A trial has ended."""
+
+    def on_message(self, text: str) -> None:
+        """Something the user should know: the database is away, a trial is taken over ..."""
+
+    def on_tick(self) -> None:
+        """Called at least once a second, also when nothing happens."""
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        """The run ends, by whatever cause."""

@@ -1,0 +1,185 @@
+"""The workers of one driver: started, watched, replaced when they die or hang."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hpsearch.errors import WorkersFailed
+from hpsearch.service.executor import Executor, WorkerPlace
+from hpsearch.service.messages import (
+    EpochResult,
+    FromWorker,
+    Ready,
+    ToWorker,
+    TrialRun,
+    TrialStarted,
+    WorkerExit,
+    WorkerSetup,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_BACKOFF = 30.0  # seconds before a worker that keeps dying is started again
+
+
+class Phase(StrEnum):
+    """What a worker is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    TRAINING = "training"
+    DOWN = "down"
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker as its driver knows it.
+
+    Attributes:
+        number: of the trial in training.
+        epoch: last epoch that it reported.
+        active: when it last gave a sign of progress (monotonic seconds).
+        proven: whether it has finished an epoch since it was started.
+        start_at: when a worker that is DOWN is started again (monotonic seconds).
+    """
+
+    place: WorkerPlace
+    phase: Phase = Phase.DOWN
+    number: int | None = None
+    epoch: int = 0
+    since: float = 0.0
+    active: float = 0.0
+    proven: bool = False
+    start_at: float = 0.0
+    device: str = ""
+    pid: int | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class Fleet:
+    """Keeps all workers of a driver alive.
+
+    Args:
+        setup: makes the setup message for a worker.
+        stall_timeout: seconds without an epoch after which a worker counts as hung.
+        max_early_deaths: deaths in a row, of whatever workers, before any of them finished an epoch, after
+            which the cause lies not in a trial.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        places: Iterable[WorkerPlace],
+        setup: Callable[[WorkerPlace], WorkerSetup],
+        stall_timeout: float,
+        max_early_deaths: int = 4,
+    ) -> None:
+        self._executor = executor
+        self._setup = setup
+        self._stall_timeout = stall_timeout
+        self._max_early_deaths = max_early_deaths
+        self._early_deaths = 0
+        self._killed: dict[int, str] = {}
+        self.workers = {place.worker: Worker(place) for place in places}
+
+    def start_due(self) -> list[Worker]:
+        """Starts every worker that is down and whose time has come; returns them."""
+        now = time.monotonic()
+        due = [w for w in self.workers.values() if w.phase is Phase.DOWN and w.start_at <= now]
+        for worker in due:
+            self._executor.start(worker.place, self._setup(worker.place))
+            worker.phase, worker.number, worker.proven = Phase.STARTING, None, False
+            worker.active = now
+        return due
+
+    def receive(self, timeout: float) -> list[FromWorker]:
+        """Returns what has come from the workers; hand each message to `note` before acting on it."""
+        return self._executor.receive(timeout)
+
+    def send(self, worker: Worker, message: ToWorker) -> None:
+        """Sends a message to a worker."""
+        self._executor.send(worker.place.worker, message)
+
+    def assign(self, worker: Worker, run: TrialRun) -> None:
+        """Gives an idle worker a trial."""
+        self.send(worker, run)
+        worker.phase, worker.number, worker.epoch = Phase.TRAINING, run.number, 0
+        worker.since, worker.active = time.time(), time.monotonic()
+
+    def free(self, worker: Worker) -> None:
+        """Notes that a worker has no trial any more."""
+        worker.number = None
+        if worker.phase is Phase.TRAINING:
+            worker.phase = Phase.IDLE
+
+    def idle(self) -> Worker | None:
+        """Returns a worker that waits for a trial, or None."""
+        return next((w for w in self.workers.values() if w.phase is Phase.IDLE), None)
+
+    def training(self) -> list[Worker]:
+        """Returns the workers that have a trial."""
+        return [w for w in self.workers.values() if w.phase is Phase.TRAINING]
+
+    def with_trial(self, number: int) -> Worker | None:
+        """Returns the worker that trains a trial, or None."""
+        return next((w for w in self.training() if w.number == number), None)
+
+    def kill(self, worker: Worker, reason: str) -> None:
+        """Ends a worker at once; its WorkerExit will carry `reason`."""
+        self._killed[worker.place.worker] = reason
+        self._executor.kill(worker.place.worker)
+
+    def kill_hung(self) -> None:
+        """Ends the workers that have given no sign of progress for too long."""
+        deadline = time.monotonic() - self._stall_timeout
+        for worker in self.workers.values():
+            hung = worker.phase in (Phase.STARTING, Phase.TRAINING) and worker.active < deadline
+            if hung and worker.place.worker not in self._killed:
+                what = "start" if worker.phase is Phase.STARTING else "epoch"
+                self.kill(worker, f"no {what} finished within stall_timeout = {self._stall_timeout:g} s")
+
+    def close(self, timeout: float) -> None:
+        """Ends all workers."""
+        self._executor.close(timeout)
+
+    def note(self, message: FromWorker) -> None:
+        """Notes what a message says of its worker."""
+        match message:
+            case Ready():
+                worker = self.workers[message.worker]
+                worker.phase, worker.device, worker.pid = Phase.IDLE, message.device, message.pid
+                worker.active = time.monotonic()
+            case TrialStarted() | EpochResult():
+                holder = self.with_trial(message.number)
+                if holder is not None:
+                    holder.active = time.monotonic()
+                    if isinstance(message, EpochResult):
+                        holder.epoch, holder.proven = message.epoch, True
+                        self._early_deaths = 0
+            case WorkerExit():
+                self._note_exit(self.workers[message.worker], message)
+
+    def _note_exit(self, worker: Worker, message: WorkerExit) -> None:
+        worker.phase = Phase.DOWN
+        if not worker.proven:
+            self._early_deaths += 1
+        backoff = min(0.5 * 2.0 ** (self._early_deaths - 1), MOST_BACKOFF) if self._early_deaths > 1 else 0.0
+        worker.start_at = time.monotonic() + backoff
+
+    def explain(self, message: WorkerExit) -> str:
+        """Returns why a worker has gone: what the driver did to it, or what its process says."""
+        return self._killed.pop(message.worker, message.reason)
+
+    def refuse_crash_loop(self, reason: str, stderr: str) -> None:
+        """Stops the run when workers die again and again before any has trained an epoch.
+
+        Raises:
+            WorkersFailed: with the last worker's own words.
+        """
+        if self._early_deaths >= self._max_early_deaths:
+            raise WorkersFailed(
+                f"{self._early_deaths} workers in a row ended before they had trained an epoch, the last one "
+                f"{reason}. Its last words:\n{stderr or '(none)'}"
+            )

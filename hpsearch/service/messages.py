@@ -1,0 +1,129 @@
+"""All that driver and worker say to each other: frozen records, picklable, no torch and no Optuna in them.
+
+    driver                                   worker
+      |  WorkerSetup  ---------------------->
+      |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
+      |  TrialRun  ------------------------>
+      |  <---------------------------------  TrialStarted               with the epochs of its checkpoint, if any
+      |  <---------------------------------  EpochResult                one per epoch
+      |  Decision  ------------------------>                            CONTINUE, STOP or PREEMPT
+      |  <---------------------------------  TrialEnd
+      |  Shutdown  ------------------------>
+
+The worker waits for the decision on its last epoch before it trains the next: a stopped trial never trains
+an epoch too many. So does a worker that resumes a trial: the driver judges the checkpoint's last epoch anew
+(`TrialStarted.curve` is not empty), for the trial may have ended before its record was written. `WorkerExit` comes from the executor, not from the worker: its pipe has closed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+
+__all__ = [
+    "Action",
+    "DataFacts",
+    "Decision",
+    "EndKind",
+    "EpochResult",
+    "FromWorker",
+    "Ready",
+    "SetupFailed",
+    "Shutdown",
+    "ToWorker",
+    "TrialEnd",
+    "TrialRun",
+    "TrialStarted",
+    "WorkerExit",
+    "WorkerSetup",
+]
+
+
+class Action(StrEnum):
+    """What a worker does with a trial after an epoch."""
+
+    CONTINUE = "continue"
+    STOP = "stop"  # evict, keep the best weights
+    PREEMPT = "preempt"  # checkpoint and give back
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker needs before its first trial.
+
+    Attributes:
+        device: "cpu", "cuda" (the first that the worker's CUDA_VISIBLE_DEVICES shows) or "auto".
+        data_root: overrides `spec.data.root`.
+        cache: folder of decoded images, shared by all workers and runs.
+        import_paths: folders put at the front of `sys.path`, so that the study's own modules are found.
+        allow: top-level modules that the study may name; None trusts all (a study file given by the user).
+    """
+
+    worker: int
+    spec: StudySpec
+    device: str = "auto"
+    data_root: str | None = None
+    cache: str = "runs/cache"
+    import_paths: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker can train: its device, its versions, and the data set as it found it (None: own loop, own data)."""
+
+    worker: int
+    pid: int
+    device: str
+    versions: Mapping[str, str]
+    data: DataFacts | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetupFailed:
+    """A worker cannot train this study: a sentence for the user, or a traceback for a bug.
+
+    `user_error` names the class in `hpsearch.errors` when the user can mend it.
+    """
+
+    worker: int
+    message: str
+    user_error: str | None = None
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to an EpochResult. A PREEMPT may also come unasked, between epochs: it interrupts nothing."""
+
+    number: int
+    epoch: int
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Leave after evicting (PREEMPTED) what is still in the slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    """A worker's pipe has closed: its process is gone, or the executor ended it.
+
+    Attributes:
+        reason: one sentence: exit status or signal name, the kernel's OOM kill when it can be seen.
+        stderr: the last lines that it wrote.
+    """
+
+    worker: int
+    reason: str
+    stderr: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
+FromWorker = Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit

@@ -1,0 +1,304 @@
+"""The worker process: one device, trial after trial, told by the driver what to do.
+
+    python -m hpsearch.service.worker FD      FD: file descriptor of the pipe to the driver, inherited
+
+It imports torch once, after its environment stands, keeps the data set, and answers to nobody but its driver:
+when the pipe closes it leaves at once, with all that it started. It never sees the database.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from typing import Any, Protocol
+
+from hpsearch.errors import HpsearchError, UserError
+from hpsearch.service.messages import (
+    Action,
+    Decision,
+    EndKind,
+    EpochResult,
+    Ready,
+    SetupFailed,
+    Shutdown,
+    ToWorker,
+    TrialEnd,
+    TrialRun,
+    TrialStarted,
+    WorkerSetup,
+)
+from hpsearch.training.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+TERMINATED = 128 + signal.SIGTERM
+LOOK_UP = 0.5  # seconds between two looks at whether SIGTERM has come while waiting for the driver
+_PR_SET_PDEATHSIG = 1
+
+
+class Pipe(Protocol):
+    """What a worker needs of a `multiprocessing.connection.Connection`."""
+
+    def send(self, obj: Any, /) -> None: ...
+    def recv(self) -> Any: ...
+    def poll(self, timeout: float = 0.0, /) -> bool: ...
+
+
+def main() -> int:
+    """Serves the driver at the other end of the inherited file descriptor; returns the exit status."""
+    from multiprocessing.connection import Connection
+
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        print("hpsearch.service.worker is started by hpsearch run, not by hand", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    parent = os.getppid()
+    die_with_parent(parent)
+    # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    fd = int(sys.argv[1])
+    threading.Thread(target=leave_with_driver, args=(fd, parent), daemon=True).start()
+    connection = Connection(fd)
+    try:
+        setup = connection.recv()
+        limit_threads(setup)
+        serve(connection, setup, terminated)
+    except (EOFError, OSError) as error:
+        if not isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
+            raise
+        leave_at_once()
+    return TERMINATED if terminated.is_set() else 0
+
+
+def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = None) -> None:
+    """Builds the engine, then trains what the driver sends until it says Shutdown.
+
+    Changes nothing of the process but `sys.path`, so that it also runs in a thread of the driver's process.
+
+    Args:
+        terminated: when set, the trials are given back (PREEMPTED) at the next end of an epoch.
+
+    Raises:
+        EOFError, OSError: the driver is gone.
+    """
+    began = time.monotonic()
+    try:
+        engine, ready = prepare(setup, began)
+    except Exception as error:
+        logger.exception("worker %d cannot begin", setup.worker)
+        pipe.send(setup_failed(setup, error))
+        return
+    try:
+        pipe.send(ready)
+        Loop(pipe, engine, terminated or threading.Event()).run()
+    finally:
+        engine.close()
+
+
+def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
+    """Imports torch, finds the device, loads the data and chooses the engine.
+
+    Raises:
+        HpsearchError: the device is not there, or the data cannot be loaded.
+    """
+    sys.path[:0] = [path for path in setup.import_paths if path not in sys.path]
+    from hpsearch.training import device
+    from hpsearch.training.build import build_engine
+
+    chosen = device.choose(setup.device)
+    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow)
+    ready = Ready(
+        worker=setup.worker,
+        pid=os.getpid(),
+        device=str(chosen),
+        versions=device.versions(),
+        data=facts,
+        seconds=time.monotonic() - began,
+        notes=facts.notes if facts else (),
+    )
+    return engine, ready
+
+
+def setup_failed(setup: WorkerSetup, error: Exception) -> SetupFailed:
+    """Returns what the driver is told of a worker that cannot begin."""
+    if isinstance(error, HpsearchError):
+        user_error = type(error).__name__ if isinstance(error, UserError) else None
+        return SetupFailed(setup.worker, str(error), user_error)
+    text = "".join(traceback.format_exception(error))
+    return SetupFailed(setup.worker, f"{type(error).__name__}: {error}", traceback=text)
+
+
+class Loop:
+    """Admit, step, report, wait for the decision, apply it: the same for every engine.
+
+    Between two steps every trial in a slot is either free to go on or in `_undecided`: its last result is
+    with the driver.
+    """
+
+    def __init__(self, pipe: Pipe, engine: Engine, terminated: threading.Event) -> None:
+        self._pipe = pipe
+        self._engine = engine
+        self._terminated = terminated
+        self._waiting: deque[TrialRun] = deque()
+        self._active: dict[int, TrialRun] = {}
+        self._undecided: dict[int, EpochResult] = {}
+        self._leaving = False
+
+    def run(self) -> None:
+        """Serves until the driver says Shutdown or SIGTERM has come.
+
+        Raises:
+            EOFError, OSError: the driver is gone.
+        """
+        while not self._leaving:
+            while self._waiting and len(self._active) < self._engine.capacity:
+                self._admit(self._waiting.popleft())
+            if self._active and not self._undecided:
+                self._step()
+            self._take_messages()
+        self._give_back()
+
+    def _admit(self, run: TrialRun) -> None:
+        try:
+            started = self._engine.admit(run)
+        except Exception as error:
+            self._fail(run, error)
+            return
+        self._active[run.number] = run
+        self._pipe.send(started)
+        self._await_judgement(started)
+
+    def _await_judgement(self, started: TrialStarted) -> None:
+        # The trial may have been stopped by its checkpoint's last epoch before its record was written.
+        if started.curve:
+            self._undecided[started.number] = started.curve[-1]
+
+    def _step(self) -> None:
+        try:
+            results = self._engine.step()
+        except Exception as error:
+            # Engines end a trial that fails by themselves: whatever comes through is the engine's own end.
+            for run in list(self._active.values()):
+                self._fail(run, error)
+            self._leaving = True
+            return
+        for result in results:
+            self._pipe.send(result)
+            if isinstance(result, TrialEnd):
+                self._active.pop(result.number, None)
+            else:
+                self._undecided[result.number] = result
+
+    def _take_messages(self) -> None:
+        """Handles all messages that are there; waits for one when nothing can be done without it."""
+        idle = not self._leaving and (bool(self._undecided) or not (self._active or self._waiting))
+        while self._pipe.poll(LOOK_UP if idle else 0.0):
+            self._handle(self._pipe.recv())
+            idle = False
+        if self._terminated.is_set():
+            self._leaving = True
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case TrialRun():
+                self._waiting.append(message)
+            case Decision():
+                self._apply(message)
+            case Shutdown():
+                self._leaving = True
+            case _:
+                logger.error("unexpected message %s passed over", type(message).__name__)
+
+    def _apply(self, decision: Decision) -> None:
+        number = decision.number
+        queued = next((run for run in self._waiting if run.number == number), None)
+        if queued is not None and decision.action is not Action.CONTINUE:
+            self._waiting.remove(queued)
+            self._pipe.send(TrialEnd(number, queued.attempt, EndKind.PREEMPTED))
+        elif number not in self._active:
+            logger.debug("trial %d: decision %s came after its end", number, decision.action)
+        elif decision.action is Action.PREEMPT:
+            self._evict(number, EndKind.PREEMPTED)
+        elif decision.action is Action.STOP:
+            self._evict(number, EndKind.STOPPED)
+        elif number in self._undecided and decision.epoch == self._undecided[number].epoch:
+            if self._undecided.pop(number).last:
+                self._evict(number, EndKind.FINISHED)
+
+    def _evict(self, number: int, kind: EndKind) -> None:
+        self._undecided.pop(number, None)
+        run = self._active.pop(number)
+        try:
+            self._pipe.send(self._engine.evict(number, kind))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            self._fail(run, error)
+
+    def _fail(self, run: TrialRun, error: Exception) -> None:
+        """Reports an error, and leaves when the process is of no use after it."""
+        from hpsearch.training import failures
+
+        logger.error("trial %d, attempt %d failed", run.number, run.attempt, exc_info=error)
+        self._active.pop(run.number, None)
+        self._undecided.pop(run.number, None)
+        self._pipe.send(failures.trial_end(run, error))
+        self._leaving = self._leaving or failures.spoils_process(error)
+
+    def _give_back(self) -> None:
+        for number in list(self._active):
+            self._evict(number, EndKind.PREEMPTED)
+        for run in self._waiting:
+            self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED))
+        self._waiting.clear()
+
+
+def limit_threads(setup: WorkerSetup) -> None:
+    """Gives torch the trial's number of CPU threads: sums in another order differ in their last bits."""
+    import torch
+
+    torch.set_num_threads(setup.spec.train.threads)
+    with contextlib.suppress(RuntimeError):  # once set it cannot be set again, which is no harm
+        torch.set_num_interop_threads(1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process when the driver dies; other systems have only `leave_with_driver`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the request stood
+            leave_at_once()
+
+
+def leave_with_driver(fd: int, parent: int) -> None:
+    """Watches the pipe without reading from it, and leaves when its other end is closed.
+
+    In the middle of a long epoch nothing else would notice. The parent is looked at too, should another
+    process have inherited the driver's end.
+    """
+    hang_up = select.poll()
+    hang_up.register(fd, 0)  # POLLHUP and POLLERR are always reported
+    while not hang_up.poll(1000):
+        if os.getppid() != parent:
+            break
+    leave_at_once()
+
+
+def leave_at_once() -> None:
+    """Ends this process and, where it leads a group of its own, all that it started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What every section of a study file shares."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Section(BaseModel):
+    """One table of a study file: frozen, unknown keys refused, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse_duration(value: Any) -> Any:
+    """Turns "90s", "10m", "1.5h" or "2d" into seconds; numbers are seconds already.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
+    if match is None:
+        raise ValueError(f'"{value}" is no duration; write a number and s, m, h or d, such as "90s" or "2h"')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+# Strict, since pydantic otherwise takes `true` for 1, "3" for 3 and "yes" for true.
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+"""A number; whole ones are taken too."""
+Bool = Annotated[bool, Field(strict=True)]
+
+Seconds = Annotated[Float, BeforeValidator(parse_duration)]
+"""A duration in seconds, written in TOML as a number or as "90s", "10m", "2h", "1d"."""

@@ -1,0 +1,54 @@
+"""Every path below the run folder, in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one study.
+
+    runs/
+      hpsearch.db                            the default database
+      cache/                                 decoded images, shared by all studies
+      artifacts/                             what the dashboard offers for download
+      fashion-mnist/
+        weights/trial-00012.safetensors      kept weights of finished trials
+        trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
+        logs/worker-0.log                    what workers wrote to stderr
+    """
+
+    root: Path
+    study: str
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def home(self) -> Path:
+        return self.root / self.study
+
+    @property
+    def trials(self) -> Path:
+        return self.home / "trials"
+
+    def trial(self, number: int) -> Path:
+        """Returns the folder that holds all attempts' checkpoints of a trial."""
+        return self.trials / f"{number:05d}"
+
+    def weights(self, number: int) -> Path:
+        """Returns where a finished trial's best weights are kept."""
+        return self.home / "weights" / f"trial-{number:05d}.safetensors"
+
+    def worker_log(self, worker: int) -> Path:
+        return self.home / "logs" / f"worker-{worker}.log"
+
+
+def attempt_folder(trial_folder: Path, attempt: int) -> Path:
+    """Returns where one attempt at a trial writes; no two attempts share a file."""
+    return trial_folder / f"attempt-{attempt}"

@@ -1,0 +1,211 @@
+"""The `[search]` table: ranges and choices, and the whitelist of what may be searched over."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from hpsearch.errors import nearest
+from hpsearch.spec.augment import TRANSFORMS
+from hpsearch.spec.base import Bool, Float, Int, Section
+from hpsearch.spec.sentences import check_plain
+
+Label = str | int | float | bool | None
+"""A choice as Optuna stores it; lists and tables are stored as their JSON text."""
+
+SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
+    "learning_rate": "float",
+    "batch_size": "int",
+    "epochs": "int",
+    "train.label_smoothing": "float",
+    "train.optimizer": "any",
+    "train.momentum": "float",
+    "train.nesterov": "any",
+    "train.beta2": "float",
+    "train.weight_decay": "float",
+    "train.lr_multipliers": "any",
+    "train.schedule": "any",
+    "train.warmup_epochs": "float",
+    "train.step_every": "float",
+    "train.step_gamma": "float",
+    "train.plateau_patience": "int",
+    "train.clip_norm": "float",
+    "train.precision": "any",
+    "train.class_weights": "any",
+    "train.ema_decay": "float",
+    "train.micro_batch": "int",
+    "train.drop_last": "any",
+    "train.steps_per_epoch": "int",
+    "data.subset": "float",
+    "data.image_size": "int",
+    "data.channels": "any",
+    "data.augment": "any",
+    "data.progressive": "any",
+    "model.name": "any",
+    "model.freeze": "any",
+    "model.unfreeze_after": "int",
+}
+"""Fields that leave trials comparable. The loss function and the split are not among them: another loss or
+another validation set is another yardstick."""
+
+OPEN_PREFIXES = ("model.args.", "data.augment.", "function.")
+"""Names that end freely: a model's arguments, a transform's parameters (`data.augment.elastic.alpha`), a
+training function's own."""
+
+SHORT = {name: f"train.{name}" for name in ("learning_rate", "batch_size", "epochs")}
+
+
+class FloatRange(Section):
+    """All numbers between `low` and `high`, evenly or on a logarithmic scale."""
+
+    low: Float
+    high: Float
+    log: Bool = False
+    step: Float | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "FloatRange":
+        _check_range(self.low, self.high, self.log, self.step)
+        return self
+
+    def extremes(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def decode(self, stored: Any) -> Any:
+        return float(stored)
+
+
+class IntRange(Section):
+    """All whole numbers from `low` to `high`, in steps or on a logarithmic scale."""
+
+    low: Int
+    high: Int
+    log: Bool = False
+    step: Int | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "IntRange":
+        _check_range(self.low, self.high, self.log, self.step)
+        return self
+
+    def extremes(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def decode(self, stored: Any) -> Any:
+        return int(stored)
+
+
+class Choices(Section):
+    """A list to choose from; values may be anything TOML can write."""
+
+    choices: tuple[Any, ...]
+
+    @model_validator(mode="after")
+    def _valid(self) -> "Choices":
+        if not self.choices:
+            raise ValueError("the list of choices is empty")
+        check_plain(self.choices)
+        labels = self.labels()
+        # 1, 1.0 and true are equal to Python, and so to Optuna.
+        twice = [choice for choice in labels if labels.count(choice) > 1]
+        if twice:
+            raise ValueError(f"the choice {twice[0]!r} stands twice; list each value once")
+        return self
+
+    def labels(self) -> tuple[Label, ...]:
+        """Returns the choices as Optuna stores them."""
+        return tuple(label(choice) for choice in self.choices)
+
+    def extremes(self) -> list[Any]:
+        return list(self.choices)
+
+    def decode(self, stored: Any) -> Any:
+        return self.choices[self.labels().index(stored)]
+
+
+Entry = FloatRange | IntRange | Choices
+
+
+def label(choice: Any) -> Label:
+    """Returns how a choice is stored: scalars as they are, lists and tables as JSON text."""
+    if choice is None or isinstance(choice, str | int | float | bool):
+        return choice
+    # Sorted, since the study's stored form is: one read back from the database must give the same labels.
+    return json.dumps(choice, sort_keys=True)
+
+
+def parse_entry(name: str, raw: Any) -> Any:
+    """Turns one raw entry of the `[search]` table into what pydantic validates.
+
+    Raises:
+        ValueError: the name is not searchable, or the entry is neither a range nor a list.
+    """
+    kind = searchable_kind(name)
+    if isinstance(raw, FloatRange | IntRange | Choices):
+        return raw
+    if isinstance(raw, list | tuple):
+        return Choices(choices=tuple(raw))
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{raw!r} is neither a range {{ low = ..., high = ... }} nor a list of choices")
+    if "choices" in raw:
+        return Choices.model_validate(raw)
+    if kind == "any" and not name.startswith(OPEN_PREFIXES):
+        raise ValueError("takes a list of choices, not a range")
+    whole = all(isinstance(raw.get(key), int) for key in ("low", "high")) and isinstance(
+        raw.get("step", 1), int | None
+    )
+    if kind == "int" or (kind == "any" and whole):
+        return IntRange.model_validate(raw)
+    return FloatRange.model_validate(raw)
+
+
+def searchable_kind(name: str) -> Literal["float", "int", "any"]:
+    """Returns what kind of number a searchable field is.
+
+    Raises:
+        ValueError: the field is not searchable.
+    """
+    if name in SEARCHABLE:
+        return SEARCHABLE[name]
+    if name.startswith("data.augment."):
+        return _transform_kind(name.removeprefix("data.augment."))
+    if name.startswith(("model.args.", "function.")) and not name.endswith("."):
+        return "any"
+    if name.removeprefix("train.") in SHORT:
+        raise ValueError(f'write "{name.removeprefix("train.")}" instead')
+    inner = [field for field in SEARCHABLE if field.startswith(f"{name}.")]
+    if inner:
+        raise ValueError(
+            f'is a table, not a field; write a dotted name in quotes, such as "{inner[0]}" = [...]'
+        )
+    known = [*SEARCHABLE, "model.args.<argument>", "data.augment.<transform>.<parameter>", "function.<name>"]
+    raise ValueError(f"is not searchable; {nearest(name, known)}")
+
+
+def _transform_kind(name: str) -> Literal["float", "int"]:
+    """Returns what kind of number a transform's parameter is, so that whole limits do not make it whole."""
+    transform, _, parameter = name.partition(".")
+    if transform not in TRANSFORMS:
+        raise ValueError(f'unknown transform "{transform}"; {nearest(transform, TRANSFORMS)}')
+    fields = {key: field for key, field in TRANSFORMS[transform].model_fields.items() if key != "name"}
+    if parameter not in fields:
+        raise ValueError(f'"{transform}" has no parameter "{parameter}"; {nearest(parameter, fields)}')
+    return "int" if fields[parameter].annotation is int else "float"
+
+
+def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
+    if low > high:
+        raise ValueError(f"low = {low} is above high = {high}; exchange them")
+    if log and low <= 0:
+        raise ValueError(f"low = {low} must be above 0 on a logarithmic scale; raise it or remove log = true")
+    if log and step is not None:
+        raise ValueError(f"log = true and step = {step} exclude each other; remove one of them")
+    if step is not None and step <= 0:
+        raise ValueError(f"step must be above 0, got {step}")
+    if step is not None:
+        count = math.floor((high - low) / step + 1e-9)
+        if abs(low + count * step - high) > 1e-9 * max(abs(high), step):
+            last = f"{low + count * step:.12g}"
+            raise ValueError(f"step = {step} does not lead from {low} to high = {high}; write high = {last}")

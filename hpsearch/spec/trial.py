@@ -1,0 +1,119 @@
+"""One trial in plain values: what it is told, what it reports, how it ends. Neither torch nor Optuna."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hpsearch.spec.study import StudySpec
+
+
+class EndKind(StrEnum):
+    """How an attempt at a trial ended, as the engine saw it."""
+
+    FINISHED = "finished"  # all its epochs
+    STOPPED = "stopped"  # the driver decided so
+    PREEMPTED = "preempted"  # checkpointed and given back, to be resumed
+    OUT_OF_MEMORY = "out_of_memory"  # not even a micro-batch of one sample fits
+    ERROR = "error"  # an exception in model, data or training function
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRun:
+    """One attempt at a trial, with all that a worker needs to know.
+
+    Attributes:
+        study: name of the study.
+        number: Optuna's trial number.
+        attempt: from 1; one more for each time that the trial was begun or resumed.
+        hparams: the sampled values by name, as Optuna stores them.
+        spec: the study with these hparams in place; `spec.study.seed` is the study's seed.
+        folder: the trial's own checkpoint folder; the attempt writes into a folder of its own below it.
+    """
+
+    study: str
+    number: int
+    attempt: int
+    hparams: Mapping[str, Any]
+    spec: StudySpec
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch of one trial gave.
+
+    Attributes:
+        epoch: from 1.
+        metrics: by name; always `val_loss`, and `train_loss` where the loop reports it. NaN where it
+            diverged.
+        seconds: wall time of the epoch, of which `eval_seconds` for validation and `checkpoint_seconds` for
+            saving.
+        samples: training samples seen.
+        last: whether it was the last of the trial's epochs.
+        checkpointed: whether this epoch is in a whole checkpoint, so that a crash cannot cost it.
+    """
+
+    number: int
+    attempt: int
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    samples: int = 0
+    last: bool = False
+    checkpointed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """An attempt begins; `curve` holds the epochs of the checkpoint that it resumes, if any."""
+
+    number: int
+    attempt: int
+    curve: tuple[EpochResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnd:
+    """An attempt ends.
+
+    Attributes:
+        detail: one sentence for errors and out of memory.
+        traceback: for errors.
+        weights: path of the best epoch's weights (safetensors), if any were kept.
+        facts: user attributes for the dashboard: parameters, peak memory, device, micro-batch, precision ...
+    """
+
+    number: int
+    attempt: int
+    kind: EndKind
+    detail: str = ""
+    traceback: str = ""
+    weights: str | None = None
+    facts: Mapping[str, str | int | float | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What a data set turned out to be; travels from worker to driver and into the study's attributes.
+
+    Attributes:
+        train, val, test: number of samples in each part (the whole training part, before `subset`).
+        classes: names of the classes; empty for regression.
+        channels, height, width: of the images at the study's own image size.
+        digest: hexadecimal digits over content, labels and split.
+        notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
+    """
+
+    train: int
+    val: int
+    test: int
+    classes: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+    task: str
+    digest: str
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,38 @@
+"""How an epoch is cut into batches, and a batch into micro-batches."""
+
+from typing import Literal
+
+
+def cut(
+    samples: int, batch_size: int | Literal["full"], drop_last: bool = False, limit: int | None = None
+) -> list[slice]:
+    """Returns the batches of an epoch as slices of its shuffled order.
+
+    The last batch may be short: `drop_last` leaves it out; otherwise it is trained, and one of a single sample
+    is merged into the batch before, since BatchNorm cannot train on one sample.
+
+    Args:
+        limit: at most so many batches (`train.steps_per_epoch`).
+    """
+    size = samples if batch_size == "full" else min(batch_size, samples)
+    starts = list(range(0, samples, size))
+    rest = samples % size
+    if len(starts) > 1 and (rest == 1 or (rest and drop_last)):
+        starts.pop()
+    end = samples - rest if drop_last else samples
+    batches = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], end], strict=True)]
+    return batches[:limit]
+
+
+def pieces(samples: int, micro_batch: int) -> list[slice]:
+    """Returns a batch's micro-batches of at most `micro_batch` samples, their sizes as equal as can be."""
+    count = -(-samples // micro_batch)
+    bounds = [index * samples // count for index in range(count + 1)]
+    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def image_size_at(epoch: int, epochs: int, stages: tuple[tuple[float, int], ...]) -> int | None:
+    """Returns the image size of an epoch (from 1) under progressive resizing; None without it."""
+    share = (epoch - 1) / epochs
+    reached = [size for start, size in stages if start <= share]
+    return reached[-1] if reached else None

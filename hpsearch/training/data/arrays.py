@@ -1,0 +1,238 @@
+"""Images that lie in files as arrays: digits, the MNIST family, NumPy files, stacks of particles.
+
+A file is opened by a function that its kind names, so that what is kept between readings is a path and not
+the array with the test images in it.
+"""
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.errors import DataError
+from hpsearch.training.data import pixels
+from hpsearch.training.data.catalogue import Array, Progress, Size, hash_rows
+
+_CHUNK_BYTES = 32 << 20
+
+
+class ArrayImages:
+    """Images that lie one after the other in the arrays of some files.
+
+    Args:
+        opener: name in OPENERS of the function that opens a file.
+        members: path, name of the array within, and number of images.
+        rows: which images, counted through all members; None for all.
+    """
+
+    kind = "arrays"
+
+    def __init__(
+        self,
+        opener: str,
+        members: Sequence[tuple[str, str, int]],
+        layout: str,
+        channels: int,
+        size: Sequence[int],
+        dtype: str,
+        rows: Array | Sequence[int] | None = None,
+    ) -> None:
+        self.channels = channels
+        self.size: Size = (size[0], size[1])
+        self.dtype = dtype
+        self._opener = opener
+        self._members = [(path, name, count) for path, name, count in members]
+        self._layout = layout
+        self._rows = None if rows is None else np.asarray(rows, np.int64)
+
+    def __len__(self) -> int:
+        return sum(count for *_, count in self._members) if self._rows is None else len(self._rows)
+
+    def take(self, rows: Array) -> "ArrayImages":
+        chosen = rows if self._rows is None else self._rows[rows]
+        return ArrayImages(
+            self._opener, self._members, self._layout, self.channels, self.size, self.dtype, chosen
+        )
+
+    def chunks(self, size: Size, channels: int) -> Iterator[Array]:
+        rows = np.arange(len(self)) if self._rows is None else self._rows
+        ends = np.cumsum([0, *(count for *_, count in self._members)])
+        arrays: dict[int, Array] = {}
+        step = max(1, _CHUNK_BYTES // (4 * self.channels * self.size[0] * self.size[1]))
+        for start in range(0, len(rows), step):
+            wanted = rows[start : start + step]
+            owners = np.searchsorted(ends, wanted, side="right") - 1
+            for first, last in _runs(owners):
+                owner = int(owners[first])
+                if owner not in arrays:
+                    path, name, _ = self._members[owner]
+                    arrays[owner] = OPENERS[self._opener](path, name)
+                chunk = arrays[owner][wanted[first:last] - ends[owner]]
+                yield self._prepare(chunk, size, channels)
+
+    def _prepare(self, chunk: Array, size: Size, channels: int) -> Array:
+        stored = pixels.to_stored(pixels.channels_first(chunk, self._layout), self.dtype)
+        return pixels.resize(pixels.to_channels(stored, channels), size)
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "opener": self._opener,
+            "members": self._members,
+            "layout": self._layout,
+            "channels": self.channels,
+            "size": self.size,
+            "dtype": self.dtype,
+            "rows": None if self._rows is None else self._rows.tolist(),
+        }
+
+
+def _runs(owners: Array) -> Iterator[tuple[int, int]]:
+    """Yields the stretches of equal values."""
+    edges = np.flatnonzero(np.diff(owners)) + 1
+    yield from pairwise([0, *edges.tolist(), len(owners)])
+
+
+def scan(
+    opener: str,
+    members: Sequence[tuple[str, str]],
+    layout: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[ArrayImages, Array, str]:
+    """Reads arrays once to learn their shape, type and content.
+
+    Returns:
+        the images, their hashes, and a sentence on the layout found.
+
+    Raises:
+        DataError: a file is corrupt, or the arrays do not fit each other.
+    """
+    arrays = [OPENERS[opener](path, name) for path, name in members]
+    where = " ".join(filter(None, members[0]))
+    found = pixels.find_layout(arrays[0].shape, layout, where)
+    for array, member in zip(arrays, members, strict=True):
+        if array.shape[1:] != arrays[0].shape[1:] or array.dtype != arrays[0].dtype:
+            raise DataError(
+                f"{' '.join(filter(None, member))} holds {array.dtype} images of shape "
+                f"{list(array.shape[1:])} and {where} {arrays[0].dtype} ones of "
+                f"{list(arrays[0].shape[1:])}; bring them into one form"
+            )
+    if not np.issubdtype(arrays[0].dtype, np.number) and arrays[0].dtype != bool:
+        raise DataError(f"{where} holds {arrays[0].dtype} where images should be; save numbers")
+    hashes, low, high = _measure(arrays, progress)
+    channels, size = pixels.measure(arrays[0].shape, found)
+    dtype = pixels.stored_type(arrays[0].dtype, low, high)
+    counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
+    note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
+    return ArrayImages(opener, counted, found, channels, size, dtype), hashes, note
+
+
+def _measure(arrays: Sequence[Array], progress: Progress | None) -> tuple[Array, float, float]:
+    total, done = sum(len(array) for array in arrays), 0
+    hashes, low, high = [], np.inf, -np.inf
+    for array in arrays:
+        step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+        for start in range(0, len(array), step):
+            chunk = array[start : start + step]
+            hashes.append(hash_rows(chunk))
+            low, high = min(low, chunk.min()), max(high, chunk.max())
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    return np.concatenate(hashes), float(low), float(high)
+
+
+def read_idx(path: str, _: str = "") -> Array:
+    """Reads an idx file, packed or not: two zero bytes, type, number of axes, big-endian sizes, values.
+
+    Raises:
+        DataError: the file is corrupt.
+    """
+    try:
+        data = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is corrupt ({error}); fetch it again") from error
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise DataError(f"{path} is corrupt: it is no idx file of bytes; fetch it again")
+    axes = data[3]
+    shape = tuple(np.frombuffer(data, ">i4", axes, 4).tolist())
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
+    if values.size != int(np.prod(shape)):
+        raise DataError(
+            f"{path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
+        )
+    return values.reshape(shape)
+
+
+def read_digits(path: str, _: str = "") -> Array:
+    """Reads the pixels of scikit-learn's digits: 8 x 8, whole numbers from 0 to 16, as sixteenths.
+
+    float32 holds sixteenths exactly, which bytes would not.
+    """
+    return (digits_table(path)[:, :64].astype(np.float32) / 16).reshape(-1, 8, 8)
+
+
+def digits_table(path: str) -> Array:
+    """Reads the rows of scikit-learn's digits: 64 pixels and the digit."""
+    text = gzip.decompress(Path(path).read_bytes())
+    return np.array(text.replace(b"\n", b",").rstrip(b",").split(b","), dtype=np.float64).reshape(-1, 65)
+
+
+def read_npy(path: str, _: str = "") -> Array:
+    """Maps a .npy file into memory.
+
+    Raises:
+        DataError: the file is corrupt.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} is no readable .npy file of numbers ({error}); save it again") from error
+    return array
+
+
+def read_npz(path: str, name: str) -> Array:
+    """Reads one array of an .npz file.
+
+    Raises:
+        DataError: the file is corrupt.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            array: Array = archive[name]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is no readable .npz file of numbers ({error}); save it again") from error
+    return array
+
+
+def read_mrc(path: str, _: str = "") -> Array:
+    """Maps a stack of particle images, [N, H, W] or a single image, into memory.
+
+    Raises:
+        DataError: the file is corrupt, or the package that reads it is not installed.
+    """
+    try:
+        import mrcfile
+    except ImportError as error:
+        raise DataError(
+            'dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
+        ) from error
+    try:
+        with mrcfile.mmap(path, mode="r") as stack:
+            array: Array = stack.data
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is no readable MRC file ({error}); write it again") from error
+    return array[None] if array.ndim == 2 else array
+
+
+OPENERS: dict[str, Callable[[str, str], Array]] = {
+    "digits": read_digits,
+    "idx": read_idx,
+    "npy": read_npy,
+    "npz": read_npz,
+    "mrc": read_mrc,
+}

@@ -1,0 +1,175 @@
+"""Arrays on disk that all workers of a machine map into memory: decoded once, their pages shared.
+
+Each entry is a folder named by its key. It is built beside under another name and renamed when it is whole,
+so that a half-built entry is never read; a lock keeps two processes from building the same one.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.errors import DataError
+from hpsearch.training.data.catalogue import Array
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows: two builders then both build, and one result is kept
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+_GB = 1e9
+
+
+class Cache:
+    """A folder of entries, shared by all studies and processes.
+
+    Args:
+        limit_gb: how much the folder may hold.
+    """
+
+    def __init__(self, folder: Path, limit_gb: float) -> None:
+        self.folder = folder
+        self.limit_gb = limit_gb
+
+    def entry(self, key: str, build: Callable[[Path], None], size: int = 0) -> Path:
+        """Returns the folder of an entry, built by calling `build(empty folder)` if there is none.
+
+        Args:
+            size: bytes that the entry will take, as far as known.
+
+        Raises:
+            DataError: there is no room for it, or the cache folder cannot be written.
+        """
+        path = self.folder / key
+        if path.is_dir():
+            return path
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with lock(self.folder / f"{key}.lock"):
+                if not path.is_dir():
+                    self._check_room(size)
+                    self._build(key, path, build)
+        except OSError as error:
+            if not _about(error, self.folder):
+                raise
+            raise DataError(
+                f"data.cache: cannot write decoded images to {self.folder}: {error.strerror}; free some "
+                "room, or name another folder"
+            ) from error
+        return path
+
+    def _build(self, key: str, path: Path, build: Callable[[Path], None]) -> None:
+        for left in self.folder.glob(f"{key}.*.tmp"):  # of a process that died while it built
+            shutil.rmtree(left, ignore_errors=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=self.folder))
+        try:
+            build(beside)
+            _publish(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def has_room(self, size: int) -> bool:
+        """Whether an entry of so many bytes would fit."""
+        held, free = self._held_and_free()
+        return held + size <= self.limit_gb * _GB and size <= free
+
+    def _held_and_free(self) -> tuple[int, int]:
+        held = sum(file.stat().st_size for file in self.folder.glob("*/*") if file.is_file())
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        return held, shutil.disk_usage(there).free
+
+    def _check_room(self, size: int) -> None:
+        if not size or self.has_room(size):
+            return
+        held, free = self._held_and_free()
+        remedy = (
+            "choose a smaller data.image_size, empty that folder, or, for data sets of your own, use "
+            'data.device = "stream"'
+        )
+        if size > free:
+            raise DataError(
+                f"the decoded images take {size / _GB:.3g} GB and {self.folder} has {free / _GB:.3g} GB "
+                f"free; name another folder by data.cache, {remedy}"
+            )
+        raise DataError(
+            f"data.cache_limit_gb is {self.limit_gb:g}, {self.folder} holds {held / _GB:.3g} GB and the "
+            f"decoded images would take {size / _GB:.3g} GB more; raise it, {remedy}"
+        )
+
+
+def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable[Array]) -> None:
+    """Writes an array piece by piece, in plain writes: through a mapping, a full disk would be a SIGBUS.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(memoryview(np.ascontiguousarray(chunk, dtype)).cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_array(path: Path) -> Array:
+    """Maps an array copy-on-write: pages are shared with all who read it, and nobody can change the file."""
+    array: Array = np.load(path, mmap_mode="c", allow_pickle=False)
+    return array
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain values."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """Reads plain values."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _publish(beside: Path, path: Path) -> None:
+    try:
+        beside.rename(path)
+    except OSError as error:
+        # Where locks do not work, another builder may have been first; its entry is the same.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _about(error: OSError, folder: Path) -> bool:
+    """Whether an error is about writing to the cache rather than about reading the source."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+    return full or (error.filename is not None and str(error.filename).startswith(str(folder)))
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds a lock that the kernel takes back when its process dies."""
+    if fcntl is None:
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that prepares the same images")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a network file system without locks: build side by side
+            logger.debug("no lock on %s: %s", path, error)
+        yield
+    with suppress(OSError):
+        path.unlink()

@@ -1,0 +1,298 @@
+"""The data of a study as a worker holds them: training and validation part, at the sizes that trials ask for.
+
+The test part is not among them; see `hpsearch.training.data.sealed`.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import DataSpec
+from hpsearch.spec.trial import DataFacts
+from hpsearch.training.data import pixels
+from hpsearch.training.data.assembly import Assembly, assemble, open_cache
+from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
+from hpsearch.training.data.catalogue import Array, Progress, Size, digest
+from hpsearch.training.data.catalogue import Images as SourceImages
+from hpsearch.training.data.objects import ItemImages
+from hpsearch.training.data.pixels import Statistics
+from hpsearch.training.data.prepared import Images, Part, Prepared
+from hpsearch.training.data.sources import own_size
+from hpsearch.training.data.splits import count_below
+from hpsearch.training.data.stream import StreamedImages
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Raised when decoded images are written in another form."""
+
+_ROOM = 0.6
+"""Share of a GPU's free memory that images may take when `data.device` is "auto"."""
+
+_MEASURED = 1024
+"""Images of a stream that mean and standard deviation are taken over."""
+
+
+def load(
+    spec: DataSpec,
+    *,
+    root: str | None = None,
+    cache: Path,
+    allow: Sequence[str] | None = None,
+    import_paths: Sequence[str] = (),
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> "TrainingData":
+    """Loads a study's training and validation part; the second time, and in further workers, from the cache.
+
+    Args:
+        root: overrides `spec.root`.
+        cache: folder of decoded images, unless `spec.cache` names one.
+        allow: top-level modules that the study may name; None trusts all.
+        import_paths: put at the front of `sys.path`.
+        device: where batches are wanted.
+        progress: called while images are read for the first time.
+
+    Raises:
+        DataError: the data are missing, corrupt, or do not fit the study.
+    """
+    sys.path[:0] = [path for path in import_paths if path not in sys.path]
+    assembly = assemble(spec, root, cache, allow, progress)
+    return TrainingData(spec, assembly, open_cache(spec, cache), device or torch.device("cpu"), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Images as they lie in the cache, memory-mapped, [N, C, H, W]."""
+
+    images: Array
+    statistics: Statistics
+
+
+class ImageStore:
+    """Images of chosen samples at any size, from the cache.
+
+    Args:
+        content: digest of these samples' content, in order.
+        measured: how many of the first images the statistics are taken over.
+    """
+
+    def __init__(
+        self,
+        images: SourceImages,
+        content: str,
+        measured: int,
+        cache: Cache,
+        progress: Progress | None = None,
+    ) -> None:
+        self.images = images
+        self._content = content
+        self._measured = measured
+        self.cache = cache
+        self._progress = progress
+
+    def open(self, size: Size, channels: int) -> Stored:
+        """Returns the images; decodes and resizes them if that has not been done before.
+
+        Raises:
+            DataError: an image cannot be read, or the cache has no room.
+        """
+        shape = (len(self.images), channels, *size)
+        form = f"{_VERSION} {shape} {self.images.dtype} {self._measured}"
+
+        def build(folder: Path) -> None:
+            chunks = _counted(self.images.chunks(size, channels), len(self.images), self._progress)
+            write_array(folder / "images.npy", shape, self.images.dtype, chunks)
+            found = pixels.statistics(
+                _sliced(open_array(folder / "images.npy")[: self._measured]), self.images.dtype
+            )
+            write_json(folder / "statistics.json", asdict(found))
+
+        weight = images_bytes(self.images, size, channels)
+        folder = self.cache.entry(f"images-{digest(self._content, form)}", build, weight)
+        values: dict[str, Any] = read_json(folder / "statistics.json")
+        known = Statistics(
+            tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
+        )
+        return Stored(open_array(folder / "images.npy"), known)
+
+
+class TrainingData:
+    """The training and the validation part of a study's data; no way leads from here to the test part.
+
+    Attributes:
+        facts: what the data turned out to be.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        assembly: Assembly,
+        cache: Cache,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> None:
+        found, rows = assembly.catalogue, assembly.rows
+        chosen = np.concatenate([rows.train, rows.val])
+        content = digest(found.hashes[chosen])
+        self.device = device
+        self.task = assembly.task
+        self.classes = found.classes
+        self._store = ImageStore(found.images.take(chosen), content, len(rows.train), cache, progress)
+        self._shares = rows.shares.copy()
+        self._index = torch.from_numpy(chosen)
+        self._targets = torch.from_numpy(found.targets[chosen]).to(device)
+        self._train = len(rows.train)
+        self._placed: dict[tuple[Size, int], tuple[Images, Statistics]] = {}
+        self._streams = self._must_stream(spec)
+        channels, (height, width) = self._form(spec)[1:]
+        self.facts = DataFacts(
+            train=len(rows.train),
+            val=len(rows.val),
+            test=len(rows.test),
+            classes=found.classes,
+            channels=channels,
+            height=height,
+            width=width,
+            task=assembly.task,
+            digest=assembly.digest,
+            notes=assembly.notes,
+        )
+
+    def at(self, spec: DataSpec) -> Prepared:
+        """Returns the data as one trial wants them: image size, channels, subset, progressive sizes.
+
+        Sizes that were asked for before cost nothing. On a GPU, those of other trials are given back when
+        memory runs short.
+
+        Raises:
+            DataError: the images cannot be had so, or do not fit where `data.device` wants them.
+        """
+        kept, channels, size = self._form(spec)
+        images, statistics = self._place(spec, size, kept, channels)
+        smaller = {
+            side: _cut(self._place(spec, (side, side), kept, channels)[0], slice(0, self._train))
+            for side in dict.fromkeys(side for _, side in spec.progressive)
+        }
+        count = count_below(self._shares, spec.subset)
+        train, val = slice(0, count), slice(self._train, None)
+        targets = self._targets[train]
+        repeat = channels // len(statistics.mean)
+        mean = list(statistics.mean) * repeat if spec.normalize else [0.0] * channels
+        std = list(statistics.std) * repeat if spec.normalize else [1.0] * channels
+        return Prepared(
+            device=self.device,
+            classes=self.classes,
+            task=self.task,
+            channels=channels,
+            height=size[0],
+            width=size[1],
+            outputs=len(self.classes) or self._targets.shape[1],
+            mean=mean,
+            std=std,
+            statistics=statistics,
+            normalizes=spec.normalize,
+            mean_C11=torch.tensor(mean, device=self.device)[:, None, None],
+            std_C11=torch.tensor(std, device=self.device)[:, None, None],
+            train=Part(_cut(images, train), targets, self._index[train]),
+            val=Part(_cut(images, val), self._targets[val], self._index[val]),
+            class_counts=_count(targets, len(self.classes)),
+            smaller=smaller,
+        )
+
+    def _form(self, spec: DataSpec) -> tuple[int, int, Size]:
+        """Returns the channels to keep, the channels to show, and the size."""
+        kept, shown = pixels.check_channels(self._store.images.channels, spec.channels)
+        return kept, shown, own_size(spec) or self._store.images.size
+
+    def _must_stream(self, spec: DataSpec) -> bool:
+        """Whether images stay in the user's data set: when asked to, or when they do not fit into the cache.
+
+        All other kinds are read from the disk as they are needed anyway, through the mapping.
+        """
+        images = self._store.images
+        if ":" not in spec.dataset or not isinstance(images, ItemImages):
+            return False
+        kept, _, size = self._form(spec)
+        weight = images_bytes(images, size, kept)
+        return spec.device == "stream" or (spec.device == "auto" and not self._store.cache.has_room(weight))
+
+    def _place(self, spec: DataSpec, size: Size, kept: int, shown: int) -> tuple[Images, Statistics]:
+        """Returns the images where `data.device` wants them, one channel shown as three without copying."""
+        if (size, kept) not in self._placed:
+            self._placed[size, kept] = self._open(spec, size, kept)
+        images, known = self._placed.pop((size, kept))
+        self._placed[size, kept] = images, known  # the last used is the last to go
+        if isinstance(images, StreamedImages):
+            return images.showing(shown), known
+        return images.expand(-1, shown, -1, -1), known
+
+    def _open(self, spec: DataSpec, size: Size, channels: int) -> tuple[Images, Statistics]:
+        if self._streams and isinstance(self._store.images, ItemImages):
+            streamed = StreamedImages(self._store.images, size, channels)
+            # The training part begins with a stratified order, so that its first images stand for all.
+            dtype = self._store.images.dtype
+            return streamed, pixels.statistics(streamed.sample(min(_MEASURED, self._train)), dtype)
+        stored = self._store.open(size, channels)
+        images = torch.from_numpy(stored.images)
+        if self.device.type != "cpu" and spec.device in ("auto", "gpu"):
+            images = self._to_device(images, must=spec.device == "gpu")
+        return images, stored.statistics
+
+    def _to_device(self, images: Tensor, must: bool) -> Tensor:
+        needed = images.nbytes
+        room = 1.0 if must else _ROOM
+        while needed > room * _free(self.device) and self._placed:
+            self._placed.pop(next(iter(self._placed)))
+            torch.cuda.empty_cache()
+        if needed <= room * _free(self.device):
+            return images.to(self.device)
+        if must:
+            raise DataError(
+                f'data.device is "gpu" and the images take {needed / 1e9:.3g} GB, but {self.device} has '
+                f'{_free(self.device) / 1e9:.3g} GB free; use "auto" or "cpu", or a smaller data.image_size'
+            )
+        logger.info("images (%.3g GB) stay in host memory, %s is too full", needed / 1e9, self.device)
+        return images
+
+
+def images_bytes(images: SourceImages, size: Size, channels: int) -> int:
+    """Returns how much decoded images take."""
+    return len(images) * channels * size[0] * size[1] * np.dtype(images.dtype).itemsize
+
+
+def _cut(images: Images, rows: slice) -> Images:
+    return images.cut(rows) if isinstance(images, StreamedImages) else images[rows]
+
+
+def _free(device: torch.device) -> float:
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
+
+
+def _count(targets: Tensor, classes: int) -> Tensor:
+    if not classes:
+        return torch.empty(0, dtype=torch.int64, device=targets.device)
+    return torch.bincount(targets, minlength=classes)
+
+
+def _counted(chunks: Iterator[Array], total: int, progress: Progress | None) -> Iterator[Array]:
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        if progress:
+            progress(done, total)
+
+
+def _sliced(images: Array) -> Iterator[Array]:
+    step = max(1, (64 << 20) // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]

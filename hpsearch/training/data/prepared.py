@@ -1,0 +1,143 @@
+"""What an engine trains on: parts of which batches are made by index, on the device.
+
+Legend: N samples, B batch, C channels, H height, W width, T regression targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hpsearch.training.data.pixels import Statistics
+from hpsearch.training.data.stream import StreamedImages
+
+Images = Tensor | StreamedImages
+
+Index = Tensor | slice
+"""Positions in a part: int64 of shape [B], or a slice, which copies nothing before the images are scaled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The samples of one part.
+
+    Attributes:
+        images: uint8 or float32 of shape [N, C, H, W], as stored. On CPUs memory-mapped and shared with other
+            workers, so never to be written to. Data sets of the user's that do not fit are streamed.
+        targets: int64 of shape [N], or float32 of shape [N, T], on the training device.
+        index: where each sample stands in the data set, int64 of shape [N].
+        names: of the samples; only the test part has them.
+    """
+
+    images: Images
+    targets: Tensor
+    index: Tensor
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Makes batches from parts: `batch`, or `pixels`, augmentation and `normalize` in this order.
+
+    Attributes:
+        height, width: of the images at the end of training.
+        outputs: of the model: classes, or regression targets.
+        mean, std: of the training part per channel; 0 and 1 where the study does not normalise. Also as
+            tensors on the device.
+        statistics: how stored values become pixels.
+    """
+
+    device: torch.device
+    classes: tuple[str, ...]
+    task: str
+    channels: int
+    height: int
+    width: int
+    outputs: int
+    mean: list[float]
+    std: list[float]
+    statistics: Statistics
+    normalizes: bool
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def pixels(
+        self, part: Part, index: Index, dtype: torch.dtype = torch.float32, size: int | None = None
+    ) -> Tensor:
+        """Returns new images of shape [B, C, H, W] in [0, 1] on the device.
+
+        Args:
+            index: on the device.
+        """
+        fresh = _choose(self._at(part, size), index).to(self.device, dtype)
+        known = self.statistics
+        if known.offset != 0.0:
+            fresh.sub_(known.offset)
+        return fresh.mul_(known.scale) if known.scale != 1.0 else fresh
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalises images in place, and returns them."""
+        if not self.normalizes:
+            return images
+        if self.channels == 1:
+            return images.sub_(self.mean[0]).mul_(1 / self.std[0])
+        return images.sub_(self.mean_C11.to(images.dtype)).div_(self.std_C11.to(images.dtype))
+
+    def batch(
+        self, part: Part, index: Index, dtype: torch.dtype = torch.float32, size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns normalised images of shape [B, C, H, W] and their targets, without augmentation."""
+        return self.normalize(self.pixels(part, index, dtype, size)), self.targets(part, index, dtype)
+
+    def targets(self, part: Part, index: Index, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns the targets of a batch; those of a regression in float64 if the images are."""
+        chosen = part.targets[index]
+        return chosen.double() if dtype == torch.float64 and chosen.is_floating_point() else chosen
+
+    def expect(self, part: Part, batches: Sequence[Index], size: int | None = None) -> None:
+        """Says which batches are coming, in order, so that images that are streamed can be read ahead."""
+        images = self._at(part, size)
+        if isinstance(images, StreamedImages):
+            images.expect(batches)
+
+    def _at(self, part: Part, size: int | None) -> Images:
+        return part.images
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Batches):
+    """The training and the validation part for one trial.
+
+    Attributes:
+        class_counts: samples of each class in `train`, on the device; empty for regression.
+        smaller: the training images at the sizes of `data.progressive`.
+    """
+
+    train: Part
+    val: Part
+    class_counts: Tensor
+    smaller: dict[int, Images] = field(default_factory=dict)
+
+    def _at(self, part: Part, size: int | None) -> Images:
+        return part.images if size is None or part is not self.train else self.smaller[size]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed(Batches):
+    """The test part, normalised as the training part was."""
+
+    test: Part
+
+
+def _choose(images: Images, index: Index) -> Tensor:
+    """Returns a copy of the images at an index, for what follows works in place."""
+    if isinstance(images, StreamedImages):
+        return images.get(index)
+    if isinstance(index, slice):
+        # Bytes are copied anyway when they become floats.
+        return images[index].clone() if images.is_floating_point() else images[index]
+    return images.index_select(0, index.to(images.device))

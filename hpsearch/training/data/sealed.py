@@ -1,0 +1,57 @@
+"""The way to the test part: for `hpsearch confirm` alone, which import-linter watches over."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import DataSpec
+from hpsearch.training.data.assembly import assemble, open_cache
+from hpsearch.training.data.catalogue import digest
+from hpsearch.training.data.loading import ImageStore, TrainingData
+from hpsearch.training.data.prepared import Part, Sealed
+
+
+def open_test(
+    spec: DataSpec,
+    *,
+    root: str | None = None,
+    cache: Path,
+    allow: Sequence[str] | None = None,
+    import_paths: Sequence[str] = (),
+    device: torch.device | None = None,
+) -> Sealed:
+    """Opens the test part at the size and channels of a trial, normalised by the training part's statistics.
+
+    Takes what `load` takes, with the trial's own data table; its images stay in host memory.
+
+    Raises:
+        DataError: the study has no test part, or the data are missing or corrupt.
+    """
+    sys.path[:0] = [path for path in import_paths if path not in sys.path]
+    device = device or torch.device("cpu")
+    assembly = assemble(spec, root, cache, allow)
+    found, rows = assembly.catalogue, assembly.rows
+    if not len(rows.test):
+        raise DataError("data.split.test is 0: there is no test part to open; give it a share of the images")
+    training = TrainingData(spec, assembly, open_cache(spec, cache), device).at(spec)
+    store = ImageStore(
+        found.images.take(rows.test),
+        digest(found.hashes[rows.test]),
+        len(rows.test),
+        open_cache(spec, cache),
+    )
+    kept = len(training.statistics.mean)
+    images = torch.from_numpy(store.open((training.height, training.width), kept).images)
+    names = tuple(found.name(row) for row in rows.test.tolist())
+    test = Part(
+        images.expand(-1, training.channels, -1, -1),
+        torch.from_numpy(found.targets[rows.test]).to(device),
+        torch.from_numpy(np.asarray(rows.test)),
+        names,
+    )
+    shared = {name: getattr(training, name) for name in Sealed.__dataclass_fields__ if name != "test"}
+    return Sealed(**shared, test=test)

@@ -1,0 +1,150 @@
+"""All kinds of data by name, and the catalogue of the one that a study names, cached where it can be."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.errors import DataError, nearest
+from hpsearch.spec.data import DataSpec
+from hpsearch.training.data import builders, idx, stacks, torchvision_sets
+from hpsearch.training.data.arrays import ArrayImages
+from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
+from hpsearch.training.data.catalogue import (
+    Array,
+    Catalogue,
+    Images,
+    Progress,
+    Request,
+    Size,
+    Source,
+    fingerprint,
+)
+from hpsearch.training.data.folder import FOLDER, FileImages
+
+SOURCES: dict[str, Source] = {
+    "digits": idx.DIGITS,
+    "folder": FOLDER,
+    "npz": stacks.NPZ,
+    "npy": stacks.NPY,
+    "mrc": stacks.MRC,
+}
+
+IMAGES: dict[str, Callable[..., Images]] = {
+    "arrays": lambda folder, **fields: ArrayImages(**fields),
+    "items": lambda folder, **fields: torchvision_sets.restore(**fields),
+    "files": FileImages,
+}
+
+_VERSION = 1
+"""Raised when catalogues or decoded images are written in another form."""
+
+_READ_WITH = (
+    "dataset",
+    "channels",
+    "task",
+    "layout",
+    "labels",
+    "file_column",
+    "label_column",
+    "skip_unreadable",
+)
+"""Fields on which a catalogue depends."""
+
+
+def find(name: str) -> Source:
+    """Returns how a data set is read.
+
+    Raises:
+        DataError: nothing of this name is known.
+    """
+    if ":" in name:
+        return builders.BUILDER
+    if name in SOURCES:
+        return SOURCES[name]
+    if name in idx.CLASSES:
+        return torchvision_sets.FAMILY
+    known = torchvision_sets.names()
+    if name in known:
+        return torchvision_sets.OTHERS
+    raise DataError(
+        f'data.dataset "{name}" is unknown; {nearest(name, [*SOURCES, *known])}, or a function of yours as '
+        '"my_package.data:build"'
+    )
+
+
+def catalogue(
+    spec: DataSpec,
+    root: Path,
+    cache: Cache,
+    allow: tuple[str, ...] | None,
+    progress: Progress | None = None,
+) -> Catalogue:
+    """Returns the catalogue of the data that a study names; reads the data only if they are new or changed.
+
+    Raises:
+        DataError: the data are missing, corrupt or unknown.
+    """
+    source = find(spec.dataset)
+    size = own_size(spec)
+    request = Request(spec, root, allow, None, cache.folder, size, progress)
+    files = source.files(request)
+    if files is None:
+        return source.read(request)
+    fields = {name: getattr(spec, name) for name in _READ_WITH} | {"group_by": spec.split.group_by}
+    key = "catalogue-" + fingerprint(files, fields | {"size": size, "version": _VERSION})
+
+    def build(folder: Path) -> None:
+        _write(folder, source.read(replace(request, scratch=folder)))
+
+    return _read(cache.entry(key, build))
+
+
+def own_size(spec: DataSpec) -> Size | None:
+    """Returns the size at which the validation part is seen; None for the images' own."""
+    side = spec.progressive[-1][1] if spec.progressive else spec.image_size
+    return None if side is None else (side, side)
+
+
+def _write(folder: Path, found: Catalogue) -> None:
+    arrays: dict[str, Array | None] = {
+        "targets": found.targets,
+        "parts": found.parts,
+        "hashes": found.hashes,
+        "groups": found.groups,
+    }
+    for name, array in arrays.items():
+        if array is not None:
+            write_array(folder / f"{name}.npy", array.shape, array.dtype.str, [array])
+    meta = {
+        "kind": found.images.kind,
+        "images": found.images.fields(),
+        "classes": found.classes,
+        "names": found.names,
+        "notes": found.notes,
+    }
+    write_json(folder / "catalogue.json", meta)
+
+
+def _read(folder: Path) -> Catalogue:
+    meta: dict[str, Any] = read_json(folder / "catalogue.json")
+    arrays = {
+        name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
+        for name in ("targets", "parts", "hashes", "groups")
+    }
+    targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
+    if targets is None or parts is None or hashes is None:
+        raise DataError(f"{folder} is incomplete; delete it, and it will be made anew")
+    images = IMAGES[meta["kind"]](folder, **meta["images"])
+    return Catalogue(
+        images,
+        targets,
+        tuple(meta["classes"]),
+        parts,
+        hashes,
+        arrays["groups"],
+        tuple(meta["names"]),
+        tuple(meta["notes"]),
+    )

@@ -1,0 +1,179 @@
+"""The split into train, val and test: seeded, stratified by class, the same for every trial and worker.
+
+Legend: N samples, K classes, G groups, P parts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import Split
+from hpsearch.training.data.catalogue import FREE, PARTS, TEST, TRAIN, VAL, Array, Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which samples make up the parts.
+
+    Attributes:
+        train: in an order of which every beginning is stratified, so that subsets are prefixes.
+        shares: for each row of `train`, ascending: it belongs to the subsets that are larger than this.
+    """
+
+    train: Array
+    val: Array
+    test: Array
+    shares: Array
+
+    def subset(self, share: float) -> int:
+        """Returns how many of `train`'s first rows make up a subset."""
+        return count_below(self.shares, share)
+
+
+def count_below(shares: Array, share: float) -> int:
+    """Returns how many rows belong to a subset of this share."""
+    return int(np.searchsorted(shares, share)) if share < 1 else len(shares)
+
+
+def split(catalogue: Catalogue, spec: Split) -> Rows:
+    """Splits the samples; official parts are kept.
+
+    Raises:
+        DataError: a part, or a class in a part, would be empty.
+    """
+    parts = assign(catalogue, spec)
+    check(catalogue, parts, spec)
+    train = np.flatnonzero(parts == TRAIN)
+    order, shares = subset_order(strata(catalogue)[train], np.random.default_rng([spec.seed, 1]))
+    return Rows(train[order], np.flatnonzero(parts == VAL), np.flatnonzero(parts == TEST), shares)
+
+
+def strata(catalogue: Catalogue) -> Array:
+    """Returns what the parts are balanced by, int64 of shape [N]: the class; nothing for regression."""
+    if catalogue.classes:
+        return catalogue.targets
+    return np.zeros(len(catalogue), np.int64)
+
+
+def assign(catalogue: Catalogue, spec: Split) -> Array:
+    """Returns the part of every sample, int8 of shape [N]."""
+    parts = catalogue.parts.copy()
+    if not spec.official_test:
+        parts[:] = FREE
+    given = set(np.unique(parts).tolist())
+    free = np.flatnonzero((parts == FREE) | (parts == TRAIN))
+    shares = {TRAIN: spec.train, VAL: spec.val, TEST: spec.test}
+    open_parts = [part for part in (TRAIN, VAL, TEST) if part == TRAIN or part not in given]
+    total = sum(shares[part] for part in open_parts)
+    wanted = [(part, shares[part] / total) for part in open_parts if shares[part] > 0]
+    labels = strata(catalogue)[free]
+    generator = np.random.default_rng([spec.seed, 0])
+    if catalogue.groups is None:
+        parts[free] = _by_class(labels, wanted, generator)
+    else:
+        _check_groups(catalogue, catalogue.groups, parts)
+        parts[free] = _by_group(labels, catalogue.groups[free], wanted, generator)
+    return parts
+
+
+def _by_class(labels: Array, wanted: list[tuple[int, float]], generator: np.random.Generator) -> Array:
+    """Cuts every class in the wanted shares, in random order."""
+    counts_K = np.bincount(labels)
+    result = np.full(len(labels), TRAIN, np.int8)
+    taken_K = np.zeros(len(counts_K), np.int64)
+    order = generator.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    starts_K = np.cumsum(counts_K) - counts_K
+    for part, share in wanted[1:]:
+        for label, count in enumerate(_quota(counts_K, share)):
+            start = starts_K[label] + taken_K[label]
+            result[order[start : start + count]] = part
+            taken_K[label] += count
+    return result
+
+
+def _quota(counts_K: Array, share: float) -> Array:
+    """Returns how many of each class a part gets: the share by largest remainders, and at least one."""
+    exact_K = counts_K * share
+    quota_K = np.floor(exact_K).astype(np.int64)
+    missing = round(float(exact_K.sum())) - int(quota_K.sum())
+    quota_K[np.argsort(quota_K - exact_K, kind="stable")[:missing]] += 1
+    return np.where(counts_K > 0, np.maximum(quota_K, 1), 0)
+
+
+def _by_group(
+    labels: Array, groups: Array, wanted: list[tuple[int, float]], generator: np.random.Generator
+) -> Array:
+    """Gives whole groups, the largest first, each to the part that then lies nearest to its wanted classes."""
+    _, members = np.unique(groups, return_inverse=True)
+    counts_GK = np.zeros((members.max(initial=-1) + 1, labels.max(initial=0) + 1))
+    np.add.at(counts_GK, (members, labels), 1)
+    total_K = np.maximum(counts_GK.sum(0), 1)
+    shares_P = np.array([share for _, share in wanted])
+    filled_PK = np.zeros((len(wanted), len(total_K)))
+    choice_G = np.zeros(len(counts_GK), np.int64)
+    order = generator.permutation(len(counts_GK))
+    for group in order[np.argsort(-counts_GK.sum(1)[order], kind="stable")]:
+        # Relative to what is wanted: a small part is filled as willingly as a large one.
+        after_PK = (filled_PK + counts_GK[group]) / total_K / shares_P[:, None]
+        before_PK = filled_PK / total_K / shares_P[:, None]
+        cost_P = (((after_PK - 1) ** 2 - (before_PK - 1) ** 2) * shares_P[:, None]).sum(1)
+        choice_G[group] = np.argmin(cost_P)
+        filled_PK[choice_G[group]] += counts_GK[group]
+    return np.array([part for part, _ in wanted], np.int8)[choice_G][members]
+
+
+def _check_groups(catalogue: Catalogue, groups: Array, parts: Array) -> None:
+    fixed = np.isin(parts, (VAL, TEST))
+    torn = np.intersect1d(groups[fixed], groups[~fixed])
+    if len(torn):
+        row = int(np.flatnonzero(groups == torn[0])[0])
+        raise DataError(
+            f"data.split.group_by: the data's own test or validation part tears {len(torn)} groups apart, "
+            f"among them that of {catalogue.name(row)}; set official_test = false to split anew"
+        )
+
+
+def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
+    """Refuses a split that leaves a part, or a class in a part, empty.
+
+    Raises:
+        DataError: names the part, the class and its number of images.
+    """
+    needed = [TRAIN, VAL] + ([TEST] if spec.test > 0 or (parts == TEST).any() else [])
+    totals_K = np.bincount(strata(catalogue))
+    for part in needed:
+        rows = parts == part
+        if not rows.any():
+            raise DataError(
+                f"data.split leaves the {PARTS[part]} part empty: {len(parts)} images are too few for "
+                f"train = {spec.train:g}, val = {spec.val:g}, test = {spec.test:g}; add images or change the "
+                "shares"
+            )
+        counts_K = np.bincount(strata(catalogue)[rows], minlength=len(totals_K))
+        official = part == TEST and spec.official_test and (catalogue.parts == TEST).any()
+        if catalogue.classes and not official and (counts_K == 0).any():
+            label = int(np.flatnonzero(counts_K == 0)[0])
+            why = "groups" if catalogue.groups is not None else "images"
+            raise DataError(
+                f'data.split leaves class "{catalogue.classes[label]}" ({totals_K[label]} images) without '
+                f"any image in the {PARTS[part]} part; it has too few {why}: add some, remove the class, or "
+                "change the shares"
+            )
+
+
+def subset_order(labels: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Returns an order of the rows in which every beginning is stratified, and the share where each begins.
+
+    The j-th of a class's n rows, drawn at random, begins at share (j + 1/2) / n, the first at 0. So a subset
+    of share s holds round(s n) of each class, but at least one, and is part of every larger one.
+    """
+    shuffled = generator.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts_K = np.bincount(labels)
+    starts_K = np.cumsum(counts_K) - counts_K
+    place = np.arange(len(labels)) - starts_K[labels[by_class]]
+    share = np.where(place == 0, 0.0, (place + 0.5) / counts_K[labels[by_class]])
+    order = np.lexsort((np.argsort(shuffled)[by_class], share))
+    return by_class[order], share[order]

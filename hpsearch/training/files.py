@@ -1,0 +1,35 @@
+"""Files that are either whole or not there."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file beside its place, brings it to the disk and renames it in one step.
+
+    The rename itself is on the disk only after `sync_folder`.
+
+    Raises:
+        OSError: for example because the disk is full; an older file of this name is then untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings a folder's entries (new names, renames) to the disk."""
+    if os.name == "nt":  # Windows cannot open a folder, and needs not
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

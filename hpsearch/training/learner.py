@@ -1,0 +1,195 @@
+"""What one trial trains: model, optimizer, schedule, precision, and what of it a checkpoint holds."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.spec.trial import TrialRun
+from hpsearch.training import device as devices
+from hpsearch.training import losses, models, optim, weights
+from hpsearch.training.augment import Mixed
+from hpsearch.training.batches import pieces
+from hpsearch.training.data import Prepared
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_BATCH = {"cpu": 256, "cuda": 1024}
+
+
+class Learner:
+    """The parts of a trial's training, built from its specification.
+
+    Args:
+        steps_per_epoch: optimizer steps.
+        done: epochs that a checkpoint has behind it; the caller loads its state afterwards.
+        allow: top-level modules that the study may name as its model; None trusts all.
+
+    Raises:
+        HpsearchError: the model cannot be built, cannot take the images, or the device lacks the number type.
+    """
+
+    def __init__(
+        self,
+        run: TrialRun,
+        device: torch.device,
+        data: Prepared,
+        steps_per_epoch: int,
+        done: int,
+        allow: tuple[str, ...] | None,
+    ) -> None:
+        spec = run.spec
+        self._spec = spec
+        self._device = device
+        self._steps_per_epoch = steps_per_epoch
+        self.precision = devices.resolve(spec.train.precision, device)
+        # Weights are drawn from (study seed, trial number, 0): the zeroth epoch, before the first.
+        seed = devices.seed_everything(spec.study.seed, run.number, 0, device).initial_seed()
+        self.model = models.build(
+            spec.model, data.channels, (data.height, data.width), data.outputs, seed, allow
+        ).to(device, self.precision.dtype)
+        if spec.model.weights is not None:
+            weights.load_weights(self.model, spec.model.weights)
+        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done + 1)
+        if self._frozen:
+            weights.freeze(self.model, spec.model.freeze)
+        self._predict: Callable[[Tensor], Tensor] = self.model
+        self.optimizer = optim.build_optimizer(self.model, spec.train, device)
+        self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
+        self.ema = optim.Ema(self.model, spec.train.ema_decay) if spec.train.ema_decay else None
+        self._loss = losses.training_loss(spec.train, data.task, data.class_counts)
+        self.micro_batch = spec.train.micro_batch
+        self.validation_batch = VALIDATION_BATCH.get(device.type, 256)
+
+    def _thaws_before(self, epoch: int) -> bool:
+        """Returns whether everything is trained from this epoch on."""
+        after = self._spec.model.unfreeze_after
+        return after is not None and epoch > after
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Puts the model into training mode, and unfreezes it when its time has come."""
+        if self._frozen and self._thaws_before(epoch):
+            self._thaw()
+        weights.train_mode(self.model)
+
+    def _thaw(self) -> None:
+        weights.unfreeze(self.model)
+        self._frozen = False
+        known, schedule = self.optimizer.state, self.schedule.state_dict()
+        self.optimizer = optim.build_optimizer(self.model, self._spec.train, self._device)
+        self.optimizer.state.update(known)
+        self.schedule = optim.build_schedule(
+            self.optimizer, self._spec.train, self._spec.train.epochs, self._steps_per_epoch
+        )
+        self.schedule.load_state_dict(schedule)
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, images_B: Tensor, targets_B: Tensor | Mixed) -> Tensor:
+        """Adds a batch's gradients, and returns the sum of its samples' losses, still on the device.
+
+        A batch that does not fit into memory is split into ever smaller micro-batches, whose gradients add up
+        to the batch's own (exactly, but for BatchNorm, whose statistics are then those of the micro-batches).
+
+        Raises:
+            torch.OutOfMemoryError: not even one sample fits.
+        """
+        samples = len(images_B)
+        while True:
+            size = min(self.micro_batch or samples, samples)
+            try:
+                return self._accumulate(images_B, targets_B, pieces(samples, size))
+            except Exception as error:
+                if size == 1 or not devices.is_out_of_memory(error):
+                    raise
+            # Outside the handler: the exception's traceback held the graph and its tensors.
+            self.zero_grad()
+            devices.release(self._device)
+            self.micro_batch = -(-size // 2)
+            logger.warning("a batch of %d does not fit into memory; micro-batches of %d", size, self.micro_batch)
+
+    def _accumulate(self, images_B: Tensor, targets_B: Tensor | Mixed, cuts: list[slice]) -> Tensor:
+        samples = len(images_B)
+        total: Tensor | None = None
+        for part in cuts:
+            with self._autocast():
+                loss = self._loss(self._predict(images_B[part]), targets_B[part])
+            # The mean over the batch is the sum of the micro-batches' means, weighted by their sizes.
+            share = (part.stop - part.start) / samples
+            self.scaler.scale(loss if share == 1 else loss * share).backward()
+            term = loss.detach() * (part.stop - part.start)
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def step(self) -> None:
+        """Changes the weights by the gradients gathered, then the learning rate for the next step."""
+        train = self._spec.train
+        if train.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            optim.clip(self.model.parameters(), train.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def epoch_end(self, val_loss: float) -> None:
+        """Tells the schedule how the epoch went."""
+        self.schedule.epoch_end(val_loss)
+
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Gives the model as it is judged and kept: in evaluation mode, averaged if the study asks for it."""
+        self.model.eval()
+        with self.averaged(), self._autocast():
+            yield self._predict
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the averaged weights into the model for a while."""
+        if self.ema is None:
+            yield
+        else:
+            with self.ema.swapped(self.model):
+                yield
+
+    def place(self, images: Tensor) -> Tensor:
+        """Returns images in the memory order that the model computes in."""
+        return images.to(memory_format=torch.channels_last) if self._channels_last else images
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that changes in training, as tensors and plain values; they are not copied."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "micro_batch": self.micro_batch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state that `state_dict` has given."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.micro_batch = state["micro_batch"]
+
+    def parameters(self) -> tuple[int, int]:
+        """Returns the number of weights, and of those that are trained."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, self.precision.autocast)

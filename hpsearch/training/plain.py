@@ -1,0 +1,234 @@
+"""The plain engine: one trial at a time, in a loop that is read from top to bottom; the reference for others.
+
+Data sits on the device, a batch is an index, and within an epoch the host never waits for the device: the
+training loss is summed there and fetched once, with the validation's counters, at the epoch's end.
+
+Legend: N samples of the training part, B batch.
+"""
+
+import json
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.training import device as devices
+from hpsearch.training import failures
+from hpsearch.training.augment import Augmentation, Mixed
+from hpsearch.training.batches import cut, image_size_at
+from hpsearch.training.data import Prepared, TrainingData
+from hpsearch.training.learner import Learner
+from hpsearch.training.losses import EpochMetrics
+from hpsearch.training.saved import weights_metadata
+from hpsearch.training.slot import Slot
+
+MOST_CLASSES = 20  # up to which the confusion matrix goes into the trial's facts
+
+
+class PlainEngine:
+    """Trains one trial at a time.
+
+    Args:
+        allow: top-level modules that a study may name as its model; None trusts all.
+    """
+
+    capacity = 1
+
+    def __init__(
+        self, device: torch.device, data: TrainingData, allow: tuple[str, ...] | None = None
+    ) -> None:
+        self._device = device
+        self._data = data
+        self._allow = allow
+        self._training: Training | None = None
+
+    @property
+    def busy(self) -> int:
+        return int(self._training is not None)
+
+    def admit(self, run: TrialRun) -> TrialStarted:
+        devices.reset_peak(self._device)
+        try:
+            self._training = Training(run, self._device, self._data.at(run.spec.data), self._allow)
+        finally:
+            if self._training is None:
+                devices.release(self._device)
+        return self._training.slot.started
+
+    def step(self) -> list[EpochResult | TrialEnd]:
+        if self._training is None:
+            return []
+        try:
+            return [self._training.epoch()]
+        except Exception as error:
+            if failures.spoils_process(error):
+                raise
+            end = self._training.failed(error)
+        # Only here, outside the handler, does nothing hold the failed step's tensors any more.
+        self._leave()
+        return [end]
+
+    def evict(self, number: int, kind: EndKind) -> TrialEnd:
+        training = self._training
+        if training is None or training.slot.run.number != number:
+            raise KeyError(f"trial {number} is in no slot")
+        try:
+            return training.end(kind)
+        finally:
+            del training
+            self._leave()
+
+    def close(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._training = None
+        devices.release(self._device)
+
+
+class Training:
+    """One trial in training, from the start or from its newest checkpoint."""
+
+    def __init__(
+        self, run: TrialRun, device: torch.device, data: Prepared, allow: tuple[str, ...] | None
+    ) -> None:
+        self.slot = Slot(run)
+        self._device = device
+        self._data = data
+        self._batches = cut(
+            len(data.train), run.spec.train.batch_size, run.spec.train.drop_last, run.spec.train.steps_per_epoch
+        )
+        self._learner = Learner(run, device, data, len(self._batches), self.slot.epoch, allow)
+        if self.slot.resumed is not None:
+            self._learner.load_state_dict(self.slot.resumed.state)
+        self._augmentations: dict[int | None, Augmentation] = {}
+        self._seconds = 0.0
+        self._samples = 0
+
+    def epoch(self) -> EpochResult:
+        """Trains and validates one epoch, checkpoints it, and returns what it gave."""
+        slot, run = self.slot, self.slot.run
+        epoch, began = slot.epoch + 1, time.perf_counter()
+        loss_sum, samples = self.train_epoch(epoch)
+        train_loss = float(loss_sum) / samples  # the only wait for the device while training
+        trained = time.perf_counter()
+        metrics, counters = self.validate()
+        metrics = {"train_loss": train_loss, **metrics}
+        self._learner.epoch_end(metrics["val_loss"])
+        if slot.improves(metrics):
+            self._keep_best(epoch, metrics, counters)
+        validated = time.perf_counter()
+        self._seconds += trained - began
+        self._samples += samples
+        result = EpochResult(
+            run.number,
+            run.attempt,
+            epoch,
+            metrics,
+            seconds=validated - began,
+            eval_seconds=validated - trained,
+            samples=samples,
+            last=epoch == run.spec.train.epochs,
+        )
+        return slot.record(result, self._learner.state_dict)
+
+    def train_epoch(self, epoch: int) -> tuple[Tensor, int]:
+        """Trains one epoch; returns the sum of the losses (on the device) and the number of samples."""
+        run, learner, data = self.slot.run, self._learner, self._data
+        # Seeded anew for each epoch: the data's order, the augmentation and dropout depend on nothing before.
+        generator = devices.seed_everything(run.spec.study.seed, run.number, epoch, self._device)
+        order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+        loss_sum = torch.zeros((), dtype=learner.sum_dtype, device=self._device)
+        learner.begin_epoch(epoch)
+        for batch in self._batches:
+            images, targets = self.training_batch(order_N[batch], epoch, generator)
+            # PyTorch adds a backward pass's gradients to those that are there, so they are emptied first.
+            learner.zero_grad()
+            # The forward pass records a new graph each time; the backward pass goes through it and frees it.
+            loss_sum += learner.backward(images, targets)
+            # The step goes against the gradients; the schedule then sets the next step's learning rate.
+            learner.step()
+        return loss_sum, self._batches[-1].stop
+
+    def training_batch(
+        self, index_B: Tensor, epoch: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | Mixed]:
+        """Returns augmented, normalised images and their targets."""
+        spec, data, dtype = self.slot.run.spec.data, self._data, self._learner.dtype
+        size = image_size_at(epoch, self.slot.run.spec.train.epochs, spec.progressive)
+        size = None if size == data.height else size
+        images = data.pixels(data.train, index_B, dtype, size)
+        targets: Tensor | Mixed = data.targets(data.train, index_B, dtype)
+        if spec.augment:
+            images, targets = self._augmentation(size)(images, targets, generator)
+        return self._learner.place(data.normalize(images)), targets
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], EpochMetrics]:
+        """Returns the metrics over the validation part, and the counters that they come from."""
+        data, learner = self._data, self._learner
+        counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
+        with learner.validating() as predict:
+            for batch in cut(len(data.val), learner.validation_batch):
+                images, targets = data.batch(data.val, batch, learner.dtype)
+                counters.update(predict(learner.place(images)), targets)
+        return counters.result(), counters
+
+    def end(self, kind: EndKind) -> TrialEnd:
+        """Saves what the end needs, and returns how the trial ended.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        run = self.slot.run
+        self.slot.save(self._learner.state_dict())
+        self.slot.save_best()
+        return TrialEnd(
+            run.number, run.attempt, kind, weights=self.slot.checkpoints.weights, facts=self._facts()
+        )
+
+    def failed(self, error: Exception) -> TrialEnd:
+        """Returns how a trial ends that an exception has ended."""
+        run = self.slot.run
+        end = failures.trial_end(run, error, self.slot.rescue_best())
+        if end.kind is not EndKind.OUT_OF_MEMORY:
+            return end
+        batch = run.spec.train.batch_size
+        detail = f"batch_size {batch} does not fit into memory, not even one sample at a time: {end.detail}"
+        return replace(end, detail=detail, facts={**self._facts(), "micro_batch": 1})
+
+    def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics) -> None:
+        run, learner = self.slot.run, self._learner
+        metadata = weights_metadata(run, self._data, epoch, metrics)
+        if 0 < len(self._data.classes) <= MOST_CLASSES:
+            metadata["confusion"] = json.dumps(counters.confusion())
+        with learner.averaged():
+            self.slot.keep(epoch, metrics[run.spec.study.metric], learner.model.state_dict(), metadata)
+
+    def _augmentation(self, size: int | None) -> Augmentation:
+        """Returns the augmentation for an image size; None: the final one."""
+        if size not in self._augmentations:
+            sides = (self._data.height, self._data.width) if size is None else size
+            self._augmentations[size] = Augmentation(self.slot.run.spec.data.augment, sides)
+        return self._augmentations[size]
+
+    def _facts(self) -> dict[str, str | int | float | list[float]]:
+        learner = self._learner
+        parameters, trained = learner.parameters()
+        facts: dict[str, str | int | float | list[float]] = {
+            "parameters": parameters,
+            "trainable_parameters": trained,
+            "device": devices.describe(self._device),
+            "precision": learner.precision.name,
+            "peak_memory_mb": devices.peak_memory_mb(self._device),
+            "versions": ", ".join(f"{name} {version}" for name, version in devices.versions().items()),
+        }
+        if learner.micro_batch is not None:
+            facts["micro_batch"] = learner.micro_batch
+        if self._seconds:
+            facts["samples_per_second"] = round(self._samples / self._seconds, 1)
+        if self.slot.best is not None and "confusion" in self.slot.best.metadata:
+            facts["confusion"] = self.slot.best.metadata["confusion"]
+        return facts

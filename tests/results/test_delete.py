@@ -1,0 +1,98 @@
+"""Deleting takes rows, files and artifacts of the study, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from sqlalchemy import func, select
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.delete import delete_study, plan_deletion
+from hpsearch.results.status import request_stop, study_status
+from hpsearch.search.identity import DriverIdentity
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.storage import open_storage, reading
+from hpsearch.search.tables import LEASE
+from tests.results.stored import make_study
+
+
+def test_everything_of_the_study_goes_and_nothing_else(sqlite_url: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name in ("one", "two"):
+        study = make_study(sqlite_url, name)
+        (runs / name / "weights").mkdir(parents=True)
+        (runs / name / "weights" / "trial-00001.safetensors").write_bytes(b"w")
+        (runs / "artifacts").mkdir(exist_ok=True)
+        upload_artifact(
+            file_path=str(runs / name / "weights" / "trial-00001.safetensors"),
+            study_or_trial=study,
+            artifact_store=FileSystemArtifactStore(str(runs / "artifacts")),
+        )
+        ledger = Ledger(open_storage(sqlite_url), DriverIdentity.here())
+        ledger.claim(study._study_id, 4)
+    assert len(list((runs / "artifacts").iterdir())) == 2
+
+    deletion = plan_deletion("one", sqlite_url, runs)
+    assert (deletion.trials, len(deletion.artifacts)) == (5, 1)
+    delete_study(deletion, sqlite_url)
+
+    assert not (runs / "one").exists()
+    assert (runs / "two" / "weights" / "trial-00001.safetensors").exists()
+    assert len(list((runs / "artifacts").iterdir())) == 1
+    with pytest.raises(StudyNotFound):
+        plan_deletion("one", sqlite_url, runs)
+    assert plan_deletion("two", sqlite_url, runs).trials == 5
+    with reading(open_storage(sqlite_url)) as connection:
+        assert connection.scalar(select(func.count()).select_from(LEASE)) == 1
+
+
+@pytest.mark.parametrize("name", ["..", "../elsewhere", "cache", "artifacts", "sub/other"])
+def test_a_name_that_leads_elsewhere_takes_no_files(sqlite_url: str, tmp_path: Path, name: str) -> None:
+    runs = tmp_path / "a" / "runs"
+    runs.mkdir(parents=True)
+    victim = runs / name
+    victim.mkdir(parents=True, exist_ok=True)
+    (victim / "precious").write_text("x", encoding="utf-8")
+    study = make_study(sqlite_url, name)
+    study._storage.set_study_system_attr(study._study_id, "artifacts:../../a/runs/x", "{}")
+    deletion = plan_deletion(name, sqlite_url, runs)
+    assert (deletion.folder, deletion.artifacts) == (None, ())
+    delete_study(deletion, sqlite_url)
+    assert (victim / "precious").exists()
+
+
+def test_a_running_study_is_not_deleted_but_asked_to_stop(sqlite_url: str, tmp_path: Path) -> None:
+    study = make_study(sqlite_url, "one")
+    ledger = Ledger(open_storage(sqlite_url), DriverIdentity.here())
+    assert request_stop("one", sqlite_url, tmp_path) == 0
+    ledger.register(study._study_id, json.dumps(["cpu x1"]))
+    begun = ledger.now()
+    with pytest.raises(UserError, match=r"being run by process \d+ on .*; stop it first: hpsearch stop one"):
+        plan_deletion("one", sqlite_url, tmp_path)
+    assert not ledger.stop_requested(study._study_id, begun)
+    assert request_stop("one", sqlite_url, tmp_path) == 1
+    assert ledger.stop_requested(study._study_id, begun)
+    ledger.unregister()
+    assert plan_deletion("one", sqlite_url, tmp_path).trials == 5
+
+
+def test_the_status_shows_drivers_and_workers(sqlite_url: str, tmp_path: Path) -> None:
+    study = make_study(sqlite_url, "one")
+    assert study_status("one", sqlite_url, tmp_path).drivers == ()
+    ledger = Ledger(open_storage(sqlite_url), DriverIdentity.here())
+    ledger.register(study._study_id, json.dumps(["cpu x1"]))
+    worker = {
+        "worker": 0, "phase": "training", "device": "cpu", "trial": 4, "epoch": 3, "epochs": 9,
+        "since": 0.0, "attempt": 2, "pid": 1,
+    }  # fmt: skip
+    ledger.beat(json.dumps([worker]))
+    status = study_status("one", sqlite_url, tmp_path)
+    (driver,) = status.drivers
+    (shown,) = driver.workers
+    assert (driver.state, driver.devices) == ("alive", ("cpu x1",))
+    assert (shown.trial, shown.epoch, shown.epochs, shown.attempt, shown.memory_mb) == (4, 3, 9, 2, None)
+    assert shown.seconds is not None
+    assert shown.seconds > 1e9
+    with pytest.raises(StudyNotFound, match='did you mean "one"'):
+        study_status("onne", sqlite_url, tmp_path)

@@ -1,0 +1,459 @@
+"""Tickets are given out exactly once, and a trial belongs to one driver at a time: on every database."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from hpsearch.errors import LeaseLost, StorageAway, StudyNotFound
+from hpsearch.search.identity import DriverIdentity, host_identity, process_lives, process_start
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.storage import open_storage, reading, writing
+from hpsearch.search.tables import DRIVER, LEASE, DriverState
+from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter, create_trial
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Scene:
+    """A study and the means to add drivers to it."""
+
+    storage: RDBStorage
+    study_id: int
+    clock: Clock = field(default_factory=Clock)
+
+    def driver(self, identity: DriverIdentity | None = None) -> Ledger:
+        ledger = Ledger(self.storage, identity or DriverIdentity.here(), 60.0, self.clock)
+        ledger.register(self.study_id, '["cpu"]')
+        return ledger
+
+    def trial(self, ledger: Ledger, ticket: int) -> int:
+        fence = ledger.fence(self.study_id, [ticket])
+        return create_trial(self.storage, self.study_id, ticket, fence)[0]
+
+
+@pytest.fixture
+def scene(database_url: str) -> Iterator[Scene]:
+    storage = open_storage(database_url)
+    yield Scene(storage, storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study"))
+    storage.engine.dispose()
+
+
+def elsewhere() -> DriverIdentity:
+    return DriverIdentity(host="another machine", pid=os.getpid(), started="")
+
+
+@pytest.fixture
+def ended() -> DriverIdentity:
+    """The identity of a driver of this machine whose process has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = process_start(process.pid)
+    process.communicate()
+    assert started
+    return DriverIdentity(host=host_identity(), pid=process.pid, started=started)
+
+
+def test_tickets_run_from_one_to_the_total_and_more_when_it_is_raised(scene: Scene) -> None:
+    first, second = scene.driver(), scene.driver()
+    assert [first.claim(scene.study_id, 3), second.claim(scene.study_id, 3)] == [1, 2]
+    assert [first.claim(scene.study_id, 3), first.claim(scene.study_id, 3)] == [3, None]
+    first.done(scene.study_id, 1)
+    assert second.claim(scene.study_id, 3) is None
+    assert second.claim(scene.study_id, 4) == 4
+    assert [lease.ticket for lease in second.unfinished(scene.study_id)] == [2, 3, 4]
+
+
+CLAIM = """
+import json
+import sys
+import time
+from hpsearch.errors import StorageAway
+from hpsearch.search.identity import DriverIdentity
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.storage import open_storage
+storage = open_storage(sys.argv[1], timeout=20)
+ledger = Ledger(storage, DriverIdentity.here())
+print("ready", flush=True)
+sys.stdin.readline()
+study_id = int(sys.argv[2])
+began = time.monotonic()
+ledger.register(study_id)
+tickets = []
+while (ticket := ledger.claim(study_id, 200)) is not None:
+    tickets.append(ticket)
+print(json.dumps([tickets, began, time.monotonic()]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_claim_exactly_the_total(scene: Scene, database_url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", CLAIM, database_url, str(scene.study_id)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert sorted(told[0][0] + told[1][0]) == list(range(1, 201))
+    assert max(began for _, began, _ in told) < min(ended for _, _, ended in told)  # both were at it
+
+
+def test_unfinished_trial_of_an_ended_process_is_adopted_at_once(scene: Scene, ended: DriverIdentity) -> None:
+    dead, heir = scene.driver(ended), scene.driver()
+    ticket = dead.claim(scene.study_id, 5)
+    assert ticket == 1
+    trial_id = scene.trial(dead, ticket)
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.ticket, lease.trial_id, lease.number, lease.attempt) == (1, trial_id, 0, 2)
+    assert not lease.preempted
+    assert heir.adopt(scene.study_id) is None
+    assert dead.beat("[]") == {1}
+    assert heir.beat("[]") == set()
+
+
+@pytest.mark.parametrize("kind", ["alive", "elsewhere"])
+def test_trial_of_a_driver_that_may_live_is_adopted_when_its_lease_runs_out(scene: Scene, kind: str) -> None:
+    owner = scene.driver(elsewhere() if kind == "elsewhere" else DriverIdentity.here())
+    heir = scene.driver()
+    owner.claim(scene.study_id, 5)
+    scene.clock.now += 59
+    assert heir.adopt(scene.study_id) is None
+    assert owner.beat("[]") == set()
+    scene.clock.now += 59
+    assert heir.adopt(scene.study_id) is None
+    scene.clock.now += 2
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.ticket, lease.attempt, lease.expires) == (1, 2, scene.clock.now + 60)
+
+
+def test_process_number_used_again_is_not_taken_for_the_driver(scene: Scene) -> None:
+    me = DriverIdentity.here()
+    namesake = dataclasses.replace(me, started="1", id="namesake")
+    owner, heir = scene.driver(namesake), scene.driver(me)
+    owner.claim(scene.study_id, 5)
+    assert heir.adopt(scene.study_id) is not None
+
+
+def test_one_of_two_that_saw_the_same_lease_adopts_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, first, second = scene.driver(elsewhere()), scene.driver(), scene.driver()
+    owner.claim(scene.study_id, 5)
+    scene.clock.now += 61
+    seen = second._adoptable(scene.study_id)
+    assert len(seen) == 1
+    monkeypatch.setattr(second, "_adoptable", lambda study_id: seen)
+    assert first.adopt(scene.study_id) is not None
+    assert second.adopt(scene.study_id) is None
+    assert second.beat("[]") == set()
+    assert first.beat("[]") == set()
+
+
+def test_renewed_lease_is_not_adopted_on_an_old_sight(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, heir = scene.driver(elsewhere()), scene.driver()
+    owner.claim(scene.study_id, 5)
+    scene.clock.now += 61
+    seen = heir._adoptable(scene.study_id)
+    assert owner.beat("[]") == set()
+    monkeypatch.setattr(heir, "_adoptable", lambda study_id: seen)
+    assert heir.adopt(scene.study_id) is None
+    assert owner.beat("[]") == set()
+
+
+def test_suspended_driver_finds_its_leases_gone_and_cannot_write(scene: Scene) -> None:
+    sleeper, heir = scene.driver(), scene.driver()
+    tickets = [sleeper.claim(scene.study_id, 2), sleeper.claim(scene.study_id, 2)]
+    assert tickets == [1, 2]
+    trial_id = scene.trial(sleeper, 1)
+    fence = sleeper.fence(scene.study_id, [1])
+    late = sleeper.fence(scene.study_id, [2])
+    scene.clock.now += 61
+    adopted = [heir.adopt(scene.study_id), heir.adopt(scene.study_id)]
+    assert [lease.ticket for lease in adopted if lease] == [1, 2]
+    with pytest.raises(LeaseLost, match="trial 0"):
+        TrialWriter(scene.storage).write([Report(trial_id, 1, 0.5)], fence)
+    with pytest.raises(LeaseLost, match="ticket 2"):
+        create_trial(scene.storage, scene.study_id, 2, late)
+    with pytest.raises(LeaseLost):
+        sleeper.retry(scene.study_id, 1, failures=1)
+    with pytest.raises(LeaseLost):
+        sleeper.done(scene.study_id, 1)
+    with pytest.raises(LeaseLost):
+        sleeper.bind(scene.study_id, 2, 99, 99)
+    sleeper.release(scene.study_id, [1, 2])
+    assert sleeper.beat("[]") == set()  # released: nothing is held any more
+    assert heir.beat("[]") == set()
+    with pytest.raises(LeaseLost) as caught:
+        sleeper.fence(scene.study_id, [1])
+    assert caught.value.tickets == {1}
+    heir_writes = heir.fence(scene.study_id, [1])
+    TrialWriter(scene.storage).write([Report(trial_id, 1, 0.25)], heir_writes)
+    assert scene.storage.get_trial(trial_id).intermediate_values == {1: 0.25}
+
+
+def test_beat_names_the_lost_tickets_once(scene: Scene) -> None:
+    sleeper, heir = scene.driver(), scene.driver()
+    for _ in range(3):
+        sleeper.claim(scene.study_id, 3)
+    scene.clock.now += 61
+    heir.adopt(scene.study_id)
+    assert sleeper.beat("[]") == {1}
+    assert sleeper.beat("[]") == set()
+    assert heir.adopt(scene.study_id) is None  # the beat has renewed the other two
+
+
+def test_beat_whose_answer_got_lost_names_the_tickets_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, heir = scene.driver(), scene.driver()
+    sleeper.claim(scene.study_id, 1)
+    scene.clock.now += 61
+    heir.adopt(scene.study_id)
+    mend = break_after_commit(monkeypatch, scene.storage)
+    with pytest.raises(StorageAway):
+        sleeper.beat("[]")
+    mend()
+    assert sleeper.beat("[]") == {1}
+
+
+def test_released_trials_are_adopted_at_once_and_it_is_no_death(scene: Scene) -> None:
+    owner, heir = scene.driver(), scene.driver()
+    owner.claim(scene.study_id, 5)
+    trial_id = scene.trial(owner, 1)
+    owner.release(scene.study_id, [1])
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.trial_id, lease.attempt, lease.preempted) == (trial_id, 2, True)
+    scene.clock.now += 61
+    died = owner.adopt(scene.study_id)
+    assert died is not None
+    assert (died.attempt, died.preempted) == (3, False)
+
+
+def test_unregistering_releases_what_is_left(scene: Scene) -> None:
+    owner, heir = scene.driver(), scene.driver()
+    owner.claim(scene.study_id, 5)
+    owner.unregister()
+    assert len(heir.drivers(scene.study_id)) == 1
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert lease.preempted
+
+
+def test_attempts_and_failures_outlive_the_driver(scene: Scene, ended: DriverIdentity) -> None:
+    dead, heir = scene.driver(ended), scene.driver()
+    dead.claim(scene.study_id, 5)
+    assert dead.retry(scene.study_id, 1, failures=1) == 2
+    assert dead.retry(scene.study_id, 1, failures=2) == 3
+    dead.fence(scene.study_id, [1])
+    trial_id = scene.trial(dead, 1)
+    TrialWriter(scene.storage).write([Report(trial_id, 1, 1.0)], dead.fence(scene.study_id, [1]))
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.attempt, lease.failures) == (4, 2)
+
+
+def test_trial_created_by_a_driver_that_died_before_it_bound_it_is_found(
+    scene: Scene, ended: DriverIdentity
+) -> None:
+    dead, heir = scene.driver(ended), scene.driver()
+    dead.claim(scene.study_id, 5)
+    trial_id, number = create_trial(scene.storage, scene.study_id, 1)
+    with writing(scene.storage) as connection:
+        connection.execute(LEASE.update().values(trial_id=None, number=None))
+    lease = heir.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.trial_id, lease.number) == (trial_id, number)
+    fence = heir.fence(scene.study_id, [1])
+    assert create_trial(scene.storage, scene.study_id, 1, fence) == (trial_id, number)
+    assert len(scene.storage.get_all_trials(scene.study_id)) == 1
+
+
+def test_closed_lease_is_neither_lost_nor_adopted(scene: Scene) -> None:
+    owner, heir = scene.driver(), scene.driver()
+    owner.claim(scene.study_id, 1)
+    trial_id = scene.trial(owner, 1)
+    end = Finish(trial_id, TrialState.COMPLETE, 0.5, datetime.now())
+    TrialWriter(scene.storage).write([end, CloseLease(scene.study_id, 1)], owner.fence(scene.study_id, [1]))
+    assert owner.beat("[]") == set()
+    scene.clock.now += 100
+    assert heir.adopt(scene.study_id) is None
+    assert heir.unfinished(scene.study_id) == []
+    assert heir.claim(scene.study_id, 1) is None
+
+
+def break_after_commit(monkeypatch: pytest.MonkeyPatch, storage: RDBStorage) -> Callable[[], None]:
+    """Lets the next commit succeed and its answer get lost; returns a function that mends it."""
+    real = storage.engine.dialect.do_commit
+
+    def commit_and_vanish(connection: object) -> None:
+        real(connection)
+        raise OperationalError("COMMIT", None, ConnectionError("the answer got lost"))
+
+    monkeypatch.setattr(storage.engine.dialect, "do_commit", commit_and_vanish)
+    return monkeypatch.undo
+
+
+def test_claim_whose_answer_got_lost_is_found_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = scene.driver()
+    mend = break_after_commit(monkeypatch, scene.storage)
+    with pytest.raises(StorageAway, match="answer got lost"):
+        driver.claim(scene.study_id, 1)
+    mend()
+    assert driver.claim(scene.study_id, 1) is None
+    lease = driver.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.ticket, lease.preempted) == (1, True)
+    assert driver.beat("[]") == set()
+    driver.fence(scene.study_id, [1])
+
+
+def test_lost_answers_are_mended_by_asking_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = scene.driver()
+    driver.claim(scene.study_id, 1)
+    calls: list[Callable[[], object]] = [
+        lambda: scene.trial(driver, 1),
+        lambda: driver.retry(scene.study_id, 1, failures=1),
+        lambda: driver.beat("[]"),
+        lambda: driver.release(scene.study_id, [1]),
+    ]
+    for call in calls:
+        mend = break_after_commit(monkeypatch, scene.storage)
+        with pytest.raises(StorageAway):
+            call()
+        mend()
+        call()
+    assert len(scene.storage.get_all_trials(scene.study_id)) == 1
+    lease = driver.adopt(scene.study_id)
+    assert lease is not None
+    assert (lease.failures, lease.preempted) == (1, True)
+
+
+def test_study_under_the_number_of_a_deleted_one_starts_anew(scene: Scene) -> None:
+    driver = scene.driver()
+    driver.claim(scene.study_id, 1)
+    scene.storage.delete_study(scene.study_id)  # as the dashboard does it
+    new_id = scene.storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "new")
+    if scene.storage.engine.dialect.name == "sqlite":
+        assert new_id == scene.study_id
+    heir = Ledger(scene.storage, DriverIdentity.here(), 60.0, scene.clock)
+    heir.register(new_id)
+    assert heir.adopt(new_id) is None
+    assert heir.claim(new_id, 1) == 1
+    with pytest.raises(StudyNotFound):
+        heir.claim(new_id + 1, 1)
+
+
+def test_forgotten_study_leaves_no_rows_and_fences_fail(scene: Scene) -> None:
+    driver = scene.driver()
+    driver.claim(scene.study_id, 2)
+    trial_id = scene.trial(driver, 1)
+    fence = driver.fence(scene.study_id, [1])
+    scene.driver().forget_study(scene.study_id)
+    with reading(scene.storage) as connection:
+        for table in (LEASE, DRIVER):
+            assert connection.scalar(select(func.count()).select_from(table)) == 0
+    with pytest.raises(LeaseLost):
+        TrialWriter(scene.storage).write([Report(trial_id, 1, 0.5)], fence)
+    assert driver.beat("[]") == {1}
+
+
+def test_status_shows_who_is_alive_stale_or_dead(scene: Scene, ended: DriverIdentity) -> None:
+    alive = scene.driver()
+    alive.claim(scene.study_id, 5)
+    silent = scene.driver(elsewhere())
+    dead = scene.driver(ended)
+    dead.claim(scene.study_id, 5)  # a dead driver with a lease is kept in the list
+    scene.clock.now += 100
+    alive.register(scene.study_id, '["cuda:0"]')
+    alive.beat('[{"device": "cuda:0"}]')
+    rows = {row.identity.id: row for row in alive.drivers(scene.study_id)}
+    states = {row.identity: row.state for row in rows.values()}
+    assert states == {
+        alive._driver: DriverState.ALIVE,
+        silent._driver: DriverState.STALE,
+        ended: DriverState.DEAD,
+    }
+    assert [row.silence for row in rows.values()] == [0.0, 100.0, 100.0]
+    mine = rows[alive._driver.id]
+    assert (mine.devices, mine.workers, mine.seen) == (
+        '["cuda:0"]',
+        '[{"device": "cuda:0"}]',
+        scene.clock.now,
+    )
+
+
+def test_registering_removes_dead_drivers_without_leases(scene: Scene, ended: DriverIdentity) -> None:
+    old = scene.driver(elsewhere())
+    scene.driver(ended)
+    assert len(old.drivers(scene.study_id)) == 2
+    scene.clock.now += 25 * 3600
+    newest = scene.driver()
+    assert [row.identity for row in newest.drivers(scene.study_id)] == [newest._driver]
+
+
+def test_stop_is_asked_for_and_withdrawn(scene: Scene) -> None:
+    driver, anyone = scene.driver(), Ledger(scene.storage, elsewhere(), 60.0, scene.clock)
+    began = driver.now()
+    assert not driver.stop_requested(scene.study_id, began)
+    scene.clock.now += 5
+    anyone.request_stop(scene.study_id)
+    assert driver.stop_requested(scene.study_id, began)
+    assert not driver.stop_requested(scene.study_id, driver.now() + 1)
+    driver.clear_stop(scene.study_id)
+    assert not driver.stop_requested(scene.study_id, began)
+    assert driver.claim(scene.study_id, 1) == 1
+
+
+def test_clock_of_the_database_is_near_ours(scene: Scene) -> None:
+    ledger = Ledger(scene.storage, DriverIdentity.here())
+    assert abs(ledger.now() - time.time()) < 30
+
+
+def test_identity_tells_living_ended_and_unreaped_processes() -> None:
+    me = DriverIdentity.here()
+    assert not me.is_dead()
+    assert DriverIdentity.here().id != me.id
+    assert not elsewhere().is_dead()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = process_start(process.pid)
+    assert started
+    assert process_lives(process.pid, started)
+    assert process_lives(process.pid, "")
+    assert not process_lives(process.pid, "another time")
+    process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but a zombie
+    assert not process_lives(process.pid, started)
+    process.communicate()
+    assert not process_lives(process.pid, started)

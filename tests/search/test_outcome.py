@@ -1,0 +1,170 @@
+import math
+from collections.abc import Sequence
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from hpsearch.search.outcome import Scoreboard, StopKind, decide, memory_constraint, score
+from hpsearch.spec.stopping import OutcomeSwitch
+from hpsearch.spec.study import Direction
+
+nan, inf = math.nan, math.inf
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+FINISHED, STOPPED, PRUNER, DIVERGED, MEMORY, ERROR = StopKind
+
+
+def board_of(scores: Sequence[float | None], direction: Direction = "minimize") -> Scoreboard:
+    board = Scoreboard(direction)
+    for value in scores:
+        board.add(value, COMPLETE)
+    return board
+
+
+SIX = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "switch", "expected"),
+    [
+        # A record is COMPLETE whatever ended the trial.
+        *[(kind, 0.05, switch, COMPLETE) for kind in StopKind for switch in ("auto", "pruned", "complete")],
+        (FINISHED, 0.9, "auto", COMPLETE),
+        (FINISHED, 0.9, "pruned", COMPLETE),
+        # Competitive among six: 0.3 has two better, 0.4 has three (just half), 0.45 has four.
+        (STOPPED, 0.3, "auto", COMPLETE),
+        (STOPPED, 0.4, "auto", COMPLETE),
+        (STOPPED, 0.45, "auto", PRUNED),
+        (STOPPED, 0.3, "pruned", PRUNED),
+        (STOPPED, 0.9, "complete", COMPLETE),
+        # A tie with the best is no record.
+        (STOPPED, 0.1, "pruned", PRUNED),
+        (PRUNER, 0.1, "complete", PRUNED),
+        (PRUNER, 0.2, "auto", PRUNED),
+        (DIVERGED, 0.2, "complete", PRUNED),
+        (MEMORY, 0.2, "complete", PRUNED),
+        (ERROR, 0.2, "complete", FAIL),
+        # Without a finite score nothing can be COMPLETE.
+        *[(kind, None, "complete", FAIL if kind is ERROR else PRUNED) for kind in StopKind],
+        (FINISHED, nan, "complete", PRUNED),
+        (FINISHED, -inf, "complete", PRUNED),
+    ],
+)
+def test_the_outcome_table(
+    kind: StopKind, value: float | None, switch: OutcomeSwitch, expected: TrialState
+) -> None:
+    assert decide(kind, value, board_of(SIX), switch) is expected
+
+
+@pytest.mark.parametrize("kind", StopKind)
+def test_the_first_finite_score_is_complete(kind: StopKind) -> None:
+    board = Scoreboard("minimize")
+    for _ in range(9):
+        board.add(None, PRUNED)
+    assert decide(kind, 99.0, board, "pruned") is COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("scores", "value", "expected"),
+    [
+        ((0.1, 0.2, 0.3, 0.4), 9.0, True),  # four are finished
+        ((0.1, 0.2, 0.3, 0.4, 0.5), 0.3, True),  # two of five are better
+        ((0.1, 0.2, 0.3, 0.4, 0.5), 0.35, False),  # three of five are better
+        ((0.2, 0.2, 0.2, 0.2, 0.2), 0.2, True),  # ties count for the trial
+        ((0.2, 0.2, 0.2, 0.2, 0.2), 0.3, False),
+        ((0.1, 0.4, None, nan, inf), 0.3, True),  # five are finished, one of two scores is better
+        ((0.1, 0.2, None, nan, inf), 0.3, False),  # both are better
+        ((0.1, 0.2), None, False),
+        ((0.1, 0.2), nan, False),
+    ],
+)
+def test_competitive(scores: Sequence[float | None], value: float | None, expected: bool) -> None:
+    board = board_of(scores)
+    assert board.is_competitive(value) is expected
+    assert board.finished == len(scores)
+
+
+def test_directions_mirror_each_other() -> None:
+    board = board_of((0.1, 0.2, 0.3, 0.4, 0.5), "maximize")
+    assert board.best == 0.5
+    assert board.is_record(0.6)
+    assert not board.is_record(0.5)
+    assert board.is_competitive(0.3)
+    assert not board.is_competitive(0.25)
+
+
+def test_only_complete_trials_become_the_best() -> None:
+    board = Scoreboard("minimize")
+    assert board.best is None
+    # As in a study that other tools have written to: a pruned trial holds the best score.
+    board.add(0.1, PRUNED)
+    assert board.best is None
+    assert board.is_record(0.3)
+    board.add(0.3, COMPLETE)
+    board.add(0.2, FAIL)
+    assert board.best == 0.3
+    assert board.is_record(0.25)
+    assert board.finished == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "expected"),
+    [
+        ([0.5, 0.3, 0.4], "minimize", (0.3, 2)),
+        ([0.5, 0.3, 0.5], "maximize", (0.5, 1)),
+        ([0.3, 0.2, 0.2], "minimize", (0.2, 2)),
+        ([nan, 0.7, nan, 0.6], "minimize", (0.6, 4)),
+        ([-inf, 0.7, inf], "minimize", (0.7, 2)),
+        ([inf, 0.7], "maximize", (0.7, 2)),
+        ([0.0], "maximize", (0.0, 1)),
+        ([nan, inf], "minimize", None),
+        ([], "minimize", None),
+    ],
+)
+def test_score(values: list[float], direction: Direction, expected: tuple[float, int] | None) -> None:
+    assert score(values, direction) == expected
+
+
+@pytest.mark.parametrize("kind", StopKind)
+@pytest.mark.parametrize("state", [COMPLETE, PRUNED, FAIL])
+def test_only_pruned_trials_are_marked_infeasible(kind: StopKind, state: TrialState) -> None:
+    expected = 1.0 if (kind, state) == (MEMORY, PRUNED) else None
+    assert memory_constraint(kind, state) == expected
+
+
+values = st.lists(st.integers(-3, 3).map(float) | st.sampled_from([nan, inf, -inf]), max_size=4)
+endings = st.lists(st.tuples(st.sampled_from(StopKind), values), max_size=25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    endings,
+    st.sampled_from(["auto", "pruned", "complete"]),
+    st.sampled_from(["minimize", "maximize"]),
+)
+def test_no_finished_trial_is_better_than_the_best_value(
+    trials: list[tuple[StopKind, list[float]]], switch: OutcomeSwitch, direction: Direction
+) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction=direction)
+    board = Scoreboard(direction)
+    reached: list[float] = []
+    for kind, curve in trials:
+        trial = study.ask()
+        for epoch, value in enumerate(curve, start=1):
+            trial.report(value, epoch)
+        found = score(curve, direction)
+        value = None if found is None else found[0]
+        state = decide(kind, value, board, switch)
+        constraint = memory_constraint(kind, state)
+        if constraint is not None:
+            trial.set_constraint("memory", constraint)
+        study.tell(trial, value if state is COMPLETE else None, state=state)
+        board.add(value, state)
+        if value is not None:
+            reached.append(value)
+        if reached:
+            best = min(reached) if direction == "minimize" else max(reached)
+            assert study.best_value == board.best == best

@@ -1,0 +1,554 @@
+"""The storage is opened with clear sentences, and what `TrialWriter` stores equals what Optuna stores."""
+
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import select, text
+
+from hpsearch.errors import HpsearchError, LeaseLost, StorageAway, StorageError, StudyNotFound
+from hpsearch.search import storage as storage_module
+from hpsearch.search import writes
+from hpsearch.search.storage import open_storage, read_storage_url, reading, redact, translated, writing
+from hpsearch.search.tables import LEASE, create_tables
+from hpsearch.search.writes import (
+    CloseLease,
+    Fence,
+    Finish,
+    Report,
+    SetAttr,
+    SetParams,
+    SetSystemAttr,
+    TrialWriter,
+    create_trial,
+    find_by_ticket,
+)
+from tests.databases import proxied
+
+SECRET = "s3cr3t"
+DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
+    "learning_rate": FloatDistribution(1e-6, 1.0, log=True),
+    "batch_size": CategoricalDistribution([16, 32, 64]),
+    "epochs": IntDistribution(1, 50),
+    "optimizer": CategoricalDistribution(["adam", "sgd"]),
+}
+PARAMS = {"learning_rate": 0.1 + 0.2, "batch_size": 64, "epochs": 7, "optimizer": "sgd"}
+CURVE = {1: 1 / 3, 2: math.nan, 3: math.inf, 4: -math.inf, 5: 5e-324, 6: 1.7976931348623157e308, 7: -2.0}
+ATTRS = {
+    "curve": [0.1, None, 1e-17],
+    "reason": 'Grüße, "日本"\n\x00',
+    "deep": {"a": {"b": True}},
+    "none": None,
+}
+
+
+@pytest.fixture
+def storage(database_url: str) -> Iterator[RDBStorage]:
+    opened = open_storage(database_url)
+    yield opened
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def study_id(storage: RDBStorage) -> int:
+    create_tables(storage)
+    return storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ann:s3cr3t@host/db", "postgresql://ann:***@host/db"),
+        ("mysql+pymysql://ann:s3cr3t@host:3306/db", "mysql+pymysql://ann:***@host:3306/db"),
+        ("postgresql://ann:a@b/s3cr3t@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://ann:a?s3cr3t@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://:s3cr3t@host/db", "postgresql://:***@host/db"),
+        (
+            "postgresql://host/db?user=ann&password=s3cr3t&x=1",
+            "postgresql://host/db?user=ann&password=***&x=1",
+        ),
+        ("ann:s3cr3t@host", "ann:***@host"),
+        ("sqlite:////home/a:b@c/x.db", "sqlite:////home/a:b@c/x.db"),
+        ("postgresql://ann@host:5432/db", "postgresql://ann@host:5432/db"),
+        ("sqlite:///runs/hpsearch.db", "sqlite:///runs/hpsearch.db"),
+    ],
+)
+def test_redact_hides_every_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("option", "from_file", "environ", "url"),
+    [
+        ("mysql://a/b", False, {"HPSEARCH_STORAGE": "no"}, "mysql://a/b"),
+        (None, True, {"HPSEARCH_STORAGE": "no"}, "postgresql://in/file"),
+        (None, False, {"HPSEARCH_STORAGE": "a/b.db"}, "sqlite:///a/b.db"),
+        ("/x/y.sqlite3", False, {}, "sqlite:////x/y.sqlite3"),
+        (None, False, {"HPSEARCH_STORAGE_FILE": "FILE"}, "postgresql://in/file"),
+        (None, False, {}, "sqlite:///runs/hpsearch.db"),
+    ],
+)
+def test_url_comes_from_the_flags_then_the_environment(
+    tmp_path: Path, option: str | None, from_file: bool, environ: dict[str, str], url: str
+) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://in/file\n")
+    environ = {name: value.replace("FILE", str(file)) for name, value in environ.items()}
+    assert read_storage_url(option, file if from_file else None, environ) == url
+
+
+@pytest.mark.parametrize("content", [None, "", "two\nlines"])
+def test_unusable_storage_file_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StorageError, match=r"--storage-file.*url"):
+        read_storage_url(None, file, {})
+    with pytest.raises(StorageError, match="only one"):
+        read_storage_url("a.db", file, {})
+
+
+def everything_in(error: BaseException) -> str:
+    """All that a traceback, or an error behind the error, could show."""
+    shown = "".join(traceback.format_exception(error))
+    behind: BaseException | None = error
+    while behind is not None:
+        shown += f"{behind!r} {behind} {vars(behind)}"
+        behind = behind.__cause__ or behind.__context__
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"postgresql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
+        (f"mysql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
+        (f"postgresql://ann:{SECRET}@host:port/db", "is no URL"),
+        (f"ann:{SECRET}@host", "is no URL"),
+        (f"oracle://ann:{SECRET}@host/db", "unknown database 'oracle'"),
+        (f"postgresqll://ann:{SECRET}@host/db", 'did you mean "postgresql"'),
+        (f"postgresql+asyncpg://ann:{SECRET}@host/db", r'pip install "hpsearch\[postgres\]"'),
+        (f"mysql+mysqldb://ann:{SECRET}@host/db", r'pip install "hpsearch\[mysql\]"'),
+        ("sqlite://", "name a file"),
+    ],
+)
+def test_wrong_urls_give_one_sentence_without_the_password(url: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words) as caught:
+        open_storage(url, timeout=1.0)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in everything_in(caught.value)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("psycopg", "postgres"), ("pymysql", "mysql")])
+def test_driver_that_is_not_installed_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "hpsearch.search.postgres", raising=False)
+    kind = "postgresql" if extra == "postgres" else "mysql"
+    with pytest.raises(StorageError, match=rf"hpsearch\[{extra}\]") as caught:
+        open_storage(f"{kind}://ann:{SECRET}@127.0.0.1/db")
+    assert SECRET not in everything_in(caught.value)
+
+
+def test_wrong_password_is_said_without_it(server_database_url: str) -> None:
+    # Needs a user of its own: the servers of the tests trust their administrators.
+    kind = server_database_url.split(":")[0]
+    admin = open_storage(server_database_url)
+    account = "hpsearch_test_ann" if kind == "postgresql" else "hpsearch_test_ann@'127.0.0.1'"
+    make = (
+        "CREATE USER hpsearch_test_ann NOLOGIN"
+        if kind == "postgresql"
+        else f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY 'another'"
+    )
+    with admin.engine.begin() as connection:
+        connection.execute(text(make))
+    host = server_database_url.split("@")[1]
+    try:
+        with pytest.raises(
+            StorageError, match=r"not permitted|Access denied|authentication failed"
+        ) as caught:
+            open_storage(f"{kind}://hpsearch_test_ann:{SECRET}@{host}")
+    finally:
+        with admin.engine.begin() as connection:
+            connection.execute(text(f"DROP USER {account}"))
+        admin.engine.dispose()
+    assert SECRET not in everything_in(caught.value)
+
+
+def test_password_with_any_characters_reaches_the_server(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("SQLite has no passwords")
+    seen: list[str] = []
+
+    def remember(url: str, **options: Any) -> RDBStorage:
+        seen.append(url.format(SCHEMA_VERSION=12))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(storage_module, "_Storage", remember)
+    user = database_url.replace("@", ":p%40{}%25@")
+    with pytest.raises(StorageError, match="enough"):
+        open_storage(user)
+    assert storage_module.make_url(seen[0]).password == "p@{}%"
+
+
+def unwritable_folder(tmp_path: Path) -> Path:
+    if os.geteuid() == 0:
+        return Path("/proc")  # the administrator may write into every folder but a virtual one
+    (tmp_path / "folder").mkdir(mode=0o555)
+    return tmp_path / "folder"
+
+
+def test_sqlite_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database at all, " * 100)
+    (tmp_path / "file").write_text("")
+    for path, words in [
+        (tmp_path / "text.db", "not a database"),
+        (tmp_path / "file" / "x.db", "Not a directory|File exists"),
+        (tmp_path, "unable to open"),
+        (unwritable_folder(tmp_path) / "x.db", "unable to open|readonly|read-only"),
+    ]:
+        with pytest.raises(StorageError, match=words) as caught:
+            open_storage(f"sqlite:///{path}", timeout=0.5)
+        assert str(path) in str(caught.value)
+
+
+def test_sqlite_parent_folder_is_made_and_wal_is_on(tmp_path: Path) -> None:
+    storage = open_storage(f"{tmp_path}/a/b/study.db")
+    with storage.engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA synchronous")) == 1
+    storage.engine.dispose()
+
+
+def test_readers_refuse_a_database_without_studies(database_url: str) -> None:
+    with pytest.raises(StudyNotFound, match="no studies yet") as caught:
+        open_storage(database_url, readonly=True)
+    assert "study.db" in str(caught.value) or "hpsearch_test" in str(caught.value)
+    open_storage(database_url).engine.dispose()
+    open_storage(database_url, readonly=True).engine.dispose()
+
+
+def test_newer_tables_are_refused(storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writes, "KNOWN_SCHEMA", (12, "v2.6.0.a"))
+    with pytest.raises(StorageError, match=r"v3\.2\.0\.a.*optuna"):
+        TrialWriter(storage)
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v9'"))
+    with pytest.raises(StorageError, match="compatible"):
+        open_storage(storage.engine.url.render_as_string(hide_password=False), timeout=0.5)
+
+
+OPEN = """
+import sys
+from hpsearch.search.storage import open_storage
+from hpsearch.search.tables import create_tables
+print("ready", flush=True)
+sys.stdin.readline()
+storage = open_storage(sys.argv[1])
+create_tables(storage)
+print(storage.get_current_version())
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_create_the_tables_at_once(database_url: str) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", OPEN, database_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for _ in range(4)
+    ]
+    for process in processes:  # all have imported what they need before the first one begins
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [out.strip() for out, _ in answers] == ["v3.2.0.a"] * 4, answers[0][1]
+
+
+def test_sqlite_writer_locks_at_the_start_and_readers_do_not_wait(sqlite_url: str) -> None:
+    storage = open_storage(sqlite_url, timeout=0.2)
+    reader = open_storage(sqlite_url, readonly=True, timeout=0.2)
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert reader.get_all_studies() == []
+        with reading(storage) as connection:
+            assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
+        with pytest.raises(StorageAway, match=r"study\.db.*locked"), writing(storage):
+            pass
+        with pytest.raises(StorageAway, match="locked"), translated(storage):
+            storage.get_all_studies()  # Optuna's own wrapping of the error
+        other.execute("ROLLBACK")
+    assert storage.get_all_studies() == []
+    storage.engine.dispose()
+    reader.engine.dispose()
+
+
+@pytest.mark.parametrize("statement", ["SELECT * FROM nowhere", "SELEC 1"])
+def test_defects_are_not_taken_for_absence(storage: RDBStorage, statement: str) -> None:
+    with pytest.raises(Exception, match=r"nowhere|SELEC") as caught, writing(storage) as connection:
+        connection.execute(text(statement))
+    assert not isinstance(caught.value, HpsearchError)
+    with pytest.raises(KeyError), translated(storage):
+        storage.get_trial(99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["cut", "freeze"])
+def test_server_away_is_noticed_in_time_and_comes_back(server_database_url: str, trouble: str) -> None:
+    with proxied(server_database_url) as line:
+        storage = open_storage(line.url, timeout=4.0)
+        study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study")
+        create_tables(storage)
+        writer = TrialWriter(storage)
+        trial_id, _ = create_trial(storage, study_id, 1)
+        getattr(line, trouble)()
+        for epoch in (1, 2):  # a broken connection, then no connection
+            began = time.monotonic()
+            with pytest.raises(StorageAway, match="does not answer") as caught:
+                writer.write([Report(trial_id, epoch, 0.5)])
+            assert time.monotonic() - began < 4.0 + 1.0
+            assert "\n" not in str(caught.value)
+        if trouble == "cut":
+            line.mend()
+        line.thaw()
+        writer.write([Report(trial_id, 1, 0.5), Report(trial_id, 2, 0.25)])
+        assert storage.get_trial(trial_id).intermediate_values == {1: 0.5, 2: 0.25}
+        storage.engine.dispose()
+
+
+def test_statement_that_takes_too_long_is_given_up(server_database_url: str) -> None:
+    storage = open_storage(server_database_url, timeout=2.0)
+    sleep = "SELECT pg_sleep(30)" if server_database_url.startswith("postgres") else "SELECT SLEEP(30)"
+    began = time.monotonic()
+    with (
+        pytest.raises(StorageAway, match=r"timeout|timed out|Lost connection"),
+        writing(storage) as connection,
+    ):
+        connection.execute(text(sleep))
+    assert time.monotonic() - began < 2.0
+    storage.engine.dispose()
+
+
+def twin_by_optuna(storage: RDBStorage, study_id: int, state: TrialState, value: float | None) -> FrozenTrial:
+    trial_id = storage.create_new_trial(study_id)
+    for name, hparam in PARAMS.items():
+        internal = DISTRIBUTIONS[name].to_internal_repr(hparam)
+        storage.set_trial_param(trial_id, name, internal, DISTRIBUTIONS[name])
+    for epoch, loss in CURVE.items():
+        storage.set_trial_intermediate_value(trial_id, epoch, loss)
+    for key, attr in ATTRS.items():
+        storage.set_trial_user_attr(trial_id, key, attr)
+        storage.set_trial_system_attr(trial_id, key, attr)
+    storage.set_trial_system_attr(trial_id, writes.TICKET, 1)
+    storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+    return storage.get_trial(trial_id)
+
+
+def whole_trial(trial_id: int, state: TrialState, value: float | None) -> list[writes.Operation]:
+    return [
+        SetParams(trial_id, PARAMS, DISTRIBUTIONS),
+        *(Report(trial_id, epoch, loss) for epoch, loss in CURVE.items()),
+        *(SetAttr(trial_id, key, attr) for key, attr in ATTRS.items()),
+        *(SetSystemAttr(trial_id, key, attr) for key, attr in ATTRS.items()),
+        Finish(trial_id, state, value, datetime.now()),
+    ]
+
+
+def contents(trial: FrozenTrial) -> list[object]:
+    """All of a trial but its identity and times; `repr` makes NaN equal to itself and shows every digit."""
+    words = [trial.state, trial.values, trial.params, trial.distributions, trial.intermediate_values]
+    attrs = [sorted(trial.user_attrs.items()), sorted(trial.system_attrs.items())]
+    return [repr(part) for part in [*words, *attrs]] + [list(trial.params)]
+
+
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [
+        (TrialState.COMPLETE, 0.1 + 0.2),
+        (TrialState.COMPLETE, math.inf),
+        (TrialState.COMPLETE, -math.inf),
+        (TrialState.PRUNED, 5e-324),
+        (TrialState.PRUNED, None),
+        (TrialState.FAIL, None),
+    ],
+)
+def test_stored_trial_equals_its_twin_by_optuna(
+    storage: RDBStorage, study_id: int, database_url: str, state: TrialState, value: float | None
+) -> None:
+    twins = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "twins")
+    twin = twin_by_optuna(storage, twins, state, value)
+    trial_id, number = create_trial(storage, study_id, 1)
+    TrialWriter(storage).write(whole_trial(trial_id, state, value))
+    plain = database_url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
+    fresh = RDBStorage(plain)  # as any other program opens it
+    ours = optuna.load_study(study_name="study", storage=fresh).trials[number]
+    fresh.engine.dispose()
+    assert contents(ours) == contents(twin)
+    assert number == twin.number
+    for mine, optunas in [
+        (ours.datetime_start, twin.datetime_start),
+        (ours.datetime_complete, twin.datetime_complete),
+    ]:
+        assert mine is not None
+        assert optunas is not None
+        assert abs(mine - optunas) < timedelta(seconds=30)
+
+
+def test_moments_are_naive_utc_in_the_database(storage: RDBStorage, study_id: int) -> None:
+    trial_id, _ = create_trial(storage, study_id, 1)
+    ended = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    TrialWriter(storage).write([Finish(trial_id, TrialState.COMPLETE, 1.0, ended)])
+    with reading(storage) as connection:
+        assert connection.scalar(select(writes.TRIALS.c.datetime_complete)) == ended.replace(tzinfo=None)
+    assert storage.get_trial(trial_id).datetime_complete == ended.astimezone().replace(tzinfo=None)
+
+
+def test_batch_written_twice_changes_nothing(storage: RDBStorage, study_id: int) -> None:
+    trial_id, _ = create_trial(storage, study_id, 1)
+    writer = TrialWriter(storage)
+    batch = whole_trial(trial_id, TrialState.COMPLETE, 0.5)
+    writer.write(batch[:-1])
+    running = contents(storage.get_trial(trial_id))
+    writer.write(batch[:-1])
+    assert contents(storage.get_trial(trial_id)) == running
+    writer.write(batch)
+    finished = storage.get_trial(trial_id)
+    writer.write(batch)
+    late = [Report(trial_id, 1, 9.0), Finish(trial_id, TrialState.FAIL, None, datetime.now())]
+    writer.write(late)
+    again = storage.get_trial(trial_id)
+    assert contents(again) == contents(finished)
+    assert again.datetime_complete == finished.datetime_complete
+
+
+def test_last_value_wins_and_nothing_follows_the_end(storage: RDBStorage, study_id: int) -> None:
+    first, second = (create_trial(storage, study_id, ticket)[0] for ticket in (1, 2))
+    TrialWriter(storage).write(
+        [
+            Report(first, 1, 0.1),
+            SetAttr(first, "key", "old"),
+            Report(second, 1, 7.0),
+            Report(first, 1, 0.2),
+            SetAttr(first, "key", "new"),
+            Finish(first, TrialState.COMPLETE, 0.2, datetime.now()),
+            Report(first, 2, 0.3),
+            Finish(first, TrialState.FAIL, None, datetime.now()),
+            Report(second, 2, 8.0),
+        ]
+    )
+    trial = storage.get_trial(first)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.2)
+    assert trial.intermediate_values == {1: 0.2}
+    assert trial.user_attrs == {"key": "new"}
+    assert storage.get_trial(second).intermediate_values == {1: 7.0, 2: 8.0}
+
+
+def test_batch_is_all_or_nothing(storage: RDBStorage, study_id: int) -> None:
+    trial_id, _ = create_trial(storage, study_id, 1)
+    writer = TrialWriter(storage)
+    with pytest.raises(LeaseLost, match="study was deleted"):
+        writer.write([Report(trial_id, 1, 0.5), Report(trial_id + 1, 1, 0.5)])
+    with pytest.raises(TypeError, match="JSON"):
+        writer.write([Report(trial_id, 1, 0.5), SetAttr(trial_id, "set", {1})])
+    assert storage.get_trial(trial_id).intermediate_values == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "words"),
+    [
+        (TrialState.RUNNING, None, "RUNNING"),
+        (TrialState.COMPLETE, None, "missing"),
+        (TrialState.PRUNED, math.nan, "NaN"),
+    ],
+)
+def test_end_that_optuna_could_not_read_is_refused(
+    state: TrialState, value: float | None, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Finish(1, state, value, datetime.now())
+
+
+def add_lease(storage: RDBStorage, study_id: int, ticket: int, driver: str | None, attempt: int = 1) -> None:
+    flags = {"preempted": False, "done": False, "failures": 0, "expires": 0.0}
+    row = {"study_id": study_id, "ticket": ticket, "driver": driver, "attempt": attempt}
+    with writing(storage) as connection:
+        connection.execute(LEASE.insert(), [row | flags])
+
+
+@pytest.mark.parametrize(("driver", "attempt"), [("other", 2), ("me", 3), (None, 2)])
+def test_fence_refuses_the_whole_batch(
+    storage: RDBStorage, study_id: int, driver: str | None, attempt: int
+) -> None:
+    add_lease(storage, study_id, 1, "me", 1)
+    add_lease(storage, study_id, 2, driver, attempt)
+    trial_id, number = create_trial(storage, study_id, 1)
+    create_trial(storage, study_id, 2)
+    fence = Fence("me", study_id, {1: 1, 2: 2, 3: 1})
+    with pytest.raises(LeaseLost, match=r"trial 1, ticket 3 now") as caught:
+        TrialWriter(storage).write([Report(trial_id, 1, 0.5)], fence)
+    assert caught.value.tickets == {2, 3}
+    assert number == 0
+    assert storage.get_trial(trial_id).intermediate_values == {}
+
+
+def test_end_and_lease_close_together_and_may_be_written_again(storage: RDBStorage, study_id: int) -> None:
+    add_lease(storage, study_id, 1, "me")
+    fence = Fence("me", study_id, {1: 1})
+    trial_id, number = create_trial(storage, study_id, 1, fence)
+    batch = [Finish(trial_id, TrialState.COMPLETE, 0.5, datetime.now()), CloseLease(study_id, 1)]
+    for _ in range(2):
+        TrialWriter(storage).write(batch, fence)
+        with reading(storage) as connection:
+            row = connection.execute(select(LEASE)).one()
+        assert (row.done, row.trial_id, row.number) == (True, trial_id, number)
+    assert storage.get_trial(trial_id).state is TrialState.COMPLETE
+
+
+def test_trial_of_a_ticket_is_created_once_and_found(storage: RDBStorage, study_id: int) -> None:
+    storage.create_new_trial(study_id)
+    other_study = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "other")
+    create_trial(storage, other_study, 7)
+    made = create_trial(storage, study_id, 7)
+    assert made[1] == 1
+    assert create_trial(storage, study_id, 7) == made
+    with reading(storage) as connection:
+        assert find_by_ticket(connection, study_id, 7) == made
+        assert find_by_ticket(connection, study_id, 8) is None
+    trial = storage.get_trial(made[0])
+    assert trial.state is TrialState.RUNNING
+    assert trial.system_attrs == {"hpsearch:ticket": 7}
+    with pytest.raises(StudyNotFound):
+        create_trial(storage, 999, 1)
+
+
+def test_trial_is_not_created_behind_a_lost_lease(storage: RDBStorage, study_id: int) -> None:
+    add_lease(storage, study_id, 1, "other")
+    with pytest.raises(LeaseLost):
+        create_trial(storage, study_id, 1, Fence("me", study_id, {1: 1}))
+    assert storage.get_all_trials(study_id) == []

@@ -1,0 +1,139 @@
+"""An executor whose workers play prescribed curves: driver, search and database are the real ones."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hpsearch.service.executor import WorkerPlace
+from hpsearch.service.messages import (
+    Action,
+    Decision,
+    EndKind,
+    EpochResult,
+    FromWorker,
+    Ready,
+    Shutdown,
+    ToWorker,
+    TrialEnd,
+    TrialRun,
+    TrialStarted,
+    WorkerExit,
+    WorkerSetup,
+)
+
+Ending = EndKind | str
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a trial does: its validation losses, and how it ends when they are used up.
+
+    `end` is FINISHED, ERROR, OUT_OF_MEMORY, or "die" for a worker that dies.
+    """
+
+    val: tuple[float, ...]
+    end: Ending = EndKind.FINISHED
+    train: tuple[float, ...] | None = None
+
+
+@dataclass
+class CurveExecutor:
+    """Plays `script(run)` for every attempt; checkpoints are what it has played."""
+
+    script: Callable[[TrialRun], Script]
+    log: list[tuple[int, int, int, float]] = field(default_factory=list)
+    messages: deque[FromWorker] = field(default_factory=deque)
+    runs: dict[int, tuple[TrialRun, Script, int]] = field(default_factory=dict)
+    saved: dict[int, list[EpochResult]] = field(default_factory=dict)
+    alive: set[int] = field(default_factory=set)
+
+    def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
+        self.alive.add(place.worker)
+        self.messages.append(Ready(place.worker, 1, "cpu", {}, None, 0.0))
+
+    def send(self, worker: int, message: ToWorker) -> None:
+        if worker not in self.alive:
+            return
+        if isinstance(message, TrialRun):
+            self._begin(worker, message)
+        elif isinstance(message, Decision):
+            self._decided(worker, message)
+        elif isinstance(message, Shutdown):
+            self._exit(worker, "left")
+
+    def receive(self, timeout: float) -> list[FromWorker]:
+        out = list(self.messages)
+        self.messages.clear()
+        return out
+
+    def kill(self, worker: int) -> None:
+        self._exit(worker, "killed by SIGKILL")
+
+    def close(self, timeout: float) -> None:
+        for worker in list(self.alive):
+            self._exit(worker, "left")
+        self.messages.clear()
+
+    def _exit(self, worker: int, reason: str) -> None:
+        self.alive.discard(worker)
+        self.runs.pop(worker, None)
+        self.messages.append(WorkerExit(worker, reason))
+
+    def _begin(self, worker: int, run: TrialRun) -> None:
+        curve = tuple(self.saved.get(run.number, ()))
+        self.runs[worker] = (run, self.script(run), len(curve))
+        self.messages.append(TrialStarted(run.number, run.attempt, curve))
+        if not curve:
+            self._play(worker)
+
+    def _decided(self, worker: int, decision: Decision) -> None:
+        run, _, epoch = self.runs[worker]
+        kinds = {Action.STOP: EndKind.STOPPED, Action.PREEMPT: EndKind.PREEMPTED}
+        if decision.action in kinds:
+            self._end(worker, TrialEnd(run.number, run.attempt, kinds[decision.action]))
+        elif epoch >= run.spec.train.epochs:
+            self._end(worker, TrialEnd(run.number, run.attempt, EndKind.FINISHED))
+        else:
+            self._play(worker)
+
+    def _play(self, worker: int) -> None:
+        run, script, epoch = self.runs[worker]
+        if epoch >= len(script.val):
+            self._run_out(worker, run, script)
+            return
+        value = script.val[epoch]
+        train = script.train[epoch] if script.train else value
+        last = epoch + 1 >= run.spec.train.epochs
+        result = EpochResult(
+            run.number,
+            run.attempt,
+            epoch + 1,
+            {"train_loss": train, "val_loss": value},
+            seconds=0.01,
+            samples=10,
+            last=last,
+            checkpointed=True,
+        )
+        self.saved.setdefault(run.number, []).append(result)
+        self.log.append((run.number, run.attempt, epoch + 1, value))
+        self.runs[worker] = (run, script, epoch + 1)
+        self.messages.append(result)
+
+    def _run_out(self, worker: int, run: TrialRun, script: Script) -> None:
+        if script.end == "die":
+            self._exit(worker, "killed by SIGSEGV")
+            return
+        kind = EndKind(script.end)
+        detail = "" if kind is EndKind.FINISHED else f"made to end with {kind}"
+        self._end(worker, TrialEnd(run.number, run.attempt, kind, detail))
+
+    def _end(self, worker: int, end: TrialEnd) -> None:
+        del self.runs[worker]
+        self.messages.append(end)
+
+
+def falling(run: TrialRun) -> Script:
+    """A smooth curve whose level depends on the learning rate alone, lowest at 0.1."""
+    level = abs(math.log10(run.spec.train.learning_rate) + 1) + 0.1
+    return Script(tuple(level + 1 / epoch for epoch in range(1, run.spec.train.epochs + 1)))

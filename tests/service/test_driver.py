@@ -1,0 +1,223 @@
+"""The real driver and the real SQLite under scripted curves."""
+
+import math
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpsearch.errors import DigestMismatch, WorkersFailed
+from hpsearch.service.callbacks import Callback
+from hpsearch.service.messages import EndKind
+from hpsearch.service.places import Workers
+from hpsearch.service.run import RunOptions, run
+from hpsearch.spec import parse_study
+from tests.service.curves import CurveExecutor, Script, falling
+
+
+def spec_of(**tables):
+    tree = {
+        "study": {"name": "s", "trials": 12},
+        "data": {"dataset": "digits"},
+        "search": {"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}, "epochs": {"low": 3, "high": 9}},
+        "early_stopping": {"patience": 3},
+    }
+    study = tree["study"] | tables.pop("study", {})
+    return parse_study({**tree, **tables, "study": study})
+
+
+def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None):
+    executor = executor or CurveExecutor(script)
+    options = RunOptions(
+        storage=f"sqlite:///{tmp_path}/s.db", run_folder=tmp_path, workers=Workers(gpus="none", workers=workers)
+    )
+    return run(spec, options, callbacks, executor), executor
+
+
+def stored(tmp_path, name="s"):
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/s.db")
+
+
+def table(tmp_path):
+    return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in stored(tmp_path).trials]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_study_runs_to_its_total(tmp_path, workers):
+    summary, executor = run_here(tmp_path, spec_of(), workers=workers)
+    study = stored(tmp_path)
+    assert summary.exit_status == 0
+    assert len(study.trials) == 12
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert summary.best.score == study.best_value
+    played = {(n, epoch): value for n, _, epoch, value in executor.log}
+    kept = {(t.number, epoch): v for t in study.trials for epoch, v in t.intermediate_values.items()}
+    assert kept == played
+
+
+def test_the_same_seed_gives_the_same_table(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run_here(tmp_path / name, spec_of(study={"trials": 25}))
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random", "grid"])
+def test_a_study_stopped_half_way_goes_on_as_if_unbroken(tmp_path, sampler):
+    search = {"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}, "epochs": {"low": 3, "high": 9}}
+    if sampler == "grid":
+        search = {"learning_rate": [0.001, 0.01, 0.1, 1.0], "epochs": [3, 5, 9]}
+    tables = {"search": search, "sampler": {"name": sampler, "startup_trials": 4}}
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run_here(tmp_path / "whole", spec_of(**tables))
+    for trials in (5, 6, 12):
+        run_here(tmp_path / "parts", spec_of(study={"trials": trials}, **tables))
+    assert table(tmp_path / "whole") == table(tmp_path / "parts")
+
+
+def test_a_grid_ends_when_it_is_exhausted(tmp_path):
+    spec = spec_of(
+        search={"learning_rate": [0.01, 0.1], "epochs": [3, 4]}, sampler={"name": "grid"}, study={"trials": 99}
+    )
+    run_here(tmp_path, spec)
+    points = {tuple(sorted(trial.params.items())) for trial in stored(tmp_path).trials}
+    assert len(points) == len(stored(tmp_path).trials) == 4
+
+
+def test_another_specification_under_the_same_name_is_refused(tmp_path):
+    run_here(tmp_path, spec_of())
+    with pytest.raises(DigestMismatch, match=r"early_stopping\.patience: stored 3, now 4"):
+        run_here(tmp_path, spec_of(early_stopping={"patience": 4}))
+
+
+def test_a_raised_total_goes_on(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 3}))
+    run_here(tmp_path, spec_of(study={"trials": 7}))
+    assert [t.number for t in stored(tmp_path).trials] == list(range(7))
+
+
+def test_early_stopping_stops_at_once(tmp_path):
+    curve = Script((1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6))
+    spec = spec_of(study={"trials": 1}, search={"epochs": [9]})
+    _, executor = run_here(tmp_path, spec, lambda run: curve)
+    assert [epoch for _, _, epoch, _ in executor.log] == [1, 2, 3, 4, 5]
+    trial = stored(tmp_path).trials[0]
+    assert trial.user_attrs["stop_reason"] == "early_stopping"
+    assert (trial.user_attrs["best_epoch"], trial.value) == (2, 0.5)
+
+
+def test_a_worker_that_dies_is_replaced_and_the_trial_goes_on(tmp_path):
+    def script(run):
+        whole = falling(run)
+        return Script(whole.val[:2], "die") if run.attempt == 1 and run.number == 1 else whole
+
+    summary, executor = run_here(tmp_path, spec_of(study={"trials": 4}), script)
+    assert summary.counts == {"COMPLETE": 4}
+    epochs = [(attempt, epoch) for number, attempt, epoch, _ in executor.log if number == 1]
+    assert epochs[:3] == [(1, 1), (1, 2), (2, 3)]
+
+
+def test_a_trial_that_always_dies_fails_after_three_attempts(tmp_path):
+    def script(run):
+        return Script((), "die") if run.number == 1 else falling(run)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 3}), script)
+    assert summary.counts == {"COMPLETE": 2, "FAIL": 1}
+    failed = stored(tmp_path).trials[1]
+    assert "SIGSEGV" in failed.user_attrs["stop_detail"]
+    assert failed.user_attrs["attempt"] == 3
+
+
+def test_workers_that_all_die_stop_the_run(tmp_path):
+    with pytest.raises(WorkersFailed, match="SIGSEGV"):
+        run_here(tmp_path, spec_of(), lambda run: Script((), "die"))
+
+
+def test_failures_in_a_row_stop_the_study_with_their_cause(tmp_path):
+    spec = spec_of(study={"max_failures": 2, "max_attempts": 1})
+    summary, _ = run_here(tmp_path, spec, lambda run: Script((), EndKind.ERROR))
+    assert summary.counts == {"FAIL": 2}
+    assert summary.exit_status == 1
+    assert "made to end with error" in summary.reason
+
+
+def test_a_target_ends_the_run(tmp_path):
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 99, "target_value": 2.0}))
+    assert summary.best.score <= 2.0
+    assert sum(summary.counts.values()) < 99
+
+
+def test_a_callback_that_raises_is_left_out_and_the_study_goes_on(tmp_path, caplog):
+    class Broken(Callback):
+        calls = 0
+
+        def on_epoch(self, trial, result):
+            self.calls += 1
+            raise RuntimeError("broken on purpose")
+
+    broken = Broken()
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 2}), callbacks=[broken])
+    assert summary.counts == {"COMPLETE": 2}
+    assert broken.calls == 1
+    assert "broken on purpose" in caplog.text
+
+
+curves = st.lists(
+    st.one_of(st.floats(0.01, 10), st.just(math.nan), st.just(math.inf), st.just(0.0)), min_size=1, max_size=8
+)
+endings = st.sampled_from([EndKind.FINISHED, EndKind.ERROR, EndKind.OUT_OF_MEMORY])
+criteria = st.sampled_from(
+    [
+        {"criterion": "none"},
+        {"criterion": "patience", "patience": 1},
+        {"criterion": "gl", "alpha": 1.0},
+        {"criterion": "pq", "strip": 2},
+        {"criterion": "up", "strip": 1, "successive": 1},
+        {"criterion": "overfit", "epochs": 1},
+        {"criterion": [{"name": "patience", "patience": 2}, {"name": "gl"}], "warmup": 2},
+    ]
+)
+pruners = st.sampled_from(
+    [
+        {"name": "none"},
+        {"name": "median", "startup_trials": 0, "warmup_epochs": 0, "min_trials": 1},
+        {"name": "percentile", "startup_trials": 1, "warmup_epochs": 1, "min_trials": 1, "percentile": 50.0},
+        {"name": "asha"},
+        {"name": "hyperband"},
+    ]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scripts=st.lists(st.tuples(curves, endings), min_size=1, max_size=10),
+    criterion=criteria,
+    outcome=st.sampled_from(["auto", "pruned", "complete"]),
+    pruner=pruners,
+    workers=st.integers(1, 3),
+)
+def test_no_finished_trial_was_ever_better_than_the_best_value(
+    tmp_path_factory, scripts, criterion, outcome, pruner, workers
+):
+    """Design section 4: through the real driver and SQLite, whatever ends the trials."""
+    tmp_path = tmp_path_factory.mktemp("s")
+    spec = spec_of(
+        study={"trials": len(scripts), "max_failures": 99, "max_attempts": 1},
+        early_stopping={**criterion, "outcome": outcome},
+        search={"learning_rate": {"low": 1e-4, "high": 1.0}, "epochs": [8]},
+        pruner=pruner,
+        sampler={"name": "random"},
+    )
+    run_here(tmp_path, spec, lambda r: Script(tuple(scripts[r.number][0]), scripts[r.number][1]), workers)
+    study = stored(tmp_path)
+    assert len(study.trials) == len(scripts)
+    assert all(trial.state.is_finished() for trial in study.trials)
+    reached = [
+        value for t in study.trials for value in t.intermediate_values.values() if math.isfinite(value)
+    ]
+    if reached:
+        assert study.best_value == min(reached)
+    else:
+        assert not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)

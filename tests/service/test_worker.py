@@ -1,0 +1,417 @@
+"""The worker as a real process at the other end of a real pipe, and in a thread."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpsearch.service.messages import (
+    Action,
+    Decision,
+    EndKind,
+    EpochResult,
+    Ready,
+    SetupFailed,
+    Shutdown,
+    TrialEnd,
+    TrialRun,
+    TrialStarted,
+    WorkerSetup,
+)
+from hpsearch.service.worker import serve
+from tests.training.trials import make_run
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 60.0  # seconds; generous, since importing torch on a busy machine is slow
+
+MLP: dict[str, Any] = {"model": {"name": "mlp", "args": {"hidden": [16], "dropout": 0.2}}}
+
+
+def loop(name: str, **values: Any) -> dict[str, Any]:
+    """Returns the tables of a study with a training function of `tests.training.loops`."""
+    return {
+        "data": {"dataset": "none", "subset": 1.0},
+        "train": {"function": f"tests.training.loops:{name}"},
+        "function": values,
+    }
+
+
+class Driver:
+    """The other end of a worker's pipe."""
+
+    def __init__(self, connection: Connection, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.connection = connection
+        self.process = process
+
+    def send(self, message: Any) -> None:
+        self.connection.send(message)
+
+    def receive(self) -> Any:
+        assert self.connection.poll(DEADLINE), "the worker says nothing"
+        return self.connection.recv()
+
+    def expect(self, kind: type) -> Any:
+        message = self.receive()
+        assert isinstance(message, kind), message
+        return message
+
+    def decide(self, result: EpochResult, action: Action = Action.CONTINUE) -> None:
+        self.send(Decision(result.number, result.epoch, action))
+
+    def train_to_the_end(self, run: TrialRun) -> tuple[list[EpochResult], TrialEnd]:
+        """Lets a trial run all its epochs; returns those that it reported, and its end."""
+        self.send(run)
+        started, results = self.expect(TrialStarted), []
+        if started.curve:
+            self.decide(started.curve[-1])
+        while not isinstance(message := self.receive(), TrialEnd):
+            results.append(message)
+            self.decide(message)
+        return results, message
+
+    def status(self) -> int:
+        assert self.process is not None
+        return self.process.wait(DEADLINE)
+
+
+def setup_of(folder: Path, **tables: Any) -> WorkerSetup:
+    return WorkerSetup(
+        worker=3,
+        spec=make_run(folder, **tables).spec,
+        device="cpu",
+        cache=str(folder / "cache"),
+        import_paths=(str(ROOT),),
+    )
+
+
+def spawn(theirs: socket.socket) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpsearch.service.worker", str(theirs.fileno())],
+        pass_fds=(theirs.fileno(),),
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Starts worker processes for studies with the given tables."""
+    drivers = []
+
+    def start(**tables: Any) -> Driver:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            driver = Driver(Connection(ours.detach()), spawn(theirs))
+        drivers.append(driver)
+        driver.send(setup_of(tmp_path, **tables))
+        return driver
+
+    yield start
+    for driver in drivers:
+        driver.connection.close()
+        assert driver.process is not None
+        driver.process.kill()
+        driver.process.wait()
+
+
+@pytest.fixture
+def serve_in_thread(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Serves in threads of this process, as the in-process executor does."""
+    served: list[tuple[Driver, threading.Thread]] = []
+
+    def begin(**tables: Any) -> Driver:
+        ours, theirs = Pipe()
+        thread = threading.Thread(target=serve, args=(theirs, setup_of(tmp_path, **tables)))
+        thread.start()
+        served.append((Driver(ours), thread))
+        return served[-1][0]
+
+    yield begin
+    for driver, thread in served:
+        driver.send(Shutdown())
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    waiting = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        waiting.wait(0.01)
+
+
+def test_a_life(start: Callable[..., Driver], tmp_path: Path) -> None:
+    driver = start(**MLP)
+    ready = driver.expect(Ready)
+    assert driver.process is not None
+    assert (ready.worker, ready.pid, ready.device) == (3, driver.process.pid, "cpu")
+    assert ready.data.classes == tuple("0123456789")
+    assert {"python", "torch"} <= ready.versions.keys()
+    for number in (0, 1):
+        results, end = driver.train_to_the_end(make_run(tmp_path, number=number, **MLP))
+        assert [(result.number, result.epoch) for result in results] == [(number, epoch) for epoch in (1, 2, 3)]
+        assert (end.kind, end.number) == (EndKind.FINISHED, number)
+        assert end.weights is not None
+        assert Path(end.weights).is_file()
+        assert end.facts["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    driver.send(Shutdown())
+    assert driver.status() == 0
+    with pytest.raises(EOFError):
+        driver.receive()
+
+
+def test_killed_at_any_moment_a_trial_goes_on_as_if_nothing_had_happened(
+    start: Callable[..., Driver], tmp_path: Path
+) -> None:
+    driver = start(**MLP)
+    driver.expect(Ready)
+    unbroken, _ = driver.train_to_the_end(make_run(tmp_path / "unbroken", **MLP))
+    driver.send(make_run(tmp_path, **MLP))
+    driver.expect(TrialStarted)
+    first = driver.expect(EpochResult)
+    driver.decide(first)  # the second epoch is in training, or in its checkpoint, when the worker is killed
+    assert driver.process is not None
+    driver.process.kill()
+    driver.status()
+    second = start(**MLP)
+    second.expect(Ready)
+    second.send(make_run(tmp_path, attempt=2, **MLP))
+    started = second.expect(TrialStarted)
+    assert len(started.curve) in (1, 2)
+    second.decide(started.curve[-1])
+    results = list(started.curve)
+    while not isinstance(message := second.receive(), TrialEnd):
+        results.append(message)
+        second.decide(message)
+    assert [result.metrics for result in results] == [result.metrics for result in unbroken]
+
+
+class TestDecisions:
+    """What a worker makes of decisions; in a thread, which spares importing torch each time."""
+
+    @pytest.fixture
+    def driver(self, serve_in_thread: Callable[..., Driver]) -> Driver:
+        driver = serve_in_thread(**loop("dips"))
+        assert driver.expect(Ready).data is None
+        return driver
+
+    def begin(self, driver: Driver, folder: Path, number: int = 0, attempt: int = 1) -> TrialStarted:
+        driver.send(make_run(folder, number=number, attempt=attempt, **loop("dips")))
+        started = driver.expect(TrialStarted)
+        assert isinstance(started, TrialStarted)
+        return started
+
+    @pytest.mark.parametrize(
+        ("action", "kind"), [(Action.STOP, EndKind.STOPPED), (Action.PREEMPT, EndKind.PREEMPTED)]
+    )
+    def test_no_epoch_is_trained_after_the_end(
+        self, driver: Driver, tmp_path: Path, action: Action, kind: EndKind
+    ) -> None:
+        self.begin(driver, tmp_path)
+        driver.decide(driver.expect(EpochResult), action)
+        assert driver.expect(TrialEnd).kind is kind
+        started = self.begin(driver, tmp_path, attempt=2)
+        assert [result.epoch for result in started.curve] == [1]
+
+    def test_a_resumed_trial_waits_for_the_judgement_of_its_last_epoch(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        driver.decide(driver.expect(EpochResult), Action.PREEMPT)
+        driver.expect(TrialEnd)
+        started = self.begin(driver, tmp_path, attempt=2)
+        assert not driver.connection.poll(0.2)
+        driver.decide(started.curve[-1], Action.STOP)
+        end = driver.expect(TrialEnd)
+        assert (end.kind, end.attempt) == (EndKind.STOPPED, 2)
+        assert end.weights is not None
+
+    def test_a_trial_resumed_behind_its_last_epoch_finishes(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        for action in (Action.CONTINUE, Action.CONTINUE, Action.PREEMPT):
+            driver.decide(driver.expect(EpochResult), action)
+        driver.expect(TrialEnd)
+        started = self.begin(driver, tmp_path, attempt=2)
+        driver.decide(started.curve[-1])
+        assert driver.expect(TrialEnd).kind is EndKind.FINISHED
+
+    def test_decisions_about_others_are_passed_over(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        result = driver.expect(EpochResult)
+        driver.send(Decision(99, 1, Action.STOP))
+        driver.send(Decision(0, 7, Action.CONTINUE))
+        assert not driver.connection.poll(0.2)
+        driver.decide(result)
+        assert driver.expect(EpochResult).epoch == 2
+
+    def test_a_preemption_unasked(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        driver.expect(EpochResult)
+        driver.send(Decision(0, 0, Action.PREEMPT))
+        assert driver.expect(TrialEnd).kind is EndKind.PREEMPTED
+
+    def test_a_trial_that_waits_for_a_slot_comes_next(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        result = driver.expect(EpochResult)
+        for number in (1, 2):
+            driver.send(make_run(tmp_path, number=number, **loop("dips")))
+        driver.send(Decision(1, 0, Action.PREEMPT))
+        end = driver.expect(TrialEnd)
+        assert (end.number, end.kind) == (1, EndKind.PREEMPTED)
+        driver.decide(result, Action.STOP)
+        assert driver.expect(TrialEnd).number == 0
+        assert driver.expect(TrialStarted).number == 2
+
+    def test_shutdown_gives_back_what_is_in_training(self, driver: Driver, tmp_path: Path) -> None:
+        self.begin(driver, tmp_path)
+        driver.expect(EpochResult)
+        driver.send(make_run(tmp_path, number=1, **loop("dips")))
+        driver.send(Shutdown())
+        ends = [driver.expect(TrialEnd) for _ in range(2)]
+        assert [(end.number, end.kind) for end in ends] == [(0, EndKind.PREEMPTED), (1, EndKind.PREEMPTED)]
+
+
+def test_an_error_ends_the_trial_and_not_the_worker(
+    serve_in_thread: Callable[..., Driver], tmp_path: Path
+) -> None:
+    driver = serve_in_thread(**MLP)
+    driver.expect(Ready)
+    driver.send(make_run(tmp_path, number=0, model={"name": "mlp", "args": {"hiden": [16]}}))
+    end = driver.expect(TrialEnd)
+    assert (end.kind, end.number) == (EndKind.ERROR, 0)
+    assert "hiden" in end.detail
+    results, end = driver.train_to_the_end(make_run(tmp_path, number=1, **MLP))
+    assert (len(results), end.kind) == (3, EndKind.FINISHED)
+
+
+def test_a_bug_in_a_training_function(serve_in_thread: Callable[..., Driver], tmp_path: Path) -> None:
+    driver = serve_in_thread(**loop("raises"))
+    driver.expect(Ready)
+    results, end = driver.train_to_the_end(make_run(tmp_path, **loop("raises")))
+    assert (len(results), end.kind) == (1, EndKind.ERROR)
+    assert end.detail.startswith("ZeroDivisionError")
+    assert "loops.py" in end.traceback
+
+
+@pytest.mark.parametrize(
+    ("tables", "user_error", "words"),
+    [
+        ({"data": {"dataset": "digitz", "subset": 1.0}}, "DataError", "digitz"),
+        (loop("nowhere"), "ModelError", "nowhere"),
+    ],
+)
+def test_a_worker_that_cannot_begin_says_why(
+    serve_in_thread: Callable[..., Driver],
+    monkeypatch: pytest.MonkeyPatch,
+    tables: dict[str, Any],
+    user_error: str,
+    words: str,
+) -> None:
+    driver = serve_in_thread(**tables)
+    failed = driver.expect(SetupFailed)
+    assert (failed.worker, failed.user_error, failed.traceback) == (3, user_error, "")
+    assert words in failed.message
+
+
+class TestProcess:
+    """What only a process can show; each test imports torch anew."""
+
+    def hang(self, start: Callable[..., Driver], folder: Path) -> Driver:
+        """Returns the driver of a worker that is in the middle of an epoch that never ends."""
+        mark = folder / "mark"
+        tables = loop("hangs", mark=str(mark))
+        driver = start(**tables)
+        driver.expect(Ready)
+        driver.send(make_run(folder, **tables))
+        driver.expect(TrialStarted)
+        driver.decide(driver.expect(EpochResult))
+        wait_until(mark.exists)
+        return driver
+
+    def test_it_leaves_when_the_driver_is_gone_in_the_middle_of_an_epoch(
+        self, start: Callable[..., Driver], tmp_path: Path
+    ) -> None:
+        driver = self.hang(start, tmp_path)
+        driver.connection.close()
+        assert driver.status() == -signal.SIGKILL
+
+    def test_it_dies_with_its_driver_though_another_process_holds_the_pipe(self, tmp_path: Path) -> None:
+        ours, theirs = socket.socketpair()
+        script = (
+            "import subprocess, sys, threading; fd = sys.argv[1]\n"
+            "worker = subprocess.Popen([sys.executable, '-m', 'hpsearch.service.worker', fd],"
+            " pass_fds=(int(fd),), start_new_session=True)\n"
+            "print(worker.pid, flush=True); threading.Event().wait()"
+        )
+        with theirs:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", script, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+            )
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        driver = Driver(Connection(ours.detach()))
+        driver.send(setup_of(tmp_path, **loop("steady")))
+        driver.expect(Ready)
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        with pytest.raises((EOFError, ConnectionResetError)):
+            driver.receive()
+        wait_until(lambda: not _runs(pid))
+        driver.connection.close()
+
+    def test_sigint_is_the_drivers_business_and_sigterm_ends_it_after_the_epoch(
+        self, start: Callable[..., Driver], tmp_path: Path
+    ) -> None:
+        driver = start(**loop("dips"))
+        driver.expect(Ready)
+        driver.send(make_run(tmp_path, **loop("dips")))
+        driver.expect(TrialStarted)
+        result = driver.expect(EpochResult)
+        assert driver.process is not None
+        driver.process.send_signal(signal.SIGINT)
+        driver.decide(result)
+        assert driver.expect(EpochResult).epoch == 2
+        driver.process.send_signal(signal.SIGTERM)
+        end = driver.expect(TrialEnd)
+        assert (end.kind, end.number) == (EndKind.PREEMPTED, 0)
+        assert driver.status() == 128 + signal.SIGTERM
+
+    def test_sigterm_ends_an_idle_worker(self, start: Callable[..., Driver]) -> None:
+        driver = start(**loop("steady"))
+        driver.expect(Ready)
+        assert driver.process is not None
+        driver.process.terminate()
+        assert driver.status() == 128 + signal.SIGTERM
+
+    def test_it_is_not_started_by_hand(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpsearch.service.worker"], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert done.returncode == 2
+        assert "hpsearch run" in done.stderr
+
+    def test_it_imports_torch_only_after_it_knows_its_task(self) -> None:
+        check = "import sys, hpsearch.service.worker; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def _runs(pid: int) -> bool:
+    """Returns whether a process exists and is no zombie (whose parent, here init, has not looked yet)."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
