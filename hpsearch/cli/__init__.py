@@ -17,5 +17,5 @@ def _place(name: str) -> int:
 
 
 app.registered_commands.sort(
-    key=lambda command: _place(command.name or getattr(command.callback, "__name__", ""))
+    key=lambda command: _place(str(command.name or getattr(command.callback, "__name__", "")))
 )

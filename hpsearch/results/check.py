@@ -177,7 +177,7 @@ def middle(entry: Entry) -> float:
     """Returns the mean of what an entry of numbers is sampled to, before any trial is known."""
     ends = entry.extremes()
     if not isinstance(entry, Choices) and entry.log and ends[1] > ends[0]:
-        return float((ends[1] - ends[0]) / math.log(ends[1] / ends[0]))
+        return float(ends[1] - ends[0]) / math.log(ends[1] / ends[0])
     return float(sum(ends) / len(ends))
 
 

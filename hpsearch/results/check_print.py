@@ -23,10 +23,19 @@ def print_check(
 
 
 def print_dtypes(device: str) -> None:
-    """Prints which number types a device has, each tried by a real sum and a real product."""
+    """Prints which number types a device has, each tried by a real sum, product and training step."""
     chosen = devices.choose(device)
     typer.echo(f"number types of {chosen}:")
-    for line in columns(("type", "sum", "matrix product"), map(_dtype_row, devices.supported_dtypes(chosen))):
+    head = ("type", "bits", "sum", "matrix product", "training")
+    rows = [
+        [
+            kind.name,
+            str(kind.bits),
+            *("yes" if able else "no" for able in (kind.add, kind.matmul, kind.train)),
+        ]
+        for kind in devices.supported_dtypes(chosen)
+    ]
+    for line in columns(head, rows):
         typer.echo(f"  {line}")
 
 

@@ -13,9 +13,10 @@ from optuna.storages import RDBStorage
 from hpsearch.errors import UserError
 from hpsearch.results.listing import own_folder
 from hpsearch.results.status import driver_rows, find_row
+from hpsearch.results.tables import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import open_storage, translated
+from hpsearch.search.storage import translated
 from hpsearch.search.tables import DriverState
 from hpsearch.spec.folders import RunFolder
 
@@ -43,20 +44,20 @@ def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
         StudyNotFound: no study of this name.
         UserError: a live driver runs the study.
     """
-    storage = open_storage(url)
-    row = find_row(name, storage, run_folder)
-    for driver in driver_rows(storage, row.study_id):
-        if driver.state is DriverState.ALIVE:
-            host = driver.identity.host.partition("/")[0]
-            raise UserError(
-                f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
-                f"stop it first: hpsearch stop {name}"
-            )
-    folder = own_folder(RunFolder(run_folder, name))
-    artifacts = tuple(_artifact_files(storage, row.study_id, RunFolder(run_folder, name).artifacts))
-    return Deletion(
-        name, row.study_id, sum(row.counts.values()), folder, row.size if folder else 0, artifacts
-    )
+    with opened(url) as storage:
+        row = find_row(name, storage, run_folder)
+        for driver in driver_rows(storage, row.study_id):
+            if driver.state is DriverState.ALIVE:
+                host = driver.identity.host.partition("/")[0]
+                raise UserError(
+                    f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
+                    f"stop it first: hpsearch stop {name}"
+                )
+        folder = own_folder(RunFolder(run_folder, name))
+        artifacts = tuple(_artifact_files(storage, row.study_id, RunFolder(run_folder, name).artifacts))
+        return Deletion(
+            name, row.study_id, sum(row.counts.values()), folder, row.size if folder else 0, artifacts
+        )
 
 
 def delete_study(deletion: Deletion, url: str) -> None:
@@ -66,9 +67,8 @@ def delete_study(deletion: Deletion, url: str) -> None:
         UserError: files that cannot be removed; the study is gone from the database then.
         StorageError, StorageAway: the database.
     """
-    storage = open_storage(url)
-    Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
-    with translated(storage):
+    with opened(url, readonly=False) as storage, translated(storage):
+        Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
         optuna.delete_study(study_name=deletion.name, storage=storage)
     try:
         if deletion.folder is not None:

@@ -12,8 +12,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
+from hpsearch.results.tables import opened
 from hpsearch.search.opening import SPECIFICATION
-from hpsearch.search.storage import open_storage, reading, translated
+from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import RESERVED_NAMES
@@ -53,7 +54,8 @@ def list_studies(url: str, run_folder: Path) -> list[StudyRow]:
         StudyNotFound: there is no database, or nothing in it.
         StorageError, StorageAway: the database.
     """
-    rows = study_rows(open_storage(url, readonly=True), run_folder)
+    with opened(url) as storage:
+        rows = study_rows(storage, run_folder)
     earliest = datetime.min.replace(tzinfo=UTC)
     return sorted(rows, key=lambda row: row.changed or row.started or earliest, reverse=True)
 

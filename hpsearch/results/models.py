@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from hpsearch.errors import CheckpointError, UserError
-from hpsearch.results.tables import best_trial, open_study
+from hpsearch.results.tables import best_trial, reading_study
 from hpsearch.spec.train import ModelSpec
 from hpsearch.training.models import build
 from hpsearch.training.weights import read_weights
@@ -32,7 +32,8 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone.
         CheckpointError: the file is damaged or not made by hpsearch.
     """
-    path = Path(study) if str(study).endswith(".safetensors") else best_weights(study, storage)
+    is_file = study is not None and str(study).endswith(".safetensors")
+    path = Path(str(study)) if is_file else best_weights(study, storage)
     state, metadata = read_weights(path)
     try:
         spec = ModelSpec.model_validate_json(metadata["model"])
@@ -41,7 +42,9 @@ def load_best_model(
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not say which model it belongs to: {error}") from None
     model = build(spec, channels, size, outputs, seed=0, allow=tuple(allow))
-    model.load_state_dict(dict(state))
+    floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    model.to(floats[0] if floats else None)
+    model.load_state_dict(state)
     model.hpsearch = _described(metadata)  # type: ignore[assignment]
     return model.eval()
 
@@ -52,13 +55,13 @@ def best_weights(study: str | Path | None, storage: str) -> Path:
     Raises:
         UserError: no COMPLETE trial, or its weights are not on this machine.
     """
-    opened = open_study(None if study is None else str(study), storage)
-    best = best_trial(opened)
+    with reading_study(None if study is None else str(study), storage) as opened:
+        best, name = best_trial(opened), opened.study_name
     if best is None:
-        raise UserError(f'study "{opened.study_name}" has no COMPLETE trial yet, so there is no best model')
+        raise UserError(f'study "{name}" has no COMPLETE trial yet, so there is no best model')
     if not best.weights:
         raise UserError(
-            f'study "{opened.study_name}": trial {best.number} kept no weights; '
+            f'study "{name}": trial {best.number} kept no weights; '
             "a training function keeps them with trial.save(model)"
         )
     path = Path(best.weights)

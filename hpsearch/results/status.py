@@ -12,9 +12,10 @@ from sqlalchemy import inspect
 
 from hpsearch.errors import StudyNotFound, nearest
 from hpsearch.results.listing import StudyRow, study_rows
+from hpsearch.results.tables import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import open_storage, redact
+from hpsearch.search.storage import redact
 from hpsearch.search.tables import DRIVER, DriverRow, DriverState
 
 
@@ -60,9 +61,9 @@ def study_status(name: str, url: str, run_folder: Path) -> StudyStatus:
         StudyNotFound: no study of this name; the nearest is named.
         StorageError, StorageAway: the database.
     """
-    storage = open_storage(url, readonly=True)
-    row = find_row(name, storage, run_folder)
-    return StudyStatus(row, tuple(map(_driver, driver_rows(storage, row.study_id))))
+    with opened(url) as storage:
+        row = find_row(name, storage, run_folder)
+        return StudyStatus(row, tuple(map(_driver, driver_rows(storage, row.study_id))))
 
 
 def find_row(name: str, storage: RDBStorage, run_folder: Path) -> StudyRow:
@@ -91,12 +92,12 @@ def request_stop(name: str, url: str, run_folder: Path) -> int:
     Raises:
         StudyNotFound: no study of this name.
     """
-    storage = open_storage(url)
-    row = find_row(name, storage, run_folder)
-    alive = [driver for driver in driver_rows(storage, row.study_id) if driver.state is DriverState.ALIVE]
-    if alive:
-        Ledger(storage, DriverIdentity.here()).request_stop(row.study_id)
-    return len(alive)
+    with opened(url) as storage:
+        row = find_row(name, storage, run_folder)
+        alive = [driver for driver in driver_rows(storage, row.study_id) if driver.state is DriverState.ALIVE]
+        if alive:
+            Ledger(storage, DriverIdentity.here()).request_stop(row.study_id)
+        return len(alive)
 
 
 def _driver(row: DriverRow) -> DriverStatus:

@@ -1,11 +1,13 @@
 """A stored study as tables: one row per trial, one row per epoch, and the best trial."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 import pandas as pd
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyNotFound, nearest
@@ -52,15 +54,18 @@ class StudyResult:
     @property
     def best(self) -> BestTrial | None:
         """The best trial; None while no trial is COMPLETE."""
-        return best_trial(open_study(self.name, self.storage))
+        with reading_study(self.name, self.storage) as study:
+            return best_trial(study)
 
     def dataframe(self) -> pd.DataFrame:
         """Returns one row per trial."""
-        return trials_frame(open_study(self.name, self.storage))
+        with reading_study(self.name, self.storage) as study:
+            return trials_frame(study)
 
     def epochs(self) -> pd.DataFrame:
         """Returns one row per epoch of every trial."""
-        return epochs_frame(open_study(self.name, self.storage))
+        with reading_study(self.name, self.storage) as study:
+            return epochs_frame(study)
 
 
 def open_study(name: str | None, url: str) -> optuna.Study:
@@ -70,14 +75,34 @@ def open_study(name: str | None, url: str) -> optuna.Study:
         StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
         StorageError, StorageAway: the database.
     """
+    return _find(name, open_storage(url, readonly=True))
+
+
+@contextmanager
+def reading_study(name: str | None, url: str) -> Iterator[optuna.Study]:
+    """Opens a study as `open_study` does, and closes the connections to its database at the end."""
+    with opened(url) as storage:
+        yield _find(name, storage)
+
+
+@contextmanager
+def opened(url: str, readonly: bool = True) -> Iterator[RDBStorage]:
+    """Opens a storage and closes its connections at the end."""
+    storage = open_storage(url, readonly=readonly)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
+
+
+def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(url, readonly=True)
     with translated(storage):
         names = [study.study_name for study in storage.get_all_studies()]
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
-            raise StudyNotFound(_not_found(name, names, redact(url)))
+            raise StudyNotFound(_not_found(name, names, redact(storage.url)))
         return optuna.load_study(study_name=name, storage=storage)
 
 

@@ -73,6 +73,8 @@ class Ledger:
         # What this process knows to own: study -> ticket -> attempt. A row that names this driver but is not
         # here was claimed by a call whose answer got lost, and may be adopted.
         self._held: dict[int, dict[int, int]] = {}
+        # Tickets of ours that are done: the write that closed them may have to be repeated.
+        self._closed: dict[int, dict[int, int]] = {}
         self._attached: set[int] = set()
         self._registered: tuple[int, str] | None = None
         create_tables(storage)
@@ -130,15 +132,17 @@ class Ledger:
                     renewed[study_id] = self._renew(connection, study_id, held, now + self._lease_seconds)
         lost: set[int] = set()
         for study_id, (gone, closed) in renewed.items():  # only now: a failed beat must tell it again
-            for ticket in gone | closed:
-                del self._held[study_id][ticket]
+            held = self._held[study_id]
+            self._closed.setdefault(study_id, {}).update({ticket: held.pop(ticket) for ticket in closed})
+            for ticket in gone:
+                del held[ticket]
             lost |= gone
         return lost
 
     def _renew(
         self, connection: Connection, study_id: int, held: dict[int, int], expires: float
     ) -> tuple[set[int], set[int]]:
-        """Renews the leases that are still ours; returns the tickets that are not, and those that are done."""
+        """Renews the leases that are still ours; returns the tickets that are not, and the done ones."""
         mine = _tickets(study_id, held)
         query = select(LEASE.c.ticket, LEASE.c.driver, LEASE.c.done).where(mine).order_by(LEASE.c.ticket)
         rows = connection.execute(query.with_for_update()).all()
@@ -299,7 +303,7 @@ class Ledger:
 
     def fence(self, study_id: int, tickets: Iterable[int]) -> Fence:
         """Returns what a write for these tickets relies on; `LeaseLost` when one is known to be lost."""
-        held = self._held.get(study_id, {})
+        held = self._held.get(study_id, {}) | self._closed.get(study_id, {})
         wanted = list(tickets)
         if lost := set(wanted) - held.keys():
             raise _lost(*lost)
@@ -375,6 +379,7 @@ class Ledger:
             forget(connection, study_id)
             connection.execute(delete(DRIVER).where(DRIVER.c.study_id == study_id))
         self._held.pop(study_id, None)
+        self._closed.pop(study_id, None)
         self._attached.discard(study_id)
 
 

@@ -34,6 +34,7 @@ class CappedStorage(InMemoryStorage):
 
     def __init__(self) -> None:
         super().__init__()
+        self.running: set[int] = set()
         self._ranked: list[tuple[float, int]] = []
 
     def rank(self, cost: float, number: int) -> None:
@@ -46,12 +47,13 @@ class CappedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        trials = super().get_all_trials(study_id, deepcopy=False, states=states)
-        if len(trials) <= BEST_SHOWN + NEWEST_SHOWN:
-            return trials
-        best = {number for _, number in self._ranked[:BEST_SHOWN]}
-        newest = trials[-1].number - NEWEST_SHOWN
-        return [t for t in trials if t.number > newest or t.number in best or not t.state.is_finished()]
+        trials = self._studies[study_id].trials
+        older = len(trials) - NEWEST_SHOWN
+        if older <= BEST_SHOWN or states == (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy=False, states=states)
+        kept = {number for _, number in self._ranked[:BEST_SHOWN]} | self.running
+        shown = [trials[number] for number in sorted(kept) if number < older] + trials[older:]
+        return [trial for trial in shown if states is None or trial.state in states]
 
 
 class StudyView:
@@ -96,6 +98,7 @@ class StudyView:
         """
         if not trial.state.is_finished():
             self._insert(_running(trial))
+            self._storage.running.add(trial.number)
             self.counts[TrialState.RUNNING.name] += 1
             return
         self._insert(self._as_seen(trial))
@@ -104,6 +107,7 @@ class StudyView:
     def replace(self, trial: FrozenTrial) -> None:
         """Puts the finished record of a trial, as stored, in the place of its running one."""
         self._storage._set_trial(self._ids[trial.number], self._numbered(self._as_seen(trial), trial.number))
+        self._storage.running.discard(trial.number)
         self.counts[TrialState.RUNNING.name] -= 1
         self._count(trial)
 
@@ -121,6 +125,7 @@ class StudyView:
         if number not in self._ids:
             trial = self._study.ask(fixed_distributions=self.space)
             self._ids[trial.number] = trial._trial_id
+            self._storage.running.add(trial.number)
             self.counts[TrialState.RUNNING.name] += 1
             return dict(trial.params)
         trial = optuna.trial.Trial(self._study, self._ids[number])

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.search.storage import redact, translated, writing
@@ -376,3 +376,24 @@ def trial_states(
         .order_by(TRIALS.c.number)
     )
     return [(row.trial_id, row.number, row.state) for row in connection.execute(query)]
+
+
+def change_study_attrs(
+    storage: RDBStorage, study: str, attrs: Mapping[str, Any], removed: Iterable[str] = ()
+) -> None:
+    """Sets and removes system attributes of a study in one transaction; values must be JSON.
+
+    Raises:
+        StudyNotFound: The study was deleted.
+    """
+    with writing(storage) as connection:
+        study_id = connection.scalar(select(STUDIES.c.study_id).where(STUDIES.c.study_name == study))
+        if study_id is None:
+            raise StudyNotFound(f'study "{study}" is gone from {redact(storage.url)}')
+        table = STUDY_SYSTEM_ATTRS
+        rows = [{"study_id": study_id, "key": k, "value_json": json.dumps(v)} for k, v in attrs.items()]
+        if rows:
+            statement = upsert(connection.dialect.name, table, ("study_id", "key"), ("value_json",))
+            connection.execute(statement, rows)
+        if keys := list(removed):
+            connection.execute(delete(table).where(table.c.study_id == study_id, table.c.key.in_(keys)))

@@ -34,7 +34,7 @@ class StudyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial in training. `curve` holds the epochs so far, `since` is in seconds of the epoch (time.time)."""
+    """A trial in training: `curve` holds the epochs so far, `since` when it began (as `time.time`)."""
 
     number: int
     attempt: int

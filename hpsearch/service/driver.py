@@ -3,22 +3,21 @@
 It meets training only in messages and the database only through `search.study.Study`.
 """
 
-import json
 import logging
 import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from optuna.trial import TrialState
 
 from hpsearch import errors
-from hpsearch.errors import DataError, HpsearchError, LeaseLost, StorageAway, StudyFileError, WorkersFailed
+from hpsearch.errors import DataError, HpsearchError, LeaseLost, WorkersFailed
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.study import LiveTrial, Study, Verdict
-from hpsearch.service.callbacks import Callback, FinishedTrial, RunningTrial, WorkerNews
-from hpsearch.service.fleet import Fleet, Phase, Worker
+from hpsearch.service.callbacks import Callback, WorkerNews
+from hpsearch.service.database import Database
+from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.messages import (
     Action,
@@ -34,11 +33,10 @@ from hpsearch.service.messages import (
     TrialStarted,
     WorkerExit,
 )
+from hpsearch.service.records import check_batches, finished, running, worker_rows
 from hpsearch.service.watch import Every, Stops
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 WAIT = 0.2  # seconds of waiting for messages, after which signals and clocks are looked at
 
@@ -90,8 +88,7 @@ class Driver:
         self._requeued: list[Requeued] = []
         self._verdicts: dict[int, Verdict] = {}
         self._exhausted = False
-        self._away_since: float | None = None
-        self._try_again_at = 0.0
+        self.database = Database(self._lost, lambda text: self.call("on_message", text))
         self._beat = Every(4.0)
         self._sync = Every(2.0)
         self._tick = Every(0.5)
@@ -142,7 +139,7 @@ class Driver:
             return  # a trial that another driver has taken over; its worker is being ended
         self._answer(worker, trial, self.study.report(result.number, result), result.epoch)
         self.tally.epochs += 1
-        self.call("on_epoch", _running(trial, worker), result)
+        self.call("on_epoch", running(trial, worker), result)
 
     def _on_started(self, started: TrialStarted) -> None:
         worker, trial = self.fleet.with_trial(started.number), self.study.live.get(started.number)
@@ -151,7 +148,7 @@ class Driver:
         if started.curve:
             verdict = self.study.resume(started.number, started.curve)
             self._answer(worker, trial, verdict, len(started.curve))
-        self.call("on_trial_start", _running(trial, worker))
+        self.call("on_trial_start", running(trial, worker))
 
     def _answer(self, worker: Worker, trial: LiveTrial, verdict: Verdict | None, epoch: int) -> None:
         action = Action.CONTINUE
@@ -204,7 +201,7 @@ class Driver:
         ended = self.study.finish(number, verdict, end, facts)
         self.keeper.finished(number, trial.ticket, ended.trial.user_attrs.get("score"), ended.trial.state)
         self._count_failure(ended.trial.state, number, verdict.detail)
-        record = _finished(ended.trial, number, ended.is_best, facts["weights"])
+        record = finished(ended.trial, number, ended.is_best, facts["weights"])
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
         self.call("on_trial_end", record)
@@ -239,13 +236,7 @@ class Driver:
                 )
             return
         self.tally.data = facts
-        largest = largest_batch(self.study)
-        smallest_part = int(facts.train * smallest_subset(self.study))
-        if largest > smallest_part:
-            raise StudyFileError(
-                f"search.batch_size: {largest} is larger than the training part of {smallest_part} samples; "
-                'lower it, or write "full" for the whole part'
-            )
+        check_batches(self.study.spec, facts)
         self.study.know_data(facts)
         for note in facts.notes:
             self.call("on_message", f"data: {note}")
@@ -277,21 +268,21 @@ class Driver:
             self.fleet.refuse_crash_loop(reason, left.stderr)
 
     def _write(self) -> None:
-        closed = self._database(self.study.flush)
+        closed = self.database(self.study.flush)
         if closed:
             self.keeper.recorded(closed)
 
     def _supervise(self) -> None:
         if self._beat.due():
-            self._database(lambda: self.study.beat(json.dumps(self._workers())))
+            self.database(lambda: self.study.beat(worker_rows(self.fleet, self.study)))
         if self._sync.due():
-            self._database(self._look_around)
+            self.database(self._look_around)
         if self.stops.reason is None:
             self.fleet.kill_hung()
         elif self.stops.grace_is_over():
             for worker in self.fleet.training():
                 self.fleet.kill(worker, "the epoch was given up when study.grace ran out")
-        if self._away_since is not None and time.monotonic() - self._away_since > self._storage_timeout:
+        if self.database.away_for > self._storage_timeout:
             self.stops.stop(
                 f"the database was away for more than {self._storage_timeout:g} s; checkpoints are kept, run "
                 "the study again to go on",
@@ -309,7 +300,7 @@ class Driver:
         worker = self.fleet.idle()
         if worker is None or self.stops.reason is not None or self._exhausted:
             return
-        trial = self._database(self._next)
+        trial = self.database(self._next)
         if trial is None:
             return
         run = TrialRun(
@@ -335,31 +326,6 @@ class Driver:
             return None
         return new
 
-    def _database(self, call: Callable[[], Result]) -> Result | None:
-        """Makes one call to the database; while it is away, only now and then."""
-        if time.monotonic() < self._try_again_at:
-            return None
-        try:
-            result = call()
-        except StorageAway as error:
-            self._went_away(error)
-            return None
-        except LeaseLost as error:
-            self._lost(error)
-            return None
-        if self._away_since is not None:
-            gone = time.monotonic() - self._away_since
-            self.call("on_message", f"the database is back after {gone:.0f} s")
-            self._away_since = None
-        return result
-
-    def _went_away(self, error: StorageAway) -> None:
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            self.call("on_message", f"{error}; running trials go on, none is begun")
-        self._try_again_at = now + min(1.0 + (now - self._away_since) / 10, 5.0)
-
     def _lost(self, error: LeaseLost) -> None:
         for number in self.study.drop(error.tickets):
             self._requeued = [waiting for waiting in self._requeued if waiting.number != number]
@@ -371,38 +337,17 @@ class Driver:
     def _patience(self) -> float:
         """Seconds to wait for messages: none when a trial can be begun at once."""
         can_begin = self.fleet.idle() is not None and self.stops.reason is None and not self._exhausted
-        return 0.0 if can_begin and time.monotonic() >= self._try_again_at else WAIT
+        return 0.0 if can_begin and self.database.due() else WAIT
 
     def _is_over(self) -> bool:
         if self.stops.cold:
             return True
         if self.stops.reason is not None:
-            gave_up = self._away_since is not None
-            return not self.fleet.training() and (gave_up or not self.study.unwritten)
+            return not self.fleet.training() and (self.database.away_for > 0 or not self.study.unwritten)
         if self.study.live or self.study.unwritten or not self._exhausted:
             return False
-        others = self._database(self.study.others_unfinished)
+        others = self.database(self.study.others_unfinished)
         return others == 0
-
-    def _workers(self) -> list[dict[str, Any]]:
-        """Returns what `hpsearch status` shows of this driver's workers."""
-        rows = []
-        for worker in self.fleet.workers.values():
-            trial = self.study.live.get(worker.number) if worker.number is not None else None
-            rows.append(
-                {
-                    "worker": worker.place.worker,
-                    "phase": worker.phase.value,
-                    "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
-                    "pid": worker.pid,
-                    "trial": worker.number,
-                    "epoch": worker.epoch,
-                    "epochs": trial.spec.train.epochs if trial else None,
-                    "since": worker.since if worker.phase is Phase.TRAINING else None,
-                    "attempt": trial.attempt if trial else None,
-                }
-            )
-        return rows
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls one method of every callback; one that raises is reported and left out from then on."""
@@ -414,45 +359,3 @@ class Driver:
                     "callback %s.%s failed; it is not called again", type(callback).__name__, name
                 )
                 self.callbacks.remove(callback)
-
-
-def largest_batch(study: Study) -> int:
-    """Returns the largest batch size (in samples) that the study may ask for; "full" always fits."""
-    entry = study.spec.search.get("batch_size")
-    sizes = [study.spec.train.batch_size] if entry is None else entry.extremes()
-    return max((size for size in sizes if isinstance(size, int)), default=1)
-
-
-def smallest_subset(study: Study) -> float:
-    """Returns the smallest share of the training part that a trial may be given."""
-    entry = study.spec.search.get("data.subset")
-    return float(study.spec.data.subset if entry is None else min(entry.extremes()))
-
-
-def _running(trial: LiveTrial, worker: Worker) -> RunningTrial:
-    return RunningTrial(
-        number=trial.number,
-        attempt=trial.attempt,
-        worker=worker.place.worker,
-        hparams=trial.hparams,
-        epochs=trial.spec.train.epochs,
-        since=worker.since,
-        curve=tuple(trial.results),
-    )
-
-
-def _finished(trial: Any, number: int, is_best: bool, weights: str) -> FinishedTrial:
-    attrs = trial.user_attrs
-    return FinishedTrial(
-        number=number,
-        state=trial.state.name,
-        stop_reason=attrs["stop_reason"],
-        score=attrs["score"],
-        best_epoch=attrs["best_epoch"],
-        epochs_run=attrs["epochs_run"],
-        hparams=trial.params,
-        attrs=attrs,
-        detail=attrs["stop_detail"],
-        is_best=is_best,
-        weights=weights or None,
-    )

@@ -47,5 +47,5 @@ class Executor(Protocol):
         ...
 
     def close(self, timeout: float) -> None:
-        """Ends all workers: asks them to leave, and kills those that have not left after `timeout` seconds."""
+        """Asks all workers to leave, and kills those that have not left after `timeout` seconds."""
         ...

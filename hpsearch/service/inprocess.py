@@ -1,5 +1,6 @@
 """Workers as threads of this process, over the same pipes and the same loop: for tests."""
 
+import contextlib
 import threading
 import time
 from multiprocessing import Pipe
@@ -20,10 +21,9 @@ class InProcessExecutor:
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         ours, theirs = Pipe()
         thread = threading.Thread(
-            target=_serve, args=(theirs,), name=f"hpsearch-worker-{place.worker}", daemon=True
+            target=_serve, args=(theirs, setup), name=f"hpsearch-worker-{place.worker}", daemon=True
         )
         self._threads[place.worker], self._connections[place.worker] = thread, ours
-        ours.send(setup)
         thread.start()
 
     def send(self, worker: int, message: ToWorker) -> None:
@@ -68,6 +68,6 @@ class InProcessExecutor:
         return WorkerExit(worker, "left")
 
 
-def _serve(connection: Connection) -> None:
-    with connection:
-        serve(connection)
+def _serve(connection: Connection, setup: WorkerSetup) -> None:
+    with connection, contextlib.suppress(EOFError, OSError):  # the driver has hung up
+        serve(connection, setup)

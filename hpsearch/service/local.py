@@ -40,8 +40,9 @@ class LocalExecutor:
     folder, so that its last lines can be told when it dies.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, module: str = "hpsearch.service.worker") -> None:
         self._folder = folder
+        self._module = module
         self._workers: dict[int, _Process] = {}
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
@@ -50,7 +51,7 @@ class LocalExecutor:
         ours, theirs = socket.socketpair()
         with log.open("ab") as stderr, theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hpsearch.service.worker", str(theirs.fileno())],
+                [sys.executable, "-m", self._module, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -165,7 +166,7 @@ def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) ->
 
 
 def _oom_kills() -> int:
-    """Returns how often the kernel has killed a process for lack of memory, in this control group or at all."""
+    """Returns how often the kernel has killed for lack of memory, in this control group or at all."""
     for file in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         try:
             text = Path(file).read_text(encoding="ascii")

@@ -4,7 +4,7 @@
       |  WorkerSetup  ---------------------->
       |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
       |  TrialRun  ------------------------>
-      |  <---------------------------------  TrialStarted               with the epochs of its checkpoint, if any
+      |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
       |  <---------------------------------  EpochResult                one per epoch
       |  Decision  ------------------------>                            CONTINUE, STOP or PREEMPT
       |  <---------------------------------  TrialEnd
@@ -12,7 +12,8 @@
 
 The worker waits for the decision on its last epoch before it trains the next: a stopped trial never trains
 an epoch too many. So does a worker that resumes a trial: the driver judges the checkpoint's last epoch anew
-(`TrialStarted.curve` is not empty), for the trial may have ended before its record was written. `WorkerExit` comes from the executor, not from the worker: its pipe has closed.
+(`TrialStarted.curve` is not empty), for the trial may have ended before its record was written.
+`WorkerExit` comes from the executor, not from the worker: its pipe has closed.
 """
 
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker can train: its device, its versions, and the data set as it found it (None: own loop, own data)."""
+    """A worker can train: its device, its versions, and the data as it found it (None: own loop, own data)."""
 
     worker: int
     pid: int
@@ -98,7 +99,7 @@ class SetupFailed:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to an EpochResult. A PREEMPT may also come unasked, between epochs: it interrupts nothing."""
+    """The answer to an EpochResult. A PREEMPT may also come unasked: it interrupts no epoch."""
 
     number: int
     epoch: int

@@ -231,7 +231,8 @@ class Loop:
         elif decision.action is Action.STOP:
             self._evict(number, EndKind.STOPPED)
         elif number in self._undecided and decision.epoch == self._undecided[number].epoch:
-            if self._undecided.pop(number).last:
+            judged = self._undecided.pop(number)
+            if judged.last:
                 self._evict(number, EndKind.FINISHED)
 
     def _evict(self, number: int, kind: EndKind) -> None:

@@ -1,5 +1,6 @@
 """How an epoch is cut into batches, and a batch into micro-batches."""
 
+from itertools import pairwise
 from typing import Literal
 
 
@@ -8,8 +9,8 @@ def cut(
 ) -> list[slice]:
     """Returns the batches of an epoch as slices of its shuffled order.
 
-    The last batch may be short: `drop_last` leaves it out; otherwise it is trained, and one of a single sample
-    is merged into the batch before, since BatchNorm cannot train on one sample.
+    The last batch may be short: `drop_last` leaves it out; otherwise it is trained, and one of a single
+    sample is merged into the batch before, since BatchNorm cannot train on one sample.
 
     Args:
         limit: at most so many batches (`train.steps_per_epoch`).
@@ -28,7 +29,7 @@ def pieces(samples: int, micro_batch: int) -> list[slice]:
     """Returns a batch's micro-batches of at most `micro_batch` samples, their sizes as equal as can be."""
     count = -(-samples // micro_batch)
     bounds = [index * samples // count for index in range(count + 1)]
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def image_size_at(epoch: int, epochs: int, stages: tuple[tuple[float, int], ...]) -> int | None:

@@ -173,8 +173,8 @@ class Checkpoints:
         kept = f"epoch {self.epoch} of this attempt" if self.epoch else "that of an earlier attempt, if any"
         return (
             f"trial {self._run.number}: the checkpoint of epoch {epoch} cannot be written to {self.folder}: "
-            f"{error.strerror or error}. The last whole checkpoint ({kept}) is intact; make room there and run "
-            "the study again, and the trial goes on from it"
+            f"{error.strerror or error}. The last whole checkpoint ({kept}) is intact; make room there and "
+            "run the study again, and the trial goes on from it"
         )
 
     def _clear_debris(self) -> None:
@@ -254,9 +254,10 @@ def _checked(folder: Path, entry: Mapping[str, Any]) -> bytes:
     Raises:
         CheckpointError: it is not what was written.
     """
-    content = (folder / entry["name"]).read_bytes()
-    if _entry(folder / entry["name"], content) != dict(entry):
-        raise CheckpointError(f"{entry['name']} does not fit its check sum ({len(content)} bytes)")
+    path = folder / str(entry["name"])
+    content = path.read_bytes()
+    if _entry(path, content) != dict(entry):
+        raise CheckpointError(f"{path.name} does not fit its check sum ({len(content)} bytes)")
     return content
 
 
@@ -273,4 +274,3 @@ def _result_from_json(record: Mapping[str, Any]) -> EpochResult:
 def _to_json(value: float) -> float | str:
     """JSON has no NaN and no infinities; as texts every reader takes them, and `float` reads them back."""
     return value if math.isfinite(value) else repr(value)
-

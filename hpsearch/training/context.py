@@ -1,4 +1,4 @@
-"""What a user's training function is given: the trial's hparams, its data, its device, and its checkpoints."""
+"""What a user's training function is given: the trial's hparams, its data, its device, its checkpoints."""
 
 import hashlib
 import random
@@ -81,7 +81,9 @@ class Trial:
             DataError: the study has no [data].
         """
         if self._data is None:
-            raise DataError('trial.data() needs a [data] table with a dataset; this study has dataset = "none"')
+            raise DataError(
+                'trial.data() needs a [data] table with a dataset; this study has dataset = "none"'
+            )
         return self._data.at(self._run.spec.data)
 
     def remaining(self) -> Iterator[int]:
@@ -141,7 +143,9 @@ class Trial:
         Raises:
             CheckpointError: something that could not be read back without unpickling code.
         """
-        return {name: _plain(f"trial.save: {name}", _state(value)) for name, value in (self._saved or {}).items()}
+        return {
+            name: _plain(f"trial.save: {name}", _state(value)) for name, value in (self._saved or {}).items()
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """Returns the state of the model that was given to `save`.
@@ -162,8 +166,8 @@ class Trial:
         """
         if self._resumed is not None and not self._restore_read:
             raise ModelError(
-                f"the training function called trial.save in attempt {self._resumed.attempt} but does not read "
-                "trial.restored; load the state from it, or do not call trial.save"
+                f"the training function called trial.save in attempt {self._resumed.attempt} but does not "
+                "read trial.restored; load the state from it, or do not call trial.save"
             )
 
     def _names(self) -> set[str]:
@@ -213,6 +217,6 @@ def _plain(where: str, value: Any) -> Any:
             f"{where} is {type(value).__module__}.{type(value).__name__}, which is not read back from a "
             "checkpoint; give tensors, numbers, texts, lists and dicts, or something with a state_dict()"
         )
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return type(value)((key, _plain(f"{where}[{key!r}]", item)) for key, item in value.items())
     return type(value)(_plain(f"{where}[{index}]", item) for index, item in enumerate(value))

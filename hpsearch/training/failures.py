@@ -4,7 +4,7 @@ import traceback
 
 from hpsearch.errors import HpsearchError
 from hpsearch.spec.trial import EndKind, TrialEnd, TrialRun
-from hpsearch.training import device
+from hpsearch.training.device import is_out_of_memory
 
 
 def trial_end(run: TrialRun, error: BaseException, weights: str | None = None) -> TrialEnd:
@@ -13,7 +13,7 @@ def trial_end(run: TrialRun, error: BaseException, weights: str | None = None) -
     Args:
         weights: path of the best epoch's weights, which outlive the error.
     """
-    kind = EndKind.OUT_OF_MEMORY if device.is_out_of_memory(error) else EndKind.ERROR
+    kind = EndKind.OUT_OF_MEMORY if is_out_of_memory(error) else EndKind.ERROR
     return TrialEnd(
         run.number,
         run.attempt,
@@ -38,7 +38,7 @@ def spoils_process(error: BaseException) -> bool:
     After an error of a CUDA kernel (an assertion, an illegal address) every further call on the device fails
     until the process ends. Lack of memory is not of that kind.
     """
-    if device.is_out_of_memory(error):
+    if is_out_of_memory(error):
         return False
     chain: BaseException | None = error
     while chain is not None:

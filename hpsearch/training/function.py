@@ -119,7 +119,9 @@ class FunctionEngine:
         metrics = check_metrics(yielded, run.spec.study.metric, self._name)
         running.trial.refuse_unread_checkpoint()
         if running.trial.has_saved and slot.improves(metrics):
-            slot.keep(epoch, metrics[run.spec.study.metric], running.trial.weights(), self._metadata(run, epoch))
+            slot.keep(
+                epoch, metrics[run.spec.study.metric], running.trial.weights(), self._metadata(run, epoch)
+            )
         result = EpochResult(
             run.number,
             run.attempt,
@@ -133,8 +135,8 @@ class FunctionEngine:
     def _refuse_no_epochs(self, slot: Slot) -> None:
         if not slot.curve:
             raise ModelError(
-                f'train.function "{self._name}" returned without a single yield; yield a dict of metrics after '
-                f'each epoch, such as {{"train_loss": a, "{slot.run.spec.study.metric}": b}}'
+                f'train.function "{self._name}" returned without a single yield; yield a dict of metrics '
+                f'after each epoch, such as {{"train_loss": a, "{slot.run.spec.study.metric}": b}}'
             )
 
     def _metadata(self, run: TrialRun, epoch: int) -> dict[str, str]:
@@ -177,7 +179,9 @@ class FunctionEngine:
         return TrialEnd(run.number, run.attempt, kind, weights=running.slot.checkpoints.weights, facts=facts)
 
 
-def training_function(name: str, allow: tuple[str, ...] | None) -> Callable[[Trial], Generator[Any, None, None]]:
+def training_function(
+    name: str, allow: tuple[str, ...] | None
+) -> Callable[[Trial], Generator[Any, None, None]]:
     """Returns the function that `train.function` names.
 
     Raises:
@@ -216,7 +220,9 @@ def check_metrics(yielded: Any, metric: str, function: str) -> dict[str, float]:
         raise ModelError(f'{where} {yielded!r}; yield a dict, such as {{"train_loss": a, "{metric}": b}}')
     if metric not in yielded:
         names = ", ".join(map(str, yielded)) or "nothing"
-        raise ModelError(f'{where} {names}, but study.metric is "{metric}"; yield it too, or name another metric')
+        raise ModelError(
+            f'{where} {names}, but study.metric is "{metric}"; yield it too, or name another metric'
+        )
     metrics = {}
     for name, value in yielded.items():
         number = _number(value)
@@ -233,4 +239,3 @@ def _number(value: Any) -> float | None:
     with contextlib.suppress(TypeError, ValueError, RuntimeError):
         return float(value)
     return None
-

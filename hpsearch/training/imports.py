@@ -4,15 +4,11 @@ import importlib
 from collections.abc import Callable, Collection
 from typing import Any
 
-from hpsearch.errors import ModelError, UserError, nearest
+from hpsearch.errors import DataError, ModelError, UserError, nearest
 
 
 def import_object(
-    reference: str,
-    allow: Collection[str] | None = None,
-    *,
-    field: str = "model.name",
-    error: type[UserError] = ModelError,
+    reference: str, allow: Collection[str] | None = None, field: str = "model.name"
 ) -> Callable[..., Any]:
     """Imports the function or class that a field of a study file names.
 
@@ -24,12 +20,12 @@ def import_object(
         reference: `package.module:name`; the name may have dots (`module:Class.method`).
         allow: top-level modules that may be imported; None trusts all.
         field: the study file's field, for the messages.
-        error: what to raise.
 
     Raises:
-        UserError: of the type `error`: no such form, not allowed, not found, or not callable. An exception
-            while the module is imported is its cause.
+        DataError, ModelError: by the field's table; no such form, not allowed, not found, or not callable. An
+            exception while the module is imported is its cause.
     """
+    error = DataError if field.startswith("data.") else ModelError
     where = f'{field} = "{reference}"'
     module_name, colon, path = reference.partition(":")
     if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")]):
@@ -40,7 +36,7 @@ def import_object(
     found = _import_module(module_name, where, error)
     for name in path.split("."):
         if not hasattr(found, name):
-            known = [known for known in vars(found) if callable(getattr(found, known)) and known[0] != "_"]
+            known = [known for known in dir(found) if known[0] != "_" and callable(getattr(found, known))]
             raise error(f'{where}: {module_name} has no "{name}"; {nearest(name, known)}')
         found = getattr(found, name)
     if not callable(found):
@@ -53,7 +49,7 @@ def _import_module(name: str, where: str, error: type[UserError]) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
-        if missing.name is not None and (name == missing.name or name.startswith(f"{missing.name}.")):
+        if missing.name is not None and f"{name}.".startswith(f"{missing.name}."):
             raise error(
                 f"{where}: there is no module {missing.name}; start hpsearch in the folder that holds it, "
                 "or install it"

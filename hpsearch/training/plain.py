@@ -98,7 +98,10 @@ class Training:
         self._device = device
         self._data = data
         self._batches = cut(
-            len(data.train), run.spec.train.batch_size, run.spec.train.drop_last, run.spec.train.steps_per_epoch
+            len(data.train),
+            run.spec.train.batch_size,
+            run.spec.train.drop_last,
+            run.spec.train.steps_per_epoch,
         )
         self._learner = Learner(run, device, data, len(self._batches), self.slot.epoch, allow)
         if self.slot.resumed is not None:
@@ -140,7 +143,7 @@ class Training:
         # Seeded anew for each epoch: the data's order, the augmentation and dropout depend on nothing before.
         generator = devices.seed_everything(run.spec.study.seed, run.number, epoch, self._device)
         order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
-        loss_sum = torch.zeros((), dtype=learner.sum_dtype, device=self._device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         learner.begin_epoch(epoch)
         for batch in self._batches:
             images, targets = self.training_batch(order_N[batch], epoch, generator)
@@ -160,10 +163,11 @@ class Training:
         size = image_size_at(epoch, self.slot.run.spec.train.epochs, spec.progressive)
         size = None if size == data.height else size
         images = data.pixels(data.train, index_B, dtype, size)
-        targets: Tensor | Mixed = data.targets(data.train, index_B, dtype)
+        targets = data.targets(data.train, index_B, dtype)
+        mixed: Tensor | Mixed = targets
         if spec.augment:
-            images, targets = self._augmentation(size)(images, targets, generator)
-        return self._learner.place(data.normalize(images)), targets
+            images, mixed = self._augmentation(size)(images, targets, generator)
+        return self._learner.place(data.normalize(images)), mixed
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], EpochMetrics]:

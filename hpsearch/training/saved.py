@@ -38,7 +38,9 @@ class SavedModel(nn.Module):
         self.metadata = metadata
         self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
         self.task = metadata["task"]
-        self.channels, self.height, self.width = (int(metadata[key]) for key in ("channels", "height", "width"))
+        self.channels, self.height, self.width = (
+            int(metadata[key]) for key in ("channels", "height", "width")
+        )
         for name in ("mean", "std"):
             values = torch.tensor(json.loads(metadata[name]))
             self.register_buffer(name, values[:, None, None], persistent=False)
@@ -56,7 +58,9 @@ class SavedModel(nn.Module):
         dtype = next(self.model.parameters()).dtype
         pixels = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
         if pixels.shape[-2:] != (self.height, self.width):
-            pixels = functional.interpolate(pixels, (self.height, self.width), mode="bilinear", antialias=True)
+            pixels = functional.interpolate(
+                pixels, (self.height, self.width), mode="bilinear", antialias=True
+            )
         outputs: Tensor = self.model((pixels - self.mean.to(dtype)) / self.std.to(dtype))
         return outputs
 
@@ -106,11 +110,21 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
         ModelError: the file cannot be read, was not written by a trial of the plain loop, or does not fit.
     """
     state, metadata = weights.read_weights(Path(path))
-    missing = {"model", "channels", "height", "width", "outputs", "classes", "mean", "std", "task"} - metadata.keys()
+    missing = {
+        "model",
+        "channels",
+        "height",
+        "width",
+        "outputs",
+        "classes",
+        "mean",
+        "std",
+        "task",
+    } - metadata.keys()
     if missing:
         raise ModelError(
-            f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt from it "
-            "(weights of your own training function are loaded by your own code)"
+            f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt from "
+            "it (weights of your own training function are loaded by your own code)"
         )
     spec = ModelSpec.model_validate_json(metadata["model"])
     size = int(metadata["height"]), int(metadata["width"])

@@ -43,7 +43,9 @@ class Slot:
         best = self.best.value if self.best else None
         return is_better(metrics[study.metric], best, study.better)
 
-    def keep(self, epoch: int, value: float, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    def keep(
+        self, epoch: int, value: float, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> None:
         """Takes these weights for the best so far; they are copied."""
         copies = {name: tensor.detach().clone() for name, tensor in weights.items()}
         self.best = Best(epoch, value, copies, metadata)

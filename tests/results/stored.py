@@ -34,7 +34,8 @@ def specification(name: str, **study: Any) -> StudySpec:
 def make_study(url: str, name: str, weights: str = "") -> optuna.Study:
     """Writes a study of four trials: the best (1), a pruned one, one that failed, one that runs."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(study_name=name, storage=open_storage(url), direction="minimize")
+    storage = open_storage(url)
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
     spec = specification(name)
     study.set_user_attr("specification", stored_form(spec))
     study.set_user_attr("digest", digest(spec))
@@ -45,6 +46,7 @@ def make_study(url: str, name: str, weights: str = "") -> optuna.Study:
     study.add_trial(_trial([], TrialState.FAIL, "error", 0.5, 16))
     running = study.ask(SPACE)
     running.report(0.7, 1)
+    storage.engine.dispose()
     return study
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from sqlalchemy import func, select
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.delete import delete_study, plan_deletion
 from hpsearch.results.status import request_stop, study_status
+from hpsearch.results.tables import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, reading
@@ -54,8 +56,9 @@ def test_a_name_that_leads_elsewhere_takes_no_files(sqlite_url: str, tmp_path: P
     victim = runs / name
     victim.mkdir(parents=True, exist_ok=True)
     (victim / "precious").write_text("x", encoding="utf-8")
-    study = make_study(sqlite_url, name)
-    study._storage.set_study_system_attr(study._study_id, "artifacts:../../a/runs/x", "{}")
+    with opened(sqlite_url, readonly=False) as storage:
+        study = optuna.create_study(study_name=name, storage=storage)
+        storage.set_study_system_attr(study._study_id, f"artifacts:../{name}/precious", "{}")
     deletion = plan_deletion(name, sqlite_url, runs)
     assert (deletion.folder, deletion.artifacts) == (None, ())
     delete_study(deletion, sqlite_url)

@@ -14,6 +14,7 @@ from hpsearch.results.tables import (
     count_states,
     epochs_frame,
     open_study,
+    opened,
     trials_frame,
 )
 from hpsearch.search.storage import open_storage
@@ -111,9 +112,9 @@ def test_the_only_study_needs_no_name(sqlite_url: str) -> None:
 
 def test_the_list_counts_in_every_database(database_url: str, tmp_path: Path) -> None:
     make_study(database_url, "one")
-    optuna.create_study(study_name="up", storage=open_storage(database_url), direction="maximize")
-    up = optuna.load_study(study_name="up", storage=open_storage(database_url))
-    up.add_trials([optuna.trial.create_trial(value=value) for value in (1.0, 3.0, 2.0)])
+    with opened(database_url, readonly=False) as storage:
+        up = optuna.create_study(study_name="up", storage=storage, direction="maximize")
+        up.add_trials([optuna.trial.create_trial(value=value) for value in (1.0, 3.0, 2.0)])
     weights = tmp_path / "runs" / "one" / "weights" / "w.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"x" * 1234)

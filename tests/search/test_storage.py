@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +342,17 @@ def test_server_away_is_noticed_in_time_and_comes_back(server_database_url: str,
         storage.engine.dispose()
 
 
+def test_server_restarted_between_two_writes_is_not_noticed(server_database_url: str) -> None:
+    with proxied(server_database_url) as line:
+        storage = open_storage(line.url)
+        study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study")
+        create_tables(storage)
+        line.cut()
+        line.mend()
+        assert create_trial(storage, study_id, 1)[1] == 0
+        storage.engine.dispose()
+
+
 def test_statement_that_takes_too_long_is_given_up(server_database_url: str) -> None:
     storage = open_storage(server_database_url, timeout=2.0)
     sleep = "SELECT pg_sleep(30)" if server_database_url.startswith("postgres") else "SELECT SLEEP(30)"
@@ -422,10 +433,10 @@ def test_stored_trial_equals_its_twin_by_optuna(
 
 def test_moments_are_naive_utc_in_the_database(storage: RDBStorage, study_id: int) -> None:
     trial_id, _ = create_trial(storage, study_id, 1)
-    ended = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    ended = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=5)))
     TrialWriter(storage).write([Finish(trial_id, TrialState.COMPLETE, 1.0, ended)])
     with reading(storage) as connection:
-        assert connection.scalar(select(writes.TRIALS.c.datetime_complete)) == ended.replace(tzinfo=None)
+        assert connection.scalar(select(writes.TRIALS.c.datetime_complete)) == datetime(2026, 1, 1, 22, 4, 5)
     assert storage.get_trial(trial_id).datetime_complete == ended.astimezone().replace(tzinfo=None)
 
 

@@ -161,7 +161,9 @@ def test_a_life(start: Callable[..., Driver], tmp_path: Path) -> None:
     assert {"python", "torch"} <= ready.versions.keys()
     for number in (0, 1):
         results, end = driver.train_to_the_end(make_run(tmp_path, number=number, **MLP))
-        assert [(result.number, result.epoch) for result in results] == [(number, epoch) for epoch in (1, 2, 3)]
+        assert [(result.number, result.epoch) for result in results] == [
+            (number, epoch) for epoch in (1, 2, 3)
+        ]
         assert (end.kind, end.number) == (EndKind.FINISHED, number)
         assert end.weights is not None
         assert Path(end.weights).is_file()
@@ -225,7 +227,9 @@ class TestDecisions:
         started = self.begin(driver, tmp_path, attempt=2)
         assert [result.epoch for result in started.curve] == [1]
 
-    def test_a_resumed_trial_waits_for_the_judgement_of_its_last_epoch(self, driver: Driver, tmp_path: Path) -> None:
+    def test_a_resumed_trial_waits_for_the_judgement_of_its_last_epoch(
+        self, driver: Driver, tmp_path: Path
+    ) -> None:
         self.begin(driver, tmp_path)
         driver.decide(driver.expect(EpochResult), Action.PREEMPT)
         driver.expect(TrialEnd)
@@ -399,13 +403,19 @@ class TestProcess:
 
     def test_it_is_not_started_by_hand(self) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "hpsearch.service.worker"], capture_output=True, text=True, cwd=ROOT, check=False
+            [sys.executable, "-m", "hpsearch.service.worker"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
         )
         assert done.returncode == 2
         assert "hpsearch run" in done.stderr
 
     def test_it_imports_torch_only_after_it_knows_its_task(self) -> None:
-        check = "import sys, hpsearch.service.worker; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+        check = (
+            "import sys, hpsearch.service.worker; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+        )
         assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
 
 

@@ -50,15 +50,15 @@ def saves_much(trial: Any) -> Iterator[Metrics]:
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     restored = trial.restored
     if restored:
+        optimizer.load_state_dict(restored["optimizer"])
         schedule.load_state_dict(restored["schedule"])
         assert restored["notes"] == {"seen": [1, 2], "name": "x"}
         assert torch.equal(restored["noise"], torch.arange(3))
     for epoch in trial.remaining():
         optimizer.step()
         schedule.step()
-        trial.save(
-            model, schedule=schedule, noise=torch.arange(3), notes={"seen": [1, 2], "name": "x"}
-        )
+        notes = {"seen": [1, 2], "name": "x"}
+        trial.save(model, optimizer, schedule=schedule, noise=torch.arange(3), notes=notes)
         yield {
             "val_loss": 1 / epoch,
             "rate": schedule.get_last_lr()[0],

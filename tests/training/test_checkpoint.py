@@ -125,7 +125,9 @@ def test_a_checkpoint_of_another_specification_is_passed_over(
     save(make_run(tmp_path), 0.5)
     assert Checkpoints(make_run(tmp_path, attempt=2, train={"momentum": 0.5})).newest() is None
     assert "another specification" in caplog.text
-    assert Checkpoints(make_run(tmp_path, attempt=2, study={"name": "digits", "seed": 3, "trials": 99})).newest()
+    assert Checkpoints(
+        make_run(tmp_path, attempt=2, study={"name": "digits", "seed": 3, "trials": 99})
+    ).newest()
 
 
 def truncate(path: Path) -> None:
@@ -139,7 +141,9 @@ def flip_a_bit(path: Path) -> None:
 
 
 def lose_a_key(path: Path) -> None:
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "curve"}))
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "curve"})
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "state-00002.pt", "best-00002.safetensors"])
@@ -154,7 +158,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_taken(
     assert found is not None
     # A flipped bit in the record may leave it readable; then its epochs are those that were written.
     assert (found.attempt, found.epoch) == (1, 1) or (name, damage) == ("checkpoint.json", flip_a_bit)
-    assert "attempt-2" in caplog.text or (name, damage) == ("checkpoint.json", Path.unlink) or found.attempt == 2
+    assert (
+        "attempt-2" in caplog.text or (name, damage) == ("checkpoint.json", Path.unlink) or found.attempt == 2
+    )
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"epoch": 3}'])
@@ -186,8 +192,6 @@ def test_pickled_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder(run) / "checkpoint.json").write_text(json.dumps(written))
     assert Checkpoints(make_run(tmp_path, attempt=2)).newest() is None
     assert not (tmp_path / "bomb").exists()
-    with pytest.raises(FileExistsError if (tmp_path / "bomb").exists() else FileNotFoundError):
-        os.rmdir(tmp_path / "bomb")
     pickle.loads(pickle.dumps(Bomb()))  # the bomb is a real one
     assert (tmp_path / "bomb").exists()
 
@@ -236,7 +240,9 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
         checkpoints = save(make_run(disk), 0.5, size=10_000)
-        with pytest.raises(CheckpointError, match=r"epoch 2 cannot be written.*No space left.*epoch 1 of this"):
+        with pytest.raises(
+            CheckpointError, match=r"epoch 2 cannot be written.*No space left.*epoch 1 of this"
+        ):
             checkpoints.save(Checkpoint(curve(0.5, 0.4), {"w": torch.zeros(100_000)}, best(2, 0.4)))
         found = Checkpoints(make_run(disk, attempt=2)).newest()
         assert found is not None
@@ -249,4 +255,5 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found is not None
         assert found.epoch == 2
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        # Lazily: weights that were read may still be mapped into memory.
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -64,7 +64,9 @@ class TestEngine:
         assert engine.busy == 0 < engine.capacity
         assert engine.step() == []
 
-    def test_a_trial_from_beginning_to_end(self, engine: Engine, tables: dict[str, Any], tmp_path: Path) -> None:
+    def test_a_trial_from_beginning_to_end(
+        self, engine: Engine, tables: dict[str, Any], tmp_path: Path
+    ) -> None:
         run = make_run(tmp_path, number=4, **tables)
         started = engine.admit(run)
         assert (started.number, started.attempt, started.curve) == (4, 1, ())
@@ -172,5 +174,3 @@ class TestEngine:
         assert end.kind is EndKind.ERROR
         assert "checkpoint of epoch 1 cannot be written" in end.detail
         assert engine.busy == 0
-
-

@@ -202,7 +202,7 @@ def test_a_function_that_saves_but_does_not_restore_is_told_so(tmp_path: Path) -
 
 def test_data_without_a_data_table_is_refused(tmp_path: Path) -> None:
     run = run_of(tmp_path, "learns")
-    assert 'trial.data() needs a [data] table' in end_of(steps(run, 1)[0]).detail
+    assert "trial.data() needs a [data] table" in end_of(steps(run, 1)[0]).detail
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def read_idx(path: str, _: str = "") -> Array:
         data = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is corrupt ({error}); fetch it again") from error
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
         raise DataError(f"{path} is corrupt: it is no idx file of bytes; fetch it again")
     axes = data[3]
     shape = tuple(np.frombuffer(data, ">i4", axes, 4).tolist())

@@ -1,8 +1,8 @@
 """Data sets that a function of the user's builds: `dataset = "my_package.data:build"`.
 
 The function may declare a parameter `root`. It returns data sets with `__len__` and `__getitem__`, whose
-items are (image, label): one to be split, or `train`, and optionally `val` and `test`, in a dict, a NamedTuple
-or a plain tuple of two (train, test) or three (train, val, test).
+items are (image, label): one to be split, or `train`, and optionally `val` and `test`, in a dict, a
+NamedTuple or a plain tuple of two (train, test) or three (train, val, test).
 """
 
 import inspect

@@ -9,9 +9,10 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import Array
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # no such locks on Windows: two builders then both build, and one result is kept
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,10 @@ class Cache:
             return path
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with lock(self.folder / f"{key}.lock"):
+            with lock(self.folder / "locks" / key) as alone:
+                if alone:
+                    for left in self.folder.glob(f"{key}.*.tmp"):  # of a process that died while it built
+                        shutil.rmtree(left, ignore_errors=True)
                 if not path.is_dir():
                     self._check_room(size)
                     self._build(key, path, build)
@@ -69,8 +71,6 @@ class Cache:
         return path
 
     def _build(self, key: str, path: Path, build: Callable[[Path], None]) -> None:
-        for left in self.folder.glob(f"{key}.*.tmp"):  # of a process that died while it built
-            shutil.rmtree(left, ignore_errors=True)
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=self.folder))
         try:
             build(beside)
@@ -117,7 +117,7 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
-            file.write(memoryview(np.ascontiguousarray(chunk, dtype)).cast("B"))
+            file.write(np.ascontiguousarray(chunk, dtype).reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
 
@@ -157,10 +157,14 @@ def _about(error: OSError, folder: Path) -> bool:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel takes back when its process dies."""
-    if fcntl is None:
-        yield
+def lock(path: Path) -> Iterator[bool]:
+    """Holds a lock that the kernel takes back when its process dies; false where there are no locks.
+
+    The file stays: were it removed, those who wait for it and those who come later would hold two locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # two builders then both build, and one result is kept
+        yield False
         return
     with path.open("w") as file:
         try:
@@ -170,6 +174,6 @@ def lock(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # a network file system without locks: build side by side
             logger.debug("no lock on %s: %s", path, error)
-        yield
-    with suppress(OSError):
-        path.unlink()
+            yield False
+            return
+        yield True

@@ -104,7 +104,7 @@ class Request:
         allow: top-level modules that the study may name; None trusts all.
         scratch: an empty folder that becomes part of the cached catalogue, for decoded images; None if the
             catalogue will not be cached.
-        locks: a folder that all processes of the machine share.
+        locks: a folder for lock files, the same for all processes of the machine.
         size: side lengths at which the study wants the images; None for the images' own.
     """
 
@@ -134,20 +134,20 @@ def digest(*pieces: bytes | str | Array) -> str:
     """Returns 32 hexadecimal digits over the pieces; where one ends matters."""
     state = blake2b(digest_size=HASH_BYTES)
     for piece in pieces:
-        data = piece.encode() if isinstance(piece, str) else memoryview(_flat(piece))
+        data = piece.encode() if isinstance(piece, str) else _flat(piece)
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()
 
 
 def _flat(piece: bytes | Array) -> Any:
-    return piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+    return piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 
 
 def hash_rows(rows: Array) -> Array:
     """Returns the hash of each row's bytes, uint8 of shape [n, HASH_BYTES]."""
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
-    hashes = b"".join(blake2b(memoryview(row), digest_size=HASH_BYTES).digest() for row in flat)
+    hashes = b"".join(blake2b(row.data, digest_size=HASH_BYTES).digest() for row in flat)
     return np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES)
 
 

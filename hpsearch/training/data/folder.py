@@ -38,6 +38,7 @@ from hpsearch.training.data.catalogue import (
     Source,
 )
 from hpsearch.training.data.decode import is_grey, read_file, upright_size
+from hpsearch.training.data.labels import Table
 from hpsearch.training.data.pixels import to_channels
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Listing:
     names: list[str]
     labels: list[str]
     parts: list[int]
-    table: labels.Table | None = None
+    table: Table | None = None
 
 
 class FileImages:
@@ -153,10 +154,10 @@ def list_files(request: Request) -> list[Path]:
     )
     if not found:
         raise DataError(
-            f"data.root: no images under {root} (looked for {' '.join(sorted(SUFFIXES))}); there should be one "
-            "folder of images for each class"
+            f"data.root: no images under {root} (looked for {' '.join(sorted(SUFFIXES))}); there should be "
+            "one folder of images for each class"
         )
-    return found + ([root / request.spec.labels] if request.spec.labels else [])
+    return found + ([labels.find_table(root, request.spec.labels)] if request.spec.labels else [])
 
 
 def list_pictures(request: Request) -> Listing:

@@ -78,6 +78,18 @@ def _first_bad(array: Array) -> int:
     return int(np.flatnonzero(~np.isfinite(array.astype(np.float64).reshape(len(array), -1)).all(1))[0]) + 1
 
 
+def find_table(folder: Path, name: str) -> Path:
+    """Returns the path of a table of labels.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"data.labels: there is no file {path}; the name is relative to data.root")
+    return path
+
+
 def read_table(path: Path) -> Table:
     """Reads a CSV file, or the first loop of a STAR file with these columns, as text.
 

@@ -75,11 +75,13 @@ class ItemImages:
     def take(self, rows: Array) -> "ItemImages":
         chosen = self._rows[rows]
         ends = np.cumsum([0, *self._counts])
-        members, counts, kept = [], [], []
+        members: list[Member] = []
+        counts: list[int] = []
+        kept: list[tuple[Array, int]] = []
         for place, member in enumerate(self._members):
             inside = (chosen >= ends[place]) & (chosen < ends[place + 1])
             if inside.any():  # a data set of test images alone is let go
-                kept.append((inside, sum(counts) - ends[place]))
+                kept.append((inside, sum(counts) - int(ends[place])))
                 members.append(member)
                 counts.append(self._counts[place])
         moved = chosen.copy()
@@ -108,8 +110,10 @@ class ItemImages:
         if self.dtype == "float32" and array.dtype == np.uint8:
             array = array.astype(np.float32) / 255
         if array.shape[0] == 1:
-            return np.repeat(pixels.resize(array[None], size)[0], channels, 0)
-        return pixels.resize(pixels.to_channels(array[None], channels), size)[0]
+            array = pixels.resize(array[None], size)[0]
+            return np.repeat(array, channels, 0)
+        fitted: Array = pixels.resize(pixels.to_channels(array[None], channels), size)[0]
+        return fitted
 
     def item(self, position: int) -> tuple[Any, Any]:
         """Returns the image and the label at a position of these rows, as the data set gives them."""
@@ -175,7 +179,8 @@ def read_members(
     """
     counts = [len(member.data) for member in members]
     parts = np.repeat(np.array([member.part for member in members], np.int8), counts)
-    seen = _survey(members, len(parts), request.spec.layout, threads, request.progress)
+    survey = _glance if request.spec.device == "stream" else _survey
+    seen = survey(members, len(parts), request.spec.layout, threads, request.progress)
     size = seen.common_size
     if size is None and request.size is None:
         raise DataError(
@@ -210,6 +215,39 @@ class _Survey:
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
 
+def _glance(
+    members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
+) -> _Survey:
+    """Looks at the first item alone, and at all labels: of `targets` or `labels` if there are such.
+
+    What streams may change from one reading to the next, so that rows stand for their own content.
+    """
+    data = [member.data for member in members]
+    if not total:
+        raise _empty()
+    first, _ = next(read_items(data, np.zeros(1, np.int64), threads=False))
+    array = from_item(first, layout, "the image of item 0")
+    hashes = np.zeros((total, HASH_BYTES), np.uint8)
+    hashes[:, :8] = np.arange(total, dtype="<u8")[:, None].view(np.uint8)
+    known = [_known_labels(one) for one in data]
+    if any(found is None for found in known):
+        known = [[np.asarray(label).tolist() for _, label in read_items(data, np.arange(total), threads)]]
+    found = [label for part in known for label in part or ()]
+    return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype))
+
+
+def _known_labels(data: Any) -> list[Any] | None:
+    for name in ("targets", "labels"):
+        values = getattr(data, name, None)
+        if values is not None and len(values) == len(data):
+            return list(np.asarray(values).tolist())
+    return None
+
+
+def _empty() -> DataError:
+    return DataError("the data set has no items; return one whose len() is at least 1")
+
+
 def _survey(
     members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
@@ -228,7 +266,7 @@ def _survey(
         if progress and (row + 1) % _CHUNK == 0:
             progress(row + 1, total)
     if not found:
-        raise DataError("the data set has no items; return one whose len() is at least 1")
+        raise _empty()
     if not (len(channels) == 1 or channels == {1, 3}):
         raise DataError(f"the images have {sorted(channels)} channels; bring them to one number")
     return _Survey(found, hashes, sizes, max(channels), "uint8" if dtypes == {"uint8"} else "float32")

@@ -40,8 +40,8 @@ def find_layout(shape: tuple[int, ...], layout: str, where: str) -> str:
     found = [name for name, fit in fits.items() if fit]
     if len(found) != 1:
         raise DataError(
-            f"{where} has the shape {list(shape)}, which does not show where the channels are; set data.layout "
-            'to "HWC" or "CHW"'
+            f"{where} has the shape {list(shape)}, which does not show where the channels are; set "
+            'data.layout to "HWC" or "CHW"'
         )
     return found[0]
 
@@ -63,7 +63,7 @@ def channels_first(chunk: Array, layout: str) -> Array:
 
 def stored_type(dtype: np.dtype[Any], low: float, high: float) -> str:
     """Returns the number type to keep images in: "uint8" if that loses nothing, else "float32"."""
-    if dtype == bool or (np.issubdtype(dtype, np.integer) and low >= 0 and 1 < high <= 255):
+    if dtype == np.bool_ or (np.issubdtype(dtype, np.integer) and low >= 0 and 1 < high <= 255):
         return "uint8"
     return "uint8" if dtype == np.uint8 else "float32"
 
@@ -79,7 +79,7 @@ def to_channels(chunk_nCHW: Array, channels: int) -> Array:
     if chunk_nCHW.shape[1] == channels:
         return chunk_nCHW
     weights = np.array(LUMA, np.float32)
-    grey = np.einsum("nchw,c->nhw", chunk_nCHW, weights, dtype=np.float32, casting="unsafe")[:, None]
+    grey: Array = np.einsum("nchw,c->nhw", chunk_nCHW.astype(np.float32), weights)[:, None]
     return grey.round().astype(np.uint8) if chunk_nCHW.dtype == np.uint8 else grey
 
 
@@ -104,7 +104,7 @@ def resize(chunk_nCHW: Array, size: Size) -> Array:
     height, width = chunk_nCHW.shape[2:]
     if (height, width) == size:
         return chunk_nCHW
-    images = torch.from_numpy(np.ascontiguousarray(chunk_nCHW)).float()
+    images = torch.from_numpy(chunk_nCHW.astype(np.float32))
     scaled = F.interpolate(
         images, cover((height, width), size), mode="bilinear", align_corners=False, antialias=True
     )

@@ -89,7 +89,7 @@ def catalogue(
     """
     source = find(spec.dataset)
     size = own_size(spec)
-    request = Request(spec, root, allow, None, cache.folder, size, progress)
+    request = Request(spec, root, allow, None, cache.folder / "locks", size, progress)
     files = source.files(request)
     if files is None:
         return source.read(request)

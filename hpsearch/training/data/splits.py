@@ -105,7 +105,7 @@ def _quota(counts_K: Array, share: float) -> Array:
 def _by_group(
     labels: Array, groups: Array, wanted: list[tuple[int, float]], generator: np.random.Generator
 ) -> Array:
-    """Gives whole groups, the largest first, each to the part that then lies nearest to its wanted classes."""
+    """Gives whole groups, the largest first, each to the part that then lies nearest to what it should be."""
     _, members = np.unique(groups, return_inverse=True)
     counts_GK = np.zeros((members.max(initial=-1) + 1, labels.max(initial=0) + 1))
     np.add.at(counts_GK, (members, labels), 1)
@@ -145,17 +145,18 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
     totals_K = np.bincount(strata(catalogue))
     for part in needed:
         rows = parts == part
+        why = "groups" if catalogue.groups is not None else "images"
         if not rows.any():
+            held = len(parts) if catalogue.groups is None else len(np.unique(catalogue.groups))
             raise DataError(
-                f"data.split leaves the {PARTS[part]} part empty: {len(parts)} images are too few for "
-                f"train = {spec.train:g}, val = {spec.val:g}, test = {spec.test:g}; add images or change the "
+                f"data.split leaves the {PARTS[part]} part empty: {held} {why} are too few for "
+                f"train = {spec.train:g}, val = {spec.val:g}, test = {spec.test:g}; add some or change the "
                 "shares"
             )
         counts_K = np.bincount(strata(catalogue)[rows], minlength=len(totals_K))
         official = part == TEST and spec.official_test and (catalogue.parts == TEST).any()
         if catalogue.classes and not official and (counts_K == 0).any():
             label = int(np.flatnonzero(counts_K == 0)[0])
-            why = "groups" if catalogue.groups is not None else "images"
             raise DataError(
                 f'data.split leaves class "{catalogue.classes[label]}" ({totals_K[label]} images) without '
                 f"any image in the {PARTS[part]} part; it has too few {why}: add some, remove the class, or "

@@ -32,7 +32,8 @@ def _find_files(request: Request, *suffixes: str) -> list[Path]:
     found = sorted(path for path in root.iterdir() if path.suffix in suffixes) if root.is_dir() else [root]
     if not found or not found[0].is_file():
         raise DataError(
-            f"data.root: there is no {' or '.join(suffixes)} file at {root}; name it by data.root or --data-root"
+            f"data.root: there is no {' or '.join(suffixes)} file at {root}; name it by data.root or "
+            "--data-root"
         )
     return found
 
@@ -41,13 +42,11 @@ def _table_path(request: Request) -> Path | None:
     if request.spec.labels is None:
         return None
     folder = request.root if request.root.is_dir() else request.root.parent
-    return folder / request.spec.labels
+    return labels.find_table(folder, request.spec.labels)
 
 
 def _with_table(request: Request, files: list[Path]) -> list[Path]:
     table = _table_path(request)
-    if table is not None and not table.is_file():
-        raise DataError(f"data.labels: there is no file {table}; the name is relative to data.root")
     return files + ([table] if table else [])
 
 
@@ -99,8 +98,8 @@ def _read_named(
     images, parts = _choose(arrays, _IMAGES)
     if not images:
         raise DataError(
-            f"{where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the labels "
-            "y), or x_train, y_train, x_test, y_test"
+            f"{where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
+            "labels y), or x_train, y_train, x_test, y_test"
         )
     found, hashes, note = scan(opener, images, request.spec.layout, request.progress)
     path = _table_path(request)

@@ -40,7 +40,7 @@ class StreamedImages(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         array = self._images.image(self._images.item(index), self._size, self.shape[1])
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.array(array))
 
     @property
     def _size(self) -> Size:

@@ -52,8 +52,8 @@ def missing(request: Request) -> DataError:
     """Returns what to say when a set is not there."""
     there = "" if request.root.exists() else ", a folder that does not exist"
     return DataError(
-        f"{request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or --data-root, "
-        "or set download = true in [data]"
+        f"{request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
+        "--data-root, or set download = true in [data]"
     )
 
 
@@ -114,10 +114,9 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
     kind = getattr(datasets, request.spec.dataset)
     if "download" in inspect.signature(kind.__init__).parameters:
         keywords = keywords | {"download": request.spec.download}
-    request.locks.mkdir(parents=True, exist_ok=True)
     try:
         # Two processes that fetch at once would write into the same files.
-        with lock(request.locks / f"torchvision-{request.spec.dataset}.lock"):
+        with lock(request.locks / f"torchvision-{request.spec.dataset}"):
             return kind(root=str(request.root), **keywords)
     except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
         if request.spec.download:

@@ -1,0 +1,169 @@
+"""The dashboard's users: a file of names and scrypt hashes.
+
+One line for each user: `name:scrypt:n:r:p:salt:hash`, salt and hash in base64.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import secrets
+import stat
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpsearch.errors import UserError
+
+SHORTEST = 8
+LONGEST = 1024  # characters; more is no password and would only cost time
+_MEMORY = 256 * 2**20
+_NAME = re.compile(r"[^\s:#\x00-\x1f\x7f]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordHash:
+    """A salted scrypt hash (RFC 7914); the default costs are OWASP's for 32 MiB of memory."""
+
+    salt: bytes
+    digest: bytes
+    n: int = 2**15
+    r: int = 8
+    p: int = 3
+
+    def fits(self, password: str) -> bool:
+        """Says whether this is the password's hash, in a time that tells nothing of the answer."""
+        computed = _scrypt(password, self.salt, self.n, self.r, self.p, len(self.digest))
+        return secrets.compare_digest(computed, self.digest)
+
+    def stored_form(self) -> str:
+        """Returns the fields of a line in the file, without the name."""
+        return f"scrypt:{self.n}:{self.r}:{self.p}:{_base64(self.salt)}:{_base64(self.digest)}"
+
+
+def hash_password(password: str) -> PasswordHash:
+    """Hashes a password with a new salt."""
+    salt = secrets.token_bytes(16)
+    blank = PasswordHash(salt, b"")
+    return PasswordHash(salt, _scrypt(password, salt, blank.n, blank.r, blank.p, 32))
+
+
+def _scrypt(password: str, salt: bytes, n: int, r: int, p: int, length: int) -> bytes:
+    secret = unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+    return hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=_MEMORY, dklen=length)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+class Users:
+    """Who may log in."""
+
+    def __init__(self, hashes: Mapping[str, PasswordHash]) -> None:
+        self._hashes = dict(hashes)
+        # An unknown name costs the same work as a known one, so that time does not tell which names exist.
+        known = next(iter(self._hashes.values()))
+        self._nobody = PasswordHash(
+            secrets.token_bytes(16), secrets.token_bytes(len(known.digest)), known.n, known.r, known.p
+        )
+
+    def admit(self, name: str, password: str) -> bool:
+        """Says whether the password is the user's."""
+        if not password or len(password) > LONGEST:
+            return False
+        name = unicodedata.normalize("NFC", name)
+        fits = self._hashes.get(name, self._nobody).fits(password)
+        return fits and name in self._hashes
+
+
+def read_users(file: Path) -> Users:
+    """Reads the file that `add_user` writes.
+
+    Raises:
+        UserError: it is missing, open to others, empty, or a line of it is wrong.
+    """
+    hashes = _read(file)
+    if not hashes:
+        raise UserError(f"--auth {file}: no user in it; add one with --add-user NAME --auth {file}")
+    return Users(hashes)
+
+
+def add_user(file: Path, name: str, password: str) -> bool:
+    """Adds a user to the file, which is made when it is missing; returns False when the name was there.
+
+    The password of a name that was there is replaced.
+
+    Raises:
+        UserError: the name, the password or the file.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--add-user {name!r}: 1 to 64 characters, no space, colon or #")
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise UserError(f"the password has {len(password)} characters; it needs {SHORTEST} to {LONGEST}")
+    hashes = _read(file) if file.exists() else {}
+    is_new = name not in hashes
+    hashes[name] = hash_password(password)
+    _write(file, "".join(f"{user}:{entry.stored_form()}\n" for user, entry in hashes.items()))
+    return is_new
+
+
+def _read(file: Path) -> dict[str, PasswordHash]:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            _check_mode(file, os.fstat(stream.fileno()))
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"--auth {file}: no such file; make it with --add-user NAME --auth {file}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--auth {file}: not a text file of users") from None
+    except OSError as error:
+        raise UserError(f"--auth {file}: cannot read it: {error.strerror}") from None
+    return dict(
+        _entry(file, number, line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.startswith("#")
+    )
+
+
+def _check_mode(file: Path, status: os.stat_result) -> None:
+    if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise UserError(f"--auth {file}: others may use it (mode {mode:04o}); run chmod 600 {file}")
+
+
+def _entry(file: Path, number: int, line: str) -> tuple[str, PasswordHash]:
+    problem = UserError(f"--auth {file}: line {number} is not name:scrypt:n:r:p:salt:hash")
+    fields = line.strip().split(":")
+    if len(fields) != 7 or fields[1] != "scrypt":
+        raise problem
+    try:
+        n, r, p = map(int, fields[2:5])
+        entry = PasswordHash(
+            base64.b64decode(fields[5], validate=True), base64.b64decode(fields[6], validate=True), n, r, p
+        )
+    except ValueError:
+        raise problem from None
+    # Weaker ones are no protection, dearer ones would stall the server.
+    power = n & (n - 1) == 0 and 2**14 <= n <= 2**20
+    if not (power and 1 <= p <= 16 and 1 <= r and 128 * n * r < _MEMORY):
+        raise UserError(f"--auth {file}: line {number}: costs n={n}, r={r}, p={p} are out of bounds")
+    if len(entry.salt) < 8 or len(entry.digest) < 16:
+        raise problem
+    return fields[0], entry
+
+
+def _write(file: Path, text: str) -> None:
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(beside, file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"--auth {file}: cannot write it: {error.strerror}") from None

@@ -1,0 +1,135 @@
+"""What the dashboard's notes say: Markdown for a study and for its best trials."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hpsearch.results.progress import duration, hparam, number
+from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
+
+
+def study_note(record: StudyRecord) -> str:
+    """Returns a study's note: what was searched, how to read it, the best so far, how to load it."""
+    return "\n".join(
+        [*_searched(record), "", *_reading(record), "", *_best(record), "", *_loading(record), ""]
+    )
+
+
+def _searched(record: StudyRecord) -> list[str]:
+    spec = record.spec
+    if spec is None:
+        return [f"# {record.name}", "", "This study was not made by hpsearch."]
+    model = spec.train.function or spec.model.name
+    return [
+        f"# {record.name}",
+        "",
+        f"{spec.study.trials} trials of `{model}` on `{spec.data.dataset}`; a trial's value is the best "
+        f"`{record.metric}` of its epochs ({record.better}d), sampler `{spec.sampler.name}`.",
+        "",
+        *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
+    ]
+
+
+def _reading(record: StudyRecord) -> list[str]:
+    return [
+        "## How to read it",
+        "",
+        "* **COMPLETE**: ran to its end, or was stopped early with a competitive score. **PRUNED**: stopped, "
+        "and not competitive. **FAIL**: an error; see the attribute `error`. No finished trial was ever "
+        "better than the study's best value.",
+        "* `best_epoch` is the epoch whose weights are kept, `stop_reason` why the trial ended, `fit` what "
+        "its two curves say: underfit, good or overfit.",
+        "* The graphs at the study's page: learning curves of the best trials, best score so far, where good "
+        "trials lie, what they cost, why trials ended, what the workers did.",
+        "* All scores are of the validation part, and the best of many is too good by luck: "
+        f"`hpsearch confirm {record.name}` trains the best ones anew and opens the test part once.",
+    ]
+
+
+def _best(record: StudyRecord) -> list[str]:
+    best = record.best
+    counts = ", ".join(
+        f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+        if record.count(state)
+    )  # fmt: skip
+    if best is None:
+        return ["## Best so far", "", f"No trial is COMPLETE yet ({counts})."]
+    rows = [(f"`{name}`", f"`{hparam(value)}`") for name, value in best.hparams.items()]
+    return [
+        f"## Best so far: trial {best.number}, {record.metric} {number(best.score)}",
+        "",
+        f"At epoch {best.best_epoch} of {best.epochs_run}; {counts}.",
+        "",
+        *markdown_table(("hyperparameter", "value"), rows),
+    ]
+
+
+def _loading(record: StudyRecord) -> list[str]:
+    return [
+        "## How to load the best model",
+        "",
+        "```python",
+        "import hpsearch",
+        "",
+        f"model = hpsearch.load_best_model({record.name!r})  # storage=... for another database",
+        "```",
+        "",
+        "Its weights are also the study's artifact (`.safetensors`): "
+        "`hpsearch.load_best_model(\"downloaded.safetensors\")`.",
+    ]  # fmt: skip
+
+
+def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
+    """Returns the note of one of the best trials; `rank` is from 1."""
+    attrs = trial.attrs
+    at_best = attrs.get("metrics_at_best") or {}
+    facts = [
+        (record.metric, number(trial.score)),
+        *((name, number(value)) for name, value in at_best.items() if name != record.metric),
+        ("best epoch", f"{trial.best_epoch} of {trial.epochs_run}"),
+        ("stopped by", f"{trial.stop_reason.replace('_', ' ')} {attrs.get('stop_detail') or ''}".strip()),
+        ("fit", trial.fit),
+        ("training time", duration(trial.seconds)),
+        ("trained by", f"{trial.place}, {attrs.get('device', '?')}"),
+    ]
+    hparams = [(f"`{name}`", f"`{hparam(value)}`") for name, value in trial.hparams.items()]
+    return "\n".join(
+        [
+            f"# Trial {trial.number}: rank {rank}",
+            "",
+            *markdown_table(("hyperparameter", "value"), hparams),
+            "",
+            *markdown_table(("fact", "value"), facts),
+            "",
+        ]
+    )
+
+
+def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
+    """Returns one row per hyperparameter: name, values, scale."""
+    if record.spec is None:
+        return [(name, "?", "?") for name in record.hparam_names()]
+    return [(name, *entry_words(entry)) for name, entry in record.spec.search.items()]
+
+
+def entry_words(entry: Entry) -> tuple[str, str]:
+    """Returns the values of an entry of the search space, and how they are drawn."""
+    match entry:
+        case Choices():
+            return ", ".join(map(str, entry.labels())), "choice"
+        case FloatRange() | IntRange():
+            scale = "logarithmic" if entry.log else f"steps of {entry.step:g}" if entry.step else "linear"
+            return f"{entry.low:g} to {entry.high:g}", scale
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Returns a Markdown table as lines; bars in cells are escaped."""
+    return [
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join('---' for _ in head)} |",
+        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
+    ]
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).replace("|", "\\|").split())

@@ -1,0 +1,163 @@
+"""How the search went: best score so far, against trials, epochs and seconds; who trained what when."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+
+from hpsearch.results.plots.chart import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    Axis,
+    Chart,
+    Mark,
+    Series,
+    figures,
+    thin,
+    wants_log,
+)
+from hpsearch.results.plots.outcomes import REASON_COLORS
+from hpsearch.results.progress import hparams_text
+from hpsearch.results.record import StudyRecord, TrialRecord
+
+STATE_COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
+MOST_POINTS = 500
+MOST_SPANS = 400
+
+UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+
+
+def trials_used(record: StudyRecord) -> list[float]:
+    """Returns, for each finished trial in the order of their ends, how many had ended with it."""
+    return [float(count) for count in range(1, len(record.finished) + 1)]
+
+
+def epochs_used(record: StudyRecord) -> list[float]:
+    """Returns the epochs of all trials that had ended, at the end of each."""
+    return [float(total) for total in accumulate(trial.epochs_run for trial in record.finished)]
+
+
+def seconds_used(record: StudyRecord) -> list[float]:
+    """Returns the wall time at the end of each finished trial, less the hours in which none was training."""
+    spans = sorted(
+        (t.started, t.ended) for t in record.finished if t.started is not None and t.ended is not None
+    )
+    busy: list[tuple[float, float]] = []
+    for start, end in spans:
+        if busy and start <= busy[-1][1]:
+            busy[-1] = (busy[-1][0], max(busy[-1][1], end))
+        else:
+            busy.append((start, end))
+    return [sum(min(end, trial.ended or 0.0) - start for start, end in busy if start <= (trial.ended or 0.0))
+            for trial in record.finished]  # fmt: skip
+
+
+COSTS: Mapping[str, tuple[str, Callable[[StudyRecord], list[float]]]] = {
+    "trials": ("finished trials", trials_used),
+    "epochs": ("epochs trained", epochs_used),
+    "seconds": ("wall time in seconds", seconds_used),
+}
+
+
+def best_so_far(record: StudyRecord, cost: str) -> Chart:
+    """Draws the best score after each finished trial, and the trials' own scores.
+
+    Args:
+        cost: what it is drawn against, one of `COSTS`.
+    """
+    title, measure = COSTS[cost]
+    spent = measure(record)
+    pairs = list(zip(record.finished, spent, strict=True))
+    points = [_scores(record, pairs, state) for state in STATE_COLORS]
+    line = best_line(record, spent)
+    series = [*(one for one in points if one.x), line]
+    return Chart(
+        id=f"best-by-{cost}",
+        title=f"Best {record.metric} so far against {title.split(' in ')[0]}",
+        caption="The line is the best score so far, a dot is the score of one trial (its best epoch).",
+        x=Axis(title),
+        y=Axis(record.metric, log=wants_log([value for one in series for value in one.y])),
+        series=tuple(series),
+    )
+
+
+def _scores(record: StudyRecord, pairs: Sequence[tuple[TrialRecord, float]], state: str) -> Series:
+    own = [(trial, spent) for trial, spent in pairs if trial.state == state and trial.score is not None]
+    shown = thin(own, MOST_POINTS)
+    return Series(
+        name=state if len(shown) == len(own) else f"{state} ({len(shown)} of {len(own)} shown)",
+        x=tuple(spent for _, spent in shown),
+        y=tuple(trial.score for trial, _ in shown),
+        mark=Mark.POINTS,
+        color=STATE_COLORS[state],
+        sizes=(6.0,),
+        symbol="circle" if state == "COMPLETE" else "x",
+        hover=tuple(about(trial) for trial, _ in shown),
+    )
+
+
+def best_line(
+    record: StudyRecord, spent: Sequence[float], name: str = "best so far", color: str = BLUE
+) -> Series:
+    """Draws where the best score improved, up to the last finished trial."""
+    points: list[tuple[float, float, str]] = []
+    for trial, cost in zip(record.finished, spent, strict=True):
+        if trial.score is not None and (not points or record.is_better(trial.score, points[-1][1])):
+            points.append((cost, trial.score, about(trial)))
+    if points and spent[-1] > points[-1][0]:
+        points.append((spent[-1], *points[-1][1:]))
+    x, y, hover = zip(*points, strict=True) if points else ((), (), ())
+    return Series(name, tuple(x), tuple(y), Mark.STEP, color, width=2.5, hover=tuple(hover))
+
+
+def about(trial: TrialRecord) -> str:
+    """Returns one line about a trial, shown when the pointer is on it."""
+    return f"trial {trial.number}: {figures(trial.score)}<br>{hparams_text(trial.hparams)}"
+
+
+def timeline(record: StudyRecord) -> Chart | None:
+    """Draws what each worker trained when; None while no trial has ended."""
+    known = [t for t in record.finished if t.started is not None and t.ended is not None]
+    if not known:
+        return None
+    shown = known[-MOST_SPANS:]
+    places = tuple(sorted({trial.place for trial in shown}, reverse=True))
+    begin = min(trial.started or 0.0 for trial in shown)
+    length = max(trial.ended or 0.0 for trial in shown) - begin
+    unit, seconds = next(((n, s) for n, s in UNITS if length >= 2 * s), UNITS[-1])
+    reasons = [reason for reason in REASON_COLORS if any(t.stop_reason == reason for t in shown)]
+    return Chart(
+        id="workers",
+        title="Workers' timeline" + (f" (the last {len(shown)} trials)" if len(shown) < len(known) else ""),
+        caption="A bar is one trial, from its first attempt to its end, coloured by why it stopped. Gaps are "
+        "time in which a worker had nothing to train.",
+        x=Axis(f"{unit} since the first trial"),
+        y=Axis("", labels=places),
+        series=tuple(
+            _spans(r, (t for t in shown if t.stop_reason == r), places, begin, seconds) for r in reasons
+        ),
+    )
+
+
+def _spans(
+    reason: str, trials: Iterable[TrialRecord], places: Sequence[str], begin: float, unit: float
+) -> Series:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    hover: list[str] = []
+    for trial in trials:
+        start, end = (trial.started or begin) - begin, (trial.ended or begin) - begin
+        # A sliver is left between neighbours, so that trials can be counted.
+        inset = min(0.04 * (end - start), 0.5)
+        row = float(places.index(trial.place))
+        x += [round((start + inset) / unit, 6), round((end - inset) / unit, 6), None]
+        y += [row, row, None]
+        hover += [about(trial)] * 3
+    return Series(
+        reason.replace("_", " "),
+        tuple(x),
+        tuple(y),
+        color=REASON_COLORS.get(reason, GREY),
+        width=14.0,
+        hover=tuple(hover),
+    )

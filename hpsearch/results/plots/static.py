@@ -1,0 +1,112 @@
+"""Charts as PNG files, drawn by matplotlib: no browser, no screen."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import UserError
+from hpsearch.results.plots.chart import Axis, Chart, Mark, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "x": "X"}
+MOST_NAMES = 16  # more would cover the picture
+
+
+def write_pngs(charts: Iterable[Chart], folder: Path) -> list[Path]:
+    """Draws charts into a folder, `learning-curves.png` and so on; returns the files.
+
+    Raises:
+        UserError: matplotlib is not installed, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_write(chart, folder / f"{chart.id}.png") for chart in charts]
+    except OSError as error:
+        raise UserError(
+            f"--png: cannot write into {folder}: {error.strerror}; choose another folder"
+        ) from None
+
+
+def _write(chart: Chart, path: Path) -> Path:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError('--png needs matplotlib; run pip install "hpsearch[png]"') from None
+    names = [series.name for series in chart.series if series.in_legend]
+    beside = sum(map(len, names)) > 100
+    figure = Figure(figsize=(10.0 if beside else 8.0, 4.6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    _draw(chart, axes)
+    axes.set_title(chart.title, loc="left", fontsize=11)
+    if 0 < len(names) <= MOST_NAMES:
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if beside else {}
+        axes.legend(fontsize=8, framealpha=0.7, **place)
+    figure.savefig(path)
+    return path
+
+
+def _draw(chart: Chart, axes: "Axes") -> None:
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    _set_axis(axes.xaxis, chart.x)
+    _set_axis(axes.yaxis, chart.y)
+    stacked: dict[float, float] = {}
+    for series in chart.series:
+        _draw_series(series, axes, stacked)
+
+
+def _set_axis(drawn: Any, axis: Axis) -> None:
+    drawn.set_label_text(axis.title)
+    if axis.log:
+        drawn.axes.set(**{f"{drawn.axis_name}scale": "log"})
+    if axis.labels:
+        drawn.set_ticks(range(len(axis.labels)), labels=list(axis.labels))
+        drawn.axes.set(**{f"{drawn.axis_name}lim": (-0.6, len(axis.labels) - 0.4)})
+
+
+def _draw_series(series: Series, axes: "Axes", stacked: dict[float, float]) -> None:
+    x, y = ([float("nan") if value is None else value for value in values] for values in (series.x, series.y))
+    label = series.name if series.in_legend else None
+    match series.mark:
+        case Mark.BAR:
+            lefts = [stacked.get(place, 0.0) for place in y]
+            axes.barh(y, x, left=lefts, color=series.color, height=0.65, label=label)
+            stacked.update({place: left + length for place, left, length in zip(y, lefts, x, strict=True)})
+        case Mark.POINTS:
+            _draw_points(series, x, y, axes, label)
+        case Mark.LINE | Mark.STEP:
+            axes.plot(
+                x,
+                y,
+                color=series.color,
+                linewidth=series.width * 0.8,
+                linestyle="--" if series.dashed else "-",
+                drawstyle="steps-post" if series.mark is Mark.STEP else "default",
+                solid_capstyle="butt",
+                label=label,
+                zorder=2 + series.order / 100,
+            )
+
+
+def _draw_points(series: Series, x: list[float], y: list[float], axes: "Axes", label: str | None) -> None:
+    look: dict[str, Any] = {"marker": SYMBOLS[series.symbol], "s": [0.6 * size**2 for size in series.sizes]}
+    edge: dict[str, Any] = {"edgecolors": "#808080", "linewidths": 0.6, "zorder": 3}
+    if series.scale is None:
+        axes.scatter(x, y, color=series.color, label=label, **look, **edge)
+        return
+    low, high = series.scale.low, series.scale.high
+    drawn = axes.scatter(
+        x,
+        y,
+        c=list(series.scale.values),
+        cmap="cividis_r" if low < high else "cividis",
+        vmin=min(low, high),
+        vmax=max(low, high),
+        **look,
+        **edge,
+    )
+    axes.figure.colorbar(drawn, ax=axes, label=series.scale.title)

@@ -1,0 +1,228 @@
+"""Computes what the dashboard should show of a study: a short process that only reads the database.
+
+    python -m hpsearch.results.publication OUTPUT < request
+
+The driver's process starts it, and writes what it hands back. The request comes through stdin, since a
+storage URL may hold a password and arguments can be read by every user of the machine. The answer is a file,
+since a pipe would block the process until somebody reads.
+
+What is stored are the system attributes of optuna-dashboard 0.21 and of Optuna's artifacts, in their form.
+Their own functions are not used: importing optuna_dashboard takes two seconds, and they commit a figure in
+pieces of 2,045 characters, one transaction each, so that a page may show half of it, whereas here a figure is
+one transaction. The tests read everything back with those functions.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hpsearch.errors import HpsearchError
+from hpsearch.results.notes import study_note, trial_note
+from hpsearch.results.plots import charts
+from hpsearch.results.plots.interactive import figure
+from hpsearch.results.record import StudyRecord, read_record
+from hpsearch.search.storage import open_storage, redact, translated
+
+logger = logging.getLogger(__name__)
+
+PIECE = 2045  # characters in one attribute: optuna-dashboard's limit
+TOP_NOTES = 10
+BEST_ARTIFACT = "hpsearch:best_artifact"
+NOTE_DIGEST = "hpsearch:note:"
+"""Remembers what a note said when we wrote it, so that one that a person has changed is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to compute.
+
+    Attributes:
+        artifacts: the folder of the dashboard's artifact store.
+    """
+
+    storage: str = field(repr=False)
+    study: str
+    artifacts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """System attributes of the study that belong together: they are written in one transaction.
+
+    Attributes:
+        what: for messages, such as "graph learning-curves".
+        attrs: to be set.
+        removed: keys to be removed.
+        files: artifacts to be deleted once this is written.
+    """
+
+    what: str
+    attrs: Mapping[str, Any]
+    removed: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def changes(record: StudyRecord, stored: Mapping[str, Any], artifacts: Path) -> Iterator[Change]:
+    """Yields what differs from what the dashboard shows now.
+
+    Args:
+        stored: the study's system attributes.
+    """
+    found = [_weights(record, stored, artifacts), _note("dashboard", study_note(record), stored)]
+    notes = {
+        f"dashboard:{trial.trial_id}": trial_note(record, trial, rank)
+        for rank, trial in enumerate(record.ranked[:TOP_NOTES], start=1)
+    }
+    found += [_note(owner, text, stored) for owner, text in notes.items()]
+    found += [
+        _no_note(key.removeprefix(NOTE_DIGEST), stored)
+        for key in stored
+        if key.startswith(f"{NOTE_DIGEST}dashboard:") and key.removeprefix(NOTE_DIGEST) not in notes
+    ]
+    found += [_graph(chart.id, json.dumps(figure(chart)), stored) for chart in charts(record)]
+    yield from (change for change in found if change is not None)
+
+
+def _graph(name: str, text: str, stored: Mapping[str, Any]) -> Change | None:
+    prefix = f"dashboard:plot_data:{name}:"
+    attrs, surplus = _pieces(prefix, text, stored)
+    if all(stored.get(key) == piece for key, piece in attrs.items()) and not surplus:
+        return None
+    return Change(f"graph {name}", attrs, surplus)
+
+
+def _note(owner: str, text: str, stored: Mapping[str, Any]) -> Change | None:
+    """Returns the change of a note, or None when it says so already or a person has written into it.
+
+    Args:
+        owner: "dashboard" for the study's own, "dashboard:<id>" for a trial's.
+    """
+    shown = _shown_note(owner, stored)
+    if shown == text or (shown and stored.get(NOTE_DIGEST + owner) != _digest(shown)):
+        return None
+    attrs, surplus = _pieces(f"{owner}:note_str:", text, stored)
+    version = f"{owner}:note_ver"
+    marks = {version: int(stored.get(version, 0)) + 1, NOTE_DIGEST + owner: _digest(text)}
+    return Change(f"note of {owner}", attrs | marks, surplus)
+
+
+def _no_note(owner: str, stored: Mapping[str, Any]) -> Change | None:
+    """Returns the removal of a note of a trial that is not among the best now, unless a person wrote it."""
+    if stored.get(NOTE_DIGEST + owner) != _digest(_shown_note(owner, stored)):
+        return None
+    keys = (*_existing(f"{owner}:note_str:", stored), f"{owner}:note_ver", NOTE_DIGEST + owner)
+    return Change(f"note of {owner}", {}, keys)
+
+
+def _shown_note(owner: str, stored: Mapping[str, Any]) -> str:
+    return "".join(str(stored[key]) for key in _existing(f"{owner}:note_str:", stored))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pieces(prefix: str, text: str, stored: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns a long text as attributes, and the keys of older pieces that it does not need."""
+    count = math.ceil(len(text) / PIECE)
+    attrs = {f"{prefix}{i}": text[i * PIECE : (i + 1) * PIECE] for i in range(count)}
+    return attrs, tuple(key for key in _existing(prefix, stored) if key not in attrs)
+
+
+def _existing(prefix: str, stored: Mapping[str, Any]) -> list[str]:
+    numbers = [key.removeprefix(prefix) for key in stored if key.startswith(prefix)]
+    return [f"{prefix}{number}" for number in sorted((n for n in numbers if n.isdigit()), key=int)]
+
+
+def _weights(record: StudyRecord, stored: Mapping[str, Any], artifacts: Path) -> Change | None:
+    """Puts the best weights into the artifact store and returns the change that shows them.
+
+    The bytes come first, whole under their name, then the row that offers them; Optuna's `upload_artifact`
+    does it the other way round. The name is the same each time, so that a change that is never written leaves
+    no second file behind.
+    """
+    best = record.best
+    before = stored.get(BEST_ARTIFACT) or {}
+    if best is None or not best.attrs.get("weights") or before.get("trial") == best.number:
+        return None
+    source = Path(best.attrs["weights"])
+    if not source.is_file():  # on another machine, or another driver has found a better one by now
+        return None
+    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{record.name}/{best.number}/{best.score!r}"))
+    _place(source, artifacts / name)
+    meta = {
+        "artifact_id": name,
+        "filename": f"{record.name}-trial-{best.number:05d}.safetensors",
+        "mimetype": "application/octet-stream",
+        "encoding": None,
+    }
+    attrs = {f"artifacts:{name}": json.dumps(meta), BEST_ARTIFACT: {"artifact": name, "trial": best.number}}
+    old = before.get("artifact")
+    if not isinstance(old, str) or not _is_uuid(old) or old == name:
+        return Change("best weights", attrs)
+    return Change("best weights", attrs, (f"artifacts:{old}",), (str(artifacts / old),))
+
+
+def _is_uuid(text: str) -> bool:
+    """Says whether a name from the database can be a file of ours: it must lead nowhere else."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _place(source: Path, target: Path) -> None:
+    """Links a file, or copies it beside and renames it. Kept weights are replaced, never written into."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+def compute(request: Request) -> list[Change]:
+    """Reads the study and returns what the dashboard does not show yet.
+
+    Raises:
+        HpsearchError: the storage or the study.
+    """
+    storage = open_storage(request.storage, readonly=True)
+    with translated(storage):
+        study = optuna.load_study(study_name=request.study, storage=storage)
+        stored = storage.get_study_system_attrs(study._study_id)
+        record = read_record(study, redact(request.storage))
+    return list(changes(record, stored, Path(request.artifacts)))
+
+
+def main() -> int:
+    """Computes one request; the answer replaces OUTPUT when it is whole."""
+    os.nice(10)  # training comes first
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    output = Path(sys.argv[1])
+    try:
+        found = compute(Request(**json.load(sys.stdin)))
+    except HpsearchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    part = output.with_suffix(".part")
+    part.write_text(json.dumps([asdict(change) for change in found]), encoding="utf-8")
+    os.replace(part, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

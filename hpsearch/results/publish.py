@@ -1,0 +1,193 @@
+"""Publishes graphs, notes and the best weights into the dashboard while a study runs.
+
+The driver's thread must not wait: another process computes (`hpsearch.results.publication`), this callback
+starts it, looks after it and writes what it hands back, one short transaction at a time.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hpsearch
+from hpsearch.errors import HpsearchError, StorageAway
+from hpsearch.results.publication import Change, Request
+from hpsearch.search.storage import open_storage
+from hpsearch.search.writes import change_study_attrs
+from hpsearch.service.callbacks import Callback, FinishedTrial, RunSummary, StudyInfo
+from hpsearch.spec.folders import RunFolder
+
+logger = logging.getLogger(__name__)
+
+SOON = 10.0  # seconds between two publications when there is a new best
+INTERVAL = 30.0  # seconds otherwise
+SHARE = 20.0  # a publication that takes long is made less often: at most this part of the time
+AT_END = 10.0  # seconds that the end of the run waits for the last publication
+AFTER_SIGNAL = 3.0  # the same when the user wants to leave
+AWAY = 60.0  # seconds to keep clear of a database that did not answer
+
+
+class Publisher(Callback):
+    """Keeps the dashboard's graphs, notes and artifact of one study up to date.
+
+    Nothing that goes wrong here harms the study: it is told as a warning.
+
+    Args:
+        storage: URL of the database; it reaches the other process through a pipe, not through its arguments.
+        run_folder: holds the artifact store.
+    """
+
+    def __init__(self, storage: str, run_folder: Path) -> None:
+        self._url = storage
+        self._run_folder = run_folder.absolute()
+        self._study = ""
+        self._storage: Any = None
+        self._process: _Process | None = None
+        self._queue: list[Change] = []
+        self._news = self._best = False
+        self._last = time.monotonic()
+        self._took = 0.0
+        self._away_until = 0.0
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self._study = info.spec.study.name
+        self._news = any(info.finished.values())
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self._news = True
+        self._best = self._best or trial.is_best
+
+    def on_tick(self) -> None:
+        if self._queue:
+            self._write(self._queue[:1])
+            return
+        if self._process is not None:
+            self._collect()
+        elif self._is_due():
+            self._start()
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        """Publishes the final state; gives up after a while, since the user waits."""
+        patience = AFTER_SIGNAL if summary.exit_status > 128 else AT_END
+        deadline = time.monotonic() + patience
+        if self._process is not None:
+            self._process.end()  # what it computes is out of date
+        self._queue.clear()
+        self._away_until = 0.0
+        self._start()
+        while self._process is not None and time.monotonic() < deadline:
+            self._process.wait(deadline - time.monotonic())
+            self._collect()
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+            logger.warning(
+                "the dashboard's graphs were given up after %g s and may lack the last trials; the next run "
+                "of the study publishes them",
+                patience,
+            )
+        while self._queue and time.monotonic() < deadline:
+            self._write(self._queue[:1])
+        if self._storage is not None:
+            self._storage.engine.dispose()
+            self._storage = None
+
+    def _is_due(self) -> bool:
+        interval = max(SOON if self._best else INTERVAL, SHARE * self._took)
+        now = time.monotonic()
+        return self._news and now - self._last >= interval and now >= self._away_until
+
+    def _start(self) -> None:
+        self._news = self._best = False
+        self._last = time.monotonic()
+        artifacts = RunFolder(self._run_folder, self._study).artifacts
+        self._process = _Process(Request(self._url, self._study, str(artifacts)))
+
+    def _collect(self) -> None:
+        process = self._process
+        if process is None or not process.ended:
+            return
+        self._process = None
+        self._took = time.monotonic() - self._last
+        try:
+            self._queue = process.answer()
+        except HpsearchError as error:
+            logger.warning("the dashboard's graphs could not be drawn: %s", error)
+
+    def _write(self, some: list[Change]) -> None:
+        try:
+            if self._storage is None:
+                self._storage = open_storage(self._url, timeout=2.0)
+            for change in some:
+                change_study_attrs(self._storage, self._study, change.attrs, change.removed)
+                self._queue.remove(change)
+                for path in change.files:
+                    Path(path).unlink(missing_ok=True)
+        except (HpsearchError, OSError) as error:
+            self._queue.clear()
+            self._news = True
+            self._away_until = time.monotonic() + (AWAY if isinstance(error, StorageAway) else 0.0)
+            logger.warning("the dashboard's graphs could not be stored: %s; tried again later", error)
+
+
+class _Process:
+    """The process that computes one publication."""
+
+    def __init__(self, request: Request) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hpsearch-publish-")
+        self._output = Path(self._folder.name) / "changes.json"
+        self._errors = Path(self._folder.name) / "stderr"
+        home = str(Path(hpsearch.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hpsearch.results.publication", str(self._output)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is meant for the driver
+            )
+        assert self._process.stdin is not None  # PIPE was asked for
+        with self._process.stdin as pipe:  # far smaller than a pipe's buffer: this does not block
+            pipe.write(json.dumps(asdict(request)).encode())
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait(self, seconds: float) -> None:
+        """Waits for its end, at most so long."""
+        try:
+            self._process.wait(max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return
+
+    def answer(self) -> list[Change]:
+        """Returns what it has found.
+
+        Raises:
+            HpsearchError: it failed; the message holds its last words.
+        """
+        try:
+            if self._process.returncode != 0:
+                words = self._errors.read_text(errors="replace").strip().splitlines()
+                raise HpsearchError(words[-1] if words else f"exit status {self._process.returncode}")
+            found = json.loads(self._output.read_text(encoding="utf-8"))
+        finally:
+            self._folder.cleanup()
+        return [
+            Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"])) for one in found
+        ]
+
+    def end(self) -> None:
+        """Ends it; it only reads, so nothing is lost."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()

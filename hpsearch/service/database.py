@@ -1,0 +1,59 @@
+"""How the driver talks to its database: never for long, and only now and then while it is away."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from hpsearch.errors import LeaseLost, StorageAway
+
+Result = TypeVar("Result")
+
+MOST_PAUSE = 5.0  # seconds between two tries while the database is away
+
+
+class Database:
+    """Makes calls and keeps account of whether the database answers.
+
+    Args:
+        on_lost: called when leases turn out to belong to another driver.
+        on_message: called with a sentence when the database goes away and when it is back.
+    """
+
+    def __init__(self, on_lost: Callable[[LeaseLost], None], on_message: Callable[[str], None]) -> None:
+        self._on_lost = on_lost
+        self._on_message = on_message
+        self._away_since: float | None = None
+        self._try_again_at = 0.0
+
+    @property
+    def away_for(self) -> float:
+        """Seconds since the database stopped answering; 0 while it answers."""
+        return 0.0 if self._away_since is None else time.monotonic() - self._away_since
+
+    def due(self) -> bool:
+        """Says whether a call would be made now."""
+        return time.monotonic() >= self._try_again_at
+
+    def __call__(self, call: Callable[[], Result]) -> Result | None:
+        """Makes one call; returns None when the database is away or the leases are gone."""
+        if not self.due():
+            return None
+        try:
+            result = call()
+        except StorageAway as error:
+            self._went_away(error)
+            return None
+        except LeaseLost as error:
+            self._on_lost(error)
+            return None
+        if self._away_since is not None:
+            self._on_message(f"the database is back after {self.away_for:.0f} s")
+            self._away_since = None
+        return result
+
+    def _went_away(self, error: StorageAway) -> None:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._on_message(f"{error}; running trials go on, none is begun")
+        self._try_again_at = now + min(1.0 + (now - self._away_since) / 10, MOST_PAUSE)

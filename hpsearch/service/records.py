@@ -1,0 +1,83 @@
+"""What the driver tells callbacks, `hpsearch status` and the user: plain records of what it holds."""
+
+import json
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpsearch.errors import StudyFileError
+from hpsearch.search.study import LiveTrial, Study
+from hpsearch.service.callbacks import FinishedTrial, RunningTrial
+from hpsearch.service.fleet import Fleet, Phase, Worker
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts
+
+
+def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
+    """Returns what callbacks are told of a trial in training."""
+    return RunningTrial(
+        number=trial.number,
+        attempt=trial.attempt,
+        worker=worker.place.worker,
+        hparams=trial.hparams,
+        epochs=trial.spec.train.epochs,
+        since=worker.since,
+        curve=tuple(trial.results),
+    )
+
+
+def finished(trial: FrozenTrial, number: int, is_best: bool, weights: str) -> FinishedTrial:
+    """Returns what callbacks are told of a finished trial."""
+    attrs = trial.user_attrs
+    return FinishedTrial(
+        number=number,
+        state=trial.state.name,
+        stop_reason=attrs["stop_reason"],
+        score=attrs["score"],
+        best_epoch=attrs["best_epoch"],
+        epochs_run=attrs["epochs_run"],
+        hparams=trial.params,
+        attrs=attrs,
+        detail=attrs["stop_detail"],
+        is_best=is_best,
+        weights=weights or None,
+    )
+
+
+def worker_rows(fleet: Fleet, study: Study) -> str:
+    """Returns the driver's workers as JSON, as `hpsearch status` shows them."""
+    return json.dumps([_worker_row(worker, study) for worker in fleet.workers.values()])
+
+
+def _worker_row(worker: Worker, study: Study) -> dict[str, Any]:
+    trial = study.live.get(worker.number) if worker.number is not None else None
+    return {
+        "worker": worker.place.worker,
+        "phase": worker.phase.value,
+        "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
+        "pid": worker.pid,
+        "trial": worker.number,
+        "epoch": worker.epoch,
+        "epochs": trial.spec.train.epochs if trial else None,
+        "since": worker.since if worker.phase is Phase.TRAINING else None,
+        "attempt": trial.attempt if trial else None,
+    }
+
+
+def check_batches(spec: StudySpec, facts: DataFacts) -> None:
+    """Refuses batch sizes that no trial could fill.
+
+    Raises:
+        StudyFileError: the largest batch is larger than the smallest training part that a trial may have.
+    """
+    entry, subset = spec.search.get("batch_size"), spec.search.get("data.subset")
+    sizes = [spec.train.batch_size] if entry is None else entry.extremes()
+    shares = [spec.data.subset] if subset is None else subset.extremes()
+    largest = max((size for size in sizes if isinstance(size, int)), default=1)
+    smallest = int(facts.train * min(shares))
+    if largest > smallest:
+        field = "train.batch_size" if entry is None else "search.batch_size"
+        raise StudyFileError(
+            f"{field}: {largest} is larger than the training part of {smallest} samples; "
+            'lower it, or write "full" for the whole part'
+        )

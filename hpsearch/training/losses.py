@@ -1,0 +1,267 @@
+"""Losses, and the counters of an epoch's validation.
+
+A loss says how wrong a model's outputs are; training makes it small. For classes, the outputs are always
+*raw* scores (logits): every loss here turns them into probabilities itself.
+
+| `train.loss` | classes | numbers |
+| --- | --- | --- |
+| `cross_entropy`, `nll` | -log softmax(outputs)[target]: the logarithmic loss | refused |
+| `binary_cross_entropy` | each output a yes or no of its own: -log sigmoid(+-output), their mean | refused |
+| `mse` | squared differences of softmax and one-hot target (Brier 1950), their mean | squared differences |
+| `l1` | absolute differences of the same | absolute differences |
+| `huber` | squared below 1, absolute above (Huber 1964), of the same | the same |
+
+`nll` is the same number as `cross_entropy`. It is there for models that end in LogSoftmax, for which both are
+right: log softmax of log softmax is log softmax. The losses by probabilities (`mse`, `l1`, `huber`) take
+softmax rather than raw outputs, so that whatever the loss, softmax of the outputs is what the model believes.
+With two classes `binary_cross_entropy` also takes models with one output: its sigmoid is the probability of
+the second class.
+
+Legend: B batch, K classes (or outputs), T regression targets.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hpsearch.errors import ModelError, StudyFileError
+from hpsearch.spec import TrainSpec
+from hpsearch.training.augment import Mixed
+
+PerSample = Callable[[Tensor, Tensor, float], Tensor]
+"""(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
+
+_TOP = 5
+
+
+def _cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
+    _check_columns(outputs_BK)
+    return functional.cross_entropy(outputs_BK, targets_B, reduction="none", label_smoothing=smoothing)
+
+
+def _binary_cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
+    if outputs_BK.shape[1] == 1:
+        # Smoothing spreads its share over both classes, as it does over K.
+        wanted_BK = targets_B[:, None].to(outputs_BK.dtype) * (1 - smoothing) + smoothing / 2
+    else:
+        wanted_BK = _one_hot(outputs_BK, targets_B, smoothing)
+    return functional.binary_cross_entropy_with_logits(outputs_BK, wanted_BK, reduction="none").mean(1)
+
+
+def _one_hot(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
+    """Returns 1 for the target and 0 elsewhere, with `smoothing` of it spread evenly over all classes."""
+    classes = outputs_BK.shape[1]
+    wanted_BK = torch.full_like(outputs_BK, smoothing / classes, requires_grad=False)
+    return wanted_BK.scatter_(1, targets_B[:, None], 1 - smoothing + smoothing / classes)
+
+
+def _by_probability(distance: Callable[..., Tensor]) -> PerSample:
+    def loss(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
+        _check_columns(outputs_BK)
+        wanted_BK = _one_hot(outputs_BK, targets_B, smoothing)
+        return distance(outputs_BK.softmax(1), wanted_BK, reduction="none").mean(1)
+
+    return loss
+
+
+def _by_value(distance: Callable[..., Tensor]) -> PerSample:
+    def loss(outputs_BT: Tensor, targets_BT: Tensor, smoothing: float) -> Tensor:
+        return distance(outputs_BT, _columns(targets_BT, outputs_BT), reduction="none").flatten(1).mean(1)
+
+    return loss
+
+
+CLASSIFICATION: dict[str, PerSample] = {
+    "cross_entropy": _cross_entropy,
+    "nll": _cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
+    "mse": _by_probability(functional.mse_loss),
+    "l1": _by_probability(functional.l1_loss),
+    "huber": _by_probability(functional.huber_loss),
+}
+
+REGRESSION: dict[str, PerSample] = {
+    "mse": _by_value(functional.mse_loss),
+    "l1": _by_value(functional.l1_loss),
+    "huber": _by_value(functional.huber_loss),
+}
+
+
+def training_loss(
+    train: TrainSpec, task: str, class_counts: Tensor | None = None
+) -> Callable[[Tensor, Tensor | Mixed], Tensor]:
+    """Returns the loss that training makes small: the mean over a batch, with smoothing and class weights.
+
+    *Label smoothing* e (Szegedy et al. 2016) asks for 1 - e + e/K at the target and e/K at every other class,
+    so that a model is not rewarded for ever larger outputs. *Class weights* make rare classes count as much
+    as common ones: "balanced" gives class c the weight N / (K N_c) (King and Zeng 2001, as in scikit-learn).
+    A sample's loss is multiplied by its class's weight. Weights are scaled to a mean of 1 over the training
+    part and the sum is divided by the number of samples (torch divides by the batch's sum of weights), so
+    that micro-batches add up to the batch and a learning rate keeps its meaning.
+
+    Args:
+        task: "classification" or "regression".
+        class_counts: samples of each class in the training part, shape [K].
+
+    Raises:
+        StudyFileError: a loss, class weights or smoothing that do not suit the task.
+    """
+    per_sample = _checked(train, task)
+    smoothing = train.label_smoothing
+    weight_K = _class_weights(train, class_counts)
+
+    def loss(outputs: Tensor, targets: Tensor | Mixed) -> Tensor:
+        outputs = _wide(outputs)
+
+        def weighed(targets: Tensor) -> Tensor:
+            loss_B = per_sample(outputs, targets, smoothing)
+            return loss_B if weight_K is None else loss_B * weight_K.to(loss_B)[targets]
+
+        return (targets.weigh(weighed) if isinstance(targets, Mixed) else weighed(targets)).mean()
+
+    return loss
+
+
+def plain_loss(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the yardstick: the same loss without weights and smoothing, the sum over a batch.
+
+    Raises:
+        StudyFileError: a loss that does not suit the task.
+    """
+    per_sample = _checked(train.model_copy(update={"label_smoothing": 0.0, "class_weights": None}), task)
+    return lambda outputs, targets: per_sample(_wide(outputs), targets, 0.0).sum()
+
+
+def _checked(train: TrainSpec, task: str) -> PerSample:
+    losses = REGRESSION if task == "regression" else CLASSIFICATION
+    if train.loss not in losses:
+        raise StudyFileError(
+            f'train.loss = "{train.loss}" is for classes, and these targets are numbers; '
+            f"choose {', '.join(losses)}"
+        )
+    if task == "regression" and (train.label_smoothing or train.class_weights is not None):
+        field = "label_smoothing" if train.label_smoothing else "class_weights"
+        raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
+    return losses[train.loss]
+
+
+def _class_weights(train: TrainSpec, class_counts: Tensor | None) -> Tensor | None:
+    """Returns a weight for each class, 1 on average over the training part; None for none."""
+    if train.class_weights is None or class_counts is None:
+        return None
+    counts_K = class_counts.double()
+    if train.class_weights == "balanced":
+        weight_K = 1 / counts_K.clamp(min=1)
+    else:
+        weight_K = torch.tensor(train.class_weights, dtype=torch.float64, device=counts_K.device)
+        if len(weight_K) != len(counts_K) or min(train.class_weights) < 0 or max(train.class_weights) == 0:
+            raise StudyFileError(
+                f"train.class_weights = {list(train.class_weights)}: give one number for each of the "
+                f"{len(counts_K)} classes, none negative and not all 0"
+            )
+    return weight_K * counts_K.sum() / (weight_K * counts_K).sum()
+
+
+def _wide(outputs: Tensor) -> Tensor:
+    """Returns the outputs with at least 32 bits: sums of exponentials need them."""
+    return outputs.float() if outputs.element_size() < 4 else outputs
+
+
+def _check_columns(outputs_BK: Tensor) -> None:
+    if outputs_BK.shape[1] == 1:
+        raise ModelError(
+            'the model gives one output, which only train.loss = "binary_cross_entropy" takes (two classes); '
+            "give it one output for each class"
+        )
+
+
+def _columns(targets: Tensor, outputs: Tensor) -> Tensor:
+    """Returns regression targets in the outputs' shape.
+
+    Raises:
+        ModelError: there are more or fewer of them; broadcasting would hide it.
+    """
+    if targets.numel() != outputs.numel():
+        raise ModelError(
+            f"the model gives outputs of shape {list(outputs.shape)} for targets of shape "
+            f"{list(targets.shape)}"
+        )
+    return targets.reshape(outputs.shape).to(outputs.dtype)
+
+
+class EpochMetrics:
+    """Sums and counts over the validation part, kept on the device until the epoch's end.
+
+    Nothing here makes the host wait for the device before `result`, which is a single transfer.
+
+    Args:
+        outputs: of the model; the number of classes.
+    """
+
+    def __init__(self, train: TrainSpec, task: str, outputs: int, device: torch.device) -> None:
+        self._loss = plain_loss(train, task)
+        self._classes = 0 if task == "regression" else outputs
+        self._samples = 0
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._other_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._confusion = torch.zeros(self._classes**2, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Counts one batch.
+
+        Args:
+            outputs: of shape [B, K], or [B, T].
+            targets: class indices of shape [B], or numbers of shape [B, T].
+        """
+        self._samples += len(targets)
+        self._loss_sum += self._loss(outputs, targets)
+        if not self._classes:
+            difference = _wide(outputs) - _columns(targets, _wide(outputs))
+            self._other_sum += difference.abs().flatten(1).mean(1).sum()
+            return
+        if self._classes > _TOP:
+            top_B5 = outputs.topk(_TOP, 1).indices
+            self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
+        place_B = targets * self._classes + predicted(outputs)
+        self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
+
+    def result(self) -> dict[str, float]:
+        """Returns the metrics by name: one transfer from the device.
+
+        `val_loss`: the plain loss, the mean over the samples. `val_error`: the 0-1 loss, the share whose most
+        probable class is wrong. `val_top5_error`: the share whose class is not among the five most probable
+        (for more than five classes). `val_macro_f1`: the mean over the classes of F1 = 2 TP / (2 TP + FP +
+        FN), the harmonic mean of precision and recall (van Rijsbergen 1979); rare classes count as much as
+        common ones, and classes that neither occur nor are predicted do not count. `val_mae`: the mean
+        absolute error of a regression.
+        """
+        values = {"val_loss": self._loss_sum / self._samples}
+        if not self._classes:
+            values["val_mae"] = self._other_sum / self._samples
+        else:
+            matrix_KK = self._confusion.view(self._classes, self._classes).double()
+            values["val_error"] = 1 - matrix_KK.diagonal().sum() / self._samples
+            values["val_macro_f1"] = macro_f1(matrix_KK)
+            if self._classes > _TOP:
+                values["val_top5_error"] = self._other_sum / self._samples
+        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def confusion(self) -> list[list[int]]:
+        """Returns how many samples of each class (row) were taken for each class (column)."""
+        rows: list[list[int]] = self._confusion.view(self._classes, self._classes).tolist()
+        return rows
+
+
+def predicted(outputs: Tensor) -> Tensor:
+    """Returns the most probable class of each row; one output says the second of two where it is positive."""
+    return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+
+
+def macro_f1(confusion_KK: Tensor) -> Tensor:
+    """Returns the mean of F1 over the classes that occur among targets or predictions, on the device."""
+    right_K = confusion_KK.diagonal()
+    both_K = confusion_KK.sum(0) + confusion_KK.sum(1)  # 2 TP + FP + FN
+    return (2 * right_K / both_K.clamp(min=1)).sum() / (both_K > 0).sum()

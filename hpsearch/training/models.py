@@ -1,0 +1,291 @@
+"""Models by name: `mlp`, `cnn`, every torchvision classifier, or the study's own function.
+
+A builder is a function of the images' `channels`, `image_size` (height, width) and the number of `classes`
+(for a
+regression: of targets), as far as it declares them, and of `model.args`. It returns an `nn.Module` that takes
+images of shape [B, channels, height, width] and returns raw outputs of shape [B, classes].
+
+Legend: B batch, C channels, H height, W width.
+"""
+
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpsearch.errors import ModelError, nearest
+from hpsearch.spec import ModelSpec
+from hpsearch.training.device import is_out_of_memory
+from hpsearch.training.imports import import_object
+from hpsearch.training.weights import fit_channels
+
+Size = tuple[int, int]
+Builder = Callable[..., nn.Module]
+
+_ALL_IN = 7  # pixels: the side down to which `cnn` halves images
+
+
+def build(
+    spec: ModelSpec,
+    channels: int,
+    image_size: Size,
+    outputs: int,
+    seed: int,
+    allow: Collection[str] | None = None,
+) -> nn.Module:
+    """Builds a model with fresh weights on the CPU, and tries it on two black images.
+
+    Args:
+        image_size: height and width.
+        outputs: classes, or regression targets.
+        seed: of the weights; torch's global generator is left as it was.
+        allow: top-level modules that the study may name as its model; None trusts all.
+
+    Raises:
+        ModelError: an unknown name, arguments that do not suit, or a model that cannot take these images.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        model = _build(spec, channels, image_size, outputs, allow)
+    finally:
+        generator.set_state(before)
+    check_images(model, spec.name, channels, image_size, outputs)
+    return model
+
+
+def _build(
+    spec: ModelSpec, channels: int, image_size: Size, outputs: int, allow: Collection[str] | None
+) -> nn.Module:
+    facts = {"channels": channels, "image_size": image_size, "classes": outputs}
+    if ":" in spec.name:
+        model = _call(import_object(spec.name, allow, "model.name"), spec, facts)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f'model.name = "{spec.name}" returned {type(model).__name__}, not an nn.Module')
+        return model
+    if spec.name in BUILDERS:
+        built: nn.Module = _call(BUILDERS[spec.name], spec, facts)
+        return built
+    return _torchvision(spec, channels, image_size, outputs)
+
+
+def _call(builder: Callable[..., Any], spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
+    """Calls a builder with those of the facts that it declares and the study's arguments."""
+    declared = inspect.signature(builder).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared.values())
+    given = {name: value for name, value in facts.items() if takes_all or name in declared}
+    for name in spec.args:
+        if name in facts:
+            raise ModelError(f"model.args.{name}: is known from the data; remove it")
+        if name not in declared and not takes_all:
+            known = [known for known in declared if known not in facts]
+            raise ModelError(f'model.args.{name}: "{spec.name}" has no such argument; {nearest(name, known)}')
+    for name, parameter in declared.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if needed and name not in given and name not in spec.args:
+            raise ModelError(f'model.name = "{spec.name}" needs the argument {name}; add model.args.{name}')
+    return _guarded(builder, spec, {**given, **spec.args})
+
+
+def _guarded(builder: Callable[..., Any], spec: ModelSpec, arguments: Mapping[str, Any]) -> Any:
+    """Calls a builder; what it raises becomes the cause of a ModelError, but for a lack of memory."""
+    try:
+        return builder(**arguments)
+    except ModelError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        shown = ", ".join(f"{name} = {value!r}" for name, value in spec.args.items()) or "none"
+        raise ModelError(
+            f'model.name = "{spec.name}" cannot be built (model.args: {shown}): '
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def check_images(model: nn.Module, name: str, channels: int, image_size: Size, outputs: int) -> None:
+    """Tries a model on two black images; used for each size of progressive resizing too.
+
+    Raises:
+        ModelError: it cannot take them, or gives another number of outputs. One output is accepted for two
+            classes: binary cross-entropy takes it.
+    """
+    height, width = image_size
+    like = next(model.parameters(), torch.zeros(0))
+    images = torch.zeros(2, channels, height, width, dtype=like.dtype, device=like.device)
+    training = model.training
+    model.eval()  # neither BatchNorm's statistics nor dropout's random numbers move
+    try:
+        with torch.no_grad():
+            given = model(images)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f'model.name = "{name}" cannot take images of {channels} x {height} x {width}: {error}'
+        ) from error
+    finally:
+        model.train(training)
+    shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+    if shape != [2, outputs] and not (shape == [2, 1] and outputs == 2):
+        raise ModelError(
+            f'model.name = "{name}" gives {shape} for 2 images; '
+            f"this data needs outputs of shape [2, {outputs}]"
+        )
+
+
+def mlp(
+    channels: int, image_size: Size, classes: int, hidden: Sequence[int] = (128,), dropout: float = 0.0
+) -> nn.Module:
+    """A multilayer perceptron: all pixels in one row, then fully connected layers with ReLU between.
+
+    Args:
+        hidden: width of each hidden layer; none of them makes it a linear classifier.
+        dropout: share of the last hidden layer's values set to 0 at random while training (Srivastava 2014).
+    """
+    if isinstance(hidden, int):
+        raise ModelError(f"model.args.hidden: is {hidden}; write a list of widths, such as [{hidden}]")
+    widths = [_whole("hidden", width) for width in hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    wide = channels * math.prod(image_size)
+    for width in widths:
+        layers += [nn.Linear(wide, width), nn.ReLU()]
+        wide = width
+    return nn.Sequential(*layers, *_dropout(dropout), nn.Linear(wide, classes))
+
+
+def cnn(
+    channels: int,
+    image_size: Size,
+    classes: int,
+    width: int = 16,
+    blocks: int | None = None,
+    hidden: int = 64,
+    dropout: float = 0.0,
+    norm: bool = False,
+) -> nn.Module:
+    """A small convolutional network, after LeNet-5 (LeCun et al. 1998) with today's parts.
+
+    The first block has two 3 x 3 convolutions, of `width` and 2 `width` channels; each further block has one,
+    which doubles the channels. Each convolution is followed by ReLU and each block by a maximum over 2 x 2
+    pixels. Two linear layers end it.
+
+    Args:
+        blocks: halvings of the image; None: down to about 7 pixels (8 pixels 1, 28 pixels 2, 64 pixels 3).
+        hidden: width of the linear layer before the last.
+        dropout: share of that layer's values set to 0 at random while training.
+        norm: BatchNorm after each convolution.
+    """
+    most = int(math.log2(min(image_size)))
+    blocks = automatic_blocks(image_size) if blocks is None else _whole("blocks", blocks)
+    if blocks > most:
+        raise ModelError(
+            f"model.args.blocks: is {blocks}, but images of {image_size[0]} x {image_size[1]} pixels can be "
+            f"halved {most} times"
+        )
+    width, hidden = _whole("width", width), _whole("hidden", hidden)
+    layers = _convolution(channels, width, norm)
+    for block in range(blocks):
+        layers += [*_convolution(width * 2**block, width * 2 ** (block + 1), norm), nn.MaxPool2d(2)]
+    left = width * 2**blocks * math.prod(side // 2**blocks for side in image_size)
+    head = [nn.Flatten(), nn.Linear(left, hidden), nn.ReLU(), *_dropout(dropout), nn.Linear(hidden, classes)]
+    parts = {"features": nn.Sequential(*layers), "classifier": nn.Sequential(*head)}
+    return nn.Sequential(OrderedDict(parts))
+
+
+def automatic_blocks(image_size: Size) -> int:
+    """Returns how often an image is halved until its smaller side is nearest to 7 pixels, at least once."""
+    return max(1, round(math.log2(min(image_size) / _ALL_IN)))
+
+
+def _convolution(given: int, made: int, norm: bool) -> list[nn.Module]:
+    # BatchNorm subtracts the mean, and with it any bias.
+    convolution = nn.Conv2d(given, made, 3, padding=1, bias=not norm)
+    return [convolution, nn.BatchNorm2d(made), nn.ReLU()] if norm else [convolution, nn.ReLU()]
+
+
+def _dropout(share: float) -> list[nn.Module]:
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ModelError(f"model.args.dropout: is {share!r}; it must be at least 0 and below 1")
+    return [nn.Dropout(share)] if share else []
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"model.args.{name}: is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
+BUILDERS: dict[str, Builder] = {"mlp": mlp, "cnn": cnn}
+"""Our own models; they need no torchvision, which takes seconds to import."""
+
+_NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
+
+_FITTED: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "googlenet": lambda size: _NO_AUXILIARY,
+    "inception_v3": lambda size: _NO_AUXILIARY,
+    "maxvit": lambda size: {"input_size": size},
+    "vit_": lambda size: {"image_size": size[0]},
+}
+"""Beginnings of torchvision's names to what these models must be told beside the number of classes."""
+
+
+def torchvision_names() -> list[str]:
+    """Returns the names of torchvision's classifiers."""
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+def _torchvision(spec: ModelSpec, channels: int, image_size: Size, outputs: int) -> nn.Module:
+    from torchvision import models
+
+    if spec.name not in torchvision_names():
+        close = get_close_matches(spec.name, [*BUILDERS, *torchvision_names()], n=1)
+        guess = f'did you mean "{close[0]}"? ' if close else ""
+        raise ModelError(
+            f'model.name = "{spec.name}" is unknown; {guess}Known: {", ".join(BUILDERS)}, torchvision\'s '
+            "classifiers such as resnet18, and functions as my_package.nets:build"
+        )
+    fixed: dict[str, Any] = {"weights": None, "num_classes": outputs}
+    for beginning, told in _FITTED.items():
+        if spec.name.startswith(beginning):
+            fixed |= told(image_size)
+    for name in spec.args:
+        if name in fixed:
+            instead = (
+                "write model.weights instead" if name == "weights" else "is known from the data; remove it"
+            )
+            raise ModelError(f"model.args.{name}: {instead}")
+    model: nn.Module = _guarded(models.get_model, spec, {"name": spec.name, **fixed, **spec.args})
+    if channels != 3:
+        _fit_input(model, channels)
+    return model
+
+
+def _fit_input(model: nn.Module, channels: int) -> None:
+    """Replaces a torchvision model's first convolution by one for another number of channels."""
+    path, first = next(
+        (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    )
+    fitted = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        first.dilation,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+        padding_mode=first.padding_mode,
+    )
+    fitted.load_state_dict({**first.state_dict(), "weight": fit_channels(first.weight.detach(), channels)})
+    model.set_submodule(path, fitted)

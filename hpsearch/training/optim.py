@@ -1,0 +1,308 @@
+"""How weights change: optimizers, schedules of the learning rate, clipping, and averages of the weights.
+
+Each optimizer step moves the weights w against the gradient g of the loss, by the learning rate lr.
+"""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hpsearch.errors import ModelError
+from hpsearch.spec import TrainSpec
+from hpsearch.training.weights import matching
+
+
+def _sgd(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
+    """Stochastic gradient descent with momentum m (Polyak 1964; Sutskever et al. 2013).
+
+    v = m v + g, w = w - lr v: steps in one direction add up to 1 / (1 - m) of their size, steps to and fro
+    cancel. Nesterov's variant steps by g + m v, the gradient as if one had gone on. Weight decay d adds d w
+    to g, which pulls weights towards 0 (L2 regularisation). The first v is the first g.
+    """
+    return torch.optim.SGD(
+        groups,
+        lr=train.learning_rate,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        weight_decay=train.weight_decay,
+        **how,
+    )
+
+
+def _adam(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
+    """Adam (Kingma and Ba 2015): every weight has a step size of its own.
+
+    m = b1 m + (1 - b1) g and v = b2 v + (1 - b2) g^2 follow the gradient's mean and its mean square; divided
+    by 1 - b1^t and 1 - b2^t, since they start at 0, they give w = w - lr m / (sqrt(v) + 1e-8). b1 is
+    `train.momentum`, b2 `train.beta2`. Weight decay d adds d w to g.
+    """
+    return torch.optim.Adam(
+        groups,
+        lr=train.learning_rate,
+        betas=(train.momentum, train.beta2),
+        weight_decay=train.weight_decay,
+        **how,
+    )
+
+
+def _adamw(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    w = w - lr d w is done beside Adam's step; inside g, as `adam` does it, the division by sqrt(v) would undo
+    it for weights with large gradients.
+    """
+    return torch.optim.AdamW(
+        groups,
+        lr=train.learning_rate,
+        betas=(train.momentum, train.beta2),
+        weight_decay=train.weight_decay,
+        **how,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
+
+_FUSED_DEVICES = ("cpu", "cuda")
+"""Where one kernel for all weights exists: on CPUs 1.4 to 5 times as fast as others (measured, ResNet-18);
+on GPUs one launch instead of many, and float16's scaler needs no wait for the device."""
+
+
+def build_optimizer(model: nn.Module, train: TrainSpec, device: torch.device) -> Optimizer:
+    """Returns the optimizer of the parameters that are trained; frozen ones cost it nothing.
+
+    Each group of parameters with a learning rate of its own (`train.lr_multipliers`; the first pattern that
+    matches counts) holds its highest rate as `base_lr`, which the schedule multiplies.
+
+    Raises:
+        ModelError: a pattern matches no parameter, or a multiplier is not above 0.
+    """
+    factors = _factors(model, train.lr_multipliers)
+    members: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members.setdefault(factors.get(name, 1.0), []).append(parameter)
+    groups = [
+        {"params": parameters, "lr": train.learning_rate * factor, "base_lr": train.learning_rate * factor}
+        for factor, parameters in members.items()
+    ]
+    return OPTIMIZERS[train.optimizer](train, groups, fused=device.type in _FUSED_DEVICES)
+
+
+def _factors(model: nn.Module, multipliers: Mapping[str, float]) -> dict[str, float]:
+    """Returns the multiplier of each parameter that a pattern matches."""
+    names = [name for name, _ in model.named_parameters()]
+    factors: dict[str, float] = {}
+    for pattern, factor in multipliers.items():
+        if factor <= 0:
+            raise ModelError(
+                f'train.lr_multipliers: "{pattern}" is {factor:g}, which must be above 0; '
+                "parameters that must not change belong into model.freeze"
+            )
+        for name in matching(names, pattern, "train.lr_multipliers"):
+            factors.setdefault(name, factor)
+    return factors
+
+
+class Schedule:
+    """The learning rate over a trial's own epochs, as a factor on every group's `base_lr`.
+
+    The factor is a closed form of the epoch and the step (only `plateau` remembers more), so that little must
+    be saved, warm-up simply multiplies it, and parameter groups that come later (unfrozen ones) are served
+    too.
+
+    | name | factor in epoch e of E (from 0) | moves |
+    | --- | --- | --- |
+    | `constant` | 1 | never |
+    | `cosine` | (1 + cos(pi e / E)) / 2 (Loshchilov and Hutter 2017) | each epoch |
+    | `step` | gamma^floor(e / every) | each epoch |
+    | `plateau` | gamma^k after k times `plateau_patience` + 1 epochs without a lower loss | each epoch |
+    | `one_cycle` | from 1/25 up to 1 in 30 % of the steps, down to 4e-6 (Smith, Topin 2018) | each step |
+
+    Warm-up (Goyal et al. 2017) multiplies step s (from 0) by min(1, (s + 1) / S), S the steps in
+    `warmup_epochs`: it grows linearly from 0, but no step is wasted at 0 itself.
+
+    Args:
+        epochs: of this trial.
+        steps_per_epoch: optimizer steps.
+    """
+
+    def __init__(self, optimizer: Optimizer, train: TrainSpec, epochs: int, steps_per_epoch: int) -> None:
+        self._optimizer = optimizer
+        self._train = train
+        self._epochs = epochs
+        self._steps = epochs * steps_per_epoch
+        self._warmup = round(train.warmup_epochs * steps_per_epoch)
+        self._step = 0
+        self._epoch = 0
+        self._best = math.inf
+        self._bad_epochs = 0
+        self._plateau = 1.0
+        self._apply()
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The current rate of each parameter group."""
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    def step(self) -> None:
+        """Sets the learning rate for the next step; to be called after each optimizer step."""
+        self._step += 1
+        if self._step <= self._warmup or self._train.schedule == "one_cycle":
+            self._apply()
+
+    def epoch_end(self, val_loss: float) -> None:
+        """Sets the learning rate for the next epoch, which for `plateau` depends on the validation loss."""
+        self._epoch += 1
+        # As torch's ReduceLROnPlateau: a loss counts as lower below 0.9999 of the best.
+        if val_loss < self._best * (1 - math.copysign(1e-4, self._best)):
+            self._best, self._bad_epochs = val_loss, 0
+        else:
+            self._bad_epochs += 1
+        if self._bad_epochs > self._train.plateau_patience:
+            self._plateau, self._bad_epochs = self._plateau * self._train.step_gamma, 0
+        self._apply()
+
+    def state_dict(self) -> dict[str, float]:
+        """Returns what `load_state_dict` goes on from."""
+        return {
+            "step": self._step,
+            "epoch": self._epoch,
+            "best": self._best,
+            "bad_epochs": self._bad_epochs,
+            "plateau": self._plateau,
+        }
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Goes on from a saved state."""
+        self._step, self._epoch, self._bad_epochs = (
+            int(state[key]) for key in ("step", "epoch", "bad_epochs")
+        )
+        self._best, self._plateau = float(state["best"]), float(state["plateau"])
+        self._apply()
+
+    def _apply(self) -> None:
+        warmup = min(1.0, (self._step + 1) / self._warmup) if self._warmup else 1.0
+        factor = warmup * FACTORS[self._train.schedule](self)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def constant(self) -> float:
+        return 1.0
+
+    def cosine(self) -> float:
+        return _half_cosine(self._epoch / self._epochs)
+
+    def stairs(self) -> float:
+        every = self._train.step_every
+        length = max(1, round(every * self._epochs if every < 1 else every))
+        return float(self._train.step_gamma ** (self._epoch // length))
+
+    def plateau(self) -> float:
+        return self._plateau
+
+    def one_cycle(self) -> float:
+        last = max(1, self._steps - 1)
+        top = max(0.0, 0.3 * self._steps - 1)
+        low, end = 1 / 25, 1 / 25 / 1e4
+        step = min(self._step, last)
+        if step <= top and top > 0:
+            return 1 + (low - 1) * _half_cosine(step / top)
+        return end + (1 - end) * _half_cosine((step - top) / (last - top))
+
+
+FACTORS: dict[str, Callable[[Schedule], float]] = {
+    "constant": Schedule.constant,
+    "cosine": Schedule.cosine,
+    "step": Schedule.stairs,
+    "plateau": Schedule.plateau,
+    "one_cycle": Schedule.one_cycle,
+}
+
+
+def _half_cosine(share: float) -> float:
+    """Returns a smooth fall from 1 (at 0) to 0 (at 1)."""
+    return (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
+def build_schedule(optimizer: Optimizer, train: TrainSpec, epochs: int, steps_per_epoch: int) -> Schedule:
+    """Returns the schedule of a trial; the optimizer has its first learning rate afterwards."""
+    return Schedule(optimizer, train, epochs, steps_per_epoch)
+
+
+def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales the whole gradient down to a 2-norm of `max_norm` if it is longer (Pascanu et al. 2013).
+
+    One step into a steep wall of the loss can otherwise throw the weights far away.
+
+    Returns:
+        The norm before, on the device.
+    """
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields parameters and buffers by name, shared ones once (`state_dict` has them twice)."""
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        yield name, tensor.detach()
+
+
+class Ema:
+    """An exponential moving average of a model's weights (after Polyak and Juditsky 1992).
+
+    After each step a = d a + (1 - d) w.
+    The average lies nearer to a minimum than weights that still jump about it. It would start at the random
+    weights and forget them only after 1 / (1 - d) steps, so that after n updates d is at most (1 + n) / (10 +
+    n), as TensorFlow's ExponentialMovingAverage has it. BatchNorm's running statistics are averaged too;
+    counters are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._updates = 0
+        self._average = {name: tensor.clone() for name, tensor in _tensors(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model's weights as they are now."""
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, tensor in _tensors(model):
+            if tensor.is_floating_point():
+                floats[0].append(self._average[name])
+                floats[1].append(tensor)
+            else:
+                self._average[name].copy_(tensor)
+        torch._foreach_lerp_(*floats, 1 - decay)
+
+    @contextlib.contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[None]:
+        """Puts the average into the model for a while; the model's own weights come back at the end."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module) -> None:
+        for name, tensor in _tensors(model):
+            kept = tensor.clone()
+            tensor.copy_(self._average[name])
+            self._average[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what `load_state_dict` goes on from."""
+        return {"average": dict(self._average), "updates": self._updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self._updates = int(state["updates"])
+        for name, tensor in state["average"].items():
+            self._average[name].copy_(tensor)

@@ -1,0 +1,209 @@
+"""A model's weights: files of them, and which of them are trained."""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hpsearch.errors import CheckpointError, ModelError
+from hpsearch.training.files import write_whole
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Under which keys training scripts keep the weights in a larger dict."""
+
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Heads that GoogLeNet and Inception have for training only, which are left off here."""
+
+_SHOWN = 3
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes weights and texts about them as one safetensors file, which is whole or not there.
+
+    Args:
+        state: a model's state dict, on any device.
+
+    Raises:
+        OSError: for example because the disk is full.
+    """
+    # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    write_whole(Path(path), safetensors.torch.save(copies, dict(metadata)))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the weights of a safetensors file, on the CPU, and the texts about them.
+
+    Raises:
+        CheckpointError: the file is not there or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: these weights cannot be read: {error}") from error
+
+
+def load_weights(model: nn.Module, path: str | Path) -> list[str]:
+    """Starts a model from a local file of weights, such as those of a network trained on more images.
+
+    Two things may differ: a last layer of another shape keeps its fresh weights (other classes), and the
+    first convolution may have been made for another number of colours (`fit_channels`).
+
+    Returns:
+        Sentences about what was not taken over as it is.
+
+    Raises:
+        ModelError: the file is not there, holds no weights, or does not fit; the first names are given.
+    """
+    own, notes = model.state_dict(), []
+    found = {name: tensor for name, tensor in _read(Path(path)).items() if not name.startswith(_AUXILIARY)}
+    for name in _last_layer(model):
+        if name in found and name in own and found[name].shape != own[name].shape:
+            shapes = f"{list(found.pop(name).shape)} in the file, {list(own[name].shape)} here"
+            notes.append(f"{name} starts anew: it is {shapes}")
+            found[name] = own[name]
+    for name, tensor in found.items():
+        if name in own and tensor.dim() == 4 and _differ_in_channels(tensor, own[name]):
+            found[name] = fit_channels(tensor, own[name].shape[1])
+            notes.append(f"{name} was fitted from {tensor.shape[1]} channels to {own[name].shape[1]}")
+    _check_fit(found, own, path)
+    model.load_state_dict(found, strict=False)
+    return notes
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors or a torch file by name, whatever they are wrapped in."""
+    where = f'model.weights = "{path}"'
+    if not path.is_file():
+        raise ModelError(f"{where}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return read_weights(path)[0]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        raise ModelError(f"{where}: it is no safetensors file: {error.__cause__}") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{where}: it holds more than tensors, or is no torch file; unpickling it could run code, so "
+            "save model.state_dict() instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ModelError(f"{where}: it cannot be read: {error}") from error
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"{where}: it holds no weights by name; save model.state_dict()")
+    # DataParallel and torch.compile put words in front of every name.
+    return {
+        str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in content.items()
+    }
+
+
+def _last_layer(model: nn.Module) -> list[str]:
+    """Returns the names of the weights of the module that comes last."""
+    names = [name for name, _ in model.named_parameters()]
+    if not names:
+        return []
+    prefix = names[-1].rpartition(".")[0]
+    return [name for name in names if name.rpartition(".")[0] == prefix]
+
+
+def _differ_in_channels(kernel: Tensor, wanted: Tensor) -> bool:
+    """Returns whether a colour kernel differs from another in its number of input channels alone."""
+    same = wanted.dim() == 4 and kernel.shape[:1] + kernel.shape[2:] == wanted.shape[:1] + wanted.shape[2:]
+    return same and kernel.shape[1] == 3 and wanted.shape[1] in (1, 2, 4)
+
+
+def _check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises ModelError unless names and shapes agree; old files may lack BatchNorm's counter."""
+    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in found if name not in own]
+    other = [
+        f"{name} ({list(found[name].shape)} in the file, {list(own[name].shape)} here)"
+        for name in own
+        if name in found and found[name].shape != own[name].shape
+    ]
+    faults = [
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", other))
+        if names
+    ]
+    if faults:
+        raise ModelError(f'model.weights = "{path}" does not fit the model: {"; ".join(faults)}')
+
+
+def fit_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Returns a convolution's kernel of shape [out, in, h, w] made for another number of input channels.
+
+    The channels are repeated in turn and scaled by in / channels, so that the sum over a grey image stays.
+    One channel gets their sum: a grey image gives what it would give as three equal channels.
+    """
+    given = kernel.shape[1]
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel[:, torch.arange(channels, device=kernel.device) % given] * (given / channels)
+
+
+def matching(names: Iterable[str], pattern: str, field: str) -> list[str]:
+    """Returns the names that a pattern (`layer1.*`, with * ? [abc]) matches.
+
+    Raises:
+        ModelError: none does; the nearest are named.
+    """
+    names = list(names)
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        near = get_close_matches(pattern, names, n=_SHOWN, cutoff=0.3) or islice(names, _SHOWN)
+        raise ModelError(
+            f'{field}: "{pattern}" matches no parameter; there are, for example, {", ".join(near)}'
+        )
+    return found
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Leaves the parameters whose names match one of the patterns as they are.
+
+    A frozen layer keeps what it learned elsewhere (transfer learning); no gradient is computed for it. Its
+    first layers see edges and textures, which serve any images, so they are the ones to freeze.
+
+    Raises:
+        ModelError: a pattern matches nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        for name in matching(parameters, pattern, "model.freeze"):
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ModelError("model.freeze leaves nothing to train; name fewer parameters")
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Lets every parameter be trained."""
+    model.requires_grad_(True)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Puts a model into training mode, but for the BatchNorm layers that are frozen as a whole.
+
+    In training mode BatchNorm normalises by the batch's own statistics and moves its running ones towards
+    them (Ioffe and Szegedy 2015), so a frozen layer would still change.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()

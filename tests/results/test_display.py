@@ -1,0 +1,300 @@
+"""The displays, driven with the records that the driver sends, and what then stands in the terminal."""
+
+import io
+import json
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hpsearch.results.display import (
+    Display,
+    JsonDisplay,
+    LiveDisplay,
+    PlainDisplay,
+    choose_display,
+    picture,
+)
+from hpsearch.results.progress import Progress, closing_lines, duration, sparkline
+from hpsearch.service.callbacks import FinishedTrial, RunningTrial, RunSummary, StudyInfo, WorkerNews
+from hpsearch.spec.trial import EpochResult
+from tests.results.stored import specification
+
+INFO = StudyInfo(
+    spec=specification("digits"),
+    total=4,
+    finished={"COMPLETE": 1},
+    storage="sqlite:///runs/hpsearch.db",
+    folder="runs/digits",
+    workers=("worker 0: cpu x1", "worker 1: cpu x1"),
+)
+HPARAMS = {"learning_rate": 0.012345678, "batch_size": 16}
+
+
+def running(number: int, losses: list[float], worker: int = 0) -> RunningTrial:
+    curve = tuple(
+        EpochResult(number, 1, epoch, {"train_loss": loss / 2, "val_loss": loss})
+        for epoch, loss in enumerate(losses, start=1)
+    )
+    return RunningTrial(number, 1, worker, HPARAMS, epochs=10, since=0.0, curve=curve)
+
+
+def finished(
+    number: int, state: str = "COMPLETE", score: float | None = 0.25, best: bool = True
+) -> FinishedTrial:
+    return FinishedTrial(
+        number=number,
+        state=state,
+        stop_reason="early_stopping" if state != "FAIL" else "error",
+        score=score,
+        best_epoch=3,
+        epochs_run=7,
+        hparams=HPARAMS,
+        attrs={"fit": "good"},
+        detail="no improvement for 4 epochs",
+        is_best=best,
+        weights="runs/digits/weights/trial-00002.safetensors",
+    )
+
+
+def summary(**changes: Any) -> RunSummary:
+    made = RunSummary(
+        study="digits",
+        reason="all 4 trials are finished",
+        counts={"COMPLETE": 3, "PRUNED": 1},
+        stop_reasons={"finished": 1, "early_stopping": 3},
+        best=finished(2),
+        seconds=83.0,
+        exit_status=0,
+        epochs=40,
+    )
+    return replace(made, **changes)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drive(display: Display) -> None:
+    """One run: two trials begin, one trains two epochs and ends, one fails, the run ends."""
+    with display:
+        display.on_study_start(INFO)
+        display.on_worker(WorkerNews(0, "ready", "ready on cpu"))
+        display.on_worker(WorkerNews(1, "exit", "killed by SIGKILL"))
+        display.on_trial_start(running(2, []))
+        display.on_trial_start(running(3, [], worker=1))
+        for losses in ([0.9], [0.9, 0.3]):
+            trial = running(2, losses)
+            display.on_epoch(trial, trial.curve[-1])
+        display.on_message("the database is away [x]")
+        display.on_trial_end(finished(2))
+        display.on_trial_end(finished(3, "FAIL", None, best=False))
+        display.on_tick()
+        display.on_study_end(summary())
+
+
+def shown(progress: Progress, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, record=True)
+    console.print(picture(progress, console))
+    return console.export_text()
+
+
+def test_the_picture_shows_what_runs_and_what_is_best() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on_study_start(INFO)
+    progress.on_trial_start(running(2, []))
+    progress.on_trial_start(running(5, [2.0, 1.0, 0.5, 0.25], worker=1))
+    clock.now = 100.0
+    progress.on_trial_end(finished(2))
+    text = shown(progress)
+    assert "digits" in text
+    assert "2/4 trials" in text
+    assert "2 COMPLETE (early_stopping 1)" in text
+    assert "best: trial 2, val_loss 0.25 at epoch 3" in text
+    assert "learning_rate=0.01235 batch_size=16" in text
+    row = next(line.split() for line in text.splitlines() if "4/10" in line)
+    assert row == ["1", "5", "4/10", "0.125", "0.25", "█▄▂▁"]
+    # 1.4 of the 3 trials that were open took 100 s, so 1.6 take 114 s.
+    assert "1:40, about 1:54 left" in text
+
+
+def test_the_picture_of_many_workers_stays_on_one_screen() -> None:
+    progress = Progress()
+    progress.on_study_start(INFO)
+    for number in range(40):
+        progress.on_trial_start(running(number, [1.0], worker=number))
+    lines = shown(progress).splitlines()
+    assert "and 24 more" in lines[-1]
+    assert len(lines) < 24
+
+
+def test_nothing_is_estimated_before_a_trial_has_ended() -> None:
+    progress = Progress()
+    progress.on_study_start(INFO)
+    progress.on_trial_start(running(2, [1.0]))
+    assert progress.seconds_left is None
+
+
+def test_the_live_display_ends_with_the_summary_and_gives_logging_back() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=100, force_terminal=True, color_system=None)
+    before = list(logging.getLogger().handlers)
+    drive(LiveDisplay(console))
+    text = output.getvalue()
+    assert "the database is away [x]" in text
+    assert "worker 1: killed by SIGKILL" in text
+    assert "trial 3 FAIL after 7 epochs" in text
+    assert "best: trial 2, 0.25 at epoch 3 of 7, fit: good" in text
+    assert "weights: runs/digits/weights/trial-00002.safetensors" in text
+    assert logging.getLogger().handlers == before
+
+
+def test_warnings_go_through_the_live_display() -> None:
+    output = io.StringIO()
+    with LiveDisplay(Console(file=output, width=100, force_terminal=True, color_system=None)):
+        logging.getLogger("hpsearch.x").warning("trial 3: %s", "something odd")
+    assert "trial 3: something odd" in output.getvalue()
+
+
+def test_the_live_display_draws_no_more_often_than_it_should() -> None:
+    clock = Clock()
+    output = io.StringIO()
+    display = LiveDisplay(
+        Console(file=output, width=100, force_terminal=True, color_system=None), clock=clock
+    )
+    with display:
+        display.on_study_start(INFO)
+        trial = running(2, [1.0])
+        size = len(output.getvalue())
+        for _ in range(100):
+            display.on_epoch(trial, trial.curve[-1])
+        assert len(output.getvalue()) == size
+        clock.now = 1.0
+        display.on_tick()
+        assert "1/10" in output.getvalue()[size:]
+
+
+def test_plain_output_has_one_line_per_event() -> None:
+    output = io.StringIO()
+    drive(PlainDisplay(output))
+    lines = output.getvalue().splitlines()
+    assert lines[0] == (
+        "digits: 4 trials, 1 of them finished before; sqlite:///runs/hpsearch.db; files in runs/digits"
+    )
+    assert "trial 2 begins on worker 0: learning_rate=0.01235 batch_size=16" in lines
+    assert (
+        "[2/4] trial 2 COMPLETE after 7 epochs, val_loss 0.25 at epoch 3, the best so far "
+        "(early_stopping: no improvement for 4 epochs)" in lines
+    )
+    assert any(line.startswith("[3/4] trial 3 FAIL after 7 epochs, val_loss -") for line in lines)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_plain_output_speaks_up_when_it_was_long_silent() -> None:
+    clock = Clock()
+    output = io.StringIO()
+    display = PlainDisplay(output, clock=clock)
+    display.on_study_start(INFO)
+    display.on_trial_start(running(2, [1.0, 2.0]))
+    said = output.getvalue()
+    clock.now = 59.0
+    display.on_tick()
+    assert output.getvalue() == said
+    clock.now = 61.0
+    display.on_tick()
+    assert output.getvalue().removeprefix(said) == "[1/4] trial 2 epoch 2/10\n"
+
+
+def test_a_resumed_trial_says_so() -> None:
+    output = io.StringIO()
+    PlainDisplay(output).on_trial_start(running(2, [1.0, 2.0]))
+    assert "trial 2 goes on after epoch 2 on worker 0" in output.getvalue()
+
+
+def test_json_is_one_object_per_event_without_nan() -> None:
+    output = io.StringIO()
+    display = JsonDisplay(output)
+    drive(display)
+    trial = running(2, [math.nan])
+    display.on_epoch(trial, trial.curve[-1])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    events = [json.loads(line, parse_constant=refuse) for line in output.getvalue().splitlines()]
+    assert [event["event"] for event in events] == [
+        "study_start", "worker", "worker", "trial_start", "trial_start", "epoch", "epoch", "message",
+        "trial_end", "trial_end", "study_end", "epoch",
+    ]  # fmt: skip
+    assert events[0]["spec"]["study"]["name"] == "digits"
+    assert events[8]["hparams"] == HPARAMS
+    assert events[10]["best"]["number"] == 2
+    assert events[10]["exit_status"] == 0
+    assert events[11]["metrics"] == {"train_loss": None, "val_loss": None}
+
+
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    drive(choose_display(quiet=True, as_json=False))
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("quiet", "as_json", "kind"),
+    [
+        (False, False, PlainDisplay),
+        (True, False, Display),
+        (False, True, JsonDisplay),
+        (True, True, JsonDisplay),
+    ],
+)
+def test_the_display_suits_the_output(quiet: bool, as_json: bool, kind: type) -> None:
+    assert type(choose_display(quiet=quiet, as_json=as_json, output=io.StringIO())) is kind
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "missing"),
+    [
+        ({}, ["hpsearch best digits --storage x.db", "(1:23, 40 epochs)"], "hpsearch run"),
+        ({"exit_status": 130}, ["hpsearch run digits --storage x.db"], "no trial"),
+        ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch best"),
+        ({"study": "two words"}, ['hpsearch best "two words"'], "no trial"),
+        ({"notes": ("a note",)}, ["a note"], "no trial"),
+    ],
+)
+def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str], missing: str) -> None:
+    text = "\n".join(closing_lines(summary(**changes), " --storage x.db"))
+    for word in words:
+        assert word in text
+    assert missing not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([], ""),
+        ([1.0], "▁"),
+        ([1.0, 1.0], "▁▁"),
+        ([1.0, 2.0, 3.0], "▁▅█"),
+        ([3.0, math.nan, 1.0], "█x▁"),
+        ([math.nan, math.inf], "xx"),
+        ([100.0, 1.0, 0.01], "█▄▁"),
+        ([-100.0, 1.0, 0.01], "▁██"),
+        (list(range(100)), "▁▁▂▂▂▃▃▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇██"),
+    ],
+)
+def test_sparklines(values: list[float], line: str) -> None:
+    assert sparkline(values) == line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")]
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

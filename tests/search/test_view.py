@@ -1,0 +1,151 @@
+"""The study in memory: what samplers see, repeatable asks, the cap."""
+
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from hpsearch.search.outcome import StopKind
+from hpsearch.search.sampler import grid_values, seen_by_sampler
+from hpsearch.search.space import distributions
+from hpsearch.search.view import BEST_SHOWN, NEWEST_SHOWN, StudyView
+from hpsearch.spec import parse_study
+
+SEARCH = {
+    "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+    "batch_size": [16, 32, 64],
+    "epochs": {"low": 5, "high": 50},
+}
+
+
+def spec_of(search=SEARCH, **tables):
+    return parse_study({"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": search, **tables})
+
+
+def finished(view, number, params, score, kind="finished", state=TrialState.COMPLETE):
+    trial = create_trial(
+        state=state,
+        value=score if state is not TrialState.FAIL else None,
+        params=params,
+        distributions=view.space,
+        user_attrs={"score": score, "stop_reason": kind, "epochs_run": 3},
+        intermediate_values={1: 2.0, 2: 1.0},
+    )
+    trial.number = number
+    return trial
+
+
+def run(view, count):
+    """Asks and ends `count` trials whose score is the distance of the learning rate from 0.1."""
+    asked = []
+    for _ in range(count):
+        number = view.next_number
+        params = view.ask(number)
+        score = abs(math.log10(params["learning_rate"]) + 1)
+        view.replace(finished(view, number, params, score))
+        asked.append(params)
+    return asked
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_asks_depend_on_seed_and_history_alone(sampler):
+    spec = spec_of(sampler={"name": sampler, "startup_trials": 5})
+    whole = StudyView(spec)
+    asked = run(whole, 12)
+    again = StudyView(spec)
+    for number, params in enumerate(asked[:8]):
+        again.add(finished(again, number, params, abs(math.log10(params["learning_rate"]) + 1)))
+    assert run(again, 4) == asked[8:]
+
+
+def test_tpe_samples_what_optuna_itself_samples():
+    """Our TPE returns the known space instead of inferring it; the samples must be the same."""
+    from hpsearch.search.sampler import derived_seed
+
+    view = StudyView(spec_of(sampler={"name": "tpe", "startup_trials": 5}))
+    plain = optuna.create_study()
+    for number in range(15):
+        plain.sampler = optuna.samplers.TPESampler(seed=derived_seed(0, number), n_startup_trials=5)
+        theirs = plain.ask(fixed_distributions=view.space)
+        ours = view.ask(number)
+        assert ours == theirs.params
+        score = abs(math.log10(ours["learning_rate"]) + 1)
+        plain.tell(theirs, score)
+        view.replace(finished(view, number, ours, score))
+
+
+def test_another_seed_gives_other_samples():
+    first, second = (StudyView(spec_of(study={"name": "s", "seed": seed})) for seed in (0, 1))
+    assert first.ask(0) != second.ask(0)
+
+
+def test_qmc_is_more_even_than_random():
+    """Sobol's first 16 points put one in each sixteenth of every axis; random points leave holes."""
+    search = {"learning_rate": {"low": 0.0001, "high": 1.0}, "train.momentum": {"low": 0.0, "high": 0.96}}
+    view = StudyView(spec_of(search, sampler={"name": "qmc"}))
+    points = [view.ask(number)["train.momentum"] for number in range(16)]
+    assert len({int(value / 0.06) for value in points}) == 16
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ([1, 2], (1, 2)),
+        ({"low": 1, "high": 7, "step": 3}, [1, 4, 7]),
+        ({"low": 1, "high": 4, "log": True}, [1, 2, 3, 4]),
+    ],
+)
+def test_grid_values(entry, expected):
+    spec = spec_of({"epochs": entry} if not isinstance(entry, list) else {"batch_size": entry})
+    [distribution] = distributions(spec.search).values()
+    assert list(grid_values(distribution)) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "score", "expected"),
+    [
+        ("finished", TrialState.COMPLETE, 0.5, (TrialState.COMPLETE, 0.5, False)),
+        ("early_stopping", TrialState.PRUNED, 0.5, (TrialState.COMPLETE, 0.5, False)),
+        ("pruner", TrialState.PRUNED, 0.5, (TrialState.COMPLETE, 0.5, False)),
+        ("diverged", TrialState.PRUNED, None, (TrialState.PRUNED, None, False)),
+        ("out_of_memory", TrialState.PRUNED, None, (TrialState.PRUNED, None, True)),
+        ("out_of_memory", TrialState.PRUNED, 0.9, (TrialState.PRUNED, None, True)),
+        ("error", TrialState.FAIL, 0.5, (TrialState.FAIL, None, False)),
+    ],
+)
+def test_what_the_sampler_is_told(kind, state, score, expected):
+    seen = seen_by_sampler(StopKind(kind), state, score, 3.0, "tpe")
+    assert (seen.state, seen.value, seen.infeasible) == expected
+
+
+def test_gp_is_told_the_worst_score_where_there_is_none():
+    seen = seen_by_sampler(StopKind.DIVERGED, TrialState.PRUNED, None, 3.0, "gp")
+    assert (seen.state, seen.value) == (TrialState.COMPLETE, 3.0)
+
+
+def test_the_sampler_learns_from_out_of_memory():
+    """A batch that never fits must be chosen rarely once the sampler has seen it fail."""
+    view = StudyView(spec_of(sampler={"name": "tpe", "startup_trials": 6}))
+    chosen = []
+    for number in range(60):
+        params = view.ask(number)
+        chosen.append(params["batch_size"])
+        score = abs(math.log10(params["learning_rate"]) + 1)
+        if params["batch_size"] == 64:
+            record = finished(view, number, params, None, "out_of_memory", TrialState.PRUNED)
+        else:
+            record = finished(view, number, params, score)
+        view.replace(record)
+    assert chosen[20:].count(64) <= 8
+
+
+def test_samplers_and_pruners_are_shown_the_best_and_the_newest():
+    view = StudyView(spec_of())
+    params = {"learning_rate": 0.1, "batch_size": 16, "epochs": 9}
+    for number in range(1300):
+        view.add(finished(view, number, params, float(number)))
+    view.ask(1300)
+    shown = [t.number for t in view._study.get_trials(deepcopy=False)]
+    assert shown == [*range(BEST_SHOWN), *range(1301 - NEWEST_SHOWN, 1301)]
+    assert view.best.number == 0

@@ -1,0 +1,237 @@
+"""The command line, through the console entry point and on real databases."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpsearch.__main__ import run
+from tests.results.stored import make_study
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("run", "check", "status", "best", "export", "dashboard", "list", "stop", "delete")
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Invoke:
+    """Runs a command line in an empty folder; returns its status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("HPSEARCH_")]:
+        monkeypatch.delenv(name)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def studies(invoke: Invoke, tmp_path: Path) -> Path:
+    """A default database with the studies `one` and `two`, in the folder where commands run."""
+    (tmp_path / "runs").mkdir()
+    for name in ("one", "two"):
+        make_study(f"sqlite:///{tmp_path}/runs/hpsearch.db", name, weights=f"runs/{name}/w.safetensors")
+    return tmp_path
+
+
+def entry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hpsearch", *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=60)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Path) -> None:
+    done = entry(*arguments, cwd=tmp_path)
+    listed = done.stdout[done.stdout.index("Commands:") :].splitlines()[1:]
+    assert done.returncode == 0
+    assert [line.split()[0] for line in listed[: len(COMMANDS)]] == list(COMMANDS)
+    assert not [line for line in listed if line.endswith("...")]
+
+
+def test_a_missing_study_file_through_the_console(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "studies" / "digits.toml", tmp_path)
+    done = entry("run", "digts.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith('error: digts.toml: no such study file; did you mean "digits.toml"?')
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(studies: Path) -> None:
+    command = f'"{sys.executable}" -m hpsearch export one --epochs | true; exit ${{PIPESTATUS[0]}}'
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=studies, env=env, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(invoke: Invoke, command: str) -> None:
+    status, output, _ = invoke(command, "--help")
+    assert status == 0
+    assert output.startswith(f"Usage: hpsearch {command}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--y"], ["hpsearch run", "--y", "hpsearch run --help"]),
+        (["run"], ["hpsearch run", "STUDY"]),
+        (["runn"], ["runn", "run", "hpsearch --help"]),
+        (["run", "x.toml", "--workers", "k"], ["--workers", "'k'"]),
+        (["run", "x.toml", "--workers=0"], ["--workers", "'0'", "1"]),
+        (["run", "x.toml", "--trials", "0"], ["--trials", "'0'"]),
+        (["run", "nothing.toml"], ["nothing.toml: no such study file"]),
+        (["run", "bad.toml"], ["bad.toml: study.trials: must be at least 1, got 0"]),
+        (["run", "good.toml", "--timeout", "2 weeks"], ["study.timeout", '"2 weeks"', '"2h"']),
+        (["run", "good.toml", "--storage", "nosql://x"], ["nosql"]),
+        (["run", "good.toml", "--storage", "a.db", "--storage-file", "b"], ["--storage-file", "only one"]),
+        (["run", "good.toml", "--gpus", "99"], ["--gpus", "99"]),
+        (["run", "one"], ["no studies"]),
+        (["check"], ["name a study file"]),
+        (["check", "bad.toml"], ["bad.toml: study.trials"]),
+        (["status", "one"], ["no studies"]),
+        (["best", "--storage", "postgresql://me:secret@127.0.0.1:1/x"], ["127.0.0.1"]),
+        (["export", "--format", "xls"], ["--format", '"xls"', "csv"]),
+        (["export", "-o", "a.xls"], ["--output", "a.xls", ".csv"]),
+        (["list", "--storage-file", "nothing"], ["--storage-file", "nothing"]),
+        (["dashboard"], ["no studies"]),
+        (["dashboard", "--port", "70000"], ["--port", "'70000'"]),
+        (["delete", "one", "--yes"], ["no studies"]),
+        (["stop", "one"], ["no studies"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    invoke: Invoke, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    search = '[data]\ndataset = "digits"\n[search]\nlearning_rate = [0.1]\n'
+    (tmp_path / "good.toml").write_text(search, encoding="utf-8")
+    (tmp_path / "bad.toml").write_text(f"[study]\ntrials = 0\n{search}", encoding="utf-8")
+    status, output, error = invoke(*arguments)
+    assert status == 2, error
+    assert output == ""
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert "secret" not in error
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize("command", ["status", "best", "export", "stop", "delete"])
+def test_a_study_that_is_not_there_names_the_nearest(invoke: Invoke, studies: Path, command: str) -> None:
+    status, _, error = invoke(command, "onne")
+    assert status == 2
+    assert 'no study "onne"' in error
+    assert 'did you mean "one"?' in error
+
+
+def test_best(invoke: Invoke, studies: Path) -> None:
+    status, output, _ = invoke("best", "one")
+    assert status == 0
+    assert output.splitlines() == [
+        "one: trial 1, val_loss 0.2 at epoch 2 of 3",
+        "  learning_rate = 0.01",
+        "  batch_size = full",
+        "  val_error: 0.25",
+        "  fit: good",
+        "  stop_reason: early_stopping",
+        "  device: cpu",
+        "weights: runs/one/w.safetensors",
+    ]
+    status, output, _ = invoke("best", "one", "--json")
+    assert json.loads(output)["hparams"] == {"learning_rate": 0.01, "batch_size": "full"}
+
+
+def test_best_of_several_studies_needs_a_name(invoke: Invoke, studies: Path) -> None:
+    status, _, error = invoke("best")
+    assert status == 2
+    assert "name one of them: one, two" in error
+
+
+def test_a_study_file_stands_for_its_name(invoke: Invoke, studies: Path) -> None:
+    text = '[data]\ndataset = "digits"\n[search]\nlearning_rate = [0.1]\n'
+    (studies / "two.toml").write_text(text, encoding="utf-8")
+    assert invoke("best", "two.toml")[1].startswith("two: trial 1")
+
+
+def test_the_list(invoke: Invoke, studies: Path) -> None:
+    status, output, _ = invoke("list")
+    head, *rows = output.splitlines()
+    assert status == 0
+    assert head.split() == [
+        "study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size",
+    ]  # fmt: skip
+    assert sorted(row.split()[0] for row in rows) == ["one", "two"]
+    assert rows[0].split()[1:] == ["4/4", "2", "1", "1", "1", "val_loss", "0.2", "now", "0", "B"]
+    assert {row["name"] for row in json.loads(invoke("list", "--json")[1])} == {"one", "two"}
+
+
+def test_the_status_of_a_study_that_nobody_runs(invoke: Invoke, studies: Path) -> None:
+    status, output, _ = invoke("status", "one")
+    assert status == 0
+    assert output.splitlines() == [
+        "one: 4 of 4 trials finished, 2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING",
+        "best val_loss: 0.2",
+        "no driver: nobody is running this study",
+    ]
+    assert invoke("stop", "one")[1] == 'study "one" is not being run\n'
+
+
+def test_export_to_stdout_and_to_a_file(invoke: Invoke, studies: Path) -> None:
+    status, output, _ = invoke("export", "one")
+    assert status == 0
+    assert output.splitlines()[0].startswith("trial,state,score,best_epoch")
+    assert len(output.splitlines()) == 6
+    assert invoke("export", "one", "--epochs", "-o", studies / "e.parquet")[0] == 0
+    assert len(pd.read_parquet(studies / "e.parquet")) == 8
+
+
+def test_delete_asks_first(invoke: Invoke, studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (studies / "answer").open("w+") as answer:
+        answer.write("n\n")
+        answer.seek(0)
+        monkeypatch.setattr(sys, "stdin", answer)
+        status, output, _ = invoke("delete", "one")
+    assert status == 1
+    assert 'Delete study "one" with 5 trials?' in output
+    assert invoke("best", "one")[0] == 0
+    assert invoke("delete", "one", "--yes")[0] == 0
+    assert invoke("best", "one")[0] == 2
+    assert invoke("best", "two")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "way", ["flag", "file", "HPSEARCH_STORAGE", "HPSEARCH_STORAGE_FILE", "HPSEARCH_RUNS", "folder"]
+)
+def test_ways_to_name_the_database(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    database = tmp_path / "else" / "hpsearch.db"
+    database.parent.mkdir()
+    make_study(f"sqlite:///{database}", "one")
+    (tmp_path / "url").write_text(f"sqlite:///{database}\n", encoding="utf-8")
+    arguments = {
+        "flag": ["--storage", database],
+        "file": ["--storage-file", tmp_path / "url"],
+        "folder": ["--run-folder", database.parent],
+    }.get(way, [])
+    environment = {
+        "HPSEARCH_STORAGE": f"sqlite:///{database}",
+        "HPSEARCH_STORAGE_FILE": str(tmp_path / "url"),
+        "HPSEARCH_RUNS": str(database.parent),
+    }
+    if way in environment:
+        monkeypatch.setenv(way, environment[way])
+    assert invoke("best", *arguments)[1].startswith("one: trial 1")

@@ -1,0 +1,40 @@
+"""What an import loads: torch takes seconds, so nothing heavy comes with the package or the command line."""
+
+import subprocess
+import sys
+
+import pytest
+
+import hpsearch
+
+HEAVY = ("torch", "torchvision", "optuna", "pandas", "sqlalchemy", "sklearn", "plotly", "rich", "pydantic")
+
+
+@pytest.mark.parametrize(
+    ("statement", "light"),
+    [
+        ("import hpsearch", HEAVY),
+        ("import hpsearch.cli", HEAVY),
+        ("import hpsearch.__main__", HEAVY),
+        ("import hpsearch; hpsearch.load_study_file", ("torch", "optuna", "pandas")),
+        ("import hpsearch; hpsearch.Callback", ("torch", "optuna", "pandas")),
+        ("import hpsearch; hpsearch.run; hpsearch.StudyResult", ("torch",)),
+        ("import hpsearch; hpsearch.EarlyStoppingPruner", ("torch", "pandas")),
+    ],
+)
+def test_imports_stay_light(statement: str, light: tuple[str, ...]) -> None:
+    code = f"import sys; {statement}; print(*[name for name in {light!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", hpsearch.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(hpsearch, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'nothing'"):
+        hpsearch.nothing  # noqa: B018

@@ -1,0 +1,211 @@
+"""Data sets that a function of the user's builds, kept or streamed."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import DataSpec
+from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.sealed import open_test
+from hpsearch.training.data.stream import StreamedImages
+
+MODULE = '''
+from collections import namedtuple
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+class Squares(Dataset):
+    """Images of one value, their number; labels by thirds."""
+
+    def __init__(self, count, first=0, form="tensor", fixed=True):
+        self.count, self.first, self.form, self.fixed = count, first, form, fixed
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, item):
+        if not 0 <= item < self.count:
+            raise IndexError(item)
+        value, label = self.first + item, item % 3
+        noise = 0 if self.fixed else int(torch.randint(0, 100, ()))
+        pixels = np.full((6, 6), value + noise, np.uint8)
+        if self.form == "tensor":
+            return torch.from_numpy(pixels)[None].float() / 255, label
+        if self.form == "picture":
+            return Image.fromarray(pixels), torch.tensor(label)
+        if self.form == "dict":
+            return {"image": pixels, "label": label}
+        if self.form == "regression":
+            return pixels, [label + 0.5, 1.0]
+        return pixels
+
+
+def single():
+    return Squares(60)
+
+def pictures():
+    return {"train": Squares(48, form="picture"), "test": Squares(12, 60, form="picture")}
+
+def named():
+    sets = [Squares(36, 0, "dict"), Squares(12, 40, "dict"), Squares(9, 60, "dict")]
+    return namedtuple("Sets", "train val test")(*sets)
+
+def pair():
+    return Squares(48), Squares(12, 60)
+
+def regression():
+    return Squares(60, form="regression")
+
+def unsteady():
+    return Squares(60, form="picture", fixed=False)
+
+def rooted(root):
+    return Squares(int(Path(root).read_text()))
+
+def no_pairs():
+    return Squares(60, form="bare")
+
+def wrong():
+    return {"training": Squares(60)}
+
+def empty():
+    return Squares(0)
+
+def number():
+    return 7
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "own_squares.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_squares", None)
+
+
+def loaded(tmp_path: Path, function: str, **fields: Any) -> TrainingData:
+    spec = DataSpec.model_validate({"dataset": f"own_squares:{function}", **fields})
+    return load(spec, root=fields.get("root"), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("function", "parts", "dtype"),
+    [
+        ("single", (48, 6, 6), torch.float32),
+        ("pictures", (43, 5, 12), torch.uint8),
+        ("pair", (43, 5, 12), torch.float32),
+        ("named", (36, 12, 9), torch.uint8),
+        ("regression", (48, 6, 6), torch.uint8),
+    ],
+)
+@pytest.mark.parametrize("where", ["auto", "stream"])
+def test_forms(
+    tmp_path: Path, function: str, parts: tuple[int, int, int], dtype: torch.dtype, where: str
+) -> None:
+    data = loaded(tmp_path, function, device=where)
+    prepared = data.at(DataSpec.model_validate({"dataset": f"own_squares:{function}", "device": where}))
+    facts = data.facts
+    assert (facts.train, facts.val, facts.test) == pytest.approx(parts, abs=1)
+    assert (facts.channels, facts.height, facts.width) == (1, 6, 6)
+    assert prepared.train.images.dtype == dtype
+    assert isinstance(prepared.train.images, StreamedImages) == (where == "stream")
+    pixels = prepared.pixels(prepared.train, torch.arange(7))
+    expected = (prepared.train.index[:7].float() / 255)[:, None, None, None]
+    torch.testing.assert_close(pixels, expected.expand(-1, 1, 6, 6))
+    if function == "regression":
+        assert (prepared.task, prepared.outputs) == ("regression", 2)
+    else:
+        assert torch.equal(prepared.train.targets, prepared.train.index % 3)
+
+
+def test_what_is_kept_and_what_is_streamed_are_equal(tmp_path: Path) -> None:
+    kept, streamed = (
+        loaded(tmp_path, "pictures", device=where).at(
+            DataSpec.model_validate(
+                {"dataset": "own_squares:pictures", "device": where, "image_size": 4, "channels": 3}
+            )
+        )
+        for where in ("cpu", "stream")
+    )
+    assert torch.equal(kept.train.index, streamed.train.index)
+    for part in ("train", "val"):
+        one, two = (data.batch(getattr(data, part), slice(1, 4)) for data in (kept, streamed))
+        torch.testing.assert_close(one[0], two[0])
+        assert torch.equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("asked", ["as announced", "otherwise"])
+def test_streams_read_ahead(tmp_path: Path, asked: str) -> None:
+    spec = DataSpec.model_validate({"dataset": "own_squares:pictures", "device": "stream"})
+    prepared = loaded(tmp_path, "pictures", device="stream").at(spec)
+    order = torch.randperm(len(prepared.train), generator=torch.Generator().manual_seed(0))
+    batches = list(order.split(8))
+    state = torch.get_rng_state()
+    prepared.expect(prepared.train, batches)
+    for batch in batches if asked == "as announced" else reversed(batches):
+        pixels = prepared.pixels(prepared.train, batch)
+        torch.testing.assert_close(pixels[:, 0, 0, 0] * 255, prepared.train.index[batch].float())
+    assert torch.equal(state, torch.get_rng_state()), "the epoch's own random numbers must not move"
+
+
+def test_what_does_not_fit_is_streamed(tmp_path: Path) -> None:
+    spec = DataSpec.model_validate({"dataset": "own_squares:pictures", "cache_limit_gb": 1e-9})
+    prepared = load(spec, cache=tmp_path / "cache").at(spec)
+    assert isinstance(prepared.train.images, StreamedImages)
+    kept = load(spec.model_copy(update={"device": "cpu"}), cache=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cache_limit_gb is 1e-09.*stream"):
+        kept.at(spec)
+
+
+def test_unsteady_items_are_only_streamed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'another image each time.*data\.device = "stream"'):
+        loaded(tmp_path, "unsteady")
+    one, two = (loaded(tmp_path, "unsteady", device="stream") for _ in range(2))
+    assert one.facts.digest == two.facts.digest
+    prepared = one.at(DataSpec.model_validate({"dataset": "own_squares:unsteady", "device": "stream"}))
+    draws = [prepared.pixels(prepared.train, slice(0, 20)) for _ in range(2)]
+    assert not torch.equal(*draws)
+
+
+def test_the_root_is_handed_over(tmp_path: Path) -> None:
+    (tmp_path / "count.txt").write_text("30")
+    assert loaded(tmp_path, "rooted", root=str(tmp_path / "count.txt")).facts.train == 24
+
+
+def test_the_test_set_is_let_go(tmp_path: Path) -> None:
+    data = loaded(tmp_path, "pictures")
+    members = data._store.images._members  # type: ignore[attr-defined]
+    assert [member.data.first for member in members] == [0]
+    spec = DataSpec(dataset="own_squares:pictures")
+    sealed = open_test(spec, cache=tmp_path / "cache")
+    assert sealed.test.images[:, 0, 0, 0].tolist() == list(range(60, 72))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_pairs", r"return \(image, label\)"),
+        ("wrong", "returned training; return train"),
+        ("empty", "no items"),
+        ("number", "returned int for train"),
+        ("unknown", "own_squares"),
+    ],
+)
+def test_functions_that_build_no_data_set(tmp_path: Path, function: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path, function)
+
+
+def test_modules_that_are_not_allowed(tmp_path: Path) -> None:
+    spec = DataSpec(dataset="own_squares:single")
+    with pytest.raises(DataError, match="own_squares"):
+        load(spec, cache=tmp_path, allow=("other",))

@@ -1,0 +1,69 @@
+"""The cache of decoded images: whole or not there, limited, and shared."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpsearch.errors import DataError
+from hpsearch.training.data.cache import Cache, open_array, write_array
+
+
+def build(folder: Path) -> None:
+    write_array(folder / "a.npy", (4, 2), "uint8", [np.ones((3, 2)), np.zeros((1, 2))])
+
+
+def test_entries_are_built_once(tmp_path: Path) -> None:
+    cache, built = Cache(tmp_path, 1), []
+    for _ in range(2):
+        path = cache.entry("key", lambda folder: (built.append(folder), build(folder))[0])
+    assert len(built) == 1
+    assert open_array(path / "a.npy").tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        build(folder)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Cache(tmp_path, 1).entry("key", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["locks"]
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "key.abc.tmp"
+    left.mkdir()
+    build(left)
+    Cache(tmp_path, 1).entry("key", build)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "locks"]
+
+
+def test_the_limit_counts_what_is_there(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1e-6)
+    cache.entry("one", lambda folder: write_array(folder / "a.npy", (600,), "uint8", [np.zeros(600)]), 600)
+    with pytest.raises(DataError, match=r"data\.cache_limit_gb is 1e-06.*image_size"):
+        cache.entry("two", build, 600)
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match=r"data\.cache: cannot write.*No space left"):
+        Cache(tmp_path, 1).entry("key", full)
+    with pytest.raises(DataError, match="free; name another folder"):
+        Cache(tmp_path, 1e12).entry("key", build, 10**19)
+
+
+def test_a_cache_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"data\.cache: cannot write"):
+        Cache(tmp_path / "file", 1).entry("key", build)
+
+
+def test_arrays_cannot_be_changed_on_disk(tmp_path: Path) -> None:
+    build(tmp_path)
+    open_array(tmp_path / "a.npy")[:] = 7
+    assert open_array(tmp_path / "a.npy").max() == 1

@@ -1,0 +1,127 @@
+"""Splits and subsets: stratified, seeded, nested; groups are not torn apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import Split
+from hpsearch.training.data.arrays import ArrayImages
+from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
+from hpsearch.training.data.splits import split, subset_order
+
+IMAGES = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8")
+
+
+def catalogue(
+    labels: np.ndarray, groups: np.ndarray | None = None, parts: list[int] | None = None
+) -> Catalogue:
+    count = len(labels)
+    return Catalogue(
+        IMAGES,
+        labels,
+        tuple(map(str, range(labels.max() + 1))) if labels.ndim == 1 else (),
+        np.array(parts if parts is not None else [FREE] * count, np.int8),
+        np.zeros((count, 16), np.uint8),
+        groups,
+    )
+
+
+labels_of_three_or_more = st.lists(st.integers(3, 60), min_size=1, max_size=5).map(
+    lambda counts: np.random.default_rng(len(counts)).permutation(np.repeat(np.arange(len(counts)), counts))
+)
+
+
+@given(labels=labels_of_three_or_more, seed=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_class_is_split_by_the_shares(labels: np.ndarray, seed: int) -> None:
+    spec = Split(train=0.7, val=0.2, test=0.1, seed=seed)
+    rows = split(catalogue(labels), spec)
+    assert sorted(np.concatenate([rows.train, rows.val, rows.test]).tolist()) == list(range(len(labels)))
+    counts = np.bincount(labels)
+    for part, share in ((rows.train, 0.7), (rows.val, 0.2), (rows.test, 0.1)):
+        assert (np.abs(np.bincount(labels[part], minlength=len(counts)) - counts * share) <= 2).all()
+        assert (np.bincount(labels[part], minlength=len(counts)) > 0).all()
+
+
+@given(labels=labels_of_three_or_more, shares=st.lists(st.floats(0.01, 1), min_size=2, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_subsets_are_nested_and_stratified(labels: np.ndarray, shares: list[float]) -> None:
+    rows = split(catalogue(labels), Split())
+    sizes = [rows.subset(share) for share in sorted(shares)]
+    assert sizes == sorted(sizes)  # all are beginnings of the same order, so larger ones hold smaller ones
+    assert rows.subset(1.0) == len(rows.train)
+    for share in shares:
+        whole, part = (np.bincount(labels[rows.train[:n]]) for n in (None, rows.subset(share)))
+        assert len(part) == len(whole)
+        assert (np.abs(part - np.maximum(whole * share, 1)) <= 1).all()
+
+
+def test_the_seed_decides() -> None:
+    found = catalogue(np.arange(200) % 4)
+    one, same, other = (split(found, Split(seed=seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one.train, same.train)
+    assert np.array_equal(one.test, same.test)
+    assert not np.array_equal(one.val, other.val)
+
+
+def test_a_subset_of_equal_classes_is_exact() -> None:
+    order, shares = subset_order(np.arange(1000) % 10, np.random.default_rng(0))
+    assert len(set(order.tolist())) == 1000
+    assert int(np.searchsorted(shares, 0.1)) == 100
+
+
+def test_regression_is_split_without_classes() -> None:
+    rows = split(catalogue(np.zeros((100, 2), np.float32)), Split())
+    assert [len(part) for part in (rows.train, rows.val, rows.test)] == [80, 10, 10]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=30, max_size=60),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_groups_are_not_torn_apart(sizes: list[int], seed: int) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = groups % 2
+    rows = split(catalogue(labels, groups), Split(train=0.6, val=0.2, test=0.2, seed=seed))
+    parts = [set(groups[part].tolist()) for part in (rows.train, rows.val, rows.test)]
+    assert parts[0] | parts[1] | parts[2] == set(range(len(sizes)))
+    assert sum(map(len, parts)) == len(sizes)
+    assert len(rows.val) / len(groups) == pytest.approx(0.2, abs=0.1)
+
+
+def test_official_parts_are_kept_and_val_is_cut_from_training() -> None:
+    parts = [FREE] * 90 + [TEST] * 30
+    rows = split(catalogue(np.arange(120) % 3, parts=parts), Split(train=0.8, val=0.1, test=0.1))
+    assert rows.test.tolist() == list(range(90, 120))
+    assert (len(rows.train), len(rows.val)) == (80, 10)
+
+
+def test_an_official_validation_part_is_kept() -> None:
+    parts = [FREE] * 90 + [VAL] * 30
+    rows = split(catalogue(np.arange(120) % 3, parts=parts), Split(train=0.8, val=0.1, test=0.1))
+    assert rows.val.tolist() == list(range(90, 120))
+    assert (len(rows.train), len(rows.test)) == (80, 10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        ([0] * 20 + [1] * 2, None, 'class "1" .2 images. without any image in the train part'),
+        ([0] * 20 + [1] * 20, [0] * 20 + [1] * 20, "the val part empty: 2 groups are too few"),
+        ([0] * 40 + [1] * 9, [*range(40), *[50] * 9], 'class "1" .9 images. without any .*too few groups'),
+        ([0, 1], None, "part"),
+    ],
+)
+def test_an_empty_part_or_class_is_named(labels: list[int], groups: list[int] | None, message: str) -> None:
+    found = catalogue(np.array(labels), None if groups is None else np.array(groups))
+    with pytest.raises(DataError, match=rf"data\.split leaves .*{message}"):
+        split(found, Split())
+
+
+def test_an_official_part_that_tears_groups_is_refused() -> None:
+    found = catalogue(np.arange(40) % 2, np.arange(40) // 2 % 10, [FREE] * 30 + [TEST] * 10)
+    with pytest.raises(DataError, match=r"group_by.*official_test = false"):
+        split(found, Split())

@@ -1,0 +1,247 @@
+"""Arrays that people save: .npz, .npy and .mrc, in both layouts, with labels of all kinds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpsearch.errors import DataError
+from hpsearch.spec.data import DataSpec
+from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.sealed import open_test
+
+LABELS = np.arange(60) % 3
+
+
+def loaded(root: Path, dataset: str = "npz", **fields: Any) -> TrainingData:
+    spec = DataSpec.model_validate({"dataset": dataset, **fields})
+    return load(spec, root=str(root), cache=root.parent / "cache")
+
+
+def images(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 256, shape)
+    return values.astype(dtype) if dtype == "uint8" else (values / 255).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "found", "form"),
+    [
+        ((60, 8, 9), "auto", "HW", (1, 8, 9)),
+        ((60, 8, 9, 3), "auto", "HWC", (3, 8, 9)),
+        ((60, 3, 8, 9), "auto", "CHW", (3, 8, 9)),
+        ((60, 8, 9, 1), "auto", "HWC", (1, 8, 9)),
+        ((60, 3, 4, 4), "auto", "CHW", (3, 4, 4)),
+        ((60, 3, 3, 3), "HWC", "HWC", (3, 3, 3)),
+        ((60, 7, 8, 9), "CHW", "CHW", (7, 8, 9)),
+    ],
+)
+def test_layouts(
+    tmp_path: Path, shape: tuple[int, ...], layout: str, found: str, form: tuple[int, int, int]
+) -> None:
+    x = images(*shape)
+    np.savez(tmp_path / "set.npz", x=x, y=LABELS)
+    data = loaded(tmp_path / "set.npz", layout=layout)
+    prepared = data.at(DataSpec(dataset="npz"))
+    facts = data.facts
+    assert (facts.channels, facts.height, facts.width) == form
+    assert any(f"layout {found}" in note for note in facts.notes)
+    first = x[prepared.val.index[0]]
+    expected = first[None] if found == "HW" else first.transpose(2, 0, 1) if found == "HWC" else first
+    assert np.array_equal(prepared.val.images[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((60, 3, 3, 3), "set data.layout"),
+        ((60, 9, 9, 9), "set data.layout"),
+        ((60, 64), "must be"),
+        ((60, 2, 2, 2, 2), "must be"),
+    ],
+)
+def test_shapes_that_are_no_images(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+    np.savez(tmp_path / "set.npz", x=images(*shape), y=LABELS)
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize(
+    ("x", "stored", "scaled"),
+    [
+        (np.array([0, 51, 255], np.uint8), torch.uint8, [0, 0.2, 1]),
+        (np.array([0, 51, 255], np.int64), torch.uint8, [0, 0.2, 1]),
+        (np.array([False, True, True]), torch.uint8, [0, 1, 1]),
+        (np.array([0, 0.5, 1], np.float64), torch.float32, [0, 0.5, 1]),
+        (np.array([-1, 0, 3], np.float32), torch.float32, [0, 0.25, 1]),
+        (np.array([0, 16384, 65536], np.int32), torch.float32, [0, 0.25, 1]),
+    ],
+)
+def test_number_types(tmp_path: Path, x: np.ndarray, stored: torch.dtype, scaled: list[float]) -> None:
+    np.savez(tmp_path / "set.npz", x=np.tile(x, (60, 1, 1)), y=LABELS)
+    prepared = loaded(tmp_path / "set.npz").at(DataSpec(dataset="npz"))
+    pixels = prepared.pixels(prepared.train, torch.arange(2))
+    assert prepared.train.images.dtype == stored
+    assert pixels[0].flatten().tolist() == pytest.approx(scaled)
+    batch, _ = prepared.batch(prepared.train, torch.arange(2))
+    assert batch.mean().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_nan_is_refused(tmp_path: Path) -> None:
+    x = images(60, 4, 4, dtype="float32")
+    x[7, 1, 1] = np.nan
+    np.savez(tmp_path / "set.npz", x=x, y=LABELS)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        loaded(tmp_path / "set.npz").at(DataSpec(dataset="npz"))
+
+
+@pytest.mark.parametrize("dataset", ["npz", "npy"])
+def test_official_parts(tmp_path: Path, dataset: str) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for number, (part, count) in enumerate({"train": 30, "val": 12, "test": 18}.items()):
+        arrays[f"x_{part}"] = images(count, 4, 4) // 2 + np.uint8(number)
+        arrays[f"y_{part}"] = LABELS[:count]
+    root = tmp_path / "set"
+    root.mkdir()
+    if dataset == "npz":
+        np.savez(root / "set.npz", **arrays)
+    else:
+        for name, array in arrays.items():
+            np.save(root / f"{name}.npy", array)
+    facts = loaded(root, dataset).facts
+    assert (facts.train, facts.val, facts.test) == (30, 12, 18)
+    spec = DataSpec.model_validate({"dataset": dataset})
+    test = open_test(spec, root=str(root), cache=tmp_path / "cache").test
+    assert np.array_equal(test.images[:, 0], arrays["x_test"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "classes", "outputs"),
+    [
+        (LABELS, "auto", ("0", "1", "2"), 3),
+        (LABELS * 5 - 1, "auto", ("-1", "4", "9"), 3),
+        (np.array(["a", "b", "c"])[LABELS], "auto", ("a", "b", "c"), 3),
+        (LABELS.astype(float), "auto", ("0", "1", "2"), 3),
+        (LABELS + 0.5, "auto", (), 1),
+        (LABELS, "regression", (), 1),
+        (np.stack([LABELS, LABELS], 1), "auto", (), 2),
+        (np.stack([LABELS, LABELS], 1), "classification", None, None),
+        (LABELS + 0.5, "classification", None, None),
+        (np.stack([LABELS, LABELS], 1), "regression", (), 2),
+    ],
+)
+def test_labels(
+    tmp_path: Path, labels: np.ndarray, task: str, classes: tuple[str, ...] | None, outputs: int | None
+) -> None:
+    np.savez(tmp_path / "set.npz", x=images(60, 4, 4), y=labels)
+    if classes is None:
+        with pytest.raises(DataError, match='task = "regression"'):
+            loaded(tmp_path / "set.npz", task=task)
+        return
+    prepared = loaded(tmp_path / "set.npz", task=task).at(DataSpec(dataset="npz"))
+    assert (prepared.classes, prepared.outputs) == (classes, outputs)
+    assert prepared.task == ("classification" if classes else "regression")
+    assert prepared.train.targets.dtype == (torch.int64 if classes else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fields", "message"),
+    [
+        ({"a": images(60, 4, 4)}, {}, "holds a and no images"),
+        ({"x": images(60, 4, 4)}, {}, "no labels"),
+        ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "60 images and 50 labels"),
+        ({"x": images(60, 4, 4), "y": np.zeros(60)}, {}, 'only the class "0.0"'),
+        ({"x": images(60, 4, 4), "y": np.full(60, np.nan)}, {}, "NaN"),
+        ({"x": images(60, 4, 4), "y": np.array(["a", "b"] * 30)}, {"task": "regression"}, "no number"),
+        ({"x": images(60, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, None),
+        ({"x": images(60, 4, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, "data.channels is 3"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    tmp_path: Path, arrays: dict[str, np.ndarray], fields: dict[str, Any], message: str | None
+) -> None:
+    np.savez(tmp_path / "set.npz", **arrays)
+    if message is None:
+        assert loaded(tmp_path / "set.npz", **fields).facts.channels == 3
+        return
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path / "set.npz", **fields)
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("npz", "set.npz"), ("npy", "x.npy")])
+def test_corrupt_files_are_named(tmp_path: Path, dataset: str, name: str) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / name).write_bytes(b"no array at all")
+    (root / "y.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{name} is no readable"):
+        loaded(root, dataset)
+    with pytest.raises(DataError, match=r"no \.np. file .*--data-root"):
+        loaded(tmp_path / "nowhere", dataset)
+
+
+def test_groups_from_an_array(tmp_path: Path) -> None:
+    patients = np.arange(60) // 4
+    np.savez(tmp_path / "set.npz", x=images(60, 4, 4), y=LABELS, patient=patients)
+    prepared = loaded(tmp_path / "set.npz", split={"group_by": "column:patient"}).at(DataSpec(dataset="npz"))
+    sides = [set(patients[part.index].tolist()) for part in (prepared.train, prepared.val)]
+    assert not sides[0] & sides[1]
+
+
+def test_npy_with_a_table(tmp_path: Path) -> None:
+    np.save(tmp_path / "scans.npy", images(60, 4, 4))
+    (tmp_path / "labels.csv").write_text("label\n" + "\n".join("abc"[label] for label in LABELS))
+    assert loaded(tmp_path / "scans.npy", "npy", labels="labels.csv").facts.classes == ("a", "b", "c")
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Path:
+    """Two stacks of 20 and 10 particle images of which the value is their place, in a folder."""
+    mrcfile = pytest.importorskip("mrcfile", reason="needs the extra mrc")
+    root = tmp_path / "particles"
+    root.mkdir()
+    for name, first, count in (("a.mrcs", 0, 20), ("b.mrcs", 20, 10)):
+        values = np.arange(first, first + count, dtype=np.float32)[:, None, None]
+        with mrcfile.new(root / name) as stack:
+            stack.set_data(values + np.linspace(0, 0.5, 36, dtype=np.float32).reshape(6, 6))
+            stack.set_image_stack()
+    return root
+
+
+def test_mrc_with_a_csv_in_order(stacks: Path) -> None:
+    (stacks / "labels.csv").write_text("label\n" + "\n".join(str(n % 2) for n in range(30)))
+    prepared = loaded(stacks, "mrc", labels="labels.csv").at(DataSpec(dataset="mrc"))
+    assert torch.equal(prepared.train.images[:, 0, 0, 0], prepared.train.index.float())
+    assert torch.equal(prepared.train.targets, prepared.train.index % 2)
+    pixels = prepared.pixels(prepared.train, torch.arange(len(prepared.train)))
+    assert (pixels.min().item(), pixels.max().item()) == (0, pytest.approx(1))
+
+
+def test_mrc_with_a_star_file(stacks: Path) -> None:
+    rows = [f"{n % 20 + 1:06d}@{'a' if n < 20 else 'b'}.mrcs {n % 3 + 1}" for n in reversed(range(30))]
+    lines = ["data_particles", "", "loop_", "_rlnImageName #1", "_rlnClassNumber #2", *rows, ""]
+    (stacks / "particles.star").write_text("\n".join(lines))
+    fields = {"labels": "particles.star", "label_column": "rlnClassNumber"}
+    prepared = loaded(stacks, "mrc", **fields).at(DataSpec(dataset="mrc"))
+    assert prepared.classes == ("1", "2", "3")
+    place = 29 - prepared.train.index  # the table runs backwards
+    assert torch.equal(prepared.train.images[:, 0, 0, 0], place.float())
+    assert torch.equal(prepared.train.targets, place % 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("label\n1\n2", "2 rows for 30 images"),
+        ("file,label\n1@c.mrcs,1", "names c.mrcs, which is not among the stacks"),
+        ("file,label\n11@b.mrcs,1", "holds images 1 to 10"),
+        ("file,label\nb.mrcs,1", "holds 10 images; write"),
+    ],
+)
+def test_mrc_tables_that_do_not_fit(stacks: Path, table: str, message: str) -> None:
+    (stacks / "labels.csv").write_text(table)
+    with pytest.raises(DataError, match=message):
+        loaded(stacks, "mrc", labels="labels.csv")
+    with pytest.raises(DataError, match=r"data\.labels is missing"):
+        loaded(stacks, "mrc")

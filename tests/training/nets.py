@@ -1,0 +1,57 @@
+"""Models as a user might write them."""
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(channels: int, image_size: tuple[int, int], classes: int, scale: float = 1.0) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    return model
+
+
+def pooled(classes: int, depth: int) -> nn.Module:
+    """Knows nothing of the images' size."""
+    return nn.Sequential(
+        nn.LazyConv2d(depth, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(depth, classes)
+    )
+
+
+def one_output(channels: int, image_size: tuple[int, int]) -> nn.Module:
+    return linear(channels, image_size, 1)
+
+
+def number(**facts: object) -> int:
+    return len(facts)
+
+
+def fails(classes: int) -> nn.Module:
+    raise ZeroDivisionError(f"no model for {classes}")
+
+
+class Picky(nn.Module):
+    """Takes no images at all."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("I dislike images")
+
+
+class Tied(nn.Module):
+    """Two layers that share their weights, and one of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4, bias=False)
+        self.second = nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.second(self.first(values)))
+        return result

@@ -1,0 +1,259 @@
+"""Losses against torch's own and numbers by hand; metrics against scikit-learn."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, top_k_accuracy_score
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
+from torch.nn import functional
+
+from hpsearch.errors import ModelError, StudyFileError
+from hpsearch.spec import TrainSpec
+from hpsearch.training.augment import Mixed
+from hpsearch.training.losses import CLASSIFICATION, REGRESSION, EpochMetrics, plain_loss, training_loss
+
+CPU = torch.device("cpu")
+
+
+def spec(loss: str, **fields: Any) -> TrainSpec:
+    return TrainSpec(loss=loss, **fields)  # type: ignore[arg-type]
+
+
+def batch(samples: int = 64, classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = 3 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
+    return outputs, torch.randint(classes, (samples,), generator=generator)
+
+
+# Two samples of two classes with outputs (0, ln 3): softmax (1/4, 3/4), sigmoid (1/2, 3/4); targets 1 and 0.
+# cross_entropy   -ln(3/4), -ln(1/4)
+# binary          target 1: -(ln(1 - 1/2) + ln(3/4)) / 2; target 0: -(ln(1/2) + ln(1 - 3/4)) / 2
+# differences     of (1/4, 3/4) to (0, 1): 1/4 each; to (1, 0): 3/4 each
+# huber           x^2 / 2 below 1: 1/32, 9/32
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("cross_entropy", [-math.log(3 / 4), -math.log(1 / 4)]),
+        ("nll", [-math.log(3 / 4), -math.log(1 / 4)]),
+        ("binary_cross_entropy", [-math.log(1 / 2 * 3 / 4) / 2, -math.log(1 / 2 * 1 / 4) / 2]),
+        ("mse", [1 / 16, 9 / 16]),
+        ("l1", [1 / 4, 3 / 4]),
+        ("huber", [1 / 32, 9 / 32]),
+    ],
+)
+def test_losses_of_classes_by_hand(loss: str, expected: list[float]) -> None:
+    outputs = torch.tensor([[0.0, math.log(3)]] * 2, dtype=torch.float64)
+    targets = torch.tensor([1, 0])
+    assert training_loss(spec(loss), "classification")(outputs, targets).item() == pytest.approx(
+        sum(expected) / 2
+    )
+    assert plain_loss(spec(loss), "classification")(outputs, targets).item() == pytest.approx(sum(expected))
+
+
+# Outputs (1, 4) for targets (1.5, 1): differences 0.5 and 3. Huber: 0.5^2 / 2 = 0.125 and 3 - 1/2 = 2.5.
+@pytest.mark.parametrize(("loss", "expected"), [("mse", 9.25 / 2), ("l1", 3.5 / 2), ("huber", 2.625 / 2)])
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (2,)])
+def test_losses_of_numbers_by_hand(loss: str, expected: float, shape: tuple[int, ...]) -> None:
+    outputs = torch.tensor([1.0, 4.0]).reshape(shape if len(shape) == 2 else (2, 1))
+    targets = torch.tensor([1.5, 1.0]).reshape(shape)
+    assert training_loss(spec(loss), "regression")(outputs, targets).item() == pytest.approx(expected)
+    assert plain_loss(spec(loss), "regression")(outputs, targets).item() == pytest.approx(
+        expected * len(outputs)
+    )
+
+
+def test_models_that_end_in_log_softmax_have_the_same_loss() -> None:
+    outputs, targets = batch()
+    loss = training_loss(spec("nll"), "classification")
+    torch.testing.assert_close(
+        loss(outputs.log_softmax(1), targets), functional.nll_loss(outputs.log_softmax(1), targets)
+    )
+    torch.testing.assert_close(loss(outputs.log_softmax(1), targets), loss(outputs, targets))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_torchs_own(smoothing: float) -> None:
+    outputs, targets = batch()
+    loss = training_loss(spec("cross_entropy", label_smoothing=smoothing), "classification")
+    torch.testing.assert_close(
+        loss(outputs, targets), functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+    )
+
+
+@pytest.mark.parametrize("loss", [name for name in CLASSIFICATION if name != "nll"])
+def test_smoothed_targets_are_those_of_the_formula(loss: str) -> None:
+    outputs, targets = batch(classes=4)
+    wanted = functional.one_hot(targets, 4) * 0.8 + 0.2 / 4
+    probabilities = outputs.softmax(1)
+    by_hand = {
+        "cross_entropy": lambda: -(wanted * outputs.log_softmax(1)).sum(1).mean(),
+        "binary_cross_entropy": lambda: functional.binary_cross_entropy_with_logits(outputs, wanted),
+        "mse": lambda: functional.mse_loss(probabilities, wanted),
+        "l1": lambda: functional.l1_loss(probabilities, wanted),
+        "huber": lambda: functional.huber_loss(probabilities, wanted),
+    }
+    found = training_loss(spec(loss, label_smoothing=0.2), "classification")(outputs, targets)
+    torch.testing.assert_close(found, by_hand[loss]())
+
+
+def test_one_output_is_the_probability_of_the_second_class() -> None:
+    outputs, targets = batch(classes=2)
+    one = outputs[:, 1:]
+    loss = training_loss(spec("binary_cross_entropy", label_smoothing=0.2), "classification")
+    wanted = targets[:, None].double() * 0.8 + 0.1
+    torch.testing.assert_close(loss(one, targets), functional.binary_cross_entropy_with_logits(one, wanted))
+    metrics = EpochMetrics(spec("binary_cross_entropy"), "classification", 2, CPU)
+    metrics.update(one, targets)
+    assert metrics.result()["val_error"] == pytest.approx(
+        ((one[:, 0] > 0).long() != targets).double().mean().item()
+    )
+
+
+COUNTS = torch.tensor([6, 2, 1])
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    labels = torch.arange(3).repeat_interleave(COUNTS)
+    outputs, _ = batch(9, 3)
+    expected = torch.from_numpy(compute_class_weight("balanced", classes=[0, 1, 2], y=labels.numpy()))
+    loss = training_loss(spec("cross_entropy", class_weights="balanced"), "classification", COUNTS)
+    losses = functional.cross_entropy(outputs, labels, reduction="none")
+    torch.testing.assert_close(loss(outputs, labels), (losses * expected[labels]).mean())
+    # Over the whole training part the weights are 1 on average, so torch's own mean agrees.
+    torch.testing.assert_close(loss(outputs, labels), functional.cross_entropy(outputs, labels, expected))
+
+
+@pytest.mark.parametrize("loss", list(CLASSIFICATION))
+def test_given_weights_weigh_samples_by_their_class(loss: str) -> None:
+    outputs, targets = batch(9, 3)
+    found = training_loss(spec(loss, class_weights=(0.0, 2.0, 1.0)), "classification", COUNTS)
+    # (0 * 6 + 2 * 2 + 1 * 1) / 9 = 5/9 is the mean weight, which is scaled to 1.
+    weights = torch.tensor([0.0, 2.0, 1.0], dtype=torch.float64)[targets] * 9 / 5
+    plain = torch.stack(
+        [plain_loss(spec(loss), "classification")(o[None], t[None]) for o, t in zip(outputs, targets)]
+    )
+    torch.testing.assert_close(found(outputs, targets), (plain * weights).mean())
+
+
+@pytest.mark.parametrize("loss", list(CLASSIFICATION))
+def test_micro_batches_add_up_to_the_batch(loss: str) -> None:
+    outputs, targets = batch(10, 3)
+    whole = training_loss(spec(loss, class_weights="balanced", label_smoothing=0.1), "classification", COUNTS)
+    parts = [slice(0, 4), slice(4, 7), slice(7, 10)]
+    total = sum(whole(outputs[part], targets[part]) * (part.stop - part.start) / 10 for part in parts)
+    torch.testing.assert_close(total, whole(outputs, targets))
+
+
+@pytest.mark.parametrize("loss", list(CLASSIFICATION))
+def test_mixed_targets_mix_the_losses(loss: str) -> None:
+    outputs, first = batch(8, 3)
+    second, lam = first.roll(1), torch.rand(8)
+    mean = training_loss(spec(loss, class_weights="balanced"), "classification", COUNTS)
+    alone = torch.stack(
+        [
+            lam[i] * mean(outputs[i : i + 1], first[i : i + 1])
+            + (1 - lam[i]) * mean(outputs[i : i + 1], second[i : i + 1])
+            for i in range(8)
+        ]
+    )
+    torch.testing.assert_close(mean(outputs, Mixed(first, second, lam)), alone.mean(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_mixed_regression_mixes_the_losses() -> None:
+    outputs, first, lam = torch.randn(4, 2), torch.randn(4, 2), torch.rand(4)
+    second = first.roll(1, 0)
+    squares = lam * (outputs - first).square().mean(1) + (1 - lam) * (outputs - second).square().mean(1)
+    found = training_loss(spec("mse"), "regression")(outputs, Mixed(first, second, lam))
+    torch.testing.assert_close(found, squares.mean())
+
+
+def test_the_yardstick_knows_neither_weights_nor_smoothing() -> None:
+    outputs, targets = batch()
+    bent = plain_loss(spec("cross_entropy", label_smoothing=0.3, class_weights="balanced"), "classification")
+    torch.testing.assert_close(
+        bent(outputs, targets), functional.cross_entropy(outputs, targets, reduction="sum")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_summed_in_float32(dtype: torch.dtype) -> None:
+    outputs, targets = batch()
+    narrow = outputs.to(dtype)
+    loss = plain_loss(spec("cross_entropy"), "classification")
+    assert loss(narrow, targets).dtype == torch.float32
+    torch.testing.assert_close(loss(narrow, targets), loss(narrow.float(), targets))
+
+
+@pytest.mark.parametrize(
+    ("fields", "task", "message"),
+    [
+        ({}, "regression", r'train\.loss = "cross_entropy" is for classes, .* choose mse, l1, huber'),
+        ({"loss": "mse", "label_smoothing": 0.1}, "regression", r"train\.label_smoothing is for classes"),
+        ({"loss": "mse", "class_weights": "balanced"}, "regression", r"train\.class_weights is for classes"),
+        ({"class_weights": (1.0, 2.0)}, "classification", r"one number for each of the 3 classes"),
+        ({"class_weights": (1.0, 2.0, -1.0)}, "classification", "none negative"),
+        ({"class_weights": (0.0, 0.0, 0.0)}, "classification", "not all 0"),
+    ],
+)
+def test_what_does_not_suit_the_task_is_refused(fields: dict[str, Any], task: str, message: str) -> None:
+    with pytest.raises(StudyFileError, match=message):
+        training_loss(TrainSpec(**fields), task, COUNTS)
+
+
+def test_outputs_that_do_not_suit_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"outputs of shape \[3, 2\] for targets of shape \[3\]"):
+        training_loss(spec("mse"), "regression")(torch.zeros(3, 2), torch.zeros(3))
+    for loss in set(CLASSIFICATION) - {"binary_cross_entropy"}:
+        with pytest.raises(
+            ModelError, match='one output, which only train.loss = "binary_cross_entropy" takes'
+        ):
+            training_loss(spec(loss), "classification")(torch.zeros(3, 1), torch.tensor([0, 1, 0]))
+
+
+@pytest.mark.parametrize("loss", list(CLASSIFICATION))
+def test_metrics_are_scikit_learns(loss: str) -> None:
+    outputs, targets = batch(100, 9)
+    targets[targets == 3] = 4  # a class that does not occur but is predicted
+    outputs[:, 8] = -99
+    targets[targets == 8] = 0  # and one that is neither
+    metrics = EpochMetrics(spec(loss, label_smoothing=0.1), "classification", 9, CPU)
+    for part in (outputs.split(33),):
+        for some, wanted in zip(part, targets.split(33), strict=True):
+            metrics.update(some, wanted)
+    found, guess = metrics.result(), outputs.argmax(1)
+    assert found.keys() == {"val_loss", "val_error", "val_macro_f1", "val_top5_error"}
+    assert found["val_loss"] == pytest.approx(
+        plain_loss(spec(loss), "classification")(outputs, targets).item() / 100
+    )
+    assert found["val_error"] == pytest.approx((guess != targets).double().mean().item())
+    assert found["val_macro_f1"] == pytest.approx(f1_score(targets, guess, average="macro"))
+    top = top_k_accuracy_score(targets, outputs.numpy(), k=5, labels=range(9))
+    assert found["val_top5_error"] == pytest.approx(1 - top)
+    assert metrics.confusion() == confusion_matrix(targets, guess, labels=range(9)).tolist()
+
+
+def test_five_classes_have_no_top_five() -> None:
+    metrics = EpochMetrics(spec("cross_entropy"), "classification", 5, CPU)
+    metrics.update(*batch(10, 5))
+    assert "val_top5_error" not in metrics.result()
+
+
+@pytest.mark.parametrize("loss", list(REGRESSION))
+def test_metrics_of_a_regression(loss: str) -> None:
+    outputs, targets = torch.randn(10, 3), torch.randn(10, 3)
+    metrics = EpochMetrics(spec(loss), "regression", 3, CPU)
+    for part in (slice(0, 4), slice(4, 10)):
+        metrics.update(outputs[part], targets[part])
+    mean = training_loss(spec(loss), "regression")(outputs, targets).item()
+    assert metrics.result() == pytest.approx(
+        {"val_loss": mean, "val_mae": (outputs - targets).abs().mean().item()}
+    )
+
+
+def test_a_diverged_model_has_no_loss() -> None:
+    metrics = EpochMetrics(spec("cross_entropy"), "classification", 3, CPU)
+    metrics.update(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
+    assert math.isnan(metrics.result()["val_loss"])

@@ -1,0 +1,367 @@
+"""The plain engine: resume equals unbroken, micro-batches equal batches, and what each option does."""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hpsearch.errors import ModelError
+from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.training.batches import cut, image_size_at, pieces
+from hpsearch.training.build import build_engine
+from hpsearch.training.plain import PlainEngine
+from hpsearch.training.weights import read_weights
+from tests.training.trials import make_run
+
+CPU = torch.device("cpu")
+
+CNN: dict[str, Any] = {"name": "cnn", "args": {"width": 4, "hidden": 16, "dropout": 0.3, "norm": True}}
+MLP: dict[str, Any] = {"name": "mlp", "args": {"hidden": [16]}}
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
+    "adam": {"optimizer": "adam", "learning_rate": 0.003},
+    "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.01},
+}
+SCHEDULES = ["constant", "cosine", "step", "plateau", "one_cycle"]
+AUGMENT = [
+    {"name": "crop", "padding": 1},
+    {"name": "rotate", "degrees": 10.0},
+    {"name": "mixup", "alpha": 0.4},
+]
+
+# What a trial is, and whose state must survive a crash beside the weights.
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{
+        f"{optimizer}-{schedule}": {
+            "train": {**OPTIMIZERS[optimizer], "schedule": schedule},
+            "data": {"augment": AUGMENT},
+        }
+        for optimizer, schedule in itertools.product(OPTIMIZERS, SCHEDULES)
+    },
+    "warm-up, clipping, averaging": {
+        "train": {"warmup_epochs": 2.5, "clip_norm": 0.5, "ema_decay": 0.9, "label_smoothing": 0.1}
+    },
+    "unfreezing": {"model": {"freeze": ["features.*"], "unfreeze_after": 2}, "train": OPTIMIZERS["adam"]},
+    "unfreezing with multipliers": {
+        "model": {"freeze": ["features.*"], "unfreeze_after": 2},
+        "train": {"lr_multipliers": {"features.*": 0.1}, "schedule": "one_cycle"},
+    },
+    "micro-batches": {"train": {"micro_batch": 5}},
+    "float64": {"train": {"precision": "float64"}},
+    "bfloat16": {"train": {"precision": "bfloat16"}},
+    "full batch": {"train": {"batch_size": "full"}},
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> PlainEngine:
+    cache = tmp_path_factory.mktemp("cache")
+    built, _ = build_engine(make_run(cache).spec, CPU, cache=str(cache))
+    assert isinstance(built, PlainEngine)
+    return built
+
+
+@pytest.fixture
+def engine(shared: PlainEngine) -> Iterator[PlainEngine]:
+    yield shared
+    shared.close()
+
+
+def run_of(folder: Path, *, attempt: int = 1, **tables: Any) -> TrialRun:
+    """Returns a small trial; the tables given are laid over it."""
+    base: dict[str, Any] = {"model": CNN, "train": {"epochs": 5}, "data": {"subset": 0.1}}
+    tables = {name: {**base.get(name, {}), **tables.get(name, {})} for name in {*base, *tables}}
+    if tables["model"]["name"] != "cnn" and tables["model"]["args"] == CNN["args"]:
+        del tables["model"]["args"]
+    return make_run(folder, attempt=attempt, **tables)
+
+
+def train(engine: PlainEngine, run: TrialRun, epochs: int | None = None) -> list[EpochResult]:
+    """Admits a trial and trains so many epochs, or all that remain."""
+    started = engine.admit(run)
+    left = run.spec.train.epochs - len(started.curve)
+    results = [item for _ in range(left if epochs is None else epochs) for item in engine.step()]
+    assert all(isinstance(item, EpochResult) for item in results), results
+    return [*started.curve, *(item for item in results if isinstance(item, EpochResult))]
+
+
+def metrics(results: list[EpochResult]) -> list[dict[str, float]]:
+    return [dict(result.metrics) for result in results]
+
+
+def kept(end: TrialEnd) -> dict[str, torch.Tensor]:
+    assert end.weights is not None
+    return dict(read_weights(Path(end.weights))[0])
+
+
+def last_weights(engine: PlainEngine) -> dict[str, torch.Tensor]:
+    """Returns the weights as they are now, not those of the best epoch."""
+    assert engine._training is not None
+    return {name: tensor.clone() for name, tensor in engine._training._learner.model.state_dict().items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str) -> None:
+    tables = VARIANTS[name]
+    unbroken = train(engine, run_of(tmp_path / "unbroken", **tables))
+    expected_last = last_weights(engine)
+    expected_best = kept(engine.evict(0, EndKind.FINISHED))
+    broken_at = random.Random(name).randint(1, 4)
+    train(engine, run_of(tmp_path / "broken", **tables), broken_at)
+    engine.close()  # and not evicted, as when the process is killed
+    results = train(engine, run_of(tmp_path / "broken", attempt=2, **tables))
+    assert metrics(results) == metrics(unbroken)
+    assert equal(last_weights(engine), expected_last)
+    assert equal(kept(engine.evict(0, EndKind.FINISHED)), expected_best)
+
+
+def test_another_seed_and_another_trial_give_other_numbers(engine: PlainEngine, tmp_path: Path) -> None:
+    same, again = (train(engine, run_of(tmp_path / name), 1) for name in ("a", "b"))
+    other = train(engine, run_of(tmp_path / "c", study={"seed": 4}), 1)
+    assert metrics(same) == metrics(again) != metrics(other)
+
+
+@pytest.mark.parametrize("micro", [1, 7, 16, 31, 32, 1000])
+def test_micro_batches_equal_the_batch(engine: PlainEngine, tmp_path: Path, micro: int) -> None:
+    def trained(**more: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+        tables = {"precision": "float64", "clip_norm": 1.0, "epochs": 2, **more}
+        results = train(engine, run_of(tmp_path / str(len(more)), model=MLP, train=tables))
+        weights = last_weights(engine)
+        engine.evict(0, EndKind.FINISHED)
+        return metrics(results), weights
+
+    whole, weights = trained()
+    split, split_weights = trained(micro_batch=micro)
+    for one, other in zip(whole, split, strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(split_weights[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+class Narrow(nn.Module):
+    """A model for which a forward pass in training over more than `room` samples runs out of memory."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.layer(images.flatten(1))
+
+
+def narrow(room: int) -> nn.Module:
+    return Narrow(room)
+
+
+@pytest.mark.parametrize(("room", "micro"), [(31, 16), (10, 8), (1, 1)])
+def test_a_batch_that_does_not_fit_is_split(
+    engine: PlainEngine, tmp_path: Path, room: int, micro: int
+) -> None:
+    model = {"name": "tests.training.test_plain:narrow", "args": {"room": 1000}}
+    wide = train(engine, run_of(tmp_path / "wide", model=model, train={"precision": "float64", "epochs": 2}))
+    engine.evict(0, EndKind.FINISHED)
+    model = {"name": "tests.training.test_plain:narrow", "args": {"room": room}}
+    results = train(
+        engine, run_of(tmp_path / "narrow", model=model, train={"precision": "float64", "epochs": 2})
+    )
+    end = engine.evict(0, EndKind.FINISHED)
+    assert end.facts["micro_batch"] == micro
+    for one, other in zip(metrics(wide), metrics(results), strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+
+
+def test_what_never_fits_ends_out_of_memory_and_the_engine_goes_on(
+    engine: PlainEngine, tmp_path: Path
+) -> None:
+    model = {"name": "tests.training.test_plain:narrow", "args": {"room": 0}}
+    engine.admit(run_of(tmp_path, model=model))
+    end = engine.step()[0]
+    assert isinstance(end, TrialEnd)
+    assert end.kind is EndKind.OUT_OF_MEMORY
+    assert "batch_size 32 does not fit into memory, not even one sample at a time" in end.detail
+    assert engine.busy == 0
+    assert len(train(engine, run_of(tmp_path / "next"), 1)) == 1
+
+
+class Fails(nn.Module):
+    """A model with a bug that shows after some forward passes in training."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.left -= self.training
+        if self.left < 0:
+            raise IndexError("a bug")
+        return self.layer(images.flatten(1))
+
+
+def fails(after: int) -> nn.Module:
+    return Fails(after)
+
+
+def test_a_bug_keeps_the_best_weights_so_far(engine: PlainEngine, tmp_path: Path) -> None:
+    model = {"name": "tests.training.test_plain:fails", "args": {"after": 8}}
+    checkpoint = {"every_seconds": 3600.0}
+    engine.admit(run_of(tmp_path, model=model, checkpoint=checkpoint))
+    assert isinstance(engine.step()[0], EpochResult)  # 5 batches
+    end = engine.step()[0]
+    assert isinstance(end, TrialEnd)
+    assert (end.kind, end.detail) == (EndKind.ERROR, "IndexError: a bug")
+    assert "test_plain.py" in end.traceback
+    assert kept(end)["layer.weight"].shape == (10, 64)
+
+
+def test_divergence_is_reported_and_not_kept(engine: PlainEngine, tmp_path: Path) -> None:
+    results = train(engine, run_of(tmp_path, train={"learning_rate": 1e12, "schedule": "constant"}), 3)
+    assert not math.isfinite(results[-1].metrics["val_loss"])
+    end = engine.evict(0, EndKind.STOPPED)
+    best = [r.epoch for r in results if math.isfinite(r.metrics["val_loss"])]
+    assert (end.weights is None) == (not best)
+
+
+def test_the_best_epoch_follows_the_studys_metric(engine: PlainEngine, tmp_path: Path) -> None:
+    study = {"metric": "val_macro_f1"}
+    results = train(engine, run_of(tmp_path, study=study))
+    end = engine.evict(0, EndKind.FINISHED)
+    scores = [result.metrics["val_macro_f1"] for result in results]
+    assert end.weights is not None
+    metadata = read_weights(Path(end.weights))[1]
+    assert metadata["epoch"] == str(scores.index(max(scores)) + 1)
+
+
+def test_facts(engine: PlainEngine, tmp_path: Path) -> None:
+    results = train(engine, run_of(tmp_path, model=MLP))
+    end = engine.evict(0, EndKind.FINISHED)
+    facts = dict(end.facts)
+    assert facts["parameters"] == facts["trainable_parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert facts["precision"] == "float32"
+    assert isinstance(facts["peak_memory_mb"], float)
+    assert isinstance(facts["samples_per_second"], float)
+    assert "torch 2" in str(facts["versions"])
+    assert "micro_batch" not in facts
+    confusion = torch.tensor(eval(str(facts["confusion"])))
+    best = min(results, key=lambda result: result.metrics["val_loss"])
+    error = 1 - confusion.diagonal().sum().item() / confusion.sum().item()
+    assert error == pytest.approx(best.metrics["val_error"])
+
+
+def test_frozen_layers_do_not_change_until_they_are_unfrozen(engine: PlainEngine, tmp_path: Path) -> None:
+    run = run_of(tmp_path, model={**MLP, "freeze": ["1.*"], "unfreeze_after": 2})
+    engine.admit(run)
+    states = []
+    for _ in range(4):
+        states.append(last_weights(engine))
+        engine.step()
+    frozen = next(name for name in states[0] if name.startswith("1."))
+    assert torch.equal(states[0][frozen], states[2][frozen])
+    assert not torch.equal(states[2][frozen], states[3][frozen])
+
+
+def test_progressive_resizing_trains_on_growing_images(
+    engine: PlainEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    data = {"progressive": [[0.0, 4], [0.4, 6], [0.8, 8]]}
+    real = Pooled.forward
+
+    def noting(self: Pooled, images: torch.Tensor) -> torch.Tensor:
+        sizes.append((self.training, images.shape[-1]))
+        return real(self, images)
+
+    monkeypatch.setattr(Pooled, "forward", noting)
+    engine.admit(run_of(tmp_path, model={"name": "tests.training.test_plain:pooled"}, data=data))
+    sizes.clear()  # the model was tried on images of every size
+    for _ in range(5):
+        engine.step()
+    stages = [key for key, _ in itertools.groupby(size for training, size in sizes if training)]
+    assert stages == [4, 6, 8]
+    assert {size for training, size in sizes if not training} == {8}
+
+
+def test_a_model_that_cannot_take_the_smaller_images_is_refused(engine: PlainEngine, tmp_path: Path) -> None:
+    data = {"progressive": [[0.0, 4], [0.5, 8]]}
+    with pytest.raises(ModelError, match="cannot take images of 1 x 4 x 4"):
+        engine.admit(run_of(tmp_path, model=MLP, data=data))
+    assert engine.busy == 0
+
+
+class Pooled(nn.Module):
+    """A model for images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.mean((2, 3)))
+
+
+def pooled() -> nn.Module:
+    return Pooled()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        ((10, 3), [3, 3, 4]),  # a last batch of one is merged
+        ((11, 3), [3, 3, 3, 2]),
+        ((12, 3), [3, 3, 3, 3]),
+        ((10, 3, True), [3, 3, 3]),
+        ((11, 3, True), [3, 3, 3]),
+        ((12, 3, True), [3, 3, 3, 3]),
+        ((10, "full"), [10]),
+        ((10, "full", True), [10]),
+        ((10, 100), [10]),
+        ((10, 100, True), [10]),
+        ((4, 1), [1, 1, 1, 1]),
+        ((1, 1), [1]),
+        ((1, "full"), [1]),
+        ((10, 3, False, 2), [3, 3]),
+        ((10, 9), [10]),
+    ],
+)
+def test_cut(arguments: tuple[Any, ...], sizes: list[int]) -> None:
+    batches = cut(*arguments)
+    assert [batch.stop - batch.start for batch in batches] == sizes
+    assert [batch.start for batch in batches] == [0, *itertools.accumulate(sizes)][:-1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "micro", "sizes"), [(10, 3, [2, 3, 2, 3]), (10, 10, [10]), (10, 11, [10]), (3, 1, [1, 1, 1])]
+)
+def test_pieces(samples: int, micro: int, sizes: list[int]) -> None:
+    assert [piece.stop - piece.start for piece in pieces(samples, micro)] == sizes
+
+
+@pytest.mark.parametrize(("epoch", "size"), [(1, 16), (5, 16), (6, 24), (8, 24), (9, 32), (10, 32)])
+def test_image_size_at(epoch: int, size: int) -> None:
+    assert image_size_at(epoch, 10, ((0.0, 16), (0.5, 24), (0.8, 32))) == size
+    assert image_size_at(epoch, 10, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("train_table", "samples"),
+    [({"steps_per_epoch": 2}, 64), ({"drop_last": True}, 128), ({}, 143), ({"batch_size": 1}, 143)],
+)
+def test_samples_per_epoch(
+    engine: PlainEngine, tmp_path: Path, train_table: dict[str, Any], samples: int
+) -> None:
+    result = train(engine, run_of(tmp_path, model=MLP, train=train_table), 1)[0]
+    assert abs(result.samples - samples) <= 1
