@@ -11,6 +11,8 @@ Everything is imported when it is first used: `import hpsearch` loads neither to
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hpsearch.version import __version__
+
 if TYPE_CHECKING:
     from hpsearch.results.api import run
     from hpsearch.results.models import load_best_model
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from hpsearch.service.callbacks import Callback
     from hpsearch.spec.load import load_study_file
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Callback",

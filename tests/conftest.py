@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import chromium
 from tests.databases import KINDS, fresh_database
+
+__all__ = ["chromium"]
 
 
 @pytest.fixture(params=KINDS)

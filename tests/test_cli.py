@@ -55,7 +55,7 @@ def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Pa
     done = entry(*arguments, cwd=tmp_path)
     listed = done.stdout[done.stdout.index("Commands:") :].splitlines()[1:]
     assert done.returncode == 0
-    assert [line.split()[0] for line in listed[: len(COMMANDS)]] == list(COMMANDS)
+    assert [name for name in (line.split()[0] for line in listed) if name in COMMANDS] == list(COMMANDS)
     assert not [line for line in listed if line.endswith("...")]
 
 

@@ -3,13 +3,25 @@
 Nothing heavy is imported before a command runs: torch, Optuna and pandas take seconds, `--help` must not.
 """
 
-from hpsearch.cli import files, look, work
+from hpsearch.cli import files, look, tell, work
 from hpsearch.cli.options import app
 
-__all__ = ["app", "files", "look", "work"]
+__all__ = ["app", "files", "look", "tell", "work"]
 
 # In the order in which a newcomer meets them, not in that of the modules.
-_ORDER = ("run", "check", "status", "best", "export", "dashboard", "list", "stop", "delete")
+_ORDER = (
+    "run",
+    "check",
+    "status",
+    "best",
+    "report",
+    "compare",
+    "export",
+    "dashboard",
+    "list",
+    "stop",
+    "delete",
+)
 
 
 def _place(name: str) -> int:

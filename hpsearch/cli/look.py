@@ -1,6 +1,7 @@
 """The commands that look at studies: status, best, list, dashboard."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,16 +66,39 @@ def dashboard(
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs --auth.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change.")] = False,
+    auth: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File of the users who may log in.")
+    ] = None,
+    add_user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Put a user, or a new password, into the file of --auth; end."),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Address of the TLS proxy in front, whose X-Forwarded headers are true."
+        ),
+    ] = None,
 ) -> None:
     """Serve optuna-dashboard on all studies, also while they run."""
-    from hpsearch.results.dashboard import Dashboard
+    if add_user is not None:
+        from hpsearch.results import accounts
 
-    served = Dashboard(storage_url(storage, storage_file, run_folder), run_folder, host, port)
-    typer.echo(f"dashboard at {served.address} (Ctrl-C ends it)")
-    served.serve(open_browser)
+        typer.echo(accounts.add_user_with_prompt(auth, add_user, sys.stdin))
+        return
+    from hpsearch.results.dashboard import Access, Dashboard
+
+    access = Access(host=host, port=port, auth=auth, proxy=proxy, read_only=read_only)
+    served = Dashboard(storage_url(storage, storage_file, run_folder), run_folder, access)
+    for warning in served.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    served.serve(open_browser, ready=lambda: typer.echo(f"dashboard at {served.address} (Ctrl-C ends it)"))
 
 
 @app.command("list")

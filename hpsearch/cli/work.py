@@ -48,12 +48,16 @@ def run(
     storage_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that the database may be away.")
     ] = 600.0,
+    lease_seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a silent driver's trials are taken over.")
+    ] = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
 ) -> None:
     """Run a study, or go on with it: until its trials are finished."""
     from hpsearch.results.api import run as run_study
     from hpsearch.results.display import choose_display
+    from hpsearch.results.publish import Publisher
     from hpsearch.service.places import Workers
     from hpsearch.service.run import RunOptions
 
@@ -69,10 +73,11 @@ def run(
         allow=tuple(allow or ()) if from_database else None,
         import_paths=tuple(dict.fromkeys([str(Path(study).absolute().parent), os.getcwd()])),
         storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
     )
     flags = repeated_flags(storage, storage_file, run_folder)
     with choose_display(quiet=quiet, as_json=as_json, flags=flags) as display:
-        summary = run_study(spec, [display], options).summary
+        summary = run_study(spec, [display, Publisher(url, run_folder)], options).summary
     raise typer.Exit(summary.exit_status if summary else 1)
 
 

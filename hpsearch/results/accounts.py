@@ -4,6 +4,7 @@ One line for each user: `name:scrypt:n:r:p:salt:hash`, salt and hash in base64.
 """
 
 import base64
+import getpass
 import hashlib
 import os
 import re
@@ -13,12 +14,15 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from hpsearch.errors import UserError
 
 SHORTEST = 8
 LONGEST = 1024  # characters; more is no password and would only cost time
 _MEMORY = 256 * 2**20
+# scrypt takes a password and the same with NULs behind it for one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"[^\s:#\x00-\x1f\x7f]{1,64}")
 
 
@@ -71,7 +75,7 @@ class Users:
 
     def admit(self, name: str, password: str) -> bool:
         """Says whether the password is the user's."""
-        if not password or len(password) > LONGEST:
+        if not password or len(password) > LONGEST or _CONTROL.search(password):
             return False
         name = unicodedata.normalize("NFC", name)
         fits = self._hashes.get(name, self._nobody).fits(password)
@@ -103,11 +107,36 @@ def add_user(file: Path, name: str, password: str) -> bool:
         raise UserError(f"--add-user {name!r}: 1 to 64 characters, no space, colon or #")
     if not SHORTEST <= len(password) <= LONGEST:
         raise UserError(f"the password has {len(password)} characters; it needs {SHORTEST} to {LONGEST}")
+    if _CONTROL.search(password):
+        raise UserError("the password holds control characters; take others")
     hashes = _read(file) if file.exists() else {}
     is_new = name not in hashes
     hashes[name] = hash_password(password)
     _write(file, "".join(f"{user}:{entry.stored_form()}\n" for user, entry in hashes.items()))
     return is_new
+
+
+def add_user_with_prompt(file: Path | None, name: str, stdin: TextIO) -> str:
+    """Adds a user with the password that is asked for, and says what was done.
+
+    Raises:
+        UserError: no file, the name, the password.
+    """
+    if file is None:
+        raise UserError("--add-user: name the file of users with --auth FILE")
+    is_new = add_user(file, name, _read_password(name, stdin))
+    done = f"added {name} to {file}" if is_new else f"changed the password of {name} in {file}"
+    return f"{done}; a dashboard that runs must be restarted to know of it"
+
+
+def _read_password(name: str, stdin: TextIO) -> str:
+    """Asks for a new password twice on the terminal; without a terminal it is the first line of `stdin`."""
+    if not stdin.isatty():
+        return stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"password of {name}: ")
+    if getpass.getpass("again: ") != password:
+        raise UserError("the two passwords differ; nothing was changed")
+    return password
 
 
 def _read(file: Path) -> dict[str, PasswordHash]:
@@ -148,7 +177,7 @@ def _entry(file: Path, number: int, line: str) -> tuple[str, PasswordHash]:
         raise problem from None
     # Weaker ones are no protection, dearer ones would stall the server.
     power = n & (n - 1) == 0 and 2**14 <= n <= 2**20
-    if not (power and 1 <= p <= 16 and 1 <= r and 128 * n * r < _MEMORY):
+    if not (power and 1 <= p <= 16 and r >= 1 and 128 * n * r < _MEMORY):
         raise UserError(f"--auth {file}: line {number}: costs n={n}, r={r}, p={p} are out of bounds")
     if len(entry.salt) < 8 or len(entry.digest) < 16:
         raise problem

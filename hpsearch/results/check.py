@@ -167,9 +167,10 @@ def estimate(spec: StudySpec, data: DataFacts, probes: tuple[Probe, ...], worker
 
     From the middle of the timings: every image size, model and batch size counts alike.
     """
-    samples = data.train * (sum(subsets := _ends(spec, "data.subset", spec.data.subset)) / len(subsets))
+    subsets = [float(share) for share in _ends(spec, "data.subset", spec.data.subset)]
+    samples = data.train * sum(subsets) / len(subsets)
     per_epoch = [samples * probe.sample_seconds + probe.eval_seconds for probe in probes]
-    epochs = middle(spec.search["epochs"]) if "epochs" in spec.search else spec.train.epochs
+    epochs = middle(spec.search["epochs"]) if "epochs" in spec.search else float(spec.train.epochs)
     return spec.study.trials * epochs * (sum(per_epoch) / len(per_epoch)) / max(1, workers)
 
 

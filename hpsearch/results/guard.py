@@ -29,8 +29,9 @@ _PAGE_POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-src 'self'; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
-# An artifact may be any file, an HTML page too: it is shown, but none of its scripts runs as the dashboard.
-_ARTIFACT_POLICY = (
+# For all that is not the dashboard's page. An artifact may be an HTML file: it is shown, but none of its
+# scripts runs as the dashboard.
+_STRICT_POLICY = (
     "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'; "
     "frame-ancestors 'self'"
 )
@@ -151,12 +152,8 @@ def _host_name(host: str) -> str:
 
 def _hardened(headers: Headers, path: str, extra: Headers) -> Headers:
     """Returns the headers with ours in place of the application's own."""
-    is_artifact = path.startswith("/artifacts")
-    ours = [
-        *_FIXED_HEADERS,
-        ("Content-Security-Policy", _ARTIFACT_POLICY if is_artifact else _PAGE_POLICY),
-        *extra,
-    ]
+    policy = _PAGE_POLICY if path.startswith("/dashboard") else _STRICT_POLICY
+    ours = [*_FIXED_HEADERS, ("Content-Security-Policy", policy), *extra]
     if not path.startswith("/static"):
         ours.append(("Cache-Control", "no-store"))
     replaced = {name.lower() for name, _ in ours}

@@ -102,9 +102,9 @@ def _network(address: str) -> str:
 class Login:
     """Checks the credentials of requests.
 
-    Browsers send name and password with every request, and scrypt is slow on purpose. So who got in receives a
-    cookie that proves it: a MAC of the credentials under a key of this process. It is worthless without the
-    same credentials, and whoever has it is not delayed by others' failures from the same address.
+    Browsers send name and password with every request, and scrypt is slow on purpose. So who got in
+    receives a cookie that proves it: a MAC of the credentials under a key of this process. It is worthless
+    without the same credentials, and its owner is not delayed by others' failures from the same address.
     """
 
     def __init__(self, users: Users, delays: Delays | None = None) -> None:

@@ -1,67 +1,71 @@
-"""A study's best model, ready for inference in any process."""
+"""A study's best model, ready for inference in any process: loaded, saved into a folder, exported."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from hpsearch.errors import CheckpointError, UserError
-from hpsearch.results.tables import best_trial, reading_study
-from hpsearch.spec.train import ModelSpec
-from hpsearch.training.models import build
+from hpsearch.errors import ModelError, UserError
+from hpsearch.results.tables import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights
+
+WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
 
 def load_best_model(
     study: str | Path | None = None,
     storage: str = "sqlite:///runs/hpsearch.db",
     allow: Sequence[str] = (),
-) -> nn.Module:
+) -> SavedModel:
     """Returns the best trial's model with the weights of its best epoch, in evaluation mode, on the CPU.
 
-    Its inputs are images as the study normalised them: `model.hpsearch` holds what is known of them (mean,
-    std, classes, size ...), as text.
+    It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
+    normalises them itself; `model.classes` names its outputs, `model.metadata` holds what is known of it.
 
     Args:
-        study: name of a study in the storage, or the path of a `.safetensors` file that hpsearch wrote.
+        study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
+            `.safetensors` file of a trial.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
 
     Raises:
-        UserError: no such study, no COMPLETE trial, weights that are gone.
-        CheckpointError: the file is damaged or not made by hpsearch.
+        UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
+        CheckpointError: the file is damaged.
     """
-    is_file = study is not None and str(study).endswith(".safetensors")
-    path = Path(str(study)) if is_file else best_weights(study, storage)
-    state, metadata = read_weights(path)
-    try:
-        spec = ModelSpec.model_validate_json(metadata["model"])
-        size = int(metadata["height"]), int(metadata["width"])
-        channels, outputs = int(metadata["channels"]), int(metadata["outputs"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} does not say which model it belongs to: {error}") from None
-    model = build(spec, channels, size, outputs, seed=0, allow=tuple(allow))
-    floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-    model.to(floats[0] if floats else None)
-    model.load_state_dict(state)
-    model.hpsearch = _described(metadata)  # type: ignore[assignment]
-    return model.eval()
+    return load_model(model_file(study, storage), tuple(allow))
 
 
-def best_weights(study: str | Path | None, storage: str) -> Path:
+def model_file(study: str | Path | None, storage: str) -> Path:
+    """Returns the weights file that a study's name, a folder or a file means.
+
+    Raises:
+        UserError: no COMPLETE trial, or its weights are not on this machine.
+    """
+    if study is not None and str(study).endswith(".safetensors"):
+        return Path(study)
+    if study is not None and (Path(study) / WEIGHTS).is_file():
+        return Path(study) / WEIGHTS
+    with reading_study(None if study is None else str(study), storage) as opened:
+        best, name = best_trial(opened), opened.study_name
+    return weights_of(best, name)
+
+
+def weights_of(best: BestTrial | None, study: str) -> Path:
     """Returns the path of a study's best weights.
 
     Raises:
         UserError: no COMPLETE trial, or its weights are not on this machine.
     """
-    with reading_study(None if study is None else str(study), storage) as opened:
-        best, name = best_trial(opened), opened.study_name
     if best is None:
-        raise UserError(f'study "{name}" has no COMPLETE trial yet, so there is no best model')
+        raise UserError(f'study "{study}" has no COMPLETE trial yet, so there is no best model')
     if not best.weights:
         raise UserError(
-            f'study "{name}": trial {best.number} kept no weights; '
+            f'study "{study}": trial {best.number} kept no weights; '
             "a training function keeps them with trial.save(model)"
         )
     path = Path(best.weights)
@@ -73,12 +77,103 @@ def best_weights(study: str | Path | None, storage: str) -> Path:
     return path
 
 
-def _described(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Returns the metadata with its JSON values read."""
-    found: dict[str, object] = {}
-    for key, text in metadata.items():
-        try:
-            found[key] = json.loads(text)
-        except ValueError:
-            found[key] = text
-    return found
+def save_best(
+    study: str | None, storage: str, folder: Path, *, export: bool = False, allow: Sequence[str] = ()
+) -> list[Path]:
+    """Writes the best model into a folder: weights, and a description for people; returns the files.
+
+    Args:
+        export: write it as a program of `torch.export` too, which runs without hpsearch.
+
+    Raises:
+        UserError: no such study, no weights, a folder that cannot be written, a model that torch cannot
+            export (the other files are there then).
+        CheckpointError: the weights are damaged.
+    """
+    with reading_study(study, storage) as opened:
+        best, name = best_trial(opened), opened.study_name
+        attrs, metric = opened.user_attrs, metric_name(opened)
+    source = weights_of(best, name)
+    _, metadata = read_weights(source)
+    assert best is not None
+    found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Copied beside first, so that an interrupted copy is not taken for a model.
+        shutil.copyfile(source, folder / f".{WEIGHTS}")
+        (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
+        text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+    files = [folder / WEIGHTS, folder / DESCRIPTION]
+    if export:
+        export_program(load_model(folder / WEIGHTS, tuple(allow)), folder / PROGRAM)
+        files.append(folder / PROGRAM)
+    return files
+
+
+def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what a person, or another program, wants to know of a kept model."""
+    known = {key: _read(text) for key, text in metadata.items()}
+    described: dict[str, Any] = {
+        "value": best.value,
+        "trial": best.number,
+        "epoch": best.best_epoch,
+        "hparams": dict(best.hparams),
+        "metrics": dict(best.attrs.get("metrics_at_best") or {}),
+        "versions": {"hpsearch": metadata.get("hpsearch"), "training": best.attrs.get("versions")},
+    }
+    if "model" not in known:  # of a training function, whose author knows the model
+        return described | {"function": known.get("function")}
+    return described | {
+        "model": known["model"],
+        "task": known["task"],
+        "classes": known["classes"],
+        "channels": known["channels"],
+        "image_size": [known["height"], known["width"]],
+        "normalization": {
+            "applied": known.get("normalize", True),
+            "mean": known["mean"],
+            "std": known["std"],
+            "of": "pixels in [0, 1], per channel: (pixel - mean) / std",
+        },
+    }
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def export_program(model: SavedModel, path: Path) -> None:
+    """Writes a model as a program of `torch.export`, and runs it to see that it gives the same outputs.
+
+    It takes float32 images in [0, 1] of shape [B, channels, height, width] for any B, normalises them itself
+    and returns the outputs. `torch.export.load(path).module()(images)` runs it.
+
+    Raises:
+        ModelError: torch cannot export the model, or the program gives something else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, model.channels, model.height, model.width, generator=generator)
+    try:
+        program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+        pairs = [(loaded(part), _outputs(model, part)) for part in (images[:1], images)]
+    except Exception as error:  # torch.export fails in as many ways as models can be written
+        path.unlink(missing_ok=True)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"--torch-export: torch cannot export this model: {first}") from error
+    if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs):
+        path.unlink(missing_ok=True)
+        raise ModelError("--torch-export: the exported program gives other outputs than the model")
+
+
+@torch.inference_mode()
+def _outputs(model: SavedModel, images: Tensor) -> Tensor:
+    outputs: Tensor = model(images)
+    return outputs

@@ -89,7 +89,7 @@ def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
         ("best epoch", f"{trial.best_epoch} of {trial.epochs_run}"),
         ("stopped by", f"{trial.stop_reason.replace('_', ' ')} {attrs.get('stop_detail') or ''}".strip()),
         ("fit", trial.fit),
-        ("training time", duration(trial.seconds)),
+        ("training time", time_spent(trial.seconds)),
         ("trained by", f"{trial.place}, {attrs.get('device', '?')}"),
     ]
     hparams = [(f"`{name}`", f"`{hparam(value)}`") for name, value in trial.hparams.items()]
@@ -103,6 +103,11 @@ def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
             "",
         ]
     )
+
+
+def time_spent(seconds: float | None) -> str:
+    """Returns a training time: short ones in seconds, others as h:mm:ss or m:ss."""
+    return f"{seconds:.3g} s" if seconds is not None and seconds < 60 else duration(seconds)
 
 
 def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:

@@ -49,11 +49,13 @@ class Request:
 
     Attributes:
         artifacts: the folder of the dashboard's artifact store.
+        nice: how far the process steps back behind training.
     """
 
     storage: str = field(repr=False)
     study: str
     artifacts: str
+    nice: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +212,12 @@ def compute(request: Request) -> list[Change]:
 
 def main() -> int:
     """Computes one request; the answer replaces OUTPUT when it is whole."""
-    os.nice(10)  # training comes first
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     output = Path(sys.argv[1])
     try:
-        found = compute(Request(**json.load(sys.stdin)))
+        request = Request(**json.load(sys.stdin))
+        os.nice(request.nice)
+        found = compute(request)
     except HpsearchError as error:
         print(error, file=sys.stderr)
         return 1

@@ -80,7 +80,7 @@ class Publisher(Callback):
             self._process.end()  # what it computes is out of date
         self._queue.clear()
         self._away_until = 0.0
-        self._start()
+        self._start(nice=0)  # nothing is trained any more
         while self._process is not None and time.monotonic() < deadline:
             self._process.wait(deadline - time.monotonic())
             self._collect()
@@ -103,11 +103,11 @@ class Publisher(Callback):
         now = time.monotonic()
         return self._news and now - self._last >= interval and now >= self._away_until
 
-    def _start(self) -> None:
+    def _start(self, nice: int = 10) -> None:
         self._news = self._best = False
         self._last = time.monotonic()
         artifacts = RunFolder(self._run_folder, self._study).artifacts
-        self._process = _Process(Request(self._url, self._study, str(artifacts)))
+        self._process = _Process(Request(self._url, self._study, str(artifacts), nice))
 
     def _collect(self) -> None:
         process = self._process

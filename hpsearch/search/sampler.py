@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError
 from hpsearch.search.outcome import StopKind
-from hpsearch.spec.study import Direction, SamplerSpec
+from hpsearch.spec.study import Direction, Point, SamplerSpec
 
 Space = dict[str, BaseDistribution]
 
@@ -47,6 +47,8 @@ class Sampling:
     @property
     def size(self) -> int | None:
         """Number of points that the sampler can propose; None if it never runs out."""
+        if self.spec.name == "points":
+            return len(self.spec.points)
         if self.spec.name != "grid":
             return None
         return math.prod(len(grid_values(distribution)) for distribution in self.space.values())
@@ -110,6 +112,25 @@ class NumberedGrid(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         raise HpsearchError(f"{param_name} is not part of the grid")
+
+
+class GivenPoints(BaseSampler):
+    """The points of the study file, in order; the trial's number picks one."""
+
+    def __init__(self, space: Space, points: Sequence[Point]) -> None:
+        self._space = space
+        self._points = points
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+        return dict(self._space)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+        return dict(self._points[trial.number % len(self._points)].hparams)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise HpsearchError(f"{param_name} is not given by sampler.points")
 
 
 def grid_values(distribution: BaseDistribution) -> Sequence[Any]:
@@ -201,10 +222,15 @@ def _grid(sampling: Sampling, number: int) -> BaseSampler:
     return NumberedGrid(sampling.space, sampling.seed)
 
 
+def _points(sampling: Sampling, number: int) -> BaseSampler:
+    return GivenPoints(sampling.space, sampling.spec.points)
+
+
 _SAMPLERS: dict[str, Callable[[Sampling, int], BaseSampler]] = {
     "tpe": _tpe,
     "gp": _gp,
     "random": _random,
     "qmc": _qmc,
     "grid": _grid,
+    "points": _points,
 }

@@ -395,8 +395,23 @@ class Study:
             self._foreign[trial.number] = trial._trial_id
 
 
+MOST_TEXT = 16_000
+"""Characters of a traceback that are kept: MariaDB's TEXT takes 64 kB, and more is not read."""
+LONG_CURVE = 2_000
+"""Epochs from which on curves in attributes are rounded, for the same reason."""
+
+
 def _clean(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces NaN and infinities by None: JSON has no word for them, and the dashboard's parser stops there."""
-    text = json.dumps(attrs, default=str)
+    short = {key: _shortened(value) for key, value in attrs.items()}
+    text = json.dumps(short, default=str)
     cleaned: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
     return cleaned
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"... {value[-MOST_TEXT:]}"
+    if isinstance(value, list) and len(value) >= LONG_CURVE:
+        return [float(f"{number:.5g}") for number in value]
+    return value

@@ -191,7 +191,7 @@ class Driver:
         self._requeued.append(Requeued(number, failures))
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
-        facts: dict[str, Any] = {"host": socket.gethostname()}
+        facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
         if worker is not None:
             facts |= {"worker": worker.place.worker, "device": worker.device}
         if end is not None and end.traceback:

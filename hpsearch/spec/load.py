@@ -21,6 +21,7 @@ RUN_ONLY = {
     "data": {"root", "download", "device", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
     "confirm": {"top", "seeds"},
+    "sampler": {"points"},
     "fit": {"overfit_rise", "underfit_slope", "underfit_ratio"},
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""

@@ -38,6 +38,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "train.micro_batch": "int",
     "train.drop_last": "any",
     "train.steps_per_epoch": "int",
+    "train.repeat": "int",
     "data.subset": "float",
     "data.image_size": "int",
     "data.channels": "any",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from hpsearch.errors import nearest
 from hpsearch.spec.base import Float, Int, Seconds, Section
 from hpsearch.spec.data import DataSpec
-from hpsearch.spec.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
+from hpsearch.spec.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, parse_entry
 from hpsearch.spec.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.spec.stopping import EarlyStopping, Pruner
 from hpsearch.spec.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
@@ -89,12 +89,31 @@ class StudySection(Section):
         return self.direction or METRICS[self.metric]
 
 
-class SamplerSpec(Section):
-    """Which of Optuna's samplers proposes hyperparameters."""
+class Point(Section):
+    """One trial that is given rather than sampled: its hparams, as Optuna stores them, and words about it."""
 
-    name: Literal["tpe", "gp", "qmc", "random", "grid"] = "tpe"
+    hparams: dict[str, Label]
+    attrs: dict[str, Label] = Field(default_factory=dict)
+
+
+class SamplerSpec(Section):
+    """Which of Optuna's samplers proposes hyperparameters, or which `points` are tried."""
+
+    name: Literal["tpe", "gp", "qmc", "random", "grid", "points"] = "tpe"
     startup_trials: Int = Field(10, ge=1)
     """`tpe` and `gp`: trials sampled at random before the model of past trials is trusted."""
+    points: tuple[Point, ...] = ()
+    """`points`: the trials in order; more may be added at the end. `hpsearch confirm` uses it."""
+
+    @model_validator(mode="after")
+    def _points_suit_the_name(self) -> "SamplerSpec":
+        if bool(self.points) != (self.name == "points"):
+            raise ValueError('points are for the sampler "points", which needs at least one')
+        return self
+
+    def attrs(self, number: int) -> Mapping[str, Label]:
+        """Returns what is said of a trial that was given as a point, for its user attributes."""
+        return self.points[number % len(self.points)].attrs if self.points else {}
 
 
 class ConfirmSpec(Section):
@@ -183,6 +202,20 @@ class StudySpec(Section):
             raise FieldErrors([("sampler.name", sentence)])
         return self
 
+    @model_validator(mode="after")
+    def _points_lie_in_the_space(self, info: ValidationInfo) -> "StudySpec":
+        if info.context == _RESOLVED:
+            return self
+        for place, point in enumerate(self.sampler.points):
+            if point.hparams.keys() != self.search.keys():
+                sentence = f"must give exactly {', '.join(self.search)}, got {', '.join(point.hparams)}"
+                raise FieldErrors([(f"sampler.points.{place}", sentence)])
+            for name, value in point.hparams.items():
+                if not _holds(self.search[name], value):
+                    sentence = f"{name} = {value!r} is not in the space"
+                    raise FieldErrors([(f"sampler.points.{place}", sentence)])
+        return self
+
     def with_hparams(self, hparams: Mapping[str, Any]) -> "StudySpec":
         """Returns the study with a trial's hyperparameters in the places that they name.
 
@@ -235,6 +268,12 @@ def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, s
         (names, sentence if not field or field in places else f"{field} {sentence}")
         for field, sentence in errors.found
     ]
+
+
+def _holds(entry: Entry, value: Any) -> bool:
+    if isinstance(entry, Choices):
+        return value in entry.labels()
+    return isinstance(value, int | float) and entry.low <= value <= entry.high
 
 
 def _stored(entry: Entry, value: Any) -> Any:

@@ -68,6 +68,9 @@ class TrainSpec(Section):
     """Cuts an epoch of a very large data set into this many steps."""
     threads: Int = Field(1, ge=1)
     """CPU threads per worker; part of the trial, because sums in another order differ in the last bit."""
+    repeat: Int | None = Field(None, ge=0)
+    """Trials of a study with the same number here draw the same initial weights, data order and augmentation,
+    so that they can be compared in pairs; `hpsearch confirm` sets it. None: each trial draws its own."""
     function: str | None = None
     """Your own training loop, `my_package.train:train`, a generator that yields a dict per epoch."""
 

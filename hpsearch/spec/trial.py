@@ -38,6 +38,12 @@ class TrialRun:
     spec: StudySpec
     folder: str
 
+    @property
+    def stream(self) -> int:
+        """What the trial's random numbers come from, beside the study's seed: its number, or its repeat."""
+        repeat = self.spec.train.repeat
+        return self.number if repeat is None else -1 - repeat
+
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:

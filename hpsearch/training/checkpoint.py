@@ -2,12 +2,17 @@
 
     trials/00013/attempt-2/
       checkpoint.json              for people and for the next attempt: epoch, curve, best epoch, versions
+      latest.json                  the same of a later epoch, not yet forced to the disk
       state-00007.pt               weights, optimizer, schedule ... as tensors and plain values
       best-00005.safetensors       the best epoch's weights, written when they improved
 
 The JSON is the commit point: it names the tensor files with their sizes and check sums, and it is replaced in
 one step after they are on the disk. Whatever a crash leaves half done is therefore never taken: it is not
 named, or it does not fit its check sum. No two attempts share a folder, so an orphan can spoil nothing.
+
+Bringing files to the disk (fsync) takes 5-20 ms, as long as a short epoch. So it is done once a second at
+most: checkpoints between are written to `latest.json` without it, beside the last one on the disk. A process
+that dies costs nothing then either; a power cut costs a second of training.
 
 Nothing here is ever unpickled: the state is read with `weights_only=True`, weights are safetensors.
 """
@@ -31,12 +36,13 @@ from hpsearch.errors import CheckpointError, HpsearchError
 from hpsearch.spec.folders import attempt_folder
 from hpsearch.spec.load import digest
 from hpsearch.spec.trial import EpochResult, TrialRun
-from hpsearch.training.files import sync_folder, write_whole
+from hpsearch.training.files import sync_file, sync_folder, write_whole
 from hpsearch.training.weights import read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
-COMMIT = "checkpoint.json"
+ON_DISK, LATEST = "checkpoint.json", "latest.json"
+SYNC_EVERY = 1.0  # seconds
 DAMAGE = (OSError, HpsearchError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
 
 
@@ -87,6 +93,8 @@ class Checkpoints:
         self._digest = digest(run.spec)
         self._versions = dict(versions or {})
         self._best: tuple[int, dict[str, Any]] | None = None
+        self._on_disk: set[str] = set()
+        self._synced_at = -math.inf
         self._saved_at = time.monotonic()
         self.epoch = 0
         """The last epoch that a whole checkpoint of this attempt holds; 0 without one."""
@@ -106,17 +114,35 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written, for example because the disk is full.
         """
+        sync = time.monotonic() - self._synced_at >= SYNC_EVERY
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            files = {"state": self._write_state(checkpoint), "best": self._write_best(checkpoint.best)}
-            sync_folder(self.folder)
-            write_whole(self.folder / COMMIT, json.dumps(self._record(checkpoint, files), indent=1).encode())
-            sync_folder(self.folder)
+            names = self._write(checkpoint, sync)
         except OSError as error:
             self._clear_debris()
             raise CheckpointError(self._complaint(checkpoint.epoch, error)) from error
         self.epoch, self._saved_at = checkpoint.epoch, time.monotonic()
-        self._remove_all_but({COMMIT, *(entry["name"] for entry in files.values() if entry)})
+        if sync:
+            self._synced_at, self._on_disk = self._saved_at, names
+        self._remove_all_but(names | self._on_disk)
+
+    def _write(self, checkpoint: Checkpoint, sync: bool) -> set[str]:
+        """Writes a checkpoint's files and then its record; returns their names."""
+        files = {
+            "state": self._write_state(checkpoint),
+            "best": self._write_best(checkpoint.best) if checkpoint.best else None,
+        }
+        names = {entry["name"] for entry in files.values() if entry}
+        record = json.dumps(self._record(checkpoint, files), indent=1).encode()
+        if not sync:
+            write_whole(self.folder / LATEST, record, sync=False)
+            return names | {LATEST}
+        for name in names:
+            sync_file(self.folder / name)
+        sync_folder(self.folder)
+        write_whole(self.folder / ON_DISK, record)
+        sync_folder(self.folder)
+        return names | {ON_DISK}
 
     def save_best(self, best: Best) -> None:
         """Writes the best epoch's weights alone, unless a file of this attempt holds them.
@@ -126,7 +152,8 @@ class Checkpoints:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_best(best)
+            entry = self._write_best(best)
+            sync_file(self.folder / entry["name"])
             sync_folder(self.folder)
         except OSError as error:
             self._clear_debris()
@@ -140,15 +167,13 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(dict(checkpoint.state), buffer)
         path = self.folder / f"state-{checkpoint.epoch:05d}.pt"
-        write_whole(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer(), sync=False)
         return _entry(path, buffer.getbuffer())
 
-    def _write_best(self, best: Best | None) -> dict[str, Any] | None:
-        if best is None:
-            return None
+    def _write_best(self, best: Best) -> dict[str, Any]:
         if self._best is None or self._best[0] != best.epoch:
             path = self.folder / f"best-{best.epoch:05d}.safetensors"
-            save_weights(path, best.weights, dict(best.metadata))
+            save_weights(path, best.weights, dict(best.metadata), sync=False)
             self._best = best.epoch, _entry(path, path.read_bytes())
         return self._best[1]
 
@@ -179,11 +204,11 @@ class Checkpoints:
 
     def _clear_debris(self) -> None:
         """Removes what a failed attempt to save left behind, so that it does not fill the disk further."""
-        committed = _read_record(self.folder / COMMIT)
-        names = [entry["name"] for entry in committed["files"].values() if entry] if committed else []
-        if self._best is not None and self._best[1]["name"] not in names:
+        records = [_read_record(self.folder / commit) for commit in (ON_DISK, LATEST)]
+        named = [entry["name"] for record in records if record for entry in record["files"].values() if entry]
+        if self._best is not None and self._best[1]["name"] not in named:
             self._best = None
-        self._remove_all_but({COMMIT, *names})
+        self._remove_all_but({ON_DISK, LATEST, *named})
 
     def _remove_all_but(self, names: set[str]) -> None:
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -209,7 +234,8 @@ def newest(trial_folder: Path, expected_digest: str) -> Checkpoint | None:
 
 def _candidates(trial_folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Returns the readable commit files, highest epoch first; of two alike, the later attempt."""
-    found = [(path, _read_record(path)) for path in sorted(trial_folder.glob(f"attempt-*/{COMMIT}"))]
+    paths = [path for name in (ON_DISK, LATEST) for path in trial_folder.glob(f"attempt-*/{name}")]
+    found = [(path, _read_record(path)) for path in sorted(paths)]
     whole = [(path, record) for path, record in found if record is not None]
     return sorted(whole, key=lambda pair: (pair[1]["epoch"], pair[1]["attempt"]), reverse=True)
 

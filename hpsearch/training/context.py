@@ -46,7 +46,7 @@ class Trial:
     ) -> None:
         self.number = run.number
         self.attempt = run.attempt
-        self.seed = trial_seed(run.spec.study.seed, run.number)
+        self.seed = trial_seed(run.spec.study.seed, run.stream)
         self.device = device
         self.gpus = _gpus(device)
         self.hparams = dict(run.hparams)
@@ -185,7 +185,7 @@ def seed_epoch(run: TrialRun, epoch: int, device: torch.device) -> torch.Generat
     What an epoch draws then depends on (study seed, trial number, epoch) alone, whether the trial was
     resumed or not.
     """
-    generator = devices.seed_everything(run.spec.study.seed, run.number, epoch, device)
+    generator = devices.seed_everything(run.spec.study.seed, run.stream, epoch, device)
     seed = generator.initial_seed()
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:

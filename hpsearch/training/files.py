@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def write_whole(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
     """Writes a file beside its place, brings it to the disk and renames it in one step.
 
     The rename itself is on the disk only after `sync_folder`.
+
+    Args:
+        sync: False leaves it to the system when the content is on the disk. The file is then whole whatever
+            happens to this process, but not after a power cut.
 
     Raises:
         OSError: for example because the disk is full; an older file of this name is then untouched.
@@ -17,11 +21,18 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Brings a file that was written without `sync` to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -48,7 +48,7 @@ class Learner:
         self.precision = devices.resolve(spec.train.precision, device)
         devices.allow_tf32(spec.train.tf32)
         # Weights are drawn from (study seed, trial number, 0): the zeroth epoch, before the first.
-        seed = devices.seed_everything(spec.study.seed, run.number, 0, device).initial_seed()
+        seed = devices.seed_everything(spec.study.seed, run.stream, 0, device).initial_seed()
         size = data.height, data.width
         self.model = models.build(spec.model, data.channels, size, data.outputs, seed, allow)
         for side in data.smaller:
@@ -90,11 +90,16 @@ class Learner:
         weights.train_mode(self.model)
 
     def _thaw(self) -> None:
+        """Trains everything from now on; what optimizer and schedule remember of the other weights is kept."""
         weights.unfreeze(self.model)
         self._frozen = False
         known, schedule = self.optimizer.state, self.schedule.state_dict()
         self.optimizer = optim.build_optimizer(self.model, self._spec.train, self._device)
         self.optimizer.state.update(known)
+        if self._spec.train.optimizer == "sgd" and self._spec.train.momentum:
+            # The fused kernel wants a momentum for all or for none; from 0, the first is the gradient itself.
+            for parameter in self.model.parameters():
+                self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         self.schedule = optim.build_schedule(
             self.optimizer, self._spec.train, self._spec.train.epochs, self._steps_per_epoch
         )
@@ -103,8 +108,8 @@ class Learner:
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, images_B: Tensor, targets_B: Tensor | Mixed) -> Tensor:
-        """Adds a batch's gradients, and returns the sum of its samples' losses, still on the device.
+    def backward(self, images_B: Tensor, targets_B: Tensor | Mixed) -> list[tuple[Tensor, int]]:
+        """Adds a batch's gradients; returns the micro-batches' mean losses, on the device, and their sizes.
 
         A batch that does not fit into memory is split into ever smaller micro-batches, whose gradients add up
         to the batch's own (exactly, but for BatchNorm, whose statistics are then those of the micro-batches).
@@ -128,19 +133,23 @@ class Learner:
                 "a batch of %d does not fit into memory; micro-batches of %d", size, self.micro_batch
             )
 
-    def _accumulate(self, images_B: Tensor, targets_B: Tensor | Mixed, cuts: list[slice]) -> Tensor:
-        samples = len(images_B)
-        total: Tensor | None = None
-        for part in cuts:
-            with self._autocast():
-                loss = self._loss(self._predict(images_B[part]), targets_B[part])
-            # The mean over the batch is the sum of the micro-batches' means, weighted by their sizes.
-            share = (part.stop - part.start) / samples
-            self.scaler.scale(loss if share == 1 else loss * share).backward()
-            term = loss.detach() * (part.stop - part.start)
-            total = term if total is None else total + term
-        assert total is not None
-        return total
+    def _accumulate(
+        self, images_B: Tensor, targets_B: Tensor | Mixed, cuts: list[slice]
+    ) -> list[tuple[Tensor, int]]:
+        if len(cuts) == 1:
+            return [(self._backward(images_B, targets_B, 1.0), len(images_B))]
+        sizes = [part.stop - part.start for part in cuts]
+        # The mean over the batch is the sum of the micro-batches' means, weighted by their sizes.
+        return [
+            (self._backward(images_B[part], targets_B[part], size / len(images_B)), size)
+            for part, size in zip(cuts, sizes, strict=True)
+        ]
+
+    def _backward(self, images: Tensor, targets: Tensor | Mixed, share: float) -> Tensor:
+        with self._autocast():
+            loss = self._loss(self._predict(images), targets)
+        self.scaler.scale(loss if share == 1.0 else loss * share).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def step(self) -> None:
         """Changes the weights by the gradients gathered, then the learning rate for the next step."""

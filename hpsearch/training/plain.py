@@ -8,6 +8,7 @@ Legend: N samples of the training part, B batch.
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -23,6 +24,9 @@ from hpsearch.training.learner import Learner
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.saved import weights_metadata
 from hpsearch.training.slot import Slot
+
+AT_ONCE = {"cpu": 32 << 20, "cuda": 512 << 20}
+"""Bytes of training images, as floats, up to which an epoch's are gathered and normalised in one go."""
 
 MOST_CLASSES = 20  # up to which the confusion matrix goes into the trial's facts
 
@@ -107,15 +111,18 @@ class Training:
         if self.slot.resumed is not None:
             self._learner.load_state_dict(self.slot.resumed.state)
         self._augmentations: dict[int | None, Augmentation] = {}
-        self._seconds = 0.0
-        self._samples = 0
+        self._samples = self._batches[-1].stop
+        pixels = self._samples * data.channels * data.height * data.width
+        resident = isinstance(data.train.images, Tensor)
+        self._at_once = resident and pixels * self._learner.dtype.itemsize <= AT_ONCE[device.type]
+        self._seconds: list[float] = []
 
     def epoch(self) -> EpochResult:
         """Trains and validates one epoch, checkpoints it, and returns what it gave."""
         slot, run = self.slot, self.slot.run
         epoch, began = slot.epoch + 1, time.perf_counter()
-        loss_sum, samples = self.train_epoch(epoch)
-        train_loss = float(loss_sum) / samples  # the only wait for the device while training
+        loss_sum = self.train_epoch(epoch)
+        train_loss = float(loss_sum) / self._samples  # the only wait for the device while training
         trained = time.perf_counter()
         metrics, counters = self.validate()
         metrics = {"train_loss": train_loss, **metrics}
@@ -123,8 +130,7 @@ class Training:
         if slot.improves(metrics):
             self._keep_best(epoch, metrics, counters)
         validated = time.perf_counter()
-        self._seconds += trained - began
-        self._samples += samples
+        self._seconds.append(trained - began)
         result = EpochResult(
             run.number,
             run.attempt,
@@ -132,42 +138,51 @@ class Training:
             metrics,
             seconds=validated - began,
             eval_seconds=validated - trained,
-            samples=samples,
+            samples=self._samples,
             last=epoch == run.spec.train.epochs,
         )
         return slot.record(result, self._learner.state_dict)
 
-    def train_epoch(self, epoch: int) -> tuple[Tensor, int]:
-        """Trains one epoch; returns the sum of the losses (on the device) and the number of samples."""
-        run, learner, data = self.slot.run, self._learner, self._data
-        # Seeded anew for each epoch: the data's order, the augmentation and dropout depend on nothing before.
-        generator = devices.seed_everything(run.spec.study.seed, run.number, epoch, self._device)
-        order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+    def train_epoch(self, epoch: int) -> Tensor:
+        """Trains one epoch; returns the sum of all samples' losses, still on the device."""
+        run, learner = self.slot.run, self._learner
+        # Seeded anew for each epoch: the data's order, augmentation and dropout depend on nothing before it.
+        generator = devices.seed_everything(run.spec.study.seed, run.stream, epoch, self._device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         learner.begin_epoch(epoch)
-        for batch in self._batches:
-            images, targets = self.training_batch(order_N[batch], epoch, generator)
+        for images, targets in self.batches(epoch, generator):
             # PyTorch adds a backward pass's gradients to those that are there, so they are emptied first.
             learner.zero_grad()
             # The forward pass records a new graph each time; the backward pass goes through it and frees it.
-            loss_sum += learner.backward(images, targets)
+            for loss, samples in learner.backward(images, targets):
+                loss_sum.add_(loss, alpha=samples)
             # The step goes against the gradients; the schedule then sets the next step's learning rate.
             learner.step()
-        return loss_sum, self._batches[-1].stop
+        return loss_sum
 
-    def training_batch(
-        self, index_B: Tensor, epoch: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | Mixed]:
-        """Returns augmented, normalised images and their targets."""
-        spec, data, dtype = self.slot.run.spec.data, self._data, self._learner.dtype
-        size = image_size_at(epoch, self.slot.run.spec.train.epochs, spec.progressive)
+    def batches(self, epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | Mixed]]:
+        """Yields an epoch's batches in a fresh order: augmented, normalised images and their targets."""
+        spec, data, learner = self.slot.run.spec, self._data, self._learner
+        size = image_size_at(epoch, spec.train.epochs, spec.data.progressive)
         size = None if size == data.height else size
-        images = data.pixels(data.train, index_B, dtype, size)
-        targets = data.targets(data.train, index_B, dtype)
-        mixed: Tensor | Mixed = targets
-        if spec.augment:
-            images, mixed = self._augmentation(size)(images, targets, generator)
-        return self._learner.place(data.normalize(images)), mixed
+        order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+        if self._at_once and not spec.data.augment:
+            # Few enough to be gathered in one go; each batch is then a view.
+            images, targets = data.batch(data.train, order_N[: self._samples], learner.dtype, size)
+            sizes = [batch.stop - batch.start for batch in self._batches]
+            yield from zip(
+                torch.split(learner.place(images), sizes), torch.split(targets, sizes), strict=True
+            )
+            return
+        indices = [order_N[batch] for batch in self._batches]
+        data.expect(data.train, indices, size)
+        for index_B in indices:
+            images = data.pixels(data.train, index_B, learner.dtype, size)
+            targets = data.targets(data.train, index_B, learner.dtype)
+            mixed: Tensor | Mixed = targets
+            if spec.data.augment:
+                images, mixed = self._augmentation(size)(images, targets, generator)
+            yield learner.place(data.normalize(images)), mixed
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], EpochMetrics]:
@@ -175,7 +190,9 @@ class Training:
         data, learner = self._data, self._learner
         counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
         with learner.validating() as predict:
-            for batch in cut(len(data.val), learner.validation_batch):
+            batches = cut(len(data.val), learner.validation_batch)
+            data.expect(data.val, batches)
+            for batch in batches:
                 images, targets = data.batch(data.val, batch, learner.dtype)
                 counters.update(predict(learner.place(images)), targets)
         return counters.result(), counters
@@ -232,7 +249,7 @@ class Training:
         if learner.micro_batch is not None:
             facts["micro_batch"] = learner.micro_batch
         if self._seconds:
-            facts["samples_per_second"] = round(self._samples / self._seconds, 1)
+            facts["samples_per_second"] = round(self._samples * len(self._seconds) / sum(self._seconds), 1)
         if self.slot.best is not None and "confusion" in self.slot.best.metadata:
             facts["confusion"] = self.slot.best.metadata["confusion"]
         return facts

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import hpsearch
 from hpsearch.errors import ModelError
 from hpsearch.spec import ModelSpec
 from hpsearch.spec.load import digest
 from hpsearch.spec.trial import TrialRun
 from hpsearch.training import models, weights
-from hpsearch.training.data import Batches
+from hpsearch.training.data import Prepared
+from hpsearch.version import __version__
 
 
 class SavedModel(nn.Module):
     """A trained model that takes images as they come, in evaluation mode.
 
-    It resizes to the size of training (with antialiasing), normalises as in training, and returns the model's
-    outputs: one row of logits per image, or the regression's targets.
+    It resizes to the size of training (with antialiasing), normalises by the very operations of training, so
+    that the outputs are equal to the bit, and returns the model's outputs: one row of logits per image, or
+    the regression's targets.
 
     Attributes:
         model: the network alone; it takes normalised images of shape [B, channels, height, width].
@@ -41,28 +42,65 @@ class SavedModel(nn.Module):
         self.channels, self.height, self.width = (
             int(metadata[key]) for key in ("channels", "height", "width")
         )
-        for name in ("mean", "std"):
-            values = torch.tensor(json.loads(metadata[name]))
-            self.register_buffer(name, values[:, None, None], persistent=False)
+        self._normalizes = json.loads(metadata.get("normalize", "true"))
+        # Data sets of floats outside [0, 1] are brought there; bytes become floats by 1/255.
+        self._is_float = metadata.get("stored") == "float32"
+        self._scale, self._offset = (
+            float(metadata.get(key, at)) for key, at in (("scale", 1), ("offset", 0))
+        )
+        self._mean, self._std = (json.loads(metadata[key]) for key in ("mean", "std"))
+        for name, values in (("mean", self._mean), ("std", self._std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's outputs.
 
         Args:
-            images: of shape [B, channels, H, W]; uint8, or floats in [0, 1].
+            images: of shape [B, channels, H, W]; uint8, or floats in [0, 1] (as in the data set if it
+                was one of floats).
         """
         if images.dim() != 4 or images.shape[1] != self.channels:
             raise ModelError(
                 f"images have the shape {list(images.shape)}; this model takes [B, {self.channels}, H, W]"
             )
-        dtype = next(self.model.parameters()).dtype
-        pixels = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+        pixels = self._pixels(images)
         if pixels.shape[-2:] != (self.height, self.width):
             pixels = functional.interpolate(
                 pixels, (self.height, self.width), mode="bilinear", antialias=True
             )
-        outputs: Tensor = self.model((pixels - self.mean.to(dtype)) / self.std.to(dtype))
+        outputs: Tensor = self.model(self._normalize(pixels))
         return outputs
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Returns images in [0, 1], in the weights' number type."""
+        pixels = images.to(next(self.model.parameters()).dtype)
+        if images.dtype == torch.uint8:
+            return pixels * (1 / 255)
+        if not self._is_float:
+            return pixels
+        shifted = pixels - self._offset if self._offset != 0.0 else pixels
+        return shifted * self._scale if self._scale != 1.0 else shifted
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        if not self._normalizes:
+            return pixels
+        if self.channels == 1:
+            scaled: Tensor = (pixels - self._mean[0]) * (1 / self._std[0])
+            return scaled
+        return (pixels - self.mean.to(pixels.dtype)) / self.std.to(pixels.dtype)
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Returns what the model believes of each class, float64 of shape [B, classes].
+
+        Rows sum to 1, but for a model with a yes or no of its own for each class (binary_cross_entropy).
+
+        Raises:
+            ModelError: the model is a regression's.
+        """
+        if not self.classes:
+            raise ModelError("this model predicts numbers, not classes; call it with the images instead")
+        return to_probabilities(self(images), self.metadata.get("loss", "cross_entropy"))
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
@@ -71,12 +109,22 @@ class SavedModel(nn.Module):
         Raises:
             ModelError: the model is a regression's.
         """
-        if not self.classes:
-            raise ModelError("this model predicts numbers, not classes; call it with the images instead")
-        return [self.classes[index] for index in self(images).argmax(1).tolist()]
+        return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
 
 
-def weights_metadata(run: TrialRun, data: Batches, epoch: int, metrics: dict[str, float]) -> dict[str, str]:
+def to_probabilities(outputs_BK: Tensor, loss: str) -> Tensor:
+    """Returns the probabilities that a model's raw outputs mean under the loss that it was trained with.
+
+    One output is the logit of the second of two classes.
+    """
+    outputs_BK = outputs_BK.double()
+    if outputs_BK.shape[1] == 1:
+        second_B1 = outputs_BK.sigmoid()
+        return torch.cat([1 - second_B1, second_B1], 1)
+    return outputs_BK.sigmoid() if loss == "binary_cross_entropy" else outputs_BK.softmax(1)
+
+
+def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:
     """Returns what a fresh process needs to use a trial's weights, as the texts of a safetensors header."""
     values: dict[str, Any] = {
         "study": run.study,
@@ -95,7 +143,12 @@ def weights_metadata(run: TrialRun, data: Batches, epoch: int, metrics: dict[str
         "std": json.dumps(data.std),
         "task": data.task,
         "normalize": json.dumps(run.spec.data.normalize),
-        "hpsearch": hpsearch.__version__,
+        "stored": str(data.train.images.dtype).removeprefix("torch."),
+        "scale": repr(data.statistics.scale),
+        "offset": repr(data.statistics.offset),
+        "decoded_channels": len(data.statistics.mean),
+        "loss": run.spec.train.loss,
+        "hpsearch": __version__,
     }
     return {name: str(value) for name, value in values.items()}
 
@@ -123,8 +176,8 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
     } - metadata.keys()
     if missing:
         raise ModelError(
-            f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt from "
-            "it (weights of your own training function are loaded by your own code)"
+            f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt "
+            "from it (weights of your own training function are loaded by your own code)"
         )
     spec = ModelSpec.model_validate_json(metadata["model"])
     size = int(metadata["height"]), int(metadata["width"])

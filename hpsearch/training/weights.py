@@ -25,11 +25,14 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SHOWN = 3
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], sync: bool = True
+) -> None:
     """Writes weights and texts about them as one safetensors file, which is whole or not there.
 
     Args:
         state: a model's state dict, on any device.
+        sync: whether it must outlive a power cut, as for `write_whole`.
 
     Raises:
         OSError: for example because the disk is full.
@@ -39,7 +42,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str,
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
-    write_whole(Path(path), safetensors.torch.save(copies, dict(metadata)))
+    write_whole(Path(path), safetensors.torch.save(copies, dict(metadata)), sync)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,7 +102,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{where}: it holds more than tensors, or is no torch file; unpickling it could run code, so "
             "save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # torch's reader meets other content with KeyError, EOFError, RuntimeError ...
         raise ModelError(f"{where}: it cannot be read: {error}") from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

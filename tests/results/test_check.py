@@ -100,15 +100,25 @@ def test_the_best_model_is_loaded_ready_for_inference(sqlite_url: str, tmp_path:
         hpsearch.load_best_model("one", sqlite_url)
 
 
-def test_a_weights_file_runs_no_code_that_was_not_allowed(tmp_path: Path) -> None:
+def test_a_weights_file_runs_no_code_that_was_not_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from torch import nn\n"
+        "Path(__file__).with_suffix('.ran').touch()\n"
+        "def build(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    (tmp_path / "planted_nets.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "w.safetensors"
-    metadata = {
-        "model": '{"name": "os:getcwd"}',
-        "channels": "1",
-        "height": "8",
-        "width": "8",
-        "outputs": "10",
-    }
-    save_weights(path, {"a": torch.zeros(1)}, metadata)
-    with pytest.raises(UserError, match="os"):
+    facts = {"model": '{"name": "planted_nets:build"}', "channels": "1", "height": "8", "width": "8"}
+    weights = {"1.weight": torch.zeros(10, 64), "1.bias": torch.ones(10)}
+    save_weights(path, weights, facts | {"outputs": "10"})
+    with pytest.raises(UserError, match="planted_nets"):
         hpsearch.load_best_model(path)
+    assert not (tmp_path / "planted_nets.ran").exists()
+    allowed = hpsearch.load_best_model(path, allow=["planted_nets"])
+    assert torch.equal(allowed(torch.zeros(2, 1, 8, 8)), torch.ones(2, 10))
+    assert (tmp_path / "planted_nets.ran").exists()

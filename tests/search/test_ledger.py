@@ -2,80 +2,25 @@
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from hpsearch.errors import LeaseLost, StorageAway, StudyNotFound
-from hpsearch.search.identity import DriverIdentity, host_identity, process_lives, process_start
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import open_storage, reading, writing
-from hpsearch.search.tables import DRIVER, LEASE, DriverState
+from hpsearch.errors import LeaseLost, StorageAway
+from hpsearch.search.identity import DriverIdentity
+from hpsearch.search.storage import writing
+from hpsearch.search.tables import LEASE
 from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter, create_trial
+from tests.search.scenes import Scene, elsewhere
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Clock:
-    """A clock that stands still until it is set."""
-
-    now: float = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class Scene:
-    """A study and the means to add drivers to it."""
-
-    storage: RDBStorage
-    study_id: int
-    clock: Clock = field(default_factory=Clock)
-
-    def driver(self, identity: DriverIdentity | None = None) -> Ledger:
-        ledger = Ledger(self.storage, identity or DriverIdentity.here(), 60.0, self.clock)
-        ledger.register(self.study_id, '["cpu"]')
-        return ledger
-
-    def trial(self, ledger: Ledger, ticket: int) -> int:
-        fence = ledger.fence(self.study_id, [ticket])
-        return create_trial(self.storage, self.study_id, ticket, fence)[0]
-
-
-@pytest.fixture
-def scene(database_url: str) -> Iterator[Scene]:
-    storage = open_storage(database_url)
-    yield Scene(storage, storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study"))
-    storage.engine.dispose()
-
-
-def elsewhere() -> DriverIdentity:
-    return DriverIdentity(host="another machine", pid=os.getpid(), started="")
-
-
-@pytest.fixture
-def ended() -> DriverIdentity:
-    """The identity of a driver of this machine whose process has ended."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = process_start(process.pid)
-    process.communicate()
-    assert started
-    return DriverIdentity(host=host_identity(), pid=process.pid, started=started)
 
 
 def test_tickets_run_from_one_to_the_total_and_more_when_it_is_raised(scene: Scene) -> None:
@@ -360,102 +305,3 @@ def test_lost_answers_are_mended_by_asking_again(scene: Scene, monkeypatch: pyte
     lease = driver.adopt(scene.study_id)
     assert lease is not None
     assert (lease.failures, lease.preempted) == (1, True)
-
-
-def test_study_under_the_number_of_a_deleted_one_starts_anew(scene: Scene) -> None:
-    driver = scene.driver()
-    driver.claim(scene.study_id, 1)
-    scene.storage.delete_study(scene.study_id)  # as the dashboard does it
-    new_id = scene.storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "new")
-    if scene.storage.engine.dialect.name == "sqlite":
-        assert new_id == scene.study_id
-    heir = Ledger(scene.storage, DriverIdentity.here(), 60.0, scene.clock)
-    heir.register(new_id)
-    assert heir.adopt(new_id) is None
-    assert heir.claim(new_id, 1) == 1
-    with pytest.raises(StudyNotFound):
-        heir.claim(new_id + 1, 1)
-
-
-def test_forgotten_study_leaves_no_rows_and_fences_fail(scene: Scene) -> None:
-    driver = scene.driver()
-    driver.claim(scene.study_id, 2)
-    trial_id = scene.trial(driver, 1)
-    fence = driver.fence(scene.study_id, [1])
-    scene.driver().forget_study(scene.study_id)
-    with reading(scene.storage) as connection:
-        for table in (LEASE, DRIVER):
-            assert connection.scalar(select(func.count()).select_from(table)) == 0
-    with pytest.raises(LeaseLost):
-        TrialWriter(scene.storage).write([Report(trial_id, 1, 0.5)], fence)
-    assert driver.beat("[]") == {1}
-
-
-def test_status_shows_who_is_alive_stale_or_dead(scene: Scene, ended: DriverIdentity) -> None:
-    alive = scene.driver()
-    alive.claim(scene.study_id, 5)
-    silent = scene.driver(elsewhere())
-    dead = scene.driver(ended)
-    dead.claim(scene.study_id, 5)  # a dead driver with a lease is kept in the list
-    scene.clock.now += 100
-    alive.register(scene.study_id, '["cuda:0"]')
-    alive.beat('[{"device": "cuda:0"}]')
-    rows = {row.identity.id: row for row in alive.drivers(scene.study_id)}
-    states = {row.identity: row.state for row in rows.values()}
-    assert states == {
-        alive._driver: DriverState.ALIVE,
-        silent._driver: DriverState.STALE,
-        ended: DriverState.DEAD,
-    }
-    assert [row.silence for row in rows.values()] == [0.0, 100.0, 100.0]
-    mine = rows[alive._driver.id]
-    assert (mine.devices, mine.workers, mine.seen) == (
-        '["cuda:0"]',
-        '[{"device": "cuda:0"}]',
-        scene.clock.now,
-    )
-
-
-def test_registering_removes_dead_drivers_without_leases(scene: Scene, ended: DriverIdentity) -> None:
-    old = scene.driver(elsewhere())
-    scene.driver(ended)
-    assert len(old.drivers(scene.study_id)) == 2
-    scene.clock.now += 25 * 3600
-    newest = scene.driver()
-    assert [row.identity for row in newest.drivers(scene.study_id)] == [newest._driver]
-
-
-def test_stop_is_asked_for_and_withdrawn(scene: Scene) -> None:
-    driver, anyone = scene.driver(), Ledger(scene.storage, elsewhere(), 60.0, scene.clock)
-    began = driver.now()
-    assert not driver.stop_requested(scene.study_id, began)
-    scene.clock.now += 5
-    anyone.request_stop(scene.study_id)
-    assert driver.stop_requested(scene.study_id, began)
-    assert not driver.stop_requested(scene.study_id, driver.now() + 1)
-    driver.clear_stop(scene.study_id)
-    assert not driver.stop_requested(scene.study_id, began)
-    assert driver.claim(scene.study_id, 1) == 1
-
-
-def test_clock_of_the_database_is_near_ours(scene: Scene) -> None:
-    ledger = Ledger(scene.storage, DriverIdentity.here())
-    assert abs(ledger.now() - time.time()) < 30
-
-
-def test_identity_tells_living_ended_and_unreaped_processes() -> None:
-    me = DriverIdentity.here()
-    assert not me.is_dead()
-    assert DriverIdentity.here().id != me.id
-    assert not elsewhere().is_dead()
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = process_start(process.pid)
-    assert started
-    assert process_lives(process.pid, started)
-    assert process_lives(process.pid, "")
-    assert not process_lives(process.pid, "another time")
-    process.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but a zombie
-    assert not process_lives(process.pid, started)
-    process.communicate()
-    assert not process_lives(process.pid, started)

@@ -31,6 +31,8 @@ from hpsearch.service.messages import (
 from hpsearch.service.worker import serve
 from tests.training.trials import make_run
 
+pytestmark = pytest.mark.timeout(300)  # each process imports torch
+
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60.0  # seconds; generous, since importing torch on a busy machine is slow
 

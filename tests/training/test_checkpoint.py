@@ -19,6 +19,11 @@ from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
 from tests.training.trials import make_run
 
 
+@pytest.fixture(autouse=True)
+def every_checkpoint_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SYNC_EVERY", 0.0)
+
+
 def curve(*losses: float) -> tuple[EpochResult, ...]:
     return tuple(
         EpochResult(0, 1, epoch, {"val_loss": loss}, seconds=0.5, samples=10, checkpointed=True)
@@ -203,10 +208,10 @@ def test_a_crash_between_the_files_and_the_record_leaves_the_one_before(
     checkpoints = save(run, 0.5)
     real = module.write_whole
 
-    def dies_before_the_record(path: Path, content: bytes) -> None:
+    def dies_before_the_record(path: Path, content: bytes, sync: bool = True) -> None:
         if path.name == "checkpoint.json":
             raise KeyboardInterrupt
-        real(path, content)
+        real(path, content, sync)
 
     monkeypatch.setattr(module, "write_whole", dies_before_the_record)
     with pytest.raises(KeyboardInterrupt):
@@ -216,6 +221,35 @@ def test_a_crash_between_the_files_and_the_record_leaves_the_one_before(
     assert found.epoch == 1
     assert found.best is not None
     assert found.best.epoch == 1
+
+
+def test_between_two_on_the_disk_the_latest_is_written_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path)
+    monkeypatch.setattr(module, "SYNC_EVERY", 3600.0)
+    checkpoints = Checkpoints(run)
+    losses = [0.5, 0.4, 0.6]
+    for epoch in (1, 2, 3):
+        low = min(epoch, 2)
+        checkpoints.save(Checkpoint(curve(*losses[:epoch]), {"epoch": epoch}, best(low, losses[low - 1])))
+    assert sorted(path.name for path in folder(run).iterdir()) == [
+        "best-00001.safetensors", "best-00002.safetensors", "checkpoint.json", "latest.json",
+        "state-00001.pt", "state-00003.pt",
+    ]  # fmt: skip
+    found = Checkpoints(run).newest()
+    assert found is not None
+    assert (found.epoch, found.state["epoch"]) == (3, 3)
+    truncate(folder(run) / "state-00003.pt")  # as after a power cut
+    found = Checkpoints(run).newest()
+    assert found is not None
+    assert (found.epoch, found.state["epoch"]) == (1, 1)
+    assert "latest.json" in caplog.text
+    monkeypatch.setattr(module, "SYNC_EVERY", 0.0)
+    checkpoints.save(Checkpoint(curve(*losses, 0.7), {"epoch": 4}, best(2, 0.4)))
+    assert sorted(path.name for path in folder(run).iterdir()) == [
+        "best-00002.safetensors", "checkpoint.json", "state-00004.pt",
+    ]  # fmt: skip
 
 
 def test_due_counts_from_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

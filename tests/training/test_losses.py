@@ -86,7 +86,7 @@ def test_label_smoothing_is_torchs_own(smoothing: float) -> None:
 @pytest.mark.parametrize("loss", [name for name in CLASSIFICATION if name != "nll"])
 def test_smoothed_targets_are_those_of_the_formula(loss: str) -> None:
     outputs, targets = batch(classes=4)
-    wanted = functional.one_hot(targets, 4) * 0.8 + 0.2 / 4
+    wanted = functional.one_hot(targets, 4).double() * 0.8 + 0.2 / 4
     probabilities = outputs.softmax(1)
     by_hand = {
         "cross_entropy": lambda: -(wanted * outputs.log_softmax(1)).sum(1).mean(),
@@ -118,7 +118,9 @@ COUNTS = torch.tensor([6, 2, 1])
 def test_balanced_weights_are_scikit_learns() -> None:
     labels = torch.arange(3).repeat_interleave(COUNTS)
     outputs, _ = batch(9, 3)
-    expected = torch.from_numpy(compute_class_weight("balanced", classes=[0, 1, 2], y=labels.numpy()))
+    expected = torch.from_numpy(
+        compute_class_weight("balanced", classes=labels.unique().numpy(), y=labels.numpy())
+    )
     loss = training_loss(spec("cross_entropy", class_weights="balanced"), "classification", COUNTS)
     losses = functional.cross_entropy(outputs, labels, reduction="none")
     torch.testing.assert_close(loss(outputs, labels), (losses * expected[labels]).mean())
@@ -133,7 +135,10 @@ def test_given_weights_weigh_samples_by_their_class(loss: str) -> None:
     # (0 * 6 + 2 * 2 + 1 * 1) / 9 = 5/9 is the mean weight, which is scaled to 1.
     weights = torch.tensor([0.0, 2.0, 1.0], dtype=torch.float64)[targets] * 9 / 5
     plain = torch.stack(
-        [plain_loss(spec(loss), "classification")(o[None], t[None]) for o, t in zip(outputs, targets)]
+        [
+            plain_loss(spec(loss), "classification")(o[None], t[None])
+            for o, t in zip(outputs, targets, strict=True)
+        ]
     )
     torch.testing.assert_close(found(outputs, targets), (plain * weights).mean())
 
@@ -208,7 +213,7 @@ def test_outputs_that_do_not_suit_are_refused() -> None:
         training_loss(spec("mse"), "regression")(torch.zeros(3, 2), torch.zeros(3))
     for loss in set(CLASSIFICATION) - {"binary_cross_entropy"}:
         with pytest.raises(
-            ModelError, match='one output, which only train.loss = "binary_cross_entropy" takes'
+            ModelError, match=r'one output, which only train\.loss = "binary_cross_entropy" takes'
         ):
             training_loss(spec(loss), "classification")(torch.zeros(3, 1), torch.tensor([0, 1, 0]))
 
@@ -220,9 +225,8 @@ def test_metrics_are_scikit_learns(loss: str) -> None:
     outputs[:, 8] = -99
     targets[targets == 8] = 0  # and one that is neither
     metrics = EpochMetrics(spec(loss, label_smoothing=0.1), "classification", 9, CPU)
-    for part in (outputs.split(33),):
-        for some, wanted in zip(part, targets.split(33), strict=True):
-            metrics.update(some, wanted)
+    for some, wanted in zip(outputs.split(33), targets.split(33), strict=True):
+        metrics.update(some, wanted)
     found, guess = metrics.result(), outputs.argmax(1)
     assert found.keys() == {"val_loss", "val_error", "val_macro_f1", "val_top5_error"}
     assert found["val_loss"] == pytest.approx(

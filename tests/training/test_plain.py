@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train": {"warmup_epochs": 2.5, "clip_norm": 0.5, "ema_decay": 0.9, "label_smoothing": 0.1}
     },
     "unfreezing": {"model": {"freeze": ["features.*"], "unfreeze_after": 2}, "train": OPTIMIZERS["adam"]},
+    "unfreezing with momentum": {"model": {"freeze": ["features.*"], "unfreeze_after": 2}},
     "unfreezing with multipliers": {
         "model": {"freeze": ["features.*"], "unfreeze_after": 2},
         "train": {"lr_multipliers": {"features.*": 0.1}, "schedule": "one_cycle"},

@@ -129,8 +129,8 @@ class Shell:
     ("name", "content", "message"),
     [
         ("none.pth", None, "there is no such file"),
-        ("text.pth", b"hello", "it is not unpickled|unpickling it could run code|cannot be read"),
-        ("shell.pth", Shell(), "unpickling it could run code"),
+        ("text.pth", b"hello", "it cannot be read: "),
+        ("shell.pth", Shell(), "it holds more than tensors.*unpickling it could run code"),
         ("list.pth", [1, 2], r"it holds no weights by name; save model\.state_dict\(\)"),
         ("table.pth", {"a": 1}, "it holds no weights by name"),
         ("text.safetensors", b"hello", "it is no safetensors file"),
@@ -174,7 +174,8 @@ def test_a_frozen_parameter_never_changes_and_costs_nothing(name: str) -> None:
     for key, tensor in frozen.items():
         assert torch.equal(tensor, before.state_dict()[key]), key
     trained = dict(model.get_submodule("classifier").named_parameters())
-    assert len(optimizer.state) == len(trained) == 4
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == set(optimizer.state) == set(trained.values())
     assert all(parameter.grad is None for parameter in model.get_submodule("features").parameters())
     assert not any(
         torch.equal(parameter, before.get_parameter(f"classifier.{key}"))

@@ -40,11 +40,16 @@ def figure(chart: Chart) -> Figure:
 
 
 def _legend(chart: Chart) -> dict[str, Any]:
-    """Few names stand in a row above the plot, many in a column beside it."""
+    """Few names stand in a row above the plot, many below it, very many in a column beside it."""
     names = [series.name for series in chart.series if series.in_legend]
     if sum(map(len, names)) <= 100 or any(series.scale for series in chart.series):
-        return {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}}
+        return _ROW | {"y": 1.0, "yanchor": "bottom"}
+    if len(names) <= 6:
+        return _ROW | {"y": -0.2, "yanchor": "top"}
     return {"orientation": "v", "font": {"size": 11}}
+
+
+_ROW = {"orientation": "h", "x": 0, "font": {"size": 12}, "traceorder": "normal"}
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -108,7 +113,12 @@ def _look(series: Series) -> dict[str, Any]:
 
 def _marker(series: Series) -> dict[str, Any]:
     sizes = series.sizes[0] if len(series.sizes) == 1 else list(series.sizes)
-    marker: dict[str, Any] = {"size": sizes, "symbol": series.symbol, "line": {"width": 1, "color": OUTLINE}}
+    marker: dict[str, Any] = {
+        "size": sizes,
+        "symbol": series.symbol,
+        "opacity": 1,
+        "line": {"width": 1, "color": OUTLINE},
+    }
     if series.scale is None:
         return marker | {"color": series.color}
     return marker | _colors(series.scale)

@@ -105,7 +105,7 @@ def fit_diagnosis(record: StudyRecord) -> Chart | None:
     diagonal = Series("no gap", ends, ends, color=GREY, dashed=True, width=1.0)
     return Chart(
         id="fit-diagnosis",
-        title="Fit diagnosis: validation against training loss at the last epoch",
+        title="Fit diagnosis: validation against training loss",
         caption="Above the dashed line the network does worse on pictures it has not seen: the further "
         "above, the more it overfits. Underfit trials lie at the upper right, the best at the lower left.",
         x=Axis("training loss, last epoch", log=log),

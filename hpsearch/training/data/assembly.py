@@ -71,11 +71,10 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     counts = np.bincount(found.targets, minlength=len(found.classes))
     low, high = int(counts.argmin()), int(counts.argmax())
     if counts[low] * 1.5 >= counts[high]:
-        return ()
-    share = counts[high] / counts.sum()
+        return (f"{len(counts)} classes of {counts[low]} to {counts[high]} images",)
     return (
-        f'classes are unbalanced: from {counts[low]} of "{found.classes[low]}" to {counts[high]} of '
-        f'"{found.classes[high]}" ({share:.0%} of all images)',
+        f'{len(counts)} unbalanced classes, from {counts[low]} images of "{found.classes[low]}" to '
+        f'{counts[high]} of "{found.classes[high]}" ({counts[high] / counts.sum():.0%} of all)',
     )
 
 

@@ -95,7 +95,8 @@ class Batches:
 
     def targets(self, part: Part, index: Index, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns the targets of a batch; those of a regression in float64 if the images are."""
-        chosen = part.targets[index]
+        known = part.targets
+        chosen = known[index] if isinstance(index, slice) else known.index_select(0, index.to(known.device))
         return chosen.double() if dtype == torch.float64 and chosen.is_floating_point() else chosen
 
     def expect(self, part: Part, batches: Sequence[Index], size: int | None = None) -> None:

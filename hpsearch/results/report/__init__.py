@@ -1,0 +1,71 @@
+"""`hpsearch report`: a study as one HTML page, as Markdown, as PNG files."""
+
+import os
+from pathlib import Path
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.plots.static import write_pngs
+from hpsearch.results.record import StudyRecord, read_record
+from hpsearch.results.report.content import importance, report
+from hpsearch.results.report.document import Document, markdown
+from hpsearch.results.tables import reading_study
+from hpsearch.search.storage import redact
+
+__all__ = ["build_report", "write_report", "write_text"]
+
+
+def build_report(name: str | None, url: str) -> Document:
+    """Reads a study and, if there is one, its confirmation, and returns the report.
+
+    Raises:
+        StudyNotFound: no study of this name.
+        StorageError, StorageAway: the database.
+    """
+    with reading_study(name, url) as study:
+        record = read_record(study, redact(url))
+        importances = importance(study, record)
+    return report(record, importances, _confirmation(record.name, url))
+
+
+def _confirmation(name: str, url: str) -> StudyRecord | None:
+    try:
+        with reading_study(f"{name}.confirm", url) as study:
+            return read_record(study)
+    except StudyNotFound:
+        return None
+
+
+def write_report(
+    document: Document, out: Path, as_markdown: bool = False, png: Path | None = None
+) -> list[Path]:
+    """Writes a report and returns the files, the report itself first.
+
+    Args:
+        out: the HTML or Markdown file.
+        png: folder for the charts as PNG files; Markdown then shows them.
+
+    Raises:
+        UserError: a file cannot be written, or PNG files are wanted without matplotlib.
+    """
+    pictures = write_pngs(document.charts(), png) if png is not None else []
+    if as_markdown:
+        text = markdown(document, os.path.relpath(png, out.parent) if png is not None else "")
+    else:
+        from hpsearch.results.report.page import page
+
+        text = page(document)
+    write_text(text, out)
+    return [out, *pictures]
+
+
+def write_text(text: str, out: Path) -> None:
+    """Writes a text file; its folder is made when it is missing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out: cannot write {out}: {error.strerror}; choose another place") from None

@@ -1,0 +1,311 @@
+"""What a report says of a study: question, space, best, ranking, plots, importance, cost, what to do next."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from hpsearch.results.notes import space_rows, time_spent
+from hpsearch.results.plots import charts
+from hpsearch.results.plots.chart import Chart
+from hpsearch.results.progress import hparam, number
+from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.report.advice import advice
+from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+from hpsearch.spec.study import StudySpec
+
+logger = logging.getLogger(__name__)
+
+RANKED = 20
+FEW_FOR_IMPORTANCE = 30
+OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
+
+
+def report(
+    record: StudyRecord, importances: Mapping[str, float], confirmed: StudyRecord | None = None
+) -> Document:
+    """Returns the report of a study.
+
+    Args:
+        importances: share of each hyperparameter, see `importance`; empty when it cannot be told.
+        confirmed: the study `NAME.confirm`, if there is one.
+    """
+    pictures = {chart.id: chart for chart in charts(record)}
+    outcomes = [pictures[name] for name in OUTCOMES if name in pictures]
+    sections = [
+        Section("What to do next", _next(record)),
+        Section("The question", _question(record)),
+        Section("The best", _best(record)),
+        Section("Ranking", _ranking(record)),
+        Section("Confirmation and the test part", _confirmation(record, confirmed)),
+        Section("Graphs", tuple(c for name, c in pictures.items() if name not in (*OUTCOMES, "workers"))),
+        Section("Importance of the hyperparameters", _importance(record, importances)),
+        Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
+        Section("Cost", _cost(record, pictures.get("workers"))),
+        Section("Environment", _environment(record)),
+    ]
+    return Document(
+        title=f"Hyperparameter search: {record.name}",
+        summary=_summary(record),
+        sections=tuple(section for section in sections if section.blocks),
+    )
+
+
+def _summary(record: StudyRecord) -> str:
+    best, count = record.best, len(record.finished)
+    if best is None:
+        return f"{count} trials are finished and none is COMPLETE yet."
+    hparams = ", ".join(f"`{name} = {hparam(value)}`" for name, value in best.hparams.items())
+    return (
+        f"The best of {count} finished trials is trial {best.number}: {record.metric} {number(best.score)} "
+        f"at epoch {best.best_epoch} of {best.epochs_run}, with {hparams}."
+    )
+
+
+def _next(record: StudyRecord) -> tuple[Block, ...]:
+    sentences = advice(record)
+    return (Items(tuple(sentences)),) if sentences else ()
+
+
+def _question(record: StudyRecord) -> tuple[Block, ...]:
+    space = Table(("hyperparameter", "values", "scale"), tuple(space_rows(record)))
+    if record.spec is None:
+        return (Text("This study was not made by hpsearch; its own description is not stored."), space)
+    return (Items(tuple(_setting(record, record.spec))), space)
+
+
+def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
+    data, stop = spec.data, spec.early_stopping
+    model = spec.train.function or spec.model.name
+    part = f", {data.subset:.0%} of its training part" if data.subset < 1 else ""
+    split = data.split
+    criterion = stop.criterion if isinstance(stop.criterion, str) else "several criteria"
+    return [
+        f"What makes `{record.metric}` best ({record.better}d) for `{model}` on `{data.dataset}`{part}?",
+        f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
+        "here are of the validation part, a trial's score is its best epoch.",
+        f"{spec.study.trials} trials by the sampler `{spec.sampler.name}` with seed {spec.study.seed}; early "
+        f"stopping by `{criterion}`, pruner `{spec.pruner.name}`.",
+    ]
+
+
+def _best(record: StudyRecord) -> tuple[Block, ...]:
+    best = record.best
+    if best is None:
+        return ()
+    rows = [(name, hparam(value)) for name, value in best.hparams.items()]
+    at_best = best.attrs.get("metrics_at_best") or {record.metric: best.score}
+    facts = [(name, number(value)) for name, value in at_best.items()]
+    facts += [
+        ("best epoch", f"{best.best_epoch} of {best.epochs_run}"),
+        ("fit", best.fit),
+        ("training time", time_spent(best.seconds)),
+    ]
+    if best.attrs.get("parameters"):
+        facts.append(("parameters", f"{best.attrs['parameters']:,}"))
+    return (
+        Table(("hyperparameter", "value"), tuple(rows)),
+        Table(("fact", "value"), tuple(facts)),
+        Code(f"import hpsearch\nmodel = hpsearch.load_best_model({record.name!r})"),
+    )
+
+
+def _ranking(record: StudyRecord) -> tuple[Block, ...]:
+    if not record.ranked:
+        return ()
+    names = record.hparam_names()
+    head = (
+        "rank",
+        "trial",
+        record.metric,
+        *names,
+        "best epoch",
+        "epochs",
+        "time",
+        "fit",
+        "ended by",
+    )
+    rows = [_ranked(rank, trial, names) for rank, trial in enumerate(record.ranked[:RANKED], start=1)]
+    left = len(record.ranked) - len(rows)
+    note = f"{left} more trials: `hpsearch export {record.name}`." if left > 0 else ""
+    return (Table(head, tuple(rows), note),)
+
+
+def _ranked(rank: int, trial: TrialRecord, names: Sequence[str]) -> tuple[str, ...]:
+    return (
+        str(rank),
+        str(trial.number),
+        number(trial.score),
+        *(hparam(trial.hparams.get(name, "-")) for name in names),
+        str(trial.best_epoch or "-"),
+        str(trial.epochs_run),
+        time_spent(trial.seconds),
+        trial.fit,
+        f"{trial.stop_reason.replace('_', ' ')} ({trial.state})",
+    )
+
+
+def _confirmation(record: StudyRecord, confirmed: StudyRecord | None) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    records = [one for one in (record, confirmed) if one is not None]
+    summaries = [_json(one.attrs["confirm_summary"]) for one in records if "confirm_summary" in one.attrs]
+    for summary in summaries[-1:]:
+        blocks += _told(summary)
+    openings = [opening for one in records for opening in _json(one.attrs.get("test_openings", "[]"))]
+    if openings:
+        words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
+        blocks += [Text(words), *_told(openings)]
+    elif record.best is not None:
+        blocks.append(Text("The test part has not been opened."))
+    return tuple(blocks)
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _told(value: Any) -> list[Block]:
+    """Returns stored results as tables: lists of records as rows, single facts as pairs."""
+    if isinstance(value, list):
+        rows = [row for row in value if isinstance(row, Mapping)]
+        head = tuple(dict.fromkeys(str(key) for row in rows for key in row))
+        table = Table(
+            tuple(key.replace("_", " ") for key in head),
+            tuple(tuple(_cell(row.get(key)) for key in head) for row in rows),
+        )
+        plain = tuple(_cell(item) for item in value if not isinstance(item, Mapping))
+        return [*([table] if rows else []), *([Items(plain)] if plain else [])]
+    if not isinstance(value, Mapping):
+        return [Text(_cell(value))]
+    inner = {key: one for key, one in value.items() if _is_rows(one)}
+    facts = tuple((str(k).replace("_", " "), _cell(one)) for k, one in value.items() if k not in inner)
+    blocks: list[Block] = [Table(("result", "value"), facts)] if facts else []
+    for key, one in inner.items():
+        blocks += [Text(f"{str(key).replace('_', ' ').capitalize()}:"), *_told(one)]
+    return blocks
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    return " to ".join(map(_cell, value)) if isinstance(value, list) and len(value) == 2 else str(value)
+
+
+def _importance(record: StudyRecord, importances: Mapping[str, float]) -> tuple[Block, ...]:
+    if not importances:
+        return ()
+    rows = [(name, f"{share:.1%}") for name, share in sorted(importances.items(), key=lambda pair: -pair[1])]
+    complete = record.count("COMPLETE")
+    text = Text(
+        "How much of the difference between good and other trials each hyperparameter explains, by Optuna's "
+        f"PED-ANOVA over {complete} COMPLETE trials."
+    )
+    caution = Text(
+        f"Caution: {complete} COMPLETE trials are few; below {FEW_FOR_IMPORTANCE} the order may be chance."
+    )
+    table = Table(("hyperparameter", "importance"), tuple(rows))
+    return (text, table, caution) if complete < FEW_FOR_IMPORTANCE else (text, table)
+
+
+def importance(study: optuna.Study, record: StudyRecord) -> dict[str, float]:
+    """Returns Optuna's hyperparameter importances; empty with fewer than two COMPLETE trials or values."""
+    complete = [trial for trial in record.trials if trial.state == "COMPLETE"]
+    if len({trial.score for trial in complete}) < 2:
+        return {}
+    try:
+        return optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError) as error:  # Optuna's words for too few or too equal trials
+        logger.info("no importances: %s", error)
+        return {}
+
+
+def _outcomes(record: StudyRecord, pictures: Sequence[Chart]) -> tuple[Block, ...]:
+    stopped = [trial for trial in record.finished if trial.stop_reason not in ("finished", "unknown")]
+    if not record.finished:
+        return ()
+    head = ("trial", "state", "stopped by", "epochs", record.metric, "why")
+    rows = [
+        (
+            str(trial.number),
+            trial.state,
+            trial.stop_reason.replace("_", " "),
+            f"{trial.epochs_run} of {record.planned_epochs(trial)}",
+            number(trial.score),
+            str(trial.attrs.get("stop_detail") or "-"),
+        )
+        for trial in stopped[-RANKED:]
+    ]
+    words = f"{len(stopped)} of {len(record.finished)} finished trials ended before their last epoch"
+    tail = f", the last {len(rows)} of them:" if len(rows) < len(stopped) else ":" if rows else "."
+    table = [Table(head, tuple(rows))] if rows else []
+    return (*pictures, Text(words + tail), *table)
+
+
+def saved_epochs(record: StudyRecord) -> int:
+    """Returns the epochs that early stopping and pruning left out."""
+    return sum(
+        max(0, record.planned_epochs(trial) - trial.epochs_run)
+        for trial in record.finished
+        if trial.stop_reason in ("early_stopping", "pruner")
+    )
+
+
+def device_hours(record: StudyRecord) -> dict[str, float]:
+    """Returns the hours of training by kind of device: GPU or CPU worker."""
+    hours: dict[str, float] = {}
+    for trial in record.finished:
+        device = str(trial.attrs.get("device", ""))
+        kind = "CPU worker" if device.startswith("cpu") or not device else "GPU"
+        hours[kind] = hours.get(kind, 0.0) + (trial.seconds or 0.0) / 3600
+    return hours
+
+
+def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
+    if not record.finished:
+        return ()
+    states = {state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")}
+    epochs, saved = sum(trial.epochs_run for trial in record.finished), saved_epochs(record)
+    share = f" ({saved / (epochs + saved):.0%} of what was asked for)" if saved else ""
+    rows = [
+        ("trials", ", ".join(f"{count} {state}" for state, count in states.items() if count)),
+        ("epochs trained", f"{epochs:,}"),
+        ("epochs saved by stopping", f"{saved:,}{share}"),
+        *((f"{kind} hours of training", f"{hours:.3g}") for kind, hours in device_hours(record).items()),
+    ]
+    table = Table(("cost", "amount"), tuple(rows))
+    return (table, picture) if picture is not None else (table,)
+
+
+def _environment(record: StudyRecord) -> tuple[Block, ...]:
+    places = {str(trial.attrs["host"]) for trial in record.finished if "host" in trial.attrs}
+    devices = {str(trial.attrs["device"]) for trial in record.finished if trial.attrs.get("device")}
+    precisions = {str(trial.attrs["precision"]) for trial in record.finished if trial.attrs.get("precision")}
+    rows = [
+        ("storage", record.storage),
+        ("hosts", ", ".join(sorted(places))),
+        ("devices", ", ".join(sorted(devices))),
+        ("precision", ", ".join(sorted(precisions))),
+        ("specification", str(record.attrs.get("digest", ""))),
+        *_versions(record),
+    ]
+    return (Table(("what", "value"), tuple(row for row in rows if row[1])),)
+
+
+def _versions(record: StudyRecord) -> list[tuple[str, str]]:
+    """Returns the versions that trials were trained with; several of one library are all named."""
+    found: dict[str, set[str]] = {}
+    for attrs in (record.attrs, *(trial.attrs for trial in record.finished)):
+        versions = _json(attrs.get("versions") or "{}")
+        for library, version in versions.items() if isinstance(versions, Mapping) else ():
+            found.setdefault(str(library), set()).add(str(version))
+    return [(library, ", ".join(sorted(versions))) for library, versions in sorted(found.items())]

@@ -1,0 +1,91 @@
+"""A report as plain values, and its two forms: Markdown here, HTML in `page`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpsearch.results.notes import markdown_table
+from hpsearch.results.plots.chart import Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines to copy."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; cells that are numbers stand to the right. `note` is said below it."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+Block = Text | Items | Code | Table | Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a report under a heading."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole report; `summary` is its first paragraph."""
+
+    title: str
+    summary: str
+    sections: tuple[Section, ...]
+
+    def charts(self) -> list[Chart]:
+        """Returns all charts in order."""
+        return [b for section in self.sections for b in section.blocks if isinstance(b, Chart)]
+
+
+def markdown(document: Document, pictures: str = "") -> str:
+    """Returns a report as Markdown.
+
+    Args:
+        pictures: folder of the charts' PNG files as seen from the text; without it charts are left out.
+    """
+    lines = [f"# {document.title}", "", document.summary, ""]
+    for section in document.sections:
+        blocks = [b for b in section.blocks if pictures or not isinstance(b, Chart)]
+        if blocks:
+            lines += [f"## {section.title}", ""]
+            for block in blocks:
+                lines += [*_markdown(block, pictures), ""]
+    return "\n".join(lines)
+
+
+def _markdown(block: Block, pictures: str) -> Sequence[str]:
+    match block:
+        case Text(text):
+            return [text]
+        case Items(items):
+            return [f"* {item}" for item in items]
+        case Code(text):
+            return ["```", text, "```"]
+        case Table(head, rows, note):
+            return [*markdown_table(head, rows), *(["", note] if note else [])]
+        case Chart():
+            return [f"![{block.title}]({pictures}/{block.id}.png)", "", block.caption]

@@ -1,0 +1,168 @@
+"""A report as one HTML file that needs nothing else: plotly.js is in it, so it opens without a network."""
+
+import html
+import json
+import re
+from string import Template
+
+from plotly.offline import get_plotlyjs
+
+from hpsearch.results.plots.chart import Chart
+from hpsearch.results.plots.interactive import figure
+from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<link rel="icon" href="data:,">
+<style>$style</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+<p class="summary">$summary</p>
+<nav>$contents</nav>
+$sections
+</main>
+$scripts
+</body>
+</html>
+""")
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1e; --page: #ffffff; --soft: #5f6368; --line: #d9dce1;
+  --fill: #f3f5f8; --accent: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e8; --page: #16181c; --soft: #a0a4ab; --line: #383c44; --fill: #20242a;
+    --accent: #56b4e9; }
+}
+@media print {
+  :root { --ink: #000; --page: #fff; --soft: #444; --line: #ccc; --fill: #f3f5f8; }
+  nav { display: none; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 32px 20px 64px; }
+h1 { font-size: 1.9em; margin: 0 0 .3em; }
+h2 { font-size: 1.3em; margin: 2.2em 0 .6em; padding-bottom: .25em; border-bottom: 1px solid var(--line); }
+.summary { font-size: 1.1em; margin: 0 0 1em; }
+nav a { margin-right: 1.1em; white-space: nowrap; }
+a { color: var(--accent); text-decoration: none; }
+code, pre { font: .9em/1.5 ui-monospace, monospace; }
+pre { background: var(--fill); padding: 12px 14px; border-radius: 6px; overflow-x: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .93em; margin: .4em 0; }
+th, td { text-align: left; padding: .32em .9em .32em 0; vertical-align: top;
+  border-bottom: 1px solid var(--line); white-space: nowrap; }
+td:last-child { white-space: normal; }
+th { color: var(--soft); font-weight: 600; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1.4em 0 1.8em; break-inside: avoid; }
+figcaption, .note { color: var(--soft); font-size: .92em; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 0 28px; }
+.charts figure.wide { grid-column: 1 / -1; }
+.charts figure { min-width: 0; }
+@media (max-width: 560px) { .charts { grid-template-columns: minmax(0, 1fr); } }
+"""
+
+_DRAW = """
+const charts = JSON.parse(document.getElementById("charts").textContent);
+const ink = getComputedStyle(document.body).color;
+for (const [id, chart] of Object.entries(charts)) {
+  chart.layout.font.color = ink;
+  Plotly.newPlot("chart-" + id, chart.data, chart.layout, {responsive: true, displaylogo: false});
+}
+window.charts_drawn = true;
+"""
+
+WIDE = ("learning-curves", "best-compared", "workers")
+
+
+def page(document: Document) -> str:
+    """Returns a report as a web page."""
+    return _PAGE.substitute(
+        title=html.escape(document.title),
+        style=_STYLE,
+        summary=_inline(document.summary),
+        contents=" ".join(f'<a href="#{_anchor(s)}">{html.escape(s.title)}</a>' for s in document.sections),
+        sections="\n".join(map(_section, document.sections)),
+        scripts=_scripts(document.charts()),
+    )
+
+
+def _anchor(section: Section) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
+
+
+def _section(section: Section) -> str:
+    parts: list[str] = []
+    pictures: list[str] = []
+    for block in section.blocks:
+        if isinstance(block, Chart):
+            pictures.append(_block(block))
+            continue
+        parts += _grid(pictures)
+        pictures = []
+        parts.append(_block(block))
+    parts += _grid(pictures)
+    body = "\n".join(parts)
+    return f'<section id="{_anchor(section)}"><h2>{html.escape(section.title)}</h2>\n{body}</section>'
+
+
+def _grid(pictures: list[str]) -> list[str]:
+    return [f'<div class="charts">{"".join(pictures)}</div>'] if pictures else []
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Text(text):
+            return f"<p>{_inline(text)}</p>"
+        case Items(items):
+            return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
+        case Code(text):
+            return f"<pre>{html.escape(text)}</pre>"
+        case Table():
+            return _table(block)
+        case Chart():
+            kind = ' class="wide"' if block.id in WIDE else ""
+            caption = f"<figcaption>{html.escape(block.caption)}</figcaption>"
+            return f'<figure{kind}><div id="chart-{html.escape(block.id)}"></div>{caption}</figure>'
+
+
+def _table(table: Table) -> str:
+    right = [
+        bool(table.rows) and all(_is_number(row[column]) for row in table.rows)
+        for column in range(len(table.head))
+    ]
+    note = f'<p class="note">{_inline(table.note)}</p>' if table.note else ""
+    rows = "".join(f"<tr>{_cells('td', row, right)}</tr>" for row in table.rows)
+    head = f"<thead><tr>{_cells('th', table.head, right)}</tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>{note}'
+
+
+def _cells(tag: str, cells: tuple[str, ...], right: list[bool]) -> str:
+    kinds = [' class="number"' if number else "" for number in right]
+    return "".join(f"<{tag}{k}>{_inline(cell)}</{tag}>" for k, cell in zip(kinds, cells, strict=True))
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or re.fullmatch(r"[-+]?[\d.,:]+(e[-+]?\d+)?( ?[%sh])?", cell) is not None
+
+
+def _inline(text: str) -> str:
+    """Escapes a text; what stands between backquotes is set as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def _scripts(charts: list[Chart]) -> str:
+    if not charts:
+        return ""
+    # "</script>" within a name from the database must not end the block.
+    data = json.dumps({chart.id: figure(chart) for chart in charts}).replace("<", "\\u003c")
+    return (
+        f'<script type="application/json" id="charts">{data}</script>\n'
+        f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>"
+    )

@@ -1,0 +1,172 @@
+"""What the fault tests share: studies with a ground-truth log, drivers as real processes, and the comparison."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+ROOT = Path(__file__).parents[2]
+START = 120.0  # seconds in which a driver must have trained its first epoch, on a busy machine
+
+STUDY = """
+[study]
+name = "{name}"
+trials = {trials}
+max_attempts = {max_attempts}
+grace = "20s"
+stall_timeout = "60s"
+
+[train]
+function = "tests.faults.loop:train"
+epochs = {epochs}
+
+[function]
+log = "{log}"
+seconds = {seconds}
+
+[search]
+learning_rate = {{ low = 1e-4, high = 1.0, log = true }}
+
+[early_stopping]
+criterion = "none"
+
+[sampler]
+name = "random"
+"""
+
+
+@dataclass
+class Bench:
+    """A study in a folder of its own, with as many drivers as are started."""
+
+    folder: Path
+    name: str = "storm"
+    trials: int = 8
+    epochs: int = 20
+    seconds: float = 0.1
+    workers: int = 2
+    max_attempts: int = 50  # the storm kills at random; what counts is that no trial is lost
+    storage: str = ""
+    flags: tuple[str, ...] = ()
+    drivers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.storage = self.storage or f"sqlite:///{self.folder}/s.db"
+        self.write()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def write(self) -> None:
+        """Writes the study file anew."""
+        values = {name: getattr(self, name) for name in ("name", "trials", "max_attempts", "epochs", "seconds")}
+        (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
+
+    def start(self, **environ: str) -> "subprocess.Popen[bytes]":
+        """Starts a driver."""
+        command = [
+            sys.executable, "-m", "hpsearch", "run", str(self.folder / "study.toml"), "--json",
+            "--storage", self.storage, "--run-folder", str(self.folder / "runs"),
+            "--workers", str(self.workers), "--gpus", "none", *self.flags,
+        ]  # fmt: skip
+        with (self.folder / f"driver-{len(self.drivers)}.out").open("wb") as out:
+            driver = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **environ}, start_new_session=True
+            )
+        self.drivers.append(driver)
+        return driver
+
+    def lines(self) -> list[dict]:
+        """Returns the ground truth so far; a line being written is left out."""
+        if not self.log.exists():
+            return []
+        text = self.log.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = START) -> None:
+        """Waits for a condition, with a deadline."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s\n{self.output()}"
+            time.sleep(0.02)
+
+    def wait_for_training(self, driver: "subprocess.Popen[bytes]", epochs: int = 1) -> None:
+        """Waits until a driver's workers have trained so many epochs, or the driver has ended."""
+
+        def trained() -> bool:
+            return (
+                driver.poll() is not None
+                or sum(line["driver"] == driver.pid for line in self.lines()) >= epochs
+            )
+
+        self.wait_for(trained, "first epochs")
+
+    def output(self) -> str:
+        """Returns the end of what the drivers printed."""
+        files = sorted(self.folder.glob("driver-*.out"))
+        return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-1500:]}" for file in files[-3:])
+
+    def finish(self, seconds: float = 300.0) -> int:
+        """Lets a last driver finish the study; returns its exit status."""
+        driver = self.start()
+        status = driver.wait(timeout=seconds)
+        assert status == 0, self.output()
+        return status
+
+    def end(self) -> None:
+        """Ends the drivers that still run, and their workers with them."""
+        for driver in self.drivers:
+            if driver.poll() is None:
+                driver.send_signal(signal.SIGCONT)
+                driver.kill()
+                driver.wait()
+
+    def study(self) -> optuna.Study:
+        """Returns the study as anyone would read it."""
+        return optuna.load_study(study_name=self.name, storage=self.storage)
+
+    def living(self) -> list[int]:
+        """Returns the processes of this bench that are alive: drivers and workers ever seen."""
+        pids = {driver.pid for driver in self.drivers} | {line["pid"] for line in self.lines()}
+        return [pid for pid in sorted(pids) if alive(pid)]
+
+    def check(self, faults: int = 0) -> dict[str, int]:
+        """Compares database and log; returns what it counted.
+
+        Every trial is finished, none failed; the database holds what was trained; each (trial, epoch) was
+        trained once but for at most one epoch per fault.
+        """
+        trials = self.study().trials
+        states = Counter(trial.state.name for trial in trials)
+        assert states == {"COMPLETE": self.trials}, states
+        assert [trial.number for trial in trials] == list(range(self.trials))
+        stored = {(t.number, e): v for t in trials for e, v in t.intermediate_values.items()}
+        assert stored.keys() == {(n, e) for n in range(self.trials) for e in range(1, self.epochs + 1)}
+        lines = self.lines()
+        logged: dict[tuple[int, int], float] = {}
+        for line in lines:
+            key = (line["trial"], line["epoch"])
+            assert logged.setdefault(key, line["loss"]) == line["loss"], f"{key} was trained to two losses"
+        assert logged == stored
+        again = len(lines) - len(logged)
+        assert again <= faults, f"{again} epochs were trained twice after {faults} faults"
+        self.wait_for(lambda: not self.living(), "all processes gone", 20)
+        return {"trials": len(trials), "epochs": len(logged), "trained twice": again}
+
+
+def alive(pid: int) -> bool:
+    """Says whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

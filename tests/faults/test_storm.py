@@ -1,0 +1,84 @@
+"""Faults against a running study; the ground truth is the training function's own log, not the database."""
+
+import os
+import signal
+
+import pytest
+
+from tests.faults.bench import Bench
+from tests.faults.storm import storm
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.end()
+
+
+@pytest.mark.slow
+def test_a_storm_loses_nothing(bench):
+    faults = storm(bench, faults=8, seed=1)
+    bench.check(sum(faults.values()))
+
+
+def test_one_worker_under_fire_trains_what_an_undisturbed_one_trains(tmp_path):
+    calm, storming = (
+        Bench(tmp_path / name, trials=3, epochs=8, workers=1, seconds=0.05) for name in ("calm", "storming")
+    )
+    try:
+        calm.finish()
+        driver = storming.start()
+        for stop in (signal.SIGKILL, signal.SIGTERM):
+            storming.wait_for_training(driver, epochs=3)
+            if driver.poll() is None:
+                driver.send_signal(stop)
+                driver.wait(timeout=60)
+            driver = storming.start()
+        assert driver.wait(timeout=120) == 0, storming.output()
+        storming.check(faults=2)
+        losses = [
+            {(line["trial"], line["epoch"]): line["loss"] for line in b.lines()} for b in (calm, storming)
+        ]
+        assert losses[0] == losses[1]
+    finally:
+        calm.end()
+        storming.end()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_warm_stop_leaves_trials_that_can_be_resumed(bench, number, status):
+    driver = bench.start()
+    bench.wait_for_training(driver, epochs=4)
+    driver.send_signal(number)
+    assert driver.wait(timeout=60) == status, bench.output()
+    bench.wait_for(lambda: not bench.living(), "workers gone", 20)
+    trained = len(bench.lines())
+    bench.trials = 3
+    bench.write()
+    bench.finish()
+    # A warm stop costs no epoch at all: nothing was trained twice.
+    assert bench.check(faults=0)["epochs"] > trained
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    bench = Bench(tmp_path, trials=2, epochs=4, seconds=3.0)
+    try:
+        driver = bench.start()
+        bench.wait_for_training(driver)
+        driver.send_signal(signal.SIGTERM)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(timeout=20) in (130, 143), bench.output()
+        bench.wait_for(lambda: not bench.living(), "workers gone", 20)
+    finally:
+        bench.end()
+
+
+def test_workers_leave_when_their_driver_is_killed(bench):
+    driver = bench.start()
+    bench.wait_for_training(driver, epochs=2)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    bench.wait_for(lambda: not bench.living(), "workers gone", 10)

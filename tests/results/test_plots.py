@@ -1,0 +1,182 @@
+"""Charts against what is stored: every point, every count; figures that plotly and matplotlib take."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from hpsearch.results.plots import charts
+from hpsearch.results.plots.chart import Mark, thin, wants_log
+from hpsearch.results.plots.history import best_so_far, seconds_used, timeline
+from hpsearch.results.plots.interactive import figure
+from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
+from hpsearch.results.plots.space import hparam_map, loss_by_seconds
+from hpsearch.results.plots.static import write_pngs
+from hpsearch.results.record import StudyRecord, TrialRecord
+from tests.results.searches import record_of, search
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
+    folder = tmp_path_factory.mktemp("plots")
+    search(folder)
+    return record_of(folder)
+
+
+def chart_of(record: StudyRecord, name: str):
+    return next(chart for chart in charts(record) if chart.id == name)
+
+
+def trial(number: int, score: float | None, state: str = "COMPLETE", **attrs) -> TrialRecord:
+    attrs = {"epochs_run": 2, "stop_reason": "finished", "seconds": 1.0, "fit": "good"} | attrs
+    curve = () if score is None else (score + 1, score)
+    hparams = {"learning_rate": 0.1 * (number + 1), "batch_size": 16, "epochs": 2}
+    return TrialRecord(
+        number, number, state, score, hparams, curve, curve, 10.0 * number, 10.0 * number + 10, attrs
+    )
+
+
+def study(*trials: TrialRecord, better: str = "minimize") -> StudyRecord:
+    return StudyRecord("s", "val_loss", better, None, trials)
+
+
+def test_learning_curves_are_the_stored_epochs(record: StudyRecord) -> None:
+    drawn = {s.name: s for s in chart_of(record, "learning-curves").series}
+    for one in record.ranked[:10]:
+        name = f"trial {one.number}: {one.score:.4g}"
+        assert drawn[f"{name}, validation"].y == tuple(one.attrs["val_loss"])
+        assert drawn[f"{name}, training"].y == tuple(one.attrs["train_loss"])
+        star = drawn[f"trial {one.number}, best epoch"]
+        assert (star.x, star.y) == ((one.best_epoch,), (one.score,))
+    stopped = {n for n in drawn if n.endswith(("early stopping", "pruner"))}
+    early = [t for t in record.ranked[:10] if t.stop_reason in ("early_stopping", "pruner")]
+    assert len(stopped) == len(early) > 0
+
+
+def test_the_best_line_never_gets_worse_and_ends_at_the_best(record: StudyRecord) -> None:
+    for cost in ("trials", "epochs", "seconds"):
+        line = chart_of(record, f"best-by-{cost}").series[-1]
+        assert line.y[-1] == record.best.score
+        assert list(line.y) == sorted(line.y, reverse=True)
+        assert list(line.x) == sorted(line.x)
+    assert chart_of(record, "best-by-trials").series[-1].x[-1] == len(record.finished)
+    assert chart_of(record, "best-by-epochs").series[-1].x[-1] == sum(t.epochs_run for t in record.finished)
+
+
+def test_every_scored_trial_is_a_point(record: StudyRecord) -> None:
+    points = [s for s in best_so_far(record, "trials").series if s.mark is Mark.POINTS]
+    drawn = {(x, y) for s in points for x, y in zip(s.x, s.y, strict=True)}
+    scored = {(float(i), t.score) for i, t in enumerate(record.finished, start=1) if t.score is not None}
+    assert drawn == scored
+
+
+def test_a_study_that_maximizes_rises() -> None:
+    rising = study(trial(0, 0.5), trial(1, 0.4), trial(2, 0.9), better="maximize")
+    line = best_so_far(rising, "trials").series[-1]
+    assert (line.x, line.y) == ((1.0, 3.0), (0.5, 0.9))
+    assert rising.best.number == 2
+
+
+def test_hours_without_training_are_left_out() -> None:
+    first, second = trial(0, 0.5), replace(trial(1, 0.4), started=1000.0, ended=1005.0)
+    assert seconds_used(study(first, second)) == [10.0, 15.0]
+
+
+def test_bars_count_every_finished_trial(record: StudyRecord) -> None:
+    for chart in (stop_reasons(record), fit_by_epochs(record)):
+        counted = sum(sum(s.x) for s in chart.series)
+        assert counted == sum(t.epochs_run > 0 or chart.id == "stop-reasons" for t in record.finished)
+    reasons = stop_reasons(record)
+    errors = next(s for s in reasons.series if s.name == "FAIL")
+    assert errors.x[reasons.y.labels.index("error")] == 1
+
+
+def test_the_map_has_log_axes_where_the_search_has(record: StudyRecord) -> None:
+    chart = hparam_map(record)
+    assert chart.x.log
+    assert chart.x.title == "learning rate"
+    assert set(chart.y.labels) <= {"16", "64", "full"}
+    points, star = chart.series
+    assert sorted(points.x) == sorted(t.hparams["learning_rate"] for t in record.ranked)
+    assert star.x == (record.best.hparams["learning_rate"],)
+    assert points.scale.low == record.best.score
+
+
+def test_the_timeline_has_one_bar_per_trial_within_its_time(record: StudyRecord) -> None:
+    chart = timeline(record)
+    bars = [(s.x[i], s.x[i + 1]) for s in chart.series for i in range(0, len(s.x), 3)]
+    assert len(bars) == len(record.finished)
+    begin = min(t.started for t in record.finished)
+    unit = {"seconds": 1, "minutes": 60, "hours": 3600}[chart.x.title.split()[0]]
+    assert max(end for _, end in bars) * unit <= max(t.ended for t in record.finished) - begin
+    assert all(start <= end for start, end in bars)
+
+
+@pytest.mark.parametrize(
+    ("trials", "missing", "count"),
+    [
+        ([trial(0, 0.5)], {"batch-size-curves"}, 10),
+        ([trial(0, None, "FAIL", stop_reason="error", epochs_run=0)],
+         {"learning-curves", "best-by-trials", "map", "fit-diagnosis", "loss-by-seconds"}, 2),
+        ([trial(0, 0.5, seconds=None)], {"loss-by-seconds"}, 9),
+        ([replace(trial(0, 0.5), train=())], {"fit-diagnosis"}, 9),
+        ([replace(trial(0, 0.5), state="RUNNING")], {"learning-curves", "workers", "stop-reasons"}, 0),
+    ],
+)  # fmt: skip
+def test_charts_without_data_are_left_out(trials: list[TrialRecord], missing: set[str], count: int) -> None:
+    drawn = {chart.id for chart in charts(study(*trials))}
+    assert missing.isdisjoint(drawn)
+    assert len(drawn) == count
+
+
+def test_three_thousand_trials_stay_small() -> None:
+    many = study(*(trial(n, 1.0 + (n * 7919 % 3000) / 3000) for n in range(3000)))
+    drawn = charts(many)
+    assert max(len(json.dumps(figure(chart))) for chart in drawn) < 150_000
+    assert len(chart_of(many, "learning-curves").series) <= 40
+    assert chart_of(many, "best-by-trials").series[-1].y[-1] == 1.0
+
+
+def test_plotly_takes_every_figure_and_draws_without_webgl(record: StudyRecord) -> None:
+    for chart in charts(record):
+        drawn = go.Figure(figure(chart))
+        assert len(drawn.data) == len(chart.series)
+        assert all(trace.type in ("scatter", "bar") for trace in drawn.data)
+        json.dumps(figure(chart), allow_nan=False)
+
+
+def test_png_files_are_drawn_without_a_browser(record: StudyRecord, tmp_path: Path) -> None:
+    paths = write_pngs(charts(record), tmp_path / "png")
+    assert {path.stem for path in paths} == {chart.id for chart in charts(record)}
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in paths)
+
+
+def test_fit_diagnosis_draws_the_last_epoch(record: StudyRecord) -> None:
+    *points, _ = fit_diagnosis(record).series
+    drawn = {(x, y) for s in points for x, y in zip(s.x, s.y, strict=True)}
+    ends = {(t.train[-1], t.val[-1]) for t in record.finished if t.train and t.val[-1] is not None}
+    assert drawn == {pair for pair in ends if None not in pair}
+
+
+def test_the_front_of_time_and_loss_is_not_beaten(record: StudyRecord) -> None:
+    front = loss_by_seconds(record).series[-1]
+    for seconds, score in zip(front.x, front.y, strict=True):
+        assert not [t for t in record.ranked if t.seconds <= seconds and t.score < score]
+
+
+@pytest.mark.parametrize(("count", "limit"), [(3, 10), (10, 10), (11, 10), (3000, 500)])
+def test_thinning_keeps_both_ends(count: int, limit: int) -> None:
+    kept = thin(range(count), limit)
+    assert len(kept) == min(count, limit)
+    assert (kept[0], kept[-1]) == (0, count - 1)
+    assert kept == sorted(set(kept))
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [([1, 2], False), ([0.01, 1], True), ([0, 9], False), ([-1, 9], False), ([None, 1, 50], True), ([], False)],
+)  # fmt: skip
+def test_a_factor_of_ten_wants_a_log_axis(values: list[float | None], log: bool) -> None:
+    assert wants_log(values) is log

@@ -1,0 +1,224 @@
+"""The report: its rules one by one, its two forms, and that it needs nothing from anywhere."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.compare import comparison_lines, read_studies
+from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.report import advice as rules
+from hpsearch.results.report import build_report, write_report
+from hpsearch.results.report.content import device_hours, report, saved_epochs
+from hpsearch.results.report.document import Document, Section, Table, Text, markdown
+from hpsearch.results.report.page import page
+from tests.results.searches import digits_spec, record_of, search, url_in, writable
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    search(folder)
+    return folder
+
+
+def trial(number: int, score: float | None, state: str = "COMPLETE", **changes) -> TrialRecord:
+    hparams = {"learning_rate": 0.1, "batch_size": 64, "epochs": 10} | changes.pop("hparams", {})
+    attrs = {"epochs_run": 10, "best_epoch": 6, "stop_reason": "finished", "fit": "good", **changes}
+    curve = () if score is None else (score,) * 10
+    return TrialRecord(
+        number, number, state, score, hparams, curve, curve, float(number), number + 1.0, attrs
+    )
+
+
+def study(*trials: TrialRecord, **attrs) -> StudyRecord:
+    return StudyRecord("s", "val_loss", "minimize", digits_spec(), trials, attrs)
+
+
+def many(count: int, **changes) -> list[TrialRecord]:
+    """Trials of which the first is the best and the others are alike."""
+    return [trial(n, 1.0 + 0.01 * n, **changes) for n in range(count)]
+
+
+def best_with(**hparams) -> list[TrialRecord]:
+    return [trial(0, 0.5, hparams=hparams), *many(15)[1:]]
+
+
+def diverged(number: int, rate: float) -> TrialRecord:
+    return trial(number, 9.0, "PRUNED", stop_reason="diverged", hparams={"learning_rate": rate})
+
+
+RULES = [
+    (rules.failures, [trial(0, 1.0)], None),
+    (rules.failures, [trial(0, 1.0), trial(1, None, "FAIL", stop_detail="no layer")], "1 of 2 .*no layer"),
+    (rules.at_the_edge, best_with(learning_rate=9.9), r"best learning rate \(9.9\).*upper end.*widen"),
+    (rules.at_the_edge, best_with(learning_rate=0.00011), "learning rate.*lower end"),
+    (rules.at_the_edge, best_with(learning_rate=0.1), None),
+    (rules.at_the_edge, best_with(learning_rate=1.0), None),
+    (rules.at_the_edge, best_with(epochs=20), r"best epochs \(20\).*upper end"),
+    (rules.at_the_edge, best_with(batch_size=16), None),  # "full" is among the choices: they have no end
+    (rules.at_the_edge, best_with(learning_rate=9.9)[:5], None),
+    (rules.still_improving, many(12, best_epoch=10), "3 of the 3 best .*still improving.*raise epochs"),
+    (rules.still_improving, many(12, best_epoch=9), None),
+    (rules.still_improving, many(12, best_epoch=10, stop_reason="pruner"), None),
+    (rules.overfitting, many(12, fit="overfit"), "3 of the 3 best trials overfit"),
+    (rules.overfitting, many(12), None),
+    (rules.underfitting, many(12, fit="underfit"), "3 of the 3 best trials are underfit"),
+    (rules.underfitting, many(12, fit="overfit"), None),
+    (rules.divergence, [*many(8), diverged(8, 3.5), diverged(9, 2.5), diverged(10, 8.0)],
+     r"3 of 11 trials diverged: lower search.learning_rate's upper limit \(they lie above 2.5\)"),
+    (rules.divergence, [*many(19), diverged(19, 2.5)], None),
+    (rules.memory, [*many(3), trial(3, None, "PRUNED", stop_reason="out_of_memory")], "1 of 4 .*did not fit"),
+    (rules.memory, many(3), None),
+    (rules.few_trials, many(12), "12 trials for 3 hyperparameters are few: raise study.trials to 30"),
+    (rules.few_trials, many(30), None),
+    (rules.late_best, many(30), "last 29 trials brought nothing better"),
+    (rules.late_best, [*many(30), trial(30, 0.1)], "the 31th of 31.*more trials may help"),
+    (rules.late_best, [*many(20)[1:], trial(20, 0.1), *(trial(n, 2.0) for n in range(21, 30))], None),
+    (rules.one_sided, many(30), "All of the 5 best trials have batch_size = 64"),
+    (rules.one_sided, [trial(0, 0.5, hparams={"batch_size": 16}), *many(30)[1:]], None),
+    (rules.not_confirmed, many(3), "hpsearch confirm s"),
+    (rules.not_confirmed, [], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "trials", "words"), RULES)
+def test_a_rule_speaks_only_where_it_should(rule, trials: list[TrialRecord], words: str | None) -> None:
+    said = rule(study(*trials))
+    if words is None:
+        assert said == []
+    else:
+        assert len(said) == 1
+        assert re.search(words, said[0]), said
+
+
+def test_a_confirmed_study_is_not_told_to_confirm() -> None:
+    assert rules.not_confirmed(study(*many(3), confirm_summary="{}")) == []
+
+
+def test_every_rule_is_in_use() -> None:
+    assert {rule for rule, _, _ in RULES} == set(rules.RULES)
+
+
+def test_cost_counts_epochs_saved_and_hours_by_device() -> None:
+    record = study(
+        trial(0, 1.0, seconds=3600.0, device="cuda:0"),
+        trial(1, 1.0, "PRUNED", stop_reason="pruner", epochs_run=4, seconds=1800.0, device="cuda:1"),
+        trial(2, 1.0, "PRUNED", stop_reason="diverged", epochs_run=1, seconds=36.0, device="cpu"),
+    )
+    assert saved_epochs(record) == 6
+    assert device_hours(record) == pytest.approx({"GPU": 1.5, "CPU worker": 0.01})
+
+
+def test_the_report_tells_what_is_stored(folder: Path) -> None:
+    text = markdown(build_report("s", url_in(folder)))
+    record = record_of(folder)
+    best = record.best
+    assert f"The best of 15 finished trials is trial {best.number}: val_loss {best.score:.4g}" in text
+    assert f"| 1 | {best.number} | {best.score:.4g} |" in text
+    assert "| learning_rate | 0.0001 to 10 | logarithmic |" in text
+    assert "| epochs trained | " + f"{sum(t.epochs_run for t in record.finished):,} |" in text
+    assert "made to end with error" in text
+    assert "by Optuna's PED-ANOVA" in text
+    assert "Caution:" in text
+    assert "The test part has not been opened." in text
+    assert "hpsearch confirm s" in text
+
+
+def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
+    search(tmp_path, digits_spec(study={"trials": 3}))
+    study = writable(tmp_path)
+    study.set_user_attr("confirm_summary", json.dumps(
+        {"optimism": -0.012345, "candidates": [{"trial": 2, "mean": 0.5, "interval": [0.4, 0.6]}]}
+    ))  # fmt: skip
+    study.set_user_attr("test_openings", json.dumps([{"when": "2026-01-02", "trial": 2}]))
+    text = markdown(build_report("s", url_in(tmp_path)))
+    assert "| optimism | -0.01234 |" in text or "| optimism | -0.01235 |" in text
+    assert "| 2 | 0.5 | 0.4 to 0.6 |" in text
+    assert "The test part was opened 1 time:" in text
+    assert "| 2026-01-02 | 2 |" in text
+
+
+def test_a_study_without_trials_makes_a_report() -> None:
+    document = report(study(), {})
+    assert "none is COMPLETE yet" in document.summary
+    assert document.charts() == []
+    assert "Plotly" not in page(document)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [
+            value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")
+        ]
+
+
+def test_the_page_needs_nothing_else(folder: Path, tmp_path: Path) -> None:
+    (out,) = write_report(build_report("s", url_in(folder)), tmp_path / "deep" / "r.html")
+    links = _Links()
+    links.feed(out.read_text(encoding="utf-8"))
+    assert links.found
+    assert all(link.startswith(("#", "data:")) for link in links.found)
+    style = re.findall(r"<style>(.*?)</style>", out.read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_names_from_the_database_cannot_leave_their_place() -> None:
+    evil = "</script><script>alert(1)</script>"
+    record = replace(study(trial(0, 1.0, host=evil, stop_detail=evil, hparams={"x": evil})), name=evil)
+    text = page(report(record, {evil: 1.0}))
+    assert evil not in text
+    assert text.count("<script") == 3
+    assert markdown(Document("t", "s", (Section("a", (Table(("h",), (("a | b",),)),)),))).count("\\|") == 1
+
+
+def test_markdown_with_pictures(folder: Path, tmp_path: Path) -> None:
+    out, *pictures = write_report(
+        build_report("s", url_in(folder)), tmp_path / "r.md", as_markdown=True, png=tmp_path / "pictures"
+    )
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", out.read_text(encoding="utf-8"))
+    assert {tmp_path / name for name in shown} == set(pictures)
+    assert all(path.is_file() for path in pictures)
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out: cannot write .*choose another place"):
+        write_report(Document("t", "s", (Section("a", (Text("b"),)),)), tmp_path / "file" / "r.html")
+
+
+def test_comparison_of_two_studies(folder: Path) -> None:
+    search(folder, digits_spec("other", study={"trials": 4}))
+    records = read_studies(["s", "other"], url_in(folder))
+    lines = comparison_lines(records)
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert rows["s"][1:3] == ["15", f"{records[0].best.score:.4g}"]
+    assert rows["other"][1:3] == ["4", f"{records[1].best.score:.4g}"]
+    assert rows["learning_rate"][1:] == [f"{r.best.hparams['learning_rate']:.4g}" for r in records]
+    last = [line for line in lines if line][-1].split()
+    assert last == [
+        str(sum(t.epochs_run for t in records[0].finished)),
+        *(f"{r.best.score:.4g}" for r in records),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        (["s"], UserError, "two or more different studies, got s"),
+        (["s", "s"], UserError, "two or more different studies"),
+        (["s", "t"], StudyNotFound, 'no study "t"'),
+    ],
+)
+def test_what_cannot_be_compared(folder: Path, names: list[str], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        read_studies(names, url_in(folder))
