@@ -12,7 +12,10 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL, make_url
+
+from hpsearch.search.storage import open_storage
 
 KINDS = ("sqlite", "postgresql", "mysql")
 
@@ -38,6 +41,15 @@ def fresh_database(kind: str, folder: Path) -> Iterator[str]:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:
         execute(server, f"DROP DATABASE {name}{' WITH (FORCE)' if kind == 'postgresql' else ''}")
+
+
+def stored_trials(url: str, study: str) -> list[FrozenTrial]:
+    """Returns a study's trials as any reader of the database sees them; leaves no connection open."""
+    storage = open_storage(url, readonly=True)
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name(study))
+    finally:
+        storage.engine.dispose()
 
 
 def server_url(kind: str) -> URL:

@@ -3,10 +3,10 @@
 Nothing heavy is imported before a command runs: torch, Optuna and pandas take seconds, `--help` must not.
 """
 
-from hpsearch.cli import files, look, tell, work
+from hpsearch.cli import files, look, tell, use, work
 from hpsearch.cli.options import app
 
-__all__ = ["app", "files", "look", "tell", "work"]
+__all__ = ["app", "files", "look", "tell", "use", "work"]
 
 # In the order in which a newcomer meets them, not in that of the modules.
 _ORDER = (
@@ -14,6 +14,8 @@ _ORDER = (
     "check",
     "status",
     "best",
+    "confirm",
+    "predict",
     "report",
     "compare",
     "export",

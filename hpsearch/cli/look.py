@@ -8,15 +8,19 @@ from typing import Annotated
 import typer
 
 from hpsearch.cli.options import (
+    Allow,
     Json,
     OptionalStudy,
     RunFolderOption,
     Storage,
     StorageFile,
+    allowed_modules,
     app,
+    import_paths,
     storage_url,
     study_name,
 )
+from hpsearch.errors import UserError
 
 
 @app.command()
@@ -46,8 +50,17 @@ def best(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     as_json: Json = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="DIR", help="Write the model and model.json there.")
+    ] = None,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="With --save: a program that runs without hpsearch too.")
+    ] = False,
+    allow: Allow = None,
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
+    if torch_export and save is None:
+        raise UserError("--torch-export: give --save DIR, where the program is written")
     from hpsearch.results.display import plain
     from hpsearch.results.looks import best_lines
     from hpsearch.results.tables import best_trial, metric_name, open_study
@@ -59,6 +72,13 @@ def best(
         raise typer.Exit(1)
     lines = best_lines(opened.study_name, metric_name(opened), found)
     typer.echo(json.dumps(plain(found)) if as_json else "\n".join(lines))
+    if save is not None:
+        from hpsearch.results.models import save_best
+
+        sys.path[:0] = import_paths(study)
+        url, allowed = storage_url(storage, storage_file, run_folder), allowed_modules(study, allow)
+        for path in save_best(opened.study_name, url, save, export=torch_export, allow=allowed):
+            typer.echo(f"saved {path}", err=as_json)
 
 
 @app.command()

@@ -46,6 +46,27 @@ DataRoot = Annotated[
     typer.Option("--data-root", envvar="HPSEARCH_DATA", help="Folder of the data; overrides data.root."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Gpus = Annotated[str, typer.Option("--gpus", help="auto, all, none, or a list such as 0,2.")]
+WorkerCount = Annotated[int | None, typer.Option("--workers", min=1, help="Number of workers.")]
+WorkersPerGpu = Annotated[int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")]
+GpusPerTrial = Annotated[
+    int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="MODULE", help="Module that a stored study may name; repeatable."),
+]
+StorageTimeout = Annotated[
+    float, typer.Option("--storage-timeout", min=0, help="Seconds that the database may be away.")
+]
+LeaseSeconds = Annotated[
+    float,
+    typer.Option(
+        "--lease-seconds", min=1, help="Seconds after which a silent driver's trials are taken over."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+JsonEvents = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
 
 
 def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
@@ -74,6 +95,27 @@ def study_name(study: str | None) -> str | None:
     from hpsearch.spec.load import load_study_file
 
     return load_study_file(study).study.name
+
+
+def allowed_modules(study: str | None, allow: list[str] | None) -> tuple[str, ...]:
+    """Returns the modules that a stored study may name: those of --allow, and those that a study file names.
+
+    A row of a database must not become code here; a study file was chosen by the user.
+    """
+    modules = list(allow or ())
+    if study is not None and study.endswith(".toml"):
+        from hpsearch.spec.load import load_study_file
+
+        spec = load_study_file(study)
+        named = (spec.model.name, spec.data.dataset, spec.train.function or "")
+        modules += [name.partition(":")[0].partition(".")[0] for name in named if ":" in name]
+    return tuple(dict.fromkeys(modules))
+
+
+def import_paths(study: str | None) -> tuple[str, ...]:
+    """Returns the folders in which a study's own modules are looked for: the file's, and the current one."""
+    here = [str(Path(study).absolute().parent)] if study is not None and is_study_file(study) else []
+    return tuple(dict.fromkeys([*here, os.getcwd()]))
 
 
 def repeated_flags(storage: str | None, storage_file: Path | None, run_folder: Path) -> str:

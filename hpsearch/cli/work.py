@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpsearch.cli.options import (
+    Allow,
     DataRoot,
+    Gpus,
+    GpusPerTrial,
+    JsonEvents,
+    LeaseSeconds,
+    Quiet,
     RunFolderOption,
     Storage,
     StorageFile,
+    StorageTimeout,
     StudyArgument,
+    WorkerCount,
+    WorkersPerGpu,
     app,
     is_study_file,
     repeated_flags,
@@ -33,26 +42,19 @@ def run(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     data_root: DataRoot = None,
-    gpus: Annotated[str, typer.Option(help="auto, all, none, or a list such as 0,2.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers.")] = None,
-    workers_per_gpu: Annotated[int, typer.Option(min=1, help="Workers that share a GPU.")] = 1,
-    gpus_per_trial: Annotated[int, typer.Option(min=1, help="GPUs for each trial of your own loop.")] = 1,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODULE", help="Module that a stored study may name; repeatable."),
-    ] = None,
+    gpus: Gpus = "auto",
+    workers: WorkerCount = None,
+    workers_per_gpu: WorkersPerGpu = 1,
+    gpus_per_trial: GpusPerTrial = 1,
+    allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Finished trials in all; overrides the file.")
     ] = None,
     timeout: Annotated[str | None, typer.Option(help="Such as 90s or 2h; overrides the file.")] = None,
-    storage_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that the database may be away.")
-    ] = 600.0,
-    lease_seconds: Annotated[
-        float, typer.Option(min=1, help="Seconds after which a silent driver's trials are taken over.")
-    ] = 60.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
 ) -> None:
     """Run a study, or go on with it: until its trials are finished."""
     from hpsearch.results.api import run as run_study

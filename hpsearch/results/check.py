@@ -9,7 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hpsearch.errors import DataError, HpsearchError, ModelError
+import torch
+
+from hpsearch.errors import HpsearchError, ModelError
+from hpsearch.service.records import check_batches
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun
@@ -19,7 +22,7 @@ from hpsearch.training.engine import Engine
 
 logger = logging.getLogger(__name__)
 
-STEPS = 2  # per epoch of a probe; the first epoch warms up, the second is timed
+STEPS = 8  # per epoch of a probe; the first epoch warms up, the second is timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +79,17 @@ def check_study(
         UserError: what a run would stop at: data, model, batch size, device.
     """
     chosen = devices.choose(device)
+    torch.set_num_threads(spec.train.threads)  # as a worker does
     engine, data = build_engine(spec, chosen, data_root, str(cache))
     try:
         probes: tuple[Probe, ...] = ()
         if data is not None and spec.train.function is None:
-            check_batch_sizes(spec, data)
+            check_batches(spec, data)
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
     finally:
         engine.close()
     seconds = estimate(spec, data, probes, workers) if data is not None and probes else None
     return Report(spec, str(chosen), data, probes, space_table(spec), workers, seconds)
-
-
-def check_batch_sizes(spec: StudySpec, data: DataFacts) -> None:
-    """Refuses a batch that the training part cannot fill.
-
-    Raises:
-        DataError: naming the size and the training part.
-    """
-    subsets = _ends(spec, "data.subset", spec.data.subset)
-    smallest = math.floor(data.train * min(subsets))
-    largest = max(
-        (size for size in _ends(spec, "batch_size", spec.train.batch_size) if size != "full"), default=0
-    )
-    if largest > smallest:
-        field = "search.batch_size" if "batch_size" in spec.search else "train.batch_size"
-        raise DataError(
-            f"{field}: {largest} is more than the {smallest} training images of a trial; "
-            'choose a smaller one, or "full" for all of them'
-        )
 
 
 def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hpsearch.results.looks import columns
 from hpsearch.results.progress import number
 from hpsearch.training.data.decode import read_file
+from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.saved import SavedModel
 
 
@@ -55,9 +56,10 @@ def read_picture(model: SavedModel, path: Path) -> Tensor:
         OSError, ValueError, SyntaxError: it cannot be decoded.
     """
     decoded = int(model.metadata.get("decoded_channels", model.channels))
-    array = read_file(path, (model.height, model.width), decoded)
+    # In colour even for a grey model: training data are decoded so and then made grey (`data.channels = 1`).
+    array = to_channels(read_file(path, (model.height, model.width), 3)[None], decoded)
     # Grey pictures may be shown in three equal channels (`data.channels = 3`).
-    return torch.tensor(array)[None].expand(-1, model.channels, -1, -1)
+    return torch.tensor(array).expand(-1, model.channels, -1, -1)
 
 
 def prediction_lines(predictions: Sequence[Prediction]) -> list[str]:

@@ -85,3 +85,5 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
             f'study.name: a study "{spec.study.name}" with another specification is in '
             f"{redact(storage.url)}; choose another name, restore these fields, or delete it:\n{lines}"
         )
+    if stored_text != stored_form(spec):  # a raised total, another timeout: `status` and `list` show them
+        storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))

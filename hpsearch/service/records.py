@@ -1,6 +1,8 @@
 """What the driver tells callbacks, `hpsearch status` and the user: plain records of what it holds."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -56,12 +58,22 @@ def _worker_row(worker: Worker, study: Study) -> dict[str, Any]:
         "phase": worker.phase.value,
         "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
         "pid": worker.pid,
+        "memory_mb": resident_mb(worker.pid),
         "trial": worker.number,
         "epoch": worker.epoch,
         "epochs": trial.spec.train.epochs if trial else None,
         "since": worker.since if worker.phase is Phase.TRAINING else None,
         "attempt": trial.attempt if trial else None,
     }
+
+
+def resident_mb(pid: int | None) -> float | None:
+    """Returns a process's resident memory in MB, None where it cannot be known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
 def check_batches(spec: StudySpec, facts: DataFacts) -> None:

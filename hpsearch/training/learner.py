@@ -90,7 +90,7 @@ class Learner:
         weights.train_mode(self.model)
 
     def _thaw(self) -> None:
-        """Trains everything from now on; what optimizer and schedule remember of the other weights is kept."""
+        """Trains everything from now on; what is remembered of the weights trained so far is kept."""
         weights.unfreeze(self.model)
         self._frozen = False
         known, schedule = self.optimizer.state, self.schedule.state_dict()

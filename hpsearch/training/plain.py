@@ -147,7 +147,7 @@ class Training:
         """Trains one epoch; returns the sum of all samples' losses, still on the device."""
         run, learner = self.slot.run, self._learner
         # Seeded anew for each epoch: the data's order, augmentation and dropout depend on nothing before it.
-        generator = devices.seed_everything(run.spec.study.seed, run.stream, epoch, self._device)
+        generator = devices.seed_everything(run.spec.study.seed, run.stream, 0, self._device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         learner.begin_epoch(epoch)
         for images, targets in self.batches(epoch, generator):

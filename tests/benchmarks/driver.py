@@ -118,7 +118,16 @@ def peer(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     share = args.trials // args.workers
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PEER, url, str(share), str(args.epochs), str(args.pause), f"{folder}/{n}.out"]
+            [
+                sys.executable,
+                "-c",
+                PEER,
+                url,
+                str(share),
+                str(args.epochs),
+                str(args.pause),
+                f"{folder}/{n}.out",
+            ]
         )
         for n in range(args.workers)
     ]

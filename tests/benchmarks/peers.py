@@ -91,7 +91,17 @@ def ours(args: argparse.Namespace, seed: int) -> dict[str, float]:
         folder = Path(name)
         file = folder / "digits.toml"
         file.write_text(STUDY.format(trials=args.trials, seed=seed, patience=args.patience))
-        command = ["run", file, "--run-folder", folder / "runs", "--workers", "2", "--gpus", "none", "--quiet"]
+        command = [
+            "run",
+            file,
+            "--run-folder",
+            folder / "runs",
+            "--workers",
+            "2",
+            "--gpus",
+            "none",
+            "--quiet",
+        ]
         begun, clock = time.monotonic(), time.time()
         subprocess.run([sys.executable, "-m", "hpsearch", *map(str, command)], cwd=ROOT, check=True)
         wall = time.monotonic() - begun

@@ -1,7 +1,7 @@
 """A worker without torch that reports an epoch every so often and notes how long each decision took.
 
 Run by `tests/benchmarks/driver.py` as the worker module. Environment: PULSE_SECONDS (between two results),
-PULSE_LOG (folder for the latencies), PULSE_BUSY (1: reports at once, no pause).
+PULSE_LOG (folder for the latencies and for the numbers of the trained trials).
 """
 
 import json
@@ -33,18 +33,24 @@ def train(pipe: Connection, run: TrialRun, pause: float, latencies: list[float])
         time.sleep(pause * random.uniform(0.9, 1.1))
         metrics = {"train_loss": level + 1 / epoch, "val_loss": level + 1 / epoch}
         sent = time.perf_counter()
-        pipe.send(
-            EpochResult(run.number, run.attempt, epoch, metrics, seconds=pause, last=epoch == epochs)
-        )
+        pipe.send(EpochResult(run.number, run.attempt, epoch, metrics, seconds=pause, last=epoch == epochs))
         decision = pipe.recv()
         latencies.append(time.perf_counter() - sent)
         if isinstance(decision, Shutdown):
             return True
         if decision.action is not Action.CONTINUE or epoch == epochs:
             kind = EndKind.PREEMPTED if decision.action is Action.PREEMPT else EndKind.FINISHED
+            if kind is EndKind.FINISHED:
+                note(run.number)
             pipe.send(TrialEnd(run.number, run.attempt, kind))
             return False
     return False
+
+
+def note(number: int) -> None:
+    """Appends the number of a trained trial to this worker's part of the ground truth."""
+    with Path(os.environ["PULSE_LOG"], f"trained-{os.getpid()}.txt").open("a") as file:
+        file.write(f"{number}\n")
 
 
 def main() -> None:

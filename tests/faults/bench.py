@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import optuna
+from optuna.trial import FrozenTrial
+
+from tests.databases import stored_trials
 
 ROOT = Path(__file__).parents[2]
 START = 120.0  # seconds in which a driver must have trained its first epoch, on a busy machine
@@ -69,7 +71,9 @@ class Bench:
 
     def write(self) -> None:
         """Writes the study file anew."""
-        values = {name: getattr(self, name) for name in ("name", "trials", "max_attempts", "epochs", "seconds")}
+        values = {
+            name: getattr(self, name) for name in ("name", "trials", "max_attempts", "epochs", "seconds")
+        }
         (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
 
     def start(self, **environ: str) -> "subprocess.Popen[bytes]":
@@ -81,7 +85,12 @@ class Bench:
         ]  # fmt: skip
         with (self.folder / f"driver-{len(self.drivers)}.out").open("wb") as out:
             driver = subprocess.Popen(
-                command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **environ}, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **environ},
+                start_new_session=True,
             )
         self.drivers.append(driver)
         return driver
@@ -131,9 +140,9 @@ class Bench:
                 driver.kill()
                 driver.wait()
 
-    def study(self) -> optuna.Study:
-        """Returns the study as anyone would read it."""
-        return optuna.load_study(study_name=self.name, storage=self.storage)
+    def stored(self) -> list[FrozenTrial]:
+        """Returns the study's trials as anyone would read them."""
+        return stored_trials(self.storage, self.name)
 
     def living(self) -> list[int]:
         """Returns the processes of this bench that are alive: drivers and workers ever seen."""
@@ -146,7 +155,7 @@ class Bench:
         Every trial is finished, none failed; the database holds what was trained; each (trial, epoch) was
         trained once but for at most one epoch per fault.
         """
-        trials = self.study().trials
+        trials = self.stored()
         states = Counter(trial.state.name for trial in trials)
         assert states == {"COMPLETE": self.trials}, states
         assert [trial.number for trial in trials] == list(range(self.trials))

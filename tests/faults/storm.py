@@ -20,7 +20,14 @@ from pathlib import Path
 
 from tests.faults.bench import Bench, alive
 
-KINDS = {"kill worker": 8, "stop worker": 3, "kill driver": 3, "end driver": 2, "stop driver": 2, "lock database": 2}
+KINDS = {
+    "kill worker": 8,
+    "stop worker": 3,
+    "kill driver": 3,
+    "end driver": 2,
+    "stop driver": 2,
+    "lock database": 2,
+}
 
 
 def storm(bench: Bench, faults: int, seed: int) -> Counter[str]:
@@ -58,7 +65,9 @@ def storm(bench: Bench, faults: int, seed: int) -> Counter[str]:
 
 def hit(bench: Bench, kind: str, driver: int, chance: random.Random) -> bool:
     """Strikes once; returns whether there was something to strike."""
-    workers = sorted({line["pid"] for line in bench.lines() if line["driver"] == driver and alive(line["pid"])})
+    workers = sorted(
+        {line["pid"] for line in bench.lines() if line["driver"] == driver and alive(line["pid"])}
+    )
     match kind:
         case "kill driver":
             os.kill(driver, signal.SIGKILL)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hpsearch
-from hpsearch.errors import DataError, ModelError, UserError
+from hpsearch.errors import DataError, ModelError, StudyFileError, UserError
 from hpsearch.results.check import check_study, middle, space_table
 from hpsearch.results.check_print import report_lines
 from hpsearch.spec.load import parse_study
@@ -44,8 +44,8 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("search", "tables", "kind", "words"),
     [
-        ({"batch_size": [16, 5000]}, {}, DataError, "search.batch_size: 5000 is more than the 1437"),
-        ({"epochs": [1]}, {"train": {"batch_size": 5000}}, DataError, "train.batch_size: 5000"),
+        ({"batch_size": [16, 5000]}, {}, StudyFileError, "search.batch_size: 5000 is larger than the training part of 1437"),
+        ({"epochs": [1]}, {"train": {"batch_size": 5000}}, StudyFileError, "train.batch_size: 5000"),
         ({"epochs": [1]}, {"model": {"name": "cmm"}}, ModelError, "cnn"),
         ({"model.name": ["cnn", "resnet81"]}, {}, ModelError, "resnet18"),
         ({"epochs": [1]}, {"data": {"dataset": "digit"}}, DataError, "digits"),

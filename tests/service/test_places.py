@@ -7,8 +7,8 @@ import pytest
 
 from hpsearch.errors import DeviceError
 from hpsearch.service import places
-from hpsearch.service.local import exit_reason, worker_environment
 from hpsearch.service.executor import WorkerPlace
+from hpsearch.service.local import exit_reason, worker_environment
 from hpsearch.service.places import Workers, choose_gpus, plan
 
 

@@ -253,3 +253,9 @@ def test_a_lack_of_memory_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPat
 def test_only_allowed_modules_become_models() -> None:
     with pytest.raises(ModelError, match="the module tests may not be imported here"):
         build(ModelSpec(name="tests.training.nets:linear"), 1, (8, 8), 10, 0, allow=())
+
+
+def test_trying_a_model_leaves_its_statistics_alone() -> None:
+    model = made("cnn", {"norm": True})
+    assert model.training
+    assert not model.get_buffer("features.1.num_batches_tracked")

@@ -15,6 +15,7 @@ from hpsearch.errors import ModelError
 from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.training.batches import cut, image_size_at, pieces
 from hpsearch.training.build import build_engine
+from hpsearch.training.device import seed_everything
 from hpsearch.training.plain import PlainEngine
 from hpsearch.training.weights import read_weights
 from tests.training.trials import make_run
@@ -30,6 +31,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.01},
 }
 SCHEDULES = ["constant", "cosine", "step", "plateau", "one_cycle"]
+# Steep enough to lower the rate within five epochs.
+STEEP: dict[str, dict[str, Any]] = {"plateau": {"plateau_patience": 0, "learning_rate": 0.3}}
 AUGMENT = [
     {"name": "crop", "padding": 1},
     {"name": "rotate", "degrees": 10.0},
@@ -40,7 +43,7 @@ AUGMENT = [
 VARIANTS: dict[str, dict[str, Any]] = {
     **{
         f"{optimizer}-{schedule}": {
-            "train": {**OPTIMIZERS[optimizer], "schedule": schedule},
+            "train": {**OPTIMIZERS[optimizer], "schedule": schedule, **STEEP.get(schedule, {})},
             "data": {"augment": AUGMENT},
         }
         for optimizer, schedule in itertools.product(OPTIMIZERS, SCHEDULES)
@@ -125,6 +128,23 @@ def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str)
     assert metrics(results) == metrics(unbroken)
     assert equal(last_weights(engine), expected_last)
     assert equal(kept(engine.evict(0, EndKind.FINISHED)), expected_best)
+
+
+def test_every_epoch_has_an_order_of_its_own(engine: PlainEngine, tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    engine.admit(run)
+    assert engine._training is not None
+
+    def order(epoch: int) -> list[int]:
+        assert engine._training is not None
+        generator = seed_everything(run.spec.study.seed, run.number, epoch, CPU)
+        return [int(label) for _, labels in engine._training.batches(epoch, generator) for label in labels]
+
+    assert order(1) == order(1) != order(2)
+    assert sorted(order(1)) == sorted(order(2))
+    first = train(engine, run_of(tmp_path / "again", train={"learning_rate": 1e-12}), 2)
+    # The weights hardly move: another training loss comes from other dropout and other batches alone.
+    assert abs(first[0].metrics["train_loss"] - first[1].metrics["train_loss"]) > 1e-6
 
 
 def test_another_seed_and_another_trial_give_other_numbers(engine: PlainEngine, tmp_path: Path) -> None:

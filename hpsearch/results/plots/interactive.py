@@ -20,7 +20,7 @@ HEIGHT = 440
 def figure(chart: Chart) -> Figure:
     """Returns a chart as a plotly figure."""
     bars = any(series.mark is Mark.BAR for series in chart.series)
-    layout = {
+    layout: dict[str, Any] = {
         "title": {"text": chart.title, "x": 0, "xanchor": "left", "xref": "container", "pad": {"l": 12},
                   "font": {"size": 16}},
         "font": {"color": TEXT, "family": "system-ui, sans-serif"},
@@ -31,11 +31,14 @@ def figure(chart: Chart) -> Figure:
         "hovermode": "closest",
         "showlegend": any(series.in_legend and series.name for series in chart.series),
         "legend": _legend(chart),
-        "xaxis": _axis(chart.x),
-        "yaxis": _axis(chart.y),
+        "xaxis": _axis(chart.x, [value for series in chart.series for value in series.x]),
+        "yaxis": _axis(chart.y, [value for series in chart.series for value in series.y]),
     }  # fmt: skip
     if bars:
         layout |= {"barmode": "stack", "bargap": 0.35}
+        layout["xaxis"]["rangemode"] = "tozero"
+        if max(map(sum, zip(*(series.x for series in chart.series), strict=True))) <= 10:
+            layout["xaxis"]["dtick"] = 1  # no half trials
     return {"data": [_trace(series) for series in chart.series], "layout": layout}
 
 
@@ -52,7 +55,7 @@ def _legend(chart: Chart) -> dict[str, Any]:
 _ROW = {"orientation": "h", "x": 0, "font": {"size": 12}, "traceorder": "normal"}
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _axis(axis: Axis, values: list[float | None]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "title": {"text": axis.title},
         "type": "log" if axis.log else "linear",
@@ -61,6 +64,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "zeroline": False,
         "automargin": True,
     }
+    known = [value for value in values if value is not None]
+    if axis.log and known:
+        # Plotly writes all nine digits of a decade, or too few; 1, 2 and 5 can be read.
+        shown["dtick"] = "D2" if max(known) < 1000 * min(known) else 1
     if axis.labels:
         places = list(range(len(axis.labels)))
         shown |= {"tickvals": places, "ticktext": list(axis.labels), "range": [-0.6, len(places) - 0.4]}

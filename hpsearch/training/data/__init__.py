@@ -2,7 +2,12 @@
 
 catalogue.py   what a source knows of its samples; content hashes
 sources.py     all kinds of data by name, and their catalogues in the cache
-idx.py  arrays.py  folder.py  decode.py  labels.py  mrc.py  datasets.py     the kinds
+idx.py         digits and the MNIST family
+torchvision_sets.py  all others by name
+folder.py      photographs (decode.py: single pictures)
+stacks.py      .npz, .npy and .mrc (arrays.py: images that lie in arrays)
+builders.py    the user's own (objects.py: images that are items)
+labels.py      targets, tables and groups
 splits.py      train, val and test; nested subsets
 assembly.py    catalogue and split together; duplicates; the digest
 pixels.py      layout, number type, channels, size, statistics

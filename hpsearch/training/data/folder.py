@@ -111,11 +111,12 @@ class FileImages:
             for start in range(0, len(self), _CHUNK):
                 yield to_channels(decoded[self._rows[start : start + _CHUNK]], channels)
             return
-        read = partial(_decode_again, Path(self._root), size, channels)
+        # Decoded in colour and made grey as above, so that grey is the same at every size.
+        read = partial(_decode_again, Path(self._root), size, self.channels)
         with ThreadPoolExecutor(_THREADS) as pool:
             for start in range(0, len(self), _CHUNK):
                 names = [self._names[row] for row in self._rows[start : start + _CHUNK]]
-                yield np.stack(list(pool.map(read, names)))
+                yield to_channels(np.stack(list(pool.map(read, names))), channels)
 
     def fields(self) -> dict[str, Any]:
         return {

@@ -52,7 +52,7 @@ class ItemImages:
         counts: Sequence[int],
         layout: str,
         channels: int,
-        size: Size,
+        size: Sequence[int],
         dtype: str,
         *,
         rows: Array | None = None,
@@ -60,7 +60,7 @@ class ItemImages:
         rebuild: Callable[..., Any] | None = None,
     ) -> None:
         self.channels = channels
-        self.size = size
+        self.size: Size = (size[0], size[1])
         self.dtype = dtype
         self._members = list(members)
         self._counts = list(counts)

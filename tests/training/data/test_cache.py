@@ -1,6 +1,9 @@
 """The cache of decoded images: whole or not there, limited, and shared."""
 
 import errno
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,33 @@ def test_entries_are_built_once(tmp_path: Path) -> None:
         path = cache.entry("key", lambda folder: (built.append(folder), build(folder))[0])
     assert len(built) == 1
     assert open_array(path / "a.npy").tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
+
+
+def test_who_comes_second_waits_and_builds_nothing(tmp_path: Path) -> None:
+    waiting, built = threading.Event(), []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("waiting for another process"):
+                waiting.set()
+
+    def slow(folder: Path) -> None:
+        built.append(folder)
+        assert waiting.wait(30), "the second one did not wait"
+        build(folder)
+
+    logger, listener = logging.getLogger("hpsearch.training.data.cache"), Listener()
+    logger.addHandler(listener)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            paths = list(pool.map(lambda _: Cache(tmp_path, 1).entry("key", slow), range(2)))
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+    assert paths == [tmp_path / "key"] * 2
+    assert len(built) == 1
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:

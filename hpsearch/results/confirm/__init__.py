@@ -1,0 +1,9 @@
+"""`hpsearch confirm`: the best configurations trained anew with several seeds, then tested once.
+
+plan.py         which configurations, and the linked study that trains them
+statistics.py   means, intervals, paired comparisons: pure numbers
+exam.py         the test part, opened
+summary.py      what came of it, as values
+words.py        the same in sentences and tables
+confirm.py      all of it in order
+"""

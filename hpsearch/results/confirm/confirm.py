@@ -1,0 +1,290 @@
+"""A confirmation from begin to end: train anew, gather, open the test part, store, tell.
+
+The study's user attributes tell of it: `test_openings` (a list of who opened the test part when, written
+before it is opened) and `confirm_summary`; those of the linked study hold the test's results, so that a
+configuration that was tested is not tested again.
+"""
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
+from hpsearch.results.confirm.summary import Confirmation, ordered, parse, result_of
+from hpsearch.results.confirm.words import findings
+from hpsearch.results.record import StudyRecord, TrialRecord, read_record
+from hpsearch.results.tables import opened, reading_study
+from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.storage import translated
+from hpsearch.service.callbacks import Callback
+from hpsearch.service.executor import Executor
+from hpsearch.service.run import RunOptions, run
+from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.load import digest, stored_form
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import TrialRun
+
+if TYPE_CHECKING:
+    from hpsearch.results.confirm.exam import Exam, Place
+
+OPENINGS, SUMMARY = "test_openings", "confirm_summary"
+RESULTS, DETAILS = "test_results", "test_details:"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `confirm` leaves behind.
+
+    Attributes:
+        confirmation: None when the trials are not all finished.
+        message: what is left to do then.
+        record: the confirmed study.
+        stored: what `confirm_summary` holds now.
+    """
+
+    record: StudyRecord
+    confirmation: Confirmation | None
+    message: str = ""
+    exit_status: int = 0
+    stored: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the steps share."""
+
+    record: StudyRecord
+    chosen: tuple[Candidate, ...]
+    seeds: int
+    spec: StudySpec
+    options: RunOptions
+    notes: list[str] = field(default_factory=list)
+
+    def linked(self) -> StudyRecord:
+        return _read(self.spec.study.name, self.options.storage)
+
+    def weights(self, trial: TrialRecord) -> Path | None:
+        """Returns where a linked trial's weights are on this machine."""
+        own = RunFolder(self.options.run_folder.absolute(), self.spec.study.name).weights(trial.number)
+        named = Path(str(trial.attrs.get("weights") or own))
+        return next((path for path in (own, named) if path.is_file()), None)
+
+
+def confirm(
+    study: str | None,
+    options: RunOptions,
+    *,
+    top: int | None = None,
+    seeds: int | None = None,
+    test: bool = True,
+    callbacks: Sequence[Callback] = (),
+    executor: Executor | None = None,
+) -> Outcome:
+    """Trains the best configurations anew and tests them; goes on where an earlier call stopped.
+
+    Args:
+        top, seeds: how many configurations and repeats; by default those of `[confirm]`.
+        test: whether the test part may be opened.
+
+    Raises:
+        UserError: no such study, nothing to confirm, or what `run` raises.
+        HpsearchError: the run could not go on; what was trained is kept.
+    """
+    work = _plan(_read(study, options.storage), options, top, seeds)
+    status, done = 0, _finished(work)
+    if done < len(work.spec.sampler.points):
+        status = run(work.spec, options, callbacks, executor).exit_status
+        done = _finished(work)
+    total = len(work.spec.sampler.points)
+    if done < total:
+        message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
+        return Outcome(work.record, None, message, status)
+    if test:
+        _test(work)
+    confirmation = _gather(work)
+    stored = confirmation.stored(findings(confirmation))
+    _set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
+    return Outcome(work.record, confirmation, "", 0 if confirmation.optimisms() else 1, stored)
+
+
+def _read(name: str | None, url: str) -> StudyRecord:
+    with reading_study(name, url) as study:
+        return read_record(study)
+
+
+def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None) -> _Work:
+    for flag, value, least in (("--top", top, 1), ("--seeds", seeds, 2)):
+        if value is not None and value < least:
+            raise UserError(f"{flag}: must be at least {least}, got {value}")
+    wanted = record.spec.confirm if record.spec is not None else None
+    chosen = candidates(record, top or (wanted.top if wanted else 1))
+    count = seeds or (wanted.seeds if wanted else 2)
+    before = _linked_before(record, options.storage)
+    spec = linked_spec(record, chosen, count, before)
+    if before is not None and digest(before) == digest(spec) and before != spec:
+        _set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
+    return _Work(record, tuple(chosen), count, spec, options)
+
+
+def _linked_before(record: StudyRecord, url: str) -> StudySpec | None:
+    try:
+        return _read(f"{record.name}.confirm", url).spec
+    except StudyNotFound:
+        return None
+
+
+def _finished(work: _Work) -> int:
+    try:
+        return len(work.linked().finished)
+    except StudyNotFound:
+        return 0
+
+
+def _gather(work: _Work) -> Confirmation:
+    linked, record = work.linked(), work.record
+    tested = parse(linked.attrs.get(RESULTS), {})
+    results = []
+    for candidate in work.chosen:
+        trials = {
+            repeat: trial for repeat, trial in repeats(linked, candidate).items() if repeat < work.seeds
+        }
+        result = result_of(candidate, trials, tested)
+        results.append(result)
+        if result.failed:
+            work.notes.append(
+                f"trial {candidate.trial}: {result.failed} of {len(trials)} repeats gave no model"
+            )
+    best_first = ordered(results, record.metric, record.better)
+    details = parse(linked.attrs.get(f"{DETAILS}{best_first[0].candidate.trial}"), {})
+    return Confirmation(
+        record.name,
+        record.metric,
+        record.better,
+        best_first,
+        work.chosen[0].trial,
+        work.seeds,
+        tuple(work.notes),
+        details,
+    )
+
+
+def _test(work: _Work) -> None:
+    """Opens the test part for the configurations that have untested models, after that is on record."""
+    linked = work.linked()
+    tested: dict[str, Any] = parse(linked.attrs.get(RESULTS), {})
+    models = [(candidate, _models(work, linked, candidate)) for candidate in work.chosen]
+    due = [pair for pair in models if any(str(trial.number) not in tested for trial in pair[1])]
+    if not due:
+        return
+    from hpsearch.results.confirm.exam import sealed_part
+
+    place = _place(work.options)
+    data_digest, reason = sealed_part(work.spec, place)
+    if reason:
+        work.notes.append(f"the test part was not opened: {reason}")
+        return
+    _record_opening(work, due, data_digest)
+    for candidate, found in due:
+        exam = _examine(work, candidate, found, place)
+        tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
+        _set_attrs(
+            work.options.storage,
+            linked.name,
+            {RESULTS: json.dumps(tested), f"{DETAILS}{candidate.trial}": json.dumps(_details(exam))},
+        )
+
+
+def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[TrialRecord]:
+    """Returns the repeats whose weights are here."""
+    here: list[TrialRecord] = []
+    away: list[TrialRecord] = []
+    for repeat, trial in repeats(linked, candidate).items():
+        if repeat < work.seeds and trial.score is not None:
+            (here if work.weights(trial) else away).append(trial)
+    if away:
+        hosts = ", ".join(sorted({str(trial.attrs.get("host", "another machine")) for trial in away}))
+        work.notes.append(
+            f"trial {candidate.trial}: the weights of {len(away)} repeats are not on this machine (trained "
+            f"on {hosts}), so that they were not tested"
+        )
+    return here
+
+
+def _place(options: RunOptions) -> "Place":
+    from hpsearch.results.confirm.exam import Place
+
+    return Place(
+        options.data_root,
+        RunFolder(options.run_folder.absolute(), "").cache,
+        options.allow,
+        options.import_paths or (os.getcwd(),),
+        "cpu" if options.workers.gpus == "none" else "auto",
+    )
+
+
+def _record_opening(
+    work: _Work, due: Sequence[tuple[Candidate, Sequence[TrialRecord]]], data_digest: str
+) -> None:
+    with reading_study(work.record.name, work.options.storage) as study:
+        before = parse(study.user_attrs.get(OPENINGS), [])
+    if before:
+        times = f"{len(before)} times" if len(before) > 1 else "once"
+        work.notes.append(
+            f"warning: the test part was opened {times} before, last at {before[-1]['time']}: what was "
+            "chosen after a look at it is not judged fairly by it"
+        )
+    opening = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "configurations": ", ".join(f"trial {candidate.trial}" for candidate, _ in due),
+        "models": sum(len(found) for _, found in due),
+        "digest": work.record.attrs.get("digest", ""),
+        "data": data_digest,
+    }
+    _set_attrs(work.options.storage, work.record.name, {OPENINGS: json.dumps([*before, opening])})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid()) if hasattr(os, "getuid") else "?"
+
+
+def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], place: "Place") -> "Exam":
+    from hpsearch.results.confirm.exam import examine
+
+    runs, weights = {}, {}
+    for trial in trials:
+        hparams = {**candidate.hparams, REPEAT: trial.hparams[REPEAT]}
+        spec, path = work.spec.with_hparams(hparams), work.weights(trial)
+        if path is not None:
+            runs[trial.number] = TrialRun(work.spec.study.name, trial.number, 1, hparams, spec, "")
+            weights[trial.number] = path
+    return examine(runs, weights, place)
+
+
+def _details(exam: "Exam") -> dict[str, Any]:
+    if not exam.classes:
+        return {}
+    return {"classes": exam.classes, "confusion": exam.confusion, "wrong": exam.wrong}
+
+
+def _set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
+    """Writes user attributes of a study.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = storage.get_study_id_from_name(name)
+        for key, value in attrs.items():
+            storage.set_study_user_attr(study_id, key, value)

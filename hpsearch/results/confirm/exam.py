@@ -1,0 +1,217 @@
+"""The test part, opened: every kept model of a configuration on the images that nothing was chosen by.
+
+Legend: N test samples, B batch, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.errors import DataError, ModelError
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import TrialRun
+from hpsearch.training import device as devices
+from hpsearch.training import models
+from hpsearch.training.context import Trial
+from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.prepared import Sealed
+from hpsearch.training.data.sealed import open_test
+from hpsearch.training.function import test_function
+from hpsearch.training.losses import EpochMetrics
+from hpsearch.training.saved import to_probabilities
+from hpsearch.training.weights import read_weights
+
+BATCH = 256
+MOST_CLASSES = 50  # up to which the confusion matrix is kept
+MOST_WRONG = 20  # pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the data are, what may be imported, and what the models run on."""
+
+    data_root: str | None
+    cache: Path
+    allow: tuple[str, ...] | None
+    import_paths: tuple[str, ...]
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What the models of one configuration did on the test part.
+
+    Attributes:
+        metrics: by trial: `test_loss`, `test_error` ...
+        confusion: how often each class (row) was taken for each class, all models together; empty for
+            regressions, training functions and very many classes.
+        wrong: the pictures that the models together took for another class with the most confidence: sample,
+            name, class, predicted class, probability (the mean over the models).
+    """
+
+    metrics: dict[int, dict[str, float]]
+    classes: tuple[str, ...] = ()
+    confusion: list[list[int]] = field(default_factory=list)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+
+
+def sealed_part(spec: StudySpec, place: Place) -> tuple[str, str]:
+    """Looks whether there is a test part to open; opens nothing.
+
+    Returns:
+        The digest of the data (empty for a function without them), and a sentence why there is nothing to
+        open, or "".
+    """
+    if spec.train.function is not None and test_function(spec, place.allow) is None:
+        module = spec.train.function.partition(":")[0]
+        return "", f"{module} has no function test(trial, model), so there is no test"
+    if spec.data.dataset == "none":
+        return "", ""
+    facts = _load(spec, place).facts
+    if facts.test == 0 and spec.train.function is None:
+        return (
+            facts.digest,
+            "the study has no test part (data.split.test is 0); give it a share of the images",
+        )
+    return facts.digest, ""
+
+
+def _load(spec: StudySpec, place: Place) -> TrainingData:
+    return load(
+        spec.data, root=place.data_root, cache=place.cache, allow=place.allow, import_paths=place.import_paths
+    )
+
+
+def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
+    return open_test(
+        spec.data,
+        root=place.data_root,
+        cache=place.cache,
+        allow=place.allow,
+        import_paths=place.import_paths,
+        device=device,
+    )
+
+
+def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place) -> Exam:
+    """Opens the test part once and tries all models of one configuration on it.
+
+    Args:
+        runs, weights: by trial; all runs have the same specification but for the repeat.
+
+    Raises:
+        HpsearchError: data, weights or model; or the test function raised.
+    """
+    spec = next(iter(runs.values())).spec
+    device = devices.choose(place.device)
+    if spec.train.function is not None:
+        return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
+    sealed = _open(spec, place, device)
+    precision = devices.resolve(spec.train.precision, device)
+    metrics: dict[int, dict[str, float]] = {}
+    belief_NK: Tensor | None = None
+    confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
+    for number, path in weights.items():
+        model = _model(spec, sealed, path, place).to(device, precision.dtype).eval()
+        counters = EpochMetrics(spec.train, sealed.task, sealed.outputs, device)
+        outputs = _outputs(model, sealed, precision, device, counters)
+        metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
+        if sealed.classes:
+            probabilities = to_probabilities(outputs, spec.train.loss)
+            belief_NK = probabilities if belief_NK is None else belief_NK + probabilities
+            confusion += torch.tensor(counters.confusion())
+    if belief_NK is None:
+        return Exam(metrics)
+    few = len(sealed.classes) <= MOST_CLASSES
+    return Exam(
+        metrics,
+        sealed.classes,
+        confusion.tolist() if few else [],
+        _most_wrong(belief_NK / len(weights), sealed),
+    )
+
+
+def _model(spec: StudySpec, sealed: Sealed, path: Path, place: Place) -> nn.Module:
+    size = sealed.height, sealed.width
+    # Built from the specification, not from what the file says of itself.
+    model = models.build(spec.model, sealed.channels, size, sealed.outputs, 0, place.allow)
+    try:
+        model.load_state_dict(read_weights(path)[0])
+    except RuntimeError as error:
+        raise ModelError(f"{path}: the weights do not fit the model {spec.model.name}: {error}") from error
+    return model
+
+
+@torch.inference_mode()
+def _outputs(
+    model: nn.Module,
+    sealed: Sealed,
+    precision: devices.Precision,
+    device: torch.device,
+    counters: EpochMetrics,
+) -> Tensor:
+    """Counts all batches and returns the outputs for all samples, on the CPU."""
+    found = []
+    for start in range(0, len(sealed.test), BATCH):
+        images, targets = sealed.batch(sealed.test, slice(start, start + BATCH), precision.dtype)
+        autocast = precision.autocast is not None
+        with torch.autocast(device.type, precision.autocast, enabled=autocast):
+            outputs = model(images)
+        counters.update(outputs, targets)
+        found.append(outputs.cpu())
+    return torch.cat(found)
+
+
+def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> list[dict[str, Any]]:
+    targets_N = sealed.test.targets.cpu()
+    probability_N, predicted_N = belief_NK.max(1)
+    wrong = torch.nonzero(predicted_N != targets_N).flatten()
+    worst = wrong[probability_N[wrong].argsort(descending=True, stable=True)][:MOST_WRONG]
+    return [
+        {
+            "sample": int(sealed.test.index[place]),
+            "name": sealed.test.names[place] if sealed.test.names else "",
+            "class": sealed.classes[targets_N[place]],
+            "predicted": sealed.classes[predicted_N[place]],
+            "probability": round(float(probability_N[place]), 4),
+        }
+        for place in worst.tolist()
+    ]
+
+
+class TestTrial(Trial):
+    """What a user's `test(trial, model)` is given: the trial, and the test part if the study has one."""
+
+    __test__ = False  # no test class, whatever pytest may think of the name
+
+    def __init__(self, run: TrialRun, device: torch.device, place: Place) -> None:
+        super().__init__(run, device)
+        self._place = place
+
+    def test_data(self) -> Sealed:
+        """Returns the test part on the device, normalised as the training part was.
+
+        Raises:
+            DataError: the study has no [data], or no test part.
+        """
+        if self._run.spec.data.dataset == "none":
+            raise DataError('trial.test_data() needs a [data] table; this study has dataset = "none"')
+        return _open(self._run.spec, self._place, self.device)
+
+
+def _own_test(run: TrialRun, weights: Path, place: Place, device: torch.device) -> dict[str, float]:
+    """Calls the user's `test(trial, model)` with the kept weights as a state dict."""
+    function = test_function(run.spec, place.allow)
+    where = f"test of {run.spec.train.function}"
+    state = read_weights(weights)[0]
+    if function is None:
+        raise ModelError(f"{where}: there is no function test(trial, model) beside it")
+    try:
+        found = function(TestTrial(run, device, place), state)
+        return {str(name): float(value) for name, value in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f'{where}: it must return a dict such as {{"test_loss": 0.1}}: {error}') from error

@@ -1,0 +1,108 @@
+"""What is to be confirmed: the best configurations of a search, and the study that trains them anew.
+
+The linked study `NAME.confirm` is a study as any other: its trials are given as points (configuration,
+repeat) instead of being sampled, and are trained by the same driver and workers, in parallel, resumable. It
+differs from the search in three things only: no trial is pruned by comparison with others, early stopping
+(the same) makes no trial PRUNED, and all weights are kept. Trials with the same `train.repeat` draw the
+same initial weights and data order, none of which the search has used.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpsearch.errors import UserError
+from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.spec.load import digest, parse_study
+from hpsearch.spec.study import StudySpec
+
+SUFFIX = ".confirm"
+CONFIRMS, REPEAT = "confirms", "train.repeat"
+MOST_REPEATS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A configuration of the search: the trial that found it, and the value that it promised."""
+
+    trial: int
+    promised: float
+    hparams: Mapping[str, Any]
+
+
+def candidates(record: StudyRecord, top: int) -> list[Candidate]:
+    """Returns the best different configurations of a search, best first.
+
+    Only COMPLETE trials: what was pruned was not trained to its end.
+
+    Raises:
+        UserError: there is none, or the study itself is a confirmation.
+    """
+    if record.name.endswith(SUFFIX):
+        parent = record.name.removesuffix(SUFFIX)
+        raise UserError(
+            f'study "{record.name}" is a confirmation; confirm the search: hpsearch confirm {parent}'
+        )
+    if record.spec is None:
+        raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained anew')
+    found: dict[str, Candidate] = {}
+    for trial in record.ranked:
+        if trial.state == "COMPLETE" and trial.score is not None and len(found) < top:
+            found.setdefault(_key(trial.hparams), Candidate(trial.number, trial.score, dict(trial.hparams)))
+    if not found:
+        raise UserError(f'study "{record.name}" has no COMPLETE trial yet: there is nothing to confirm')
+    return list(found.values())
+
+
+def linked_spec(
+    record: StudyRecord, chosen: Sequence[Candidate], seeds: int, before: StudySpec | None
+) -> StudySpec:
+    """Returns the study that trains each configuration once for each repeat.
+
+    Args:
+        before: what the linked study is so far; its points stay where they are, and new ones come behind
+            them, so that more seeds or other candidates can be asked for later.
+    """
+    assert record.spec is not None
+    if seeds > MOST_REPEATS:
+        raise UserError(f"--seeds: at most {MOST_REPEATS}, got {seeds}")
+    wanted = [
+        {"hparams": {**candidate.hparams, REPEAT: repeat}, "attrs": {CONFIRMS: candidate.trial}}
+        for repeat in range(seeds)
+        for candidate in chosen
+    ]
+    spec = _with_points(record.name, record.spec, wanted)
+    if before is None or digest(before) != digest(spec):
+        return spec  # another search under this name before: opening the linked study says so
+    known = [point.model_dump() for point in before.sampler.points]
+    have = {_key(point["hparams"]) for point in known}
+    return _with_points(
+        record.name, record.spec, [*known, *(point for point in wanted if _key(point["hparams"]) not in have)]
+    )
+
+
+def _with_points(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> StudySpec:
+    tree: dict[str, Any] = spec.model_dump()
+    tree["study"] |= {"name": name + SUFFIX, "trials": len(points)}
+    tree["study"] |= {"timeout": None, "target_value": None, "max_epochs_total": None}
+    tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
+    tree["sampler"] = {"name": "points", "points": points}
+    tree["pruner"] = {"name": "none"}
+    tree["early_stopping"] |= {"outcome": "complete"}
+    tree["checkpoint"] |= {"keep": "all"}
+    return parse_study(tree, source=name + SUFFIX)
+
+
+def repeats(record: StudyRecord, candidate: Candidate) -> dict[int, TrialRecord]:
+    """Returns the finished trials of the linked study that confirm a configuration, by repeat."""
+    wanted = _key({**candidate.hparams, REPEAT: None})
+    return {
+        int(trial.hparams[REPEAT]): trial
+        for trial in record.trials
+        if trial.is_finished and _key({**trial.hparams, REPEAT: None}) == wanted
+    }
+
+
+def _key(hparams: Mapping[str, Any]) -> str:
+    return json.dumps(dict(hparams), sort_keys=True)

@@ -1,0 +1,208 @@
+"""The result of a confirmation as plain values: what is stored, printed and put into the report."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpsearch.results.confirm.plan import Candidate
+from hpsearch.results.confirm.statistics import Comparison, Summary, compare, optimism, summarize
+from hpsearch.results.record import TrialRecord
+
+Values = Mapping[int, Mapping[str, float]]
+"""Metrics by repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One configuration with what its repeats gave.
+
+    Attributes:
+        validation, test: metrics by repeat; `test` is empty while the test part is closed.
+        failed: repeats that gave no model.
+    """
+
+    candidate: Candidate
+    validation: Values
+    test: Values
+    failed: int = 0
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Returns one metric by repeat, over the repeats that have it."""
+        known = self.test if metric.startswith("test_") else self.validation
+        return {repeat: found[metric] for repeat, found in known.items() if metric in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a confirmation has found.
+
+    Attributes:
+        results: the best confirmed mean first.
+        notes: sentences about what is missing, and about earlier openings of the test part.
+        details: confusion matrix and most confidently wrong pictures of the first configuration.
+    """
+
+    study: str
+    metric: str
+    better: str
+    results: tuple[Result, ...]
+    search_first: int
+    seeds: int
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def first(self) -> int | None:
+        """The trial of the configuration with the best confirmed mean."""
+        return self.results[0].candidate.trial if self.results else None
+
+    @property
+    def test_metric(self) -> str:
+        """The study's metric on the test part."""
+        return (
+            self.metric.replace("val_", "test_", 1)
+            if self.metric.startswith("val_")
+            else f"test_{self.metric}"
+        )
+
+    def metrics(self) -> list[str]:
+        """Returns all metrics that some repeat has: the study's own first, then validation, then test."""
+        names = {
+            name
+            for result in self.results
+            for known in (result.validation, result.test)
+            for found in known.values()
+            for name in found
+        }
+        leading = {self.metric: 0, self.test_metric: 1}
+        return sorted(names, key=lambda name: (name.startswith("test_"), leading.get(name, 2), name))
+
+    def optimisms(self) -> dict[int, Summary]:
+        """Returns by how much the search promised too much, by trial (see `statistics.optimism`)."""
+        return {
+            result.candidate.trial: optimism(
+                result.candidate.promised, list(result.values(self.metric).values()), self.better
+            )
+            for result in self.results
+            if result.values(self.metric)
+        }
+
+    def comparisons(self, metric: str) -> list[Comparison]:
+        """Compares all pairs of configurations by one metric."""
+        return compare({result.candidate.trial: result.values(metric) for result in self.results})
+
+    def stored(self, findings: Sequence[str]) -> dict[str, Any]:
+        """Returns the whole as JSON values: facts, and lists of flat records, which make tables."""
+        compared = [metric for metric in (self.metric, self.test_metric) if metric in self.metrics()]
+        return {
+            "study": self.study,
+            "metric": self.metric,
+            "seeds": self.seeds,
+            "first": self.first,
+            "search_first": self.search_first,
+            "first_stays_first": self.first == self.search_first,
+            "findings": [{"finding": sentence} for sentence in (*findings, *self.notes)],
+            "statistics": [
+                _row({"trial": result.candidate.trial, "metric": metric}, summarize(list(values.values())))
+                for metric in self.metrics()
+                for result in self.results
+                if (values := result.values(metric))
+            ],
+            "optimism": [
+                _row(
+                    {"trial": result.candidate.trial, "search": result.candidate.promised},
+                    self.optimisms()[result.candidate.trial],
+                )
+                for result in self.results
+                if result.candidate.trial in self.optimisms()
+            ],
+            "comparisons": [
+                _row({"metric": metric, "trial": one.one, "other": one.other}, one.difference)
+                | {"p": one.p, "p_holm": one.p_holm, "real": one.is_real}
+                for metric in compared
+                for one in self.comparisons(metric)
+            ],
+            **_details(self.details),
+        }
+
+
+def _row(head: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
+    interval = [summary.low, summary.high] if summary.low is not None else None
+    return {**head, "n": summary.n, "mean": summary.mean, "std": summary.std, "interval_95": interval}
+
+
+def _details(details: Mapping[str, Any]) -> dict[str, Any]:
+    if not details:
+        return {}
+    classes, confusion = details["classes"], details["confusion"]
+    return {
+        "class_errors": class_errors(confusion, classes),
+        "confusion": [
+            {"true class": name, **dict(zip(classes, counts, strict=True))}
+            for name, counts in zip(classes, confusion, strict=False)
+        ],
+        "most_wrong": details["wrong"],
+    }
+
+
+def class_errors(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns by class: how many answers of all models were asked for, and the share that was wrong."""
+    rows = []
+    for place, counts in enumerate(confusion):
+        asked = sum(counts)
+        wrong = asked - counts[place]
+        rows.append(
+            {
+                "class": classes[place],
+                "answers": asked,
+                "wrong": wrong,
+                "error": wrong / asked if asked else None,
+            }
+        )
+    return rows
+
+
+def result_of(
+    candidate: Candidate, trials: Mapping[int, TrialRecord], tested: Mapping[str, Mapping[str, float]]
+) -> Result:
+    """Gathers what the repeats of a configuration gave.
+
+    Args:
+        tested: test metrics by the number of the linked study's trial, as text.
+    """
+    scored = {repeat: trial for repeat, trial in trials.items() if trial.score is not None}
+    validation = {
+        repeat: _finite(trial.attrs.get("metrics_at_best") or {}) for repeat, trial in scored.items()
+    }
+    test = {
+        repeat: _finite(tested[str(trial.number)])
+        for repeat, trial in scored.items()
+        if str(trial.number) in tested
+    }
+    return Result(candidate, validation, test, len(trials) - len(scored))
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if name != "train_loss" and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result, ...]:
+    """Returns the configurations by their confirmed mean, best first; those without one last."""
+    sign = 1.0 if better == "minimize" else -1.0
+
+    def cost(result: Result) -> float:
+        values = list(result.values(metric).values())
+        return sign * summarize(values).mean if values else math.inf
+
+    return tuple(sorted(results, key=cost))
+
+
+def parse(text: str | None, default: Any) -> Any:
+    """Returns what a JSON attribute holds."""
+    return default if text is None else json.loads(text)
