@@ -49,6 +49,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Gpus = Annotated[str, typer.Option("--gpus", help="auto, all, none, or a list such as 0,2.")]
 WorkerCount = Annotated[int | None, typer.Option("--workers", min=1, help="Number of workers.")]
 WorkersPerGpu = Annotated[int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")]
+Share = Annotated[
+    str,
+    typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
+]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
 ]

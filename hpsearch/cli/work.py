@@ -17,6 +17,7 @@ from hpsearch.cli.options import (
     LeaseSeconds,
     Quiet,
     RunFolderOption,
+    Share,
     Storage,
     StorageFile,
     StorageTimeout,
@@ -46,6 +47,7 @@ def run(
     workers: WorkerCount = None,
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
+    share: Share = "time",
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Finished trials in all; overrides the file.")
@@ -71,6 +73,7 @@ def run(
         run_folder=run_folder,
         data_root=data_root,
         workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
+        share=share,
         # A row of a database must not become code here; a study file was chosen by the user.
         allow=tuple(allow or ()) if from_database else None,
         import_paths=tuple(dict.fromkeys([str(Path(study).absolute().parent), os.getcwd()])),

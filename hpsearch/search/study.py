@@ -5,12 +5,9 @@ transaction, guarded by the leases of the trials in question. The database may b
 is begun, running trials go on, and the queue waits.
 """
 
-import json
 import logging
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,62 +16,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search import writes
-from hpsearch.search.fit import diagnose
 from hpsearch.search.ledger import Ledger
+from hpsearch.search.live import Ended, LiveTrial, Verdict, attributes, clean
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
-from hpsearch.search.stopping import Criterion, Curve, build
+from hpsearch.search.stopping import Curve, build
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.view import StudyView
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a trial ends after its last epoch, with a readable sentence."""
-
-    kind: StopKind
-    detail: str = ""
-
-
-@dataclass(slots=True)
-class LiveTrial:
-    """A trial that this driver owns.
-
-    Attributes:
-        spec: the study with the trial's hparams in place.
-        problem: why it cannot be trained: hparams that do not go together.
-        failures: deaths in a row without a new checkpoint.
-        saved: the last epoch known to be in a checkpoint.
-        since: when this driver began or took over the trial, seconds since the epoch.
-    """
-
-    number: int
-    trial_id: int
-    ticket: int
-    attempt: int
-    hparams: Mapping[str, Any]
-    spec: StudySpec
-    criterion: Criterion | None
-    problem: str | None = None
-    failures: int = 0
-    saved: int = 0
-    since: float = field(default_factory=time.time)
-    results: list[EpochResult] = field(default_factory=list)
-
-    def values(self, metric: str) -> list[float]:
-        """Returns one metric over the epochs, NaN where it was not reported."""
-        return [result.metrics.get(metric, math.nan) for result in self.results]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A finished trial: its record as stored, and whether it is the best."""
-
-    trial: FrozenTrial
-    is_best: bool
 
 
 class Study:
@@ -234,36 +185,14 @@ class Study:
         best = score(trial.values(self.spec.study.metric), self.spec.study.better)
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
-        attrs = _clean(self._attrs(trial, verdict, best, end) | dict(facts))
+        found = attributes(trial, verdict, best, end, self.spec.fit, self._chance_loss)
+        attrs = clean(found | dict(facts))
         record = self._record(trial, state, value, attrs)
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
         constraint = memory_constraint(verdict.kind, state)
         self._queue_end(trial, record, constraint)
         self.view.replace(record)
         return Ended(record, is_best)
-
-    def _attrs(
-        self, trial: LiveTrial, verdict: Verdict, best: tuple[float, int] | None, end: TrialEnd | None
-    ) -> dict[str, Any]:
-        train, val = trial.values("train_loss"), trial.values("val_loss")
-        seconds = sum(result.seconds for result in trial.results)
-        samples = sum(result.samples for result in trial.results)
-        return {
-            "score": best[0] if best else None,
-            "best_epoch": best[1] if best else None,
-            "epochs_run": len(trial.results),
-            "stop_reason": verdict.kind.value,
-            "stop_detail": verdict.detail,
-            "fit": diagnose(train, val, self.spec.fit, self._chance_loss).value,
-            "train_loss": train,
-            "val_loss": val,
-            "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
-            "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
-            "seconds": round(seconds, 3),
-            "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
-            "attempt": trial.attempt,
-            **(dict(end.facts) if end else {}),
-        }
 
     def _record(
         self, trial: LiveTrial, state: TrialState, value: float | None, attrs: Mapping[str, Any]
@@ -307,8 +236,7 @@ class Study:
         tickets = {ticket for ticket, _ in batch}
         self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
         del self._queue[: len(batch)]
-        closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
-        return closed
+        return [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
 
     def retry(self, number: int, failures: int) -> LiveTrial:
         """Begins the next attempt at a trial whose worker is gone.
@@ -393,25 +321,3 @@ class Study:
         self.view.add(trial)
         if not trial.state.is_finished():
             self._foreign[trial.number] = trial._trial_id
-
-
-MOST_TEXT = 16_000
-"""Characters of a traceback that are kept: MariaDB's TEXT takes 64 kB, and more is not read."""
-LONG_CURVE = 2_000
-"""Epochs from which on curves in attributes are rounded, for the same reason."""
-
-
-def _clean(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces NaN and infinities by None: JSON has no word for them, and the dashboard's parser stops there."""
-    short = {key: _shortened(value) for key, value in attrs.items()}
-    text = json.dumps(short, default=str)
-    cleaned: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
-    return cleaned
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > MOST_TEXT:
-        return f"... {value[-MOST_TEXT:]}"
-    if isinstance(value, list) and len(value) >= LONG_CURVE:
-        return [float(f"{number:.5g}") for number in value]
-    return value

@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 
 from hpsearch import errors
 from hpsearch.errors import DataError, HpsearchError, LeaseLost, WorkersFailed
+from hpsearch.search.live import LiveTrial, Verdict
 from hpsearch.search.outcome import StopKind
-from hpsearch.search.study import LiveTrial, Study, Verdict
+from hpsearch.search.study import Study
 from hpsearch.service.callbacks import Callback, WorkerNews
 from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Worker
@@ -31,6 +32,7 @@ from hpsearch.service.messages import (
     TrialEnd,
     TrialRun,
     TrialStarted,
+    Waiting,
     WorkerExit,
 )
 from hpsearch.service.records import check_batches, finished, running, worker_rows
@@ -127,6 +129,8 @@ class Driver:
                 self._on_end(message)
             case Ready():
                 self._on_ready(message)
+            case Waiting():
+                self.call("on_worker", WorkerNews(message.worker, "waiting", message.text))
             case SetupFailed():
                 self._on_setup_failed(message)
             case WorkerExit():

@@ -15,6 +15,7 @@ from hpsearch.service.messages import (
     ToWorker,
     TrialRun,
     TrialStarted,
+    Waiting,
     WorkerExit,
     WorkerSetup,
 )
@@ -151,6 +152,8 @@ class Fleet:
                 worker = self.workers[message.worker]
                 worker.phase, worker.device, worker.pid = Phase.IDLE, message.device, message.pid
                 worker.active = time.monotonic()
+            case Waiting():
+                self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
             case TrialStarted() | EpochResult():
                 holder = self.with_trial(message.number)
                 if holder is not None:

@@ -2,6 +2,7 @@
 
     driver                                   worker
       |  WorkerSetup  ---------------------->
+      |  <---------------------------------  Waiting                    while its GPU is too full, now and then
       |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
       |  TrialRun  ------------------------>
       |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
@@ -37,6 +38,7 @@ __all__ = [
     "TrialEnd",
     "TrialRun",
     "TrialStarted",
+    "Waiting",
     "WorkerExit",
     "WorkerSetup",
 ]
@@ -85,6 +87,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A worker cannot begin yet, and says why; it goes on waiting until it can, or is told to leave."""
+
+    worker: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetupFailed:
     """A worker cannot train this study: a sentence for the user, or a traceback for a bug.
 
@@ -127,4 +137,4 @@ class WorkerExit:
 
 
 ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
-FromWorker = Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit
+FromWorker = Waiting | Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit

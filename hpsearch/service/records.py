@@ -8,7 +8,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import StudyFileError
-from hpsearch.search.study import LiveTrial, Study
+from hpsearch.search.live import LiveTrial
+from hpsearch.search.study import Study
 from hpsearch.service.callbacks import FinishedTrial, RunningTrial
 from hpsearch.service.fleet import Fleet, Phase, Worker
 from hpsearch.spec.study import StudySpec

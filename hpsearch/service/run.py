@@ -20,6 +20,7 @@ from hpsearch.service.fleet import Fleet
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.messages import WorkerSetup
+from hpsearch.service.mps import shared
 from hpsearch.service.places import Workers, plan
 from hpsearch.service.watch import Stops
 from hpsearch.spec.folders import RunFolder
@@ -35,6 +36,7 @@ class RunOptions:
     Attributes:
         storage: URL of the database.
         data_root: overrides `data.root` of the study.
+        share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `service.mps`).
         allow: top-level modules that the study may name; None trusts every name in it.
         import_paths: folders in which the study's own modules are looked for.
         storage_timeout: seconds that the database may be away.
@@ -45,6 +47,7 @@ class RunOptions:
     run_folder: Path = Path("runs")
     data_root: str | None = None
     workers: Workers = field(default_factory=Workers)
+    share: str = "time"
     allow: tuple[str, ...] | None = None
     import_paths: tuple[str, ...] = ()
     storage_timeout: float = 600.0
@@ -63,10 +66,22 @@ def run(
         UserError: study, data, model, device or storage; nothing was trained.
         HpsearchError: the run could not go on; what was trained is kept.
     """
-    begun = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
     places = plan(options.workers, spec.train.threads)
+    with shared(options.share, places, folder.home / "mps") as ready:
+        return _run(spec, options, folder, ready, callbacks, executor)
+
+
+def _run(
+    spec: StudySpec,
+    options: RunOptions,
+    folder: RunFolder,
+    places: list[WorkerPlace],
+    callbacks: Sequence[Callback],
+    executor: Executor | None,
+) -> RunSummary:
+    begun = time.monotonic()
     study = open_study(spec, options.storage, _devices(places), options.lease_seconds)
     stops = Stops(spec.study)
     keeper = WeightsKeeper(folder, spec.checkpoint, spec.study.better)

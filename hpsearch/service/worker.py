@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from hpsearch.errors import HpsearchError, UserError
@@ -32,6 +33,7 @@ from hpsearch.service.messages import (
     TrialEnd,
     TrialRun,
     TrialStarted,
+    Waiting,
     WorkerSetup,
 )
 from hpsearch.training.engine import Engine
@@ -40,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
 LOOK_UP = 0.5  # seconds between two looks at whether SIGTERM has come while waiting for the driver
+FLOOR_BYTES, FLOOR_SHARE = 1 << 30, 0.05
+"""A worker begins on a GPU that has free the smaller of 1 GiB and 5 % of its memory: less is hardly enough
+for CUDA itself, and every trial would end for lack of memory that another process will give back."""
+SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
 _PR_SET_PDEATHSIG = 1
 
 
@@ -91,7 +97,10 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         EOFError, OSError: the driver is gone.
     """
     began = time.monotonic()
+    terminated = terminated or threading.Event()
     try:
+        if not wait_for_room(pipe, setup, terminated, probe_of(setup)):
+            return
         engine, ready = prepare(setup, began)
     except Exception as error:
         logger.exception("worker %d cannot begin", setup.worker)
@@ -99,9 +108,51 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         return
     try:
         pipe.send(ready)
-        Loop(pipe, engine, terminated or threading.Event()).run()
+        Loop(pipe, engine, terminated).run()
     finally:
         engine.close()
+
+
+Memory = tuple[int, int]
+"""A GPU's free bytes, and all it has."""
+
+
+def probe_of(setup: WorkerSetup) -> Callable[[], Memory | None]:
+    """Returns what tells how full the worker's device is; None on a CPU.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    from hpsearch.training import device
+
+    chosen = device.choose(setup.device)
+    return lambda: device.memory(chosen)
+
+
+def wait_for_room(
+    pipe: Pipe, setup: WorkerSetup, terminated: threading.Event, probe: Callable[[], Memory | None]
+) -> bool:
+    """Waits until the device has room for a first trial, telling the driver now and then.
+
+    There is no other place to go to: each worker has its own GPU, and which is free is seen when it starts.
+
+    Returns:
+        False when the worker is to leave: it was told to, or SIGTERM has come.
+    """
+    told = float("-inf")
+    while (found := probe()) is not None and found[0] < min(FLOOR_BYTES, FLOOR_SHARE * found[1]):
+        if time.monotonic() - told >= SAY_AGAIN:
+            told = time.monotonic()
+            text = (
+                f"waits for memory: its GPU has {found[0] / 2**20:,.0f} of {found[1] / 2**20:,.0f} MiB free; "
+                "other processes use the rest (see nvidia-smi)"
+            )
+            logger.warning("worker %d %s", setup.worker, text)
+            pipe.send(Waiting(setup.worker, text))
+        # Before it is ready, a worker is sent nothing but Shutdown.
+        if pipe.poll(LOOK_UP) or terminated.is_set():
+            return False
+    return True
 
 
 def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:

@@ -57,6 +57,8 @@ class TrainSpec(Section):
     tf32: Bool = True
     """Lets float32 matrix products on NVIDIA GPUs use 10-bit mantissas."""
     compile: Literal["auto", "on", "off"] = "auto"
+    """`on` runs the model through `torch.compile`: faster batches on a GPU after seconds to minutes of
+    compiling in each trial. `auto` does not: most trials of a search are too short to win that back."""
     ema_decay: Float | None = Field(None, gt=0, lt=1)
     """Validates (and keeps) an exponential moving average of the weights with this decay per step."""
     micro_batch: Int | None = Field(None, ge=1)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import math
 import platform
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -170,6 +171,16 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = digits  # type: ignore[attr-defined]
 
 
+def choose_repeatable_kernels() -> None:
+    """Lets cuDNN use only kernels that give the same bits each time.
+
+    Its fastest ones for a convolution's gradient may add in whatever order threads finish, so that a trial
+    that is resumed, or trained again under its seed, would end elsewhere.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 def supported_dtypes(device: torch.device) -> tuple[DtypeSupport, ...]:
     """Returns which number types the device has, found by trying each: floating point, integers, booleans."""
     return tuple(
@@ -227,9 +238,15 @@ def versions() -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["gpu"] = _gpu_name(0)
-        with contextlib.suppress(OSError, IndexError):
-            found["driver"] = Path("/proc/driver/nvidia/version").read_text().split("Module")[1].split()[0]
+        with contextlib.suppress(OSError):
+            number = re.search(r"\b\d+\.\d+[.\d]*", Path("/proc/driver/nvidia/version").read_text())
+            found["driver"] = number[0] if number else "unknown"
     return found
+
+
+def memory(device: torch.device) -> tuple[int, int] | None:
+    """Returns a GPU's free bytes, counting all processes on it, and all it has; None for a CPU."""
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
 
 
 def reset_peak(device: torch.device) -> None:

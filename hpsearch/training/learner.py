@@ -47,6 +47,7 @@ class Learner:
         self._steps_per_epoch = steps_per_epoch
         self.precision = devices.resolve(spec.train.precision, device)
         devices.allow_tf32(spec.train.tf32)
+        devices.choose_repeatable_kernels()
         # Weights are drawn from (study seed, trial number, 0): the zeroth epoch, before the first.
         seed = devices.seed_everything(spec.study.seed, run.stream, 0, device).initial_seed()
         size = data.height, data.width
@@ -59,7 +60,7 @@ class Learner:
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done + 1)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
-        self._predict: Callable[[Tensor], Tensor] = self.model
+        self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
         self.optimizer = optim.build_optimizer(self.model, spec.train, device)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
@@ -217,3 +218,26 @@ class Learner:
         if self.precision.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, self.precision.autocast)
+
+
+def _compiled(model: nn.Module, choice: str) -> Callable[[Tensor], Tensor]:
+    """Returns what predicts: the model, or its compiled form with the same weights.
+
+    "auto" does not compile. The first batches of a compiled trial take seconds to minutes, for training and
+    for validation, and again for another image size: a trial of a search must be long before that is paid
+    back, and from when on it is has not been measured on a GPU yet (`tests/benchmarks/gpu.py` does).
+    """
+    if choice != "on":
+        return model
+    # Dynamo keeps what it compiled by code, not by model, and stops compiling a forward method after some
+    # variants: the trials before this one must not use up its share.
+    torch.compiler.reset()
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+    return compiled
+
+
+def compile_fact(choice: str) -> str:
+    """Returns what a trial says of `train.compile`: what was done, and why where it was left to us."""
+    if choice == "auto":
+        return 'off (auto: compiling takes longer than it saves in most trials; set train.compile = "on")'
+    return choice

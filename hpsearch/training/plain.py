@@ -7,6 +7,7 @@ Legend: N samples of the training part, B batch.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +21,12 @@ from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed
 from hpsearch.training.batches import cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
-from hpsearch.training.learner import Learner
+from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.saved import weights_metadata
 from hpsearch.training.slot import Slot
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Bytes of training images, as floats, up to which an epoch's are gathered and normalised in one go."""
@@ -147,7 +150,7 @@ class Training:
         """Trains one epoch; returns the sum of all samples' losses, still on the device."""
         run, learner = self.slot.run, self._learner
         # Seeded anew for each epoch: the data's order, augmentation and dropout depend on nothing before it.
-        generator = devices.seed_everything(run.spec.study.seed, run.stream, 0, self._device)
+        generator = devices.seed_everything(run.spec.study.seed, run.stream, epoch, self._device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         learner.begin_epoch(epoch)
         for images, targets in self.batches(epoch, generator):
@@ -184,9 +187,27 @@ class Training:
                 images, mixed = self._augmentation(size)(images, targets, generator)
             yield learner.place(data.normalize(images)), mixed
 
-    @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], EpochMetrics]:
-        """Returns the metrics over the validation part, and the counters that they come from."""
+        """Returns the metrics over the validation part, and the counters that they come from.
+
+        Batches that do not fit into memory are halved, which changes at most the last bits of the metrics.
+
+        Raises:
+            torch.OutOfMemoryError: not even one sample fits.
+        """
+        learner = self._learner
+        while True:
+            try:
+                return self._validate()
+            except Exception as error:
+                if learner.validation_batch == 1 or not devices.is_out_of_memory(error):
+                    raise
+            devices.release(self._device)
+            learner.validation_batch = -(-learner.validation_batch // 2)
+            logger.warning("validation does not fit into memory; batches of %d", learner.validation_batch)
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[dict[str, float], EpochMetrics]:
         data, learner = self._data, self._learner
         counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
         with learner.validating() as predict:
@@ -216,9 +237,11 @@ class Training:
         end = failures.trial_end(run, error, self.slot.rescue_best())
         if end.kind is not EndKind.OUT_OF_MEMORY:
             return end
-        batch = run.spec.train.batch_size
-        detail = f"batch_size {batch} does not fit into memory, not even one sample at a time: {end.detail}"
-        return replace(end, detail=detail, facts={**self._facts(), "micro_batch": 1})
+        batch, micro_batch = run.spec.train.batch_size, self._learner.micro_batch
+        what = "the trial does not fit into memory"  # the optimizer's state, say: smaller batches do not help
+        if 1 in (batch, micro_batch):
+            what = f"batch_size {batch} does not fit into memory, not even one sample at a time"
+        return replace(end, detail=f"{what}: {end.detail}", facts=self._facts())
 
     def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics) -> None:
         run, learner = self.slot.run, self._learner
@@ -243,6 +266,7 @@ class Training:
             "trainable_parameters": trained,
             "device": devices.describe(self._device),
             "precision": learner.precision.name,
+            "compile": compile_fact(self.slot.run.spec.train.compile),
             "peak_memory_mb": devices.peak_memory_mb(self._device),
             "versions": ", ".join(f"{name} {version}" for name, version in devices.versions().items()),
         }

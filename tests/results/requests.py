@@ -53,7 +53,7 @@ class Server:
     port: int
     process: subprocess.Popen[str]
 
-    def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: Any) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         with contextlib.closing(connection):
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -61,7 +61,7 @@ class Server:
             answer = connection.getresponse()
             return Answer(answer.status, dict(answer.getheaders()), answer.read())
 
-    def json(self, path: str, **headers: str) -> Any:
+    def json(self, path: str, **headers: Any) -> Any:
         answer = self.ask(path, **headers)
         assert answer.status == 200, answer
         return answer.json

@@ -31,22 +31,27 @@ def server(tmp_path_factory, chromium):
         yield server
 
 
+# Each drawn trace by its name, from the page's own plot data.
+TRACES = """() => Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].flatMap(
+    plot => (plot.data ?? []).map(trace => [trace.name.trim(), Array.from(trace.y ?? [])])))"""
+
+
 def test_after_login_the_study_opens_and_lists_its_trials(server, chromium):
     address = f"http://127.0.0.1:{server.port}"
     with opened_page(chromium, http_credentials=LOGIN) as (page, trouble):
         page.goto(f"{address}/")
-        page.get_by_text("shown", exact=True).first.click()
+        page.get_by_text("1. shown", exact=True).click()
         page.wait_for_url("**/dashboard/studies/1**")
-        # Plotly's own drawing of the history: one point for each COMPLETE trial.
-        page.wait_for_selector(".js-plotly-plot .scatterlayer .point", state="attached")
-        drawn = page.evaluate(
-            "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.map(trace => "
-            "Array.from(trace.y ?? [])))"
-        )
-        assert [0.5, 0.2] in [[round(y, 6) for y in trace if y is not None] for trace in drawn]
+        page.wait_for_function(f"() => 'trial #1' in ({TRACES})()")
+        traces = page.evaluate(TRACES)
+        assert traces["Objective 0 of shown"] == [0.5, 0.2, 2]
+        assert traces["trial #0"] == [0.9, 0.5]
+        assert traces["trial #1"] == [0.8, 0.2, 0.3]
+        assert traces["trial #4 (running)"] == [0.7]
         page.goto(f"{address}/dashboard/studies/1/trials")
+        page.get_by_text("5 Trials", exact=True).wait_for()
         for number in range(5):
-            page.get_by_text(f"Trial {number}").first.wait_for()
+            page.get_by_text(f"Trial {number}", exact=True).first.wait_for()
         assert trouble.errors == []
 
 
@@ -64,10 +69,9 @@ def test_a_note_is_saved_and_is_there_after_a_reload(server, chromium):
 
 
 def test_without_a_password_nothing_is_shown(server, chromium):
-    with opened_page(chromium) as (page, _):
-        with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
-            page.goto(f"http://127.0.0.1:{server.port}/dashboard")
-        assert "shown" not in page.content()
+    refused = pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS")
+    with opened_page(chromium) as (page, _), refused:
+        page.goto(f"http://127.0.0.1:{server.port}/dashboard")
 
 
 def test_with_a_wrong_password_nothing_is_shown(server, chromium):

@@ -1,0 +1,119 @@
+"""A trial that this driver owns, from its first epoch to its record."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpsearch.search.fit import diagnose
+from hpsearch.search.outcome import StopKind
+from hpsearch.search.stopping import Criterion
+from hpsearch.spec.study import StudySpec
+from hpsearch.spec.train import FitSpec
+from hpsearch.spec.trial import EpochResult, TrialEnd
+
+MOST_TEXT = 16_000
+"""Characters of a traceback that are kept: MariaDB's TEXT takes 64 kB, and more is not read."""
+LONG_CURVE = 2_000
+"""Epochs from which on curves in attributes are rounded, for the same reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a trial ends after its last epoch, with a readable sentence."""
+
+    kind: StopKind
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class LiveTrial:
+    """A trial that this driver owns.
+
+    Attributes:
+        spec: the study with the trial's hparams in place.
+        problem: why it cannot be trained: hparams that do not go together.
+        failures: deaths in a row without a new checkpoint.
+        saved: the last epoch known to be in a checkpoint.
+        since: when this driver began or took over the trial, seconds since the epoch.
+    """
+
+    number: int
+    trial_id: int
+    ticket: int
+    attempt: int
+    hparams: Mapping[str, Any]
+    spec: StudySpec
+    criterion: Criterion | None
+    problem: str | None = None
+    failures: int = 0
+    saved: int = 0
+    since: float = field(default_factory=time.time)
+    results: list[EpochResult] = field(default_factory=list)
+
+    def values(self, metric: str) -> list[float]:
+        """Returns one metric over the epochs, NaN where it was not reported."""
+        return [result.metrics.get(metric, math.nan) for result in self.results]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A finished trial: its record as stored, and whether it is the best."""
+
+    trial: FrozenTrial
+    is_best: bool
+
+
+def attributes(
+    trial: LiveTrial,
+    verdict: Verdict,
+    best: tuple[float, int] | None,
+    end: TrialEnd | None,
+    fit: FitSpec,
+    chance_loss: float | None,
+) -> dict[str, Any]:
+    """Returns what is stored with a finished trial, for the dashboard and for pandas.
+
+    Args:
+        best: score and epoch, None if no epoch had a finite value.
+        chance_loss: the loss of guessing, for the diagnosis of the fit.
+    """
+    train, val = trial.values("train_loss"), trial.values("val_loss")
+    seconds = sum(result.seconds for result in trial.results)
+    samples = sum(result.samples for result in trial.results)
+    return {
+        "score": best[0] if best else None,
+        "best_epoch": best[1] if best else None,
+        "epochs_run": len(trial.results),
+        "stop_reason": verdict.kind.value,
+        "stop_detail": verdict.detail,
+        "fit": diagnose(train, val, fit, chance_loss).value,
+        "train_loss": train,
+        "val_loss": val,
+        "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
+        "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
+        "seconds": round(seconds, 3),
+        "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
+        "attempt": trial.attempt,
+        **(dict(end.facts) if end else {}),
+    }
+
+
+def clean(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces NaN and infinities by None: JSON has no word for them, and the dashboard's parser stops there."""
+    short = {key: _shortened(value) for key, value in attrs.items()}
+    text = json.dumps(short, default=str)
+    cleaned: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
+    return cleaned
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"... {value[-MOST_TEXT:]}"
+    if isinstance(value, list) and len(value) >= LONG_CURVE:
+        return [float(f"{number:.5g}") for number in value]
+    return value

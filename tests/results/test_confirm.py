@@ -1,0 +1,369 @@
+"""Confirming: which trials, how they are trained anew, what is opened and recorded, what is said."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from hpsearch.errors import DigestMismatch, StudyFileError, UserError
+from hpsearch.results.confirm import confirm as confirm_module
+from hpsearch.results.confirm.confirm import Outcome, confirm
+from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
+from hpsearch.results.confirm.words import confirmation_lines
+from hpsearch.results.delete import delete_study, plan_deletion
+from hpsearch.results.report import build_report
+from hpsearch.results.report.document import markdown
+from hpsearch.service.callbacks import Callback, FinishedTrial
+from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.messages import EndKind, TrialRun
+from hpsearch.service.run import RunOptions
+from hpsearch.spec import digest, parse_study
+from hpsearch.training.data import load
+from hpsearch.training.data.sealed import open_test
+from hpsearch.training.saved import load_model
+from tests.results.digits import options_in, searched, small_spec
+from tests.results.searches import digits_spec, lifelike, record_of, search, writable
+from tests.service.curves import CurveExecutor, Script
+
+
+def anew(run: TrialRun) -> Script:
+    """Curves that end a little worse than the search's, by the repeat."""
+    repeat = run.spec.train.repeat
+    assert repeat is not None
+    base = lifelike(replace(run, number=50))
+    return Script(tuple(value + 0.01 * (repeat + 1) for value in base.val), train=base.train)
+
+
+def played(folder: Path, script: Any = anew, **wanted: Any) -> Outcome:
+    """Confirms with scripted curves; the test part stays closed, since there are no models."""
+    return confirm("s", options_in(folder), test=False, executor=CurveExecutor(script), **wanted)
+
+
+def attrs_of(folder: Path, name: str) -> dict[str, Any]:
+    return dict(record_of(folder, name).attrs)
+
+
+def test_the_best_different_complete_trials_are_chosen(tmp_path: Path) -> None:
+    search(tmp_path)
+    record = record_of(tmp_path)
+    chosen = candidates(record, 3)
+    complete = [trial for trial in record.ranked if trial.state == "COMPLETE"]
+    assert [one.trial for one in chosen] == [trial.number for trial in complete[:3]]
+    assert chosen[0].promised == record.best.score  # type: ignore[union-attr]
+    doubled = replace(record, trials=(*record.trials, replace(complete[0], number=99)))
+    assert [one.trial for one in candidates(doubled, 2)] == [one.trial for one in chosen[:2]]
+
+
+def test_the_linked_study_trains_every_configuration_with_every_repeat(tmp_path: Path) -> None:
+    search(tmp_path)
+    outcome = played(tmp_path, top=2, seeds=3)
+    linked = record_of(tmp_path, "s.confirm")
+    assert linked.count("COMPLETE") == 6
+    for candidate in candidates(record_of(tmp_path), 2):
+        trials = repeats(linked, candidate)
+        assert sorted(trials) == [0, 1, 2]
+        assert {trial.attrs["confirms"] for trial in trials.values()} == {candidate.trial}
+        for trial in trials.values():
+            assert {**trial.hparams, "train.repeat": None} == {**candidate.hparams, "train.repeat": None}
+    assert outcome.confirmation is not None
+    for result in outcome.confirmation.results:
+        assert len(result.validation) == 3
+        assert result.test == {}
+    spec = linked.spec
+    assert spec is not None
+    assert (spec.pruner.name, spec.early_stopping.outcome, spec.checkpoint.keep) == (
+        "none",
+        "complete",
+        "all",
+    )
+    assert spec.early_stopping.patience == 3
+
+
+def test_what_is_said_and_stored(tmp_path: Path) -> None:
+    search(tmp_path)
+    outcome = played(tmp_path, top=2, seeds=3)
+    found, record = outcome.confirmation, record_of(tmp_path)
+    assert found is not None
+    promised = record.best.score  # type: ignore[union-attr]
+    first = next(one for one in found.results if one.candidate.trial == record.best.number)  # type: ignore[union-attr]
+    mean = sum(first.values("val_loss").values()) / 3
+    assert found.optimisms()[first.candidate.trial].mean == pytest.approx(mean - promised)
+    stored = json.loads(record.attrs["confirm_summary"])
+    assert stored == json.loads(json.dumps(outcome.stored))
+    assert stored["search_first"] == record.best.number  # type: ignore[union-attr]
+    assert {row["n"] for row in stored["statistics"]} == {3}
+    assert stored["comparisons"][0]["n"] == 3
+    text = "\n".join(confirmation_lines(found, outcome.record))
+    assert f"trial {found.first} is the best: val_loss" in text
+    assert "its optimism is" in text
+    assert "test_openings" not in record.attrs
+
+
+def test_confirming_again_adds_what_is_new_and_trains_nothing_twice(tmp_path: Path) -> None:
+    search(tmp_path)
+    ran: list[tuple[int, int | None]] = []
+
+    def script(run: TrialRun) -> Script:
+        ran.append((run.number, run.spec.train.repeat))
+        return anew(run)
+
+    played(tmp_path, script, top=2, seeds=2)
+    assert sorted(ran) == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    ran.clear()
+    played(tmp_path, script, top=2, seeds=2)
+    assert ran == []
+    played(tmp_path, script, top=3, seeds=3)
+    assert sorted(ran) == [(4, 0), (5, 1), (6, 2), (7, 2), (8, 2)]
+    linked = record_of(tmp_path, "s.confirm")
+    for candidate in candidates(record_of(tmp_path), 3):
+        assert sorted(repeats(linked, candidate)) == [0, 1, 2]
+
+
+class Interrupts(Callback):
+    """Breaks the run off after some trials, as a dying driver would."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.after -= 1
+        if self.after == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_broken_confirmation_goes_on(tmp_path: Path) -> None:
+    search(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        played(tmp_path, top=2, seeds=3, callbacks=[Interrupts(after=2)])
+    done = len(record_of(tmp_path, "s.confirm").finished)
+    assert 0 < done < 6
+    outcome = played(tmp_path, top=2, seeds=3)
+    assert outcome.confirmation is not None
+    assert record_of(tmp_path, "s.confirm").count("COMPLETE") == 6
+
+
+def test_repeats_without_a_value_are_told(tmp_path: Path) -> None:
+    search(tmp_path)
+    best = record_of(tmp_path).best
+    assert best is not None
+
+    def fails(run: TrialRun) -> Script:
+        is_best = run.spec.train.learning_rate == best.hparams["learning_rate"]
+        return Script((), EndKind.ERROR) if is_best and run.spec.train.repeat == 1 else anew(run)
+
+    outcome = played(tmp_path, fails, top=2, seeds=3)
+    assert outcome.confirmation is not None
+    assert f"trial {best.number}: 1 of 3 repeats gave no model" in outcome.confirmation.notes
+    first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)
+    assert sorted(first.validation) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "words"),
+    [
+        ("s", {"seeds": 1}, "--seeds: must be at least 2, got 1"),
+        ("s", {"top": 0}, "--top: must be at least 1, got 0"),
+        ("s.confirm", {}, "hpsearch confirm s$"),
+        ("empty", {}, "no COMPLETE trial"),
+        ("t", {}, 'no study "t"'),
+    ],
+)
+def test_what_cannot_be_confirmed(tmp_path: Path, name: str, wanted: dict[str, int], words: str) -> None:
+    search(tmp_path)
+    played(tmp_path, top=1, seeds=2)
+    other = writable(tmp_path)
+    empty = optuna.create_study(study_name="empty", storage=other._storage)
+    for key in ("specification", "metric"):
+        empty.set_user_attr(key, other.user_attrs[key])
+    with pytest.raises(UserError, match=words):
+        confirm(name, options_in(tmp_path), **wanted)
+
+
+def test_another_search_under_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
+    search(tmp_path)
+    played(tmp_path, top=1, seeds=2)
+    delete_study(
+        plan_deletion("s", options_in(tmp_path).storage, tmp_path / "runs"), options_in(tmp_path).storage
+    )
+    search(tmp_path, digits_spec(study={"max_attempts": 1}, train={"momentum": 0.5}))
+    with pytest.raises(DigestMismatch, match=r'"s\.confirm".*\n.*train\.momentum'):
+        played(tmp_path, top=1, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        ({"name": "points"}, "needs at least one"),
+        ({"name": "tpe", "points": [{"hparams": {"learning_rate": 0.1}}]}, 'for the sampler "points"'),
+        (
+            {"name": "points", "points": [{"hparams": {"epochs": 3}}]},
+            "must give exactly learning_rate, got epochs",
+        ),
+        (
+            {"name": "points", "points": [{"hparams": {"learning_rate": 0.2}}]},
+            r"learning_rate = 0\.2 is not in",
+        ),
+    ],
+)
+def test_points_that_are_none(sampler: dict[str, Any], words: str) -> None:
+    tree = small_spec().model_dump() | {"sampler": sampler}
+    with pytest.raises(StudyFileError, match=words):
+        parse_study(tree)
+
+
+def test_points_are_outside_of_the_digest(tmp_path: Path) -> None:
+    search(tmp_path)
+    record = record_of(tmp_path)
+    few, many = (linked_spec(record, candidates(record, 2), seeds, None) for seeds in (2, 3))
+    assert digest(few) == digest(many)
+    longer = linked_spec(record, candidates(record, 3), 2, few)
+    assert longer.sampler.points[:4] == few.sampler.points
+    assert len(longer.sampler.points) == 6
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOptions, Outcome]:
+    """A real search, confirmed with 2 configurations and 3 repeats, test part opened."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = searched(folder)
+    return folder, options, confirm("small", options, executor=InProcessExecutor())
+
+
+def test_equal_repeats_draw_the_same_and_others_do_not(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    folder, _, _ = trained
+    linked, record = record_of(folder, "small.confirm"), record_of(folder, "small")
+    one, other = (repeats(linked, candidate) for candidate in candidates(record, 2))
+    curves = {trial.train for trial in (*one.values(), *other.values())}
+    assert len(curves) == 6
+    # Before the first step the losses depend on the initial weights alone; after it on the rate too.
+    assert not {trial.train for trial in record.trials} & curves
+
+
+def test_the_test_losses_are_those_of_the_kept_models(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    folder, options, outcome = trained
+    assert outcome.confirmation is not None
+    linked, record = record_of(folder, "small.confirm"), record_of(folder, "small")
+    spec = small_spec().data
+    sealed = open_test(spec, cache=folder / "runs" / "cache")
+    images, targets = sealed.pixels(sealed.test, slice(None)), sealed.test.targets
+    for result in outcome.confirmation.results:
+        candidate = next(c for c in candidates(record, 2) if c.trial == result.candidate.trial)
+        for repeat, trial in repeats(linked, candidate).items():
+            with torch.inference_mode():
+                outputs = load_model(trial.attrs["weights"])(images)
+            loss = torch.nn.functional.cross_entropy(outputs, targets).item()
+            error = (outputs.argmax(1) != targets).float().mean().item()
+            assert result.test[repeat]["test_loss"] == pytest.approx(loss, rel=1e-5)
+            assert result.test[repeat]["test_error"] == pytest.approx(error, abs=1e-6)
+    assert outcome.confirmation.test_metric == "test_loss"
+
+
+def test_the_opening_is_recorded_and_not_repeated(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    folder, options, outcome = trained
+    (opening,) = json.loads(attrs_of(folder, "small")["test_openings"])
+    chosen = [one.trial for one in candidates(record_of(folder, "small"), 2)]
+    assert opening["configurations"] == ", ".join(f"trial {number}" for number in chosen)
+    assert opening["models"] == 6
+    assert opening["digest"] == attrs_of(folder, "small")["digest"]
+    facts = load(small_spec().data, cache=folder / "runs" / "cache").facts
+    assert opening["data"] == facts.digest
+    again = confirm("small", options)  # no executor: nothing is left to train
+    assert json.loads(attrs_of(folder, "small")["test_openings"]) == [opening]
+    assert again.stored == json.loads(json.dumps(outcome.stored))
+
+
+def test_the_record_comes_before_the_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: tuple[Path, RunOptions, Outcome]
+) -> None:
+    folder, options, _ = trained
+    before = attrs_of(folder, "small.confirm")["test_results"]
+    study = writable(folder, "small.confirm")
+    study.set_user_attr("test_results", "{}")
+
+    def refuse(*arguments: Any) -> None:
+        raise UserError("the sealed part is on fire")
+
+    monkeypatch.setattr(confirm_module, "_examine", refuse)
+    with pytest.raises(UserError, match="on fire"):
+        confirm("small", options)
+    assert len(json.loads(attrs_of(folder, "small")["test_openings"])) == 2
+    monkeypatch.undo()
+    outcome = confirm("small", options)
+    assert outcome.confirmation is not None
+    assert any("was opened 2 times before" in note for note in outcome.confirmation.notes)
+    assert json.loads(attrs_of(folder, "small.confirm")["test_results"]) == json.loads(before)
+
+
+def test_errors_by_class_and_the_most_confidently_wrong(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    folder, _, outcome = trained
+    assert outcome.confirmation is not None
+    details, stored = outcome.confirmation.details, outcome.stored
+    sealed = open_test(small_spec().data, cache=folder / "runs" / "cache")
+    counts = torch.bincount(sealed.test.targets, minlength=10).tolist()
+    assert [row["answers"] for row in stored["class_errors"]] == [3 * count for count in counts]
+    wrong = sum(row["wrong"] for row in stored["class_errors"])
+    errors = outcome.confirmation.results[0].values("test_error").values()
+    assert wrong / (3 * sum(counts)) == pytest.approx(sum(errors) / 3)
+    shown = [one["probability"] for one in details["wrong"]]
+    assert shown == sorted(shown, reverse=True)
+    index = sealed.test.index.tolist()
+    for one in details["wrong"]:
+        assert sealed.classes[int(sealed.test.targets[index.index(one["sample"])])] == one["class"]
+        assert one["class"] != one["predicted"]
+    assert "most confidently wrong" in "\n".join(confirmation_lines(outcome.confirmation, outcome.record))
+
+
+def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    _, options, outcome = trained
+    text = markdown(build_report("small", options.storage))
+    assert "The test part was opened" in text
+    assert outcome.stored["findings"][0]["finding"] in text
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_closed_or_missing_test_part_leaves_the_validation(tmp_path: Path, opens: bool) -> None:
+    split = {"train": 0.9, "val": 0.1, "test": 0.0} if opens else {}
+    spec = small_spec(data={"split": split}, confirm={"top": 1, "seeds": 2})
+    options = searched(tmp_path, spec)
+    found = confirm("small", options, test=opens, executor=InProcessExecutor()).confirmation
+    assert found is not None
+    assert len(found.results[0].validation) == 2
+    assert found.results[0].test == {}
+    assert "test_openings" not in attrs_of(tmp_path, "small")
+    assert any("data.split.test is 0" in note for note in found.notes) is opens
+
+
+def test_weights_that_are_elsewhere_are_told(tmp_path: Path) -> None:
+    options = searched(tmp_path, small_spec(confirm={"top": 1, "seeds": 2}))
+    confirm("small", options, test=False, executor=InProcessExecutor())
+    next((tmp_path / "runs" / "small.confirm" / "weights").glob("*.safetensors")).unlink()
+    found = confirm("small", options).confirmation
+    assert found is not None
+    assert any("the weights of 1 repeats are not on this machine" in note for note in found.notes)
+    assert len(found.results[0].test) == 1
+
+
+def test_a_training_function_is_tested_by_its_own_test(tmp_path: Path) -> None:
+    train = {"function": "tests.results.own_loop:train", "epochs": 2}
+    options = searched(tmp_path, small_spec(train=train, confirm={"top": 1, "seeds": 2}))
+    found = confirm("small", options, executor=InProcessExecutor()).confirmation
+    assert found is not None
+    assert {name for metrics in found.results[0].test.values() for name in metrics} == {
+        "test_loss",
+        "test_size",
+    }
+    assert all(metrics["test_size"] == 180 for metrics in found.results[0].test.values())
+    assert len(json.loads(attrs_of(tmp_path, "small")["test_openings"])) == 1
+
+
+def test_a_training_function_without_a_test(tmp_path: Path) -> None:
+    train = {"function": "tests.training.loops:learns", "epochs": 2}
+    options = searched(tmp_path, small_spec(train=train, confirm={"top": 1, "seeds": 2}))
+    found = confirm("small", options, executor=InProcessExecutor()).confirmation
+    assert found is not None
+    assert any("no function test(trial, model)" in note for note in found.notes)
+    assert "test_openings" not in attrs_of(tmp_path, "small")
