@@ -79,7 +79,7 @@ class Users:
             return False
         name = unicodedata.normalize("NFC", name)
         fits = self._hashes.get(name, self._nobody).fits(password)
-        return fits
+        return fits and name in self._hashes
 
 
 def read_users(file: Path) -> Users:

@@ -111,7 +111,7 @@ def _note(owner: str, text: str, stored: Mapping[str, Any]) -> Change | None:
         owner: "dashboard" for the study's own, "dashboard:<id>" for a trial's.
     """
     shown = _shown_note(owner, stored)
-    if shown == text or (False):
+    if shown == text or (shown and stored.get(NOTE_DIGEST + owner) != _digest(shown)):
         return None
     attrs, surplus = _pieces(f"{owner}:note_str:", text, stored)
     version = f"{owner}:note_ver"

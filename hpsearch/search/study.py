@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search import writes
+from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.live import Ended, LiveTrial, Verdict, attributes, clean
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
@@ -43,6 +44,7 @@ class Study:
         self._foreign: dict[int, int] = {}
         self._pending: tuple[int, int, int] | None = None
         self._chance_loss: float | None = None
+        self._data = DataRecord()
 
     @property
     def total(self) -> int:
@@ -63,6 +65,7 @@ class Study:
         """
         with translated(self._storage):
             trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+            self._data.load(self._storage.get_study_user_attrs(self.study_id))
         for trial in trials:
             self._see(trial)
 
@@ -229,7 +232,9 @@ class Study:
         Raises:
             StorageAway: the database does not answer; the queue is kept.
             LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
+            DataError: another driver of the study has begun with other data.
         """
+        self._data.write(self._storage, self.study_id)
         if not self._queue:
             return []
         batch = list(self._queue)
@@ -298,7 +303,12 @@ class Study:
         return sum(lease.ticket not in mine for lease in self._ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
-        """Takes note of the data: the loss of guessing among K classes is ln K, the measure of underfitting."""
+        """Takes note of the data: the loss of guessing among K classes is ln K, the measure of underfitting.
+
+        Raises:
+            DataError: the data have changed since the study began.
+        """
+        self._data.check(facts)
         if self.spec.train.loss in ("cross_entropy", "nll") and facts.classes:
             self._chance_loss = math.log(len(facts.classes))
 

@@ -298,7 +298,7 @@ class Driver:
         self.stops.on_best(self.study.view.board.best)
         self._exhausted = False
         if self.study.stop_requested(self._started):
-            self.stops.stop("`hpsearch stop` asked for it", exit_status=0)
+            self.stops.stop("`hpsearch stop` asked for it")
 
     def _begin_one(self) -> None:
         worker = self.fleet.idle()
@@ -350,8 +350,10 @@ class Driver:
             return not self.fleet.training() and (self.database.away_for > 0 or not self.study.unwritten)
         if self.study.live or self.study.unwritten or not self._exhausted:
             return False
-        others = self.database(self.study.others_unfinished)
-        return others == 0
+        if self.database(self.study.others_unfinished) != 0:
+            return False
+        self.database(self.study.sync)  # the last trials of other drivers, one of which may be the best
+        return True
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls one method of every callback; one that raises is reported and left out from then on."""

@@ -22,7 +22,7 @@ RUN_ONLY = {
     "checkpoint": {"every_seconds", "keep"},
     "confirm": {"top", "seeds"},
     "sampler": {"points"},
-    "fit": {"overfit_rise", "underfit_slope", "underfit_ratio"},
+    "fit": {"overfit_rise", "underfit_slope", "underfit_ratio", "least_change"},
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
 

@@ -109,11 +109,15 @@ class CheckpointSpec(Section):
 
 
 class FitSpec(Section):
-    """When a trial is called `underfit`, `good` or `overfit` (see `hpsearch.search.fit`)."""
+    """When a trial is called `underfit`, `good` or `overfit` (see `hpsearch.search.fit` for the whole rule)."""
 
     overfit_rise: Float = Field(0.1, gt=0)
-    """Overfit: the last validation loss lies by this share above its lowest while training went on."""
+    """Overfit: the validation loss ends by this share above its lowest, while the training loss went on
+    falling."""
     underfit_slope: Float = Field(0.01, gt=0)
     """Underfit: the validation loss still fell by this share of itself per epoch over the last fifth."""
     underfit_ratio: Float = Field(0.5, gt=0, lt=1)
-    """Underfit too: the best training loss is above this share of the untrained network's loss."""
+    """Underfit too: neither training nor validation loss came below this share of the loss of guessing."""
+    least_change: Float = Field(0.01, ge=0)
+    """Rises and falls of the validation loss by less than this share of the loss of guessing count as none:
+    a network that is nearly always right has a tiny loss, which a single picture moves."""

@@ -1,5 +1,6 @@
 """The file of the dashboard's users."""
 
+import hashlib
 import io
 import stat
 
@@ -128,3 +129,18 @@ def test_on_a_terminal_the_password_is_asked_twice(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="differ"):
         add_user_with_prompt(tmp_path / "users", "ada", Terminal())
     assert read_users(tmp_path / "users").admit("ada", "first password")
+
+
+def test_an_unknown_name_costs_the_same_work(tmp_path, monkeypatch):
+    add_user(tmp_path / "users", "ada", "a password")
+    users, costs, scrypt = read_users(tmp_path / "users"), [], hashlib.scrypt
+
+    def counted(secret, **cost):
+        costs.append({**cost, "salt": len(cost["salt"])})
+        return scrypt(secret, **cost)
+
+    monkeypatch.setattr("hashlib.scrypt", counted)
+    assert not users.admit("ada", "wrong")
+    assert not users.admit("eve", "wrong")
+    assert len(costs) == 2
+    assert costs[0] == costs[1]

@@ -9,6 +9,7 @@ import optuna
 import pytest
 import torch
 
+from hpsearch.__main__ import run as run_command
 from hpsearch.errors import DigestMismatch, StudyFileError, UserError
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
@@ -244,7 +245,7 @@ def test_equal_repeats_draw_the_same_and_others_do_not(trained: tuple[Path, RunO
 
 
 def test_the_test_losses_are_those_of_the_kept_models(trained: tuple[Path, RunOptions, Outcome]) -> None:
-    folder, options, outcome = trained
+    folder, _, outcome = trained
     assert outcome.confirmation is not None
     linked, record = record_of(folder, "small.confirm"), record_of(folder, "small")
     spec = small_spec().data
@@ -361,9 +362,25 @@ def test_a_training_function_is_tested_by_its_own_test(tmp_path: Path) -> None:
 
 
 def test_a_training_function_without_a_test(tmp_path: Path) -> None:
-    train = {"function": "tests.training.loops:learns", "epochs": 2}
+    train = {"function": "tests.results.untested_loop:train", "epochs": 2}
     options = searched(tmp_path, small_spec(train=train, confirm={"top": 1, "seeds": 2}))
     found = confirm("small", options, executor=InProcessExecutor()).confirmation
     assert found is not None
     assert any("no function test(trial, model)" in note for note in found.notes)
     assert "test_openings" not in attrs_of(tmp_path, "small")
+
+
+def test_the_command(trained: tuple[Path, RunOptions, Outcome], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, options, outcome = trained
+    assert outcome.confirmation is not None
+    command = ["confirm", "small", "--storage", options.storage, "--run-folder", str(folder / "runs")]
+    assert run_command(command) == 0
+    shown = capsys.readouterr().out
+    assert "small: 2 configurations, 3 repeats each" in shown
+    assert "test_loss" in shown
+    assert run_command([*command, "--json"]) == 0
+    event = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert event["event"] == "confirmation"
+    assert event["first"] == outcome.confirmation.first
+    assert run_command([*command, "--seeds", "1"]) == 2
+    assert "--seeds" in capsys.readouterr().err

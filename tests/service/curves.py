@@ -21,6 +21,7 @@ from hpsearch.service.messages import (
     WorkerExit,
     WorkerSetup,
 )
+from hpsearch.spec.trial import DataFacts
 
 Ending = EndKind | str
 
@@ -39,9 +40,13 @@ class Script:
 
 @dataclass
 class CurveExecutor:
-    """Plays `script(run)` for every attempt; checkpoints are what it has played."""
+    """Plays `script(run)` for every attempt; checkpoints are what it has played.
+
+    `data` are the facts that its workers tell of the data.
+    """
 
     script: Callable[[TrialRun], Script]
+    data: DataFacts | None = None
     log: list[tuple[int, int, int, float]] = field(default_factory=list)
     messages: deque[FromWorker] = field(default_factory=deque)
     runs: dict[int, tuple[TrialRun, Script, int]] = field(default_factory=dict)
@@ -50,7 +55,7 @@ class CurveExecutor:
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)
-        self.messages.append(Ready(place.worker, 1, "cpu", {}, None, 0.0))
+        self.messages.append(Ready(place.worker, 1, "cpu", {}, self.data, 0.0))
 
     def send(self, worker: int, message: ToWorker) -> None:
         if worker not in self.alive:

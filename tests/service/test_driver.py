@@ -1,18 +1,20 @@
 """The real driver and the real SQLite under scripted curves."""
 
 import math
+from dataclasses import asdict, replace
 
 import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.errors import DigestMismatch, WorkersFailed
+from hpsearch.errors import DataError, DigestMismatch, WorkersFailed
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.messages import EndKind
 from hpsearch.service.places import Workers
 from hpsearch.service.run import RunOptions, run
 from hpsearch.spec import parse_study
+from hpsearch.spec.trial import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 
 
@@ -30,7 +32,9 @@ def spec_of(**tables):
 def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None):
     executor = executor or CurveExecutor(script)
     options = RunOptions(
-        storage=f"sqlite:///{tmp_path}/s.db", run_folder=tmp_path, workers=Workers(gpus="none", workers=workers)
+        storage=f"sqlite:///{tmp_path}/s.db",
+        run_folder=tmp_path,
+        workers=Workers(gpus="none", workers=workers),
     )
     return run(spec, options, callbacks, executor), executor
 
@@ -79,7 +83,9 @@ def test_a_study_stopped_half_way_goes_on_as_if_unbroken(tmp_path, sampler):
 
 def test_a_grid_ends_when_it_is_exhausted(tmp_path):
     spec = spec_of(
-        search={"learning_rate": [0.01, 0.1], "epochs": [3, 4]}, sampler={"name": "grid"}, study={"trials": 99}
+        search={"learning_rate": [0.01, 0.1], "epochs": [3, 4]},
+        sampler={"name": "grid"},
+        study={"trials": 99},
     )
     run_here(tmp_path, spec)
     points = {tuple(sorted(trial.params.items())) for trial in stored(tmp_path).trials}
@@ -90,6 +96,55 @@ def test_another_specification_under_the_same_name_is_refused(tmp_path):
     run_here(tmp_path, spec_of())
     with pytest.raises(DigestMismatch, match=r"early_stopping\.patience: stored 3, now 4"):
         run_here(tmp_path, spec_of(early_stopping={"patience": 4}))
+
+
+DATA = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
+
+
+def run_with(tmp_path, data, trials):
+    executor = CurveExecutor(falling, data)
+    return run_here(tmp_path, spec_of(study={"trials": trials}), executor=executor)
+
+
+def test_the_data_are_kept_with_the_study(tmp_path):
+    run_with(tmp_path, DATA, 2)
+    kept = stored(tmp_path).user_attrs["data"]
+    assert (kept["train"], kept["classes"], kept["digest"]) == (80, ["day", "night"], "a1")
+    summary, _ = run_with(tmp_path, DATA, 4)
+    assert summary.counts == {"COMPLETE": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train": 81, "classes": ("dawn", "night")},
+            "train 80, now 81; classes day, night, now dawn, night",
+        ),
+        ({}, "as many images, but other ones"),
+    ],
+)
+def test_changed_data_are_refused_on_the_next_run(tmp_path, changes, words):
+    run_with(tmp_path, DATA, 2)
+    executor = CurveExecutor(falling, replace(DATA, digest="b2", **changes))
+    with pytest.raises(DataError, match=words):
+        run_here(tmp_path, spec_of(study={"trials": 4}), executor=executor)
+    assert not executor.log
+    assert stored(tmp_path).user_attrs["data"]["digest"] == "a1"
+
+
+def test_another_driver_with_other_data_is_refused(tmp_path):
+    class Rival(CurveExecutor):
+        """Its study gets another driver's record between its own look and its own write."""
+
+        def start(self, place, setup):
+            study = stored(tmp_path)
+            study.set_user_attr("data", {**asdict(DATA), "digest": "b2"})
+            super().start(place, setup)
+
+    with pytest.raises(DataError, match="the data are not those that the study began with"):
+        run_here(tmp_path, spec_of(), executor=Rival(falling, DATA))
+    assert stored(tmp_path).user_attrs["data"]["digest"] == "b2"
 
 
 def test_a_raised_total_goes_on(tmp_path):

@@ -27,7 +27,7 @@ from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import Executor
 from hpsearch.service.run import RunOptions, run
 from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.load import digest, stored_form
+from hpsearch.spec.load import stored_form
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import TrialRun
 
@@ -128,7 +128,7 @@ def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int 
     count = seeds or (wanted.seeds if wanted else 2)
     before = _linked_before(record, options.storage)
     spec = linked_spec(record, chosen, count, before)
-    if before is not None and digest(before) == digest(spec) and before != spec:
+    if before is not None and before != spec:
         _set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     return _Work(record, tuple(chosen), count, spec, options)
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.errors import UserError
+from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.record import StudyRecord, TrialRecord
-from hpsearch.spec.load import digest, parse_study
+from hpsearch.spec.load import differences, digest, parse_study
 from hpsearch.spec.study import StudySpec
 
 SUFFIX = ".confirm"
@@ -63,6 +63,9 @@ def linked_spec(
     Args:
         before: what the linked study is so far; its points stay where they are, and new ones come behind
             them, so that more seeds or other candidates can be asked for later.
+
+    Raises:
+        DigestMismatch: `before` belongs to another search that had the same name.
     """
     assert record.spec is not None
     if seeds > MOST_REPEATS:
@@ -73,8 +76,14 @@ def linked_spec(
         for candidate in chosen
     ]
     spec = _with_points(record.name, record.spec, wanted)
-    if before is None or digest(before) != digest(spec):
-        return spec  # another search under this name before: opening the linked study says so
+    if before is None:
+        return spec
+    if digest(before) != digest(spec):
+        lines = "\n".join(f"  {line}" for line in differences(before, spec))
+        raise DigestMismatch(
+            f'study "{spec.study.name}" confirms another search of the name "{record.name}"; delete it (hpsearch '
+            f"delete {spec.study.name}), or restore these fields:\n{lines}"
+        )
     known = [point.model_dump() for point in before.sampler.points]
     have = {_key(point["hparams"]) for point in known}
     return _with_points(

@@ -301,11 +301,18 @@ def _environment(record: StudyRecord) -> tuple[Block, ...]:
     return (Table(("what", "value"), tuple(row for row in rows if row[1])),)
 
 
+def _library_versions(stored: Any) -> list[tuple[str, str]]:
+    """Returns (library, version) of what is stored: a table, its JSON, or "python 3.11, torch 2.11"."""
+    if isinstance(stored, str) and not stored.startswith("{"):
+        pairs = [text.strip().partition(" ") for text in stored.split(",") if text.strip()]
+        return [(library, version) for library, _, version in pairs]
+    return [(str(library), str(version)) for library, version in dict(_json(stored)).items()]
+
+
 def _versions(record: StudyRecord) -> list[tuple[str, str]]:
     """Returns the versions that trials were trained with; several of one library are all named."""
     found: dict[str, set[str]] = {}
     for attrs in (record.attrs, *(trial.attrs for trial in record.finished)):
-        versions = _json(attrs.get("versions") or "{}")
-        for library, version in versions.items() if isinstance(versions, Mapping) else ():
-            found.setdefault(str(library), set()).add(str(version))
+        for library, version in _library_versions(attrs.get("versions") or ""):
+            found.setdefault(library, set()).add(version)
     return [(library, ", ".join(sorted(versions))) for library, versions in sorted(found.items())]

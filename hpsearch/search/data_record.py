@@ -1,0 +1,77 @@
+"""The data that a study began with, kept with the study, so that a changed folder is noticed later."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+from hpsearch.errors import DataError
+from hpsearch.search.storage import translated
+from hpsearch.spec.trial import DataFacts
+
+DATA = "data"
+"""The study's user attribute: `DataFacts` as a table, with the digest over content, labels and split."""
+
+MOST_NAMES = 1_000
+"""Names of classes that are kept: MariaDB's TEXT takes 64 kB."""
+
+
+class DataRecord:
+    """What the study's user attribute says of the data, and what is to be written there."""
+
+    def __init__(self) -> None:
+        self._stored: Mapping[str, Any] | None = None
+        self._fresh: DataFacts | None = None
+
+    def load(self, attrs: Mapping[str, Any]) -> None:
+        """Reads the record among the study's user attributes, if an earlier run has left one."""
+        self._stored = attrs.get(DATA)
+
+    def check(self, facts: DataFacts) -> None:
+        """Compares the data that are there now with the record; without one, they are it.
+
+        Raises:
+            DataError: they have changed since the study began.
+        """
+        if self._stored is None:
+            self._fresh = facts
+        elif self._stored["digest"] != facts.digest:
+            raise DataError(_changed(self._stored, facts))
+
+    def write(self, storage: RDBStorage, study_id: int) -> None:
+        """Writes the record if there is a new one and another driver has not written its own meanwhile.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+            DataError: another driver's data differ.
+        """
+        if self._fresh is None:
+            return
+        with translated(storage):
+            self.load(storage.get_study_user_attrs(study_id))
+            if self._stored is None:
+                storage.set_study_user_attr(study_id, DATA, _table(self._fresh))
+        self.check(self._fresh)
+        self._fresh = None
+
+
+def _table(facts: DataFacts) -> dict[str, Any]:
+    return asdict(facts) | {"classes": list(facts.classes[:MOST_NAMES]), "notes": list(facts.notes)}
+
+
+def _changed(stored: Mapping[str, Any], facts: DataFacts) -> str:
+    """Returns a sentence that says what the two differ in, as far as the record shows it."""
+    now = _table(facts)
+    names = ("train", "val", "test", "classes", "channels", "task")
+    parts = [f"{name} {_shown(stored[name])}, now {_shown(now[name])}" for name in names]
+    different = [part for part, name in zip(parts, names, strict=True) if stored[name] != now[name]]
+    what = "; ".join(different) or "as many images, but other ones, other labels or another split"
+    return (
+        f"data.dataset: the data are not those that the study began with ({what}), so its trials could not be "
+        "compared; put the old data back, or give the study another name"
+    )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
