@@ -15,7 +15,10 @@ from hpsearch.__main__ import run
 from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "check", "status", "best", "export", "dashboard", "list", "stop", "delete")
+COMMANDS = (
+    "run", "check", "status", "best", "confirm", "predict", "report", "compare", "export", "dashboard", "list",
+    "stop", "delete",
+)  # fmt: skip
 
 Invoke = Callable[..., tuple[int, str, str]]
 

@@ -25,9 +25,7 @@ def cuda() -> "torch.device":
 
 
 @pytest.fixture(scope="session")
-def engines(
-    cuda: "torch.device", tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], "PlainEngine"]:
+def engines(cuda: "torch.device", tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "PlainEngine"]:
     """Returns engines that keep the digits: on "cuda", or on the "cpu" to compare with."""
     import torch
 
@@ -66,9 +64,3 @@ def fashion(tmp_path_factory: pytest.TempPathFactory, cuda: "torch.device") -> G
     made_up_fashion(folder / "fashion.npz")
     words = "made-up images in the shape of Fashion-MNIST, whose files are not there (HPSEARCH_TEST_DATA)"
     return GpuData('dataset = "npz"', str(folder / "fashion.npz"), words)
-
-
-def equal_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    import torch
-
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

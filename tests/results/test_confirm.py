@@ -20,15 +20,17 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.service.callbacks import Callback, FinishedTrial
 from hpsearch.service.inprocess import InProcessExecutor
-from hpsearch.service.messages import EndKind, TrialRun
+from hpsearch.service.messages import EndKind, EpochResult, TrialRun
 from hpsearch.service.run import RunOptions
 from hpsearch.spec import digest, parse_study
+from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.saved import load_model
 from tests.results.digits import options_in, searched, small_spec
 from tests.results.searches import digits_spec, lifelike, record_of, search, writable
 from tests.service.curves import CurveExecutor, Script
+from tests.training.trials import make_run
 
 
 def anew(run: TrialRun) -> Script:
@@ -234,14 +236,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOptions,
     return folder, options, confirm("small", options, executor=InProcessExecutor())
 
 
-def test_equal_repeats_draw_the_same_and_others_do_not(trained: tuple[Path, RunOptions, Outcome]) -> None:
+def test_equal_repeats_draw_the_same_whatever_their_number(tmp_path: Path) -> None:
+    def first_epoch(number: int, repeat: int | None) -> float:
+        run = replace(
+            make_run(tmp_path / f"{number} {repeat}", number=number, train={"repeat": repeat}),
+            hparams={"train.repeat": repeat},
+        )
+        engine.admit(run)
+        (result,) = engine.step()
+        engine.evict(number, EndKind.STOPPED)
+        assert isinstance(result, EpochResult)
+        return result.metrics["train_loss"]
+
+    engine, _ = build_engine(make_run(tmp_path).spec, torch.device("cpu"), cache=str(tmp_path))
+    losses = {key: first_epoch(*key) for key in ((3, 0), (7, 0), (3, 1), (3, None), (7, None), (0, None))}
+    assert losses[3, 0] == losses[7, 0]
+    assert len(set(losses.values())) == 5
+
+
+def test_no_repeat_draws_what_the_search_drew(trained: tuple[Path, RunOptions, Outcome]) -> None:
     folder, _, _ = trained
-    linked, record = record_of(folder, "small.confirm"), record_of(folder, "small")
-    one, other = (repeats(linked, candidate) for candidate in candidates(record, 2))
-    curves = {trial.train for trial in (*one.values(), *other.values())}
-    assert len(curves) == 6
-    # Before the first step the losses depend on the initial weights alone; after it on the rate too.
-    assert not {trial.train for trial in record.trials} & curves
+    curves = [trial.train for name in ("small", "small.confirm") for trial in record_of(folder, name).trials]
+    assert len(set(curves)) == len(curves) == 9
 
 
 def test_the_test_losses_are_those_of_the_kept_models(trained: tuple[Path, RunOptions, Outcome]) -> None:

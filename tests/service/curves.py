@@ -30,7 +30,8 @@ Ending = EndKind | str
 class Script:
     """What a trial does: its validation losses, and how it ends when they are used up.
 
-    `end` is FINISHED, ERROR, OUT_OF_MEMORY, or "die" for a worker that dies.
+    `end` is FINISHED, ERROR, OUT_OF_MEMORY, "die" for a worker that dies or
+    "hang" for one that says nothing more.
     """
 
     val: tuple[float, ...]
@@ -126,6 +127,8 @@ class CurveExecutor:
         self.messages.append(result)
 
     def _run_out(self, worker: int, run: TrialRun, script: Script) -> None:
+        if script.end == "hang":
+            return
         if script.end == "die":
             self._exit(worker, "killed by SIGSEGV")
             return

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.errors import DataError, DigestMismatch, WorkersFailed
+from hpsearch.errors import DigestMismatch, StudyFileError, WorkersFailed
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.messages import EndKind
 from hpsearch.service.places import Workers
@@ -183,6 +183,32 @@ def test_a_trial_that_always_dies_fails_after_three_attempts(tmp_path):
     failed = stored(tmp_path).trials[1]
     assert "SIGSEGV" in failed.user_attrs["stop_detail"]
     assert failed.user_attrs["attempt"] == 3
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path):
+    def script(run):
+        whole = falling(run)
+        return Script(whole.val[:1], "hang") if run.attempt == 1 and run.number == 0 else whole
+
+    spec = spec_of(study={"trials": 2, "stall_timeout": 0.3})
+    summary, executor = run_here(tmp_path, spec, script)
+    assert summary.counts == {"COMPLETE": 2}
+    assert [(a, e) for n, a, e, _ in executor.log if n == 0][:2] == [(1, 1), (2, 2)]
+
+
+def test_an_exception_is_tried_again_and_its_sentence_kept(tmp_path):
+    def script(run):
+        return Script((), EndKind.ERROR) if run.attempt < 3 else falling(run)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 1}), script)
+    assert summary.counts == {"COMPLETE": 1}
+    assert stored(tmp_path).trials[0].user_attrs["attempt"] == 3
+
+
+def test_hparams_that_do_not_go_together_fail_with_their_sentence(tmp_path):
+    search = {"train.momentum": [0.0, 0.9], "train.nesterov": [True, False]}
+    with pytest.raises(StudyFileError, match="nesterov"):
+        spec_of(search=search)
 
 
 def test_workers_that_all_die_stop_the_run(tmp_path):

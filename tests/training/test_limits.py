@@ -1,5 +1,6 @@
 """What the plain engine does at the limits of memory, and with a compiled model."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,12 @@ def test_a_trial_says_whether_it_was_compiled(
     assert str(end.facts["compile"]).startswith(fact)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_compiled_model_trains_to_the_same_numbers_and_keeps_its_names(
-    engine: PlainEngine, tmp_path: Path
+    engine: PlainEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Without code generation, which takes a minute; the GPU tests compile in earnest.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     curves, weights = [], []
     for choice in ("off", "on"):
         run = make_run(tmp_path / choice, model=MLP, train={"compile": choice, "epochs": 2})

@@ -1,0 +1,93 @@
+"""Worker processes on a GPU, driven over their pipes as the driver does it; neither Optuna nor a database."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hpsearch.service.executor import WorkerPlace
+from hpsearch.service.local import LocalExecutor
+from hpsearch.service.messages import (
+    Action,
+    Decision,
+    EpochResult,
+    FromWorker,
+    Ready,
+    TrialEnd,
+    TrialStarted,
+    Waiting,
+    WorkerSetup,
+)
+from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.trial import TrialRun
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 180.0  # seconds; several processes import torch at once
+
+
+class Crew:
+    """Some workers, each of which trains the trials that it is given to their end."""
+
+    def __init__(self, folder: Path, places: Sequence[WorkerPlace], run: TrialRun) -> None:
+        self.executor = LocalExecutor(RunFolder(folder, "gpu"))
+        self.places = places
+        self.ready: dict[int, Ready] = {}
+        self.results: dict[int, list[EpochResult]] = {}
+        self.ends: dict[int, TrialEnd] = {}
+        for place in places:
+            setup = WorkerSetup(
+                worker=place.worker,
+                spec=run.spec,
+                device="cuda" if place.gpus else "cpu",
+                cache=str(folder / "cache"),
+                import_paths=(str(ROOT),),
+            )
+            self.executor.start(place, setup)
+        self.until(lambda: len(self.ready) == len(places))
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.close(timeout=5.0)
+
+    def train(self, runs: dict[int, TrialRun]) -> None:
+        """Lets each worker train its trial to the end; all at the same time."""
+        for worker, run in runs.items():
+            self.executor.send(worker, run)
+        self.until(lambda: all(run.number in self.ends for run in runs.values()))
+
+    def until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not done():
+            assert time.monotonic() < deadline, "the workers say nothing"
+            for message in self.executor.receive(1.0):
+                self._take(message)
+
+    def _take(self, message: FromWorker) -> None:
+        match message:
+            case Ready():
+                self.ready[message.worker] = message
+            case EpochResult():
+                self.results.setdefault(message.number, []).append(message)
+                self._answer(message.number, message.epoch)
+            case TrialStarted():
+                if message.curve:
+                    self._answer(message.number, message.curve[-1].epoch)
+            case TrialEnd():
+                self.ends[message.number] = message
+            case Waiting():
+                raise AssertionError(f"no test can run: {message.text}")
+            case _:
+                raise AssertionError(message)
+
+    def _answer(self, number: int, epoch: int) -> None:
+        # Trials have the numbers of their workers, or of the only worker.
+        worker = number if number in self.ready else next(iter(self.ready))
+        self.executor.send(worker, Decision(number, epoch, Action.CONTINUE))
+
+
+def run_worker(folder: Path, place: WorkerPlace, run: TrialRun) -> tuple[Ready, list[EpochResult]]:
+    """Starts one worker and lets it train one trial to its end."""
+    with Crew(folder, [place], run) as crew:
+        crew.train({place.worker: run})
+        return crew.ready[place.worker], crew.results[run.number]

@@ -1,0 +1,76 @@
+"""Structure that is cheap to hold: layers, links, commands, file sizes, the top level."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hpsearch.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *(ROOT / "docker").glob("*.md"), *(ROOT / "studies").glob("*.md")]
+COMMANDS = get_command(app).commands
+
+
+def tracked() -> list[str]:
+    shown = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if shown.returncode != 0:
+        pytest.skip("not a git checkout")
+    return shown.stdout.splitlines()
+
+
+def test_the_rooms_keep_their_layers():
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout
+
+
+def test_the_top_level_is_what_was_agreed():
+    top = {name.split("/")[0] for name in tracked()}
+    agreed = {"pyproject.toml", "hpsearch", "studies", "tests", "docker", "README.md"}
+    assert top == agreed | {"LICENSE", ".gitignore", ".dockerignore", ".ci"}
+
+
+def test_no_module_is_longer_than_400_lines():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in (ROOT / "hpsearch").rglob("*.py")
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install -e . && hpsearch run studies/digits.toml", 'pip install -e ".[dev]" && pytest']
+)
+def test_the_two_commands_stand_in_the_readme(line):
+    assert f"    {line}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_flags_in_the_pages_exist(page):
+    text = page.read_text(encoding="utf-8")
+    wrong = []
+    for name, rest in re.findall(r"(?:`|^ {4}|\$ )hpsearch ([a-z]+)([^`\n|]*)", text, re.MULTILINE):
+        if name not in COMMANDS:
+            wrong.append(name)
+            continue
+        known = {flag for param in COMMANDS[name].params for flag in param.opts}
+        wrong += [f"{name} {flag}" for flag in re.findall(r"(?<!\S)--[a-z-]+", rest) if flag not in known]
+    assert wrong == []
+
+
+def test_every_command_is_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in COMMANDS if not re.search(rf"`(hpsearch )?{name}\b", text)]
+    assert missing == []
