@@ -5,7 +5,8 @@
 FOLDER then holds `day/` and `night/` as a camera card would: pictures of different sizes, upright and turned (by
 EXIF), JPEG and PNG, grey, with transparency, with a palette, in 16 bits; one file that cannot be read and one
 picture that is there twice. Overcast days are dark and towns at night are bright, so that the mean brightness
-alone does not tell them apart.
+alone does not tell them apart; and one picture in six was taken at dusk or dawn, when the photographer put it into
+either folder: no network can get these right, but it can learn them by heart.
 
 Legend: H height, W width.
 """
@@ -23,7 +24,8 @@ Pixels = NDArray[np.float64]
 """Red, green and blue in [0, 1], of shape [H, W, 3]."""
 
 ROTATED = 6  # EXIF orientation: to be turned by a quarter clockwise before it is shown
-BROKEN, TWIN = "zz-broken.jpg", "zz-twin"
+TWILIGHT = 1 / 6
+BROKEN, ORIGINAL, TWIN = "broken.jpg", "0008.jpg", "0008-again.jpg"
 
 
 def sky(height: int, width: int, top: Pixels, horizon: Pixels) -> Pixels:
@@ -91,6 +93,15 @@ def night(height: int, width: int, rng: np.random.Generator) -> Pixels:
     return pixels
 
 
+def twilight(height: int, width: int, rng: np.random.Generator) -> Pixels:
+    """Returns a landscape at dusk or dawn."""
+    light = rng.uniform(0.25, 0.5)
+    pixels = sky(height, width, np.array([0.15, 0.2, 0.45]), np.array([0.9, 0.5, 0.3]) * 2 * light)
+    hills(pixels, np.array([0.1, 0.15, 0.1]) * 2 * light, rng)
+    houses(pixels, np.array([0.3, 0.25, 0.2]), np.array([0.8, 0.7, 0.4]), rng)
+    return pixels
+
+
 def photograph(paint: Callable[..., Pixels], rng: np.random.Generator) -> Image.Image:
     """Returns a scene as a camera would have taken it: some size, some noise."""
     height = int(rng.integers(48, 160))
@@ -143,17 +154,18 @@ def write_scenes(folder: Path, count: int = 240, seed: int = 0) -> None:
         home.mkdir(parents=True, exist_ok=True)
         for number in range(count // 2):
             save = save_16_bits if number == 1 else FORMS[number % len(FORMS)]
-            save(photograph(paint, rng), home / f"{number:04d}")
-    original = folder / "night" / "0000.jpg"
+            scene = twilight if rng.random() < TWILIGHT else paint
+            save(photograph(scene, rng), home / f"{number:04d}")
+    original = folder / "night" / ORIGINAL
     whole = original.read_bytes()
     (folder / "night" / BROKEN).write_bytes(whole[: len(whole) // 3])
-    shutil.copy(original, (folder / "night" / TWIN).with_suffix(".jpg"))
+    shutil.copy(original, folder / "night" / TWIN)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes photographs of scenes by day and by night.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=240, help="scenes in all")
+    parser.add_argument("--count", type=int, default=240, help="scenes in all, 20 at least")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     write_scenes(arguments.folder, arguments.count, arguments.seed)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import hpsearch
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "optuna", "pandas", "sqlalchemy", "sklearn", "plotly", "rich", "pydantic")
 
 
@@ -38,3 +40,16 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'nothing'"):
         hpsearch.nothing  # noqa: B018
+
+
+def test_the_driver_never_imports_torch(tmp_path):
+    """Also not by unpickling what a worker sends: the messages must be of plain types."""
+    code = (
+        "import sys; from hpsearch.__main__ import main\n"
+        f"sys.argv = ['hpsearch', 'run', {str(ROOT / 'studies' / 'digits.toml')!r}, '--trials', '1', '--quiet',"
+        f" '--workers', '1', '--gpus', 'none', '--run-folder', {str(tmp_path)!r}]\n"
+        "try: main()\n"
+        "except SystemExit as left: print('status', left.code, 'torch' in sys.modules)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "status 0 False", shown.stdout + shown.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 
-from hpsearch.errors import StorageAway
+from hpsearch.errors import LeaseLost, StorageAway
 from hpsearch.search.opening import open_study
 from hpsearch.search.storage import redact
 from hpsearch.search.study import Study
@@ -123,8 +123,12 @@ def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: Worke
 def _leave(driver: Driver) -> None:
     """Writes what can be written and gives the trials back, so that the next run takes them over at once."""
     try:
-        driver.study.release()
-    except StorageAway as error:
+        try:
+            driver.study.release()
+        except LeaseLost as error:
+            driver.study.drop(error.tickets)
+            driver.study.release()
+    except (StorageAway, LeaseLost) as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
 
 

@@ -231,7 +231,9 @@ def _trains(precision: Precision | None, device: torch.device) -> bool:
 @functools.cache
 def versions() -> dict[str, str]:
     """Returns the versions that results depend on, and the processor's and the GPU's names."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "processor": _processor()}
+    # A plain string: torch's own is of a class of torch's, so that unpickling it would make the driver import
+    # torch (3 s and 600 MB).
+    found = {"python": platform.python_version(), "torch": str(torch.__version__), "processor": _processor()}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         found["torchvision"] = importlib.metadata.version("torchvision")
     if torch.cuda.is_available():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.errors import DigestMismatch, StudyFileError, WorkersFailed
+from hpsearch.errors import DataError, DigestMismatch, StudyFileError, WorkersFailed
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.messages import EndKind
 from hpsearch.service.places import Workers

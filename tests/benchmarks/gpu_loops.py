@@ -1,0 +1,260 @@
+"""The loops that `tests/benchmarks/gpu.py` compares, all on the same random images.
+
+ours      the plain engine
+bare      what one writes by hand at its best: normalised floats that lie ready on the device, indexed by
+          batch; the same model, number types, memory order and optimizer: the ceiling
+common    what most people write: a data set that makes an image of each array and transforms it, a
+          DataLoader, float32, the loss fetched at every step
+"""
+
+import contextlib
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from hpsearch.spec import parse_study
+from hpsearch.spec.trial import EpochResult, TrialRun
+from hpsearch.training import device as devices
+from hpsearch.training.build import build_engine
+from hpsearch.training.plain import PlainEngine
+
+AUGMENT = [{"name": "crop", "padding": 4}, {"name": "flip", "horizontal": 0.5}]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its images, and how many steps are timed at once."""
+
+    model: str
+    shape: tuple[int, int, int]
+    samples: int
+    steps: int
+    classes: int = 10
+
+
+CASES = {
+    "mlp": Case("mlp", (1, 28, 28), 60_000, 600),
+    "cnn": Case("cnn", (1, 28, 28), 60_000, 600),
+    "resnet18": Case("resnet18", (3, 32, 32), 50_000, 100),
+    "resnet50": Case("resnet50", (3, 224, 224), 4_096, 20),
+}
+
+
+def random_images(case: Case, folder: Path) -> Path:
+    """Writes a data set of random bytes once; a ninth of it more is for validation."""
+    path = folder / f"{'x'.join(map(str, case.shape))}-{case.samples}.npz"
+    if not path.exists():
+        generator, arrays = np.random.default_rng(0), {}
+        for part, count in (("train", case.samples), ("val", max(16, case.samples // 9))):
+            shape = (count, *case.shape)
+            arrays[f"x_{part}"] = generator.integers(0, 256, shape, dtype=np.uint8)
+            arrays[f"y_{part}"] = np.arange(count) % case.classes
+        np.savez(path, **arrays)
+    return path
+
+
+class Ours:
+    """The plain engine with one trial in it."""
+
+    def __init__(self, case: Case, batch: int, device: torch.device, folder: Path, **tables: Any) -> None:
+        steps = min(case.steps, case.samples // batch)
+        tree: dict[str, Any] = {
+            "study": {"name": "bench"},
+            "data": {"dataset": "npz", "root": str(random_images(case, folder)), "on_duplicates": "warn"},
+            "model": {"name": case.model},
+            "train": {"batch_size": batch, "epochs": 1000, "steps_per_epoch": steps, "schedule": "constant"},
+            "search": {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}},
+        }
+        for name, values in tables.items():
+            tree[name] = {**tree[name], **values}
+        spec = parse_study(tree)
+        built, _ = build_engine(spec, device, cache=str(folder / "cache"))
+        assert isinstance(built, PlainEngine)
+        self.engine, self.device, self._epoch = built, device, 0
+        label = f"{case.model}-{batch}-{time.monotonic_ns()}"
+        built.admit(TrialRun("bench", 0, 1, {}, spec, str(folder / "trials" / label)))
+        assert built._training is not None
+        self.training = built._training
+        self.samples = self.training._samples
+
+    def train(self) -> int:
+        """Trains an epoch's steps; returns the samples seen."""
+        self._epoch += 1
+        self.training.train_epoch(self._epoch)
+        return self.samples
+
+    def whole_epoch(self) -> EpochResult:
+        """Trains, validates and checkpoints an epoch as in a search."""
+        result = self.engine.step()[0]
+        assert isinstance(result, EpochResult), result
+        return result
+
+    def waits(self, work: Callable[[], object]) -> int | None:
+        """Counts how often the host waits for the device; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.synchronize()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                work()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(one.message) for one in caught)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class Bare:
+    """Loops over tensors that lie ready on the device.
+
+    Args:
+        ours: whose model, data and number types are taken.
+    """
+
+    def __init__(
+        self, ours: Ours, batch: int, autocast: torch.dtype | None, channels_last: bool, graph: bool = False
+    ) -> None:
+        training, device = ours.training, ours.device
+        learner, data = training._learner, training._data
+        self.images, self.targets = data.batch(data.train, slice(None))
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.images = self.images.to(memory_format=self._format)
+        self.model = copy.deepcopy(learner.model).to(memory_format=self._format).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        self.device, self.batch, self.autocast = device, batch, autocast
+        self.steps = ours.samples // batch
+        self._graph = self._capture() if graph else None
+
+    def _step(self, images: Tensor, targets: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            loss = nn.functional.cross_entropy(self.model(images), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def _capture(self) -> "torch.cuda.CUDAGraph":
+        """Records one whole step as a CUDA graph, to see what launching kernel by kernel costs."""
+        self._inputs = self.images[: self.batch].clone(), self.targets[: self.batch].clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(*self._inputs)
+        return graph
+
+    def train(self) -> int:
+        """Trains the same number of steps; returns the samples seen."""
+        order = torch.randperm(len(self.images), device=self.device)
+        for index in order[: self.steps * self.batch].split(self.batch):
+            images, targets = self.images[index], self.targets[index]
+            if self._graph is None:
+                self._step(images, targets)
+            else:
+                self._inputs[0].copy_(images)
+                self._inputs[1].copy_(targets)
+                self._graph.replay()
+        return self.steps * self.batch
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """A data set as torchvision's are: an image object for each array, then its transforms."""
+
+    def __init__(self, case: Case, folder: Path, augment: bool = False, part: str = "train") -> None:
+        with np.load(random_images(case, folder)) as arrays:
+            self.images, self.targets = arrays[f"x_{part}"], arrays[f"y_{part}"].tolist()
+        grey = case.shape[0] == 1
+        self.images = self.images[:, 0] if grey else np.ascontiguousarray(self.images.transpose(0, 2, 3, 1))
+        steps: list[nn.Module] = [v2.RandomCrop(case.shape[1], padding=4)] if augment else []
+        steps += [v2.RandomHorizontalFlip()] if augment else []
+        mean, std = [0.5] * case.shape[0], [0.25] * case.shape[0]
+        self.transform = v2.Compose(
+            [*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.targets[index]
+
+
+class Common:
+    """The loop of most tutorials.
+
+    Args:
+        model: on the device; it is trained on.
+    """
+
+    def __init__(
+        self, data: Pictures, model: nn.Module, batch: int, device: torch.device, steps: int, workers: int
+    ) -> None:
+        self.loader = DataLoader(
+            data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True,
+            pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        self.model, self.device, self.steps, self.batch = model.train(), device, steps, batch
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        self._batches: Iterator[Any] = iter(())
+
+    def train(self) -> int:
+        """Trains some steps, going on in its epoch; returns the samples seen."""
+        for _ in range(self.steps):
+            images, targets = self._next()
+            images, targets = images.to(self.device), targets.to(self.device)
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(images), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            loss.item()
+        return self.steps * self.batch
+
+    def _next(self) -> Any:
+        with contextlib.suppress(StopIteration):
+            return next(self._batches)
+        self._batches = iter(self.loader)
+        return next(self._batches)
+
+
+def seconds(work: Callable[[], int], device: torch.device) -> tuple[float, int]:
+    """Returns how long some work took, to the end of its last kernel, and its samples."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        samples = work()
+        return time.perf_counter() - began, samples
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    samples = work()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3, samples
+
+
+def rates(works: dict[str, Callable[[], int]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Returns samples per second of each round, the contestants taking turns, after one round of warm-up."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            taken, samples = seconds(work, device)
+            if number:
+                found[name].append(samples / taken)
+    devices.release(device)
+    return found
