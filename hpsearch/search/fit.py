@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from statistics import fmean, linear_regression, median
+from statistics import median
 
 from hpsearch.spec.train import FitSpec
 
@@ -28,8 +28,8 @@ def diagnose(
     * Overfit: behind its lowest epoch, did the validation loss rise by more than `overfit_rise` (a share of
       that lowest loss), while the training loss went on falling? The network learns its training pictures by
       heart; fewer epochs, more pictures, augmentation or weight decay would help.
-    * Underfit, still learning: did the validation loss fall by more than `underfit_slope` of itself per epoch
-      over the last fifth of the epochs (two steps at least)? More epochs would help.
+    * Underfit, still learning: did the lowest validation loss so far fall by more than `underfit_slope` of
+      itself per epoch over the last fifth of the epochs (two at least)? More epochs would help.
     * Underfit, too weak: is the lower of the best training and the best validation loss above
       `underfit_ratio` of the loss of guessing? A larger model, or another learning rate, would help.
 
@@ -73,10 +73,10 @@ def _learns_by_heart(train: Sequence[float], val: Sequence[float], best: int, ri
 
 
 def _still_learns(val: Sequence[float], slope: float, least: float) -> bool:
-    """Says whether the line through the last fifth of the epochs falls by a share per epoch, and noticeably."""
+    """Says whether the lowest loss so far fell by a share per epoch over the last fifth, and noticeably."""
     steps = max(2, len(val) // 5)
     if len(val) <= steps:
         return False
-    tail = val[-1 - steps :]
-    fall = -linear_regression(range(steps + 1), tail).slope
-    return fall > slope * abs(fmean(tail)) and fall * steps > least
+    before = min(val[:-steps])
+    fall = before - min(val)
+    return fall > slope * abs(before) * steps and fall > least

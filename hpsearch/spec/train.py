@@ -115,7 +115,8 @@ class FitSpec(Section):
     """Overfit: the validation loss ends by this share above its lowest, while the training loss went on
     falling."""
     underfit_slope: Float = Field(0.01, gt=0)
-    """Underfit: the validation loss still fell by this share of itself per epoch over the last fifth."""
+    """Underfit: the lowest validation loss so far still fell by this share of itself per epoch over the last
+    fifth of the epochs."""
     underfit_ratio: Float = Field(0.5, gt=0, lt=1)
     """Underfit too: neither training nor validation loss came below this share of the loss of guessing."""
     least_change: Float = Field(0.01, ge=0)

@@ -28,6 +28,9 @@ class Learner:
         done: epochs that a checkpoint has behind it; the caller loads its state afterwards.
         allow: top-level modules that the study may name as its model; None trusts all.
 
+    Attributes:
+        notes: sentences about what of `model.weights` was not taken over as it is.
+
     Raises:
         HpsearchError: the model cannot be built, cannot take the images, or the device lacks the number type.
     """
@@ -55,8 +58,9 @@ class Learner:
         for side in data.smaller:
             models.check_images(self.model, spec.model.name, data.channels, (side, side), data.outputs)
         self.model.to(device, self.precision.dtype)
+        self.notes: list[str] = []
         if spec.model.weights is not None:
-            weights.load_weights(self.model, spec.model.weights)
+            self.notes = weights.load_weights(self.model, spec.model.weights)
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done + 1)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)

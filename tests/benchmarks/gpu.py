@@ -251,7 +251,8 @@ def search(bench: Bench) -> list[Row]:
         return []
     if bench.late("search"):
         return []
-    data = random_images(bench.cases["cnn"], bench.folder)
+    case = replace(CASES["cnn"], samples=1200) if bench.quick else CASES["cnn"]
+    data = random_images(case, bench.folder)
     trials = 2 if bench.quick else 50
     cuda = bench.device.type == "cuda"
     rows: list[Row] = []

@@ -52,11 +52,12 @@ CASES = {
 
 
 def random_images(case: Case, folder: Path) -> Path:
-    """Writes a data set of random bytes once; a ninth of it more is for validation."""
+    """Writes a data set of random bytes once: all for training, a ninth more to validate, a few to test."""
     path = folder / f"{'x'.join(map(str, case.shape))}-{case.samples}.npz"
     if not path.exists():
         generator, arrays = np.random.default_rng(0), {}
-        for part, count in (("train", case.samples), ("val", max(16, case.samples // 9))):
+        parts = {"train": case.samples, "val": max(20, case.samples // 9), "test": 20}
+        for part, count in parts.items():
             shape = (count, *case.shape)
             arrays[f"x_{part}"] = generator.integers(0, 256, shape, dtype=np.uint8)
             arrays[f"y_{part}"] = np.arange(count) % case.classes

@@ -54,7 +54,8 @@ def main() -> None:
             spec = study(seed, trials)
             run(spec, options)
             found = confirm(spec.study.name, options, top=TOP, seeds=repeats, test=False).confirmation
-            assert found is not None
+            if found is None:
+                sys.exit(f"search {seed} was interrupted")
             optimism = found.optimisms()[found.search_first]
             optimisms.append(optimism.mean)
             stayed += found.first == found.search_first

@@ -57,7 +57,9 @@ def test_the_best_different_complete_trials_are_chosen(tmp_path: Path) -> None:
     complete = [trial for trial in record.ranked if trial.state == "COMPLETE"]
     assert [one.trial for one in chosen] == [trial.number for trial in complete[:3]]
     assert chosen[0].promised == record.best.score  # type: ignore[union-attr]
-    doubled = replace(record, trials=(*record.trials, replace(complete[0], number=99)))
+    other = {**complete[0].hparams, "learning_rate": 0.123}
+    cut = replace(complete[0], number=98, state="PRUNED", score=0.0, hparams=other)
+    doubled = replace(record, trials=(*record.trials, cut, replace(complete[0], number=99)))
     assert [one.trial for one in candidates(doubled, 2)] == [one.trial for one in chosen[:2]]
 
 

@@ -34,6 +34,8 @@ def test_pictures_are_read_as_in_training(photos: tuple[Path, RunOptions]) -> No
     model = load_best_model("small", options.storage)
     spec = small_spec(data=NIGHTS | {"root": str(folder / "data"), "channels": model.channels}).data
     data = load(spec, cache=folder / "runs" / "cache").at(spec)
+    normalized = model._normalize(model._pixels(torch.as_tensor(data.val.images)))
+    assert torch.equal(normalized, data.batch(data.val, slice(None))[0])
     files = sorted((folder / "data").rglob("*.png"))
     for place, index in enumerate(data.val.index.tolist()):
         assert torch.equal(read_picture(model, files[index])[0], data.val.images[place])

@@ -15,6 +15,9 @@ from hpsearch.training.data.catalogue import PARTS, TEST, TRAIN, VAL, Catalogue,
 
 logger = logging.getLogger(__name__)
 
+MOST_COUNTED = 20
+"""Classes up to which the images of each are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
@@ -70,11 +73,14 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
         return ()
     counts = np.bincount(found.targets, minlength=len(found.classes))
     low, high = int(counts.argmin()), int(counts.argmax())
+    each = ""
+    if len(counts) <= MOST_COUNTED:
+        each = ": " + ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
     if counts[low] * 1.5 >= counts[high]:
-        return (f"{len(counts)} classes of {counts[low]} to {counts[high]} images",)
+        return (f"{len(counts)} classes of {counts[low]} to {counts[high]} images{each}",)
     return (
         f'{len(counts)} unbalanced classes, from {counts[low]} images of "{found.classes[low]}" to '
-        f'{counts[high]} of "{found.classes[high]}" ({counts[high] / counts.sum():.0%} of all)',
+        f'{counts[high]} of "{found.classes[high]}" ({counts[high] / counts.sum():.0%} of all){each}',
     )
 
 

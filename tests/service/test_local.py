@@ -1,0 +1,91 @@
+"""The local executor with real processes: exits are told with their reason and their last words."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from hpsearch.service.executor import WorkerPlace
+from hpsearch.service.local import LocalExecutor
+from hpsearch.service.messages import Ready, SetupFailed, WorkerExit, WorkerSetup
+from hpsearch.spec import parse_study
+from hpsearch.spec.folders import RunFolder
+
+SPEC = parse_study({"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": {"epochs": [1]}})
+
+
+@pytest.fixture
+def executor(tmp_path, monkeypatch):
+    monkeypatch.setenv("PULSE_SECONDS", "0.01")
+    monkeypatch.setenv("PULSE_LOG", str(tmp_path))
+    executor = LocalExecutor(RunFolder(tmp_path, "s"), module="tests.benchmarks.pulse")
+    yield executor
+    executor.close(timeout=5)
+
+
+def receive(executor, kind, seconds=60.0):
+    """Waits for a message of a kind."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for message in executor.receive(0.1):
+            if isinstance(message, kind):
+                return message
+    raise AssertionError(f"no {kind.__name__} within {seconds} s")
+
+
+def start(executor, worker=0):
+    executor.start(WorkerPlace(worker), WorkerSetup(worker, SPEC))
+    return receive(executor, Ready)
+
+
+def test_a_killed_worker_is_told_by_its_signal(executor):
+    ready = start(executor)
+    os.kill(ready.pid, signal.SIGKILL)
+    left = receive(executor, WorkerExit, 5)
+    assert (left.worker, left.reason) == (0, "killed by SIGKILL")
+
+
+def test_kill_ends_a_worker_that_is_stopped(executor):
+    ready = start(executor)
+    os.kill(ready.pid, signal.SIGSTOP)
+    executor.kill(0)
+    assert receive(executor, WorkerExit, 5).reason == "killed by SIGKILL"
+
+
+def test_a_worker_that_cannot_start_leaves_its_last_words(tmp_path):
+    executor = LocalExecutor(RunFolder(tmp_path, "s"), module="tests.no_such_module")
+    executor.start(WorkerPlace(0), WorkerSetup(0, SPEC))
+    left = receive(executor, WorkerExit)
+    assert left.reason == "exited with status 1"
+    assert "no_such_module" in left.stderr
+
+
+def test_close_leaves_no_process(executor):
+    pids = [start(executor, worker).pid for worker in range(2)]
+    executor.close(timeout=5)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_messages_to_a_dead_worker_are_dropped(executor):
+    ready = start(executor)
+    os.kill(ready.pid, signal.SIGKILL)
+    executor.send(0, WorkerSetup(0, SPEC))
+    assert receive(executor, WorkerExit, 5).worker == 0
+    executor.send(0, WorkerSetup(0, SPEC))
+
+
+def test_the_real_worker_says_what_the_user_can_mend(tmp_path):
+    executor = LocalExecutor(RunFolder(tmp_path, "s"))
+    spec = parse_study(
+        {"study": {"name": "s"}, "data": {"dataset": "folder", "root": "nowhere"}, "search": {"epochs": [1]}}
+    )
+    try:
+        executor.start(WorkerPlace(0), WorkerSetup(0, spec, device="cpu", cache=str(tmp_path)))
+        failed = receive(executor, SetupFailed, 100)
+        assert failed.user_error == "DataError"
+        assert "nowhere" in failed.message
+    finally:
+        executor.close(timeout=5)
