@@ -1,4 +1,7 @@
-"""Fixtures for all tests. Nothing here imports torch, which takes seconds."""
+"""Fixtures for all tests. Nothing here imports torch, which takes seconds, or Optuna and database drivers.
+
+Tests of the training room alone also run where only torch is installed.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.browser import chromium
-from tests.databases import KINDS, fresh_database
 
 __all__ = ["chromium"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database: one test each on SQLite, PostgreSQL and MariaDB or MySQL."""
+    from tests.databases import fresh_database
+
     with fresh_database(request.param, tmp_path) as url:
         yield url
 
@@ -21,6 +25,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture(params=["postgresql", "mysql"])
 def server_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database on a server that can be away."""
+    from tests.databases import fresh_database
+
     with fresh_database(request.param, tmp_path) as url:
         yield url
 

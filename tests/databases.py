@@ -17,8 +17,6 @@ from sqlalchemy.engine import URL, make_url
 
 from hpsearch.search.storage import open_storage
 
-KINDS = ("sqlite", "postgresql", "mysql")
-
 _SERVERS = {
     "postgresql": ("HPSEARCH_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres"),
     "mysql": ("HPSEARCH_TEST_MYSQL", "mysql://root@127.0.0.1:3306"),

@@ -86,7 +86,7 @@ def hpsearch(*arguments: object, cwd: Path) -> str:
     command = [sys.executable, "-m", "hpsearch", *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("HPSEARCH_")}
     env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=140)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -113,6 +113,7 @@ def test_scenes_are_the_same_for_the_same_seed(photos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # each runs two or three searches
 def test_day_and_night_from_photographs_to_a_model(photos: Path, tmp_path: Path) -> None:
     where = ("--data-root", photos)
     told = hpsearch("check", STUDIES / "day_night.toml", *where, cwd=tmp_path)
@@ -133,6 +134,7 @@ def test_day_and_night_from_photographs_to_a_model(photos: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # each runs two or three searches
 def test_a_changed_folder_is_noticed(photos: Path, tmp_path: Path) -> None:
     mine = tmp_path / "photos"
     shutil.copytree(photos, mine)
@@ -140,7 +142,7 @@ def test_a_changed_folder_is_noticed(photos: Path, tmp_path: Path) -> None:
     study.write_text(
         '[study]\ntrials = 1\nmetric = "val_error"\n'
         '[data]\ndataset = "folder"\nimage_size = 8\nskip_unreadable = true\n'
-        "[train]\nepochs = 1\n[search]\nlearning_rate = [0.01]\n",
+        "[train]\nepochs = 1\nbatch_size = 8\n[search]\nlearning_rate = [0.01]\n",
         encoding="utf-8",
     )
     hpsearch("run", study, "--data-root", mine, cwd=tmp_path)
@@ -153,6 +155,7 @@ def test_a_changed_folder_is_noticed(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # each runs two or three searches
 def test_an_own_loop_from_its_file_to_the_test_part(tmp_path: Path) -> None:
     folder = tmp_path / "studies"
     folder.mkdir()

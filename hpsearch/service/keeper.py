@@ -28,7 +28,11 @@ class WeightsKeeper:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
 
         A link rather than a move: until the trial's end is in the database, its checkpoint must stay whole.
+
+        Args:
+            weights: as the engine told; None when its worker died, and then the checkpoint's are taken.
         """
+        weights = weights or self._in_checkpoint(number)
         if weights is None:
             return None
         target = self.folder.weights(number)
@@ -39,6 +43,11 @@ class WeightsKeeper:
         except OSError:  # another file system, or one without links
             shutil.copyfile(weights, target)
         return str(target)
+
+    def _in_checkpoint(self, number: int) -> str | None:
+        found = self.folder.trial(number).glob("attempt-*/best-*.safetensors")
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        return None if newest is None else str(newest)
 
     def finished(self, number: int, ticket: int, score: float | None, state: TrialState) -> None:
         """Notes a finished trial. Only COMPLETE ones are kept, since one of them is the study's best."""

@@ -23,10 +23,11 @@ USER = 10001
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
 NO_RIGHTS = ["--bounding-set=-all", "--inh-caps=-all"]
 
-# $1 the folder with runs, studies, data, secrets and bin, $2 what of the root is seen; the command follows.
+# $1 the folder with runs, studies, data, secrets and bin, $2 what of the root is seen, $3 "secrets" to see them in
+# /secrets, where they can be written; the command follows.
 # In a mount namespace of its own.
 _ENTER = r"""
-here=$1; seen=$2; shift 2
+here=$1; seen=$2; more=$3; shift 3
 root=$here/root
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 image "$root"
@@ -35,13 +36,13 @@ for entry in $seen; do
     if [ -d "$entry" ]; then mkdir "$root$entry" && mount --rbind "$entry" "$root$entry"; fi
 done
 mkdir -p "$root/image" "$root/tmp" "$root/run/secrets"
-for each in runs studies data; do mkdir "$root/$each" && mount --bind "$here/$each" "$root/$each"; done
+for each in runs studies data $more; do mkdir "$root/$each" && mount --bind "$here/$each" "$root/$each"; done
 mount --bind "$here/secrets" "$root/run/secrets"
 mount --bind "$here/bin" "$root/image"
 mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmp "$root/tmp"
 cut -d ' ' -f 5 /proc/self/mountinfo | while read -r place; do
     case $place in
-        "$root"/runs|"$root"/tmp|"$root"/proc*|"$root"/sys*|"$root"/dev*) ;;
+        "$root"/runs|"$root"/secrets|"$root"/tmp|"$root"/proc*|"$root"/sys*|"$root"/dev*) ;;
         "$root"|"$root"/*) mount -o remount,bind,ro "$place" ;;
     esac
 done
@@ -69,8 +70,8 @@ class Image:
         path.chmod(mode)
         os.chown(path, USER, USER)
 
-    def command(self, *words: object) -> list[str]:
-        """Returns the command that runs these words as the image's user."""
+    def command(self, *words: object, more: str = "") -> list[str]:
+        """Returns the command that runs these words as the image's user; `more`: "secrets" to change them."""
         environment = image_environment() | {
             "HPSEARCH_STORAGE_FILE": "/run/secrets/storage_url",
             "PATH": "/image:/usr/bin:/bin",
@@ -79,13 +80,19 @@ class Image:
         }
         pairs = [f"{name}={value}" for name, value in environment.items()]
         ours = {"/" + str(path).split("/")[1] for path in (ROOT, sys.prefix, sys.base_prefix)}
-        enter = ["unshare", "--mount", "sh", "-euc", _ENTER, "image", str(self.folder), " ".join(_SYSTEM | ours)]
+        seen = " ".join(_SYSTEM | ours)
+        enter = ["unshare", "--mount", "sh", "-euc", _ENTER, "image", str(self.folder), seen, more]
         return [*enter, *pairs, *AS_USER, *NO_RIGHTS, *map(str, words)]
 
-    def run(self, *words: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    def run(self, *words: object, more: str = "", **options: Any) -> "subprocess.CompletedProcess[str]":
         """Runs a command to its end."""
         return subprocess.run(
-            self.command(*words), capture_output=True, text=True, check=False, timeout=600, **options
+            self.command(*words, more=more),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+            **options,
         )
 
 
@@ -93,7 +100,14 @@ def make_image(folder: Path) -> Image:
     """Makes the folders of an image; skips the test where commands cannot be run as in one."""
     if reason := cannot():
         pytest.skip(reason)
-    for name, mode in {"runs": 0o755, "studies": 0o755, "data": 0o755, "secrets": 0o700, "bin": 0o755, "root": 0o755}.items():
+    for name, mode in {
+        "runs": 0o755,
+        "studies": 0o755,
+        "data": 0o755,
+        "secrets": 0o700,
+        "bin": 0o755,
+        "root": 0o755,
+    }.items():
         (folder / name).mkdir()
         (folder / name).chmod(mode)
     for name in ("runs", "secrets"):
@@ -107,10 +121,14 @@ def make_image(folder: Path) -> Image:
 
 def interpreter() -> str | None:
     """Returns a Python of this version that the image's user may run, or None."""
-    system = shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
+    system = shutil.which(
+        f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin"
+    )
     probe = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {sysconfig.get_paths()['purelib']!r}]; import hpsearch, typer"
     for candidate in filter(None, (sys.executable, system)):
-        done = subprocess.run([*AS_USER, candidate, "-c", probe], capture_output=True, check=False, cwd="/")
+        # By way of a shell: setpriv keeps its rights up to its own exec.
+        tried = [*AS_USER, *NO_RIGHTS, "sh", "-c", 'exec "$@"', "sh", candidate, "-c", probe]
+        done = subprocess.run(tried, capture_output=True, check=False, cwd="/")
         if done.returncode == 0:
             return candidate
     return None

@@ -10,7 +10,7 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data import sources, splits
-from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.cache import Cache, write_array
 from hpsearch.training.data.catalogue import PARTS, TEST, TRAIN, VAL, Catalogue, Progress, digest
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,22 @@ def assemble(
     content = (found.hashes, found.targets, "\n".join(found.classes))
     indices = tuple(np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     notes = (*found.notes, *_balance(found), *duplicates)
-    return Assembly(found, rows, digest(*content, *indices), notes)
+    whole = digest(*content, *indices)
+    _keep_split(open_cache(spec, cache), whole, rows)
+    return Assembly(found, rows, whole, notes)
+
+
+def _keep_split(cache: Cache, whole: str, rows: splits.Rows) -> None:
+    """Writes which samples are in which part, under the digest that is stored with every study of these data.
+
+    `train.npy` is in the order of which every beginning is a subset.
+    """
+
+    def build(folder: Path) -> None:
+        for name, part in zip(PARTS, (rows.train, rows.val, rows.test), strict=True):
+            write_array(folder / f"{name}.npy", part.shape, "int64", [part.astype(np.int64)])
+
+    cache.entry(f"split-{whole}", build)
 
 
 def open_cache(spec: DataSpec, folder: Path) -> Cache:

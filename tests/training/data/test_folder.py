@@ -367,4 +367,4 @@ print(data.facts.digest, int(prepared.train.images.sum()), int(prepared.val.imag
     assert [worker.returncode for worker in workers] == [0, 0]
     assert answers[0] == answers[1] != ""
     entries = [path.name for path in (tmp_path / "cache").iterdir() if path.name != "locks"]
-    assert sorted(name.split("-")[0] for name in entries) == ["catalogue", "images"]
+    assert sorted(name.split("-")[0] for name in entries) == ["catalogue", "images", "split"]

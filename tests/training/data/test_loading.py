@@ -193,6 +193,17 @@ def test_progressive_sizes(small_mnist: Path, tmp_path: Path) -> None:
     assert prepared.pixels(prepared.val, torch.arange(5), size=3).shape == (5, 1, 6, 6)
 
 
+def test_the_split_is_kept_as_indices_under_the_digest(tmp_path: Path) -> None:
+    data = load(DIGITS, cache=tmp_path)
+    folder = tmp_path / f"split-{data.facts.digest}"
+    parts = {name: np.load(folder / f"{name}.npy") for name in ("train", "val", "test")}
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(1797))
+    prepared = data.at(DIGITS)
+    assert parts["train"].tolist() == prepared.train.index.tolist()
+    assert parts["val"].tolist() == prepared.val.index.tolist()
+    assert len(parts["test"]) == data.facts.test
+
+
 def test_the_next_trial_shares_the_images(tmp_path: Path) -> None:
     data = load(DIGITS, cache=tmp_path)
     one, two = data.at(DIGITS), data.at(DIGITS.model_copy(update={"subset": 0.3}))

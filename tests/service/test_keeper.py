@@ -1,0 +1,55 @@
+"""Which weights stay, and when checkpoints go."""
+
+import pytest
+from optuna.trial import TrialState
+
+from hpsearch.service.keeper import WeightsKeeper
+from hpsearch.spec import CheckpointSpec
+from hpsearch.spec.folders import RunFolder, attempt_folder
+
+
+def checkpointed(folder, number, text="weights"):
+    """Makes a trial's checkpoint folder with its best weights; returns their path."""
+    home = attempt_folder(folder.trial(number), 1)
+    home.mkdir(parents=True)
+    path = home / "best-00003.safetensors"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("best", [2]), (2, [0, 2]), ("all", [0, 1, 2, 3])], ids=["best", "two", "all"]
+)
+def test_the_best_weights_stay(tmp_path, keep, kept):
+    folder = RunFolder(tmp_path, "s")
+    keeper = WeightsKeeper(folder, CheckpointSpec(keep=keep), "minimize")
+    for number, score in enumerate([0.3, 0.5, 0.1, 0.9]):
+        keeper.keep(number, str(checkpointed(folder, number)))
+        keeper.finished(number, number + 1, score, TrialState.COMPLETE)
+        keeper.recorded([number + 1])
+    assert [number for number in range(4) if folder.weights(number).exists()] == kept
+    assert not any(folder.trial(number).exists() for number in range(4))
+
+
+def test_nothing_goes_before_the_end_is_recorded(tmp_path):
+    folder = RunFolder(tmp_path, "s")
+    keeper = WeightsKeeper(folder, CheckpointSpec(), "maximize")
+    for number, score in enumerate([0.9, 0.1]):
+        keeper.keep(number, str(checkpointed(folder, number)))
+        keeper.finished(number, number + 1, score, TrialState.COMPLETE)
+    keeper.recorded([1])
+    assert folder.trial(1).exists()
+    assert folder.weights(1).exists()
+    keeper.recorded([2])
+    assert not folder.trial(1).exists()
+    assert not folder.weights(1).exists()
+    assert folder.weights(0).exists()
+
+
+def test_a_trial_whose_worker_died_keeps_the_weights_of_its_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path, "s")
+    keeper = WeightsKeeper(folder, CheckpointSpec(), "minimize")
+    checkpointed(folder, 7, "the best so far")
+    assert keeper.keep(7, None) == str(folder.weights(7))
+    assert folder.weights(7).read_text() == "the best so far"
+    assert keeper.keep(8, None) is None
