@@ -1,18 +1,18 @@
 """Everything that hpsearch raises on purpose.
 
-    HpsearchError                      exit status 1
-    ├── UserError                      exit status 2: something the user can mend, said in one sentence
-    │   ├── StudyFileError             a study file, or a field of it
-    │   │   └── DigestMismatch         a study of this name exists with another specification
-    │   ├── DataError                  a data set that is missing, corrupt or does not fit the study
-    │   ├── ModelError                 a model that cannot be built or cannot take this data
-    │   ├── DeviceError                a device or a number type that is not there
-    │   ├── StorageError               a storage URL, its driver or its server
-    │   └── StudyNotFound              no study of this name in the storage
-    ├── StorageAway                    the database stopped answering in the middle of a run
-    ├── LeaseLost                      another driver owns the trial now; nothing more may be written for it
-    ├── CheckpointError                a checkpoint that cannot be written or read
-    └── WorkersFailed                  workers die before they train, whatever the trial
+HpsearchError                      exit status 1
+├── UserError                      exit status 2: something the user can mend, said in one sentence
+│   ├── StudyFileError             a study file, or a field of it
+│   │   └── DigestMismatch         a study of this name exists with another specification
+│   ├── DataError                  a data set that is missing, corrupt or does not fit the study
+│   ├── ModelError                 a model that cannot be built or cannot take this data
+│   ├── DeviceError                a device or a number type that is not there
+│   ├── StorageError               a storage URL, its driver or its server
+│   └── StudyNotFound              no study of this name in the storage
+├── StorageAway                    the database stopped answering in the middle of a run
+├── LeaseLost                      another driver owns the trial now; nothing more may be written for it
+├── CheckpointError                a checkpoint that cannot be written or read
+└── WorkersFailed                  workers die before they train, whatever the trial
 """
 
 from collections.abc import Iterable

@@ -52,8 +52,8 @@ class DataRecord:
             self.load(storage.get_study_user_attrs(study_id))
             if self._stored is None:
                 storage.set_study_user_attr(study_id, DATA, _table(self._fresh))
-        self.check(self._fresh)
-        self._fresh = None
+        fresh, self._fresh = self._fresh, None
+        self.check(fresh)
 
 
 def _table(facts: DataFacts) -> dict[str, Any]:

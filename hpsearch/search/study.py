@@ -132,10 +132,12 @@ class Study:
         """Enters the epochs of the checkpoint that a trial goes on from, and judges the last of them."""
         trial = self.live[number]
         trial.results = []
-        verdict = None
+        # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
+        self.view.restart(number)
+        failures, verdict = trial.failures, None
         for result in curve:
             verdict = self.report(number, result)
-        trial.saved = len(curve)
+        trial.saved, trial.failures = max(trial.saved, len(curve)), failures
         return verdict
 
     def report(self, number: int, result: EpochResult) -> Verdict | None:
@@ -143,7 +145,7 @@ class Study:
         trial = self.live[number]
         del trial.results[result.epoch - 1 :]
         trial.results.append(result)
-        if result.checkpointed:
+        if result.checkpointed and result.epoch > trial.saved:  # what an earlier attempt saved is no progress
             trial.saved, trial.failures = result.epoch, 0
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
@@ -251,7 +253,6 @@ class Study:
             LeaseLost: another driver owns the trial.
         """
         trial = self.live[number]
-        self.flush()
         trial.attempt = self._ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures = failures
         return trial
@@ -270,6 +271,8 @@ class Study:
     def drop(self, tickets: Iterable[int]) -> list[int]:
         """Forgets trials that another driver owns, with all that was queued for them; returns their numbers."""
         gone = set(tickets)
+        if self._pending is not None and self._pending[0] in gone:
+            self._pending = None
         numbers = [number for number, trial in self.live.items() if trial.ticket in gone]
         for number in numbers:
             self._foreign[number] = self.live.pop(number).trial_id
@@ -282,7 +285,6 @@ class Study:
         Raises:
             StorageAway: the database does not answer; the leases then run out by themselves.
         """
-        self.flush()
         tickets = [trial.ticket for trial in self.live.values()]
         if self._pending is not None:
             tickets.append(self._pending[0])

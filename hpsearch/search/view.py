@@ -4,6 +4,7 @@ It is an Optuna study on an in-memory storage. Its trial numbers are the databas
 told as the sampler should see them (`hpsearch.search.sampler`).
 """
 
+import copy
 import math
 from bisect import insort
 from collections.abc import Container, Mapping
@@ -134,6 +135,12 @@ class StudyView:
     def params(self, number: int) -> dict[str, Any]:
         """Returns a trial's hyperparameters, empty if it has none yet."""
         return dict(self._storage.get_trial(self._ids[number]).params)
+
+    def restart(self, number: int) -> None:
+        """Forgets the epochs of a running trial, which goes on from an older checkpoint or from the start."""
+        trial = copy.copy(self._storage.get_trial(self._ids[number]))
+        trial.intermediate_values, trial.system_attrs = {}, {}
+        self._storage._set_trial(self._ids[number], trial)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Enters one epoch of a running trial; pruners compare finite values alone."""

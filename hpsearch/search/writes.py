@@ -279,7 +279,7 @@ def _open_trials(connection: Connection, ops: Iterable[Operation]) -> set[int]:
     found = connection.execute(_STATES, {"trial_ids": sorted(wanted)})
     states = {row.trial_id: row.state for row in found}
     if gone := wanted - states.keys():
-        raise LeaseLost(f"trials with ids {_listed(gone)} are gone: their study was deleted")
+        raise StudyNotFound(f"trials with ids {_listed(gone)} are gone: their study was deleted")
     return {trial_id for trial_id, state in states.items() if not state.is_finished()}
 
 

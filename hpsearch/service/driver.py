@@ -5,6 +5,7 @@ It meets training only in messages and the database only through `search.study.S
 
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ from hpsearch.service.watch import Every, Stops
 
 logger = logging.getLogger(__name__)
 
+SLEEP = 2.0  # seconds between two turns from which on the process counts as suspended
 WAIT = 0.2  # seconds of waiting for messages, after which signals and clocks are looked at
 
 
@@ -95,6 +97,7 @@ class Driver:
         self._sync = Every(2.0)
         self._tick = Every(0.5)
         self._started = study.clock()
+        self._last_turn = time.time()
 
     def run(self) -> None:
         """Works until nothing is left to do; leaves workers and leases to `service.run`.
@@ -109,7 +112,9 @@ class Driver:
         """One round: answers first, then writes, then supervision, then at most one new trial."""
         for worker in self.fleet.start_due():
             self.call("on_worker", WorkerNews(worker.place.worker, "starting", "starting"))
-        for message in self.fleet.receive(self._patience()):
+        messages = self.fleet.receive(self._patience())
+        self._look_at_the_clock()
+        for message in messages:
             self.fleet.note(message)
             self.handle(message)
         self._write()
@@ -117,6 +122,13 @@ class Driver:
         self._begin_one()
         if self._tick.due():
             self.call("on_tick")
+
+    def _look_at_the_clock(self) -> None:
+        """After a sleep (a suspended process, a closed laptop): is what we train still ours?"""
+        now = time.time()  # monotonic time does not count sleep
+        if now - self._last_turn > SLEEP:
+            self.database(lambda: self.study.beat(worker_rows(self.fleet, self.study)))
+        self._last_turn = now
 
     def handle(self, message: FromWorker) -> None:
         """Acts on one message from a worker."""
@@ -149,8 +161,8 @@ class Driver:
         worker, trial = self.fleet.with_trial(started.number), self.study.live.get(started.number)
         if worker is None or trial is None:
             return
+        verdict = self.study.resume(started.number, started.curve)
         if started.curve:
-            verdict = self.study.resume(started.number, started.curve)
             self._answer(worker, trial, verdict, len(started.curve))
         self.call("on_trial_start", running(trial, worker))
 
@@ -166,8 +178,9 @@ class Driver:
     def _on_end(self, end: TrialEnd) -> None:
         worker = self.fleet.with_trial(end.number)
         if worker is not None:
-            self.fleet.free(worker)
-        if end.number not in self.study.live:
+            self.fleet.free(worker, end.leaving)
+        trial = self.study.live.get(end.number)
+        if trial is None or trial.attempt != end.attempt:
             return
         match end.kind:
             case EndKind.FINISHED | EndKind.STOPPED:
@@ -177,6 +190,9 @@ class Driver:
                 self._finish(end.number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
             case EndKind.PREEMPTED:
                 self._requeue(end.number, self.study.live[end.number].failures)
+            case EndKind.UNSAVED:
+                self._requeue(end.number, trial.failures)
+                self.stops.stop(end.detail, exit_status=1)
             case EndKind.ERROR:
                 self._on_failure(end.number, end.detail, end, worker)
 
@@ -192,6 +208,7 @@ class Driver:
         self._finish(number, Verdict(StopKind.ERROR, detail), end, worker)
 
     def _requeue(self, number: int, failures: int) -> None:
+        self._verdicts.pop(number, None)  # judged anew when it is resumed
         self._requeued.append(Requeued(number, failures))
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
@@ -246,6 +263,9 @@ class Driver:
             self.call("on_message", f"data: {note}")
 
     def _on_setup_failed(self, failed: SetupFailed) -> None:
+        if self.tally.versions:  # it has worked before, so the study is in order: this worker is not
+            self.call("on_message", f"worker {failed.worker} cannot begin: {failed.message}")
+            return
         if failed.user_error is not None:
             kind: type[HpsearchError] = getattr(errors, failed.user_error, errors.UserError)
             raise kind(failed.message)
@@ -277,9 +297,9 @@ class Driver:
             self.keeper.recorded(closed)
 
     def _supervise(self) -> None:
-        if self._beat.due():
+        if self.database.due() and self._beat.due():
             self.database(lambda: self.study.beat(worker_rows(self.fleet, self.study)))
-        if self._sync.due():
+        if self.database.due() and self._sync.due():
             self.database(self._look_around)
         if self.stops.reason is None:
             self.fleet.kill_hung()
@@ -295,14 +315,16 @@ class Driver:
 
     def _look_around(self) -> None:
         self.study.sync()
+        self.keeper.know(self.study.complete_scores())
         self.stops.on_best(self.study.view.board.best)
+        self.stops.on_epochs(self.study.view.epochs)
         self._exhausted = False
         if self.study.stop_requested(self._started):
             self.stops.stop("`hpsearch stop` asked for it")
 
     def _begin_one(self) -> None:
         worker = self.fleet.idle()
-        if worker is None or self.stops.reason is not None or self._exhausted:
+        if worker is None or self.stops.reason is not None or self._nothing_to_begin():
             return
         trial = self.database(self._next)
         if trial is None:
@@ -320,6 +342,7 @@ class Driver:
     def _next(self) -> LiveTrial | None:
         if self._requeued:
             waiting = self._requeued[0]
+            self.keeper.recorded(self.study.flush())
             trial = self.study.retry(waiting.number, waiting.failures)
             del self._requeued[0]
             return trial
@@ -340,8 +363,12 @@ class Driver:
 
     def _patience(self) -> float:
         """Seconds to wait for messages: none when a trial can be begun at once."""
-        can_begin = self.fleet.idle() is not None and self.stops.reason is None and not self._exhausted
+        can_begin = self.fleet.idle() is not None and self.stops.reason is None
+        can_begin = can_begin and not self._nothing_to_begin()
         return 0.0 if can_begin and self.database.due() else WAIT
+
+    def _nothing_to_begin(self) -> bool:
+        return self._exhausted and not self._requeued
 
     def _is_over(self) -> bool:
         if self.stops.cold:

@@ -1,6 +1,7 @@
 """The workers of one driver: started, watched, replaced when they die or hang."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from hpsearch.service.messages import (
 
 logger = logging.getLogger(__name__)
 
+MOST_DEATHS = 3
 MOST_BACKOFF = 30.0  # seconds before a worker that keeps dying is started again
 
 
@@ -31,6 +33,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     TRAINING = "training"
+    LEAVING = "leaving"  # it has said so, or is being ended: no trial for it
     DOWN = "down"
 
 
@@ -43,6 +46,7 @@ class Worker:
         epoch: last epoch that it reported.
         active: when it last gave a sign of progress (monotonic seconds).
         proven: whether it has finished an epoch since it was started.
+        deaths: in a row without an epoch; a sick GPU is given up while others train.
         start_at: when a worker that is DOWN is started again (monotonic seconds).
     """
 
@@ -53,6 +57,7 @@ class Worker:
     since: float = 0.0
     active: float = 0.0
     proven: bool = False
+    deaths: int = 0
     start_at: float = 0.0
     device: str = ""
     pid: int | None = None
@@ -109,11 +114,12 @@ class Fleet:
         worker.phase, worker.number, worker.epoch = Phase.TRAINING, run.number, 0
         worker.since, worker.active = time.time(), time.monotonic()
 
-    def free(self, worker: Worker) -> None:
-        """Notes that a worker has no trial any more."""
+    def free(self, worker: Worker, leaving: bool = False) -> None:
+        """Notes that a worker has no trial any more, and whether it will take another."""
         worker.number = None
         if worker.phase is Phase.TRAINING:
-            worker.phase = Phase.IDLE
+            ends = leaving or worker.place.worker in self._killed
+            worker.phase = Phase.LEAVING if ends else Phase.IDLE
 
     def idle(self) -> Worker | None:
         """Returns a worker that waits for a trial, or None."""
@@ -159,7 +165,7 @@ class Fleet:
                 if holder is not None:
                     holder.active = time.monotonic()
                     if isinstance(message, EpochResult):
-                        holder.epoch, holder.proven = message.epoch, True
+                        holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
                         self._early_deaths = 0
             case WorkerExit():
                 self._note_exit(self.workers[message.worker], message)
@@ -168,7 +174,14 @@ class Fleet:
         worker.phase = Phase.DOWN
         if not worker.proven:
             self._early_deaths += 1
-        backoff = min(0.5 * 2.0 ** (self._early_deaths - 1), MOST_BACKOFF) if self._early_deaths > 1 else 0.0
+            worker.deaths += 1
+        deaths = max(worker.deaths, self._early_deaths)
+        backoff = min(0.5 * 2.0 ** (deaths - 1), MOST_BACKOFF) if deaths > 1 else 0.0
+        if worker.deaths >= MOST_DEATHS and any(other.proven for other in self.workers.values()):
+            logger.error(
+                "worker %d is given up: it died %d times in a row", worker.place.worker, worker.deaths
+            )
+            backoff = math.inf
         worker.start_at = time.monotonic() + backoff
 
     def explain(self, message: WorkerExit) -> str:

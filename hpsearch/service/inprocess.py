@@ -12,7 +12,7 @@ from hpsearch.service.worker import serve
 
 
 class InProcessExecutor:
-    """Runs workers in threads. `kill` cuts the pipe: the worker ends at its next message."""
+    """Runs workers in threads. `kill` can only ask a thread to leave."""
 
     def __init__(self) -> None:
         self._threads: dict[int, threading.Thread] = {}
@@ -53,7 +53,7 @@ class InProcessExecutor:
 
     def kill(self, worker: int) -> None:
         if worker in self._connections:
-            self._connections[worker].send(Shutdown())
+            self.send(worker, Shutdown())
 
     def close(self, timeout: float) -> None:
         for worker in list(self._connections):

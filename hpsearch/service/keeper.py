@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from hpsearch.errors import CheckpointError
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
@@ -23,6 +24,7 @@ class WeightsKeeper:
         self._sign = 1.0 if better == "minimize" else -1.0
         self._scores: list[tuple[float, int]] = []
         self._tickets: dict[int, int] = {}
+        self._ended: set[int] = set()
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
@@ -31,17 +33,23 @@ class WeightsKeeper:
 
         Args:
             weights: as the engine told; None when its worker died, and then the checkpoint's are taken.
+
+        Raises:
+            CheckpointError: they cannot be kept, for want of room or rights.
         """
         weights = weights or self._in_checkpoint(number)
         if weights is None:
             return None
         target = self.folder.weights(number)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
         try:
-            os.link(weights, target)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(weights, target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            _link(Path(weights), target)
+        except OSError as error:
+            raise CheckpointError(
+                f"trial {number}: its weights cannot be kept in {target}: {error.strerror or error}; its "
+                "checkpoint is intact, make room and run the study again"
+            ) from error
         return str(target)
 
     def _in_checkpoint(self, number: int) -> str | None:
@@ -60,6 +68,7 @@ class WeightsKeeper:
         """Deletes what is not needed any more, now that these trials' ends are in the database."""
         for ticket in tickets:
             number = self._tickets.pop(ticket)
+            self._ended.add(number)
             shutil.rmtree(self.folder.trial(number), ignore_errors=True)
         self._drop_surplus()
 
@@ -67,19 +76,20 @@ class WeightsKeeper:
         if self._spec.keep == "all":
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
-        waiting = set(self._tickets.values())
-        kept = {number for _, number in self._scores[:count]} | waiting
-        for path in self._kept_files():
-            if _number_of(path) not in kept:
-                path.unlink(missing_ok=True)
+        kept = {number for _, number in self._scores[:count]} | set(self._tickets.values())
+        # Only what is known to have ended: another driver of this folder may just be linking its own.
+        ended = self._ended | {number for _, number in self._scores}
+        for number in ended - kept:
+            self.folder.weights(number).unlink(missing_ok=True)
+        self._ended &= kept
 
     def know(self, scores: dict[int, float]) -> None:
         """Takes note of the COMPLETE trials of earlier runs, by number."""
         self._scores = sorted((self._sign * score, number) for number, score in scores.items())
 
-    def _kept_files(self) -> list[Path]:
-        return list(self.folder.weights(0).parent.glob("trial-*.safetensors"))
 
-
-def _number_of(path: Path) -> int:
-    return int(path.stem.removeprefix("trial-"))
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -19,7 +19,7 @@ from hpsearch.spec.folders import RunFolder
 logger = logging.getLogger(__name__)
 
 STDERR_LINES = 20
-KILL_DEADLINE = 10.0  # seconds in which the kernel must have removed a process after SIGKILL
+KILL_DEADLINE = 2.0  # seconds in which the kernel must have removed a process after SIGKILL
 
 
 @dataclass(slots=True)
@@ -29,7 +29,6 @@ class _Process:
     log: Path
     log_start: int
     oom_kills: int
-    hung_up: bool = False
 
 
 class LocalExecutor:
@@ -66,7 +65,7 @@ class LocalExecutor:
 
     def send(self, worker: int, message: ToWorker) -> None:
         entry = self._workers.get(worker)
-        if entry is None or entry.hung_up:
+        if entry is None:
             return
         try:
             entry.connection.send(message)
@@ -117,13 +116,15 @@ class LocalExecutor:
         entry = self._workers.pop(worker)
         entry.connection.close()
         try:
-            status = entry.process.wait(timeout=1.0)
+            status = entry.process.wait(timeout=0.1)
         except subprocess.TimeoutExpired:  # it closed its pipe but lives on
             status = None
         # Also when the worker itself has ended: what it started may live on.
         _signal_group(entry.process, signal.SIGKILL)
-        if status is None:
-            status = entry.process.wait(timeout=KILL_DEADLINE)
+        try:
+            status = entry.process.wait(timeout=KILL_DEADLINE) if status is None else status
+        except subprocess.TimeoutExpired:
+            return WorkerExit(worker, "was killed, but the kernel cannot end its process yet")
         oom = _oom_kills() > entry.oom_kills
         return WorkerExit(worker, exit_reason(status, oom), _tail(entry.log, entry.log_start))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 
-from hpsearch.errors import LeaseLost, StorageAway
+from hpsearch.errors import HpsearchError, LeaseLost
 from hpsearch.search.opening import open_study
 from hpsearch.search.storage import redact
 from hpsearch.search.study import Study
@@ -123,12 +123,15 @@ def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: Worke
 def _leave(driver: Driver) -> None:
     """Writes what can be written and gives the trials back, so that the next run takes them over at once."""
     try:
-        try:
-            driver.study.release()
-        except LeaseLost as error:
-            driver.study.drop(error.tickets)
-            driver.study.release()
-    except (StorageAway, LeaseLost) as error:
+        while True:
+            try:
+                driver.keeper.recorded(driver.study.flush())
+                driver.study.release()
+                break
+            except LeaseLost as error:
+                if not driver.study.drop(error.tickets):
+                    raise
+    except HpsearchError as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
 
 

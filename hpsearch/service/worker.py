@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from hpsearch.errors import HpsearchError, UserError
@@ -238,9 +239,9 @@ class Loop:
             results = self._engine.step()
         except Exception as error:
             # Engines end a trial that fails by themselves: whatever comes through is the engine's own end.
+            self._leaving = True
             for run in list(self._active.values()):
                 self._fail(run, error)
-            self._leaving = True
             return
         for result in results:
             self._pipe.send(result)
@@ -290,7 +291,7 @@ class Loop:
         self._undecided.pop(number, None)
         run = self._active.pop(number)
         try:
-            self._pipe.send(self._engine.evict(number, kind))
+            self._pipe.send(replace(self._engine.evict(number, kind), leaving=self._leaving))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:
@@ -303,14 +304,14 @@ class Loop:
         logger.error("trial %d, attempt %d failed", run.number, run.attempt, exc_info=error)
         self._active.pop(run.number, None)
         self._undecided.pop(run.number, None)
-        self._pipe.send(failures.trial_end(run, error))
         self._leaving = self._leaving or failures.spoils_process(error)
+        self._pipe.send(replace(failures.trial_end(run, error), leaving=self._leaving))
 
     def _give_back(self) -> None:
         for number in list(self._active):
             self._evict(number, EndKind.PREEMPTED)
         for run in self._waiting:
-            self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED))
+            self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED, leaving=True))
         self._waiting.clear()
 
 

@@ -15,6 +15,7 @@ class EndKind(StrEnum):
     STOPPED = "stopped"  # the driver decided so
     PREEMPTED = "preempted"  # checkpointed and given back, to be resumed
     OUT_OF_MEMORY = "out_of_memory"  # not even a micro-batch of one sample fits
+    UNSAVED = "unsaved"  # a checkpoint could not be written: no fault of the trial, which can be resumed
     ERROR = "error"  # an exception in model, data or training function
 
 
@@ -88,6 +89,7 @@ class TrialEnd:
     Attributes:
         detail: one sentence for errors and out of memory.
         traceback: for errors.
+        leaving: whether the worker ends with it, so that it must not be given another trial.
         weights: path of the best epoch's weights (safetensors), if any were kept.
         facts: user attributes for the dashboard: parameters, peak memory, device, micro-batch, precision ...
     """
@@ -98,6 +100,7 @@ class TrialEnd:
     detail: str = ""
     traceback: str = ""
     weights: str | None = None
+    leaving: bool = False
     facts: Mapping[str, str | int | float | list[float]] = field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 import traceback
 
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import CheckpointError, HpsearchError
 from hpsearch.spec.trial import EndKind, TrialEnd, TrialRun
 from hpsearch.training.device import is_out_of_memory
 
@@ -14,6 +14,8 @@ def trial_end(run: TrialRun, error: BaseException, weights: str | None = None) -
         weights: path of the best epoch's weights, which outlive the error.
     """
     kind = EndKind.OUT_OF_MEMORY if is_out_of_memory(error) else EndKind.ERROR
+    if isinstance(error, CheckpointError):
+        kind = EndKind.UNSAVED
     return TrialEnd(
         run.number,
         run.attempt,

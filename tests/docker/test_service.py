@@ -34,12 +34,13 @@ SERVICES = compose()["services"]
 
 
 def small_study(trials: int, epochs: str, name: str = "digits") -> str:
-    """Returns the digits study with another number of trials and epochs."""
+    """Returns the digits study with another space and number of trials."""
     text = (ROOT / "studies" / "digits.toml").read_text(encoding="utf-8")
     changes = {
         r"^trials = \d+": f'name = "{name}"\ntrials = {trials}',
         r"^epochs = .*": f"epochs = {epochs}",
         r"^batch_size = .*": "batch_size = [64, 128]",
+        r"^learning_rate = .*": "learning_rate = { low = 1e-3, high = 1e-2 }",  # none diverges
     }
     for pattern, value in changes.items():
         text, count = re.subn(pattern, value, text, flags=re.MULTILINE)

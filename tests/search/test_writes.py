@@ -161,7 +161,7 @@ def test_last_value_wins_and_nothing_follows_the_end(storage: RDBStorage, study_
 def test_batch_is_all_or_nothing(storage: RDBStorage, study_id: int) -> None:
     trial_id, _ = create_trial(storage, study_id, 1)
     writer = TrialWriter(storage)
-    with pytest.raises(LeaseLost, match="study was deleted"):
+    with pytest.raises(StudyNotFound, match="study was deleted"):
         writer.write([Report(trial_id, 1, 0.5), Report(trial_id + 1, 1, 0.5)])
     with pytest.raises(TypeError, match="JSON"):
         writer.write([Report(trial_id, 1, 0.5), SetAttr(trial_id, "set", {1})])

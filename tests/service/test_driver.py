@@ -211,6 +211,40 @@ def test_hparams_that_do_not_go_together_fail_with_their_sentence(tmp_path):
         spec_of(search=search)
 
 
+@pytest.mark.parametrize("end", ["die", EndKind.ERROR])
+def test_old_checkpoints_are_no_progress(tmp_path, end):
+    """A trial that fails after the same two saved epochs every time must not be tried for ever."""
+
+    def script(run):
+        return Script(falling(run).val[:2], end) if run.number == 1 else falling(run)
+
+    summary, executor = run_here(tmp_path, spec_of(study={"trials": 3}), script)
+    assert summary.counts == {"COMPLETE": 2, "FAIL": 1}
+    assert max(attempt for number, attempt, _, _ in executor.log if number == 1) <= 3
+    assert stored(tmp_path).trials[1].user_attrs["attempt"] == 3
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path):
+    full = {"disk": True}
+
+    def script(run):
+        return Script(falling(run).val[:2], EndKind.UNSAVED) if full["disk"] else falling(run)
+
+    summary, executor = run_here(tmp_path, spec_of(study={"trials": 2}), script)
+    assert (summary.exit_status, summary.counts) == (1, {"RUNNING": 1})
+    full["disk"] = False
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 2}), executor=executor)
+    assert summary.counts == {"COMPLETE": 2}
+
+
+def test_the_limit_of_epochs_holds_for_later_runs(tmp_path):
+    spec = spec_of(study={"trials": 50, "max_epochs_total": 10})
+    run_here(tmp_path, spec)
+    before = len(stored(tmp_path).trials)
+    run_here(tmp_path, spec)
+    assert len(stored(tmp_path).trials) == before
+
+
 def test_workers_that_all_die_stop_the_run(tmp_path):
     with pytest.raises(WorkersFailed, match="SIGSEGV"):
         run_here(tmp_path, spec_of(), lambda run: Script((), "die"))

@@ -171,6 +171,6 @@ class TestEngine:
         Path(run.folder).write_text("a file where the folder should be")
         end = engine.step()[0]
         assert isinstance(end, TrialEnd)
-        assert end.kind is EndKind.ERROR
+        assert end.kind is EndKind.UNSAVED
         assert "checkpoint of epoch 1 cannot be written" in end.detail
         assert engine.busy == 0
