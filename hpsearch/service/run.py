@@ -82,18 +82,23 @@ def _run(
     executor: Executor | None,
 ) -> RunSummary:
     begun = time.monotonic()
-    study = open_study(spec, options.storage, _devices(places), options.lease_seconds)
-    stops = Stops(spec.study)
-    keeper = WeightsKeeper(folder, spec.checkpoint, spec.study.better)
-    keeper.know(study.complete_scores())
-    executor = executor or LocalExecutor(folder)
     fleet = Fleet(
-        executor,
+        executor or LocalExecutor(folder),
         places,
         lambda place: _setup(spec, options, folder, place),
         spec.study.stall_timeout,
         max_early_deaths=max(4, len(places) + 1),
     )
+    # Importing torch takes a worker seconds: the database is opened meanwhile.
+    fleet.start_due()
+    try:
+        study = open_study(spec, options.storage, _devices(places), options.lease_seconds)
+    except BaseException:
+        fleet.close(timeout=0.0)
+        raise
+    stops = Stops(spec.study)
+    keeper = WeightsKeeper(folder, spec.checkpoint, spec.study.better)
+    keeper.know(study.complete_scores())
     driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(spec, study, options, folder, places))
     cpu = time.process_time()

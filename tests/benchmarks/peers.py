@@ -54,6 +54,8 @@ patience = {patience}
 
 [pruner]
 name = "median"
+warmup_epochs = 1
+min_trials = 2
 """
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     options.add_argument("peers", type=Path)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--trials", type=int, default=32)
-    options.add_argument("--patience", type=int, default=8)
+    options.add_argument("--patience", type=int, default=5)
     options.add_argument("--ray", action="store_true", help="run Ray Tune too, once")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
