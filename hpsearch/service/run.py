@@ -22,6 +22,7 @@ from hpsearch.service.local import LocalExecutor
 from hpsearch.service.messages import WorkerSetup
 from hpsearch.service.mps import shared
 from hpsearch.service.places import Workers, plan
+from hpsearch.service.records import finished
 from hpsearch.service.watch import Stops
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import StudySpec
@@ -182,18 +183,6 @@ def _best(study: Study, folder: RunFolder) -> FinishedTrial | None:
     trial = study.view.best
     if trial is None:
         return None
-    attrs = trial.user_attrs
     weights = folder.weights(trial.number)
-    return FinishedTrial(
-        number=trial.number,
-        state=trial.state.name,
-        stop_reason=attrs["stop_reason"],
-        score=attrs["score"],
-        best_epoch=attrs["best_epoch"],
-        epochs_run=attrs["epochs_run"],
-        hparams=trial.params,
-        attrs=attrs,
-        detail=attrs["stop_detail"],
-        is_best=True,
-        weights=str(weights) if weights.exists() else attrs.get("weights") or None,
-    )
+    kept = str(weights) if weights.exists() else trial.user_attrs.get("weights") or ""
+    return finished(trial, trial.number, is_best=True, weights=kept)
