@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from hpsearch.errors import WorkersFailed
@@ -61,7 +61,6 @@ class Worker:
     start_at: float = 0.0
     device: str = ""
     pid: int | None = None
-    facts: dict[str, str] = field(default_factory=dict)
 
 
 class Fleet:

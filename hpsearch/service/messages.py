@@ -18,7 +18,7 @@ an epoch too many. So does a worker that resumes a trial: the driver judges the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from hpsearch.spec.study import StudySpec
@@ -133,7 +133,6 @@ class WorkerExit:
     worker: int
     reason: str
     stderr: str = ""
-    details: Mapping[str, str] = field(default_factory=dict)
 
 
 ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
