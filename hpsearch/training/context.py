@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.errors import CheckpointError, DataError, ModelError, nearest
+from hpsearch.errors import DataError, ModelError, nearest
 from hpsearch.spec import TrainSpec
 from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
@@ -109,13 +109,13 @@ class Trial:
                 lists and dicts of them.
 
         Raises:
-            CheckpointError: something that could not be read back without unpickling code.
+            ModelError: something that could not be read back without unpickling code.
         """
         saved = {"model": model, **state}
         if optimizer is not None:
             saved["optimizer"] = optimizer
         if "epoch" in saved:
-            raise CheckpointError('trial.save: "epoch" is saved by itself; leave it out')
+            raise ModelError('trial.save: "epoch" is saved by itself; leave it out')
         self._saved = saved
 
     @property
@@ -141,7 +141,7 @@ class Trial:
         """Returns all that was given to `save`, as tensors and plain values.
 
         Raises:
-            CheckpointError: something that could not be read back without unpickling code.
+            ModelError: something that could not be read back without unpickling code.
         """
         return {
             name: _plain(f"trial.save: {name}", _state(value)) for name, value in (self._saved or {}).items()
@@ -208,12 +208,12 @@ def _plain(where: str, value: Any) -> Any:
     """Returns a value that `torch.load(weights_only=True)` can read back.
 
     Raises:
-        CheckpointError: naming what it could not.
+        ModelError: naming what it could not.
     """
     if isinstance(value, _LEAVES) and type(value).__module__ != "numpy":
         return value
     if type(value) not in _CONTAINERS:
-        raise CheckpointError(
+        raise ModelError(
             f"{where} is {type(value).__module__}.{type(value).__name__}, which is not read back from a "
             "checkpoint; give tensors, numbers, texts, lists and dicts, or something with a state_dict()"
         )
