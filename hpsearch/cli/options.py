@@ -79,11 +79,11 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     Raises:
         StorageError: both flags, or a file that cannot be read.
     """
-    from hpsearch.search.storage import read_storage_url
-
     named = option or file or os.environ.get("HPSEARCH_STORAGE") or os.environ.get("HPSEARCH_STORAGE_FILE")
     if not named:
         return f"sqlite:///{run_folder / 'hpsearch.db'}"
+    from hpsearch.search.storage import read_storage_url
+
     return read_storage_url(option, file, os.environ)
 
 
@@ -124,11 +124,11 @@ def import_paths(study: str | None) -> tuple[str, ...]:
 
 def repeated_flags(storage: str | None, storage_file: Path | None, run_folder: Path) -> str:
     """Returns the flags to repeat with the next command; never a password."""
-    from hpsearch.search.storage import redact
-
     flags = ""
-    if storage is not None and redact(storage) == storage:
-        flags += f" --storage {storage}"
+    if storage is not None:
+        from hpsearch.search.storage import redact
+
+        flags += f" --storage {storage}" if redact(storage) == storage else ""
     if storage_file is not None:
         flags += f" --storage-file {storage_file}"
     if run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:

@@ -60,8 +60,8 @@ def confirm(
     from hpsearch.results.confirm.confirm import confirm as confirm_study
     from hpsearch.results.confirm.words import confirmation_lines
     from hpsearch.results.display import choose_display
+    from hpsearch.service.launch import RunOptions
     from hpsearch.service.places import Workers
-    from hpsearch.service.run import RunOptions
 
     options = RunOptions(
         storage=storage_url(storage, storage_file, run_folder),

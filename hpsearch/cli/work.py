@@ -59,11 +59,9 @@ def run(
     as_json: JsonEvents = False,
 ) -> None:
     """Run a study, or go on with it: until its trials are finished."""
-    from hpsearch.results.api import run as run_study
     from hpsearch.results.display import choose_display
-    from hpsearch.results.publish import Publisher
+    from hpsearch.service.launch import RunOptions, launch
     from hpsearch.service.places import Workers
-    from hpsearch.service.run import RunOptions
 
     url = storage_url(storage, storage_file, run_folder)
     spec, from_database = _specification(study, url)
@@ -81,9 +79,16 @@ def run(
         lease_seconds=lease_seconds,
     )
     flags = repeated_flags(storage, storage_file, run_folder)
-    with choose_display(quiet=quiet, as_json=as_json, flags=flags) as display:
-        summary = run_study(spec, [display, Publisher(url, run_folder)], options).summary
-    raise typer.Exit(summary.exit_status if summary else 1)
+    with (
+        choose_display(quiet=quiet, as_json=as_json, flags=flags) as display,
+        launch(spec, options) as launched,
+    ):
+        # Only now, while the workers import torch: this process has as much to import.
+        from hpsearch.results.publish import Publisher
+        from hpsearch.service.run import drive
+
+        summary = drive(launched, [display, Publisher(url, run_folder)])
+    raise typer.Exit(summary.exit_status)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import optuna
 
 from hpsearch.results.tables import StudyResult
 from hpsearch.service.callbacks import Callback
-from hpsearch.service.run import RunOptions
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run as run_study
 from hpsearch.spec.load import load_study_file
 from hpsearch.spec.study import StudySpec

@@ -13,6 +13,7 @@ from hpsearch.service.messages import (
     EpochResult,
     FromWorker,
     Ready,
+    Shutdown,
     ToWorker,
     TrialRun,
     TrialStarted,
@@ -146,8 +147,16 @@ class Fleet:
                 what = "start" if worker.phase is Phase.STARTING else "epoch"
                 self.kill(worker, f"no {what} finished within stall_timeout = {self._stall_timeout:g} s")
 
+    def dismiss(self) -> None:
+        """Tells all workers to leave, and waits for none; `close` does."""
+        for worker in self.workers.values():
+            self.send(worker, Shutdown())
+
     def close(self, timeout: float) -> None:
-        """Ends all workers."""
+        """Ends all workers; those that have not yet begun have nothing to finish and end at once."""
+        for worker in self.workers.values():
+            if worker.phase is Phase.STARTING:
+                self._executor.kill(worker.place.worker)
         self._executor.close(timeout)
 
     def note(self, message: FromWorker) -> None:

@@ -65,7 +65,7 @@ class Learner:
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
-        self.optimizer = optim.build_optimizer(self.model, spec.train, device)
+        self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
         self.ema = optim.Ema(self.model, spec.train.ema_decay) if spec.train.ema_decay else None
@@ -99,19 +99,15 @@ class Learner:
         weights.unfreeze(self.model)
         self._frozen = False
         known, schedule = self.optimizer.state, self.schedule.state_dict()
-        self.optimizer = optim.build_optimizer(self.model, self._spec.train, self._device)
+        self.optimizer = optim.build_optimizer(self.model, self._spec.train)
         self.optimizer.state.update(known)
-        if self._spec.train.optimizer == "sgd" and self._spec.train.momentum:
-            # The fused kernel wants a momentum for all or for none; from 0, the first is the gradient itself.
-            for parameter in self.model.parameters():
-                self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
         self.schedule = optim.build_schedule(
             self.optimizer, self._spec.train, self._spec.train.epochs, self._steps_per_epoch
         )
         self.schedule.load_state_dict(schedule)
 
     def zero_grad(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
 
     def backward(self, images_B: Tensor, targets_B: Tensor | Mixed) -> list[tuple[Tensor, int]]:
         """Adds a batch's gradients; returns the micro-batches' mean losses, on the device, and their sizes.
@@ -160,9 +156,9 @@ class Learner:
         """Changes the weights by the gradients gathered, then the learning rate for the next step."""
         train = self._spec.train
         if train.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
             optim.clip(self.model.parameters(), train.clip_norm)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]  # it has what is asked of torch's own
         self.scaler.update()
         self.schedule.step()
         if self.ema is not None:

@@ -1,7 +1,4 @@
-"""How weights change: optimizers, schedules of the learning rate, clipping, and averages of the weights.
-
-Each optimizer step moves the weights w against the gradient g of the loss, by the learning rate lr.
-"""
+"""What surrounds an optimizer's steps: learning rates by group and over time, clipping, averages of weights."""
 
 import contextlib
 import itertools
@@ -11,69 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from hpsearch.errors import ModelError
 from hpsearch.spec import TrainSpec
+from hpsearch.training.optimizers import OPTIMIZERS, Optimizer
 from hpsearch.training.weights import matching
 
 
-def _sgd(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
-    """Stochastic gradient descent with momentum m (Polyak 1964; Sutskever et al. 2013).
-
-    v = m v + g, w = w - lr v: steps in one direction add up to 1 / (1 - m) of their size, steps to and fro
-    cancel. Nesterov's variant steps by g + m v, the gradient as if one had gone on. Weight decay d adds d w
-    to g, which pulls weights towards 0 (L2 regularisation). The first v is the first g.
-    """
-    return torch.optim.SGD(
-        groups,
-        lr=train.learning_rate,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-        **how,
-    )
-
-
-def _adam(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
-    """Adam (Kingma and Ba 2015): every weight has a step size of its own.
-
-    m = b1 m + (1 - b1) g and v = b2 v + (1 - b2) g^2 follow the gradient's mean and its mean square; divided
-    by 1 - b1^t and 1 - b2^t, since they start at 0, they give w = w - lr m / (sqrt(v) + 1e-8). b1 is
-    `train.momentum`, b2 `train.beta2`. Weight decay d adds d w to g.
-    """
-    return torch.optim.Adam(
-        groups,
-        lr=train.learning_rate,
-        betas=(train.momentum, train.beta2),
-        weight_decay=train.weight_decay,
-        **how,
-    )
-
-
-def _adamw(train: TrainSpec, groups: Any, **how: Any) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
-
-    w = w - lr d w is done beside Adam's step; inside g, as `adam` does it, the division by sqrt(v) would undo
-    it for weights with large gradients.
-    """
-    return torch.optim.AdamW(
-        groups,
-        lr=train.learning_rate,
-        betas=(train.momentum, train.beta2),
-        weight_decay=train.weight_decay,
-        **how,
-    )
-
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
-
-_FUSED_DEVICES = ("cpu", "cuda")
-"""Where one kernel for all weights exists: on CPUs 1.4 to 5 times as fast as others (measured, ResNet-18);
-on GPUs one launch instead of many, and float16's scaler needs no wait for the device."""
-
-
-def build_optimizer(model: nn.Module, train: TrainSpec, device: torch.device) -> Optimizer:
+def build_optimizer(model: nn.Module, train: TrainSpec) -> Optimizer:
     """Returns the optimizer of the parameters that are trained; frozen ones cost it nothing.
 
     Each group of parameters with a learning rate of its own (`train.lr_multipliers`; the first pattern that
@@ -88,10 +30,10 @@ def build_optimizer(model: nn.Module, train: TrainSpec, device: torch.device) ->
         if parameter.requires_grad:
             members.setdefault(factors.get(name, 1.0), []).append(parameter)
     groups = [
-        {"params": parameters, "lr": train.learning_rate * factor, "base_lr": train.learning_rate * factor}
+        {"params": parameters, "base_lr": train.learning_rate * factor}
         for factor, parameters in members.items()
     ]
-    return OPTIMIZERS[train.optimizer](train, groups, fused=device.type in _FUSED_DEVICES)
+    return OPTIMIZERS[train.optimizer](train, groups)
 
 
 def _factors(model: nn.Module, multipliers: Mapping[str, float]) -> dict[str, float]:

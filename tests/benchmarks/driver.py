@@ -20,9 +20,10 @@ from pathlib import Path
 
 import optuna
 
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from hpsearch.spec import parse_study
 from hpsearch.spec.folders import RunFolder
 

@@ -16,8 +16,9 @@ import torch
 
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.statistics import summarize
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from hpsearch.spec import StudySpec, parse_study
 
 TOP = 3

@@ -34,7 +34,8 @@ import sys
 from pathlib import Path
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.run import run
 from hpsearch.spec import parse_study
 from hpsearch.spec.folders import RunFolder
 from tests.faults.drivers import SPEC

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from hpsearch.spec import StudySpec, parse_study
 from tests.results.searches import url_in
 

@@ -11,9 +11,10 @@ from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.results.tables import open_study
 from hpsearch.search.storage import open_storage
 from hpsearch.service.callbacks import Callback, RunSummary
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind, TrialEnd, TrialRun
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from hpsearch.spec import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 

@@ -20,8 +20,8 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.service.callbacks import Callback, FinishedTrial
 from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind, EpochResult, TrialRun
-from hpsearch.service.run import RunOptions
 from hpsearch.spec import digest, parse_study
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load

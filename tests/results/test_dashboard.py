@@ -17,8 +17,9 @@ from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.accounts import add_user, read_users
 from hpsearch.results.dashboard import Access, ArtifactFolder, Dashboard, Refreshed
 from hpsearch.search.storage import open_storage
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from tests.results.requests import ask, basic, ours, stock, until
 from tests.results.stored import make_study, specification
 from tests.service.curves import CurveExecutor, Script

@@ -10,7 +10,7 @@ from PIL import Image
 from hpsearch.__main__ import run
 from hpsearch.results.models import load_best_model
 from hpsearch.results.predict import predict, prediction_lines, read_picture
-from hpsearch.service.run import RunOptions
+from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
 from tests.results.digits import searched, small_spec
 from tests.training.data.pictures import day_and_night, noise, save

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from hpsearch.errors import DataError, DigestMismatch, StudyFileError, WorkersFailed
 from hpsearch.service.callbacks import Callback
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind
 from hpsearch.service.places import Workers
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.run import run
 from hpsearch.spec import parse_study
 from hpsearch.spec.trial import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling

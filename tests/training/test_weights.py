@@ -155,7 +155,7 @@ def test_old_files_without_counters_are_taken(tmp_path: Path) -> None:
 
 
 def train_a_little(model: nn.Module, train: TrainSpec, steps: int = 3) -> torch.optim.Optimizer:
-    optimizer = optim.build_optimizer(model, train, CPU)
+    optimizer = optim.build_optimizer(model, train)
     weights.train_mode(model)
     for _ in range(steps):
         optimizer.zero_grad()

@@ -25,7 +25,8 @@ from hpsearch.search.opening import SPECIFICATION
 from hpsearch.search.storage import translated
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import Executor
-from hpsearch.service.run import RunOptions, run
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.run import run
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.load import stored_form
 from hpsearch.spec.study import StudySpec

@@ -1,0 +1,112 @@
+"""Starts the workers of a run, before anything else of it: importing torch takes them seconds.
+
+So nothing here needs Optuna, SQLAlchemy or pandas, which the driver imports meanwhile.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpsearch.service.executor import Executor, WorkerPlace
+from hpsearch.service.fleet import Fleet
+from hpsearch.service.local import LocalExecutor
+from hpsearch.service.messages import WorkerSetup
+from hpsearch.service.mps import shared
+from hpsearch.service.places import Workers, plan
+from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.study import StudySpec
+
+LEAVE = 5.0  # seconds in which workers that train nothing any more must have left
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where and how much; nothing of this changes what a trial is.
+
+    Attributes:
+        storage: URL of the database.
+        data_root: overrides `data.root` of the study.
+        share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `service.mps`).
+        allow: top-level modules that the study may name; None trusts every name in it.
+        import_paths: folders in which the study's own modules are looked for.
+        storage_timeout: seconds that the database may be away.
+        lease_seconds: seconds after which a silent driver's trials may be taken over.
+    """
+
+    storage: str = "sqlite:///runs/hpsearch.db"
+    run_folder: Path = Path("runs")
+    data_root: str | None = None
+    workers: Workers = field(default_factory=Workers)
+    share: str = "time"
+    allow: tuple[str, ...] | None = None
+    import_paths: tuple[str, ...] = ()
+    storage_timeout: float = 600.0
+    lease_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A run whose workers are starting.
+
+    Attributes:
+        begun: when (monotonic seconds).
+    """
+
+    spec: StudySpec
+    options: RunOptions
+    folder: RunFolder
+    places: tuple[WorkerPlace, ...]
+    fleet: Fleet
+    begun: float
+
+    @property
+    def devices(self) -> list[str]:
+        """What each worker trains on, for people."""
+        return [
+            f"gpu {','.join(place.gpus)}" if place.gpus else f"cpu x{place.threads}" for place in self.places
+        ]
+
+
+@contextmanager
+def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = None) -> Iterator[Launch]:
+    """Starts a study's workers, and ends those that are left at the end.
+
+    Args:
+        executor: by default processes of this machine.
+
+    Raises:
+        DeviceError: a GPU that is not there, or numbers of workers that do not fit together.
+    """
+    begun = time.monotonic()
+    folder = RunFolder(options.run_folder.absolute(), spec.study.name)
+    planned = plan(options.workers, spec.train.threads)
+    with shared(options.share, planned, folder.home / "mps") as places:
+        fleet = Fleet(
+            executor or LocalExecutor(folder),
+            places,
+            lambda place: _setup(spec, options, folder, place),
+            spec.study.stall_timeout,
+            max_early_deaths=max(4, len(places) + 1),
+        )
+        fleet.start_due()
+        try:
+            yield Launch(spec, options, folder, tuple(places), fleet, begun)
+        except BaseException:
+            fleet.close(timeout=0.0)
+            raise
+        fleet.close(LEAVE)
+
+
+def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: WorkerPlace) -> WorkerSetup:
+    return WorkerSetup(
+        worker=place.worker,
+        spec=spec,
+        device="cuda" if place.gpus else "cpu",
+        data_root=options.data_root,
+        cache=str(folder.cache),
+        import_paths=options.import_paths or (os.getcwd(),),
+        allow=options.allow,
+    )
