@@ -157,6 +157,7 @@ def export_program(model: SavedModel, path: Path) -> None:
     Raises:
         ModelError: torch cannot export the model, or the program gives something else.
     """
+    model.to(memory_format=torch.contiguous_format)  # the only one that torch.export.save takes silently
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, model.channels, model.height, model.width, generator=generator)
     try:

@@ -24,6 +24,9 @@ class SavedModel(nn.Module):
     that the outputs are equal to the bit, and returns the model's outputs: one row of logits per image, or
     the regression's targets.
 
+    Args:
+        memory_format: that of training, in which sums come out the same to the bit.
+
     Attributes:
         model: the network alone; it takes normalised images of shape [B, channels, height, width].
         classes: names in the order of the outputs; empty for regression.
@@ -33,9 +36,15 @@ class SavedModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, metadata: dict[str, str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        metadata: dict[str, str],
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         super().__init__()
         self.model = model
+        self._memory_format = memory_format
         self.metadata = metadata
         self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
         self.task = metadata["task"]
@@ -68,7 +77,7 @@ class SavedModel(nn.Module):
             pixels = functional.interpolate(
                 pixels, (self.height, self.width), mode="bilinear", antialias=True
             )
-        outputs: Tensor = self.model(self._normalize(pixels))
+        outputs: Tensor = self.model(self._normalize(pixels).to(memory_format=self._memory_format))
         return outputs
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -189,4 +198,6 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{path}: the weights do not fit the model {spec.name}: {error}") from error
-    return SavedModel(model, metadata).eval()
+    channels, cpu = int(metadata["channels"]), torch.device("cpu")
+    memory_format = models.choose_memory_format(model, cpu, channels, size, half=False)
+    return SavedModel(model, metadata, memory_format).eval()

@@ -94,7 +94,7 @@ def _compare(bench: Bench, name: str, case: Case, batch: int, augment: bool) -> 
     learner = ours.training._learner
     works: dict[str, Callable[[], int]] = {"ours": ours.train}
     if not augment:
-        bare = Bare(ours, batch, learner.precision.autocast, learner._channels_last)
+        bare = Bare(ours, batch, learner.precision.autocast, learner.memory_format is torch.channels_last)
         works["bare"] = bare.train
     common_steps = min(ours.samples // batch, max(4, case.steps // 10))
     model = copy.deepcopy(learner.model).to(memory_format=torch.contiguous_format)

@@ -259,3 +259,30 @@ def test_trying_a_model_leaves_its_statistics_alone() -> None:
     model = made("cnn", {"norm": True})
     assert model.training
     assert not model.get_buffer("features.1.num_batches_tracked")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mlp", torch.contiguous_format),
+        ("cnn", torch.channels_last),
+        ("mobilenet_v3_small", torch.channels_last),
+        (
+            "resnet18",
+            torch.contiguous_format,
+        ),  # most of its weights are in 3 x 3 kernels of 256 channels and more
+        ("tests.training.nets:Viewed", torch.contiguous_format),
+    ],
+)
+def test_the_memory_format_is_the_faster_one_that_the_model_takes(
+    name: str, expected: torch.memory_format
+) -> None:
+    model, images = made(name), torch.rand(2, 3, 32, 32)
+    model.train()
+    before = model.eval()(images)
+    found = models.choose_memory_format(model.train(), torch.device("cpu"), 3, (32, 32), half=False)
+    assert found is expected
+    assert model.training
+    kernels = [weight for weight in model.parameters() if weight.dim() == 4 and min(weight.shape) > 1]
+    assert all(weight.is_contiguous(memory_format=expected) for weight in kernels)
+    torch.testing.assert_close(model.eval()(images.to(memory_format=found)), before, rtol=1e-4, atol=1e-5)

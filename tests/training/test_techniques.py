@@ -17,6 +17,7 @@ from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.training import models
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
+from hpsearch.training.optimizers import SGD
 from hpsearch.training.plain import PlainEngine
 from hpsearch.training.weights import read_weights, save_weights
 from tests.training.trials import make_run
@@ -85,10 +86,8 @@ def test_batches_from_one_sample_to_all(
 ) -> None:
     """Counts the optimizer's steps: as many as there are batches."""
     steps = []
-    step = torch.optim.SGD.step
-    monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1]
-    )
+    step = SGD.step
+    monkeypatch.setattr(SGD, "step", lambda self: (steps.append(1), step(self))[1])
     result, _ = epoch(engine, run_of(tmp_path, train={"batch_size": batch}))
     expected = 1 if batch == "full" else math.ceil(result.samples / int(batch))
     assert len(steps) == expected
