@@ -33,7 +33,8 @@ def export(
 ) -> None:
     """Write the trials, or their epochs, as CSV, Parquet or JSON."""
     from hpsearch.results.export import choose_format, encode, write
-    from hpsearch.results.tables import epochs_frame, open_study, trials_frame
+    from hpsearch.results.reading import open_study
+    from hpsearch.results.tables import epochs_frame, trials_frame
 
     chosen = choose_format(kind, output)
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))

@@ -34,8 +34,8 @@ def status(
     """Show a study's counts, its drivers and their workers."""
     from hpsearch.results.display import plain
     from hpsearch.results.looks import status_lines
+    from hpsearch.results.reading import open_study
     from hpsearch.results.status import study_status
-    from hpsearch.results.tables import open_study
 
     url = storage_url(storage, storage_file, run_folder)
     name = study_name(study) or open_study(None, url).study_name
@@ -63,7 +63,7 @@ def best(
         raise UserError("--torch-export: give --save DIR, where the program is written")
     from hpsearch.results.display import plain
     from hpsearch.results.looks import best_lines
-    from hpsearch.results.tables import best_trial, metric_name, open_study
+    from hpsearch.results.reading import best_trial, metric_name, open_study
 
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
     found = best_trial(opened)

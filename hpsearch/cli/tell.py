@@ -32,8 +32,8 @@ def report(
     ] = None,
 ) -> None:
     """Write a report: best, ranking, graphs, importance, cost."""
+    from hpsearch.results.reading import open_study
     from hpsearch.results.report import build_report, write_report
-    from hpsearch.results.tables import open_study
 
     url = storage_url(storage, storage_file, run_folder)
     name = study_name(study) or open_study(None, url).study_name

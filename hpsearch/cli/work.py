@@ -139,7 +139,7 @@ def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
 
     if is_study_file(study) or not url:
         return load_study_file(study), False
-    from hpsearch.results.tables import open_study
+    from hpsearch.results.reading import open_study
 
     stored = open_study(study, url).user_attrs.get("specification")
     if stored is None:

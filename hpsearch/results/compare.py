@@ -10,10 +10,10 @@ from hpsearch.results.notes import time_spent
 from hpsearch.results.plots.chart import COLORS, GREY, Axis, Chart, wants_log
 from hpsearch.results.plots.history import COSTS, best_line, epochs_used
 from hpsearch.results.progress import hparam, number
+from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.results.report.content import saved_epochs
 from hpsearch.results.report.document import Block, Document, Section, Table, Text
-from hpsearch.results.tables import reading_study
 from hpsearch.search.storage import redact
 
 

@@ -12,8 +12,8 @@ from optuna.storages import RDBStorage
 
 from hpsearch.errors import UserError
 from hpsearch.results.listing import own_folder
+from hpsearch.results.reading import opened
 from hpsearch.results.status import driver_rows, find_row
-from hpsearch.results.tables import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import translated

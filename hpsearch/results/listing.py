@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
-from hpsearch.results.tables import opened
+from hpsearch.results.reading import opened
 from hpsearch.search.opening import SPECIFICATION
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES

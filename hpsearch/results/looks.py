@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from hpsearch.results.delete import Deletion
 from hpsearch.results.listing import StudyRow
 from hpsearch.results.progress import counts_text, duration, hparam, number
+from hpsearch.results.reading import BestTrial
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
-from hpsearch.results.tables import BestTrial
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
-from hpsearch.results.tables import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights
 

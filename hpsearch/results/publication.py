@@ -1,10 +1,11 @@
-"""Computes what the dashboard should show of a study: a short process that only reads the database.
+"""Computes what the dashboard should show of a study: a process that only reads the database.
 
-    python -m hpsearch.results.publication OUTPUT < request
+    python -m hpsearch.results.publication
 
-The driver's process starts it, and writes what it hands back. The request comes through stdin, since a
-storage URL may hold a password and arguments can be read by every user of the machine. The answer is a file,
-since a pipe would block the process until somebody reads.
+The driver's process starts it at the first publication and writes what it hands back. Requests come through
+stdin, one JSON object a line, since a storage URL may hold a password and arguments can be read by every user
+of the machine. Each answer is a file, since a pipe would block until somebody has read it all; a line of
+stdout says that it is there, or what went wrong. The process ends with its stdin, and so with its driver.
 
 What is stored are the system attributes of optuna-dashboard 0.21 and of Optuna's artifacts, in their form.
 Their own functions are not used: importing optuna_dashboard takes two seconds, and they commit a figure in
@@ -31,13 +32,15 @@ from hpsearch.errors import HpsearchError
 from hpsearch.results.notes import study_note, trial_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
+from hpsearch.results.reading import opened
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.storage import open_storage, redact, translated
+from hpsearch.search.storage import redact, translated
 
 logger = logging.getLogger(__name__)
 
 PIECE = 2045  # characters in one attribute: optuna-dashboard's limit
 TOP_NOTES = 10
+STEP_BACK = 10  # how far this process steps back behind training, as `nice` counts
 BEST_ARTIFACT = "hpsearch:best_artifact"
 NOTE_DIGEST = "hpsearch:note:"
 """Remembers what a note said when we wrote it, so that one that a person has changed is left alone."""
@@ -49,13 +52,13 @@ class Request:
 
     Attributes:
         artifacts: the folder of the dashboard's artifact store.
-        nice: how far the process steps back behind training.
+        output: the file that the answer goes into.
     """
 
     storage: str = field(repr=False)
     study: str
     artifacts: str
-    nice: int = 10
+    output: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,30 +205,31 @@ def compute(request: Request) -> list[Change]:
     Raises:
         HpsearchError: the storage or the study.
     """
-    storage = open_storage(request.storage, readonly=True)
-    with translated(storage):
+    with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
         record = read_record(study, redact(request.storage))
     return list(changes(record, stored, Path(request.artifacts)))
 
 
-def main() -> int:
-    """Computes one request; the answer replaces OUTPUT when it is whole."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    output = Path(sys.argv[1])
+def answer(line: str) -> dict[str, str]:
+    """Computes one request; returns what to say of it: {} when the answer is there, or an error."""
+    request = Request(**json.loads(line))
     try:
-        request = Request(**json.load(sys.stdin))
-        os.nice(request.nice)
         found = compute(request)
-    except HpsearchError as error:
-        print(error, file=sys.stderr)
-        return 1
-    part = output.with_suffix(".part")
-    part.write_text(json.dumps([asdict(change) for change in found]), encoding="utf-8")
-    os.replace(part, output)
-    return 0
+    except (HpsearchError, OSError) as error:
+        return {"error": str(error)}
+    Path(request.output).write_text(json.dumps([asdict(change) for change in found]), encoding="utf-8")
+    return {}
+
+
+def main() -> None:
+    """Answers requests until stdin ends."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.nice(STEP_BACK)
+    for line in sys.stdin:
+        print(json.dumps(answer(line)), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

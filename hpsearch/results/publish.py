@@ -1,12 +1,14 @@
 """Publishes graphs, notes and the best weights into the dashboard while a study runs.
 
 The driver's thread must not wait: another process computes (`hpsearch.results.publication`), this callback
-starts it, looks after it and writes what it hands back, one short transaction at a time.
+asks it now and then and writes what it hands back, one short transaction at a time.
 """
 
+import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -66,32 +68,27 @@ class Publisher(Callback):
     def on_tick(self) -> None:
         if self._queue:
             self._write(self._queue[:1])
-            return
-        if self._process is not None:
-            self._collect()
+        elif self._process is not None and self._process.busy:
+            self._collect(0.0)
         elif self._is_due():
-            self._start()
+            self._ask()
 
     def on_study_end(self, summary: RunSummary) -> None:
         """Publishes the final state; gives up after a while, since the user waits."""
         patience = AFTER_SIGNAL if summary.exit_status > 128 else AT_END
         deadline = time.monotonic() + patience
-        if self._process is not None:
-            self._process.end()  # what it computes is out of date
+        if self._process is not None and self._process.busy:
+            self._end_process()  # what it computes is out of date
         self._queue.clear()
         self._away_until = 0.0
-        self._start(nice=0)  # nothing is trained any more
-        while self._process is not None and time.monotonic() < deadline:
-            self._process.wait(deadline - time.monotonic())
-            self._collect()
-        if self._process is not None:
-            self._process.end()
-            self._process = None
+        self._ask()
+        if not self._collect(patience):
             logger.warning(
                 "the dashboard's graphs were given up after %g s and may lack the last trials; the next run "
                 "of the study publishes them",
                 patience,
             )
+        self._end_process()
         while self._queue and time.monotonic() < deadline:
             self._write(self._queue[:1])
         if self._storage is not None:
@@ -103,22 +100,31 @@ class Publisher(Callback):
         now = time.monotonic()
         return self._news and now - self._last >= interval and now >= self._away_until
 
-    def _start(self, nice: int = 10) -> None:
+    def _ask(self) -> None:
         self._news = self._best = False
         self._last = time.monotonic()
+        if self._process is None:
+            self._process = _Process()
         artifacts = RunFolder(self._run_folder, self._study).artifacts
-        self._process = _Process(Request(self._url, self._study, str(artifacts), nice))
+        self._process.ask(self._url, self._study, artifacts)
 
-    def _collect(self) -> None:
+    def _collect(self, seconds: float) -> bool:
+        """Queues the answer if it comes within so many seconds; says whether it has come, or never will."""
         process = self._process
-        if process is None or not process.ended:
-            return
-        self._process = None
+        if process is None or not process.wait(seconds):
+            return False
         self._took = time.monotonic() - self._last
         try:
             self._queue = process.answer()
         except HpsearchError as error:
+            self._end_process()
             logger.warning("the dashboard's graphs could not be drawn: %s", error)
+        return True
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
     def _write(self, some: list[Change]) -> None:
         try:
@@ -137,9 +143,14 @@ class Publisher(Callback):
 
 
 class _Process:
-    """The process that computes one publication."""
+    """The process that computes publications, one after another.
 
-    def __init__(self, request: Request) -> None:
+    Attributes:
+        busy: whether it has been asked and its answer not been taken.
+    """
+
+    def __init__(self) -> None:
+        self.busy = False
         self._folder = tempfile.TemporaryDirectory(prefix="hpsearch-publish-")
         self._output = Path(self._folder.name) / "changes.json"
         self._errors = Path(self._folder.name) / "stderr"
@@ -147,41 +158,45 @@ class _Process:
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "hpsearch.results.publication", str(self._output)],
+                [sys.executable, "-m", "hpsearch.results.publication"],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is meant for the driver
             )
         assert self._process.stdin is not None  # PIPE was asked for
-        with self._process.stdin as pipe:  # far smaller than a pipe's buffer: this does not block
-            pipe.write(json.dumps(asdict(request)).encode())
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
+    def ask(self, storage: str, study: str, artifacts: Path) -> None:
+        """Sends a request; one to a process that has died is answered with its last words."""
+        self.busy = True
+        request = Request(storage, study, str(artifacts), str(self._output))
+        with contextlib.suppress(BrokenPipeError):
+            # Far smaller than a pipe's buffer: this does not block.
+            self._requests.write(json.dumps(asdict(request)).encode() + b"\n")
+            self._requests.flush()
 
-    def wait(self, seconds: float) -> None:
-        """Waits for its end, at most so long."""
-        try:
-            self._process.wait(max(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            return
+    def wait(self, seconds: float) -> bool:
+        """Waits for the answer or the process's end; returns whether either has come."""
+        ready, _, _ = select.select([self._answers], [], [], max(0.0, seconds))
+        return bool(ready)
 
     def answer(self) -> list[Change]:
-        """Returns what it has found.
+        """Returns what it has found, once `wait` has said so.
 
         Raises:
             HpsearchError: it failed; the message holds its last words.
         """
-        try:
-            if self._process.returncode != 0:
-                words = self._errors.read_text(errors="replace").strip().splitlines()
-                raise HpsearchError(words[-1] if words else f"exit status {self._process.returncode}")
-            found = json.loads(self._output.read_text(encoding="utf-8"))
-        finally:
-            self._folder.cleanup()
+        self.busy = False
+        said = self._answers.readline()
+        if not said:
+            words = self._errors.read_text(errors="replace").strip().splitlines()
+            raise HpsearchError(words[-1] if words else f"exit status {self._process.wait()}")
+        if error := json.loads(said).get("error"):
+            raise HpsearchError(error)
+        found = json.loads(self._output.read_text(encoding="utf-8"))
         return [
             Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"])) for one in found
         ]
@@ -189,5 +204,5 @@ class _Process:
     def end(self) -> None:
         """Ends it; it only reads, so nothing is lost."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
         self._folder.cleanup()

@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from hpsearch.errors import StudyNotFound, nearest
 from hpsearch.results.listing import StudyRow, study_rows
-from hpsearch.results.tables import opened
+from hpsearch.results.reading import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import redact

@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 from safetensors.numpy import save_file
 
+from hpsearch.results.reading import open_study
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.results.tables import open_study
 from hpsearch.search.storage import open_storage
 from hpsearch.service.callbacks import Callback, RunSummary
 from hpsearch.service.launch import RunOptions

@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.delete import delete_study, plan_deletion
+from hpsearch.results.reading import opened
 from hpsearch.results.status import request_stop, study_status
-from hpsearch.results.tables import opened
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, reading

@@ -10,7 +10,8 @@ import pytest
 
 from hpsearch.errors import UserError
 from hpsearch.results.export import choose_format, encode, write
-from hpsearch.results.tables import epochs_frame, open_study, trials_frame
+from hpsearch.results.reading import open_study
+from hpsearch.results.tables import epochs_frame, trials_frame
 from tests.results.stored import make_study
 
 READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import hpsearch
 from hpsearch.errors import CheckpointError, ModelError, UserError
 from hpsearch.results.models import export_program, load_best_model, save_best
-from hpsearch.results.tables import best_trial, reading_study
+from hpsearch.results.reading import best_trial, reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.models import build
 from hpsearch.training.saved import SavedModel, to_probabilities

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from hpsearch.results import publish
 from hpsearch.results.publication import compute
 from hpsearch.results.publish import Publisher
-from hpsearch.results.tables import open_study
+from hpsearch.results.reading import open_study
 from hpsearch.service.callbacks import Callback
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 from tests.service.curves import Script
@@ -96,7 +96,7 @@ def test_a_new_best_replaces_the_artifact(tmp_path: Path) -> None:
 
 def test_a_second_publication_writes_only_what_has_changed(tmp_path: Path) -> None:
     search(tmp_path, callbacks=(publisher(tmp_path),))
-    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs" / "artifacts"))
+    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs" / "artifacts"), output="")
     assert compute(request) == []
 
 
@@ -166,10 +166,12 @@ def test_the_password_is_not_in_the_arguments(tmp_path: Path, monkeypatch: pytes
         return popen(arguments, **options)
 
     monkeypatch.setattr(publish.subprocess, "Popen", noting)
-    process = publish._Process(publish.Request("postgresql://u:geheim@127.0.0.1:1/x", "s", str(tmp_path)))
-    process.wait(60)
+    process = publish._Process()
+    process.ask("postgresql://u:geheim@127.0.0.1:1/x", "s", tmp_path)
+    assert process.wait(60)
     with pytest.raises(publish.HpsearchError) as caught:
         process.answer()
+    process.end()
     assert "geheim" not in str(started)
     assert "geheim" not in str(caught.value)
     assert "127.0.0.1" in str(caught.value)

@@ -8,15 +8,8 @@ import pytest
 
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.listing import list_studies
-from hpsearch.results.tables import (
-    StudyResult,
-    best_trial,
-    count_states,
-    epochs_frame,
-    open_study,
-    opened,
-    trials_frame,
-)
+from hpsearch.results.reading import best_trial, count_states, open_study, opened
+from hpsearch.results.tables import StudyResult, epochs_frame, trials_frame
 from hpsearch.search.storage import open_storage
 from tests.results.stored import make_study
 

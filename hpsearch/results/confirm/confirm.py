@@ -19,8 +19,8 @@ from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
 from hpsearch.results.confirm.summary import Confirmation, ordered, parse, result_of
 from hpsearch.results.confirm.words import findings
+from hpsearch.results.reading import opened, reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
-from hpsearch.results.tables import opened, reading_study
 from hpsearch.search.opening import SPECIFICATION
 from hpsearch.search.storage import translated
 from hpsearch.service.callbacks import Callback

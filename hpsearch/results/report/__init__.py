@@ -5,10 +5,10 @@ from pathlib import Path
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.plots.static import write_pngs
+from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.results.report.content import importance, report
 from hpsearch.results.report.document import Document, markdown
-from hpsearch.results.tables import reading_study
 from hpsearch.search.storage import redact
 
 __all__ = ["build_report", "write_report", "write_text"]

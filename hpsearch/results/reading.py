@@ -1,0 +1,105 @@
+"""Opens stored studies to read them, and finds the best trial of one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpsearch.errors import StudyNotFound, nearest
+from hpsearch.search.storage import open_storage, redact, translated
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The best trial of a study.
+
+    Attributes:
+        value: the best value of the study's metric, reached at `best_epoch`.
+        weights: path of its weights on the machine that trained it, if they were kept.
+        attrs: all else that is known of it.
+    """
+
+    number: int
+    value: float
+    best_epoch: int | None
+    hparams: Mapping[str, Any]
+    weights: str | None
+    attrs: Mapping[str, Any] = field(repr=False)
+
+
+def open_study(name: str | None, url: str) -> optuna.Study:
+    """Opens a study to read it; without a name, the only one in the storage.
+
+    Raises:
+        StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
+        StorageError, StorageAway: the database.
+    """
+    return _find(name, open_storage(url, readonly=True))
+
+
+@contextmanager
+def reading_study(name: str | None, url: str) -> Iterator[optuna.Study]:
+    """Opens a study as `open_study` does, and closes the connections to its database at the end."""
+    with opened(url) as storage:
+        yield _find(name, storage)
+
+
+@contextmanager
+def opened(url: str, readonly: bool = True) -> Iterator[RDBStorage]:
+    """Opens a storage and closes its connections at the end."""
+    storage = open_storage(url, readonly=readonly)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
+
+
+def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with translated(storage):
+        names = [study.study_name for study in storage.get_all_studies()]
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            raise StudyNotFound(_not_found(name, names, redact(storage.url)))
+        return optuna.load_study(study_name=name, storage=storage)
+
+
+def _not_found(name: str | None, names: list[str], url: str) -> str:
+    if not names:
+        return f"there are no studies in {url}"
+    if name is None:
+        return f"there are {len(names)} studies in {url}; name one of them: {', '.join(sorted(names))}"
+    return f'no study "{name}" in {url}; {nearest(name, names)}'
+
+
+def metric_name(study: optuna.Study) -> str:
+    """Returns what the study's values measure; "value" for a study that hpsearch did not make."""
+    return str(study.user_attrs.get("metric", "value"))
+
+
+def best_trial(study: optuna.Study) -> BestTrial | None:
+    """Returns the best COMPLETE trial, or None."""
+    try:
+        trial = study.best_trial
+    except ValueError:  # Optuna's word for "no trial is COMPLETE"
+        return None
+    attrs = trial.user_attrs
+    return BestTrial(
+        number=trial.number,
+        value=float(trial.values[0]),
+        best_epoch=attrs.get("best_epoch"),
+        hparams=dict(trial.params),
+        weights=attrs.get("weights") or None,
+        attrs=attrs,
+    )
+
+
+def count_states(study: optuna.Study) -> dict[str, int]:
+    """Returns the number of trials by state, states without trials left out."""
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    return {state.name: states.count(state) for state in TrialState if state in states}
