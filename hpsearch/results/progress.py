@@ -143,7 +143,6 @@ def closing_lines(summary: RunSummary, flags: str = "") -> list[str]:
         f"{summary.study}: {summary.reason} ({duration(summary.seconds)}{pace})",
         f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
         *_best_lines(summary.best),
-        *summary.notes,
     ]
     return [*lines, "next:", *(f"  {command}" for command in _next_commands(summary, flags))]
 

@@ -5,7 +5,7 @@ A callback that raises is reported in the log with its traceback and not called 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.spec.study import StudySpec
@@ -103,7 +103,6 @@ class RunSummary:
     driver_seconds: float = 0.0
     folder: str = ""
     storage: str = ""
-    notes: tuple[str, ...] = field(default=())
 
 
 class Callback:

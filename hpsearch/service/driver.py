@@ -245,8 +245,6 @@ class Driver:
         self.tally.versions = dict(ready.versions)
         text = f"ready on {ready.device} after {ready.seconds:.1f} s"
         self.call("on_worker", WorkerNews(ready.worker, "ready", text))
-        for note in ready.notes:
-            self.call("on_message", f"worker {ready.worker}: {note}")
 
     def _check_data(self, facts: DataFacts) -> None:
         if self.tally.data is not None:

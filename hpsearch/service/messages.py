@@ -83,7 +83,6 @@ class Ready:
     versions: Mapping[str, str]
     data: DataFacts | None
     seconds: float
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,6 @@ def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
         versions=device.versions(),
         data=facts,
         seconds=time.monotonic() - began,
-        notes=facts.notes if facts else (),
     )
     return engine, ready
 
