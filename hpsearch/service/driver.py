@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 SLEEP = 2.0  # seconds between two turns from which on the process counts as suspended
 WAIT = 0.2  # seconds of waiting for messages, after which signals and clocks are looked at
+GATHER = 0.1  # seconds of results that are written together: a transaction costs as much as twenty answers
 
 
 @dataclass(slots=True)
@@ -93,6 +94,7 @@ class Driver:
         self._verdicts: dict[int, Verdict] = {}
         self._exhausted = False
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
+        self._flush = Every(GATHER)
         self._beat = Every(4.0)
         self._sync = Every(2.0)
         self._tick = Every(0.5)
@@ -290,6 +292,8 @@ class Driver:
             self.fleet.refuse_crash_loop(reason, left.stderr)
 
     def _write(self) -> None:
+        if self.fleet.training() and not self._flush.due():
+            return
         closed = self.database(self.study.flush)
         if closed:
             self.keeper.recorded(closed)
