@@ -24,6 +24,11 @@ class DataRecord:
         self._stored: Mapping[str, Any] | None = None
         self._fresh: DataFacts | None = None
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether there is a record to be written."""
+        return self._fresh is not None
+
     def load(self, attrs: Mapping[str, Any]) -> None:
         """Reads the record among the study's user attributes, if an earlier run has left one."""
         self._stored = attrs.get(DATA)

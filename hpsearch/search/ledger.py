@@ -68,7 +68,7 @@ class Ledger:
     ) -> None:
         self._storage = storage
         self._driver = driver
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
         self._clock = clock
         # What this process knows to own: study -> ticket -> attempt. A row that names this driver but is not
         # here was claimed by a call whose answer got lost, and may be adopted.
@@ -129,7 +129,7 @@ class Ledger:
             self._see(connection, workers, now)
             for study_id, held in self._held.items():
                 if held:
-                    renewed[study_id] = self._renew(connection, study_id, held, now + self._lease_seconds)
+                    renewed[study_id] = self._renew(connection, study_id, held, now + self.lease_seconds)
         lost: set[int] = set()
         for study_id, (gone, closed) in renewed.items():  # only now: a failed beat must tell it again
             held = self._held[study_id]
@@ -186,7 +186,7 @@ class Ledger:
                 "driver": self._driver.id,
                 "attempt": 1,
                 "failures": 0,
-                "expires": self._now(connection) + self._lease_seconds,
+                "expires": self._now(connection) + self.lease_seconds,
                 "preempted": False,
                 "done": False,
             }
@@ -221,15 +221,26 @@ class Ledger:
             if not connection.execute(update(LEASE).where(own).values(**values)).rowcount:
                 raise _lost(ticket)
 
-    def adopt(self, study_id: int) -> Lease | None:
+    def adopt(
+        self,
+        study_id: int,
+        progressed: Callable[[Lease], bool] = lambda lease: False,
+        silent_too: bool = True,
+    ) -> Lease | None:
         """Takes over one unfinished lease whose owner is dead, gone or silent for too long; None without any.
 
         A process of this machine that has ended is known to be dead at once; another machine's, or a
         suspended one, counts as dead when its lease has run out.
+
+        Args:
+            progressed: says whether the lease's last attempt has left a checkpoint: its death then starts the
+                count of failures anew, and otherwise is one more.
+            silent_too: False leaves out owners that are only silent: after the database was away, they must
+                be given the time to tell that they live.
         """
         self._attach(study_id)
-        for lease in self._adoptable(study_id):
-            adopted = self._take_over(lease)
+        for lease in self._adoptable(study_id, silent_too):
+            adopted = self._take_over(lease, progressed)
             if adopted is not None:
                 logger.info(
                     "ticket %d of study %d taken over, attempt %d", lease.ticket, study_id, adopted.attempt
@@ -238,7 +249,7 @@ class Ledger:
                 return adopted
         return None
 
-    def _adoptable(self, study_id: int) -> list[Lease]:
+    def _adoptable(self, study_id: int, silent_too: bool) -> list[Lease]:
         owners = DRIVER.c.host, DRIVER.c.pid, DRIVER.c.started, DRIVER.c.id
         query = (
             select(LEASE, *owners)
@@ -249,21 +260,27 @@ class Ledger:
         with reading(self._storage) as connection:
             now = self._now(connection)
             rows = connection.execute(query).all()
-        return [lease_of(row) for row in rows if self._is_free(row, now)]
+        return [lease_of(row) for row in rows if self._is_free(row, now, silent_too)]
 
-    def _is_free(self, row: Row[Any], now: float) -> bool:
+    def _is_free(self, row: Row[Any], now: float, silent_too: bool) -> bool:
         if row.driver == self._driver.id:
             return row.ticket not in self._held.get(row.study_id, {})
-        if row.driver is None or row.id is None or row.expires < now:
+        if row.driver is None or row.id is None or (silent_too and row.expires < now):
             return True
         return identity_of(row).is_dead()
 
-    def _take_over(self, lease: Lease) -> Lease | None:
+    def _take_over(self, lease: Lease, progressed: Callable[[Lease], bool]) -> Lease | None:
+        # A lost answer to this driver's own claim is no death either.
+        preempted = lease.preempted or lease.driver == self._driver.id
+        failures = lease.failures
+        if lease.number is not None:
+            failures = 0 if progressed(lease) else failures + (not preempted)
         with writing(self._storage) as connection:
             changes = {
                 "driver": self._driver.id,
                 "attempt": lease.attempt + 1,
-                "expires": self._now(connection) + self._lease_seconds,
+                "failures": failures,
+                "expires": self._now(connection) + self.lease_seconds,
                 "preempted": False,
             }
             unchanged = and_(
@@ -278,10 +295,7 @@ class Ledger:
             if lease.trial_id is None:
                 self._bind_found(connection, lease)
             row = connection.execute(select(LEASE).where(_tickets(lease.study_id, [lease.ticket]))).one()
-        adopted = lease_of(row)
-        # A lost answer to this driver's own claim is no death either.
-        preempted = lease.preempted or lease.driver == self._driver.id
-        return replace(adopted, preempted=preempted)
+        return replace(lease_of(row), preempted=preempted)
 
     def _bind_found(self, connection: Connection, lease: Lease) -> None:
         """Binds the trial that the former owner created and had no time to bind."""
@@ -347,7 +361,7 @@ class Ledger:
 
     def _driver_row(self, row: Row[Any], now: float) -> DriverRow:
         identity, silence = identity_of(row), max(0.0, now - row.seen)
-        state = DriverState.STALE if silence > self._lease_seconds else DriverState.ALIVE
+        state = DriverState.STALE if silence > self.lease_seconds else DriverState.ALIVE
         if identity.is_dead():
             state = DriverState.DEAD
         return DriverRow(identity, row.devices, row.workers, row.seen, silence, state)

@@ -37,8 +37,10 @@ class LiveTrial:
     Attributes:
         spec: the study with the trial's hparams in place.
         problem: why it cannot be trained: hparams that do not go together.
-        failures: deaths in a row without a new checkpoint.
+        failures: attempts in a row, before this one, that ended without a new checkpoint; preemptions do not
+            count.
         saved: the last epoch known to be in a checkpoint.
+        progress: whether this attempt has written a new checkpoint.
         since: when this driver began or took over the trial, seconds since the epoch.
     """
 
@@ -52,8 +54,14 @@ class LiveTrial:
     problem: str | None = None
     failures: int = 0
     saved: int = 0
+    progress: bool = False
     since: float = field(default_factory=time.time)
     results: list[EpochResult] = field(default_factory=list)
+
+    @property
+    def failures_with_this(self) -> int:
+        """Attempts in a row without a new checkpoint, should this one end now."""
+        return 0 if self.progress else self.failures + 1
 
     def values(self, metric: str) -> list[float]:
         """Returns one metric over the epochs, NaN where it was not reported."""

@@ -7,7 +7,7 @@ is begun, running trials go on, and the queue waits.
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from hpsearch.search.live import Ended, LiveTrial, Verdict, attributes, clean
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.storage import reading, translated
+from hpsearch.search.tables import Lease
 from hpsearch.search.view import StudyView
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
@@ -53,9 +54,14 @@ class Study:
         return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
 
     @property
+    def lease_seconds(self) -> float:
+        """Seconds after which this driver's trials may be taken over, unless it beats."""
+        return self._ledger.lease_seconds
+
+    @property
     def unwritten(self) -> int:
         """Number of operations that wait for the database."""
-        return len(self._queue)
+        return len(self._queue) + self._data.unwritten
 
     def load(self) -> None:
         """Fills the view from the database.
@@ -101,14 +107,20 @@ class Study:
                 finished.append(trial)
         return finished
 
-    def next_trial(self) -> LiveTrial | None:
+    def next_trial(
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool = True
+    ) -> LiveTrial | None:
         """Takes over an orphaned trial, or claims and samples a new one; None when the quota is given out.
+
+        Args:
+            has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
+            silent_too: whether trials of drivers that are only silent may be taken over.
 
         Raises:
             StorageAway: the database does not answer; the call may be repeated.
         """
         if self._pending is None:
-            self._pending = self._take_ticket()
+            self._pending = self._take_ticket(has_checkpoint, silent_too)
         if self._pending is None:
             return None
         ticket, attempt, failures = self._pending
@@ -125,6 +137,12 @@ class Study:
         self._pending = None
         trial = self._live(number, trial_id, ticket, hparams)
         trial.attempt, trial.failures = attempt, failures
+        # Until its checkpoint is read, and should there be none: the epochs that are in the database.
+        reported = self.view.reported(number)
+        trial.results = [
+            EpochResult(number, attempt - 1, epoch, {self.spec.study.metric: value})
+            for epoch, value in enumerate(reported, start=1)
+        ]
         self.live[number] = trial
         return trial
 
@@ -134,10 +152,10 @@ class Study:
         trial.results = []
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
-        failures, verdict = trial.failures, None
+        trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
+        verdict = None
         for result in curve:
             verdict = self.report(number, result)
-        trial.saved, trial.failures = max(trial.saved, len(curve)), failures
         return verdict
 
     def report(self, number: int, result: EpochResult) -> Verdict | None:
@@ -145,8 +163,8 @@ class Study:
         trial = self.live[number]
         del trial.results[result.epoch - 1 :]
         trial.results.append(result)
-        if result.checkpointed and result.epoch > trial.saved:  # what an earlier attempt saved is no progress
-            trial.saved, trial.failures = result.epoch, 0
+        if result.checkpointed and result.epoch > trial.saved:
+            trial.saved, trial.progress = result.epoch, True
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
@@ -254,7 +272,7 @@ class Study:
         """
         trial = self.live[number]
         trial.attempt = self._ledger.retry(self.study_id, trial.ticket, failures)
-        trial.failures = failures
+        trial.failures, trial.progress = failures, False
         return trial
 
     def beat(self, workers: str) -> None:
@@ -314,8 +332,13 @@ class Study:
         if self.spec.train.loss in ("cross_entropy", "nll") and facts.classes:
             self._chance_loss = math.log(len(facts.classes))
 
-    def _take_ticket(self) -> tuple[int, int, int] | None:
-        lease = self._ledger.adopt(self.study_id)
+    def _take_ticket(
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool
+    ) -> tuple[int, int, int] | None:
+        def progressed(lease: Lease) -> bool:
+            return lease.number is not None and has_checkpoint(lease.number, lease.attempt)
+
+        lease = self._ledger.adopt(self.study_id, progressed, silent_too)
         if lease is not None:
             return lease.ticket, lease.attempt, lease.failures
         ticket = self._ledger.claim(self.study_id, self.total)

@@ -86,7 +86,7 @@ class Lease:
     Attributes:
         trial_id: Optuna's id; None when the owner died before it created the trial.
         attempt: Counts the executions of the trial from 1, over all drivers; names the attempt's folder.
-        failures: What the owner last stored by `retry`: deaths in a row without a new checkpoint.
+        failures: Attempts in a row, before this one, that died without a new checkpoint.
         preempted: In an adopted lease: the attempt before ended by a warm stop, not by a death.
     """
 

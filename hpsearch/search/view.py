@@ -5,6 +5,7 @@ told as the sampler should see them (`hpsearch.search.sampler`).
 """
 
 import copy
+import itertools
 import math
 from bisect import insort
 from collections.abc import Container, Mapping
@@ -135,6 +136,12 @@ class StudyView:
     def params(self, number: int) -> dict[str, Any]:
         """Returns a trial's hyperparameters, empty if it has none yet."""
         return dict(self._storage.get_trial(self._ids[number]).params)
+
+    def reported(self, number: int) -> list[float]:
+        """Returns the values of a trial's epochs, from the first to the first that is missing."""
+        values = self._storage.get_trial(self._ids[number]).intermediate_values
+        epochs = itertools.takewhile(values.__contains__, itertools.count(1))
+        return [values[epoch] for epoch in epochs]
 
     def restart(self, number: int) -> None:
         """Forgets the epochs of a running trial, which goes on from an older checkpoint or from the start."""

@@ -1,5 +1,6 @@
 """How the driver talks to its database: never for long, and only now and then while it is away."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,12 +24,18 @@ class Database:
         self._on_lost = on_lost
         self._on_message = on_message
         self._away_since: float | None = None
+        self._back_since = -math.inf
         self._try_again_at = 0.0
 
     @property
     def away_for(self) -> float:
         """Seconds since the database stopped answering; 0 while it answers."""
         return 0.0 if self._away_since is None else time.monotonic() - self._away_since
+
+    @property
+    def back_for(self) -> float:
+        """Seconds since the database came back; infinite if it was never away, 0 while it is."""
+        return 0.0 if self._away_since is not None else time.monotonic() - self._back_since
 
     def due(self) -> bool:
         """Says whether a call would be made now."""
@@ -48,7 +55,7 @@ class Database:
             return None
         if self._away_since is not None:
             self._on_message(f"the database is back after {self.away_for:.0f} s")
-            self._away_since = None
+            self._away_since, self._back_since = None, time.monotonic()
         return result
 
     def _went_away(self, error: StorageAway) -> None:

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 SLEEP = 2.0  # seconds between two turns from which on the process counts as suspended
 WAIT = 0.2  # seconds of waiting for messages, after which signals and clocks are looked at
+MOST_BEAT = 4.0  # seconds between two signs of life; four fit into a lease
+RETURN = 15.0  # seconds that other drivers have to tell that they live when the database is back
 GATHER = 0.1  # seconds of results that are written together: a transaction costs as much as twenty answers
 
 
@@ -95,7 +97,7 @@ class Driver:
         self._exhausted = False
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
         self._flush = Every(GATHER)
-        self._beat = Every(4.0)
+        self._beat = Every(min(MOST_BEAT, study.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
         self._started = study.clock()
@@ -191,7 +193,7 @@ class Driver:
             case EndKind.OUT_OF_MEMORY:
                 self._finish(end.number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
             case EndKind.PREEMPTED:
-                self._requeue(end.number, self.study.live[end.number].failures)
+                self._requeue(end.number, 0 if trial.progress else trial.failures)
             case EndKind.UNSAVED:
                 self._requeue(end.number, trial.failures)
                 self.stops.stop(end.detail, exit_status=1)
@@ -201,7 +203,7 @@ class Driver:
     def _on_failure(self, number: int, detail: str, end: TrialEnd | None, worker: Worker | None) -> None:
         """Tries a trial again, unless too many attempts in a row brought no new checkpoint."""
         trial = self.study.live[number]
-        failures = trial.failures + 1
+        failures = trial.failures_with_this
         if failures < self.study.spec.study.max_attempts:
             self.call("on_message", f"trial {number}, attempt {trial.attempt}: {detail}; it is tried again")
             self._requeue(number, failures)
@@ -292,7 +294,8 @@ class Driver:
             self.fleet.refuse_crash_loop(reason, left.stderr)
 
     def _write(self) -> None:
-        if self.fleet.training() and not self._flush.due():
+        # A call with nothing to write would not touch the database, and pass for a sign that it is back.
+        if not self.study.unwritten or (self.fleet.training() and not self._flush.due()):
             return
         closed = self.database(self.study.flush)
         if closed:
@@ -348,12 +351,19 @@ class Driver:
             trial = self.study.retry(waiting.number, waiting.failures)
             del self._requeued[0]
             return trial
-        new = self.study.next_trial()
+        new = self.study.next_trial(self.keeper.has_checkpoint, self.database.back_for > RETURN)
         self._exhausted = new is None
-        if new is not None and new.problem is not None:
-            self._finish(new.number, Verdict(StopKind.ERROR, new.problem), None, None)
-            return None
-        return new
+        problem = None if new is None else self._problem(new)
+        if new is None or problem is None:
+            return new
+        self._finish(new.number, Verdict(StopKind.ERROR, problem), None, None)
+        return None
+
+    def _problem(self, trial: LiveTrial) -> str | None:
+        """Returns why a trial must not be trained: its hparams, or what it did to the drivers before."""
+        if trial.failures < self.study.spec.study.max_attempts:
+            return trial.problem
+        return f"{trial.failures} attempts in a row (max_attempts) ended, with their driver, without a new checkpoint"
 
     def _lost(self, error: LeaseLost) -> None:
         for number in self.study.drop(error.tickets):

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from hpsearch.errors import CheckpointError
-from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
 
@@ -51,6 +51,10 @@ class WeightsKeeper:
                 "checkpoint is intact, make room and run the study again"
             ) from error
         return str(target)
+
+    def has_checkpoint(self, number: int, attempt: int) -> bool:
+        """Says whether an attempt at a trial has left a checkpoint here."""
+        return any(attempt_folder(self.folder.trial(number), attempt).glob("*.json"))
 
     def _in_checkpoint(self, number: int) -> str | None:
         found = self.folder.trial(number).glob("attempt-*/best-*.safetensors")

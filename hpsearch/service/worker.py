@@ -7,7 +7,6 @@ when the pipe closes it leaves at once, with all that it started. It never sees 
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import select
@@ -47,7 +46,6 @@ FLOOR_BYTES, FLOOR_SHARE = 1 << 30, 0.05
 """A worker begins on a GPU that has free the smaller of 1 GiB and 5 % of its memory: less is hardly enough
 for CUDA itself, and every trial would end for lack of memory that another process will give back."""
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
-_PR_SET_PDEATHSIG = 1
 
 
 class Pipe(Protocol):
@@ -67,7 +65,6 @@ def main() -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     parent = os.getppid()
-    die_with_parent(parent)
     # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminated = threading.Event()
@@ -323,19 +320,12 @@ def limit_threads(setup: WorkerSetup) -> None:
         torch.set_num_interop_threads(1)
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when the driver dies; other systems have only `leave_with_driver`."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request stood
-            leave_at_once()
-
-
 def leave_with_driver(fd: int, parent: int) -> None:
     """Watches the pipe without reading from it, and leaves when its other end is closed.
 
     In the middle of a long epoch nothing else would notice. The parent is looked at too, should another
-    process have inherited the driver's end.
+    process have inherited the driver's end. Linux could kill this process by itself (PR_SET_PDEATHSIG), but
+    then nobody would end what it has started.
     """
     hang_up = select.poll()
     hang_up.register(fd, 0)  # POLLHUP and POLLERR are always reported

@@ -27,7 +27,7 @@ grace = "20s"
 stall_timeout = "60s"
 
 [train]
-function = "tests.faults.loop:train"
+function = "tests.faults.loop:{function}"
 epochs = {epochs}
 
 [function]
@@ -56,6 +56,7 @@ class Bench:
     seconds: float = 0.1
     workers: int = 2
     max_attempts: int = 50  # the storm kills at random; what counts is that no trial is lost
+    function: str = "train"
     storage: str = ""
     flags: tuple[str, ...] = ()
     drivers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -72,7 +73,8 @@ class Bench:
     def write(self) -> None:
         """Writes the study file anew."""
         values = {
-            name: getattr(self, name) for name in ("name", "trials", "max_attempts", "epochs", "seconds")
+            name: getattr(self, name)
+            for name in ("name", "trials", "max_attempts", "epochs", "seconds", "function")
         }
         (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
 

@@ -6,6 +6,8 @@ random numbers, so that a wrong resume shows in the losses.
 
 import json
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -23,6 +25,23 @@ def train(trial):
         note(trial, epoch, loss)
         trial.save({"state": state}, state=state)
         yield {"train_loss": loss, "val_loss": loss}
+
+
+def kill_the_driver(trial):
+    """Trains like `train`, but the second trial takes its driver with it, each time before its first epoch."""
+    if trial.number == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # the worker leaves when it sees its driver gone
+    yield from train(trial)
+
+
+def with_a_child(trial):
+    """Trains like `train`, with a process of its own beside it; the log's first line has its id."""
+    child = subprocess.Popen(["sleep", "600"])
+    line = {"pid": child.pid, "driver": os.getppid(), "child": True}
+    with Path(trial["log"]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    yield from train(trial)
 
 
 def note(trial, epoch, loss):

@@ -54,6 +54,32 @@ def test_running_trials_go_on_while_the_database_is_away(server_url, tmp_path):
 
 
 @pytest.mark.slow
+def test_drivers_that_live_keep_their_trials_over_an_outage_longer_than_their_leases(tmp_path):
+    with fresh_database("postgresql", tmp_path) as url, proxied(url) as line, proxied(url) as other:
+        flags = ("--lease-seconds", "2")
+        bench = Bench(tmp_path, trials=2, epochs=120, seconds=0.1, workers=2, storage=line.url, flags=flags)
+        second = tmp_path / "driver-1.out"
+        try:
+            drivers = [bench.start()]
+            bench.wait_for_training(drivers[0], epochs=3)
+            bench.storage = other.url
+            drivers.append(bench.start())  # has idle workers, which could take the trials over
+            bench.wait_for(lambda: second.read_text().count('"ready"') == 2, "ready")
+            for one in (line, other):
+                one.cut()
+            progress(bench, 2 * 40)  # both trials are trained for 4 seconds
+            other.mend()
+            bench.wait_for(lambda: "the database is back" in second.read_text(), "back")
+            progress(bench, 2 * 10)
+            line.mend()
+            assert [driver.wait(timeout=120) for driver in drivers] == [0, 0], bench.output()
+            bench.check(faults=0)
+            assert {entry["attempt"] for entry in bench.lines()} == {1}
+        finally:
+            bench.end()
+
+
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_run_with_checkpoints(tmp_path):
     with fresh_database("postgresql", tmp_path) as url, proxied(url) as line:
         bench = Bench(

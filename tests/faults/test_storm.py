@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, alive
 from tests.faults.storm import storm
 
 pytestmark = pytest.mark.timeout(400)
@@ -82,3 +82,28 @@ def test_workers_leave_when_their_driver_is_killed(bench):
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     bench.wait_for(lambda: not bench.living(), "workers gone", 10)
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_what_a_training_function_has_started_ends_with_it(tmp_path, victim):
+    bench = Bench(tmp_path, trials=1, epochs=1000, seconds=0.1, workers=1, function="with_a_child")
+    try:
+        driver = bench.start()
+        bench.wait_for_training(driver, epochs=3)
+        child, *lines = bench.lines()
+        os.kill(driver.pid if victim == "driver" else lines[0]["pid"], signal.SIGKILL)
+        bench.wait_for(lambda: not alive(child["pid"]), "the child gone", 10)
+    finally:
+        bench.end()
+
+
+def test_a_trial_that_kills_its_driver_every_time_fails_in_the_end(tmp_path):
+    options = {"function": "kill_the_driver", "max_attempts": 2}
+    bench = Bench(tmp_path, trials=3, epochs=2, seconds=0.01, workers=1, **options)
+    try:
+        statuses = [bench.start().wait(timeout=60) for _ in range(3)]
+        assert statuses == [-signal.SIGKILL, -signal.SIGKILL, 0], bench.output()
+        assert [trial.state.name for trial in bench.stored()] == ["COMPLETE", "FAIL", "COMPLETE"]
+        assert "2 attempts in a row (max_attempts)" in bench.stored()[1].user_attrs["stop_detail"]
+    finally:
+        bench.end()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from hpsearch.errors import LeaseLost, StorageAway
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.storage import writing
-from hpsearch.search.tables import LEASE
+from hpsearch.search.tables import LEASE, Lease
 from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter, create_trial
 from tests.search.scenes import Scene, elsewhere
 
@@ -116,9 +116,9 @@ def test_one_of_two_that_saw_the_same_lease_adopts_it(scene: Scene, monkeypatch:
     owner, first, second = scene.driver(elsewhere()), scene.driver(), scene.driver()
     owner.claim(scene.study_id, 5)
     scene.clock.now += 61
-    seen = second._adoptable(scene.study_id)
+    seen = second._adoptable(scene.study_id, True)
     assert len(seen) == 1
-    monkeypatch.setattr(second, "_adoptable", lambda study_id: seen)
+    monkeypatch.setattr(second, "_adoptable", lambda *_: seen)
     assert first.adopt(scene.study_id) is not None
     assert second.adopt(scene.study_id) is None
     assert second.beat("[]") == set()
@@ -129,9 +129,9 @@ def test_renewed_lease_is_not_adopted_on_an_old_sight(scene: Scene, monkeypatch:
     owner, heir = scene.driver(elsewhere()), scene.driver()
     owner.claim(scene.study_id, 5)
     scene.clock.now += 61
-    seen = heir._adoptable(scene.study_id)
+    seen = heir._adoptable(scene.study_id, True)
     assert owner.beat("[]") == set()
-    monkeypatch.setattr(heir, "_adoptable", lambda study_id: seen)
+    monkeypatch.setattr(heir, "_adoptable", lambda *_: seen)
     assert heir.adopt(scene.study_id) is None
     assert owner.beat("[]") == set()
 
@@ -226,7 +226,47 @@ def test_attempts_and_failures_outlive_the_driver(scene: Scene, ended: DriverIde
     TrialWriter(scene.storage).write([Report(trial_id, 1, 1.0)], dead.fence(scene.study_id, [1]))
     lease = heir.adopt(scene.study_id)
     assert lease is not None
-    assert (lease.attempt, lease.failures) == (4, 2)
+    assert (lease.attempt, lease.failures) == (4, 3)  # the death of the driver was one more
+
+
+@pytest.mark.parametrize(
+    ("left_checkpoint", "released", "expected"),
+    [(False, False, 3), (True, False, 0), (False, True, 2), (True, True, 0)],
+)
+def test_only_attempts_without_a_checkpoint_count(
+    scene: Scene, ended: DriverIdentity, left_checkpoint: bool, released: bool, expected: int
+) -> None:
+    owner, heir = scene.driver(ended), scene.driver()
+    owner.claim(scene.study_id, 5)
+    scene.trial(owner, 1)
+    assert owner.retry(scene.study_id, 1, failures=2) == 2
+    if released:
+        owner.release(scene.study_id, [1])
+    asked = []
+
+    def progressed(lease: Lease) -> bool:
+        asked.append((lease.number, lease.attempt))
+        return left_checkpoint
+
+    lease = heir.adopt(scene.study_id, progressed)
+    assert lease is not None
+    assert asked == [(0, 2)]
+    assert lease.failures == expected
+    assert [stored.failures for stored in heir.unfinished(scene.study_id)] == [expected]
+
+
+def test_silent_drivers_can_be_given_time(scene: Scene) -> None:
+    silent, heir = scene.driver(), scene.driver()
+    silent.claim(scene.study_id, 5)
+    silent.claim(scene.study_id, 5)
+    silent.release(scene.study_id, [2])
+    scene.clock.now += 100
+    lease = heir.adopt(scene.study_id, silent_too=False)
+    assert lease is not None
+    assert lease.ticket == 2  # given back, so nobody is silent about it
+    assert heir.adopt(scene.study_id, silent_too=False) is None
+    assert silent.beat("[]") == set()
+    assert heir.adopt(scene.study_id) is None
 
 
 def test_trial_created_by_a_driver_that_died_before_it_bound_it_is_found(

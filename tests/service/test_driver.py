@@ -222,8 +222,9 @@ def test_old_checkpoints_are_no_progress(tmp_path, end):
 
     summary, executor = run_here(tmp_path, spec_of(study={"trials": 3}), script)
     assert summary.counts == {"COMPLETE": 2, "FAIL": 1}
-    assert max(attempt for number, attempt, _, _ in executor.log if number == 1) <= 3
-    assert stored(tmp_path).trials[1].user_attrs["attempt"] == 3
+    assert [(attempt, epoch) for number, attempt, epoch, _ in executor.log if number == 1] == [(1, 1), (1, 2)]
+    # The first attempt saved two epochs; three in a row then saved none.
+    assert stored(tmp_path).trials[1].user_attrs["attempt"] == 4
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path):
