@@ -7,6 +7,7 @@ when the pipe closes it leaves at once, with all that it started. It never sees 
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -45,6 +46,7 @@ LOOK_UP = 0.5  # seconds between two looks at whether SIGTERM has come while wai
 FLOOR_BYTES, FLOOR_SHARE = 1 << 30, 0.05
 """A worker begins on a GPU that has free the smaller of 1 GiB and 5 % of its memory: less is hardly enough
 for CUDA itself, and every trial would end for lack of memory that another process will give back."""
+_PR_SET_PDEATHSIG = 1
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
 
 
@@ -65,11 +67,13 @@ def main() -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     parent = os.getppid()
+    wake_with_drivers_end()
     # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     fd = int(sys.argv[1])
+    os.set_inheritable(fd, False)  # not for what a training function starts
     threading.Thread(target=leave_with_driver, args=(fd, parent), daemon=True).start()
     connection = Connection(fd)
     try:
@@ -318,6 +322,12 @@ def limit_threads(setup: WorkerSetup) -> None:
     torch.set_num_threads(setup.spec.train.threads)
     with contextlib.suppress(RuntimeError):  # once set it cannot be set again, which is no harm
         torch.set_num_interop_threads(1)
+
+
+def wake_with_drivers_end() -> None:
+    """Asks Linux to wake this process, should it be suspended, when its driver dies: it has to leave then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def leave_with_driver(fd: int, parent: int) -> None:

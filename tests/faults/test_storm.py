@@ -76,9 +76,12 @@ def test_a_second_signal_ends_at_once(tmp_path):
         bench.end()
 
 
-def test_workers_leave_when_their_driver_is_killed(bench):
+@pytest.mark.parametrize("suspended", [False, True])
+def test_workers_leave_when_their_driver_is_killed(bench, suspended):
     driver = bench.start()
     bench.wait_for_training(driver, epochs=2)
+    if suspended:
+        os.kill(bench.lines()[0]["pid"], signal.SIGSTOP)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     bench.wait_for(lambda: not bench.living(), "workers gone", 10)
