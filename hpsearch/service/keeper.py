@@ -3,9 +3,8 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-from optuna.trial import TrialState
 
 from hpsearch.errors import CheckpointError
 from hpsearch.spec.folders import RunFolder, attempt_folder
@@ -16,15 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 class WeightsKeeper:
-    """Keeps the weights of the best trials; deletes checkpoints once the trial's end is in the database."""
+    """Keeps the weights of the best trials; deletes checkpoints once the trial's end is in the database.
+
+    It remembers nothing: what is in the folder is held against what is in the database, so that it also
+    clears away what a driver has left that was killed before it could.
+    """
 
     def __init__(self, folder: RunFolder, spec: CheckpointSpec, better: Direction) -> None:
         self.folder = folder
         self._spec = spec
         self._sign = 1.0 if better == "minimize" else -1.0
-        self._scores: list[tuple[float, int]] = []
-        self._tickets: dict[int, int] = {}
-        self._ended: set[int] = set()
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
@@ -61,35 +61,24 @@ class WeightsKeeper:
         newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
         return None if newest is None else str(newest)
 
-    def finished(self, number: int, ticket: int, score: float | None, state: TrialState) -> None:
-        """Notes a finished trial. Only COMPLETE ones are kept, since one of them is the study's best."""
-        self._tickets[ticket] = number
-        if score is not None and state is TrialState.COMPLETE:
-            self._scores.append((self._sign * score, number))
-            self._scores.sort()
+    def tidy(self, scores: Mapping[int, float], has_ended: Callable[[int], bool]) -> None:
+        """Deletes checkpoints of trials that have ended, and the weights of those that are not among the best.
 
-    def recorded(self, tickets: list[int]) -> None:
-        """Deletes what is not needed any more, now that these trials' ends are in the database."""
-        for ticket in tickets:
-            number = self._tickets.pop(ticket)
-            self._ended.add(number)
-            shutil.rmtree(self.folder.trial(number), ignore_errors=True)
-        self._drop_surplus()
-
-    def _drop_surplus(self) -> None:
+        Args:
+            scores: of the COMPLETE trials by number; the study's best is one of them.
+            has_ended: says whether a trial's end is in the database. Another driver of this folder may just be
+                linking the weights of one that has not.
+        """
+        for folder in self.folder.trials.glob("*"):
+            if folder.name.isdecimal() and has_ended(int(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
         if self._spec.keep == "all":
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
-        kept = {number for _, number in self._scores[:count]} | set(self._tickets.values())
-        # Only what is known to have ended: another driver of this folder may just be linking its own.
-        ended = self._ended | {number for _, number in self._scores}
-        for number in ended - kept:
-            self.folder.weights(number).unlink(missing_ok=True)
-        self._ended &= kept
-
-    def know(self, scores: dict[int, float]) -> None:
-        """Takes note of the COMPLETE trials of earlier runs, by number."""
-        self._scores = sorted((self._sign * score, number) for number, score in scores.items())
+        best = sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count]
+        for number, path in self.folder.kept_weights():
+            if number not in best and has_ended(number):
+                path.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> None:

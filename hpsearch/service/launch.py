@@ -89,7 +89,6 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
             places,
             lambda place: _setup(spec, options, folder, place),
             spec.study.stall_timeout,
-            max_early_deaths=max(4, len(places) + 1),
         )
         fleet.start_due()
         try:

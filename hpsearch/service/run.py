@@ -51,7 +51,7 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     study = open_study(spec, options.storage, launched.devices, options.lease_seconds)
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
-    keeper.know(study.complete_scores())
+    keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
     driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
     cpu = time.process_time()
@@ -70,16 +70,23 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
 
 
 def _leave(driver: Driver) -> None:
-    """Writes what can be written and gives the trials back, so that the next run takes them over at once."""
+    """Writes what can be written and gives the trials back, so that the next run takes them over at once.
+
+    A cold end must not wait for the database: the next run on this machine sees that this driver is gone.
+    """
+    if driver.stops.cold:
+        return
+    study = driver.study
     try:
         while True:
             try:
-                driver.keeper.recorded(driver.study.flush())
-                driver.study.release()
+                study.flush()
+                study.release()
                 break
             except LeaseLost as error:
-                if not driver.study.drop(error.tickets):
-                    raise
+                study.drop(error.tickets)
+                study.sync()
+        driver.keeper.tidy(study.complete_scores(), study.has_ended)
     except HpsearchError as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
 
@@ -108,6 +115,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
         best=best,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
+        cold=stops.cold,
         epochs=driver.tally.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

@@ -45,6 +45,12 @@ class RunFolder:
         """Returns where a finished trial's best weights are kept."""
         return self.home / "weights" / f"trial-{number:05d}.safetensors"
 
+    def kept_weights(self) -> list[tuple[int, Path]]:
+        """Returns the numbers of the trials whose weights are kept here, and where."""
+        found = (self.home / "weights").glob("trial-*.safetensors")
+        numbered = [(path.stem.removeprefix("trial-"), path) for path in found]
+        return sorted((int(number), path) for number, path in numbered if number.isdecimal())
+
     def worker_log(self, worker: int) -> Path:
         return self.home / "logs" / f"worker-{worker}.log"
 
