@@ -21,6 +21,7 @@ from hpsearch.results.progress import (
     ASCII_BLOCKS,
     BLOCKS,
     Progress,
+    Repeat,
     closing_lines,
     counts_text,
     duration,
@@ -61,15 +62,18 @@ class LiveDisplay(Display):
     Messages and log records scroll by above it.
 
     Args:
-        flags: see `closing_lines`.
+        repeat: see `closing_lines`.
     """
 
     def __init__(
-        self, console: Console | None = None, flags: str = "", clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        repeat: Repeat | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
         self.progress = Progress(clock)
-        self._flags = flags
+        self._repeat = repeat
         self._clock = clock
         self._drawn = -math.inf
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -122,7 +126,7 @@ class LiveDisplay(Display):
         self.progress.on_study_end(summary)
         self._live.update(Text(""))
         self._live.stop()
-        for line in closing_lines(summary, self._flags):
+        for line in closing_lines(summary, self._repeat):
             self._say(line)
 
     def _say(self, text: str) -> None:
@@ -140,12 +144,12 @@ class PlainDisplay(Display):
     def __init__(
         self,
         output: TextIO | None = None,
-        flags: str = "",
+        repeat: Repeat | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._output = output or sys.stdout
         self.progress = Progress(clock)
-        self._flags = flags
+        self._repeat = repeat
         self._clock = clock
         self._said = clock()
 
@@ -184,7 +188,7 @@ class PlainDisplay(Display):
 
     def on_study_end(self, summary: RunSummary) -> None:
         self.progress.on_study_end(summary)
-        self._say(*closing_lines(summary, self._flags))
+        self._say(*closing_lines(summary, self._repeat))
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
@@ -235,14 +239,16 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def choose_display(*, quiet: bool, as_json: bool, flags: str = "", output: TextIO | None = None) -> Display:
-    """Returns the display for the flags and the output at hand."""
+def choose_display(
+    *, quiet: bool, as_json: bool, repeat: Repeat | None = None, output: TextIO | None = None
+) -> Display:
+    """Returns the display for the flags and the output at hand; `repeat` is for `closing_lines`."""
     if as_json:
         return JsonDisplay(output)
     if quiet:
         return Display()
     console = Console(file=output)
-    return LiveDisplay(console, flags) if console.is_terminal else PlainDisplay(output, flags)
+    return LiveDisplay(console, repeat) if console.is_terminal else PlainDisplay(output, repeat)
 
 
 def opening_lines(info: StudyInfo) -> list[str]:
@@ -294,7 +300,7 @@ def _bar(progress: Progress) -> RenderableType:
 
 def _running_table(progress: Progress, ascii_only: bool) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for name in ("worker", "trial", "epoch", "train loss", progress.metric):
+    for name in ("worker", "trial", "epoch", "train loss", *_shown(progress.metric)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
@@ -305,6 +311,11 @@ def _running_table(progress: Progress, ascii_only: bool) -> Table:
     return table
 
 
+def _shown(metric: str) -> list[str]:
+    """Returns the metrics of the table: the validation loss, which stops trials early, and the study's own."""
+    return list(dict.fromkeys(["val_loss", metric]))
+
+
 def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
     last = trial.curve[-1].metrics if trial.curve else {}
     values = [result.metrics.get(metric, math.nan) for result in trial.curve]
@@ -313,7 +324,7 @@ def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
         str(trial.number),
         f"{len(trial.curve)}/{trial.epochs}",
         number(last.get("train_loss")),
-        number(last.get(metric)),
+        *(number(last.get(name)) for name in _shown(metric)),
         sparkline(values, blocks=blocks),
     ]
 

@@ -331,6 +331,10 @@ class Ledger:
                     connection.execute(insert(STUDY_SYSTEM_ATTRS).values(**attr))
         self._attached[study_id] = token
 
+    def token(self, study_id: int) -> str:
+        """Returns the token of a study that this driver has entered."""
+        return self._attached[study_id]
+
     def _check_study(self, connection: Connection, study_id: int) -> None:
         """Refuses to go on with a study that was deleted meanwhile; another may have its number now.
 

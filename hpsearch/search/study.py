@@ -56,6 +56,11 @@ class Study:
         return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
 
     @property
+    def token(self) -> str:
+        """What tells this study from all others, of whatever database and name."""
+        return self._ledger.token(self.study_id)
+
+    @property
     def registered_at(self) -> float:
         """When this driver was entered into the study, by the database server's clock."""
         return self._ledger.registered_at

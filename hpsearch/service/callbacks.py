@@ -6,7 +6,7 @@ A callback that raises is reported in the log with its traceback and not called 
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpsearch.spec.study import StudySpec
@@ -22,6 +22,8 @@ class StudyInfo:
     Attributes:
         total: finished trials that the study asks for.
         finished: trials that were finished already, by state.
+        stop_reasons: the same by the reason why they ended.
+        best: the best of them.
         storage: the URL without its password.
         folder: the study's run folder.
         workers: one description per worker, such as "worker 0: cuda:0".
@@ -33,6 +35,8 @@ class StudyInfo:
     storage: str
     folder: str
     workers: tuple[str, ...]
+    stop_reasons: Mapping[str, int] = field(default_factory=dict)
+    best: "FinishedTrial | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class RunSummary:
         reason: why it ended, one sentence: all trials finished, time is up, stopped by a signal ...
         counts: trials by state over the whole study, RUNNING and WAITING included.
         stop_reasons: finished trials by stop reason.
+        can_go_on: whether the study has trials left that another run would train.
         cold: whether a second signal ended it at once.
         exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
@@ -107,6 +112,7 @@ class RunSummary:
     driver_seconds: float = 0.0
     folder: str = ""
     storage: str = ""
+    can_go_on: bool = False
     cold: bool = False
 
 

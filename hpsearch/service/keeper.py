@@ -1,12 +1,13 @@
 """Which weights stay on disk, and when a trial's checkpoints may go."""
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hpsearch.errors import CheckpointError
+from hpsearch.errors import CheckpointError, UserError
 from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
@@ -25,6 +26,32 @@ class WeightsKeeper:
         self.folder = folder
         self._spec = spec
         self._sign = 1.0 if better == "minimize" else -1.0
+
+    def take_folder(self, token: str, storage: str) -> None:
+        """Makes sure that the study's folder is its own: a study of another database may have the same name.
+
+        Args:
+            token: of the study.
+            storage: URL of its database, without a password.
+
+        Raises:
+            UserError: the folder holds another study's files.
+        """
+        try:
+            owner = json.loads(self.folder.owner.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            owner = None
+        if owner is not None and owner["token"] != token:
+            # In the same database only one study has this name, so that the other one was deleted.
+            if owner["storage"] != storage and not _is_gone(owner["storage"]):
+                raise UserError(
+                    f"--run-folder: {self.folder.home} holds the files of another study of this name, in "
+                    f"{owner['storage']}; choose another run folder or another name, or delete that study"
+                )
+            for part in (self.folder.trials, self.folder.home / "weights"):
+                shutil.rmtree(part, ignore_errors=True)
+        self.folder.home.mkdir(parents=True, exist_ok=True)
+        self.folder.owner.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
@@ -79,6 +106,12 @@ class WeightsKeeper:
         for number, path in self.folder.kept_weights():
             if number not in best and has_ended(number):
                 path.unlink(missing_ok=True)
+
+
+def _is_gone(storage: str) -> bool:
+    """Says whether a database is an SQLite file that is not there any more."""
+    prefix = "sqlite:///"
+    return storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 
@@ -21,6 +22,8 @@ from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import StudySpec
 
 logger = logging.getLogger(__name__)
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def run(
@@ -51,6 +54,7 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     study = open_study(spec, options.storage, launched.devices, options.lease_seconds)
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
+    keeper.take_folder(study.token, _absolute(options.storage))
     keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
     driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
@@ -67,6 +71,14 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     summary = _summary(driver, launched, time.process_time() - cpu)
     driver.call("on_study_end", summary)
     return summary
+
+
+def _absolute(storage: str) -> str:
+    """Returns a storage URL without its password, the path of an SQLite file from the root on."""
+    prefix = "sqlite:///"
+    if storage.startswith(prefix):
+        return f"{prefix}{Path(storage.removeprefix(prefix)).absolute()}"
+    return redact(storage)
 
 
 def _leave(driver: Driver) -> None:
@@ -96,7 +108,9 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
     return StudyInfo(
         spec=launched.spec,
         total=study.total,
-        finished={name: count for name, count in study.view.counts.items() if count},
+        finished={name: study.view.counts[name] for name in FINISHED if study.view.counts[name]},
+        stop_reasons=dict(study.view.stop_reasons),
+        best=_best(study, launched.folder),
         storage=redact(launched.options.storage),
         folder=str(launched.folder.home),
         workers=tuple(f"worker {place.worker}: {device}" for place, device in described),
@@ -115,6 +129,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
         best=best,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
+        can_go_on=study.view.board.finished < study.total and not stops.ends_study,
         cold=stops.cold,
         epochs=driver.tally.epochs,
         driver_seconds=cpu,

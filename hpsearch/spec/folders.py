@@ -13,6 +13,7 @@ class RunFolder:
       cache/                                 decoded images, shared by all studies
       artifacts/                             what the dashboard offers for download
       fashion-mnist/
+        study.json                           whose folder it is: the study's token and database
         weights/trial-00012.safetensors      kept weights of finished trials
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
@@ -32,6 +33,10 @@ class RunFolder:
     @property
     def home(self) -> Path:
         return self.root / self.study
+
+    @property
+    def owner(self) -> Path:
+        return self.home / "study.json"
 
     @property
     def trials(self) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.errors import DataError, DeviceError, DigestMismatch, StudyFileError, WorkersFailed
+from hpsearch.errors import DataError, DeviceError, DigestMismatch, StudyFileError, UserError, WorkersFailed
 from hpsearch.service import fleet
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.launch import RunOptions
@@ -33,11 +33,11 @@ def spec_of(**tables):
     return parse_study({**tree, **tables, "study": study})
 
 
-def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None):
+def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None, folder=None):
     executor = executor or CurveExecutor(script)
     options = RunOptions(
         storage=f"sqlite:///{tmp_path}/s.db",
-        run_folder=tmp_path,
+        run_folder=folder or tmp_path,
         workers=Workers(gpus="none", workers=workers),
     )
     return run(spec, options, callbacks, executor), executor
@@ -100,6 +100,39 @@ def test_another_specification_under_the_same_name_is_refused(tmp_path):
     run_here(tmp_path, spec_of())
     with pytest.raises(DigestMismatch, match=r"early_stopping\.patience: stored 3, now 4"):
         run_here(tmp_path, spec_of(early_stopping={"patience": 4}))
+
+
+def test_a_study_under_which_nothing_was_trained_can_be_corrected(tmp_path):
+    """What is wrong about it may show only when the workers have seen the data."""
+    executor = CurveExecutor(falling, DATA)
+    with pytest.raises(StudyFileError, match=r"train\.batch_size: 1000 is larger"):
+        run_here(tmp_path, spec_of(train={"batch_size": 1000}), executor=executor)
+    summary, _ = run_here(
+        tmp_path, spec_of(study={"trials": 2, "metric": "val_macro_f1"}), lambda run: Script((1.0,) * 9)
+    )
+    assert summary.exit_status in (0, 1)
+    assert stored(tmp_path).direction.name == "MAXIMIZE"
+
+
+def test_two_databases_do_not_share_a_folder(tmp_path):
+    one, other, runs = (tmp_path / name for name in ("one", "other", "runs"))
+    one.mkdir()
+    other.mkdir()
+    run_here(one, spec_of(study={"trials": 1}), folder=runs)
+    with pytest.raises(UserError, match=r"--run-folder: .* holds the files of another study .*one/s\.db"):
+        run_here(other, spec_of(study={"trials": 1}), folder=runs)
+    kept = RunFolder(runs, "s").weights(0)
+    kept.parent.mkdir()
+    kept.touch()
+    (one / "s.db").unlink()
+    run_here(other, spec_of(study={"trials": 1}), folder=runs)
+    assert not kept.exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--run-folder: .*file/s cannot be made: Not a directory"):
+        run_here(tmp_path, spec_of(), folder=tmp_path / "file")
 
 
 DATA = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
