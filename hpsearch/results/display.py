@@ -41,6 +41,7 @@ from hpsearch.spec.trial import EpochResult
 
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
+LOADING_REPORT = 10.0  # seconds between two lines of plain output while images are read
 MOST_ROWS = 16  # running trials shown at once
 
 
@@ -99,8 +100,10 @@ class LiveDisplay(Display):
         self._draw(at_once=True)
 
     def on_worker(self, news: WorkerNews) -> None:
+        self.progress.on_worker(news)
         if news.kind in ("exit", "waiting"):
             self._say(f"worker {news.worker}: {news.text}")
+        self._draw()
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
@@ -158,7 +161,8 @@ class PlainDisplay(Display):
         self._say(*opening_lines(info))
 
     def on_worker(self, news: WorkerNews) -> None:
-        self._say(f"worker {news.worker}: {news.text}")
+        if news.kind != "loading" or self._clock() - self._said >= LOADING_REPORT:
+            self._say(f"worker {news.worker}: {news.text}")
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
@@ -275,6 +279,8 @@ def ended_line(trial: FinishedTrial, metric: str) -> str:
 def picture(progress: Progress, console: Console) -> RenderableType:
     """Returns the whole live picture."""
     parts = [_bar(progress), Text(counts_text(progress.states, progress.stop_reasons), style="dim")]
+    if progress.loading is not None:
+        parts.append(_loading_bar(progress.loading))
     if progress.best is not None:
         best = progress.best
         score = (
@@ -294,6 +300,15 @@ def _bar(progress: Progress) -> RenderableType:
         Text(f"{progress.finished}/{progress.total} trials"),
         ProgressBar(total=max(1, progress.total), completed=progress.finished, width=30),
         Text(f"{duration(progress.elapsed)}, {left}"),
+    )
+    return grid
+
+
+def _loading_bar(news: WorkerNews) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(
+        Text(f"worker {news.worker} {news.text}"),
+        ProgressBar(total=max(1, news.total), completed=news.done, width=30),
     )
     return grid
 

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.service.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary, StudyInfo
+from hpsearch.service.callbacks import (
+    Callback,
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    StudyInfo,
+    WorkerNews,
+)
 from hpsearch.spec.trial import EpochResult
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -33,6 +40,13 @@ class Progress(Callback):
         self.stop_reasons: Counter[str] = Counter()
         self.running: dict[int, RunningTrial] = {}
         self.best: FinishedTrial | None = None
+        self.loading: WorkerNews | None = None
+
+    def on_worker(self, news: WorkerNews) -> None:
+        if news.kind == "loading":
+            self.loading = news
+        elif news.kind == "ready":
+            self.loading = None
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.name, self.metric, self.total = info.spec.study.name, info.spec.study.metric, info.total

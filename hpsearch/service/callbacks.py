@@ -80,11 +80,19 @@ class FinishedTrial:
 
 @dataclass(frozen=True, slots=True)
 class WorkerNews:
-    """Something about a worker: kind is starting, ready, exit or waiting; `text` is a sentence."""
+    """Something about a worker.
+
+    Attributes:
+        kind: starting, waiting, loading, ready or exit.
+        text: a sentence.
+        done, total: images read so far and in all, while it is loading.
+    """
 
     worker: int
     kind: str
     text: str
+    done: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

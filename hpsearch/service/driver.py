@@ -29,6 +29,7 @@ from hpsearch.service.messages import (
     EndKind,
     EpochResult,
     FromWorker,
+    Loading,
     Ready,
     SetupFailed,
     TrialEnd,
@@ -151,6 +152,9 @@ class Driver:
                 self._on_ready(message)
             case Waiting():
                 self.call("on_worker", WorkerNews(message.worker, "waiting", message.text))
+            case Loading(worker, done, total):
+                text = f"reads images: {done:,} of {total:,}"
+                self.call("on_worker", WorkerNews(worker, "loading", text, done, total))
             case SetupFailed():
                 self._on_setup_failed(message)
             case WorkerExit():

@@ -12,6 +12,7 @@ from hpsearch.service.executor import Executor, WorkerPlace
 from hpsearch.service.messages import (
     EpochResult,
     FromWorker,
+    Loading,
     Ready,
     Shutdown,
     ToWorker,
@@ -185,6 +186,10 @@ class Fleet:
                 worker.active = time.monotonic()
             case Waiting():
                 self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
+            case Loading():
+                for other in self.workers.values():  # those that start may wait for the same images
+                    if other.phase is Phase.STARTING:
+                        other.active = time.monotonic()
             case TrialStarted() | EpochResult():
                 holder = self.with_trial(message.number)
                 if holder is not None:

@@ -27,6 +27,7 @@ from hpsearch.service.messages import (
     Decision,
     EndKind,
     EpochResult,
+    Loading,
     Ready,
     SetupFailed,
     Shutdown,
@@ -47,6 +48,7 @@ FLOOR_BYTES, FLOOR_SHARE = 1 << 30, 0.05
 """A worker begins on a GPU that has free the smaller of 1 GiB and 5 % of its memory: less is hardly enough
 for CUDA itself, and every trial would end for lack of memory that another process will give back."""
 _PR_SET_PDEATHSIG = 1
+TELL_EVERY = 0.5  # seconds between two messages of a worker that reads images
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
 
 
@@ -103,7 +105,7 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
     try:
         if not wait_for_room(pipe, setup, terminated, probe_of(setup)):
             return
-        engine, ready = prepare(setup, began)
+        engine, ready = prepare(setup, began, teller(pipe, setup.worker))
     except Exception as error:
         logger.exception("worker %d cannot begin", setup.worker)
         pipe.send(setup_failed(setup, error))
@@ -157,8 +159,26 @@ def wait_for_room(
     return True
 
 
-def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
+def teller(pipe: Pipe, worker: int) -> Callable[[int, int], None]:
+    """Returns what tells the driver now and then how far the reading of images has come."""
+    told = time.monotonic()  # what takes no time is not worth a word
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            pipe.send(Loading(worker, done, total))
+
+    return tell
+
+
+def prepare(
+    setup: WorkerSetup, began: float, progress: Callable[[int, int], None] | None = None
+) -> tuple[Engine, Ready]:
     """Imports torch, finds the device, loads the data and chooses the engine.
+
+    Args:
+        progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
         HpsearchError: the device is not there, or the data cannot be loaded.
@@ -168,7 +188,7 @@ def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
     from hpsearch.training.build import build_engine
 
     chosen = device.choose(setup.device)
-    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow)
+    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress)
     ready = Ready(
         worker=setup.worker,
         pid=os.getpid(),

@@ -135,6 +135,24 @@ def test_the_picture_of_many_workers_stays_on_one_screen() -> None:
     assert len(lines) < 24
 
 
+def test_the_reading_of_images_has_a_bar_of_its_own() -> None:
+    progress = Progress()
+    progress.on_study_start(INFO)
+    progress.on_worker(WorkerNews(1, "loading", "reads images: 1,200 of 6,000", 1200, 6000))
+    assert "worker 1 reads images: 1,200 of 6,000 ━" in shown(progress)
+    progress.on_worker(WorkerNews(1, "ready", "ready on cpu"))
+    assert "reads images" not in shown(progress)
+
+
+def test_plain_lines_tell_of_it_now_and_then() -> None:
+    output, clock = io.StringIO(), Clock()
+    display = PlainDisplay(output, clock=clock)
+    for done in range(100):
+        clock.now = done
+        display.on_worker(WorkerNews(0, "loading", f"reads images: {done} of 100", done, 100))
+    assert output.getvalue().count("reads images") == 9
+
+
 def test_nothing_is_estimated_before_a_trial_has_ended() -> None:
     progress = Progress()
     progress.on_study_start(INFO)
