@@ -1,13 +1,18 @@
 """How quickly the driver decides, beside plain Optuna processes on the same kind of database.
 
     python -m tests.benchmarks.driver [--workers 32] [--trials 96] [--epochs 20] [--storage URL] [--json FILE]
+    python -m tests.benchmarks.driver --scaling 1 8 32 64
 
 32 worker processes report 10 epochs a second each (no training: only the driver is measured). Printed: median,
-p99 and worst time from result to decision as the workers saw it, errors, lost trials. Beside it as many plain
-Optuna processes that call `report` and `should_prune` on one SQLite file with Optuna's defaults.
+p99 and worst time from result to decision as the workers saw it, the same from result to its commit, errors,
+lost trials. Beside it as many plain Optuna processes that call `report` and `should_prune` on one SQLite file
+with Optuna's defaults. `--scaling` measures numbers of workers one after another and prints their throughput as
+a share of the ideal: what the workers spent in training (here: asleep) of the time from each one's first trial
+to its last.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -16,16 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import optuna
 
+from hpsearch.search.live import Verdict
+from hpsearch.search.study import Study
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
 from hpsearch.spec import parse_study
 from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.trial import EpochResult
 
 PEER = """
 import json, sys, time, random, optuna
@@ -61,8 +71,12 @@ def main() -> None:
     options.add_argument("--pause", type=float, default=0.1, help="seconds between two results of a worker")
     options.add_argument("--storage", help="URL; default: a new SQLite file")
     options.add_argument("--no-peer", action="store_true")
+    options.add_argument("--scaling", type=int, nargs="+", metavar="WORKERS")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
+    if args.scaling:
+        scaling(args)
+        return
     with tempfile.TemporaryDirectory() as folder:
         rows = {"hpsearch": ours(args, Path(folder))}
         if not args.no_peer:
@@ -73,6 +87,38 @@ def main() -> None:
         print(f"{name:>9}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
     if args.json:
         args.json.write_text(json.dumps({"facts": facts, **rows}, indent=1))
+
+
+def scaling(args: argparse.Namespace) -> None:
+    """Prints the throughput of several numbers of workers as shares of the ideal."""
+    for workers in args.scaling:
+        args.workers, args.trials = workers, 4 * workers
+        with tempfile.TemporaryDirectory() as folder:
+            row = ours(args, Path(folder))
+        print(
+            f"{workers:>3} workers: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True
+        )
+
+
+@contextlib.contextmanager
+def waits_until_written() -> Iterator[list[float]]:
+    """Gives the seconds that each result waits until it is committed, by way of the driver's own calls."""
+    waits: list[float] = []
+    reported: list[float] = []
+    report, flush = Study.report, Study.flush
+
+    def reporting(study: Study, number: int, result: EpochResult) -> Verdict | None:
+        reported.append(time.perf_counter())
+        return report(study, number, result)
+
+    def flushing(study: Study) -> bool:
+        ended, now = flush(study), time.perf_counter()
+        waits.extend(now - then for then in reported)
+        reported.clear()
+        return ended
+
+    with mock.patch.multiple(Study, report=reporting, flush=flushing):
+        yield waits
 
 
 def ours(args: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -95,13 +141,20 @@ def ours(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     url = args.storage or f"sqlite:///{folder}/s.db"
     options = RunOptions(storage=url, run_folder=folder, workers=Workers("none", workers=args.workers))
     executor = LocalExecutor(RunFolder(folder, "pulse"), module="tests.benchmarks.pulse")
-    summary = run(spec, options, executor=executor)
+    with waits_until_written() as waits:
+        summary = run(spec, options, executor=executor)
     latencies = [value for file in log.glob("*.json") for value in json.loads(file.read_text())]
     study = optuna.load_study(study_name="pulse", storage=url)
     finished = sum(trial.state.is_finished() for trial in study.trials)
     reported = sum(len(trial.intermediate_values) for trial in study.trials)
+    spent = [json.loads(file.read_text()) for file in log.glob("*.spent")]
+    share = sum(busy for busy, _ in spent) / sum(span for _, span in spent)
+    written = figures(waits)
     return {
         **figures(latencies),
+        "until written: median ms": written["median ms"],
+        "p99": written["p99 ms"],
+        "of the ideal throughput": f"{share:.1%}",
         "trials": finished,
         "lost trials": args.trials - finished,
         "lost results": len(latencies) - reported,

@@ -1,7 +1,8 @@
 """A worker without torch that reports an epoch every so often and notes how long each decision took.
 
 Run by `tests/benchmarks/driver.py` as the worker module. Environment: PULSE_SECONDS (between two results),
-PULSE_LOG (folder for the latencies and for the numbers of the trained trials).
+PULSE_LOG (folder for the latencies, for the seconds spent in training and between first and last trial, and
+for the numbers of the trained trials).
 """
 
 import json
@@ -58,16 +59,22 @@ def main() -> None:
     pause = float(os.environ["PULSE_SECONDS"])
     setup = pipe.recv()
     latencies: list[float] = []
+    begun = ended = 0.0
     pipe.send(Ready(setup.worker, os.getpid(), "cpu", {}, None, 0.0))
     try:
         while True:
             message = pipe.recv()
+            begun = begun or time.perf_counter()
             if isinstance(message, Shutdown) or train(pipe, message, pause, latencies):
                 break
+            ended = time.perf_counter()
     except EOFError:
         pass
     finally:
-        Path(os.environ["PULSE_LOG"], f"{setup.worker}.json").write_text(json.dumps(latencies))
+        log = Path(os.environ["PULSE_LOG"])
+        (log / f"{setup.worker}.json").write_text(json.dumps(latencies))
+        if ended:
+            (log / f"{setup.worker}.spent").write_text(json.dumps([len(latencies) * pause, ended - begun]))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ STUDY = """
 name = "{name}"
 trials = {trials}
 max_attempts = {max_attempts}
-grace = "20s"
+grace = "{grace}"
 stall_timeout = "60s"
 
 [train]
@@ -57,6 +57,8 @@ class Bench:
     workers: int = 2
     max_attempts: int = 50  # the storm kills at random; what counts is that no trial is lost
     function: str = "train"
+    grace: str = "20s"
+    shared_memory: frozenset[str] = frozenset()
     storage: str = ""
     flags: tuple[str, ...] = ()
     drivers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.storage = self.storage or f"sqlite:///{self.folder}/s.db"
+        self.shared_memory = frozenset(os.listdir("/dev/shm"))
         self.write()
 
     @property
@@ -74,7 +77,7 @@ class Bench:
         """Writes the study file anew."""
         values = {
             name: getattr(self, name)
-            for name in ("name", "trials", "max_attempts", "epochs", "seconds", "function")
+            for name in ("name", "trials", "max_attempts", "epochs", "seconds", "function", "grace")
         }
         (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
 
@@ -172,6 +175,8 @@ class Bench:
         again = len(lines) - len(logged)
         assert again <= faults, f"{again} epochs were trained twice after {faults} faults"
         self.wait_for(lambda: not self.living(), "all processes gone", 20)
+        left = {name for name in os.listdir("/dev/shm") if name.startswith(("torch_", "psm_", "hpsearch"))}
+        assert left <= self.shared_memory, "something was left in shared memory"
         return {"trials": len(trials), "epochs": len(logged), "trained twice": again}
 
 

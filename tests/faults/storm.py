@@ -51,7 +51,7 @@ def storm(bench: Bench, faults: int, seed: int, line: Proxy | None = None) -> Co
             driver = bench.start()
             continue
         seen = len(bench.lines())
-        pause = time.monotonic() + chance.uniform(0.05, 0.5)
+        pause = time.monotonic() + chance.uniform(0.05, 0.4)
         bench.wait_for(lambda: time.monotonic() > pause, "pause")  # noqa: B023
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
         if driver.poll() is None and hit(bench, kind, driver.pid, chance, line):

@@ -75,15 +75,32 @@ def test_a_warm_stop_leaves_trials_that_can_be_resumed(bench, number, status):
     assert bench.check(faults=0)["epochs"] > trained
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
-    bench = Bench(tmp_path, trials=2, epochs=4, seconds=3.0)
+def test_a_second_signal_ends_at_once_and_loses_nothing_that_was_saved(tmp_path):
+    bench = Bench(tmp_path, trials=2, epochs=4, seconds=1.0)
     try:
         driver = bench.start()
-        bench.wait_for_training(driver)
+        bench.wait_for_training(driver, epochs=2)
         driver.send_signal(signal.SIGTERM)
         driver.send_signal(signal.SIGINT)
         assert driver.wait(timeout=20) in (130, 143), bench.output()
         bench.wait_for(lambda: not bench.living(), "workers gone", 20)
+        bench.finish()
+        bench.check(faults=2)
+    finally:
+        bench.end()
+
+
+def test_an_epoch_is_given_up_when_the_grace_has_run_out(tmp_path):
+    bench = Bench(tmp_path, trials=1, epochs=3, seconds=1.0, workers=1, grace="0.1s")
+    try:
+        driver = bench.start()
+        bench.wait_for_training(driver)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(timeout=20) == 143, bench.output()
+        said = (tmp_path / "driver-0.out").read_text()
+        assert "the epoch was given up when study.grace ran out" in said
+        bench.finish()
+        bench.check(faults=1)
     finally:
         bench.end()
 
