@@ -110,6 +110,7 @@ def attributes(
         "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
         "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
         "seconds": round(seconds, 3),
+        "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
         "attempt": trial.attempt,
         **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),

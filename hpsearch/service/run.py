@@ -58,6 +58,10 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
     driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
+    if spec.checkpoint.every_seconds > 0:
+        seconds = f"{spec.checkpoint.every_seconds:g} s"
+        text = f"checkpoint.every_seconds: a crash may cost each running trial {seconds} of training and an epoch"
+        driver.call("on_message", text)
     cpu = time.process_time()
     with stops.signals():
         try:
