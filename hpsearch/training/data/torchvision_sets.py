@@ -10,7 +10,8 @@ from hpsearch.errors import DataError
 from hpsearch.training.data import idx
 from hpsearch.training.data.cache import lock
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
-from hpsearch.training.data.objects import ItemImages, Member, read_members
+from hpsearch.training.data.objects import ItemImages, Member
+from hpsearch.training.data.survey import read_members
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def restore(
     return ItemImages(lazy, counts, **fields, threads=True, rebuild=_rebuild)
 
 
-OTHERS = Source(files=_files, read=_read)
+OTHERS = Source(files=_files, read=_read, heeds=frozenset(("group_by",)))
 """Every other set, as torchvision reads it."""
 
 
@@ -116,7 +117,7 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
         keywords = keywords | {"download": request.spec.download}
     try:
         # Two processes that fetch at once would write into the same files.
-        with lock(request.locks / f"torchvision-{request.spec.dataset}"):
+        with lock(request.cache.folder / "locks" / f"torchvision-{request.spec.dataset}"):
             return kind(root=str(request.root), **keywords)
     except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
         if request.spec.download:
