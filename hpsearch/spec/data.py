@@ -84,7 +84,7 @@ class DataSpec(Section):
     label_column: str = "label"
     """Several, joined by commas, are several regression targets."""
     skip_unreadable: Bool = False
-    """Leaves out pictures of a folder that cannot be read, and says which."""
+    """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
     """What to do about the same image in two parts, which would make validation or test too optimistic."""
     device: Literal["auto", "gpu", "cpu", "stream"] = "auto"

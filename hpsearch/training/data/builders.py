@@ -31,7 +31,7 @@ def _read(request: Request) -> Catalogue:
     return read_members(request, members)
 
 
-BUILDER = Source(files=lambda request: None, read=_read, heeds=frozenset(("group_by",)))
+BUILDER = Source(files=lambda request: None, read=_read, heeds=frozenset(("split.group_by",)))
 """Never cached as a catalogue: what the function depends on cannot be known."""
 
 

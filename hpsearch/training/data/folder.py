@@ -55,7 +55,7 @@ def read_folder(request: Request) -> Catalogue:
 FOLDER = Source(
     files=list_files,
     read=read_folder,
-    heeds=frozenset(("labels", "file_column", "label_column", "skip_unreadable", "group_by")),
+    heeds=frozenset(("labels", "file_column", "label_column", "split.group_by")),
     remarks=lambda request: list_pictures(request).notes,
 )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,9 @@ CHOICES = {
     "labels": "which has labels of its own",
     "file_column": "which is not found by a table of files",
     "label_column": "which is not labelled by a table",
-    "skip_unreadable": "which is no folder of pictures",
-    "group_by": "which has neither file names nor columns",
+    "split.group_by": "which has neither file names nor columns",
 }
-"""Fields of `[data]` and `[data.split]` that not all kinds of data heed, and what to say of those that do not."""
+"""Fields of `[data]` that not all kinds of data heed, and what to say of those that do not."""
 
 _VERSION = 2
 """Raised when catalogues are written in another form."""
@@ -116,28 +116,18 @@ def _refuse_unheeded(spec: DataSpec, source: Source) -> None:
     Raises:
         DataError: names the field, its value and the kind.
     """
-    plain = DataSpec()
     for field, why in CHOICES.items():
-        holder, usual, name = (
-            (spec.split, plain.split, "split.group_by") if field == "group_by" else (spec, plain, field)
-        )
-        value = getattr(holder, field)
-        if value != getattr(usual, field) and field not in source.heeds:
+        value = attrgetter(field)(spec)
+        if value == attrgetter(field)(DataSpec()):
+            continue
+        if field not in source.heeds:
             raise DataError(
-                f'data.{name} is {_shown(value)}, and data.dataset is "{spec.dataset}", {why}; leave it out'
+                f'data.{field} is "{value}", and data.dataset is "{spec.dataset}", {why}; leave it out'
             )
-    for field in ("file_column", "label_column"):
-        value = getattr(spec, field)
-        if value != getattr(plain, field) and spec.labels is None:
+        if field.endswith("_column") and spec.labels is None:
             raise DataError(
-                f"data.{field} is {_shown(value)}, but data.labels names no table; set it, or leave "
-                f"{field} out"
+                f'data.{field} is "{value}", but data.labels names no table; set it, or leave {field} out'
             )
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as TOML writes it."""
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"'
 
 
 def own_size(spec: DataSpec) -> Size | None:

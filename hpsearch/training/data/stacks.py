@@ -74,7 +74,7 @@ def _read_npz(request: Request) -> Catalogue:
     return _read_named(request, "npz", {name: (str(path), name) for name in names}, str(path))
 
 
-_HEEDED = frozenset(("labels", "label_column", "group_by"))
+_HEEDED = frozenset(("labels", "label_column", "split.group_by"))
 
 NPZ = Source(files=_npz_files, read=_read_npz, heeds=_HEEDED)
 

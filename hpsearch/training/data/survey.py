@@ -79,7 +79,7 @@ def _values(data: Any, name: str) -> list[Any] | None:
     values = getattr(data, name, None)
     if values is None or not hasattr(values, "__len__") or len(values) != len(data):
         return None
-    return list(np.asarray(values).tolist())
+    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def _file_names(data: Any) -> list[Any] | None:

@@ -91,7 +91,7 @@ def restore(
     return ItemImages(lazy, counts, **fields, threads=True, rebuild=_rebuild)
 
 
-OTHERS = Source(files=_files, read=_read, heeds=frozenset(("group_by",)))
+OTHERS = Source(files=_files, read=_read, heeds=frozenset(("split.group_by",)))
 """Every other set, as torchvision reads it."""
 
 

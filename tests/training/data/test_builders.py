@@ -10,6 +10,7 @@ import torch
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.data.stream import StreamedImages
 
@@ -88,6 +89,11 @@ def number():
 
 def failing():
     return {"train": Squares(60), "test": Squares(30, form="failing")}
+
+def failing_late():
+    data = Squares(60, form="failing")
+    data.targets = [item % 3 for item in range(60)]
+    return data
 
 def broken():
     raise KeyError("no such thing")
@@ -259,6 +265,19 @@ def test_groups_that_own_data_sets_lack(tmp_path: Path, function: str, group_by:
 def test_the_labels_of_own_data_sets_are_their_own(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'data\.labels is "a\.csv".*own_squares:single.*leave it out'):
         loaded(tmp_path, "single", labels="a.csv")
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) -> None:
+    found = loaded(tmp_path, "failing_late", device="stream", split={"seed": 1})._store.images
+    assert isinstance(found, ItemImages)
+    stream = StreamedImages(found, (6, 6), 1)
+    if ahead:
+        stream.expect([slice(0, len(stream))])
+    with pytest.raises(
+        DataError, match=r"^item 5 of the train data set cannot be had: ZeroDivisionError.*out$"
+    ):
+        stream.get(slice(0, len(stream)))
 
 
 @pytest.mark.parametrize("where", ["auto", "stream"])

@@ -33,7 +33,6 @@ def roots(tmp_path: Path) -> dict[str, Path]:
         ("digits", {"labels": "nowhere.csv"}, r'data\.labels is "nowhere\.csv".*"digits".*leave it out'),
         ("digits", {"split": {"group_by": "(.)"}}, r'data\.split\.group_by is "\(\.\)".*leave it out'),
         ("digits", {"split": {"group_by": "column:a"}}, r'group_by is "column:a".*"digits".*leave it out'),
-        ("digits", {"skip_unreadable": True}, r"data\.skip_unreadable is true.*leave it out"),
         ("Country211", {"labels": "nowhere.csv"}, r'data\.labels is "nowhere\.csv".*leave it out'),
         ("Country211", {"split": {"group_by": "column:patient"}}, r'no attribute "patient"'),
         ("npz", {"split": {"group_by": "(.)"}}, r"group_by.*no file names.*column:"),
