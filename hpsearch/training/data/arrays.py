@@ -124,13 +124,13 @@ def scan(
     """
     arrays = [OPENERS[opener](path, name) for path, name in members]
     if not sum(len(array) for array in arrays if array.ndim):
-        raise DataError(f"data.root: {' '.join(filter(None, members[0]))} holds no images; save some")
-    where = " ".join(filter(None, members[0]))
+        raise DataError(f"{_named(members[0])} holds no images; save some")
+    where = _named(members[0])
     found = pixels.find_layout(arrays[0].shape, layout, where)
     for array, member in zip(arrays, members, strict=True):
         if array.shape[1:] != arrays[0].shape[1:] or array.dtype != arrays[0].dtype:
             raise DataError(
-                f"{' '.join(filter(None, member))} holds {array.dtype} images of shape "
+                f"{_named(member)} holds {array.dtype} images of shape "
                 f"{list(array.shape[1:])} and {where} {arrays[0].dtype} ones of "
                 f"{list(arrays[0].shape[1:])}; bring them into one form"
             )
@@ -145,6 +145,10 @@ def scan(
     counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
     note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
     return ArrayImages(opener, counted, found, channels, size, dtype), hashes, note
+
+
+def _named(member: tuple[str, str]) -> str:
+    return f"data.root: {' '.join(filter(None, member))}"
 
 
 def _measure(arrays: Sequence[Array], layout: str, progress: Progress | None) -> tuple[Array, float, float]:
@@ -171,15 +175,15 @@ def read_idx(path: str, _: str = "") -> Array:
     try:
         data = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is corrupt ({error}); fetch it again") from error
+        raise DataError(f"data.root: {path} is corrupt ({error}); fetch it again") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"{path} is corrupt: it is no idx file of bytes; fetch it again")
+        raise DataError(f"data.root: {path} is corrupt: it is no idx file of bytes; fetch it again")
     axes = data[3]
     shape = tuple(np.frombuffer(data, ">i4", axes, 4).tolist())
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if values.size != int(np.prod(shape)):
         raise DataError(
-            f"{path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
+            f"data.root: {path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
         )
     return values.reshape(shape)
 
@@ -207,7 +211,9 @@ def read_npy(path: str, _: str = "") -> Array:
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} is no readable .npy file of numbers ({error}); save it again") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npy file of numbers ({why_not(error)}); save it again"
+        ) from error
     return array
 
 
@@ -221,8 +227,15 @@ def read_npz(path: str, name: str) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             array: Array = archive[name]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is no readable .npz file of numbers ({error}); save it again") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npz file of numbers ({why_not(error)}); save it again"
+        ) from error
     return array
+
+
+def why_not(error: Exception) -> str:
+    """Returns why NumPy cannot read a file; it takes all that it does not know for pickled objects."""
+    return "it holds Python objects, or something else" if "pickle" in str(error) else str(error)
 
 
 def read_mrc(path: str, _: str = "") -> Array:
@@ -235,13 +248,13 @@ def read_mrc(path: str, _: str = "") -> Array:
         import mrcfile
     except ImportError as error:
         raise DataError(
-            'dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
+            'data.dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
         ) from error
     try:
         with mrcfile.mmap(path, mode="r") as stack:
             array: Array = stack.data
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no readable MRC file ({error}); write it again") from error
+        raise DataError(f"data.root: {path} is no readable MRC file ({error}); write it again") from error
     return array[None] if array.ndim == 2 else array
 
 

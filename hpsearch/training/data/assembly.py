@@ -205,7 +205,10 @@ def _handle_duplicates(
         f"({PARTS[parts[row]]}) and {found.name(twin)} ({PARTS[parts[twin]]})"
     )
     if spec.on_duplicates == "error":
-        raise DataError(f'{sentence}; remove one of each pair or set data.on_duplicates to "drop" or "warn"')
+        raise DataError(
+            f'data.on_duplicates is "error" and {sentence}; remove one of each pair, or set it to "drop" or '
+            '"warn"'
+        )
     if spec.on_duplicates == "warn":
         logger.warning("%s", sentence)
         return rows, (sentence,)

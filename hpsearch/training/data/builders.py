@@ -75,7 +75,9 @@ def _check_steady(members: list[Member], request: Request) -> None:
     if not len(members[0].data):
         return
     seen = [next(read_items(members[:1], np.zeros(1, np.int64), threads=False))[0] for _ in range(2)]
-    first, second = (hash_rows(from_item(image, request.spec.layout, "item 0")[None]) for image in seen)
+    first, second = (
+        hash_rows(from_item(image, request.spec.layout, "data.dataset: item 0")[None]) for image in seen
+    )
     if not np.array_equal(first, second):
         raise DataError(
             f"data.dataset: {request.spec.dataset} gives another image each time it is asked for item 0; "

@@ -39,7 +39,8 @@ def read_folder(request: Request) -> Catalogue:
     images = FileImages(request.cache, str(root.resolve()), names, hashes, channels, size).take(whole)
     rows = np.array(list(known), np.int64)[whole]
     targets, classes = _to_targets(request, listing, rows)
-    groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, str(root))
+    where = str(root / (request.spec.labels or ""))
+    groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, where)
     return Catalogue(
         images,
         targets,
@@ -63,7 +64,9 @@ FOLDER = Source(
 def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array, tuple[str, ...]]:
     chosen = [listing.labels[row] for row in rows]
     if request.spec.labels:
-        return labels.to_targets(chosen, request.spec.task, str(request.root / request.spec.labels))
+        return labels.to_targets(
+            chosen, request.spec.task, f"data.labels: {request.root / request.spec.labels}"
+        )
     classes, targets = np.unique(np.array(chosen), return_inverse=True)
     if len(classes) < 2:
         raise DataError(

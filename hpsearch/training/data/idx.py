@@ -42,7 +42,7 @@ FILES = (
 def _digits_file(request: Request) -> Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise DataError('dataset "digits" comes with scikit-learn, which is not installed')
+        raise DataError('data.dataset "digits" comes with scikit-learn, which is not installed; install it')
     # The package itself is not imported: that takes 2 s.
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
@@ -51,7 +51,7 @@ def _read_digits(request: Request) -> Catalogue:
     path = str(_digits_file(request))
     images, hashes, _ = scan("digits", [(path, "")], progress=request.progress)
     digits = digits_table(path)[:, 64]
-    targets, classes = to_targets(digits, request.spec.task, path, _NUMERALS)
+    targets, classes = to_targets(digits, request.spec.task, f"data.root: {path}", _NUMERALS)
     return Catalogue(images, targets, classes, np.full(len(digits), FREE, np.int8), hashes)
 
 
@@ -82,9 +82,9 @@ def read_idx_set(request: Request, files: Iterable[Path]) -> Catalogue:
     values = np.concatenate(labels)
     if len(values) != len(images) or values.max(initial=0) >= len(known):
         raise DataError(
-            f"{train_y} and {test_y} hold {len(values)} labels up to {values.max(initial=0)} for "
+            f"data.root: {train_y} and {test_y} hold {len(values)} labels up to {values.max(initial=0)} for "
             f"{len(images)} images of {len(known)} classes; fetch the files again"
         )
-    targets, classes = to_targets(values, request.spec.task, train_y, known)
+    targets, classes = to_targets(values, request.spec.task, f"data.root: {train_y}", known)
     parts = np.repeat(np.array([FREE, TEST], np.int8), [len(part) for part in labels])
     return Catalogue(images, targets, classes, parts, hashes)

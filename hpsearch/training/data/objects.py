@@ -123,7 +123,7 @@ class ItemImages:
 
     def image(self, item: tuple[Any, Any], size: Size, channels: int) -> Array:
         """Returns an item's image as [channels, *size] of `dtype`."""
-        array = from_item(item[0], self._layout, "an item's image")
+        array = from_item(item[0], self._layout, "data.dataset: an item's image")
         if self.dtype == "float32" and array.dtype == np.uint8:
             array = array.astype(np.float32) / 255
         if array.shape[0] == 1:
@@ -171,10 +171,10 @@ def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterato
             raise
         except Exception as error:
             raise DataError(
-                f"item {number} of {member} cannot be had: {describe(error)}; mend its __getitem__, or leave "
-                "the item out"
+                f"data.dataset: item {number} of {member} cannot be had: {describe(error)}; mend its "
+                "__getitem__, or leave the item out"
             ) from error
-        return _pair(item, f"item {number} of {member}")
+        return _pair(item, f"data.dataset: item {number} of {member}")
 
     yield from in_order(get, range(len(rows)), _THREADS) if threads else map(get, range(len(rows)))
 

@@ -166,7 +166,9 @@ def statistics(chunks: Iterable[Array], dtype: str) -> Statistics:
         count += chunk[:, 0].size
         sums, squares = sums + total, squares + square
     if not np.isfinite(sums).all():
-        raise DataError("the training images hold NaN or infinite values; remove or replace these images")
+        raise DataError(
+            "data.dataset: the training images hold NaN or infinite values; remove or replace these images"
+        )
     scale, offset = (1 / 255, 0.0) if dtype == "uint8" else _to_unit(float(low), float(high))
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)) * scale

@@ -14,7 +14,7 @@ import numpy as np
 
 from hpsearch.errors import DataError, nearest
 from hpsearch.training.data import labels, tables
-from hpsearch.training.data.arrays import OPENERS, ArrayImages, scan
+from hpsearch.training.data.arrays import OPENERS, ArrayImages, scan, why_not
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Array, Catalogue, Request, Source
 
 _PARTS = {"": FREE, "_train": FREE, "_val": VAL, "_test": TEST}
@@ -70,7 +70,9 @@ def _read_npz(request: Request) -> Catalogue:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
     except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable .npz file ({error}); save it with numpy.savez") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npz file ({why_not(error)}); save it with numpy.savez"
+        ) from error
     return _read_named(request, "npz", {name: (str(path), name) for name in names}, str(path))
 
 
@@ -104,21 +106,24 @@ def _read_named(
     images, parts = _choose(arrays, _IMAGES)
     if not images:
         raise DataError(
-            f"{where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
+            f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
     found, hashes, note = scan(opener, images, request.spec.layout, request.progress)
     path = _table_path(request)
     table = _read_table(request, path) if path else None
+    labelled = f"data.labels: {path}" if path else f"data.root: {where}"
     if table is not None:
         values = tables.label_columns(table, request.spec.label_column, str(path))
     else:
         values, others = _read_labels(opener, arrays, where)
         if others != parts:
-            raise DataError(f"{where}: images and labels have different parts; give each x_* its y_*")
+            raise DataError(
+                f"data.root: {where} holds images and labels of different parts; give each x_* its y_*"
+            )
     if len(values) != len(found):
-        raise DataError(f"{where} holds {len(found)} images and {len(values)} labels; give each image one")
-    targets, classes = labels.to_targets(values, request.spec.task, where)
+        raise DataError(f"{labelled} holds {len(values)} labels for {len(found)} images; give each image one")
+    targets, classes = labels.to_targets(values, request.spec.task, labelled)
     columns = table or _columns(opener, arrays, request.spec.split.group_by, len(found), where)
     return Catalogue(
         found,
@@ -147,15 +152,17 @@ def _read_labels(opener: str, arrays: Mapping[str, tuple[str, str]], where: str)
     members, parts = _choose(arrays, _LABELS)
     if not members:
         raise DataError(
-            f"{where} holds {', '.join(sorted(arrays))} and no labels; call them y (or y_train, y_test), or "
+            f"data.root: {where} holds {', '.join(sorted(arrays))} and no labels; call them y (or y_train, y_test), or "
             "name a CSV by data.labels"
         )
     values = [OPENERS[opener](*member) for member in members]
     if not all(one.ndim for one in values):
-        raise DataError(f"{where} holds one number where labels should be; save one for each image")
+        raise DataError(
+            f"data.root: {where} holds one number where labels should be; save one for each image"
+        )
     if len({one.shape[1:] for one in values}) > 1:
         shapes = " and ".join(str(list(one.shape)) for one in values)
-        raise DataError(f"{where} holds labels of the shapes {shapes}; bring them into one form")
+        raise DataError(f"data.root: {where} holds labels of the shapes {shapes}; bring them into one form")
     return np.concatenate(values), parts
 
 
@@ -198,7 +205,7 @@ def _read_mrc(request: Request) -> Catalogue:
         request, table, table_path, dict(zip(paths, found.counts, strict=True)), len(values)
     )
     tables.check_rows_differ(rows.tolist(), names, values, table_path)
-    targets, classes = labels.to_targets(values, request.spec.task, str(table_path))
+    targets, classes = labels.to_targets(values, request.spec.task, f"data.labels: {table_path}")
     return Catalogue(
         _only(found, rows),
         targets,

@@ -39,7 +39,9 @@ def read_members(
             "sizes; set one, such as image_size = 64"
         )
     names = next((tuple(map(str, m.data.classes)) for m in members if hasattr(m.data, "classes")), ())
-    targets, classes = labels.to_targets(seen.labels, request.spec.task, request.spec.dataset, names)
+    targets, classes = labels.to_targets(
+        seen.labels, request.spec.task, f"data.dataset: {request.spec.dataset}", names
+    )
     images = ItemImages(
         members,
         counts,
@@ -117,7 +119,7 @@ def _glance(
     if not total:
         raise _empty()
     first, _ = next(read_items(members, np.zeros(1, np.int64), threads=False))
-    array = from_item(first, layout, "the image of item 0")
+    array = from_item(first, layout, "data.dataset: the image of item 0")
     hashes = np.zeros((total, HASH_BYTES), np.uint8)
     hashes[:, :8] = np.arange(total, dtype="<u8")[:, None].view(np.uint8)
     known = [_known_labels(member.data) for member in members]
@@ -133,7 +135,7 @@ def _known_labels(data: Any) -> list[Any] | None:
 
 
 def _empty() -> DataError:
-    return DataError("the data set has no items; return one whose len() is at least 1")
+    return DataError("data.dataset: the data set has no items; return one whose len() is at least 1")
 
 
 def _survey(
@@ -144,7 +146,7 @@ def _survey(
     sizes, channels, dtypes = set(), set(), set()
     items = told(read_items(members, np.arange(total), threads), total, progress)
     for row, (image, label) in enumerate(items):
-        array = from_item(image, layout, f"the image of item {row}")
+        array = from_item(image, layout, f"data.dataset: the image of item {row}")
         hashes[row] = hash_rows(array[None])[0]
         sizes.add((array.shape[1], array.shape[2]))
         channels.add(array.shape[0])
@@ -153,5 +155,7 @@ def _survey(
     if not found:
         raise _empty()
     if not (len(channels) == 1 or channels == {1, 3}):
-        raise DataError(f"the images have {sorted(channels)} channels; bring them to one number")
+        raise DataError(
+            f"data.dataset: the images have {sorted(channels)} channels; bring them to one number"
+        )
     return _Survey(found, hashes, sizes, max(channels), "uint8" if dtypes == {"uint8"} else "float32")

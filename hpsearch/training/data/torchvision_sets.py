@@ -53,7 +53,7 @@ def missing(request: Request) -> DataError:
     """Returns what to say when a set is not there."""
     there = "" if request.root.exists() else ", a folder that does not exist"
     return DataError(
-        f"{request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
+        f"data.root: {request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
         "--data-root, or set download = true in [data]"
     )
 
@@ -122,12 +122,14 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
     except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
         if request.spec.download:
             raise DataError(
-                f"{request.spec.dataset} could not be fetched or read: {error}; check the network, or delete "
-                f"what is in {request.root} and try again"
+                f"data.dataset: {request.spec.dataset} could not be fetched or read: {error}; check the network, "
+                f"or delete what is in {request.root} and try again"
             ) from error
         raise missing(request) from error
     except OSError as error:
-        raise DataError(f"{request.spec.dataset} could not be fetched: {error}; check the network") from error
+        raise DataError(
+            f"data.dataset: {request.spec.dataset} could not be fetched: {error}; check the network"
+        ) from error
     except ValueError:
         return None
     except (TypeError, ImportError) as error:

@@ -275,7 +275,8 @@ def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) ->
     if ahead:
         stream.expect([slice(0, len(stream))])
     with pytest.raises(
-        DataError, match=r"^item 5 of the train data set cannot be had: ZeroDivisionError.*out$"
+        DataError,
+        match=r"^data\.dataset: item 5 of the train data set cannot be had: ZeroDivisionError.*out$",
     ):
         stream.get(slice(0, len(stream)))
 

@@ -290,7 +290,7 @@ def test_duplicates_between_parts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     sentence = "1 image is in two parts, such as train/day/003.png"
     assert any(sentence in note and "test/day/copy.png (test)" in note for note in warned.facts.notes)
     assert sentence in caplog.text
-    with pytest.raises(DataError, match=rf"{sentence}.*on_duplicates"):
+    with pytest.raises(DataError, match=rf'on_duplicates is "error" and {sentence}.*"drop" or "warn"'):
         loaded(root, on_duplicates="error")
     dropped = loaded(root, on_duplicates="drop").facts
     assert (dropped.train + dropped.val, dropped.test) == (19, 11)

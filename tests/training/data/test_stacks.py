@@ -152,7 +152,7 @@ def test_labels(
     [
         ({"a": images(60, 4, 4)}, {}, "holds a and no images"),
         ({"x": images(60, 4, 4)}, {}, "no labels"),
-        ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "60 images and 50 labels"),
+        ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "50 labels for 60 images"),
         ({"x": images(60, 4, 4), "y": np.zeros(60)}, {}, 'only the class "0.0"'),
         ({"x": images(60, 4, 4), "y": np.full(60, np.nan)}, {}, "NaN"),
         ({"x": images(60, 4, 4), "y": np.array(["a", "b"] * 30)}, {"task": "regression"}, "no number"),
