@@ -1,5 +1,6 @@
 """The `[data]` table: what is trained on, how it is split and how it is varied."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -22,8 +23,22 @@ class Split(Section):
     seed: Int = 0
     official_test: Bool = True
     group_by: str | None = None
-    """Samples that must not be torn apart: `"column:patient"` of the labels CSV, or a regular expression on
-    the file name whose first group (or whole match) names the group."""
+    """Samples that must not be torn apart: `"column:patient"` of the labels CSV (an array of this name in a
+    .npz file, an attribute of data sets of your own with one value per item), or a regular expression on the
+    file name (`names` of your own data sets) whose first group, or whole match, names the group."""
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_a_column_or_an_expression(cls, group_by: str | None) -> str | None:
+        if group_by == "column:":
+            raise ValueError('"column:" names no column; complete it, as in "column:patient"')
+        try:
+            re.compile("" if group_by is None or group_by.startswith("column:") else group_by)
+        except re.error as error:
+            raise ValueError(
+                f'"{group_by}" is no regular expression ({error}); mend it, or use "column:<name>"'
+            ) from error
+        return group_by
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Split":
@@ -58,13 +73,18 @@ class DataSpec(Section):
     """Progressive resizing: pairs of (share of the epochs from which on, image size); training starts on
     small images and ends on large ones. Validation is always at the last size."""
     task: Literal["auto", "classification", "regression"] = "auto"
+    """`auto` takes labels with fractions, or several numbers each, for regression and all others for classes;
+    whole numbers that measure something, such as ages, need `regression`."""
     layout: Literal["auto", "HWC", "CHW"] = "auto"
     """Order of the axes in arrays of images; `auto` detects it and says what it found."""
     labels: str | None = None
-    """A CSV (or STAR file) of labels beside the images, relative to `root`; columns below."""
+    """A CSV (or STAR file) of labels beside the images, relative to `root`; columns below. Files may have any
+    suffix; if all lie in folders called train, val and test, these are the parts."""
     file_column: str = "file"
     label_column: str = "label"
+    """Several, joined by commas, are several regression targets."""
     skip_unreadable: Bool = False
+    """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
     """What to do about the same image in two parts, which would make validation or test too optimistic."""
     device: Literal["auto", "gpu", "cpu", "stream"] = "auto"
@@ -72,6 +92,8 @@ class DataSpec(Section):
     cache: str | None = None
     """Folder of decoded images (default: `cache` beside the run folder)."""
     cache_limit_gb: Float = Field(50.0, gt=0)
+    """Most that the folder may hold. Photographs are kept once, but need twice their room while they are
+    decoded."""
 
     @field_validator("progressive")
     @classmethod
@@ -82,8 +104,11 @@ class DataSpec(Section):
                 f"the shares of the epochs must start at 0.0 and grow, below 1.0, got {starts}; "
                 "for example [[0.0, 16], [0.5, 24], [0.8, 32]]"
             )
-        if any(size < 1 for _, size in stages):
-            raise ValueError(f"image sizes must be at least 1, got {[size for _, size in stages]}")
+        sizes = [size for _, size in stages]
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"image sizes must be at least 1, got {sizes}")
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"the image sizes must grow, got {sizes}; begin with the smallest")
         return stages
 
     @model_validator(mode="after")

@@ -114,6 +114,7 @@ class DataFacts:
         channels, height, width: of the images at the study's own image size.
         digest: hexadecimal digits over content, labels and split.
         notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
+        digests: of "images", "labels" and "split" apart; the first that differs names what has changed.
     """
 
     train: int
@@ -126,3 +127,4 @@ class DataFacts:
     task: str
     digest: str
     notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)

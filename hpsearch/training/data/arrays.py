@@ -17,6 +17,7 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Progress, Size, hash_rows
+from hpsearch.training.data.progress import counted
 
 _CHUNK_BYTES = 32 << 20
 
@@ -51,7 +52,12 @@ class ArrayImages:
         self._rows = None if rows is None else np.asarray(rows, np.int64)
 
     def __len__(self) -> int:
-        return sum(count for *_, count in self._members) if self._rows is None else len(self._rows)
+        return sum(self.counts) if self._rows is None else len(self._rows)
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of images in the arrays."""
+        return [count for *_, count in self._members]
 
     def take(self, rows: Array) -> "ArrayImages":
         chosen = rows if self._rows is None else self._rows[rows]
@@ -61,9 +67,9 @@ class ArrayImages:
 
     def chunks(self, size: Size, channels: int) -> Iterator[Array]:
         rows = np.arange(len(self)) if self._rows is None else self._rows
-        ends = np.cumsum([0, *(count for *_, count in self._members)])
+        ends = np.cumsum([0, *self.counts])
         arrays: dict[int, Array] = {}
-        step = max(1, _CHUNK_BYTES // (4 * self.channels * self.size[0] * self.size[1]))
+        step = self._step(size, channels)
         for start in range(0, len(rows), step):
             wanted = rows[start : start + step]
             owners = np.searchsorted(ends, wanted, side="right") - 1
@@ -74,6 +80,11 @@ class ArrayImages:
                     arrays[owner] = OPENERS[self._opener](path, name)
                 chunk = arrays[owner][wanted[first:last] - ends[owner]]
                 yield self._prepare(chunk, size, channels)
+
+    def _step(self, size: Size, channels: int) -> int:
+        """Returns how many images to hold at once, as they are and as they are wanted."""
+        most = max(self.channels * self.size[0] * self.size[1], channels * size[0] * size[1])
+        return max(1, _CHUNK_BYTES // (4 * most))
 
     def _prepare(self, chunk: Array, size: Size, channels: int) -> Array:
         stored = pixels.to_stored(pixels.channels_first(chunk, self._layout), self.dtype)
@@ -112,38 +123,47 @@ def scan(
         DataError: a file is corrupt, or the arrays do not fit each other.
     """
     arrays = [OPENERS[opener](path, name) for path, name in members]
-    where = " ".join(filter(None, members[0]))
+    if not sum(len(array) for array in arrays if array.ndim):
+        raise DataError(f"{_named(members[0])} holds no images; save some")
+    where = _named(members[0])
     found = pixels.find_layout(arrays[0].shape, layout, where)
     for array, member in zip(arrays, members, strict=True):
         if array.shape[1:] != arrays[0].shape[1:] or array.dtype != arrays[0].dtype:
             raise DataError(
-                f"{' '.join(filter(None, member))} holds {array.dtype} images of shape "
+                f"{_named(member)} holds {array.dtype} images of shape "
                 f"{list(array.shape[1:])} and {where} {arrays[0].dtype} ones of "
                 f"{list(arrays[0].shape[1:])}; bring them into one form"
             )
     if not np.issubdtype(arrays[0].dtype, np.number) and arrays[0].dtype != bool:
         raise DataError(f"{where} holds {arrays[0].dtype} where images should be; save numbers")
-    hashes, low, high = _measure(arrays, progress)
+    pixels.refuse_complex(arrays[0].dtype, where)
     channels, size = pixels.measure(arrays[0].shape, found)
+    if not channels * size[0] * size[1]:
+        raise DataError(f"{where} holds images of {size[1]} x {size[0]} pixels; save them again")
+    hashes, low, high = _measure(arrays, found, progress)
     dtype = pixels.stored_type(arrays[0].dtype, low, high)
     counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
     note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
     return ArrayImages(opener, counted, found, channels, size, dtype), hashes, note
 
 
-def _measure(arrays: Sequence[Array], progress: Progress | None) -> tuple[Array, float, float]:
-    total, done = sum(len(array) for array in arrays), 0
+def _named(member: tuple[str, str]) -> str:
+    return f"data.root: {' '.join(filter(None, member))}"
+
+
+def _measure(arrays: Sequence[Array], layout: str, progress: Progress | None) -> tuple[Array, float, float]:
     hashes, low, high = [], np.inf, -np.inf
+    for chunk in counted(_sliced(arrays), sum(map(len, arrays)), progress):
+        hashes.append(hash_rows(pixels.channels_first(chunk, layout)))
+        low, high = min(low, chunk.min()), max(high, chunk.max())
+    return np.concatenate(hashes), float(low), float(high)
+
+
+def _sliced(arrays: Sequence[Array]) -> Iterator[Array]:
     for array in arrays:
         step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
         for start in range(0, len(array), step):
-            chunk = array[start : start + step]
-            hashes.append(hash_rows(chunk))
-            low, high = min(low, chunk.min()), max(high, chunk.max())
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-    return np.concatenate(hashes), float(low), float(high)
+            yield array[start : start + step]
 
 
 def read_idx(path: str, _: str = "") -> Array:
@@ -155,15 +175,15 @@ def read_idx(path: str, _: str = "") -> Array:
     try:
         data = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is corrupt ({error}); fetch it again") from error
+        raise DataError(f"data.root: {path} is corrupt ({error}); fetch it again") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"{path} is corrupt: it is no idx file of bytes; fetch it again")
+        raise DataError(f"data.root: {path} is corrupt: it is no idx file of bytes; fetch it again")
     axes = data[3]
     shape = tuple(np.frombuffer(data, ">i4", axes, 4).tolist())
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if values.size != int(np.prod(shape)):
         raise DataError(
-            f"{path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
+            f"data.root: {path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
         )
     return values.reshape(shape)
 
@@ -191,7 +211,9 @@ def read_npy(path: str, _: str = "") -> Array:
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} is no readable .npy file of numbers ({error}); save it again") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npy file of numbers ({why_not(error)}); save it again"
+        ) from error
     return array
 
 
@@ -205,8 +227,15 @@ def read_npz(path: str, name: str) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             array: Array = archive[name]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is no readable .npz file of numbers ({error}); save it again") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npz file of numbers ({why_not(error)}); save it again"
+        ) from error
     return array
+
+
+def why_not(error: Exception) -> str:
+    """Returns why NumPy cannot read a file; it takes all that it does not know for pickled objects."""
+    return "it holds Python objects, or something else" if "pickle" in str(error) else str(error)
 
 
 def read_mrc(path: str, _: str = "") -> Array:
@@ -219,13 +248,13 @@ def read_mrc(path: str, _: str = "") -> Array:
         import mrcfile
     except ImportError as error:
         raise DataError(
-            'dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
+            'data.dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
         ) from error
     try:
         with mrcfile.mmap(path, mode="r") as stack:
             array: Array = stack.data
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no readable MRC file ({error}); write it again") from error
+        raise DataError(f"data.root: {path} is no readable MRC file ({error}); write it again") from error
     return array[None] if array.ndim == 2 else array
 
 

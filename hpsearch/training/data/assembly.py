@@ -1,7 +1,8 @@
 """From a data table to split samples, for training and for the sealed test part alike."""
 
+import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +10,21 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
-from hpsearch.training.data import sources, splits
-from hpsearch.training.data.cache import Cache, write_array
-from hpsearch.training.data.catalogue import PARTS, TEST, TRAIN, VAL, Catalogue, Progress, digest
+from hpsearch.training.data import pixels, sources, splits
+from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.catalogue import (
+    HASH_BYTES,
+    PARTS,
+    TEST,
+    TRAIN,
+    VAL,
+    Array,
+    Catalogue,
+    Progress,
+    digest,
+)
+from hpsearch.training.data.pictures import FileImages, drop_copies, has_fresh
+from hpsearch.training.data.store import ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +38,13 @@ class Assembly:
 
     Attributes:
         digest: over content, labels, class names and split.
+        digests: of images, labels and split apart; the last two compare only where the images are the same.
     """
 
     catalogue: Catalogue
     rows: splits.Rows
     digest: str
+    digests: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -54,28 +69,95 @@ def assemble(
     """
     folder = Path(root or spec.root or "data")
     allowed = None if allow is None else tuple(allow)
-    found = sources.catalogue(spec, folder, open_cache(spec, cache), allowed, progress)
+    storage = open_cache(spec, cache)
+    found = sources.catalogue(spec, folder, storage, allowed, progress)
     rows = splits.split(found, spec.split)
     rows, duplicates = _handle_duplicates(found, rows, spec)
-    content = (found.hashes, found.targets, "\n".join(found.classes))
-    indices = tuple(np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     notes = (*found.notes, *_balance(found), *duplicates)
-    whole = digest(*content, *indices)
-    _keep_split(open_cache(spec, cache), whole, rows)
-    return Assembly(found, rows, whole, notes)
+    indices = (np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
+    whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
+    assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
+    _keep_split(storage, assembly)
+    _divide(assembly, spec, storage, progress)
+    return assembly
 
 
-def _keep_split(cache: Cache, whole: str, rows: splits.Rows) -> None:
+def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:
+    """Returns digests that stay the same when files change their names or order."""
+    content, parts = _ranks(found), _parts(found, rows)
+    order = np.lexsort((parts, content))
+    return {
+        "images": digest(found.hashes[order]),
+        "labels": digest(found.targets[order], "\n".join(found.classes)),
+        "split": digest(parts[order]),
+    }
+
+
+def _ranks(found: Catalogue) -> Array:
+    """Returns a number for each sample, the same for the same content."""
+    ranks: Array = np.unique(found.hashes.view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True)[1]
+    return ranks
+
+
+def _parts(found: Catalogue, rows: splits.Rows) -> Array:
+    """Returns the part of each sample, -1 for none."""
+    parts = np.full(len(found), -1, np.int8)
+    for part, chosen in zip((TRAIN, VAL, TEST), (rows.train, rows.val, rows.test), strict=True):
+        parts[chosen] = part
+    return parts
+
+
+def _keep_split(cache: Cache, assembly: Assembly) -> None:
     """Writes which samples are in which part, under the digest that is stored with every study of these data.
 
-    `train.npy` is in the order of which every beginning is a subset.
+    One line for each sample; those of training in the order of which every beginning is a subset.
     """
+    found, rows = assembly.catalogue, assembly.rows
+    labels = [found.classes[target] for target in found.targets] if found.classes else found.targets.tolist()
 
     def build(folder: Path) -> None:
-        for name, part in zip(PARTS, (rows.train, rows.val, rows.test), strict=True):
-            write_array(folder / f"{name}.npy", part.shape, "int64", [part.astype(np.int64)])
+        with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("part", "index", "name", "label", "content"))
+            for name, part in zip(PARTS, (rows.train, rows.val, rows.test), strict=True):
+                for row in part.tolist():
+                    content = found.hashes[row].tobytes().hex()
+                    table.writerow((name, row, found.name(row), labels[row], content))
 
-    cache.entry(f"split-{whole}", build)
+    cache.entry(f"split-{assembly.digest}", build)
+
+
+def training_store(assembly: Assembly, cache: Cache, progress: Progress | None = None) -> ImageStore:
+    """Returns the images of the training and then the validation part, measured over the first."""
+    rows = assembly.rows
+    return _store(assembly, np.concatenate([rows.train, rows.val]), len(rows.train), cache, progress)
+
+
+def sealed_store(assembly: Assembly, cache: Cache, progress: Progress | None = None) -> ImageStore:
+    """Returns the images of the test part."""
+    rows = assembly.rows.test
+    return _store(assembly, rows, len(rows), cache, progress)
+
+
+def _store(
+    assembly: Assembly, rows: Array, measured: int, cache: Cache, progress: Progress | None
+) -> ImageStore:
+    found = assembly.catalogue
+    return ImageStore(found.images.take(rows), found.hashes[rows], measured, cache, progress)
+
+
+def _divide(assembly: Assembly, spec: DataSpec, cache: Cache, progress: Progress | None) -> None:
+    """Hands pictures that have just been decoded to the entries of the parts, so that one copy remains."""
+    images = assembly.catalogue.images
+    if not isinstance(images, FileImages):
+        return
+    kept, _ = pixels.check_channels(images.channels, spec.channels)
+    if not has_fresh(cache, images.size, kept):
+        return
+    training_store(assembly, cache, progress).open(images.size, kept)
+    if len(assembly.rows.test):
+        sealed_store(assembly, cache, progress).open(images.size, kept)
+    drop_copies(cache, images.size, kept)
 
 
 def open_cache(spec: DataSpec, folder: Path) -> Cache:
@@ -109,10 +191,7 @@ def _handle_duplicates(
     Raises:
         DataError: there are some and `on_duplicates` is "error".
     """
-    parts = np.full(len(found), -1, np.int8)
-    for part, chosen in zip((TRAIN, VAL, TEST), (rows.train, rows.val, rows.test), strict=True):
-        parts[chosen] = part
-    _, content = np.unique(found.hashes.view("V16").reshape(-1), return_inverse=True)
+    content, parts = _ranks(found), _parts(found, rows)
     strictest = np.full(content.max(initial=-1) + 1, -1, np.int8)
     np.maximum.at(strictest, content, parts)
     doubled = (parts >= 0) & (parts < strictest[content])
@@ -126,7 +205,10 @@ def _handle_duplicates(
         f"({PARTS[parts[row]]}) and {found.name(twin)} ({PARTS[parts[twin]]})"
     )
     if spec.on_duplicates == "error":
-        raise DataError(f'{sentence}; remove one of each pair or set data.on_duplicates to "drop" or "warn"')
+        raise DataError(
+            f'data.on_duplicates is "error" and {sentence}; remove one of each pair, or set it to "drop" or '
+            '"warn"'
+        )
     if spec.on_duplicates == "warn":
         logger.warning("%s", sentence)
         return rows, (sentence,)

@@ -2,7 +2,8 @@
 
 The function may declare a parameter `root`. It returns data sets with `__len__` and `__getitem__`, whose
 items are (image, label): one to be split, or `train`, and optionally `val` and `test`, in a dict, a
-NamedTuple or a plain tuple of two (train, test) or three (train, val, test).
+NamedTuple or a plain tuple of two (train, test) or three (train, val, test). What `data.split.group_by` needs
+are attributes of these data sets with one value per item: `names`, or the one that it names as a column.
 """
 
 import inspect
@@ -14,7 +15,8 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source, hash_rows
 from hpsearch.training.data.decode import from_item
-from hpsearch.training.data.objects import Member, read_items, read_members
+from hpsearch.training.data.objects import Member, describe, read_items
+from hpsearch.training.data.survey import read_members
 from hpsearch.training.imports import import_object
 
 _PARTS = {"train": FREE, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
@@ -29,14 +31,21 @@ def _read(request: Request) -> Catalogue:
     return read_members(request, members)
 
 
-BUILDER = Source(files=lambda request: None, read=_read)
+BUILDER = Source(files=lambda request: None, read=_read, heeds=frozenset(("split.group_by",)))
 """Never cached as a catalogue: what the function depends on cannot be known."""
 
 
 def _call(request: Request) -> Any:
     build: Callable[..., Any] = import_object(request.spec.dataset, request.allow, field="data.dataset")
     declared = inspect.signature(build).parameters
-    return build(**({"root": str(request.root)} if "root" in declared else {}))
+    try:
+        return build(**({"root": str(request.root)} if "root" in declared else {}))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"data.dataset: {request.spec.dataset} failed with {describe(error)}; mend the function"
+        ) from error
 
 
 def _members(built: Any, name: str) -> list[Member]:
@@ -63,11 +72,12 @@ def _members(built: Any, name: str) -> list[Member]:
 
 def _check_steady(members: list[Member], request: Request) -> None:
     """Refuses items that change from one reading to the next: reading them once would freeze them."""
-    data = members[0].data
-    if not len(data):
+    if not len(members[0].data):
         return
-    seen = [next(read_items([data], np.zeros(1, np.int64), threads=False))[0] for _ in range(2)]
-    first, second = (hash_rows(from_item(image, request.spec.layout, "item 0")[None]) for image in seen)
+    seen = [next(read_items(members[:1], np.zeros(1, np.int64), threads=False))[0] for _ in range(2)]
+    first, second = (
+        hash_rows(from_item(image, request.spec.layout, "data.dataset: item 0")[None]) for image in seen
+    )
     if not np.array_equal(first, second):
         raise DataError(
             f"data.dataset: {request.spec.dataset} gives another image each time it is asked for item 0; "

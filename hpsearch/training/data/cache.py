@@ -4,6 +4,7 @@ Each entry is a folder named by its key. It is built beside under another name a
 so that a half-built entry is never read; a lock keeps two processes from building the same one.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -12,14 +13,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.catalogue import Array
 
 if sys.platform != "win32":
     import fcntl
@@ -27,6 +27,8 @@ if sys.platform != "win32":
 logger = logging.getLogger(__name__)
 
 _GB = 1e9
+_BUILDING = ".tmp"
+"""Ends the names of folders that are no entries yet, or no longer."""
 
 
 class Cache:
@@ -56,7 +58,9 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with lock(self.folder / "locks" / key) as alone:
                 if alone:
-                    for left in self.folder.glob(f"{key}.*.tmp"):  # of a process that died while it built
+                    for left in self.folder.glob(
+                        f"{key}.*{_BUILDING}"
+                    ):  # of a process that died while it built
                         shutil.rmtree(left, ignore_errors=True)
                 if not path.is_dir():
                     self._check_room(size)
@@ -71,12 +75,23 @@ class Cache:
         return path
 
     def _build(self, key: str, path: Path, build: Callable[[Path], None]) -> None:
-        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=self.folder))
+        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=_BUILDING, dir=self.folder))
         try:
             build(beside)
             _publish(beside, path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+    def entries(self, pattern: str) -> list[Path]:
+        """Returns the folders of all whole entries whose keys match a pattern."""
+        return sorted(path for path in self.folder.glob(pattern) if path.suffix != _BUILDING)
+
+    def remove(self, path: Path) -> None:
+        """Takes an entry away; who has mapped its arrays keeps them."""
+        away = path.with_name(f"{path.name}.{os.getpid()}{_BUILDING}")
+        with contextlib.suppress(OSError):  # another process was first
+            path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
 
     def has_room(self, size: int) -> bool:
         """Whether an entry of so many bytes would fit."""
@@ -84,7 +99,7 @@ class Cache:
         return held + size <= self.limit_gb * _GB and size <= free
 
     def _held_and_free(self) -> tuple[int, int]:
-        held = sum(file.stat().st_size for file in self.folder.glob("*/*") if file.is_file())
+        held = sum(map(_weight, self.folder.glob("*/*")))
         there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         return held, shutil.disk_usage(there).free
 
@@ -107,7 +122,7 @@ class Cache:
         )
 
 
-def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable[Array]) -> None:
+def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable[NDArray[Any]]) -> None:
     """Writes an array piece by piece, in plain writes: through a mapping, a full disk would be a SIGBUS.
 
     Raises:
@@ -122,9 +137,9 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable
         os.fsync(file.fileno())
 
 
-def open_array(path: Path) -> Array:
+def open_array(path: Path) -> NDArray[Any]:
     """Maps an array copy-on-write: pages are shared with all who read it, and nobody can change the file."""
-    array: Array = np.load(path, mmap_mode="c", allow_pickle=False)
+    array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
 
 
@@ -139,6 +154,13 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads plain values."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _weight(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # taken away meanwhile
+        return 0
 
 
 def _publish(beside: Path, path: Path) -> None:
@@ -156,7 +178,7 @@ def _about(error: OSError, folder: Path) -> bool:
     return full or (error.filename is not None and str(error.filename).startswith(str(folder)))
 
 
-@contextmanager
+@contextlib.contextmanager
 def lock(path: Path) -> Iterator[bool]:
     """Holds a lock that the kernel takes back when its process dies; false where there are no locks.
 

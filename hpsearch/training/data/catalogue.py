@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.spec.data import DataSpec
+from hpsearch.training.data.cache import Cache
 
 Array = NDArray[Any]
 Size = tuple[int, int]
@@ -102,17 +103,13 @@ class Request:
     Attributes:
         root: the folder or file of `data.root`, or what overrides it; need not exist.
         allow: top-level modules that the study may name; None trusts all.
-        scratch: an empty folder that becomes part of the cached catalogue, for decoded images; None if the
-            catalogue will not be cached.
-        locks: a folder for lock files, the same for all processes of the machine.
         size: side lengths at which the study wants the images; None for the images' own.
     """
 
     spec: DataSpec
     root: Path
     allow: tuple[str, ...] | None
-    scratch: Path | None
-    locks: Path
+    cache: Cache
     size: Size | None
     progress: Progress | None = None
 
@@ -124,10 +121,14 @@ class Source:
     Attributes:
         files: lists what the catalogue depends on; None if that cannot be known without reading all.
         read: reads the catalogue.
+        heeds: those of `sources.CHOICES` that mean something to this kind; others are refused.
+        remarks: sentences on what lies beside the data, told anew each time.
     """
 
     files: Callable[[Request], Iterable[Path] | None]
     read: Callable[[Request], Catalogue]
+    heeds: frozenset[str] = frozenset()
+    remarks: Callable[[Request], tuple[str, ...]] = lambda request: ()
 
 
 def digest(*pieces: bytes | str | Array) -> str:
@@ -145,16 +146,25 @@ def _flat(piece: bytes | Array) -> Any:
 
 
 def hash_rows(rows: Array) -> Array:
-    """Returns the hash of each row's bytes, uint8 of shape [n, HASH_BYTES]."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
-    hashes = b"".join(blake2b(row.data, digest_size=HASH_BYTES).digest() for row in flat)
-    return np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES)
+    """Returns the hash of each row's values, type and shape, uint8 of shape [n, HASH_BYTES]."""
+    form = blake2b(f"{rows.dtype.str} {rows.shape[1:]}".encode(), digest_size=HASH_BYTES)
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    hashes = bytearray()
+    for row in flat:
+        state = form.copy()
+        state.update(row.data)
+        hashes += state.digest()
+    return np.frombuffer(bytes(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def fingerprint(files: Iterable[Path], fields: Mapping[str, Any]) -> str:
     """Returns a digest over names, sizes and times of files: the same if nothing has touched them."""
-    pieces = []
-    for file in files:
+    return digest("\n".join(map(_state, files)), repr(sorted(fields.items())))
+
+
+def _state(file: Path) -> str:
+    try:
         stat = file.stat()
-        pieces.append(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}")
-    return digest("\n".join(pieces), repr(sorted(fields.items())))
+    except OSError:  # such as a link to nothing: an unreadable picture
+        return f"{file}\tmissing"
+    return f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}"

@@ -3,6 +3,7 @@
 Transparent pixels become black, as does what augmentation moves in from outside the image.
 """
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +16,9 @@ from hpsearch.training.data.catalogue import Array, Size
 
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N", "La")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+
+LARGE = 12_000_000
+"""Pixels above which a picture counts as large: it takes up to some 20 bytes a pixel while it is decoded."""
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -29,25 +33,31 @@ def upright_size(image: Image.Image) -> Size:
     return (width, height) if turned else (height, width)
 
 
-def read_file(path: Path | IO[bytes], size: Size | None, channels: int) -> Array:
+def read_file(
+    path: Path | IO[bytes], size: Size | None, channels: int, large: Executor | None = None
+) -> Array:
     """Reads a picture as bytes of shape [channels, H, W].
 
     Args:
         size: to scale and cut to (see `pixels.resize`); None keeps the picture's own.
+        large: decodes the large ones, one at a time. Its thread, and not each thread of many, then keeps the
+            memory of the largest: allocators give little back.
 
     Raises:
         OSError, ValueError, SyntaxError: it cannot be decoded.
     """
     with Image.open(path) as image:
+        if size is not None and image.format == "JPEG":
+            # The decoder itself can halve a large picture, which saves most of the work. Twice the wanted
+            # size is left for antialiasing; both ways around, since EXIF may turn it yet.
+            image.draft(None, (2 * max(pixels.cover(image.size, size)),) * 2)
+        if large is not None and image.width * image.height > LARGE:
+            return large.submit(from_pillow, image, size, channels).result()
         return from_pillow(image, size, channels)
 
 
 def from_pillow(image: Image.Image, size: Size | None, channels: int) -> Array:
     """Returns a picture of any mode as bytes of shape [channels, H, W]."""
-    if size is not None and image.format == "JPEG":
-        # The decoder itself can halve a large picture, which saves most of the work. Twice the wanted size
-        # is left for antialiasing; both ways around, since EXIF may turn it yet.
-        image.draft(None, (2 * max(pixels.cover(image.size, size)),) * 2)
     upright = ImageOps.exif_transpose(_to_bytes(image))
     picture = upright.convert("L" if channels == 1 else "RGB")
     if size is not None and (picture.height, picture.width) != size:
@@ -110,6 +120,7 @@ def from_item(image: Any, layout: str, where: str) -> Array:
             f"{where} is {type(image).__name__} of shape {list(array.shape)} and type {array.dtype}, "
             "which is no image; return a picture, an array or a tensor"
         )
+    pixels.refuse_complex(array.dtype, where)
     found = pixels.find_layout((1, *array.shape), layout, where)
     dtype = "uint8" if array.dtype in (np.uint8, np.bool_) else "float32"
     stored: Array = pixels.to_stored(pixels.channels_first(array[None], found), dtype)[0]

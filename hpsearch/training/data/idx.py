@@ -9,6 +9,7 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.training.data.arrays import digits_table, read_idx, scan
 from hpsearch.training.data.catalogue import FREE, TEST, Catalogue, Request, Source
+from hpsearch.training.data.labels import to_targets
 
 _NUMERALS = tuple("0123456789")
 
@@ -41,16 +42,17 @@ FILES = (
 def _digits_file(request: Request) -> Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise DataError('dataset "digits" comes with scikit-learn, which is not installed')
+        raise DataError('data.dataset "digits" comes with scikit-learn, which is not installed; install it')
     # The package itself is not imported: that takes 2 s.
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def _read_digits(request: Request) -> Catalogue:
     path = str(_digits_file(request))
-    images, hashes, _ = scan("digits", [(path, "")])
-    targets = digits_table(path)[:, 64].astype(np.int64)
-    return Catalogue(images, targets, _NUMERALS, np.full(len(targets), FREE, np.int8), hashes)
+    images, hashes, _ = scan("digits", [(path, "")], progress=request.progress)
+    digits = digits_table(path)[:, 64]
+    targets, classes = to_targets(digits, request.spec.task, f"data.root: {path}", _NUMERALS)
+    return Catalogue(images, targets, classes, np.full(len(digits), FREE, np.int8), hashes)
 
 
 DIGITS = Source(files=lambda request: [_digits_file(request)], read=_read_digits)
@@ -76,12 +78,13 @@ def read_idx_set(request: Request, files: Iterable[Path]) -> Catalogue:
     train_x, train_y, test_x, test_y = map(str, files)
     images, hashes, _ = scan("idx", [(train_x, ""), (test_x, "")], progress=request.progress)
     labels = [read_idx(train_y), read_idx(test_y)]
-    targets = np.concatenate(labels).astype(np.int64)
-    classes = CLASSES[request.spec.dataset]
-    if len(targets) != len(images) or targets.max(initial=0) >= len(classes):
+    known = CLASSES[request.spec.dataset]
+    values = np.concatenate(labels)
+    if len(values) != len(images) or values.max(initial=0) >= len(known):
         raise DataError(
-            f"{train_y} and {test_y} hold {len(targets)} labels up to {targets.max(initial=0)} for "
-            f"{len(images)} images of {len(classes)} classes; fetch the files again"
+            f"data.root: {train_y} and {test_y} hold {len(values)} labels up to {values.max(initial=0)} for "
+            f"{len(images)} images of {len(known)} classes; fetch the files again"
         )
+    targets, classes = to_targets(values, request.spec.task, f"data.root: {train_y}", known)
     parts = np.repeat(np.array([FREE, TEST], np.int8), [len(part) for part in labels])
     return Catalogue(images, targets, classes, parts, hashes)

@@ -1,21 +1,17 @@
-"""From labels as people write them (names, numbers, columns of tables) to targets.
+"""From labels as people write them, names or numbers, to targets; and from columns or file names to groups.
 
 Legend: N samples, T regression targets.
 """
 
-import csv
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpsearch.errors import DataError, nearest
+from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import Array
-
-Table = dict[str, list[str]]
-"""Columns by name."""
+from hpsearch.training.data.tables import Table, column
 
 
 def to_targets(
@@ -31,127 +27,124 @@ def to_targets(
     Raises:
         DataError: they are not the labels of this task.
     """
-    array = _numbers(np.asarray(labels))
-    numeric = np.issubdtype(array.dtype, np.number) or array.dtype == bool
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if numeric and not np.isfinite(array.astype(np.float64)).all():
-        raise DataError(f"{where}: label {_first_bad(array)} is NaN or infinite; remove or complete it")
-    whole = numeric and array.ndim == 1 and bool((array == np.floor(array)).all())
-    if task == "regression" or (task == "auto" and numeric and not whole):
-        if not numeric:
-            raise DataError(
-                f'{where}: "{array.flat[0]}" is no number, and data.task is "regression"; use numbers'
-            )
-        return array.astype(np.float32).reshape(len(array), -1), ()
-    if array.ndim != 1 or (numeric and not whole):
+    written = _as_array(labels, where)
+    numbers = _numbers(written)
+    if numbers is None and task == "regression":
         raise DataError(
-            f"{where}: classes are one name or whole number each, got {array.flat[0]} of shape "
-            f'{list(array.shape)}; set data.task = "regression" for such labels'
+            f'{where}: "{written.flat[0]}" is no number, and data.task is "regression"; use numbers'
         )
-    return _classes(array, where, names)
+    if numbers is not None and not np.isfinite(numbers).all():
+        raise DataError(f"{where}: label {_first_bad(numbers)} is NaN or infinite; remove or complete it")
+    if numbers is not None and task != "regression" and _is_one_hot(numbers):
+        return _from_one_hot(numbers, task, where, names)
+    whole = numbers is not None and numbers.ndim == 1 and bool((numbers == np.floor(numbers)).all())
+    if numbers is not None and (task == "regression" or (task == "auto" and not whole)):
+        return numbers.astype(np.float32).reshape(len(numbers), -1), ()
+    if written.ndim != 1 or (numbers is not None and not whole):
+        raise DataError(
+            f"{where}: classes are one name or whole number each, got {written.flat[0]} of shape "
+            f'{list(written.shape)}; set data.task = "regression" for such labels'
+        )
+    return _classes(written, numbers, where, names)
 
 
-def _classes(array: Array, where: str, names: Sequence[str]) -> tuple[Array, tuple[str, ...]]:
-    numeric = np.issubdtype(array.dtype, np.number) or array.dtype == bool
-    if names and numeric and len(array) and array.min() >= 0 and array.max() < len(names):
-        return array.astype(np.int64), tuple(names)
-    values, targets = np.unique(array, return_inverse=True)
-    if len(values) < 2:
-        only = f'only the class "{values[0]}"' if len(values) else "no labels"
-        raise DataError(f"{where} holds {only}; a classification needs at least two")
-    classes = tuple(str(int(value)) if numeric else str(value) for value in values)
-    return targets.astype(np.int64), classes
+def _as_array(labels: Any, where: str) -> Array:
+    """Returns labels as texts or as numbers of shape [N] or [N, T > 1].
+
+    Raises:
+        DataError: they are neither, or one is empty.
+    """
+    try:
+        array = np.asarray(labels)
+        written: Array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: labels are not UTF-8 ({error}); save them as text") from error
+    except ValueError as error:
+        raise DataError(
+            f"{where}: labels have different lengths ({error}); give each as many numbers"
+        ) from error
+    if written.dtype.kind == "O":
+        written = _from_objects(written)
+    if written.ndim == 2 and written.shape[1] == 1:
+        written = written[:, 0]
+    if written.ndim not in (1, 2) or written.dtype.kind not in "biufU":
+        raise DataError(
+            f"{where}: labels of shape {list(written.shape)} and type {written.dtype} are neither names nor "
+            "numbers; give each image one name, or one row of numbers"
+        )
+    if written.dtype.kind == "U":
+        gaps = np.argwhere(np.char.str_len(written) == 0)
+        if len(gaps):
+            raise DataError(f"{where}: label {gaps[0, 0] + 1} is empty; complete or remove it")
+    return written
 
 
-def _numbers(array: Array) -> Array:
-    """Returns texts that are all numbers as numbers, everything else as it is."""
-    if array.dtype.kind not in "OSU":
-        return array
+def _from_objects(array: Array) -> Array:
     try:
         return array.astype(np.float64)
     except (ValueError, TypeError):
         return array.astype(str)
 
 
-def _first_bad(array: Array) -> int:
-    return int(np.flatnonzero(~np.isfinite(array.astype(np.float64).reshape(len(array), -1)).all(1))[0]) + 1
-
-
-def find_table(folder: Path, name: str) -> Path:
-    """Returns the path of a table of labels.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise DataError(f"data.labels: there is no file {path}; the name is relative to data.root")
-    return path
-
-
-def read_table(path: Path) -> Table:
-    """Reads a CSV file, or the first loop of a STAR file with these columns, as text.
-
-    Raises:
-        DataError: it is missing or no such table.
-    """
+def _numbers(written: Array) -> Array | None:
+    """Returns labels as float64; None if there are names among them."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.labels: {path} cannot be read ({error}); it should be a CSV file") from error
-    rows = _star_rows(text, path) if path.suffix.lower() == ".star" else _csv_rows(text)
-    if len(rows) < 2:
-        raise DataError(f"data.labels: {path} holds no rows; its first line names the columns")
-    header, *body = rows
-    for number, row in enumerate(body, 2):
-        if len(row) != len(header):
-            raise DataError(
-                f"data.labels: {path}, row {number} has {len(row)} fields and not {len(header)}; complete it"
-            )
-    return {name.strip(): [row[place].strip() for row in body] for place, name in enumerate(header)}
+        return written.astype(np.float64)
+    except ValueError:
+        return None
 
 
-def _csv_rows(text: str) -> list[list[str]]:
-    lines = text.splitlines()
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    return [row for row in csv.reader(lines, delimiter=separator) if row]
+def _is_one_hot(numbers: Array) -> bool:
+    return bool(
+        numbers.ndim == 2 and len(numbers) and np.isin(numbers, (0, 1)).all() and (numbers.sum(1) == 1).all()
+    )
 
 
-def _star_rows(text: str, path: Path) -> list[list[str]]:
-    """Returns the header and the rows of the longest `loop_` of a STAR file (particles, not optics)."""
-    tables: list[list[list[str]]] = []
-    for block in re.split(r"^\s*loop_\s*$", text, flags=re.MULTILINE)[1:]:
-        lines = [line.strip() for line in block.splitlines()]
-        header = [line.split()[0].lstrip("_") for line in lines if line.startswith("_")]
-        body = []
-        for line in lines:
-            if line.startswith("data_"):
-                break
-            if line and not line.startswith(("_", "#")):
-                body.append(line.split())
-        tables.append([header, *body])
-    if not tables:
-        raise DataError(f"data.labels: {path} holds no loop_; a STAR file of particles has one")
-    return max(tables, key=len)
+def _from_one_hot(
+    numbers: Array, task: str, where: str, names: Sequence[str]
+) -> tuple[Array, tuple[str, ...]]:
+    if task == "auto":
+        raise DataError(
+            f"{where}: the labels are rows of one 1 and {numbers.shape[1] - 1} 0, which looks one-hot; set "
+            'data.task = "classification" if they stand for classes, or data.task = "regression" if not'
+        )
+    places = numbers.argmax(1)
+    return _classes(places, places, where, names or tuple(map(str, range(numbers.shape[1]))))
 
 
-def column(table: Table, name: str, path: Path | str, field: str) -> list[str]:
-    """Returns a column of a table; STAR's leading underscore may be left out.
+def _classes(
+    written: Array, numbers: Array | None, where: str, names: Sequence[str]
+) -> tuple[Array, tuple[str, ...]]:
+    if names and numbers is not None and len(numbers) and numbers.min() >= 0 and numbers.max() < len(names):
+        return numbers.astype(np.int64), tuple(names)
+    values, targets = np.unique(written, return_inverse=True)
+    if len(values) < 2:
+        only = f'only the class "{values[0]}"' if len(values) else "no labels"
+        raise DataError(f"{where} holds {only}; a classification needs at least two")
+    if numbers is None:
+        return targets.astype(np.int64), tuple(map(str, values))
+    if values.dtype.kind != "U":
+        return targets.astype(np.int64), tuple(str(int(value)) for value in values)
+    return _numbered(values, targets, where)
 
-    Raises:
-        DataError: there is no such column.
-    """
-    known = {key.lstrip("_"): values for key, values in table.items()}
-    if name.lstrip("_") not in known:
-        raise DataError(f'{field}: {path} has no column "{name}"; {nearest(name, known)}')
-    return known[name.lstrip("_")]
+
+def _numbered(values: Array, targets: Array, where: str) -> tuple[Array, tuple[str, ...]]:
+    """Brings classes that are written as numbers into the order of these, as they are written: 01, 02, 10."""
+    numbers = values.astype(np.float64)
+    order = np.argsort(numbers, kind="stable")
+    same = np.flatnonzero(np.diff(numbers[order]) == 0)
+    if len(same):
+        one, other = values[order[same[0]]], values[order[same[0] + 1]]
+        raise DataError(
+            f'{where}: the classes "{one}" and "{other}" are the same number; write them in one way'
+        )
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return places[targets], tuple(str(value) for value in values[order])
 
 
-def label_columns(table: Table, names: str, path: Path | str) -> Any:
-    """Returns the labels of a table; several columns, joined by commas, are several regression targets."""
-    columns = [column(table, name.strip(), path, "data.label_column") for name in names.split(",")]
-    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+def _first_bad(numbers: Array) -> int:
+    return int(np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1))[0]) + 1
 
 
 def to_groups(group_by: str | None, names: Sequence[str], table: Table | None, where: str) -> Array | None:
@@ -162,7 +155,7 @@ def to_groups(group_by: str | None, names: Sequence[str], table: Table | None, w
         table: rows in the order of the samples.
 
     Raises:
-        DataError: the column, the names or a match is missing, or the expression is wrong.
+        DataError: the column, the names or a match is missing.
     """
     if group_by is None:
         return None
@@ -170,24 +163,18 @@ def to_groups(group_by: str | None, names: Sequence[str], table: Table | None, w
         if table is None:
             raise DataError(f'data.split.group_by is "{group_by}", but there is no table; set data.labels')
         values = column(table, group_by.removeprefix("column:"), where, "data.split.group_by")
-    else:
+    elif names:
         values = [_match(group_by, name) for name in names]
-        if not values:
-            raise DataError(
-                f'data.split.group_by is "{group_by}", but {where} has no file names; use "column:<name>"'
-            )
+    else:
+        raise DataError(
+            f'data.split.group_by is "{group_by}", but {where} has no file names; use "column:<name>"'
+        )
     found: Array = np.unique(np.array(values), return_inverse=True)[1].astype(np.int64)
     return found
 
 
 def _match(pattern: str, name: str) -> str:
-    try:
-        match = re.search(pattern, name)
-    except re.error as error:
-        raise DataError(
-            f'data.split.group_by: "{pattern}" is no regular expression ({error}); mend it, or use '
-            '"column:<name>"'
-        ) from error
+    match = re.search(pattern, name)
     if match is None:
         raise DataError(f'data.split.group_by: "{pattern}" does not match {name}; make it match every file')
     return match[1] if match.groups() and match[1] is not None else match[0]

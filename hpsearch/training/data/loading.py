@@ -5,10 +5,8 @@ The test part is not among them; see `hpsearch.training.data.sealed`.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +16,19 @@ from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.spec.trial import DataFacts
 from hpsearch.training.data import pixels
-from hpsearch.training.data.assembly import Assembly, assemble, open_cache
-from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
-from hpsearch.training.data.catalogue import Array, Progress, Size, digest
-from hpsearch.training.data.catalogue import Images as SourceImages
+from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
+from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.catalogue import Progress, Size
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pixels import Statistics
 from hpsearch.training.data.prepared import Images, Part, Prepared
+from hpsearch.training.data.progress import told
 from hpsearch.training.data.sources import own_size
 from hpsearch.training.data.splits import count_below
+from hpsearch.training.data.store import images_bytes
 from hpsearch.training.data.stream import StreamedImages
 
 logger = logging.getLogger(__name__)
-
-_VERSION = 1
-"""Raised when decoded images are written in another form."""
 
 _ROOM = 0.6
 """Share of a GPU's free memory that images may take when `data.device` is "auto"."""
@@ -59,7 +55,8 @@ def load(
         allow: top-level modules that the study may name; None trusts all.
         import_paths: put at the front of `sys.path`.
         device: where batches are wanted.
-        progress: called while images are read for the first time.
+        progress: called with the numbers of images done and of all, in each pass over them anew: reading,
+            decoding, and making the images of one size. Cheap, and often: after each picture.
 
     Raises:
         DataError: the data are missing, corrupt, or do not fit the study.
@@ -67,62 +64,6 @@ def load(
     sys.path[:0] = [path for path in import_paths if path not in sys.path]
     assembly = assemble(spec, root, cache, allow, progress)
     return TrainingData(spec, assembly, open_cache(spec, cache), device or torch.device("cpu"), progress)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Images as they lie in the cache, memory-mapped, [N, C, H, W]."""
-
-    images: Array
-    statistics: Statistics
-
-
-class ImageStore:
-    """Images of chosen samples at any size, from the cache.
-
-    Args:
-        content: digest of these samples' content, in order.
-        measured: how many of the first images the statistics are taken over.
-    """
-
-    def __init__(
-        self,
-        images: SourceImages,
-        content: str,
-        measured: int,
-        cache: Cache,
-        progress: Progress | None = None,
-    ) -> None:
-        self.images = images
-        self._content = content
-        self._measured = measured
-        self.cache = cache
-        self._progress = progress
-
-    def open(self, size: Size, channels: int) -> Stored:
-        """Returns the images; decodes and resizes them if that has not been done before.
-
-        Raises:
-            DataError: an image cannot be read, or the cache has no room.
-        """
-        shape = (len(self.images), channels, *size)
-        form = f"{_VERSION} {shape} {self.images.dtype} {self._measured}"
-
-        def build(folder: Path) -> None:
-            chunks = _counted(self.images.chunks(size, channels), len(self.images), self._progress)
-            write_array(folder / "images.npy", shape, self.images.dtype, chunks)
-            found = pixels.statistics(
-                _sliced(open_array(folder / "images.npy")[: self._measured]), self.images.dtype
-            )
-            write_json(folder / "statistics.json", asdict(found))
-
-        weight = images_bytes(self.images, size, channels)
-        folder = self.cache.entry(f"images-{digest(self._content, form)}", build, weight)
-        values: dict[str, Any] = read_json(folder / "statistics.json")
-        known = Statistics(
-            tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
-        )
-        return Stored(open_array(folder / "images.npy"), known)
 
 
 class TrainingData:
@@ -142,11 +83,11 @@ class TrainingData:
     ) -> None:
         found, rows = assembly.catalogue, assembly.rows
         chosen = np.concatenate([rows.train, rows.val])
-        content = digest(found.hashes[chosen])
+        self._progress = progress
         self.device = device
         self.task = assembly.task
         self.classes = found.classes
-        self._store = ImageStore(found.images.take(chosen), content, len(rows.train), cache, progress)
+        self._store = training_store(assembly, cache, progress)
         self._shares = rows.shares.copy()
         self._index = torch.from_numpy(chosen)
         self._targets = torch.from_numpy(found.targets[chosen]).to(device)
@@ -164,6 +105,7 @@ class TrainingData:
             width=width,
             task=assembly.task,
             digest=assembly.digest,
+            digests=assembly.digests,
             notes=assembly.notes,
         )
 
@@ -239,8 +181,9 @@ class TrainingData:
         if self._streams and isinstance(self._store.images, ItemImages):
             streamed = StreamedImages(self._store.images, size, channels)
             # The training part begins with a stratified order, so that its first images stand for all.
-            dtype = self._store.images.dtype
-            return streamed, pixels.statistics(streamed.sample(min(_MEASURED, self._train)), dtype)
+            count = min(_MEASURED, self._train)
+            measured = told(streamed.sample(count), count, self._progress)
+            return streamed, pixels.statistics(measured, self._store.images.dtype)
         stored = self._store.open(size, channels)
         images = torch.from_numpy(stored.images)
         if self.device.type != "cpu" and spec.device in ("auto", "gpu"):
@@ -264,11 +207,6 @@ class TrainingData:
         return images
 
 
-def images_bytes(images: SourceImages, size: Size, channels: int) -> int:
-    """Returns how much decoded images take."""
-    return len(images) * channels * size[0] * size[1] * np.dtype(images.dtype).itemsize
-
-
 def _cut(images: Images, rows: slice) -> Images:
     return images.cut(rows) if isinstance(images, StreamedImages) else images[rows]
 
@@ -281,18 +219,3 @@ def _count(targets: Tensor, classes: int) -> Tensor:
     if not classes:
         return torch.empty(0, dtype=torch.int64, device=targets.device)
     return torch.bincount(targets, minlength=classes)
-
-
-def _counted(chunks: Iterator[Array], total: int, progress: Progress | None) -> Iterator[Array]:
-    done = 0
-    for chunk in chunks:
-        yield chunk
-        done += len(chunk)
-        if progress:
-            progress(done, total)
-
-
-def _sliced(images: Array) -> Iterator[Array]:
-    step = max(1, (64 << 20) // max(1, images[:1].nbytes))
-    for start in range(0, len(images), step):
-        yield images[start : start + step]

@@ -4,20 +4,24 @@ Legend: N samples, C channels, H height, W width.
 """
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from hpsearch.errors import DataError
-from hpsearch.training.data import labels, pixels
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Progress, Request, Size, hash_rows
+from hpsearch.training.data import pixels
+from hpsearch.training.data.catalogue import (
+    PARTS,
+    Array,
+    Size,
+)
 from hpsearch.training.data.decode import from_item
+from hpsearch.training.data.threads import in_order
 
-_CHUNK = 256
+_CHUNK_BYTES = 32 << 20
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -32,6 +36,12 @@ class Member:
     data: Any
     part: int
     fields: tuple[str, str, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __str__(self) -> str:
+        return f"the {PARTS[max(self.part, 0)]} data set"
 
 
 class ItemImages:
@@ -100,13 +110,20 @@ class ItemImages:
         )
 
     def chunks(self, size: Size, channels: int) -> Iterator[Array]:
-        items = read_items(self._open(), self._rows, self._threads)
-        while batch := list(islice(items, _CHUNK)):
-            yield np.stack([self.image(item, size, channels) for item in batch])
+        # One by one where the images are large, so that few are held at once.
+        step = max(1, _CHUNK_BYTES // (4 * channels * size[0] * size[1]))
+        batch: list[Array] = []
+        for item in read_items(self._open(), self._rows, self._threads):
+            batch.append(self.image(item, size, channels))
+            if len(batch) == step:
+                yield np.stack(batch)
+                batch = []
+        if batch:
+            yield np.stack(batch)
 
     def image(self, item: tuple[Any, Any], size: Size, channels: int) -> Array:
         """Returns an item's image as [channels, *size] of `dtype`."""
-        array = from_item(item[0], self._layout, "an item's image")
+        array = from_item(item[0], self._layout, "data.dataset: an item's image")
         if self.dtype == "float32" and array.dtype == np.uint8:
             array = array.astype(np.float32) / 255
         if array.shape[0] == 1:
@@ -129,144 +146,54 @@ class ItemImages:
             "dtype": self.dtype,
         }
 
-    def _open(self) -> list[Any]:
+    def _open(self) -> list[Member]:
         for place, member in enumerate(self._members):
             if member.data is None and self._rebuild and member.fields:
                 self._members[place] = Member(self._rebuild(*member.fields), member.part, member.fields)
-        return [member.data for member in self._members]
+        return self._members
 
 
-def read_items(data: Sequence[Any], rows: Array, threads: bool) -> Iterator[tuple[Any, Any]]:
-    """Yields (image, label) for rows counted through all data sets."""
-    ends = np.cumsum([0, *(len(one) for one in data)])
+def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterator[tuple[Any, Any]]:
+    """Yields (image, label) for rows counted through all data sets.
+
+    Raises:
+        DataError: names the item that is no such pair, or that cannot be had.
+    """
+    ends = np.cumsum([0, *map(len, members)])
     owners = np.searchsorted(ends, rows, side="right") - 1
 
     def get(place: int) -> tuple[Any, Any]:
         owner = int(owners[place])
-        return _pair(data[owner][int(rows[place] - ends[owner])], int(rows[place]))
+        member, number = members[owner], int(rows[place] - ends[owner])
+        try:
+            item = member.data[number]
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"data.dataset: item {number} of {member} cannot be had: {describe(error)}; mend its "
+                "__getitem__, or leave the item out"
+            ) from error
+        return _pair(item, f"data.dataset: item {number} of {member}")
 
-    if not threads:
-        yield from map(get, range(len(rows)))
-        return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(rows), _CHUNK):
-            yield from pool.map(get, range(start, min(start + _CHUNK, len(rows))))
+    yield from in_order(get, range(len(rows)), _THREADS) if threads else map(get, range(len(rows)))
 
 
-def _pair(item: Any, row: int) -> tuple[Any, Any]:
+def describe(error: Exception) -> str:
+    """Returns what went wrong in code of the user's, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = f": {error}" if str(error) else ""
+    return f"{type(error).__name__}{message} ({os.path.basename(frame.filename)}, line {frame.lineno})"
+
+
+def _pair(item: Any, where: str) -> tuple[Any, Any]:
     if isinstance(item, Mapping):
         found = [next((item[key] for key in keys if key in item), None) for keys in _KEYS]
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
     elif isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
-    raise DataError(f"item {row} of the data set is {type(item).__name__}; return (image, label)")
+    raise DataError(f"{where} is {type(item).__name__}; return (image, label)")
 
 
 _KEYS = (("image", "images", "x", "pixel_values"), ("label", "labels", "y", "target"))
-
-
-def read_members(
-    request: Request,
-    members: Sequence[Member],
-    threads: bool = False,
-    rebuild: Callable[..., Any] | None = None,
-) -> Catalogue:
-    """Reads all items once to learn their labels, sizes and content.
-
-    Raises:
-        DataError: an item is no (image, label), or the images differ in size and no size is asked for.
-    """
-    counts = [len(member.data) for member in members]
-    parts = np.repeat(np.array([member.part for member in members], np.int8), counts)
-    survey = _glance if request.spec.device == "stream" else _survey
-    seen = survey(members, len(parts), request.spec.layout, threads, request.progress)
-    size = seen.common_size
-    if size is None and request.size is None:
-        raise DataError(
-            f"data.image_size is missing: images of {request.spec.dataset} have {len(seen.sizes)} different "
-            "sizes; set one, such as image_size = 64"
-        )
-    names = next((tuple(map(str, m.data.classes)) for m in members if hasattr(m.data, "classes")), ())
-    targets, classes = labels.to_targets(seen.labels, request.spec.task, request.spec.dataset, names)
-    images = ItemImages(
-        members,
-        counts,
-        request.spec.layout,
-        seen.channels,
-        size or request.size or (1, 1),
-        seen.dtype,
-        threads=threads,
-        rebuild=rebuild,
-    )
-    return Catalogue(images, targets, classes, parts, seen.hashes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    labels: list[Any]
-    hashes: Array
-    sizes: set[Size]
-    channels: int
-    dtype: str
-
-    @property
-    def common_size(self) -> Size | None:
-        return next(iter(self.sizes)) if len(self.sizes) == 1 else None
-
-
-def _glance(
-    members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
-) -> _Survey:
-    """Looks at the first item alone, and at all labels: of `targets` or `labels` if there are such.
-
-    What streams may change from one reading to the next, so that rows stand for their own content.
-    """
-    data = [member.data for member in members]
-    if not total:
-        raise _empty()
-    first, _ = next(read_items(data, np.zeros(1, np.int64), threads=False))
-    array = from_item(first, layout, "the image of item 0")
-    hashes = np.zeros((total, HASH_BYTES), np.uint8)
-    hashes[:, :8] = np.arange(total, dtype="<u8")[:, None].view(np.uint8)
-    known = [_known_labels(one) for one in data]
-    if any(found is None for found in known):
-        known = [[np.asarray(label).tolist() for _, label in read_items(data, np.arange(total), threads)]]
-    found = [label for part in known for label in part or ()]
-    return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype))
-
-
-def _known_labels(data: Any) -> list[Any] | None:
-    for name in ("targets", "labels"):
-        values = getattr(data, name, None)
-        if values is not None and len(values) == len(data):
-            return list(np.asarray(values).tolist())
-    return None
-
-
-def _empty() -> DataError:
-    return DataError("the data set has no items; return one whose len() is at least 1")
-
-
-def _survey(
-    members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
-) -> _Survey:
-    hashes = np.empty((total, HASH_BYTES), np.uint8)
-    found: list[Any] = []
-    sizes, channels, dtypes = set(), set(), set()
-    for row, (image, label) in enumerate(
-        read_items([member.data for member in members], np.arange(total), threads)
-    ):
-        array = from_item(image, layout, f"the image of item {row}")
-        hashes[row] = hash_rows(array[None])[0]
-        sizes.add((array.shape[1], array.shape[2]))
-        channels.add(array.shape[0])
-        dtypes.add(str(array.dtype))
-        found.append(np.asarray(label).tolist())
-        if progress and (row + 1) % _CHUNK == 0:
-            progress(row + 1, total)
-    if not found:
-        raise _empty()
-    if not (len(channels) == 1 or channels == {1, 3}):
-        raise DataError(f"the images have {sorted(channels)} channels; bring them to one number")
-    return _Survey(found, hashes, sizes, max(channels), "uint8" if dtypes == {"uint8"} else "float32")

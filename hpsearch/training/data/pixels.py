@@ -46,6 +46,19 @@ def find_layout(shape: tuple[int, ...], layout: str, where: str) -> str:
     return found[0]
 
 
+def refuse_complex(dtype: np.dtype[Any], where: str) -> None:
+    """Refuses complex images, of which only the real part would be kept.
+
+    Raises:
+        DataError: they are complex.
+    """
+    if np.issubdtype(dtype, np.complexfloating):
+        raise DataError(
+            f"{where} holds {dtype} images, whose imaginary part would be lost; save numpy.abs of them, or the "
+            "real and the imaginary part as two channels"
+        )
+
+
 def measure(shape: tuple[int, ...], layout: str) -> tuple[int, Size]:
     """Returns the channels and the size of images of shape [N, ...]."""
     if layout == "HW":
@@ -153,7 +166,9 @@ def statistics(chunks: Iterable[Array], dtype: str) -> Statistics:
         count += chunk[:, 0].size
         sums, squares = sums + total, squares + square
     if not np.isfinite(sums).all():
-        raise DataError("the training images hold NaN or infinite values; remove or replace these images")
+        raise DataError(
+            "data.dataset: the training images hold NaN or infinite values; remove or replace these images"
+        )
     scale, offset = (1 / 255, 0.0) if dtype == "uint8" else _to_unit(float(low), float(high))
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)) * scale

@@ -9,9 +9,8 @@ import torch
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
-from hpsearch.training.data.assembly import assemble, open_cache
-from hpsearch.training.data.catalogue import digest
-from hpsearch.training.data.loading import ImageStore, TrainingData
+from hpsearch.training.data.assembly import assemble, open_cache, sealed_store
+from hpsearch.training.data.loading import TrainingData
 from hpsearch.training.data.prepared import Part, Sealed
 
 
@@ -38,12 +37,7 @@ def open_test(
     if not len(rows.test):
         raise DataError("data.split.test is 0: there is no test part to open; give it a share of the images")
     training = TrainingData(spec, assembly, open_cache(spec, cache), device).at(spec)
-    store = ImageStore(
-        found.images.take(rows.test),
-        digest(found.hashes[rows.test]),
-        len(rows.test),
-        open_cache(spec, cache),
-    )
+    store = sealed_store(assembly, open_cache(spec, cache))
     kept = len(training.statistics.mean)
     images = torch.from_numpy(store.open((training.height, training.width), kept).images)
     names = tuple(found.name(row) for row in rows.test.tolist())

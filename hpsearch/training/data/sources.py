@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from hpsearch.training.data.catalogue import (
     Source,
     fingerprint,
 )
-from hpsearch.training.data.folder import FOLDER, FileImages
+from hpsearch.training.data.folder import FOLDER
+from hpsearch.training.data.pictures import FileImages
 
 SOURCES: dict[str, Source] = {
     "digits": idx.DIGITS,
@@ -33,13 +35,21 @@ SOURCES: dict[str, Source] = {
 }
 
 IMAGES: dict[str, Callable[..., Images]] = {
-    "arrays": lambda folder, **fields: ArrayImages(**fields),
-    "items": lambda folder, **fields: torchvision_sets.restore(**fields),
-    "files": FileImages,
+    "arrays": lambda cache, names, hashes, **fields: ArrayImages(**fields),
+    "items": lambda cache, names, hashes, **fields: torchvision_sets.restore(**fields),
+    "files": lambda cache, names, hashes, **fields: FileImages(cache, names=names, hashes=hashes, **fields),
 }
 
-_VERSION = 1
-"""Raised when catalogues or decoded images are written in another form."""
+CHOICES = {
+    "labels": "which has labels of its own",
+    "file_column": "which is not found by a table of files",
+    "label_column": "which is not labelled by a table",
+    "split.group_by": "which has neither file names nor columns",
+}
+"""Fields of `[data]` that not all kinds of data heed, and what to say of those that do not."""
+
+_VERSION = 2
+"""Raised when catalogues are written in another form."""
 
 _READ_WITH = (
     "dataset",
@@ -88,18 +98,36 @@ def catalogue(
         DataError: the data are missing, corrupt or unknown.
     """
     source = find(spec.dataset)
+    _refuse_unheeded(spec, source)
     size = own_size(spec)
-    request = Request(spec, root, allow, None, cache.folder / "locks", size, progress)
+    request = Request(spec, root, allow, cache, size, progress)
     files = source.files(request)
     if files is None:
         return source.read(request)
     fields = {name: getattr(spec, name) for name in _READ_WITH} | {"group_by": spec.split.group_by}
     key = "catalogue-" + fingerprint(files, fields | {"size": size, "version": _VERSION})
+    found = _read(cache.entry(key, lambda folder: _write(folder, source.read(request))), cache)
+    return replace(found, notes=(*found.notes, *source.remarks(request)))
 
-    def build(folder: Path) -> None:
-        _write(folder, source.read(replace(request, scratch=folder)))
 
-    return _read(cache.entry(key, build))
+def _refuse_unheeded(spec: DataSpec, source: Source) -> None:
+    """Refuses what this kind of data would silently ignore.
+
+    Raises:
+        DataError: names the field, its value and the kind.
+    """
+    for field, why in CHOICES.items():
+        value = attrgetter(field)(spec)
+        if value == attrgetter(field)(DataSpec()):
+            continue
+        if field not in source.heeds:
+            raise DataError(
+                f'data.{field} is "{value}", and data.dataset is "{spec.dataset}", {why}; leave it out'
+            )
+        if field.endswith("_column") and spec.labels is None:
+            raise DataError(
+                f'data.{field} is "{value}", but data.labels names no table; set it, or leave {field} out'
+            )
 
 
 def own_size(spec: DataSpec) -> Size | None:
@@ -128,7 +156,7 @@ def _write(folder: Path, found: Catalogue) -> None:
     write_json(folder / "catalogue.json", meta)
 
 
-def _read(folder: Path) -> Catalogue:
+def _read(folder: Path, cache: Cache) -> Catalogue:
     meta: dict[str, Any] = read_json(folder / "catalogue.json")
     arrays = {
         name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
@@ -136,8 +164,8 @@ def _read(folder: Path) -> Catalogue:
     }
     targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
     if targets is None or parts is None or hashes is None:
-        raise DataError(f"{folder} is incomplete; delete it, and it will be made anew")
-    images = IMAGES[meta["kind"]](folder, **meta["images"])
+        raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be made anew")
+    images = IMAGES[meta["kind"]](cache, meta["names"], hashes, **meta["images"])
     return Catalogue(
         images,
         targets,

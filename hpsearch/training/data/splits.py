@@ -26,10 +26,6 @@ class Rows:
     test: Array
     shares: Array
 
-    def subset(self, share: float) -> int:
-        """Returns how many of `train`'s first rows make up a subset."""
-        return count_below(self.shares, share)
-
 
 def count_below(shares: Array, share: float) -> int:
     """Returns how many rows belong to a subset of this share."""
@@ -143,25 +139,36 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
     """
     needed = [TRAIN, VAL] + ([TEST] if spec.test > 0 or (parts == TEST).any() else [])
     totals_K = np.bincount(strata(catalogue))
+    why = "groups" if catalogue.groups is not None else "images"
     for part in needed:
         rows = parts == part
-        why = "groups" if catalogue.groups is not None else "images"
         if not rows.any():
             held = len(parts) if catalogue.groups is None else len(np.unique(catalogue.groups))
             raise DataError(
                 f"data.split leaves the {PARTS[part]} part empty: {held} {why} are too few for "
                 f"train = {spec.train:g}, val = {spec.val:g}, test = {spec.test:g}; add some or change the "
-                "shares"
+                f"shares{_or_regression(catalogue)}"
             )
         counts_K = np.bincount(strata(catalogue)[rows], minlength=len(totals_K))
         official = part == TEST and spec.official_test and (catalogue.parts == TEST).any()
         if catalogue.classes and not official and (counts_K == 0).any():
             label = int(np.flatnonzero(counts_K == 0)[0])
+            plural = "s" if totals_K[label] != 1 else ""
             raise DataError(
-                f'data.split leaves class "{catalogue.classes[label]}" ({totals_K[label]} images) without '
-                f"any image in the {PARTS[part]} part; it has too few {why}: add some, remove the class, or "
-                "change the shares"
+                f'data.split leaves class "{catalogue.classes[label]}" ({totals_K[label]} image{plural}) '
+                f"without any image in the {PARTS[part]} part; it has too few {why}: add some, remove the "
+                f"class, or change the shares{_or_regression(catalogue)}"
             )
+
+
+def _or_regression(catalogue: Catalogue) -> str:
+    """Returns a further remedy where all classes are numbers, such as ages."""
+    if not catalogue.classes or not all(name.isdecimal() for name in catalogue.classes):
+        return ""
+    return (
+        f"; if the labels {catalogue.classes[0]} to {catalogue.classes[-1]} measure something, set "
+        'data.task = "regression"'
+    )
 
 
 def subset_order(labels: Array, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.errors import DataError
-from hpsearch.training.data import labels
-from hpsearch.training.data.arrays import OPENERS, ArrayImages, scan
+from hpsearch.errors import DataError, nearest
+from hpsearch.training.data import labels, tables
+from hpsearch.training.data.arrays import OPENERS, ArrayImages, scan, why_not
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Array, Catalogue, Request, Source
 
 _PARTS = {"": FREE, "_train": FREE, "_val": VAL, "_test": TEST}
@@ -42,12 +42,16 @@ def _table_path(request: Request) -> Path | None:
     if request.spec.labels is None:
         return None
     folder = request.root if request.root.is_dir() else request.root.parent
-    return labels.find_table(folder, request.spec.labels)
+    return tables.find_table(folder, request.spec.labels)
 
 
 def _with_table(request: Request, files: list[Path]) -> list[Path]:
     table = _table_path(request)
     return files + ([table] if table else [])
+
+
+def _read_table(request: Request, path: Path) -> tables.Table:
+    return tables.read_table(path, request.spec.label_column, request.spec.file_column)
 
 
 def _npz_files(request: Request) -> list[Path]:
@@ -66,11 +70,15 @@ def _read_npz(request: Request) -> Catalogue:
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
     except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable .npz file ({error}); save it with numpy.savez") from error
+        raise DataError(
+            f"data.root: {path} is no readable .npz file ({why_not(error)}); save it with numpy.savez"
+        ) from error
     return _read_named(request, "npz", {name: (str(path), name) for name in names}, str(path))
 
 
-NPZ = Source(files=_npz_files, read=_read_npz)
+_HEEDED = frozenset(("labels", "label_column", "split.group_by"))
+
+NPZ = Source(files=_npz_files, read=_read_npz, heeds=_HEEDED)
 
 
 def _npy_files(request: Request) -> list[Path]:
@@ -88,7 +96,7 @@ def _read_npy(request: Request) -> Catalogue:
     return _read_named(request, "npy", arrays, str(root))
 
 
-NPY = Source(files=_npy_files, read=_read_npy)
+NPY = Source(files=_npy_files, read=_read_npy, heeds=_HEEDED)
 
 
 def _read_named(
@@ -98,28 +106,30 @@ def _read_named(
     images, parts = _choose(arrays, _IMAGES)
     if not images:
         raise DataError(
-            f"{where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
+            f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
     found, hashes, note = scan(opener, images, request.spec.layout, request.progress)
     path = _table_path(request)
-    table = labels.read_table(path) if path else None
+    table = _read_table(request, path) if path else None
+    labelled = f"data.labels: {path}" if path else f"data.root: {where}"
     if table is not None:
-        values = labels.label_columns(table, request.spec.label_column, str(path))
+        values = tables.label_columns(table, request.spec.label_column, str(path))
     else:
         values, others = _read_labels(opener, arrays, where)
         if others != parts:
-            raise DataError(f"{where}: images and labels have different parts; give each x_* its y_*")
+            raise DataError(
+                f"data.root: {where} holds images and labels of different parts; give each x_* its y_*"
+            )
     if len(values) != len(found):
-        raise DataError(f"{where} holds {len(found)} images and {len(values)} labels; give each image one")
-    targets, classes = labels.to_targets(values, request.spec.task, where)
-    counts = [len(OPENERS[opener](*member)) for member in images]
-    columns = table or _columns(opener, arrays, request.spec.split.group_by)
+        raise DataError(f"{labelled} holds {len(values)} labels for {len(found)} images; give each image one")
+    targets, classes = labels.to_targets(values, request.spec.task, labelled)
+    columns = table or _columns(opener, arrays, request.spec.split.group_by, len(found), where)
     return Catalogue(
         found,
         targets,
         classes,
-        np.repeat(np.array(parts, np.int8), counts),
+        np.repeat(np.array(parts, np.int8), found.counts),
         hashes,
         labels.to_groups(request.spec.split.group_by, (), columns, where),
         notes=(note,),
@@ -142,18 +152,41 @@ def _read_labels(opener: str, arrays: Mapping[str, tuple[str, str]], where: str)
     members, parts = _choose(arrays, _LABELS)
     if not members:
         raise DataError(
-            f"{where} holds {', '.join(sorted(arrays))} and no labels; call them y (or y_train, y_test), or "
+            f"data.root: {where} holds {', '.join(sorted(arrays))} and no labels; call them y (or y_train, y_test), or "
             "name a CSV by data.labels"
         )
-    return np.concatenate([OPENERS[opener](*member) for member in members]), parts
+    values = [OPENERS[opener](*member) for member in members]
+    if not all(one.ndim for one in values):
+        raise DataError(
+            f"data.root: {where} holds one number where labels should be; save one for each image"
+        )
+    if len({one.shape[1:] for one in values}) > 1:
+        shapes = " and ".join(str(list(one.shape)) for one in values)
+        raise DataError(f"data.root: {where} holds labels of the shapes {shapes}; bring them into one form")
+    return np.concatenate(values), parts
 
 
-def _columns(opener: str, arrays: Mapping[str, tuple[str, str]], group_by: str | None) -> labels.Table | None:
-    """Returns the array that `group_by` names as a column, if there is one."""
+def _columns(
+    opener: str, arrays: Mapping[str, tuple[str, str]], group_by: str | None, images: int, where: str
+) -> tables.Table | None:
+    """Returns the array, or those of official parts, that `group_by` names as a column.
+
+    Raises:
+        DataError: there is none, or it has not one value for each image.
+    """
     if group_by is None or not group_by.startswith("column:"):
         return None
     name = group_by.removeprefix("column:")
-    return {key: [str(v) for v in OPENERS[opener](*arrays[key])] for key in arrays if key == name}
+    members, _ = _choose(arrays, (name,))
+    if not members:
+        raise DataError(f'data.split.group_by: {where} has no array "{name}"; {nearest(name, arrays)}')
+    values = [str(value) for member in members for value in np.atleast_1d(OPENERS[opener](*member)).tolist()]
+    if len(values) != images:
+        raise DataError(
+            f"data.split.group_by: {where} holds {images} images and {len(values)} values of {name}; give each "
+            "image one"
+        )
+    return {name: values}
 
 
 def _mrc_files(request: Request) -> list[Path]:
@@ -166,11 +199,13 @@ def _read_mrc(request: Request) -> Catalogue:
     if table_path is None:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
     found, hashes, note = scan("mrc", [(str(path), "") for path in paths], "CHW", request.progress)
-    counts = [len(OPENERS["mrc"](str(path), "")) for path in paths]
-    table = labels.read_table(table_path)
-    values = labels.label_columns(table, request.spec.label_column, str(table_path))
-    rows, names = _locate(request, table, table_path, dict(zip(paths, counts, strict=True)), len(values))
-    targets, classes = labels.to_targets(values, request.spec.task, str(table_path))
+    table = _read_table(request, table_path)
+    values = tables.label_columns(table, request.spec.label_column, str(table_path))
+    rows, names = _locate(
+        request, table, table_path, dict(zip(paths, found.counts, strict=True)), len(values)
+    )
+    tables.check_rows_differ(rows.tolist(), names, values, table_path)
+    targets, classes = labels.to_targets(values, request.spec.task, f"data.labels: {table_path}")
     return Catalogue(
         _only(found, rows),
         targets,
@@ -183,7 +218,7 @@ def _read_mrc(request: Request) -> Catalogue:
     )
 
 
-MRC = Source(files=_mrc_files, read=_read_mrc)
+MRC = Source(files=_mrc_files, read=_read_mrc, heeds=_HEEDED | {"file_column"})
 
 
 def _only(images: ArrayImages, rows: Array) -> ArrayImages:
@@ -191,14 +226,14 @@ def _only(images: ArrayImages, rows: Array) -> ArrayImages:
 
 
 def _locate(
-    request: Request, table: labels.Table, path: Path, counts: Mapping[Path, int], labelled: int
+    request: Request, table: tables.Table, path: Path, counts: Mapping[Path, int], labelled: int
 ) -> tuple[Array, list[str]]:
     """Returns which image each row of the table means, counted through all stacks, and its name.
 
     A row means the image that its file column names as `000003@stack.mrcs` (from 1), or, without such a
     column, the next image.
     """
-    names = _file_column(request, table)
+    names = tables.file_column(table, request.spec.file_column)
     starts: dict[str, tuple[int, int]] = {}
     total = 0
     for stack, count in counts.items():
@@ -212,13 +247,6 @@ def _locate(
             )
         return np.arange(total), [f"{row + 1}@{name}" for name, (_, n) in starts.items() for row in range(n)]
     return np.array([_find_image(name, starts, path) for name in names]), names
-
-
-def _file_column(request: Request, table: labels.Table) -> list[str] | None:
-    for name in (request.spec.file_column, "rlnImageName", "_rlnImageName"):
-        if name in table:
-            return table[name]
-    return None
 
 
 def _find_image(name: str, starts: Mapping[str, tuple[int, int]], path: Path) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import Array, Size
 from hpsearch.training.data.objects import ItemImages
 
@@ -71,7 +72,10 @@ class StreamedImages(Dataset[Tensor]):
     def get(self, index: Index) -> Tensor:
         """Returns the images at an index."""
         if self._coming is not None:
-            expected, images = next(self._coming, (None, None))
+            try:
+                expected, images = next(self._coming, (None, None))
+            except DataError as error:  # a loader's process hands over its traceback as the message
+                raise DataError(str(error).rstrip().rsplit("DataError: ", 1)[-1]) from error
             if images is not None and expected is not None and _same(expected, index):
                 return images
             self._coming = None

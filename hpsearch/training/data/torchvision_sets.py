@@ -10,7 +10,8 @@ from hpsearch.errors import DataError
 from hpsearch.training.data import idx
 from hpsearch.training.data.cache import lock
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
-from hpsearch.training.data.objects import ItemImages, Member, read_members
+from hpsearch.training.data.objects import ItemImages, Member
+from hpsearch.training.data.survey import read_members
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def missing(request: Request) -> DataError:
     """Returns what to say when a set is not there."""
     there = "" if request.root.exists() else ", a folder that does not exist"
     return DataError(
-        f"{request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
+        f"data.root: {request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
         "--data-root, or set download = true in [data]"
     )
 
@@ -90,7 +91,7 @@ def restore(
     return ItemImages(lazy, counts, **fields, threads=True, rebuild=_rebuild)
 
 
-OTHERS = Source(files=_files, read=_read)
+OTHERS = Source(files=_files, read=_read, heeds=frozenset(("split.group_by",)))
 """Every other set, as torchvision reads it."""
 
 
@@ -116,17 +117,19 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
         keywords = keywords | {"download": request.spec.download}
     try:
         # Two processes that fetch at once would write into the same files.
-        with lock(request.locks / f"torchvision-{request.spec.dataset}"):
+        with lock(request.cache.folder / "locks" / f"torchvision-{request.spec.dataset}"):
             return kind(root=str(request.root), **keywords)
     except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
         if request.spec.download:
             raise DataError(
-                f"{request.spec.dataset} could not be fetched or read: {error}; check the network, or delete "
-                f"what is in {request.root} and try again"
+                f"data.dataset: {request.spec.dataset} could not be fetched or read: {error}; check the network, "
+                f"or delete what is in {request.root} and try again"
             ) from error
         raise missing(request) from error
     except OSError as error:
-        raise DataError(f"{request.spec.dataset} could not be fetched: {error}; check the network") from error
+        raise DataError(
+            f"data.dataset: {request.spec.dataset} could not be fetched: {error}; check the network"
+        ) from error
     except ValueError:
         return None
     except (TypeError, ImportError) as error:

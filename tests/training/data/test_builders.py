@@ -10,6 +10,7 @@ import torch
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.data.stream import StreamedImages
 
@@ -43,6 +44,10 @@ class Squares(Dataset):
             return Image.fromarray(pixels), torch.tensor(label)
         if self.form == "dict":
             return {"image": pixels, "label": label}
+        if self.form == "complex":
+            return pixels * 1j, label
+        if self.form == "failing":
+            return (pixels, label) if item != 5 else 1 / 0
         if self.form == "regression":
             return pixels, [label + 0.5, 1.0]
         return pixels
@@ -81,6 +86,31 @@ def empty():
 
 def number():
     return 7
+
+def failing():
+    return {"train": Squares(60), "test": Squares(30, form="failing")}
+
+def failing_late():
+    data = Squares(60, form="failing")
+    data.targets = [item % 3 for item in range(60)]
+    return data
+
+def broken():
+    raise KeyError("no such thing")
+
+def patients():
+    data = Squares(60)
+    data.patient = torch.arange(60) // 6
+    data.names = [f"{item // 6}/{item}.png" for item in range(60)]
+    return data
+
+def too_few_patients():
+    data = patients()
+    data.patient = data.patient[:59]
+    return data
+
+def complex_ones():
+    return Squares(60, form="complex")
 '''
 
 
@@ -198,11 +228,66 @@ def test_the_test_set_is_let_go(tmp_path: Path) -> None:
         ("empty", "no items"),
         ("number", "returned int for train"),
         ("unknown", "own_squares"),
+        (
+            "failing",
+            r"item 5 of the test data set .*ZeroDivisionError: division by zero \(own_squares\.py, line",
+        ),
+        ("broken", r"data\.dataset: own_squares:broken failed with KeyError.*own_squares\.py, line"),
+        ("complex_ones", "complex128"),
     ],
 )
 def test_functions_that_build_no_data_set(tmp_path: Path, function: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         loaded(tmp_path, function)
+
+
+@pytest.mark.parametrize("group_by", ["column:patient", r"^(\d+)/"])
+def test_groups_of_own_data_sets(tmp_path: Path, group_by: str) -> None:
+    fields = {"split": {"train": 0.6, "val": 0.2, "test": 0.2, "group_by": group_by}}
+    prepared = loaded(tmp_path, "patients", **fields).at(DataSpec(dataset="own_squares:patients"))
+    sides = [set((part.index // 6).tolist()) for part in (prepared.train, prepared.val)]
+    assert not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize(
+    ("function", "group_by", "message"),
+    [
+        ("single", "column:patient", r'group_by is "column:patient".*train data set.*no attribute "patient"'),
+        ("too_few_patients", "column:patient", r"one value for each of its 60 items"),
+        ("single", r"(\d+)", r'no attribute "names" with one value for each of its 60 items'),
+    ],
+)
+def test_groups_that_own_data_sets_lack(tmp_path: Path, function: str, group_by: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path, function, split={"group_by": group_by})
+
+
+def test_the_labels_of_own_data_sets_are_their_own(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'data\.labels is "a\.csv".*own_squares:single.*leave it out'):
+        loaded(tmp_path, "single", labels="a.csv")
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) -> None:
+    found = loaded(tmp_path, "failing_late", device="stream", split={"seed": 1})._store.images
+    assert isinstance(found, ItemImages)
+    stream = StreamedImages(found, (6, 6), 1)
+    if ahead:
+        stream.expect([slice(0, len(stream))])
+    with pytest.raises(
+        DataError,
+        match=r"^data\.dataset: item 5 of the train data set cannot be had: ZeroDivisionError.*out$",
+    ):
+        stream.get(slice(0, len(stream)))
+
+
+@pytest.mark.parametrize("where", ["auto", "stream"])
+def test_reading_items_tells_its_progress(tmp_path: Path, where: str) -> None:
+    told: list[tuple[int, int]] = []
+    spec = DataSpec.model_validate({"dataset": "own_squares:single", "device": where})
+    load(spec, cache=tmp_path / "cache", progress=lambda *now: told.append(now)).at(spec)
+    assert told[:60] == [(done, 60) for done in range(1, 61)]
+    assert told[-1][0] == told[-1][1] == (54 if where == "auto" else 48)
 
 
 def test_modules_that_are_not_allowed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`load`: digits and the MNIST family end to end, sizes, channels, batches, and the sealed test part."""
 
+import csv
 import gc
 import gzip
 import os
@@ -195,13 +196,21 @@ def test_progressive_sizes(small_mnist: Path, tmp_path: Path) -> None:
 
 def test_the_split_is_kept_as_indices_under_the_digest(tmp_path: Path) -> None:
     data = load(DIGITS, cache=tmp_path)
-    folder = tmp_path / f"split-{data.facts.digest}"
-    parts = {name: np.load(folder / f"{name}.npy") for name in ("train", "val", "test")}
+    with (tmp_path / f"split-{data.facts.digest}" / "samples.csv").open() as file:
+        samples = list(csv.DictReader(file))
+    parts = {
+        name: [int(row["index"]) for row in samples if row["part"] == name]
+        for name in ("train", "val", "test")
+    }
     assert sorted(np.concatenate(list(parts.values()))) == list(range(1797))
     prepared = data.at(DIGITS)
-    assert parts["train"].tolist() == prepared.train.index.tolist()
-    assert parts["val"].tolist() == prepared.val.index.tolist()
+    assert parts["train"] == prepared.train.index.tolist()
+    assert parts["val"] == prepared.val.index.tolist()
     assert len(parts["test"]) == data.facts.test
+    assert [row["label"] for row in samples[:9]] == [
+        str(label) for label in prepared.train.targets[:9].tolist()
+    ]
+    assert len({row["content"] for row in samples}) == 1797
 
 
 def test_the_next_trial_shares_the_images(tmp_path: Path) -> None:

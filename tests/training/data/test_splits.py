@@ -9,7 +9,7 @@ from hpsearch.errors import DataError
 from hpsearch.spec.data import Split
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
-from hpsearch.training.data.splits import split, subset_order
+from hpsearch.training.data.splits import count_below, split, subset_order
 
 IMAGES = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8")
 
@@ -49,11 +49,11 @@ def test_every_class_is_split_by_the_shares(labels: np.ndarray, seed: int) -> No
 @settings(max_examples=60, deadline=None)
 def test_subsets_are_nested_and_stratified(labels: np.ndarray, shares: list[float]) -> None:
     rows = split(catalogue(labels), Split())
-    sizes = [rows.subset(share) for share in sorted(shares)]
+    sizes = [count_below(rows.shares, share) for share in sorted(shares)]
     assert sizes == sorted(sizes)  # all are beginnings of the same order, so larger ones hold smaller ones
-    assert rows.subset(1.0) == len(rows.train)
+    assert count_below(rows.shares, 1.0) == len(rows.train)
     for share in shares:
-        whole, part = (np.bincount(labels[rows.train[:n]]) for n in (None, rows.subset(share)))
+        whole, part = (np.bincount(labels[rows.train[:n]]) for n in (None, count_below(rows.shares, share)))
         assert len(part) == len(whole)
         assert (np.abs(part - np.maximum(whole * share, 1)) <= 1).all()
 

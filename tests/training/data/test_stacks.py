@@ -10,9 +10,11 @@ import torch
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.sealed import open_test
 
 LABELS = np.arange(60) % 3
+GROUPED = {"split": {"group_by": "column:p"}}
 
 
 def loaded(root: Path, dataset: str = "npz", **fields: Any) -> TrainingData:
@@ -150,12 +152,18 @@ def test_labels(
     [
         ({"a": images(60, 4, 4)}, {}, "holds a and no images"),
         ({"x": images(60, 4, 4)}, {}, "no labels"),
-        ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "60 images and 50 labels"),
+        ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "50 labels for 60 images"),
         ({"x": images(60, 4, 4), "y": np.zeros(60)}, {}, 'only the class "0.0"'),
         ({"x": images(60, 4, 4), "y": np.full(60, np.nan)}, {}, "NaN"),
         ({"x": images(60, 4, 4), "y": np.array(["a", "b"] * 30)}, {"task": "regression"}, "no number"),
         ({"x": images(60, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, None),
         ({"x": images(60, 4, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, "data.channels is 3"),
+        ({"x": images(0, 4, 4), "y": LABELS[:0]}, {}, "holds no images"),
+        ({"x": images(60, 0, 0), "y": LABELS}, {}, r"images of 0 x 0 pixels"),
+        ({"x": images(60, 4, 4), "y": np.int64(3)}, {}, "one number where .* should be; save one for each"),
+        ({"x": images(60, 4, 4) * 1j, "y": LABELS}, {}, "complex128.*imaginary part.*abs"),
+        ({"x": images(60, 4, 4), "y": np.eye(3)[LABELS]}, {}, "one-hot"),
+        ({"x": images(60, 4, 4), "y": LABELS, "p": LABELS[:9]}, GROUPED, "60 images and 9 values of p"),
     ],
 )
 def test_arrays_that_do_not_fit(
@@ -187,6 +195,38 @@ def test_groups_from_an_array(tmp_path: Path) -> None:
     prepared = loaded(tmp_path / "set.npz", split={"group_by": "column:patient"}).at(DataSpec(dataset="npz"))
     sides = [set(patients[part.index].tolist()) for part in (prepared.train, prepared.val)]
     assert not sides[0] & sides[1]
+
+
+def test_groups_of_official_parts(tmp_path: Path) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for part, first in {"train": 0, "test": 100}.items():
+        arrays |= {
+            f"x_{part}": images(60, 4, 4),
+            f"y_{part}": LABELS,
+            f"p_{part}": first + np.arange(60) // 4,
+        }
+    np.savez(tmp_path / "set.npz", **arrays)
+    prepared = loaded(tmp_path / "set.npz", **GROUPED).at(DataSpec(dataset="npz"))
+    sides = [set((part.index // 4).tolist()) for part in (prepared.train, prepared.val)]
+    assert not sides[0] & sides[1]
+
+
+def test_the_same_bytes_in_another_form_are_other_images(tmp_path: Path) -> None:
+    """Of one cache: layouts, and booleans, which become 0 and 255."""
+    values = np.random.default_rng(0).integers(0, 2, (60, 3, 3, 3)).astype(np.uint8)
+    np.savez(tmp_path / "bytes.npz", x=values, y=LABELS)
+    np.savez(tmp_path / "booleans.npz", x=values.astype(bool), y=LABELS)
+    shown = [
+        loaded(tmp_path / name, layout=layout).at(DataSpec(dataset="npz")).train.images.sum((2, 3))
+        for name, layout in (("bytes.npz", "CHW"), ("bytes.npz", "HWC"), ("booleans.npz", "CHW"))
+    ]
+    assert not torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[0] * 255, shown[2])
+
+
+def test_small_images_made_large_are_made_piece_by_piece() -> None:
+    small = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8", np.arange(10**6))
+    assert small._step((4096, 4096), 1) <= 4
 
 
 def test_npy_with_a_table(tmp_path: Path) -> None:
@@ -237,6 +277,7 @@ def test_mrc_with_a_star_file(stacks: Path) -> None:
         ("file,label\n1@c.mrcs,1", "names c.mrcs, which is not among the stacks"),
         ("file,label\n11@b.mrcs,1", "holds images 1 to 10"),
         ("file,label\nb.mrcs,1", "holds 10 images; write"),
+        ("file,label\n1@b.mrcs,1\n000001@b.mrcs,2", "names 000001@b.mrcs in rows 2 and 3"),
     ],
 )
 def test_mrc_tables_that_do_not_fit(stacks: Path, table: str, message: str) -> None:
@@ -245,3 +286,13 @@ def test_mrc_tables_that_do_not_fit(stacks: Path, table: str, message: str) -> N
         loaded(stacks, "mrc", labels="labels.csv")
     with pytest.raises(DataError, match=r"data\.labels is missing"):
         loaded(stacks, "mrc")
+
+
+def test_complex_stacks_are_refused(stacks: Path) -> None:
+    mrcfile = pytest.importorskip("mrcfile", reason="needs the extra mrc")
+    with mrcfile.new(stacks / "a.mrcs", overwrite=True) as stack:
+        stack.set_data(np.ones((20, 6, 6), np.complex64))
+    (stacks / "b.mrcs").unlink()
+    (stacks / "labels.csv").write_text("label\n" + "\n".join(str(n % 2) for n in range(20)))
+    with pytest.raises(DataError, match=r"a\.mrcs holds complex64.*imaginary part"):
+        loaded(stacks, "mrc", labels="labels.csv")

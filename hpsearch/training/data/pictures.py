@@ -1,0 +1,240 @@
+"""Pictures in files: looked at once, decoded in parallel, once at each size, and kept in the cache."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from hpsearch.errors import DataError
+from hpsearch.training.data.cache import Cache, read_json, write_array, write_json
+from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest
+from hpsearch.training.data.decode import is_grey, read_file, upright_size
+from hpsearch.training.data.pixels import to_channels
+from hpsearch.training.data.progress import told
+from hpsearch.training.data.shelves import Shelves, form
+from hpsearch.training.data.threads import in_order
+
+_THREADS = min(16, os.cpu_count() or 1)
+_CHUNK_BYTES = 32 << 20
+
+KIND = "files"
+
+
+class FileImages:
+    """Pictures in files, taken from the cache where they lie there decoded.
+
+    Args:
+        root: of the names; absolute.
+        hashes: of the files' contents, uint8 of shape [N, HASH_BYTES].
+        channels: 1 if all are grey, else 3.
+        size: the one that the study asks for, or the pictures' own.
+    """
+
+    kind = KIND
+    dtype = "uint8"
+
+    def __init__(
+        self,
+        cache: Cache,
+        root: str,
+        names: Sequence[str],
+        hashes: Array,
+        channels: int,
+        size: Sequence[int],
+    ) -> None:
+        self.channels = channels
+        self.size: Size = (size[0], size[1])
+        self._cache = cache
+        self._root = root
+        self._names = names
+        self._hashes = hashes
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def take(self, rows: Array) -> "FileImages":
+        names = [self._names[row] for row in rows.tolist()]
+        return FileImages(self._cache, self._root, names, self._hashes[rows], self.channels, self.size)
+
+    def chunks(self, size: Size, channels: int) -> Iterator[Array]:
+        held = [
+            Shelves(self._cache, form(KIND, size, kept)) for kept in dict.fromkeys((channels, self.channels))
+        ]
+        places = [shelves.find(self._hashes) for shelves in held]
+        missing = np.flatnonzero(np.all([place < 0 for place in places], axis=0))
+        wanted = (self._names[row] for row in missing.tolist())
+        fresh = _decode_all(Path(self._root), wanted, size, (self.channels, channels))
+        step = max(1, _CHUNK_BYTES // (channels * size[0] * size[1]))
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            chunk = np.empty((stop - start, channels, *size), np.uint8)
+            todo = np.ones(len(chunk), bool)
+            for shelves, place in zip(held, places, strict=True):
+                here = todo & (place[start:stop] >= 0)
+                if here.any():
+                    chunk[here] = to_channels(shelves.take(place[start:stop][here]), channels)
+                todo &= ~here
+            for row in np.flatnonzero(todo):
+                chunk[row] = _still_there(next(fresh))
+            yield chunk
+
+    def fields(self) -> dict[str, Any]:
+        return {"root": self._root, "channels": self.channels, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A picture that cannot be decoded, and why."""
+
+    path: Path
+    reason: str
+
+
+def _decode_all(
+    root: Path, names: Iterable[str], size: Size, channels: tuple[int, int]
+) -> Iterator[Array | Unreadable]:
+    """Yields pictures of shape [C, H, W] in order.
+
+    Args:
+        channels: to decode, and to keep: grey is made of colour, so that it is the same whoever asks for it.
+    """
+    with ThreadPoolExecutor(1) as large:
+        yield from in_order(partial(_decode, root, size, channels, large), names, _THREADS)
+
+
+def _decode(
+    root: Path, size: Size, channels: tuple[int, int], large: Executor, name: str
+) -> Array | Unreadable:
+    try:
+        picture = read_file(root / name, size, channels[0], large)
+    except Exception as error:
+        return Unreadable(root / name, _reason(error))
+    kept: Array = to_channels(picture[None], channels[1])[0]
+    return kept
+
+
+def _still_there(picture: Array | Unreadable) -> Array:
+    if isinstance(picture, Unreadable):
+        raise DataError(
+            f"data.root: {picture.path} could be read before and cannot be now: {picture.reason}; put it back, "
+            "or begin a new study without it"
+        )
+    return picture
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a picture before it is decoded.
+
+    Attributes:
+        content: hash of its file.
+    """
+
+    content: bytes
+    size: Size
+    grey: bool
+
+
+def read_headers(root: Path, names: Sequence[str], progress: Progress | None) -> list[Header | str]:
+    """Reads all files once; those that are no pictures give the reason."""
+    return list(told(in_order(partial(_read_header, root), names, _THREADS), len(names), progress))
+
+
+def _read_header(root: Path, name: str) -> Header | str:
+    path = root / name
+    if not path.is_file():  # a pipe would not be read to an end
+        return "it is a link to a file that is not there" if path.is_symlink() else "it is no file"
+    try:
+        with path.open("rb") as file:
+            content = file_digest(file, partial(blake2b, digest_size=HASH_BYTES)).digest()
+            file.seek(0)
+            with Image.open(file) as image:
+                return Header(content, upright_size(image), is_grey(image))
+    except Exception as error:
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a picture cannot be read; damaged files make Pillow raise whatever its decoders stumble on."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty, or no picture of a known kind"
+    return str(error) or type(error).__name__
+
+
+def decode_new(
+    cache: Cache,
+    root: Path,
+    names: Sequence[str],
+    hashes: Array,
+    size: Size,
+    channels: tuple[int, int],
+    progress: Progress | None,
+) -> dict[str, str]:
+    """Decodes what the cache does not hold into an entry `decoded-...`, from which parts take their images.
+
+    Args:
+        channels: to decode, and to keep.
+
+    Returns:
+        the names of those that cannot be decoded, with the reasons.
+
+    Raises:
+        DataError: the cache has no room for the pictures.
+    """
+    common = form(KIND, size, channels[1])
+    lacking = np.flatnonzero(Shelves(cache, common).find(hashes) < 0)
+    _, first = np.unique(_whole(hashes[lacking]), return_index=True)
+    rows = lacking[np.sort(first)]
+    if not len(rows):
+        return {}
+
+    def build(folder: Path) -> None:
+        kept, reasons = hashes[rows], {}
+        blank = np.zeros((channels[1], *size), np.uint8)
+
+        def pictures() -> Iterator[Array]:
+            results = _decode_all(root, (names[row] for row in rows.tolist()), size, channels)
+            for place, result in enumerate(told(results, len(rows), progress)):
+                if isinstance(result, Unreadable):
+                    reasons[kept[place].tobytes().hex()] = result.reason
+                    kept[place] = 0
+                yield blank if isinstance(result, Unreadable) else result
+
+        write_array(folder / "images.npy", (len(rows), channels[1], *size), "uint8", pictures())
+        write_array(folder / "hashes.npy", kept.shape, "uint8", [kept])
+        write_json(folder / "reasons.json", reasons)
+
+    weight = channels[1] * size[0] * size[1] * (len(rows) + len(names))  # the parts will hold them all again
+    entry = cache.entry(f"decoded-{common}-{digest(hashes[rows])}", build, weight)
+    reasons: dict[str, str] = read_json(entry / "reasons.json")
+    bad = {row: reasons.get(hashes[row].tobytes().hex()) for row in lacking.tolist()} if reasons else {}
+    return {names[row]: reason for row, reason in bad.items() if reason is not None}
+
+
+def _whole(hashes: Array) -> Array:
+    return np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1)
+
+
+def has_fresh(cache: Cache, size: Size, kept: int) -> bool:
+    """Whether pictures of this form were decoded that may not be in the entry of a part yet."""
+    return bool(cache.entries(f"decoded-{form(KIND, size, kept)}-*"))
+
+
+def drop_copies(cache: Cache, size: Size, kept: int) -> None:
+    """Takes away what was decoded and lies in the entries of parts by now."""
+    common = form(KIND, size, kept)
+    parts = Shelves(cache, common, "images")
+    for entry in cache.entries(f"decoded-{common}-*"):
+        try:
+            hashes = np.load(entry / "hashes.npy")
+        except FileNotFoundError:  # another process was first
+            continue
+        if (parts.find(hashes[hashes.any(1)]) >= 0).all():
+            cache.remove(entry)

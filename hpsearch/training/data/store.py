@@ -1,0 +1,86 @@
+"""Images of chosen samples as arrays in the cache, one entry for each size, with their mean and deviation.
+
+Legend: N samples, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.training.data import pixels
+from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
+from hpsearch.training.data.catalogue import Array, Images, Progress, Size, digest
+from hpsearch.training.data.pixels import Statistics
+from hpsearch.training.data.progress import counted
+from hpsearch.training.data.shelves import form
+
+_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Images as they lie in the cache, memory-mapped, [N, C, H, W]."""
+
+    images: Array
+    statistics: Statistics
+
+
+class ImageStore:
+    """Images of chosen samples at any size, from the cache.
+
+    Args:
+        hashes: of these samples' content, in order.
+        measured: how many of the first images the statistics are taken over.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        hashes: Array,
+        measured: int,
+        cache: Cache,
+        progress: Progress | None = None,
+    ) -> None:
+        self.images = images
+        self._hashes = hashes
+        self._measured = measured
+        self.cache = cache
+        self._progress = progress
+
+    def open(self, size: Size, channels: int) -> Stored:
+        """Returns the images; decodes and resizes them if that has not been done before.
+
+        Raises:
+            DataError: an image cannot be read, or the cache has no room.
+        """
+        shape = (len(self.images), channels, *size)
+
+        def build(folder: Path) -> None:
+            chunks = counted(self.images.chunks(size, channels), len(self.images), self._progress)
+            write_array(folder / "images.npy", shape, self.images.dtype, chunks)
+            write_array(folder / "hashes.npy", self._hashes.shape, "uint8", [self._hashes])
+            measured = _sliced(open_array(folder / "images.npy")[: self._measured])
+            write_json(folder / "statistics.json", asdict(pixels.statistics(measured, self.images.dtype)))
+
+        common = form(self.images.kind, size, channels)
+        key = f"images-{common}-{digest(self._hashes, self.images.dtype, str(self._measured))}"
+        folder = self.cache.entry(key, build, images_bytes(self.images, size, channels))
+        values: dict[str, Any] = read_json(folder / "statistics.json")
+        known = Statistics(
+            tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
+        )
+        return Stored(open_array(folder / "images.npy"), known)
+
+
+def images_bytes(images: Images, size: Size, channels: int) -> int:
+    """Returns how much decoded images take."""
+    return len(images) * channels * size[0] * size[1] * np.dtype(images.dtype).itemsize
+
+
+def _sliced(images: Array) -> Iterator[Array]:
+    step = max(1, _CHUNK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
