@@ -71,11 +71,17 @@ def _changed(stored: Mapping[str, Any], facts: DataFacts) -> str:
     names = ("train", "val", "test", "classes", "channels", "task")
     parts = [f"{name} {_shown(stored[name])}, now {_shown(now[name])}" for name in names]
     different = [part for part, name in zip(parts, names, strict=True) if stored[name] != now[name]]
-    what = "; ".join(different) or "as many images, but other ones, other labels or another split"
+    what = "; ".join(different) or f"as many of them, but other {_first_changed(stored, facts)}"
     return (
         f"data.dataset: the data are not those that the study began with ({what}), so its trials could not be "
         "compared; put the old data back, or give the study another name"
     )
+
+
+def _first_changed(stored: Mapping[str, Any], facts: DataFacts) -> str:
+    known = stored.get("digests", {})
+    changed = [name for name, digest in facts.digests.items() if known.get(name) != digest]
+    return changed[0].replace("split", "parts") if changed else "images, labels or parts"
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -270,6 +271,7 @@ class Driver:
         self.tally.data = facts
         check_batches(self.study.spec, facts)
         self.study.know_data(facts)
+        self.keeper.keep_split(Path(self.study.spec.data.cache or self.keeper.folder.cache), facts.digest)
         for note in facts.notes:
             self.call("on_message", f"data: {note}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
-from hpsearch.spec.folders import RunFolder, attempt_folder
+from hpsearch.spec.folders import SAMPLES, RunFolder, attempt_folder, split_entry
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
 
@@ -52,6 +52,17 @@ class WeightsKeeper:
                 shutil.rmtree(part, ignore_errors=True)
         self.folder.home.mkdir(parents=True, exist_ok=True)
         self.folder.owner.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
+
+    def keep_split(self, cache: Path, digest: str) -> None:
+        """Keeps with the study which sample is in which part, as the workers have noted it in the cache.
+
+        Args:
+            digest: of the data.
+        """
+        source, target = cache / split_entry(digest) / SAMPLES, self.folder.home / SAMPLES
+        if source.is_file():
+            target.unlink(missing_ok=True)
+            _link(source, target)
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.

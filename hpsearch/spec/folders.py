@@ -14,6 +14,7 @@ class RunFolder:
       artifacts/                             what the dashboard offers for download
       fashion-mnist/
         study.json                           whose folder it is: the study's token and database
+        samples.csv                          which sample is in which part of the data
         weights/trial-00012.safetensors      kept weights of finished trials
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
@@ -58,6 +59,14 @@ class RunFolder:
 
     def worker_log(self, worker: int) -> Path:
         return self.home / "logs" / f"worker-{worker}.log"
+
+
+SAMPLES = "samples.csv"
+
+
+def split_entry(digest: str) -> str:
+    """Returns the name of the folder in the cache whose `SAMPLES` says which sample is in which part."""
+    return f"split-{digest}"
 
 
 def attempt_folder(trial_folder: Path, attempt: int) -> Path:

@@ -136,6 +136,7 @@ def test_a_run_folder_that_cannot_be_made_is_said(tmp_path):
 
 
 DATA = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
+DATA = replace(DATA, digests={"images": "same", "labels": "same", "split": "same"})
 
 
 def run_with(tmp_path, data, trials):
@@ -158,7 +159,9 @@ def test_the_data_are_kept_with_the_study(tmp_path):
             {"train": 81, "classes": ("dawn", "night")},
             "train 80, now 81; classes day, night, now dawn, night",
         ),
-        ({}, "as many images, but other ones"),
+        ({"digests": {}}, "as many of them, but other images, labels or parts"),
+        ({"digests": {"images": "same", "labels": "b"}}, "as many of them, but other labels"),
+        ({"digests": {"images": "same", "labels": "same", "split": "b"}}, "as many of them, but other parts"),
     ],
 )
 def test_changed_data_are_refused_on_the_next_run(tmp_path, changes, words):

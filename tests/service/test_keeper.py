@@ -4,7 +4,7 @@ import pytest
 
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.spec import CheckpointSpec
-from hpsearch.spec.folders import RunFolder, attempt_folder
+from hpsearch.spec.folders import SAMPLES, RunFolder, attempt_folder, split_entry
 
 
 def checkpointed(folder, number, text="weights"):
@@ -50,3 +50,16 @@ def test_a_trial_whose_worker_died_keeps_the_weights_of_its_checkpoint(tmp_path)
     assert keeper.keep(7, None) == str(folder.weights(7))
     assert folder.weights(7).read_text() == "the best so far"
     assert keeper.keep(8, None) is None
+
+
+def test_the_split_is_kept_with_the_study(tmp_path):
+    folder = RunFolder(tmp_path, "s")
+    folder.home.mkdir()
+    keeper = WeightsKeeper(folder, CheckpointSpec(), "minimize")
+    keeper.keep_split(tmp_path / "cache", "abc")  # nobody has noted it
+    entry = tmp_path / "cache" / split_entry("abc")
+    entry.mkdir(parents=True)
+    (entry / SAMPLES).write_text("part,index\n")
+    for _ in range(2):
+        keeper.keep_split(tmp_path / "cache", "abc")
+        assert (folder.home / SAMPLES).read_text() == "part,index\n"

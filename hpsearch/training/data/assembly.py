@@ -10,6 +10,7 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
+from hpsearch.spec.folders import SAMPLES, split_entry
 from hpsearch.training.data import pixels, sources, splits
 from hpsearch.training.data.cache import Cache
 from hpsearch.training.data.catalogue import (
@@ -116,7 +117,7 @@ def _keep_split(cache: Cache, assembly: Assembly) -> None:
     labels = [found.classes[target] for target in found.targets] if found.classes else found.targets.tolist()
 
     def build(folder: Path) -> None:
-        with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
+        with (folder / SAMPLES).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(("part", "index", "name", "label", "content"))
             for name, part in zip(PARTS, (rows.train, rows.val, rows.test), strict=True):
@@ -124,7 +125,7 @@ def _keep_split(cache: Cache, assembly: Assembly) -> None:
                     content = found.hashes[row].tobytes().hex()
                     table.writerow((name, row, found.name(row), labels[row], content))
 
-    cache.entry(f"split-{assembly.digest}", build)
+    cache.entry(split_entry(assembly.digest), build)
 
 
 def training_store(assembly: Assembly, cache: Cache, progress: Progress | None = None) -> ImageStore:
