@@ -64,7 +64,8 @@ class Learner:
         self.notes: list[str] = []
         if spec.model.weights is not None:
             self.notes = weights.load_weights(self.model, spec.model.weights)
-        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done + 1)
+        # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
+        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)

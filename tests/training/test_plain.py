@@ -115,13 +115,19 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str) -> None:
+def breaks() -> Iterator[tuple[str, int]]:
+    """Yields each variant with the epoch after which it is broken; what unfreezes, after every epoch."""
+    for name in VARIANTS:
+        epochs = range(1, 5) if name.startswith("unfreezing") else [random.Random(name).randint(1, 4)]
+        yield from ((name, epoch) for epoch in epochs)
+
+
+@pytest.mark.parametrize(("name", "broken_at"), list(breaks()))
+def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str, broken_at: int) -> None:
     tables = VARIANTS[name]
     unbroken = train(engine, run_of(tmp_path / "unbroken", **tables))
     expected_last = last_weights(engine)
     expected_best = kept(engine.evict(0, EndKind.FINISHED))
-    broken_at = random.Random(name).randint(1, 4)
     train(engine, run_of(tmp_path / "broken", **tables), broken_at)
     engine.close()  # and not evicted, as when the process is killed
     results = train(engine, run_of(tmp_path / "broken", attempt=2, **tables))
