@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpsearch.errors import ModelError
 from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
 from hpsearch.training import losses, models, optim, weights
@@ -68,6 +69,7 @@ class Learner:
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
+        self._check_single_samples(data.channels, size)
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
@@ -81,6 +83,25 @@ class Learner:
     def dtype(self) -> torch.dtype:
         """The number type of weights and images."""
         return self.precision.dtype
+
+    @property
+    def _asks_for_single_samples(self) -> bool:
+        return 1 in (self._spec.train.batch_size, self._spec.train.micro_batch)
+
+    def _check_single_samples(self, channels: int, size: models.Size) -> None:
+        """Refuses single samples where BatchNorm would be left with one number per channel.
+
+        Raises:
+            ModelError: it would.
+        """
+        weights.train_mode(self.model)
+        if self._asks_for_single_samples and not models.takes_single_samples(self.model, channels, size):
+            field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
+            raise ModelError(
+                f'train.{field} = 1: model.name = "{self._spec.model.name}" has BatchNorm layers that would see '
+                f"a single number per channel of images of {size[0]} x {size[1]}, and cannot train on that; "
+                "use 2 or more"
+            )
 
     def _thaws_before(self, epoch: int) -> bool:
         """Returns whether everything is trained from this epoch on."""
@@ -115,7 +136,7 @@ class Learner:
         to the batch's own (exactly, but for BatchNorm, whose statistics are then those of the micro-batches).
 
         Raises:
-            torch.OutOfMemoryError: not even one sample fits.
+            torch.OutOfMemoryError: not even one sample fits, or not two where BatchNorm needs them.
         """
         samples = len(images_B)
         while True:
@@ -123,6 +144,11 @@ class Learner:
             try:
                 return self._accumulate(images_B, targets_B, pieces(samples, size))
             except Exception as error:
+                if size == 1 and models.is_too_few(error) and not self._asks_for_single_samples:
+                    self.micro_batch = 2  # what was tried last
+                    raise torch.OutOfMemoryError(
+                        "two samples do not fit, and BatchNorm cannot train on a single one"
+                    ) from error
                 if size == 1 or not devices.is_out_of_memory(error):
                     raise
             # Outside the handler: the exception's traceback held the graph and its tensors.
