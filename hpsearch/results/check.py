@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpsearch.errors import HpsearchError, ModelError
-from hpsearch.service.records import check_batches
+from hpsearch.spec.against import check_study_against
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun
@@ -83,8 +83,9 @@ def check_study(
     engine, data = build_engine(spec, chosen, data_root, str(cache))
     try:
         probes: tuple[Probe, ...] = ()
+        if data is not None:
+            check_study_against(spec, data)
         if data is not None and spec.train.function is None:
-            check_batches(spec, data)
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
     finally:
         engine.close()

@@ -7,6 +7,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hpsearch.spec.base import Bool, Float, Int, Seconds, Section
 from hpsearch.spec.sentences import check_plain
 
+NUMBER_LOSSES = ("mse", "l1", "huber")
+"""Losses for targets that are numbers; all of `train.loss` are for classes."""
+
 
 class ModelSpec(Section):
     """The network. Searchable: `model.name`, `model.freeze`, `model.unfreeze_after`, `model.args.*`."""

@@ -8,14 +8,20 @@ import pytest
 from hpsearch.errors import DataError, ModelError, StudyFileError
 from hpsearch.results.check import check_study, middle, space_table
 from hpsearch.results.check_print import report_lines
+from hpsearch.results.reading import open_study
+from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.run import run
 from hpsearch.spec.load import parse_study
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
+from tests.results.digits import options_in
+from tests.results.searches import url_in
 
 
 def study(search: dict[str, Any], **tables: Any) -> StudySpec:
     data = {"dataset": "digits"} | tables.pop("data", {})
-    return parse_study({"study": {"name": "s", "trials": 10}, "data": data, "search": search, **tables})
+    named = {"name": "s", "trials": 10} | tables.pop("study", {})
+    return parse_study({"study": named, "data": data, "search": search, **tables})
 
 
 def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
@@ -44,13 +50,19 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
         ({"epochs": [1]}, {"model": {"name": "cmm"}}, ModelError, "cnn"),
         ({"model.name": ["cnn", "resnet81"]}, {}, ModelError, "resnet18"),
         ({"epochs": [1]}, {"data": {"dataset": "digit"}}, DataError, "digits"),
+        ({"epochs": [1]}, {"study": {"metric": "val_mae"}}, StudyFileError, "study.metric"),
     ],
 )
 def test_what_a_run_would_stop_at_is_refused(
     tmp_path: Path, search: dict[str, Any], tables: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
+    spec = study(search, **tables)
     with pytest.raises(kind, match=words):
-        check_study(study(search, **tables), None, tmp_path, "cpu")
+        check_study(spec, None, tmp_path, "cpu")
+    if kind in (DataError, StudyFileError):
+        with pytest.raises(kind, match=words):
+            run(spec, options_in(tmp_path), executor=InProcessExecutor())
+        assert open_study("s", url_in(tmp_path)).trials == []
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def refusal(text: str) -> str:
             "study",
             ['"val_loss"', "remove direction"],
         ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "val_eror"\ndirection = "minimize"',
+            "study.metric",
+            ['"val_eror"', "train.function names none", 'did you mean "val_error"?'],
+        ),
         ('data = "digits"\n' + SEARCH, "data", ["must be a table", "'digits'"]),
         (SEARCH, "data.dataset", ["is missing", "add [data]"]),
         (DATA, "search", ["is missing", "add the table [search]"]),

@@ -121,7 +121,7 @@ def test_durations(written: str, seconds: float) -> None:
     [
         ("", "minimize"),
         ('metric = "val_macro_f1"', "maximize"),
-        ('metric = "x"\ndirection = "maximize"', "maximize"),
+        ('metric = "x"\ndirection = "maximize"\n[train]\nfunction = "m:f"', "maximize"),
     ],
 )  # fmt: skip
 def test_directions(section: str, better: str) -> None:

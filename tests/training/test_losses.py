@@ -1,7 +1,7 @@
 """Losses against torch's own and numbers by hand; metrics against scikit-learn."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from hpsearch.errors import ModelError, StudyFileError
 from hpsearch.spec import TrainSpec
+from hpsearch.spec.against import reported
+from hpsearch.spec.train import NUMBER_LOSSES
+from hpsearch.spec.trial import DataFacts
 from hpsearch.training.augment import Mixed
 from hpsearch.training.losses import CLASSIFICATION, REGRESSION, EpochMetrics, plain_loss, training_loss
 
@@ -26,6 +29,20 @@ def batch(samples: int = 64, classes: int = 7, seed: int = 0) -> tuple[Tensor, T
     generator = torch.Generator().manual_seed(seed)
     outputs = 3 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
     return outputs, torch.randint(classes, (samples,), generator=generator)
+
+
+def test_the_specification_knows_what_is_here() -> None:
+    assert set(NUMBER_LOSSES) == REGRESSION.keys() < CLASSIFICATION.keys()
+    assert set(get_args(TrainSpec.model_fields["loss"].annotation)) == CLASSIFICATION.keys()
+
+
+@pytest.mark.parametrize("classes", [0, 2, 5, 6])
+def test_what_is_said_to_be_reported_is(classes: int) -> None:
+    task = "classification" if classes else "regression"
+    facts = DataFacts(9, 9, 9, tuple(map(str, range(classes))), 1, 8, 8, task, "")
+    counters = EpochMetrics(spec("mse"), task, classes or 2, CPU)
+    counters.update(torch.zeros(4, classes or 2), torch.zeros(4, 2) if not classes else torch.zeros(4).long())
+    assert counters.result().keys() == set(reported(facts))
 
 
 # Two samples of two classes with outputs (0, ln 3): softmax (1/4, 3/4), sigmoid (1/2, 3/4); targets 1 and 0.
