@@ -107,13 +107,10 @@ def _check_padding(data: DataSpec, facts: DataFacts) -> None:
 
 
 def _check_batches(spec: StudySpec, facts: DataFacts) -> None:
-    entry, subset = spec.search.get("batch_size"), spec.search.get("data.subset")
-    sizes = [spec.train.batch_size] if entry is None else entry.extremes()
-    shares = [spec.data.subset] if subset is None else subset.extremes()
-    largest = max((size for size in sizes if isinstance(size, int)), default=1)
-    smallest = int(facts.train * min(shares))
+    sizes = [size for size in spec.values_of("batch_size") if size != "full"]
+    largest, smallest = max(sizes, default=1), int(facts.train * min(spec.values_of("data.subset")))
     if largest > smallest:
-        field = "train.batch_size" if entry is None else "search.batch_size"
+        field = "search.batch_size" if "batch_size" in spec.search else "train.batch_size"
         raise StudyFileError(
             f"{field}: {largest} is larger than the training part of {smallest} samples; "
             'lower it, or write "full" for the whole part'

@@ -257,6 +257,19 @@ class StudySpec(Section):
             for name, entry in self.search.items()
         }
 
+    def values_of(self, name: str) -> list[Any]:
+        """Returns what a field may be in a trial: the choices or ends of its search entry, or what is written.
+
+        Args:
+            name: as in `[search]`.
+        """
+        if name in self.search:
+            return self.search[name].extremes()
+        value: Any = self
+        for part in SHORT.get(name, name).split("."):
+            value = getattr(value, part)
+        return [value]
+
     @property
     def max_epochs(self) -> int:
         """The largest number of epochs that a trial may have."""

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 
+from hpsearch.errors import DeviceError
 from hpsearch.spec import StudySpec
 from hpsearch.spec.trial import DataFacts
 from hpsearch.training import data
+from hpsearch.training.device import resolve
 from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.plain import PlainEngine
@@ -26,8 +28,11 @@ def build_engine(
         allow: top-level modules that the study may name; None trusts all.
 
     Raises:
-        HpsearchError: the data or the training function cannot be loaded.
+        HpsearchError: the data or the training function cannot be loaded, or the device lacks a number type
+            that trials may have.
     """
+    if spec.train.function is None:
+        _refuse_missing_types(spec, device)
     loaded = None
     if spec.data.dataset != "none":
         loaded = data.load(spec.data, root=data_root, cache=Path(cache), allow=allow, device=device)
@@ -36,3 +41,13 @@ def build_engine(
         return FunctionEngine(spec.train.function, device, loaded, allow), facts
     assert loaded is not None  # a study without data names a function, says StudySpec
     return PlainEngine(device, loaded, allow), facts
+
+
+def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
+    """Tries every number type that the study names: what fails here would fail in every such trial."""
+    for name in spec.values_of("train.precision"):
+        try:
+            resolve(name, device)
+        except DeviceError as error:
+            where = "search: " if "train.precision" in spec.search else ""
+            raise DeviceError(f"{where}{error}") from None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.errors import DataError, ModelError, StudyFileError
+from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError
 from hpsearch.results.check import check_study, middle, space_table
 from hpsearch.results.check_print import report_lines
 from hpsearch.results.reading import open_study
@@ -14,6 +14,7 @@ from hpsearch.service.run import run
 from hpsearch.spec.load import parse_study
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
+from hpsearch.training import device as devices
 from tests.results.digits import options_in
 from tests.results.searches import url_in
 
@@ -63,6 +64,17 @@ def test_what_a_run_would_stop_at_is_refused(
         with pytest.raises(kind, match=words):
             run(spec, options_in(tmp_path), executor=InProcessExecutor())
         assert open_study("s", url_in(tmp_path)).trials == []
+
+
+def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_trains", lambda precision, device: precision.name != "float16")
+    spec = study({"train.precision": ["float32", "float16"]})
+    with pytest.raises(DeviceError, match=r'search: train\.precision = "float16": ') as caught:
+        run(spec, options_in(tmp_path), executor=InProcessExecutor())
+    assert caught.value.exit_status == 2
+    assert open_study("s", url_in(tmp_path)).trials == []
 
 
 @pytest.mark.parametrize(
