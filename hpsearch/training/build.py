@@ -1,5 +1,7 @@
 """Which engine trains a study: its own loop where it names one, the plain one otherwise."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from hpsearch.training.device import resolve
 from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.plain import PlainEngine
+from hpsearch.training.weights import file_digest
 
 
 def build_engine(
@@ -28,8 +31,8 @@ def build_engine(
         allow: top-level modules that the study may name; None trusts all.
 
     Raises:
-        HpsearchError: the data or the training function cannot be loaded, or the device lacks a number type
-            that trials may have.
+        HpsearchError: the data, the training function or a file of weights cannot be loaded, or the device
+            lacks a number type that trials may have.
     """
     if spec.train.function is None:
         _refuse_missing_types(spec, device)
@@ -40,7 +43,7 @@ def build_engine(
     if spec.train.function is not None:
         return FunctionEngine(spec.train.function, device, loaded, allow), facts
     assert loaded is not None  # a study without data names a function, says StudySpec
-    return PlainEngine(device, loaded, allow), facts
+    return PlainEngine(device, loaded, allow), _with_weights(loaded.facts, spec)
 
 
 def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
@@ -51,3 +54,14 @@ def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
         except DeviceError as error:
             where = "search: " if "train.precision" in spec.search else ""
             raise DeviceError(f"{where}{error}") from None
+
+
+def _with_weights(facts: DataFacts, spec: StudySpec) -> DataFacts:
+    """Returns the facts with the files that trials start from: another content would be another study."""
+    files = [path for path in spec.values_of("model.weights") if path not in (None, "none")]
+    if not files:
+        return facts
+    found = {path: file_digest(path) for path in files}
+    digest = hashlib.sha256(" ".join([facts.digest, *found.values()]).encode()).hexdigest()
+    notes = (f"trials start from {path} (sha256 {content} ...)" for path, content in found.items())
+    return replace(facts, digest=digest[: len(facts.digest)], notes=(*facts.notes, *notes))

@@ -30,6 +30,7 @@ class Learner:
         allow: top-level modules that the study may name as its model; None trusts all.
 
     Attributes:
+        started_from: the file of `model.weights` and what it held; "" without one.
         notes: sentences about what of `model.weights` was not taken over as it is.
         memory_format: of weights and images, whichever is faster.
 
@@ -63,7 +64,9 @@ class Learner:
         half = self.precision.autocast is not None
         self.memory_format = models.choose_memory_format(self.model, device, data.channels, size, half)
         self.notes: list[str] = []
+        self.started_from = ""
         if spec.model.weights is not None:
+            self.started_from = f"{spec.model.weights} (sha256 {weights.file_digest(spec.model.weights)} ...)"
             self.notes = weights.load_weights(self.model, spec.model.weights)
         # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)

@@ -270,6 +270,8 @@ class Training:
             "peak_memory_mb": devices.peak_memory_mb(self._device),
             "versions": ", ".join(f"{name} {version}" for name, version in devices.versions().items()),
         }
+        if learner.started_from:
+            facts["weights_file"] = learner.started_from
         if learner.notes:
             facts["weights_loaded"] = "; ".join(learner.notes)
         if learner.micro_batch is not None:
