@@ -13,8 +13,12 @@ from typing import Any
 import optuna
 import pytest
 
+from hpsearch.errors import StudyFileError
+from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.run import run
 from hpsearch.spec import load_study_file, parse_study
 from hpsearch.spec.study import StudySpec
+from tests.results.digits import options_in
 from tests.scenes import BROKEN, ORIGINAL, TWIN, write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -178,3 +182,39 @@ def test_studies_are_valid_and_named_in_the_readme() -> None:
     for path in files:
         assert load_study_file(path).search
         assert f"({path.name})" in README
+
+
+@pytest.mark.parametrize(
+    ("study", "metric", "epochs", "words"),
+    [
+        ({}, "val_loss", 12, None),
+        ({}, "val_error", 5, "val_error has not improved since 0.333333 at epoch 3"),
+        ({"metric": "val_dice", "direction": "maximize"}, "val_dice", 7, "-val_dice has not improved"),
+        ({"metric": "val_dice", "direction": "maximize"}, "val_error", 5, "val_error has not"),
+    ],
+)
+def test_early_stopping_looks_at_the_metric_that_it_is_given(
+    tmp_path: Path, study: dict[str, Any], metric: str, epochs: int, words: str | None
+) -> None:
+    tree = {
+        "study": {"name": "s", "trials": 1, **study},
+        "train": {"function": "tests.training.loops:disagrees"},
+        "search": {"epochs": [12]},
+        "early_stopping": {"patience": 2, "metric": metric},
+    }
+    summary = run(parse_study(tree), options_in(tmp_path), executor=InProcessExecutor())
+    assert summary.best is not None
+    assert summary.best.epochs_run == epochs
+    assert summary.best.stop_reason == ("early_stopping" if words else "finished")
+    assert (words or "") in summary.best.detail
+
+
+def test_a_metric_for_stopping_that_the_loop_does_not_yield_ends_the_study(tmp_path: Path) -> None:
+    tree = {
+        "study": {"name": "s", "trials": 1},
+        "train": {"function": "tests.training.loops:steady"},
+        "search": {"epochs": [12]},
+        "early_stopping": {"metric": "val_error"},
+    }
+    with pytest.raises(StudyFileError, match=r'early_stopping.metric: train.function yields no "val_error"'):
+        run(parse_study(tree), options_in(tmp_path), executor=InProcessExecutor())

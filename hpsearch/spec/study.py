@@ -170,14 +170,21 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _loop_reports_the_metrics(self) -> "StudySpec":
-        if self.train.function is None:
-            for field, metric in self.metrics_used().items():
-                if metric not in METRICS:
-                    sentence = (
-                        f'"{metric}" can only come from a training function of yours, and train.function names '
-                        f"none; {nearest(metric, METRICS)}"
-                    )
-                    raise FieldErrors([(field, sentence)])
+        for field, metric in self.metrics_used().items():
+            if metric in METRICS:
+                continue
+            if self.train.function is None:
+                sentence = (
+                    f'"{metric}" can only come from a training function of yours, and train.function names none; '
+                    f"{nearest(metric, METRICS)}"
+                )
+                raise FieldErrors([(field, sentence)])
+            if metric != self.study.metric:
+                sentence = (
+                    f'"{metric}" has no known direction; name study.metric ("{self.study.metric}") or one of '
+                    f"these. {nearest(metric, METRICS)}"
+                )
+                raise FieldErrors([(field, sentence)])
         return self
 
     @model_validator(mode="after")
@@ -248,7 +255,14 @@ class StudySpec(Section):
 
     def metrics_used(self) -> dict[str, str]:
         """Returns the metrics that the study needs, by the field that names each."""
-        return {"study.metric": self.study.metric}
+        stopping = (
+            {"early_stopping.metric": self.early_stopping.metric} if self.early_stopping.tables() else {}
+        )
+        return {"study.metric": self.study.metric, **stopping}
+
+    def better(self, metric: str) -> Direction:
+        """Returns the direction in which one of the metrics used improves."""
+        return self.study.better if metric == self.study.metric else METRICS[metric]
 
     def ends(self) -> dict[str, list[Any]]:
         """Returns the ends of each searched range and all choices of each list, as Optuna stores them."""

@@ -49,6 +49,12 @@ CROP = [{"name": "crop", "padding": 20}]
         ),
         (NIGHT, {}, {"study": {"metric": "val_top5_error"}}, ["study.metric", "2 classes", "val_macro_f1"]),
         (NUMBERS, {}, {"study": {"metric": "val_error"}, "train": {"loss": "mse"}}, ["numbers", "val_mae"]),
+        (
+            NIGHT,
+            {},
+            {"early_stopping": {"metric": "val_top5_error"}},
+            ['early_stopping.metric = "val_top5_error"', "2 classes"],
+        ),
         (NUMBERS, {}, {}, ['train.loss = "cross_entropy" is for classes', "mse, l1, huber"]),
         (NUMBERS, {}, {"train": {"loss": "l1", "label_smoothing": 0.1}}, ["train.label_smoothing is for"]),
         (
@@ -117,6 +123,7 @@ def test_what_the_data_do_not_suit_is_refused(
         (NIGHT, {"data.image_size": [32, 64]}, {"data": {"augment": CROP}}),
         (DIGITS, {}, {"data": {"augment": [{"name": "crop", "padding": 20, "p": 0.0}]}}),
         (DIGITS, {}, {"train": {"batch_size": "full"}}),
+        (NIGHT, {}, {"early_stopping": {"metric": "val_error"}}),
         (NUMBERS, {}, {"train": {"function": "m:f"}, "study": {"metric": "x", "direction": "minimize"}}),
     ],
 )

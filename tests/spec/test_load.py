@@ -99,6 +99,16 @@ def refusal(text: str) -> str:
             "early_stopping.criterion",
             ["'patient'", 'did you mean "patience"?'],
         ),
+        (
+            DATA + SEARCH + '[early_stopping]\nmetric = "val_dice"',
+            "early_stopping.metric",
+            ['"val_dice"', "train.function names none"],
+        ),
+        (
+            SEARCH + '[train]\nfunction = "m:f"\n[early_stopping]\nmetric = "val_dice"',
+            "early_stopping.metric",
+            ['"val_dice" has no known direction', 'study.metric ("val_loss")'],
+        ),
         (DATA + SEARCH + '[pruner]\nname = "medan"', "pruner.name", ["'medan'", 'did you mean "median"?']),
         (DATA + SEARCH + '[sampler]\nname = "tpee"', "sampler.name", ['"tpee"', 'did you mean "tpe"?']),
         (DATA + SEARCH + '[sampler]\nname = "grid"', "sampler.name", ['"grid"', "learning_rate", "a step"]),
@@ -332,6 +342,10 @@ def test_where_and_how_much_leave_the_digest_alone(change: dict[str, Any]) -> No
         ({"train": {"epochs": 3}}, "train.epochs: stored 20, now 3"),
         ({"search": {"batch_size": [1]}}, 'search.batch_size.choices: stored "(absent)", now [1]'),
         ({"early_stopping": {"patience": 3}}, "early_stopping.patience: stored 8, now 3"),
+        (
+            {"early_stopping": {"metric": "val_error"}},
+            'early_stopping.metric: stored "(absent)", now "val_error"',
+        ),
         ({"pruner": {"name": "asha"}}, 'pruner.name: stored "none", now "asha"'),
         ({"sampler": {"name": "random"}}, 'sampler.name: stored "tpe", now "random"'),
         ({"function": {"x": 1}}, 'function.x: stored "(absent)", now 1'),
