@@ -20,7 +20,7 @@ the second class.
 Legend: B batch, K classes (or outputs), T regression targets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ from hpsearch.training.augment import Mixed
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]
 """(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
+
+_MOST_NAMED = 10
 
 
 def _cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
@@ -241,6 +243,24 @@ class EpochMetrics:
         """Returns how many samples of each class (row) were taken for each class (column)."""
         rows: list[list[int]] = self._confusion.view(self._classes, self._classes).tolist()
         return rows
+
+    def class_errors(self, names: Sequence[str]) -> str:
+        """Returns in words how large a share of each class is taken for another: "3: 0.12, 8: 0.09".
+
+        The worst come first, ten at most; classes without an error or without a sample are left out.
+
+        Args:
+            names: of the classes.
+        """
+        matrix_KK = self._confusion.view(self._classes, self._classes)
+        counts = torch.stack([matrix_KK.sum(1), matrix_KK.diagonal()]).tolist()
+        shares = [
+            (1 - right / samples, name)
+            for name, samples, right in zip(names, *counts, strict=True)
+            if right < samples
+        ]
+        worst = sorted(shares, key=lambda share: share[0], reverse=True)[:_MOST_NAMED]
+        return ", ".join(f"{name}: {share:.2g}" for share, name in worst) or "none"
 
 
 def predicted(outputs: Tensor) -> Tensor:

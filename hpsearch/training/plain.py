@@ -246,6 +246,8 @@ class Training:
     def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics) -> None:
         run, learner = self.slot.run, self._learner
         metadata = weights_metadata(run, self._data, epoch, metrics)
+        if self._data.classes:
+            metadata["class_errors"] = counters.class_errors(self._data.classes)
         if 0 < len(self._data.classes) <= MOST_CLASSES:
             metadata["confusion"] = json.dumps(counters.confusion())
         with learner.averaged():
@@ -278,6 +280,5 @@ class Training:
             facts["micro_batch"] = learner.micro_batch
         if self._seconds:
             facts["samples_per_second"] = round(self._samples * len(self._seconds) / sum(self._seconds), 1)
-        if self.slot.best is not None and "confusion" in self.slot.best.metadata:
-            facts["confusion"] = self.slot.best.metadata["confusion"]
-        return facts
+        known = self.slot.best.metadata if self.slot.best is not None else {}
+        return facts | {name: known[name] for name in ("class_errors", "confusion") if name in known}

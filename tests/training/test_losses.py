@@ -278,3 +278,22 @@ def test_a_diverged_model_has_no_loss() -> None:
     metrics = EpochMetrics(spec("cross_entropy"), "classification", 3, CPU)
     metrics.update(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
     assert math.isnan(metrics.result()["val_loss"])
+
+
+def test_class_errors_in_words() -> None:
+    names = [f"c{number}" for number in range(13)]
+    counters = EpochMetrics(spec("cross_entropy"), "classification", 13, CPU)
+    targets = torch.tensor([0] * 8 + [1] * 3 + list(range(2, 12)) + [2])  # none of the last class
+    taken = torch.tensor([0] * 7 + [1] + [1] * 3 + [0] * 10 + [2])
+    counters.update(functional.one_hot(taken, 13).float(), targets)
+    told = counters.class_errors(names)
+    assert told.startswith("c3: 1, c4: 1")
+    assert told.endswith("c11: 1, c2: 0.5")
+    assert told.count(":") == 10  # and not c0: 0.12
+    right = EpochMetrics(spec("cross_entropy"), "classification", 13, CPU)
+    right.update(functional.one_hot(targets, 13).float(), targets)
+    assert right.class_errors(names) == "none"
+    few = EpochMetrics(spec("cross_entropy"), "classification", 2, CPU)
+    few.update(torch.tensor([[1.0, 0.0]] * 8), torch.tensor([0] * 7 + [1]))
+    few.update(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
+    assert few.class_errors(["day", "night"]) == "night: 1, day: 0.12"

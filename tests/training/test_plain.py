@@ -344,6 +344,9 @@ def test_facts(engine: PlainEngine, tmp_path: Path) -> None:
     best = min(results, key=lambda result: result.metrics["val_loss"])
     error = 1 - confusion.diagonal().sum().item() / confusion.sum().item()
     assert error == pytest.approx(best.metrics["val_error"])
+    worst, share = str(facts["class_errors"]).split(", ")[0].split(": ")
+    counts = confusion[int(worst)]
+    assert float(share) == pytest.approx(1 - counts[int(worst)].item() / counts.sum().item(), abs=0.01)
 
 
 def test_frozen_layers_do_not_change_until_they_are_unfrozen(engine: PlainEngine, tmp_path: Path) -> None:
