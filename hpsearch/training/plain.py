@@ -114,6 +114,8 @@ class Training:
         if self.slot.resumed is not None:
             self._learner.load_state_dict(self.slot.resumed.state)
         self._augmentations: dict[int | None, Augmentation] = {}
+        for size in (None, *data.smaller):  # a transform that does not suit the images is refused now
+            self._augmentation(None if size == data.height else size)
         self._samples = self._batches[-1].stop
         pixels = self._samples * data.channels * data.height * data.width
         resident = isinstance(data.train.images, Tensor)
