@@ -1,10 +1,15 @@
 """What the commands share: the application, common flags, and what STUDY and the storage flags mean."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hpsearch.results.progress import Repeat
 
 app = typer.Typer(
     name="hpsearch",
@@ -122,15 +127,24 @@ def import_paths(study: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*here, os.getcwd()]))
 
 
-def repeated_flags(storage: str | None, storage_file: Path | None, run_folder: Path) -> str:
-    """Returns the flags to repeat with the next command; never a password."""
-    flags = ""
-    if storage is not None:
-        from hpsearch.search.storage import redact
+def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> "Repeat":
+    """Returns how the commands must be written that the running one proposes; never with a password."""
+    from hpsearch.results.progress import Repeat
 
-        flags += f" --storage {storage}" if redact(storage) == storage else ""
+    flags: list[str] = []
+    if storage is not None:
+        flags += ["--storage", storage]
     if storage_file is not None:
-        flags += f" --storage-file {storage_file}"
+        flags += ["--storage-file", str(storage_file)]
     if run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:
-        flags += f" --run-folder {run_folder}"
-    return flags
+        flags += ["--run-folder", str(run_folder)]
+    command = shlex.join(["hpsearch", *map(_safe, sys.argv[1:])])
+    return Repeat("".join(f" {shlex.quote(_safe(flag))}" for flag in flags), command)
+
+
+def _safe(argument: str) -> str:
+    if "://" not in argument:
+        return argument
+    from hpsearch.search.storage import redact
+
+    return redact(argument)

@@ -27,7 +27,7 @@ from hpsearch.cli.options import (
     allowed_modules,
     app,
     import_paths,
-    repeated_flags,
+    repeat,
     storage_url,
     study_name,
 )
@@ -75,8 +75,8 @@ def confirm(
         lease_seconds=lease_seconds,
     )
     sys.path[:0] = options.import_paths
-    flags = repeated_flags(storage, storage_file, run_folder)
-    with choose_display(quiet=quiet, as_json=as_json, flags=flags) as display:
+    again = repeat(storage, storage_file, run_folder)
+    with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
         outcome = confirm_study(
             study_name(study), options, top=top, seeds=seeds, test=test, callbacks=[display]
         )

@@ -26,7 +26,7 @@ from hpsearch.cli.options import (
     WorkersPerGpu,
     app,
     is_study_file,
-    repeated_flags,
+    repeat,
     storage_url,
     study_name,
 )
@@ -78,9 +78,9 @@ def run(
         storage_timeout=storage_timeout,
         lease_seconds=lease_seconds,
     )
-    flags = repeated_flags(storage, storage_file, run_folder)
+    again = repeat(storage, storage_file, run_folder)
     with (
-        choose_display(quiet=quiet, as_json=as_json, flags=flags) as display,
+        choose_display(quiet=quiet, as_json=as_json, repeat=again) as display,
         launch(spec, options) as launched,
     ):
         # Only now, while the workers import torch: this process has as much to import.
@@ -88,6 +88,9 @@ def run(
         from hpsearch.service.run import drive
 
         summary = drive(launched, [display, Publisher(url, run_folder)])
+    if quiet and summary.exit_status == 1:
+        none = "" if summary.best else ", and none was COMPLETE"
+        typer.echo(f"error: {summary.study}: {summary.reason}{none}", err=True)
     raise typer.Exit(summary.exit_status)
 
 

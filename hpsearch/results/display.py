@@ -21,6 +21,7 @@ from hpsearch.results.progress import (
     ASCII_BLOCKS,
     BLOCKS,
     Progress,
+    Repeat,
     closing_lines,
     counts_text,
     duration,
@@ -40,6 +41,7 @@ from hpsearch.spec.trial import EpochResult
 
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
+LOADING_REPORT = 10.0  # seconds between two lines of plain output while images are read
 MOST_ROWS = 16  # running trials shown at once
 
 
@@ -61,15 +63,18 @@ class LiveDisplay(Display):
     Messages and log records scroll by above it.
 
     Args:
-        flags: see `closing_lines`.
+        repeat: see `closing_lines`.
     """
 
     def __init__(
-        self, console: Console | None = None, flags: str = "", clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        repeat: Repeat | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
         self.progress = Progress(clock)
-        self._flags = flags
+        self._repeat = repeat
         self._clock = clock
         self._drawn = -math.inf
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -95,8 +100,10 @@ class LiveDisplay(Display):
         self._draw(at_once=True)
 
     def on_worker(self, news: WorkerNews) -> None:
+        self.progress.on_worker(news)
         if news.kind in ("exit", "waiting"):
             self._say(f"worker {news.worker}: {news.text}")
+        self._draw()
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
@@ -122,7 +129,7 @@ class LiveDisplay(Display):
         self.progress.on_study_end(summary)
         self._live.update(Text(""))
         self._live.stop()
-        for line in closing_lines(summary, self._flags):
+        for line in closing_lines(summary, self._repeat):
             self._say(line)
 
     def _say(self, text: str) -> None:
@@ -140,12 +147,12 @@ class PlainDisplay(Display):
     def __init__(
         self,
         output: TextIO | None = None,
-        flags: str = "",
+        repeat: Repeat | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._output = output or sys.stdout
         self.progress = Progress(clock)
-        self._flags = flags
+        self._repeat = repeat
         self._clock = clock
         self._said = clock()
 
@@ -154,7 +161,8 @@ class PlainDisplay(Display):
         self._say(*opening_lines(info))
 
     def on_worker(self, news: WorkerNews) -> None:
-        self._say(f"worker {news.worker}: {news.text}")
+        if news.kind != "loading" or self._clock() - self._said >= LOADING_REPORT:
+            self._say(f"worker {news.worker}: {news.text}")
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
@@ -184,7 +192,7 @@ class PlainDisplay(Display):
 
     def on_study_end(self, summary: RunSummary) -> None:
         self.progress.on_study_end(summary)
-        self._say(*closing_lines(summary, self._flags))
+        self._say(*closing_lines(summary, self._repeat))
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
@@ -235,14 +243,16 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def choose_display(*, quiet: bool, as_json: bool, flags: str = "", output: TextIO | None = None) -> Display:
-    """Returns the display for the flags and the output at hand."""
+def choose_display(
+    *, quiet: bool, as_json: bool, repeat: Repeat | None = None, output: TextIO | None = None
+) -> Display:
+    """Returns the display for the flags and the output at hand; `repeat` is for `closing_lines`."""
     if as_json:
         return JsonDisplay(output)
     if quiet:
         return Display()
     console = Console(file=output)
-    return LiveDisplay(console, flags) if console.is_terminal else PlainDisplay(output, flags)
+    return LiveDisplay(console, repeat) if console.is_terminal else PlainDisplay(output, repeat)
 
 
 def opening_lines(info: StudyInfo) -> list[str]:
@@ -269,6 +279,8 @@ def ended_line(trial: FinishedTrial, metric: str) -> str:
 def picture(progress: Progress, console: Console) -> RenderableType:
     """Returns the whole live picture."""
     parts = [_bar(progress), Text(counts_text(progress.states, progress.stop_reasons), style="dim")]
+    if progress.loading is not None:
+        parts.append(_loading_bar(progress.loading))
     if progress.best is not None:
         best = progress.best
         score = (
@@ -292,9 +304,18 @@ def _bar(progress: Progress) -> RenderableType:
     return grid
 
 
+def _loading_bar(news: WorkerNews) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(
+        Text(f"worker {news.worker} {news.text}"),
+        ProgressBar(total=max(1, news.total), completed=news.done, width=30),
+    )
+    return grid
+
+
 def _running_table(progress: Progress, ascii_only: bool) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
-    for name in ("worker", "trial", "epoch", "train loss", progress.metric):
+    for name in ("worker", "trial", "epoch", "train loss", *_shown(progress.metric)):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
@@ -305,6 +326,11 @@ def _running_table(progress: Progress, ascii_only: bool) -> Table:
     return table
 
 
+def _shown(metric: str) -> list[str]:
+    """Returns the metrics of the table: the validation loss, which stops trials early, and the study's own."""
+    return list(dict.fromkeys(["val_loss", metric]))
+
+
 def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
     last = trial.curve[-1].metrics if trial.curve else {}
     values = [result.metrics.get(metric, math.nan) for result in trial.curve]
@@ -313,7 +339,7 @@ def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
         str(trial.number),
         f"{len(trial.curve)}/{trial.epochs}",
         number(last.get("train_loss")),
-        number(last.get(metric)),
+        *(number(last.get(name)) for name in _shown(metric)),
         sparkline(values, blocks=blocks),
     ]
 

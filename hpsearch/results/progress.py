@@ -4,9 +4,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.service.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary, StudyInfo
+from hpsearch.service.callbacks import (
+    Callback,
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    StudyInfo,
+    WorkerNews,
+)
 from hpsearch.spec.trial import EpochResult
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -32,10 +40,18 @@ class Progress(Callback):
         self.stop_reasons: Counter[str] = Counter()
         self.running: dict[int, RunningTrial] = {}
         self.best: FinishedTrial | None = None
+        self.loading: WorkerNews | None = None
+
+    def on_worker(self, news: WorkerNews) -> None:
+        if news.kind == "loading":
+            self.loading = news
+        elif news.kind == "ready":
+            self.loading = None
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.name, self.metric, self.total = info.spec.study.name, info.spec.study.metric, info.total
-        self.states = Counter(info.finished)
+        self.states, self.stop_reasons = Counter(info.finished), Counter(info.stop_reasons)
+        self.best = info.best
         self._finished_before = self.finished
 
     def on_trial_start(self, trial: RunningTrial) -> None:
@@ -132,22 +148,35 @@ def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
     return f"{by_state or 'no trial yet'}{f' ({by_reason})' if by_reason else ''}"
 
 
-def closing_lines(summary: RunSummary, flags: str = "") -> list[str]:
-    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """How the commands that a run proposes at its end must be written.
 
-    Args:
-        flags: to be given again with each command, such as ` --storage runs/other.db`.
+    Attributes:
+        flags: to be given again with each of them, such as ` --storage runs/other.db`.
+        command: the run's own, for going on with it; None: by the study's name and these flags.
     """
+
+    flags: str = ""
+    command: str | None = None
+
+
+def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str]:
+    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next."""
+    repeat = repeat or Repeat()
     pace = f", {summary.epochs} epochs" if summary.epochs else ""
     lines = [
         f"{summary.study}: {summary.reason} ({duration(summary.seconds)}{pace})",
         f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
-        *_best_lines(summary.best),
+        *_best_lines(summary),
     ]
-    return [*lines, "next:", *(f"  {command}" for command in _next_commands(summary, flags))]
+    return [*lines, "next:", *(f"  {command}" for command in _next_commands(summary, repeat))]
 
 
-def _best_lines(best: FinishedTrial | None) -> list[str]:
+def _best_lines(summary: RunSummary) -> list[str]:
+    best = summary.best
+    if best is None and not any(summary.counts.get(state) for state in ("PRUNED", "FAIL")):
+        return ["best: none yet, no trial is finished"]
     if best is None:
         return ["best: none, no trial was COMPLETE; the attribute stop_detail of the trials says why"]
     fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
@@ -159,13 +188,17 @@ def _best_lines(best: FinishedTrial | None) -> list[str]:
     ]
 
 
-def _next_commands(summary: RunSummary, flags: str) -> list[str]:
+def _next_commands(summary: RunSummary, repeat: Repeat) -> list[str]:
     name = f'"{summary.study}"' if " " in summary.study else summary.study
+    flags = repeat.flags
     commands = [
         f"hpsearch dashboard{flags}",
         f"hpsearch best {name}{flags}",
         f"hpsearch export {name} --output {name.replace(' ', '-')}.csv{flags}",
     ]
-    if summary.exit_status in (130, 143):
-        return [f"hpsearch run {name}{flags}    # goes on where it stopped", *commands]
-    return commands if summary.best else [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
+    if not summary.best:
+        commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
+    if summary.can_go_on:
+        again = repeat.command or f"hpsearch run {name}{flags}"
+        return [f"{again}    # goes on where it stopped", *commands]
+    return commands

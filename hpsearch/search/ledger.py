@@ -8,18 +8,17 @@ for `lease_seconds`. Every change compares what was read with what is there (com
 
 import json
 import logging
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 from optuna.storages import RDBStorage
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import LeaseLost, StudyNotFound
-from hpsearch.search.identity import DriverIdentity
+from hpsearch.search.identity import DriverIdentity, host_identity
 from hpsearch.search.storage import reading, redact, writing
 from hpsearch.search.tables import (
     CONTROL,
@@ -32,19 +31,14 @@ from hpsearch.search.tables import (
     forget,
     identity_of,
     lease_of,
+    server_time,
     upsert,
 )
-from hpsearch.search.writes import STUDIES, STUDY_SYSTEM_ATTRS, Fence, find_by_ticket
+from hpsearch.search.writes import STUDIES, STUDY_SYSTEM_ATTRS, Fence
 
 logger = logging.getLogger(__name__)
 
 TOKEN = "hpsearch:token"
-
-# The clocks of machines differ, so the server's clock decides; an SQLite file has only this machine's.
-_CLOCKS = {
-    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())"),
-    "mysql": text("SELECT UNIX_TIMESTAMP(NOW(6))"),
-}
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # seconds until the row of a vanished driver without leases is removed
 
@@ -57,7 +51,12 @@ class Ledger:
 
     Args:
         clock: Seconds since the epoch; by default the database server's clock.
+
+    Attributes:
+        registered_at: When this driver was entered, by that clock: a stop asked for later is meant for it.
     """
+
+    registered_at = 0.0
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Ledger:
         self._held: dict[int, dict[int, int]] = {}
         # Tickets of ours that are done: the write that closed them may have to be repeated.
         self._closed: dict[int, dict[int, int]] = {}
-        self._attached: set[int] = set()
+        self._attached: dict[int, str] = {}
         self._registered: tuple[int, str] | None = None
         create_tables(storage)
 
@@ -85,17 +84,14 @@ class Ledger:
             return self._now(connection)
 
     def _now(self, connection: Connection) -> float:
-        if self._clock is not None:
-            return self._clock()
-        clock = _CLOCKS.get(connection.dialect.name)
-        return time.time() if clock is None else float(connection.execute(clock).scalar_one())
+        return server_time(connection) if self._clock is None else self._clock()
 
     def register(self, study_id: int, devices: str = "[]") -> None:
         """Enters this driver into the study, and removes rows of dead drivers that own nothing."""
         self._attach(study_id)
         self._registered = (study_id, devices)
         with writing(self._storage) as connection:
-            now = self._now(connection)
+            now = self.registered_at = self._now(connection)
             self._see(connection, "[]", now)
             others = and_(DRIVER.c.study_id == study_id, DRIVER.c.id != self._driver.id)
             busy = select(LEASE.c.driver).where(LEASE.c.done.is_(False), LEASE.c.driver.is_not(None))
@@ -128,6 +124,7 @@ class Ledger:
             now = self._now(connection)
             self._see(connection, workers, now)
             for study_id, held in self._held.items():
+                self._check_study(connection, study_id)
                 if held:
                     renewed[study_id] = self._renew(connection, study_id, held, now + self.lease_seconds)
         lost: set[int] = set()
@@ -176,6 +173,7 @@ class Ledger:
 
     def _claim_next(self, study_id: int, total: int) -> int | None:
         with writing(self._storage) as connection:
+            self._check_study(connection, study_id)
             last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id))
             ticket = (last or 0) + 1
             if ticket > total:
@@ -193,15 +191,6 @@ class Ledger:
             connection.execute(insert(LEASE), [row])
             return ticket
 
-    def bind(self, study_id: int, ticket: int, trial_id: int, number: int) -> None:
-        """Notes the trial of a ticket (`create_trial` with a fence does so by itself)."""
-        self._change_own(study_id, ticket, trial_id=trial_id, number=number)
-
-    def done(self, study_id: int, ticket: int) -> None:
-        """Closes a ticket for ever; prefer `CloseLease`, in the transaction that ends the trial."""
-        self._change_own(study_id, ticket, done=True)
-        self._held.get(study_id, {}).pop(ticket, None)
-
     def retry(self, study_id: int, ticket: int, failures: int) -> int:
         """Begins the next attempt of a trial of ours, whose worker died; returns the attempt's number."""
         held = self._held.setdefault(study_id, {})
@@ -214,12 +203,6 @@ class Ledger:
             connection.execute(update(LEASE).where(lease).values(attempt=attempt, failures=failures))
         held[ticket] = attempt
         return attempt
-
-    def _change_own(self, study_id: int, ticket: int, **values: object) -> None:
-        own = and_(_tickets(study_id, [ticket]), LEASE.c.driver == self._driver.id)
-        with writing(self._storage) as connection:
-            if not connection.execute(update(LEASE).where(own).values(**values)).rowcount:
-                raise _lost(ticket)
 
     def adopt(
         self,
@@ -260,7 +243,12 @@ class Ledger:
         with reading(self._storage) as connection:
             now = self._now(connection)
             rows = connection.execute(query).all()
-        return [lease_of(row) for row in rows if self._is_free(row, now, silent_too)]
+        here = host_identity()
+        return [
+            replace(lease_of(row), elsewhere=row.host not in (None, here))
+            for row in rows
+            if self._is_free(row, now, silent_too)
+        ]
 
     def _is_free(self, row: Row[Any], now: float, silent_too: bool) -> bool:
         if row.driver == self._driver.id:
@@ -276,6 +264,7 @@ class Ledger:
         if lease.number is not None:
             failures = 0 if progressed(lease) else failures + (not preempted)
         with writing(self._storage) as connection:
+            self._check_study(connection, lease.study_id)
             changes = {
                 "driver": self._driver.id,
                 "attempt": lease.attempt + 1,
@@ -292,18 +281,8 @@ class Ledger:
             )
             if not connection.execute(update(LEASE).where(unchanged).values(changes)).rowcount:
                 return None
-            if lease.trial_id is None:
-                self._bind_found(connection, lease)
             row = connection.execute(select(LEASE).where(_tickets(lease.study_id, [lease.ticket]))).one()
         return replace(lease_of(row), preempted=preempted)
-
-    def _bind_found(self, connection: Connection, lease: Lease) -> None:
-        """Binds the trial that the former owner created and had no time to bind."""
-        found = find_by_ticket(connection, lease.study_id, lease.ticket)
-        if found is not None:
-            trial_id, number = found
-            ticket = _tickets(lease.study_id, [lease.ticket])
-            connection.execute(update(LEASE).where(ticket).values(trial_id=trial_id, number=number))
 
     def release(self, study_id: int, tickets: Collection[int]) -> None:
         """Gives tickets back at a warm stop: whoever comes next adopts them at once, and it is no death."""
@@ -335,7 +314,7 @@ class Ledger:
         A study deleted in the dashboard leaves its leases behind, and SQLite gives its number to the next.
         """
         if study_id in self._attached:
-            return
+            return  # whether it still is the same study, each change asks by `_check_study`
         token_rows = and_(STUDY_SYSTEM_ATTRS.c.study_id == study_id, STUDY_SYSTEM_ATTRS.c.key == TOKEN)
         with writing(self._storage) as connection:
             study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
@@ -343,14 +322,30 @@ class Ledger:
                 raise StudyNotFound(f"the study with id {study_id} is gone from {redact(self._storage.url)}")
             stored = connection.scalar(select(STUDY_SYSTEM_ATTRS.c.value_json).where(token_rows))
             known = connection.scalar(select(CONTROL.c.token).where(CONTROL.c.study_id == study_id))
-            if stored is None or json.loads(stored) != known:
+            token = str(uuid.uuid4()) if stored is None else str(json.loads(stored))
+            if token != known:
                 forget(connection, study_id)
-                token = str(uuid.uuid4()) if stored is None else json.loads(stored)
                 connection.execute(insert(CONTROL).values(study_id=study_id, token=token))
                 if stored is None:
                     attr = {"study_id": study_id, "key": TOKEN, "value_json": json.dumps(token)}
                     connection.execute(insert(STUDY_SYSTEM_ATTRS).values(**attr))
-        self._attached.add(study_id)
+        self._attached[study_id] = token
+
+    def token(self, study_id: int) -> str:
+        """Returns the token of a study that this driver has entered."""
+        return self._attached[study_id]
+
+    def _check_study(self, connection: Connection, study_id: int) -> None:
+        """Refuses to go on with a study that was deleted meanwhile; another may have its number now.
+
+        Raises:
+            StudyNotFound: it is not the study that this driver began with.
+        """
+        token = connection.scalar(select(CONTROL.c.token).where(CONTROL.c.study_id == study_id))
+        if token != self._attached.get(study_id):
+            raise StudyNotFound(
+                f"the study with id {study_id} was deleted from {redact(self._storage.url)} while it was run"
+            )
 
     def drivers(self, study_id: int) -> list[DriverRow]:
         """Returns the study's drivers, those that were seen last first."""
@@ -380,13 +375,6 @@ class Ledger:
             asked = connection.scalar(query)
         return asked is not None and asked >= since
 
-    def clear_stop(self, study_id: int) -> None:
-        """Withdraws a stop that was asked for."""
-        with writing(self._storage) as connection:
-            connection.execute(
-                update(CONTROL).where(CONTROL.c.study_id == study_id).values(stop_requested_at=None)
-            )
-
     def forget_study(self, study_id: int) -> None:
         """Removes all rows of a study; drivers that still run it find their leases lost."""
         with writing(self._storage) as connection:
@@ -394,7 +382,7 @@ class Ledger:
             connection.execute(delete(DRIVER).where(DRIVER.c.study_id == study_id))
         self._held.pop(study_id, None)
         self._closed.pop(study_id, None)
-        self._attached.discard(study_id)
+        self._attached.pop(study_id, None)
 
 
 _RELEASED = {"driver": None, "preempted": True, "expires": 0.0}

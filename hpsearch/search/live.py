@@ -3,12 +3,15 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.search import writes
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.stopping import Criterion
@@ -41,6 +44,7 @@ class LiveTrial:
             count.
         saved: the last epoch known to be in a checkpoint.
         progress: whether this attempt has written a new checkpoint.
+        interruptions: why earlier attempts under this driver ended.
         since: when this driver began or took over the trial, seconds since the epoch.
     """
 
@@ -57,6 +61,7 @@ class LiveTrial:
     progress: bool = False
     since: float = field(default_factory=time.time)
     results: list[EpochResult] = field(default_factory=list)
+    interruptions: list[str] = field(default_factory=list)
 
     @property
     def failures_with_this(self) -> int:
@@ -107,8 +112,55 @@ def attributes(
         "seconds": round(seconds, 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
         "attempt": trial.attempt,
+        **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),
         **(dict(end.facts) if end else {}),
     }
+
+
+def as_record(
+    trial: LiveTrial,
+    metric: str,
+    state: TrialState,
+    value: float | None,
+    attrs: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    rungs: Mapping[str, Any],
+) -> FrozenTrial:
+    """Returns a finished trial as Optuna stores it.
+
+    Args:
+        rungs: what ASHA and Hyperband noted of it.
+    """
+    record = create_trial(
+        state=state,
+        value=None if state is TrialState.FAIL else value,
+        params=dict(trial.hparams),
+        distributions=dict(space),
+        user_attrs=dict(attrs),
+        system_attrs=dict(rungs),
+        intermediate_values=dict(enumerate(trial.values(metric), start=1)),
+    )
+    record.number = trial.number
+    return record
+
+
+def end_operations(
+    trial: LiveTrial, record: FrozenTrial, constraint: float | None
+) -> Iterator[writes.TrialOperation]:
+    """Yields what is written when a trial ends.
+
+    Args:
+        constraint: of the memory, see `outcome.memory_constraint`.
+    """
+    system = dict(record.system_attrs)
+    if constraint is not None:
+        system |= create_trial(state=TrialState.PRUNED, constraints={"memory": constraint}).system_attrs
+    for key, item in record.user_attrs.items():
+        yield writes.SetAttr(trial.trial_id, key, item)
+    for key, item in system.items():
+        yield writes.SetSystemAttr(trial.trial_id, key, item)
+    value = None if record.state is TrialState.FAIL else record.value
+    yield writes.Finish(trial.trial_id, record.state, value, datetime.now())
 
 
 def clean(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, redact, translated
 from hpsearch.search.study import Study
+from hpsearch.search.tables import DriverState
 from hpsearch.spec.load import differences, digest, parse_study, stored_form
 from hpsearch.spec.study import StudySpec
 
@@ -42,10 +43,13 @@ def open_study(
         StorageError, StorageAway: the database.
     """
     storage = open_storage(url, timeout=timeout)
+    ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
     with translated(storage):
         study_id = _create_or_find(storage, spec)
+        if _is_mistaken(storage, ledger, study_id, spec):
+            storage.delete_study(study_id)
+            study_id = _create_or_find(storage, spec)
         _compare(storage, study_id, spec)
-    ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
     ledger.register(study_id, json.dumps(devices))
     study = Study(spec, storage, study_id, ledger)
     study.load()
@@ -63,6 +67,16 @@ def _create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
     return study_id
+
+
+def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:
+    """Says whether the stored specification was a first try: another one, under which nothing was trained."""
+    stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
+    if stored_text is None or digest(parse_study(json.loads(stored_text))) == digest(spec):
+        return False
+    if storage.get_all_trials(study_id, deepcopy=False):
+        return False
+    return all(driver.state is not DriverState.ALIVE for driver in ledger.drivers(study_id))
 
 
 def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
@@ -83,7 +97,8 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
         lines = "\n".join(f"  {line}" for line in differences(stored, spec))
         raise DigestMismatch(
             f'study.name: a study "{spec.study.name}" with another specification is in '
-            f"{redact(storage.url)}; choose another name, restore these fields, or delete it:\n{lines}"
+            f"{redact(storage.url)}; choose another name, restore these fields, or remove it with "
+            f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
         )
     if stored_text != stored_form(spec):  # a raised total, another timeout: `status` and `list` show them
         storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))

@@ -29,6 +29,7 @@ class StopKind(StrEnum):
     PRUNER = "pruner"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
+    STUDY_END = "study_end"  # the study reached its target or used up its epochs
     ERROR = "error"
 
 

@@ -133,6 +133,8 @@ def _parse(url: str) -> URL:
             f"storage {redact(url)!r} is no URL: write sqlite:///runs/hpsearch.db or "
             "postgresql://user:password@host/database (special characters of a password escaped as %40)"
         )
+    if "@" in (parsed.host or ""):  # the rest of a password, which is then no secret to any message
+        raise StorageError(f"storage {redact(url)!r}: the password holds an unescaped @; write it as %40")
     backend, _, driver = parsed.drivername.partition("+")
     if backend not in DRIVERS:
         raise StorageError(

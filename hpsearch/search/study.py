@@ -8,17 +8,16 @@ is begun, running trials go on, and the queue waits.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search import writes
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.live import Ended, LiveTrial, Verdict, attributes, clean
+from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, clean, end_operations
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.storage import reading, translated
@@ -43,6 +42,9 @@ class Study:
         self._writer = writes.TrialWriter(storage)
         self._queue: list[tuple[int, writes.Operation]] = []
         self._foreign: dict[int, int] = {}
+        # Records by ticket that are in the view and not yet in the database.
+        self._ended: dict[int, FrozenTrial] = {}
+        self._stale = False
         self._pending: tuple[int, int, int] | None = None
         self._chance_loss: float | None = None
         self._data = DataRecord()
@@ -52,6 +54,16 @@ class Study:
         """Trials that the study asks for; a grid may have fewer points."""
         size = self.view.sampling.size
         return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
+
+    @property
+    def token(self) -> str:
+        """What tells this study from all others, of whatever database and name."""
+        return self._ledger.token(self.study_id)
+
+    @property
+    def registered_at(self) -> float:
+        """When this driver was entered into the study, by the database server's clock."""
+        return self._ledger.registered_at
 
     @property
     def lease_seconds(self) -> float:
@@ -76,8 +88,15 @@ class Study:
             self._see(trial)
 
     def complete_scores(self) -> dict[int, float]:
-        """Returns the scores of the COMPLETE trials by number."""
-        return dict(self.view.complete)
+        """Returns the scores of the COMPLETE trials by number, as far as they are in the database."""
+        unwritten = {record.number for record in self._ended.values()}
+        return {n: score for n, score in self.view.complete.items() if n not in unwritten}
+
+    def has_ended(self, number: int) -> bool:
+        """Says whether a trial's end is in the database."""
+        return self.view.is_finished(number) and all(
+            record.number != number for record in self._ended.values()
+        )
 
     def sync(self) -> list[FrozenTrial]:
         """Reads in what other drivers did; returns their trials that have finished since.
@@ -85,6 +104,8 @@ class Study:
         Raises:
             StorageAway: the database does not answer.
         """
+        if self._stale:
+            self._rebuild()
         with reading(self._storage) as connection:
             rows = writes.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
@@ -107,20 +128,41 @@ class Study:
                 finished.append(trial)
         return finished
 
+    def _rebuild(self) -> None:
+        """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
+        with translated(self._storage):
+            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+        self.view, self._foreign = StudyView(self.spec), {}
+        for trial in trials:
+            self._see(trial)
+        for number, live in self.live.items():
+            self._foreign.pop(number, None)
+            self.view.set_params(number, live.hparams)
+            self.view.restart(number)
+            for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
+                self.view.report(number, epoch, value)
+        for record in self._ended.values():
+            self._foreign.pop(record.number, None)
+            self.view.replace(record)
+        self._stale = False
+
     def next_trial(
-        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool = True
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool = True, claim: bool = True
     ) -> LiveTrial | None:
         """Takes over an orphaned trial, or claims and samples a new one; None when the quota is given out.
 
         Args:
             has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
             silent_too: whether trials of drivers that are only silent may be taken over.
+            claim: whether a new trial may be begun.
 
         Raises:
             StorageAway: the database does not answer; the call may be repeated.
         """
+        if self._stale:
+            self._rebuild()
         if self._pending is None:
-            self._pending = self._take_ticket(has_checkpoint, silent_too)
+            self._pending = self._take_ticket(has_checkpoint, silent_too, claim)
         if self._pending is None:
             return None
         ticket, attempt, failures = self._pending
@@ -152,6 +194,7 @@ class Study:
         trial.results = []
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
+        self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict = None
         for result in curve:
@@ -223,44 +266,18 @@ class Study:
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
         found = attributes(trial, verdict, best, end, self.spec.fit, self._chance_loss)
         attrs = clean(found | dict(facts))
-        record = self._record(trial, state, value, attrs)
+        metric = self.spec.study.metric
+        record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
-        constraint = memory_constraint(verdict.kind, state)
-        self._queue_end(trial, record, constraint)
+        for operation in end_operations(trial, record, memory_constraint(verdict.kind, state)):
+            self._queue.append((trial.ticket, operation))
+        self._queue.append((trial.ticket, writes.CloseLease(self.study_id, trial.ticket)))
+        self._ended[trial.ticket] = record
         self.view.replace(record)
         return Ended(record, is_best)
 
-    def _record(
-        self, trial: LiveTrial, state: TrialState, value: float | None, attrs: Mapping[str, Any]
-    ) -> FrozenTrial:
-        record = create_trial(
-            state=state,
-            value=None if state is TrialState.FAIL else value,
-            params=dict(trial.hparams),
-            distributions=dict(self.view.space),
-            user_attrs=dict(attrs),
-            system_attrs=self.view.rungs(trial.number),
-            intermediate_values=dict(enumerate(trial.values(self.spec.study.metric), start=1)),
-        )
-        record.number = trial.number
-        return record
-
-    def _queue_end(self, trial: LiveTrial, record: FrozenTrial, constraint: float | None) -> None:
-        system = dict(record.system_attrs)
-        if constraint is not None:
-            marked = create_trial(state=TrialState.PRUNED, constraints={"memory": constraint})
-            system |= marked.system_attrs
-        value = record.value if record.state is not TrialState.FAIL else None
-        ops: list[writes.Operation] = [
-            *(writes.SetAttr(trial.trial_id, key, item) for key, item in record.user_attrs.items()),
-            *(writes.SetSystemAttr(trial.trial_id, key, item) for key, item in system.items()),
-            writes.Finish(trial.trial_id, record.state, value, datetime.now()),
-            writes.CloseLease(self.study_id, trial.ticket),
-        ]
-        self._queue.extend((trial.ticket, op) for op in ops)
-
-    def flush(self) -> list[int]:
-        """Writes what is queued; returns the tickets of the trials whose end is now in the database.
+    def flush(self) -> bool:
+        """Writes what is queued; says whether the end of a trial was among it.
 
         Raises:
             StorageAway: the database does not answer; the queue is kept.
@@ -269,12 +286,15 @@ class Study:
         """
         self._data.write(self._storage, self.study_id)
         if not self._queue:
-            return []
+            return False
         batch = list(self._queue)
         tickets = {ticket for ticket, _ in batch}
         self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
         del self._queue[: len(batch)]
-        return [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        for ticket in closed:
+            del self._ended[ticket]
+        return bool(closed)
 
     def retry(self, number: int, failures: int) -> LiveTrial:
         """Begins the next attempt at a trial whose worker is gone.
@@ -308,6 +328,9 @@ class Study:
         for number in numbers:
             self._foreign[number] = self.live.pop(number).trial_id
         self._queue = [(ticket, op) for ticket, op in self._queue if ticket not in gone]
+        for ticket in gone & self._ended.keys():
+            del self._ended[ticket]
+            self._stale = True
         return numbers
 
     def release(self) -> None:
@@ -322,13 +345,9 @@ class Study:
         self._ledger.release(self.study_id, tickets)
         self._ledger.unregister()
 
-    def stop_requested(self, since: float) -> bool:
-        """Says whether `hpsearch stop` asked for a stop since a time of `clock`."""
-        return self._ledger.stop_requested(self.study_id, since)
-
-    def clock(self) -> float:
-        """Returns the time by which stops are dated: the database server's."""
-        return self._ledger.now()
+    def stop_requested(self) -> bool:
+        """Says whether `hpsearch stop` has asked this driver to stop."""
+        return self._ledger.stop_requested(self.study_id, self.registered_at)
 
     def others_unfinished(self) -> int:
         """Returns how many trials other drivers have in work."""
@@ -346,15 +365,20 @@ class Study:
             self._chance_loss = math.log(len(facts.classes))
 
     def _take_ticket(
-        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool, claim: bool
     ) -> tuple[int, int, int] | None:
         def progressed(lease: Lease) -> bool:
-            return lease.number is not None and has_checkpoint(lease.number, lease.attempt)
+            if lease.number is None:
+                return False
+            # Another machine's checkpoints may not be here; that it reported epochs tells as much.
+            return has_checkpoint(lease.number, lease.attempt) or (
+                lease.elsewhere and bool(self.view.reported(lease.number))
+            )
 
         lease = self._ledger.adopt(self.study_id, progressed, silent_too)
         if lease is not None:
             return lease.ticket, lease.attempt, lease.failures
-        ticket = self._ledger.claim(self.study_id, self.total)
+        ticket = self._ledger.claim(self.study_id, self.total) if claim else None
         return None if ticket is None else (ticket, 1, 0)
 
     def _live(self, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any]) -> LiveTrial:

@@ -3,6 +3,7 @@
 They have no foreign keys to Optuna's tables, so that a study can still be deleted in the dashboard.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Text,
     delete,
     inspect,
+    text,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
@@ -71,6 +73,20 @@ CONTROL = Table(
 )
 
 
+# The clocks of machines differ, so the server's clock decides; an SQLite file has only this machine's.
+_CLOCKS = {
+    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())"),
+    # Not UNIX_TIMESTAMP(NOW(6)), which jumps by an hour when the server's zone ends its summer time.
+    "mysql": text("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"),
+}
+
+
+def server_time(connection: Connection) -> float:
+    """Returns seconds since the epoch by the database server's clock."""
+    clock = _CLOCKS.get(connection.dialect.name)
+    return time.time() if clock is None else float(connection.execute(clock).scalar_one())
+
+
 class DriverState(StrEnum):
     """What is known of a driver."""
 
@@ -88,6 +104,7 @@ class Lease:
         attempt: Counts the executions of the trial from 1, over all drivers; names the attempt's folder.
         failures: Attempts in a row, before this one, that died without a new checkpoint.
         preempted: In an adopted lease: the attempt before ended by a warm stop, not by a death.
+        elsewhere: In an adopted lease: its owner was on another machine, whose checkpoints may not be here.
     """
 
     study_id: int
@@ -100,6 +117,7 @@ class Lease:
     expires: float
     preempted: bool
     done: bool
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +152,7 @@ def upsert(dialect: str, table: Table, keys: Sequence[str], columns: Sequence[st
 
 def lease_of(row: Row[Any]) -> Lease:
     """Returns the record of a row of LEASE."""
-    return Lease(**{name: getattr(row, name) for name in Lease.__slots__})
+    return Lease(**{column.name: getattr(row, column.name) for column in LEASE.columns})
 
 
 def identity_of(row: Row[Any]) -> DriverIdentity:

@@ -137,6 +137,10 @@ class StudyView:
         """Returns a trial's hyperparameters, empty if it has none yet."""
         return dict(self._storage.get_trial(self._ids[number]).params)
 
+    def is_finished(self, number: int) -> bool:
+        """Says whether a trial is known and has ended."""
+        return number in self._ids and self._storage.get_trial(self._ids[number]).state.is_finished()
+
     def reported(self, number: int) -> list[float]:
         """Returns the values of a trial's epochs, from the first to the first that is missing."""
         values = self._storage.get_trial(self._ids[number]).intermediate_values

@@ -21,8 +21,6 @@ from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.search.storage import redact, translated, writing
 from hpsearch.search.tables import LEASE, upsert
 
-TICKET = "hpsearch:ticket"
-
 # Of Optuna 5.0: models.SCHEMA_VERSION and the newest migration.
 KNOWN_SCHEMA = (12, "v3.2.0.a")
 
@@ -66,6 +64,14 @@ class Report:
     trial_id: int
     epoch: int
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """The trial goes on from `epoch`: what was reported of later ones is gone."""
+
+    trial_id: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class CloseLease:
     ticket: int
 
 
-TrialOperation = SetParams | Report | SetAttr | SetSystemAttr | Finish
+TrialOperation = SetParams | Report | Truncate | SetAttr | SetSystemAttr | Finish
 Operation = TrialOperation | CloseLease
 
 
@@ -179,6 +185,7 @@ class _Batch:
     rows: dict[Table, dict[tuple[Any, ...], dict[str, Any]]] = field(
         default_factory=lambda: {table: {} for table in _SHAPES}
     )
+    cuts: dict[int, int] = field(default_factory=dict)
     ends: list[dict[str, Any]] = field(default_factory=list)
     closed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -189,6 +196,8 @@ class _Batch:
                 continue
             if op.trial_id not in open_trials:
                 continue
+            if isinstance(op, Truncate):
+                self._cut(op)
             for table, row in _rows(op):
                 self.rows[table][tuple(row[name] for name in _SHAPES[table][0])] = row
             if isinstance(op, Finish):
@@ -197,7 +206,16 @@ class _Batch:
                     {"of_trial": op.trial_id, "end_state": op.state, "end_time": _naive_utc(op.completed)}
                 )
 
+    def _cut(self, op: Truncate) -> None:
+        self.cuts[op.trial_id] = min(op.epoch, self.cuts.get(op.trial_id, op.epoch))
+        reports = self.rows[REPORTS]
+        for key in [(trial_id, step) for trial_id, step in reports if trial_id == op.trial_id]:
+            if key[1] > op.epoch:
+                del reports[key]
+
     def apply(self, connection: Connection, upserts: Mapping[Table, Any]) -> None:
+        if self.cuts:
+            connection.execute(_CUT, [{"of_trial": t, "after": epoch} for t, epoch in self.cuts.items()])
         for table, rows in self.rows.items():
             if rows:
                 connection.execute(upserts[table], list(rows.values()))
@@ -214,6 +232,7 @@ _END = (
     .where(or_(*(TRIALS.c.state == state for state in _OPEN_STATES)))
     .values(state=bindparam("end_state"), datetime_complete=bindparam("end_time"))
 )
+_CUT = delete(REPORTS).where(REPORTS.c.trial_id == bindparam("of_trial"), REPORTS.c.step > bindparam("after"))
 _CLOSE = (
     update(LEASE)
     .where(LEASE.c.study_id == bindparam("of_study"), LEASE.c.ticket == bindparam("of_ticket"))
@@ -329,39 +348,19 @@ def create_trial(
         bound = connection.execute(select(LEASE.c.trial_id, LEASE.c.number).where(lease)).one_or_none()
         if bound is not None and bound.trial_id is not None:
             return bound.trial_id, bound.number
-        # Trial and binding are one transaction, so a bound lease misses no trial made here.
-        found = find_by_ticket(connection, study_id, ticket) if fence is None else None
-        trial_id, number = found or _insert_trial(connection, study_id, ticket)
+        trial_id, number = _insert_trial(connection, study_id)
         connection.execute(update(LEASE).where(lease).values(trial_id=trial_id, number=number))
         return trial_id, number
 
 
-def _insert_trial(connection: Connection, study_id: int, ticket: int) -> tuple[int, int]:
+def _insert_trial(connection: Connection, study_id: int) -> tuple[int, int]:
     row = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": _naive_utc(datetime.now())}
     key: Any = connection.execute(insert(TRIALS).values(**row)).inserted_primary_key
     trial_id: int = key[0]
     earlier = select(func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id < trial_id)
     number = connection.execute(earlier).scalar_one()
     connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(number=number))
-    attr = {"trial_id": trial_id, "key": TICKET, "value_json": json.dumps(ticket)}
-    connection.execute(insert(SYSTEM_ATTRS).values(**attr))
     return trial_id, number
-
-
-def find_by_ticket(connection: Connection, study_id: int, ticket: int) -> tuple[int, int] | None:
-    """Returns the id and the number of the trial that was created for a ticket."""
-    found = connection.execute(
-        select(TRIALS.c.trial_id, TRIALS.c.number)
-        .join(SYSTEM_ATTRS, SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
-        .where(
-            TRIALS.c.study_id == study_id,
-            SYSTEM_ATTRS.c.key == TICKET,
-            SYSTEM_ATTRS.c.value_json == json.dumps(ticket),
-        )
-        .order_by(TRIALS.c.trial_id)
-        .limit(1)
-    ).one_or_none()
-    return None if found is None else (found.trial_id, found.number)
 
 
 def trial_states(

@@ -4,12 +4,15 @@ Callbacks are called in the driver's own thread, between decisions: one that tak
 A callback that raises is reported in the log with its traceback and not called again; the study goes on.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import EpochResult
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class StudyInfo:
     Attributes:
         total: finished trials that the study asks for.
         finished: trials that were finished already, by state.
+        stop_reasons: the same by the reason why they ended.
+        best: the best of them.
         storage: the URL without its password.
         folder: the study's run folder.
         workers: one description per worker, such as "worker 0: cuda:0".
@@ -30,6 +35,8 @@ class StudyInfo:
     storage: str
     folder: str
     workers: tuple[str, ...]
+    stop_reasons: Mapping[str, int] = field(default_factory=dict)
+    best: "FinishedTrial | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class FinishedTrial:
 
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
-        stop_reason: finished, early_stopping, pruner, diverged, out_of_memory or error.
+        stop_reason: finished, early_stopping, pruner, diverged, out_of_memory, study_end or error.
         score: the best value of the study's metric over its epochs; None if there was no finite one.
         detail: one readable sentence about why it stopped.
         is_best: whether it is now the study's best trial.
@@ -73,11 +80,19 @@ class FinishedTrial:
 
 @dataclass(frozen=True, slots=True)
 class WorkerNews:
-    """Something about a worker: kind is starting, ready, exit or waiting; `text` is a sentence."""
+    """Something about a worker.
+
+    Attributes:
+        kind: starting, waiting, loading, ready or exit.
+        text: a sentence.
+        done, total: images read so far and in all, while it is loading.
+    """
 
     worker: int
     kind: str
     text: str
+    done: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,8 @@ class RunSummary:
         reason: why it ended, one sentence: all trials finished, time is up, stopped by a signal ...
         counts: trials by state over the whole study, RUNNING and WAITING included.
         stop_reasons: finished trials by stop reason.
+        can_go_on: whether the study has trials left that another run would train.
+        cold: whether a second signal ended it at once.
         exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
     """
@@ -103,6 +120,8 @@ class RunSummary:
     driver_seconds: float = 0.0
     folder: str = ""
     storage: str = ""
+    can_go_on: bool = False
+    cold: bool = False
 
 
 class Callback:
@@ -131,3 +150,20 @@ class Callback:
 
     def on_study_end(self, summary: RunSummary) -> None:
         """The run ends, by whatever cause."""
+
+
+class Calls:
+    """Calls one method of every callback; one that raises is reported and left out from then on."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        for callback in list(self._callbacks):
+            try:
+                getattr(callback, name)(*arguments)
+            except Exception:
+                logger.exception(
+                    "callback %s.%s failed; it is not called again", type(callback).__name__, name
+                )
+                self._callbacks.remove(callback)

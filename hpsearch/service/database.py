@@ -37,6 +37,10 @@ class Database:
         """Seconds since the database came back; infinite if it was never away, 0 while it is."""
         return 0.0 if self._away_since is not None else time.monotonic() - self._back_since
 
+    def was_silent(self) -> None:
+        """Notes that this process could not call for a while, as if the database had been away."""
+        self._back_since = time.monotonic()
+
     def due(self) -> bool:
         """Says whether a call would be made now."""
         return time.monotonic() >= self._try_again_at

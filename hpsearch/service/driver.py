@@ -17,7 +17,8 @@ from hpsearch.errors import DataError, HpsearchError, LeaseLost, WorkersFailed
 from hpsearch.search.live import LiveTrial, Verdict
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.study import Study
-from hpsearch.service.callbacks import Callback, WorkerNews
+from hpsearch.service.admission import Admission, Postponed
+from hpsearch.service.callbacks import Callback, Calls, WorkerNews
 from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
@@ -28,6 +29,7 @@ from hpsearch.service.messages import (
     EndKind,
     EpochResult,
     FromWorker,
+    Loading,
     Ready,
     SetupFailed,
     TrialEnd,
@@ -50,14 +52,6 @@ GATHER = 0.1  # seconds of results that are written together: a transaction cost
 
 
 @dataclass(slots=True)
-class Requeued:
-    """A trial of this driver that waits for a worker: what it is resumed with."""
-
-    number: int
-    failures: int
-
-
-@dataclass(slots=True)
 class Tally:
     """What this run has seen."""
 
@@ -66,6 +60,17 @@ class Tally:
     epochs: int = 0
     data: DataFacts | None = None
     versions: dict[str, str] = field(default_factory=dict)
+
+    def note(self, state: TrialState, sentence: str) -> None:
+        """Counts the end of a trial; `sentence` is told if it failed."""
+        failed = state is TrialState.FAIL
+        self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0
+        self.last_failure = sentence if failed else self.last_failure
+
+    @property
+    def complaint(self) -> str:
+        """What is said of too many failures."""
+        return f"{self.failures_in_a_row} trials in a row failed (max_failures), the last one {self.last_failure}"
 
 
 class Driver:
@@ -91,17 +96,16 @@ class Driver:
         self.keeper = keeper
         self.stops = stops
         self.tally = Tally()
-        self.callbacks = list(callbacks)
+        self.call = Calls(callbacks)
         self._storage_timeout = storage_timeout
-        self._requeued: list[Requeued] = []
         self._verdicts: dict[int, Verdict] = {}
-        self._exhausted = False
+        self.admission = Admission(study, fleet, keeper)
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
         self._flush = Every(GATHER)
         self._beat = Every(min(MOST_BEAT, study.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
-        self._started = study.clock()
+        self._setup_failures: dict[int, SetupFailed] = {}
         self._last_turn = time.time()
 
     def run(self) -> None:
@@ -132,6 +136,7 @@ class Driver:
         """After a sleep (a suspended process, a closed laptop): is what we train still ours?"""
         now = time.time()  # monotonic time does not count sleep
         if now - self._last_turn > SLEEP:
+            self.database.was_silent()  # other drivers may have slept too
             self.database(lambda: self.study.beat(worker_rows(self.fleet, self.study)))
         self._last_turn = now
 
@@ -148,6 +153,9 @@ class Driver:
                 self._on_ready(message)
             case Waiting():
                 self.call("on_worker", WorkerNews(message.worker, "waiting", message.text))
+            case Loading(worker, done, total):
+                text = f"reads images: {done:,} of {total:,}"
+                self.call("on_worker", WorkerNews(worker, "loading", text, done, total))
             case SetupFailed():
                 self._on_setup_failed(message)
             case WorkerExit():
@@ -176,9 +184,15 @@ class Driver:
         if verdict is not None:
             self._verdicts[trial.number] = verdict
             action = Action.STOP
+        elif self.stops.ends_study:
+            self._verdicts[trial.number] = self._study_end()
+            action = Action.STOP
         elif self.stops.reason is not None:
             action = Action.PREEMPT
         self.fleet.send(worker, Decision(trial.number, epoch, action))
+
+    def _study_end(self) -> Verdict:
+        return Verdict(StopKind.STUDY_END, self.stops.reason or "")
 
     def _on_end(self, end: TrialEnd) -> None:
         worker = self.fleet.with_trial(end.number)
@@ -201,20 +215,27 @@ class Driver:
             case EndKind.ERROR:
                 self._on_failure(end.number, end.detail, end, worker)
 
-    def _on_failure(self, number: int, detail: str, end: TrialEnd | None, worker: Worker | None) -> None:
+    def _on_failure(
+        self,
+        number: int,
+        detail: str,
+        end: TrialEnd | None,
+        worker: Worker | None,
+        avoid: int | None = None,
+    ) -> None:
         """Tries a trial again, unless too many attempts in a row brought no new checkpoint."""
         trial = self.study.live[number]
         failures = trial.failures_with_this
         if failures < self.study.spec.study.max_attempts:
             self.call("on_message", f"trial {number}, attempt {trial.attempt}: {detail}; it is tried again")
-            self._requeue(number, failures)
+            self._requeue(number, failures, avoid)
             return
         self._verdicts.pop(number, None)
         self._finish(number, Verdict(StopKind.ERROR, detail), end, worker)
 
-    def _requeue(self, number: int, failures: int) -> None:
+    def _requeue(self, number: int, failures: int, avoid: int | None = None) -> None:
         self._verdicts.pop(number, None)  # judged anew when it is resumed
-        self._requeued.append(Requeued(number, failures))
+        self.admission.put_back(Postponed(number, failures, avoid))
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
         facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
@@ -222,27 +243,15 @@ class Driver:
             facts |= {"worker": worker.place.worker, "device": worker.device}
         if end is not None and end.traceback:
             facts["error"] = end.traceback
-        trial = self.study.live[number]
         facts["weights"] = self.keeper.keep(number, end.weights if end else None) or ""
         ended = self.study.finish(number, verdict, end, facts)
-        self.keeper.finished(number, trial.ticket, ended.trial.user_attrs.get("score"), ended.trial.state)
-        self._count_failure(ended.trial.state, number, verdict.detail)
+        self.tally.note(ended.trial.state, f"trial {number}: {verdict.detail}")
+        if self.tally.failures_in_a_row >= self.study.spec.study.max_failures:
+            self.stops.stop(self.tally.complaint, exit_status=1)
         record = finished(ended.trial, number, ended.is_best, facts["weights"])
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
         self.call("on_trial_end", record)
-
-    def _count_failure(self, state: TrialState, number: int, detail: str) -> None:
-        tally = self.tally
-        tally.failures_in_a_row = tally.failures_in_a_row + 1 if state is TrialState.FAIL else 0
-        if state is TrialState.FAIL:
-            tally.last_failure = f"trial {number}: {detail}"
-        if tally.failures_in_a_row >= self.study.spec.study.max_failures:
-            self.stops.stop(
-                f"{tally.failures_in_a_row} trials in a row failed (max_failures), the last one "
-                f"{tally.last_failure}",
-                exit_status=1,
-            )
 
     def _on_ready(self, ready: Ready) -> None:
         if ready.data is not None:
@@ -266,7 +275,11 @@ class Driver:
             self.call("on_message", f"data: {note}")
 
     def _on_setup_failed(self, failed: SetupFailed) -> None:
-        if self.tally.versions:  # it has worked before, so the study is in order: this worker is not
+        self._setup_failures[failed.worker] = failed
+        # A missing file fails everywhere; a sick device, or a bug, perhaps only here.
+        general = failed.user_error not in (None, "DeviceError")
+        everywhere = len(self._setup_failures) == len(self.fleet.workers)
+        if self.tally.versions or not (general or everywhere):
             self.call("on_message", f"worker {failed.worker} cannot begin: {failed.message}")
             return
         if failed.user_error is not None:
@@ -276,21 +289,22 @@ class Driver:
 
     def _on_exit(self, left: WorkerExit) -> None:
         worker = self.fleet.workers[left.worker]
-        reason, number = self.fleet.explain(left), worker.number
+        reason, number, attempt = self.fleet.explain(left), worker.number, worker.attempt
         self.fleet.free(worker)
         if self.stops.cold:
             return
         self.call("on_worker", WorkerNews(left.worker, "exit", reason))
-        if number is not None and number in self.study.live:
-            trial = self.study.live[number]
-            logger.warning("trial %d: worker %d %s\n%s", number, left.worker, reason, left.stderr)
-            if self.stops.reason is not None:
-                self._requeue(
-                    number, trial.failures
-                )  # killed by us when the grace ran out, or on its way out
+        trial = self.study.live.get(number) if number is not None else None
+        if trial is not None and trial.attempt == attempt:
+            logger.warning("trial %d: worker %d %s\n%s", trial.number, left.worker, reason, left.stderr)
+            if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
+                self._requeue(trial.number, trial.failures)
             else:
                 last_words = f"; its last words: {left.stderr.splitlines()[-1]}" if left.stderr else ""
-                self._on_failure(number, f"worker {left.worker} {reason}{last_words}", None, worker)
+                detail = f"worker {left.worker} {reason}{last_words}"
+                trial.interruptions.append(f"{detail} (attempt {attempt}, after epoch {len(trial.results)})")
+                avoid = None if worker.proven else left.worker
+                self._on_failure(trial.number, detail, None, worker, avoid)
         if self.stops.reason is None:
             self.fleet.refuse_crash_loop(reason, left.stderr)
 
@@ -298,9 +312,11 @@ class Driver:
         # A call with nothing to write would not touch the database, and pass for a sign that it is back.
         if not self.study.unwritten or (self.fleet.training() and not self._flush.due()):
             return
-        closed = self.database(self.study.flush)
-        if closed:
-            self.keeper.recorded(closed)
+        if self.database(self.study.flush):
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self.keeper.tidy(self.study.complete_scores(), self.study.has_ended)
 
     def _supervise(self) -> None:
         if self.database.due() and self._beat.due():
@@ -321,19 +337,25 @@ class Driver:
 
     def _look_around(self) -> None:
         self.study.sync()
-        self.keeper.know(self.study.complete_scores())
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
-        self._exhausted = False
-        if self.study.stop_requested(self._started):
+        self.admission.exhausted = False
+        if self.study.stop_requested():
             self.stops.stop("`hpsearch stop` asked for it")
 
     def _begin_one(self) -> None:
-        worker = self.fleet.idle()
-        if worker is None or self.stops.reason is not None or self._nothing_to_begin():
+        if self.stops.ends_study:
+            self._end_one()
+        if self.stops.reason is not None:
             return
-        trial = self.database(self._next)
+        able = next((worker for worker in self.fleet.idle() if self.admission.is_possible(worker)), None)
+        if able is None:
+            return
+        trial = self.database(lambda: self.admission.next(able, self.database.back_for > RETURN))
         if trial is None:
+            return
+        if trial.problem is not None:
+            self._finish(trial.number, Verdict(StopKind.ERROR, trial.problem), None, None)
             return
         run = TrialRun(
             study=self.study.spec.study.name,
@@ -343,32 +365,19 @@ class Driver:
             spec=trial.spec,
             folder=str(self.keeper.folder.trial(trial.number)),
         )
-        self.fleet.assign(worker, run)
+        self.fleet.assign(able, run)
 
-    def _next(self) -> LiveTrial | None:
-        if self._requeued:
-            waiting = self._requeued[0]
-            self.keeper.recorded(self.study.flush())
-            trial = self.study.retry(waiting.number, waiting.failures)
-            del self._requeued[0]
-            return trial
-        new = self.study.next_trial(self.keeper.has_checkpoint, self.database.back_for > RETURN)
-        self._exhausted = new is None
-        problem = None if new is None else self._problem(new)
-        if new is None or problem is None:
-            return new
-        self._finish(new.number, Verdict(StopKind.ERROR, problem), None, None)
-        return None
-
-    def _problem(self, trial: LiveTrial) -> str | None:
-        """Returns why a trial must not be trained: its hparams, or what it did to the drivers before."""
-        if trial.failures < self.study.spec.study.max_attempts:
-            return trial.problem
-        return f"{trial.failures} attempts in a row (max_attempts) ended, with their driver, without a new checkpoint"
+    def _end_one(self) -> None:
+        """Ends a trial that waits, of this driver or of one that has gone, with the study."""
+        number = self.database(self.admission.next_unfinished)
+        if number is not None:
+            self._finish(number, self._study_end(), None, None)
 
     def _lost(self, error: LeaseLost) -> None:
-        for number in self.study.drop(error.tickets):
-            self._requeued = [waiting for waiting in self._requeued if waiting.number != number]
+        numbers = self.study.drop(error.tickets)
+        self.admission.forget(numbers)
+        for number in numbers:
+            self._verdicts.pop(number, None)
             worker = self.fleet.with_trial(number)
             self.call("on_message", f"trial {number} belongs to another driver now; it is given up here")
             if worker is not None:
@@ -376,32 +385,18 @@ class Driver:
 
     def _patience(self) -> float:
         """Seconds to wait for messages: none when a trial can be begun at once."""
-        can_begin = self.fleet.idle() is not None and self.stops.reason is None
-        can_begin = can_begin and not self._nothing_to_begin()
+        can_begin = self.stops.reason is None and any(map(self.admission.is_possible, self.fleet.idle()))
         return 0.0 if can_begin and self.database.due() else WAIT
-
-    def _nothing_to_begin(self) -> bool:
-        return self._exhausted and not self._requeued
 
     def _is_over(self) -> bool:
         if self.stops.cold:
             return True
         if self.stops.reason is not None:
-            return not self.fleet.training() and (self.database.away_for > 0 or not self.study.unwritten)
-        if self.study.live or self.study.unwritten or not self._exhausted:
+            done = not self.study.unwritten and (self.admission.exhausted or not self.stops.ends_study)
+            return not self.fleet.training() and (self.database.away_for > 0 or done)
+        if self.study.live or self.study.unwritten or not self.admission.exhausted:
             return False
         if self.database(self.study.others_unfinished) != 0:
             return False
         self.database(self.study.sync)  # the last trials of other drivers, one of which may be the best
         return True
-
-    def call(self, name: str, *arguments: Any) -> None:
-        """Calls one method of every callback; one that raises is reported and left out from then on."""
-        for callback in list(self.callbacks):
-            try:
-                getattr(callback, name)(*arguments)
-            except Exception:
-                logger.exception(
-                    "callback %s.%s failed; it is not called again", type(callback).__name__, name
-                )
-                self.callbacks.remove(callback)

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hpsearch.errors import WorkersFailed
@@ -12,6 +12,7 @@ from hpsearch.service.executor import Executor, WorkerPlace
 from hpsearch.service.messages import (
     EpochResult,
     FromWorker,
+    Loading,
     Ready,
     Shutdown,
     ToWorker,
@@ -24,8 +25,11 @@ from hpsearch.service.messages import (
 
 logger = logging.getLogger(__name__)
 
-MOST_DEATHS = 3
+MOST_DEATHS = 3  # of one worker in a row, over two trials or none, after which it is given up
+LEAST_LOOP = 4  # deaths in a row, of all workers, that make a crash loop
 MOST_BACKOFF = 30.0  # seconds before a worker that keeps dying is started again
+START_TIMEOUT = 600.0  # seconds without a word in which a worker may import torch and load data, at the least
+LEAVE_TIMEOUT = 60.0  # seconds in which a worker that leaves must have gone
 
 
 class Phase(StrEnum):
@@ -43,22 +47,25 @@ class Worker:
     """One worker as its driver knows it.
 
     Attributes:
-        number: of the trial in training.
+        number, attempt: of the trial in training.
         epoch: last epoch that it reported.
         active: when it last gave a sign of progress (monotonic seconds).
         proven: whether it has finished an epoch since it was started.
-        deaths: in a row without an epoch; a sick GPU is given up while others train.
-        start_at: when a worker that is DOWN is started again (monotonic seconds).
+        deaths: in a row without an epoch.
+        victims: the trials that these deaths hit; None for one without a trial.
+        start_at: when a worker that is DOWN is started again (monotonic seconds); never if it is infinite.
     """
 
     place: WorkerPlace
     phase: Phase = Phase.DOWN
     number: int | None = None
+    attempt: int = 0
     epoch: int = 0
     since: float = 0.0
     active: float = 0.0
     proven: bool = False
     deaths: int = 0
+    victims: set[int | None] = field(default_factory=set)
     start_at: float = 0.0
     device: str = ""
     pid: int | None = None
@@ -70,8 +77,6 @@ class Fleet:
     Args:
         setup: makes the setup message for a worker.
         stall_timeout: seconds without an epoch after which a worker counts as hung.
-        max_early_deaths: deaths in a row, of whatever workers, before any of them finished an epoch, after
-            which the cause lies not in a trial.
     """
 
     def __init__(
@@ -80,14 +85,12 @@ class Fleet:
         places: Iterable[WorkerPlace],
         setup: Callable[[WorkerPlace], WorkerSetup],
         stall_timeout: float,
-        max_early_deaths: int = 4,
     ) -> None:
         self._executor = executor
         self._setup = setup
         self._stall_timeout = stall_timeout
-        self._max_early_deaths = max_early_deaths
-        self._early_deaths = 0
         self._killed: dict[int, str] = {}
+        self._spared: set[int] = set()
         self.workers = {place.worker: Worker(place) for place in places}
 
     def start_due(self) -> list[Worker]:
@@ -111,7 +114,7 @@ class Fleet:
     def assign(self, worker: Worker, run: TrialRun) -> None:
         """Gives an idle worker a trial."""
         self.send(worker, run)
-        worker.phase, worker.number, worker.epoch = Phase.TRAINING, run.number, 0
+        worker.phase, worker.number, worker.attempt, worker.epoch = Phase.TRAINING, run.number, run.attempt, 0
         worker.since, worker.active = time.time(), time.monotonic()
 
     def free(self, worker: Worker, leaving: bool = False) -> None:
@@ -121,9 +124,13 @@ class Fleet:
             ends = leaving or worker.place.worker in self._killed
             worker.phase = Phase.LEAVING if ends else Phase.IDLE
 
-    def idle(self) -> Worker | None:
-        """Returns a worker that waits for a trial, or None."""
-        return next((w for w in self.workers.values() if w.phase is Phase.IDLE), None)
+    def idle(self) -> list[Worker]:
+        """Returns the workers that wait for a trial."""
+        return [w for w in self.workers.values() if w.phase is Phase.IDLE]
+
+    def has_others(self, worker: Worker) -> bool:
+        """Says whether another worker has not been given up."""
+        return any(other is not worker and other.start_at < math.inf for other in self.workers.values())
 
     def training(self) -> list[Worker]:
         """Returns the workers that have a trial."""
@@ -133,19 +140,30 @@ class Fleet:
         """Returns the worker that trains a trial, or None."""
         return next((w for w in self.training() if w.number == number), None)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """Ends a worker at once; its WorkerExit will carry `reason`."""
+    def kill(self, worker: Worker, reason: str, its_fault: bool = False) -> None:
+        """Ends a worker at once; its WorkerExit will carry `reason`.
+
+        Args:
+            its_fault: whether it counts as one of the worker's deaths.
+        """
         self._killed[worker.place.worker] = reason
+        if not its_fault:
+            self._spared.add(worker.place.worker)
         self._executor.kill(worker.place.worker)
 
     def kill_hung(self) -> None:
         """Ends the workers that have given no sign of progress for too long."""
-        deadline = time.monotonic() - self._stall_timeout
+        limits = {
+            Phase.STARTING: ("start", max(self._stall_timeout, START_TIMEOUT)),
+            Phase.TRAINING: ("epoch", self._stall_timeout),
+            Phase.LEAVING: ("exit", LEAVE_TIMEOUT),
+        }
+        now = time.monotonic()
         for worker in self.workers.values():
-            hung = worker.phase in (Phase.STARTING, Phase.TRAINING) and worker.active < deadline
-            if hung and worker.place.worker not in self._killed:
-                what = "start" if worker.phase is Phase.STARTING else "epoch"
-                self.kill(worker, f"no {what} finished within stall_timeout = {self._stall_timeout:g} s")
+            what, seconds = limits.get(worker.phase, ("", math.inf))
+            if now - worker.active > seconds and worker.place.worker not in self._killed:
+                name = "stall_timeout = " if what == "epoch" else ""
+                self.kill(worker, f"no {what} within {name}{seconds:g} s", its_fault=True)
 
     def dismiss(self) -> None:
         """Tells all workers to leave, and waits for none; `close` does."""
@@ -168,24 +186,29 @@ class Fleet:
                 worker.active = time.monotonic()
             case Waiting():
                 self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
+            case Loading():
+                for other in self.workers.values():  # those that start may wait for the same images
+                    if other.phase is Phase.STARTING:
+                        other.active = time.monotonic()
             case TrialStarted() | EpochResult():
                 holder = self.with_trial(message.number)
                 if holder is not None:
                     holder.active = time.monotonic()
                     if isinstance(message, EpochResult):
                         holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
-                        self._early_deaths = 0
+                        holder.victims.clear()
             case WorkerExit():
-                self._note_exit(self.workers[message.worker], message)
+                self._note_exit(self.workers[message.worker])
 
-    def _note_exit(self, worker: Worker, message: WorkerExit) -> None:
+    def _note_exit(self, worker: Worker) -> None:
         worker.phase = Phase.DOWN
-        if not worker.proven:
-            self._early_deaths += 1
+        spared = worker.place.worker in self._spared
+        self._spared.discard(worker.place.worker)
+        if not worker.proven and not spared:
             worker.deaths += 1
-        deaths = max(worker.deaths, self._early_deaths)
-        backoff = min(0.5 * 2.0 ** (deaths - 1), MOST_BACKOFF) if deaths > 1 else 0.0
-        if worker.deaths >= MOST_DEATHS and any(other.proven for other in self.workers.values()):
+            worker.victims.add(worker.number)
+        backoff = min(0.5 * 2.0 ** (worker.deaths - 1), MOST_BACKOFF) if worker.deaths > 1 else 0.0
+        if worker.deaths >= MOST_DEATHS and (None in worker.victims or len(worker.victims) > 1):
             logger.error(
                 "worker %d is given up: it died %d times in a row", worker.place.worker, worker.deaths
             )
@@ -197,13 +220,14 @@ class Fleet:
         return self._killed.pop(message.worker, message.reason)
 
     def refuse_crash_loop(self, reason: str, stderr: str) -> None:
-        """Stops the run when workers die again and again before any has trained an epoch.
+        """Stops the run when all workers die again and again before they have trained an epoch.
 
         Raises:
             WorkersFailed: with the last worker's own words.
         """
-        if self._early_deaths >= self._max_early_deaths:
+        deaths = [worker.deaths for worker in self.workers.values()]
+        if all(deaths) and sum(deaths) >= max(LEAST_LOOP, len(deaths) + 1):
             raise WorkersFailed(
-                f"{self._early_deaths} workers in a row ended before they had trained an epoch, the last one "
+                f"{sum(deaths)} workers in a row ended before they had trained an epoch, the last one "
                 f"{reason}. Its last words:\n{stderr or '(none)'}"
             )

@@ -1,13 +1,13 @@
 """Which weights stay on disk, and when a trial's checkpoints may go."""
 
+import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from optuna.trial import TrialState
-
-from hpsearch.errors import CheckpointError
+from hpsearch.errors import CheckpointError, UserError
 from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
@@ -16,15 +16,42 @@ logger = logging.getLogger(__name__)
 
 
 class WeightsKeeper:
-    """Keeps the weights of the best trials; deletes checkpoints once the trial's end is in the database."""
+    """Keeps the weights of the best trials; deletes checkpoints once the trial's end is in the database.
+
+    It remembers nothing: what is in the folder is held against what is in the database, so that it also
+    clears away what a driver has left that was killed before it could.
+    """
 
     def __init__(self, folder: RunFolder, spec: CheckpointSpec, better: Direction) -> None:
         self.folder = folder
         self._spec = spec
         self._sign = 1.0 if better == "minimize" else -1.0
-        self._scores: list[tuple[float, int]] = []
-        self._tickets: dict[int, int] = {}
-        self._ended: set[int] = set()
+
+    def take_folder(self, token: str, storage: str) -> None:
+        """Makes sure that the study's folder is its own: a study of another database may have the same name.
+
+        Args:
+            token: of the study.
+            storage: URL of its database, without a password.
+
+        Raises:
+            UserError: the folder holds another study's files.
+        """
+        try:
+            owner = json.loads(self.folder.owner.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            owner = None
+        if owner is not None and owner["token"] != token:
+            # In the same database only one study has this name, so that the other one was deleted.
+            if owner["storage"] != storage and not _is_gone(owner["storage"]):
+                raise UserError(
+                    f"--run-folder: {self.folder.home} holds the files of another study of this name, in "
+                    f"{owner['storage']}; choose another run folder or another name, or delete that study"
+                )
+            for part in (self.folder.trials, self.folder.home / "weights"):
+                shutil.rmtree(part, ignore_errors=True)
+        self.folder.home.mkdir(parents=True, exist_ok=True)
+        self.folder.owner.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
@@ -61,35 +88,30 @@ class WeightsKeeper:
         newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
         return None if newest is None else str(newest)
 
-    def finished(self, number: int, ticket: int, score: float | None, state: TrialState) -> None:
-        """Notes a finished trial. Only COMPLETE ones are kept, since one of them is the study's best."""
-        self._tickets[ticket] = number
-        if score is not None and state is TrialState.COMPLETE:
-            self._scores.append((self._sign * score, number))
-            self._scores.sort()
+    def tidy(self, scores: Mapping[int, float], has_ended: Callable[[int], bool]) -> None:
+        """Deletes checkpoints of trials that have ended, and the weights of those that are not among the best.
 
-    def recorded(self, tickets: list[int]) -> None:
-        """Deletes what is not needed any more, now that these trials' ends are in the database."""
-        for ticket in tickets:
-            number = self._tickets.pop(ticket)
-            self._ended.add(number)
-            shutil.rmtree(self.folder.trial(number), ignore_errors=True)
-        self._drop_surplus()
-
-    def _drop_surplus(self) -> None:
+        Args:
+            scores: of the COMPLETE trials by number; the study's best is one of them.
+            has_ended: says whether a trial's end is in the database. Another driver of this folder may just be
+                linking the weights of one that has not.
+        """
+        for folder in self.folder.trials.glob("*"):
+            if folder.name.isdecimal() and has_ended(int(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
         if self._spec.keep == "all":
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
-        kept = {number for _, number in self._scores[:count]} | set(self._tickets.values())
-        # Only what is known to have ended: another driver of this folder may just be linking its own.
-        ended = self._ended | {number for _, number in self._scores}
-        for number in ended - kept:
-            self.folder.weights(number).unlink(missing_ok=True)
-        self._ended &= kept
+        best = sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count]
+        for number, path in self.folder.kept_weights():
+            if number not in best and has_ended(number):
+                path.unlink(missing_ok=True)
 
-    def know(self, scores: dict[int, float]) -> None:
-        """Takes note of the COMPLETE trials of earlier runs, by number."""
-        self._scores = sorted((self._sign * score, number) for number, score in scores.items())
+
+def _is_gone(storage: str) -> bool:
+    """Says whether a database is an SQLite file that is not there any more."""
+    prefix = "sqlite:///"
+    return storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpsearch.errors import UserError
 from hpsearch.service.executor import Executor, WorkerPlace
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.local import LocalExecutor
@@ -79,9 +80,16 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
 
     Raises:
         DeviceError: a GPU that is not there, or numbers of workers that do not fit together.
+        UserError: the run folder cannot be made.
     """
     begun = time.monotonic()
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
+    try:
+        folder.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--run-folder: {folder.home} cannot be made: {error.strerror}; choose another folder"
+        ) from None
     planned = plan(options.workers, spec.train.threads)
     with shared(options.share, planned, folder.home / "mps") as places:
         fleet = Fleet(
@@ -89,7 +97,6 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
             places,
             lambda place: _setup(spec, options, folder, place),
             spec.study.stall_timeout,
-            max_early_deaths=max(4, len(places) + 1),
         )
         fleet.start_due()
         try:

@@ -1,13 +1,14 @@
 """Workers as processes of this machine, messages over socket pairs."""
 
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,16 +20,22 @@ from hpsearch.spec.folders import RunFolder
 logger = logging.getLogger(__name__)
 
 STDERR_LINES = 20
-KILL_DEADLINE = 2.0  # seconds in which the kernel must have removed a process after SIGKILL
+PATIENCE = 2.0  # seconds in which a process must have ended after it closed its pipe, or after SIGKILL
+LOOK_AGAIN = 0.02  # seconds until one that is about to end is looked at again
+MOST_LOG = 16 << 20  # bytes of a worker's log, over all runs, from which on it begins anew
 
 
 @dataclass(slots=True)
 class _Process:
+    """A worker's process; `closed` and `killed` say when its pipe was closed and when it was killed."""
+
     process: subprocess.Popen[bytes]
     connection: Connection
     log: Path
     log_start: int
     oom_kills: int
+    closed: float | None = None
+    killed: float | None = None
 
 
 class LocalExecutor:
@@ -47,6 +54,8 @@ class LocalExecutor:
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         log = self._folder.worker_log(place.worker)
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > MOST_LOG:
+            log.unlink()
         ours, theirs = socket.socketpair()
         with log.open("ab") as stderr, theirs:
             process = subprocess.Popen(
@@ -73,19 +82,25 @@ class LocalExecutor:
             logger.debug("worker %d is gone, message %s not sent", worker, type(message).__name__)
 
     def receive(self, timeout: float) -> list[FromWorker]:
-        connections = {entry.connection: worker for worker, entry in self._workers.items()}
+        talking = {
+            entry.connection: worker for worker, entry in self._workers.items() if entry.closed is None
+        }
+        if len(talking) < len(self._workers):
+            timeout = min(timeout, LOOK_AGAIN)  # one that has closed its pipe will be gone in a moment
         messages: list[FromWorker] = []
-        if not connections:
+        if not talking:
             time.sleep(timeout)
-            return messages
-        for ready in wait(list(connections), timeout):
+        for ready in wait(list(talking), timeout) if talking else ():
             if isinstance(ready, Connection):
-                messages.extend(self._drain(connections[ready]))
+                messages.extend(self._drain(self._workers[talking[ready]]))
+        for worker in list(self._workers):
+            messages.extend(self._look_after(worker))
         return messages
 
     def kill(self, worker: int) -> None:
         entry = self._workers.get(worker)
         if entry is not None:
+            entry.killed = entry.killed or time.monotonic()
             _signal_group(entry.process, signal.SIGKILL)
 
     def close(self, timeout: float) -> None:
@@ -96,37 +111,40 @@ class LocalExecutor:
             self.receive(0.1)
         for worker in list(self._workers):
             self.kill(worker)
-        while self._workers and time.monotonic() < deadline + KILL_DEADLINE:
+        while self._workers and time.monotonic() < deadline + PATIENCE + LOOK_AGAIN:
             self.receive(0.1)
 
-    def pids(self) -> dict[int, int]:
-        """Returns the process id of each worker."""
-        return {worker: entry.process.pid for worker, entry in self._workers.items()}
-
-    def _drain(self, worker: int) -> Iterable[FromWorker]:
-        """Reads all that a worker has sent; at the end of the pipe, its exit."""
-        connection = self._workers[worker].connection
+    def _drain(self, entry: _Process) -> Iterator[FromWorker]:
+        """Yields all that a worker has sent so far."""
         try:
-            while connection.poll():
-                yield connection.recv()
+            while entry.closed is None and entry.connection.poll():
+                yield entry.connection.recv()
         except (EOFError, OSError):
-            yield self._bury(worker)
+            entry.closed = time.monotonic()
 
-    def _bury(self, worker: int) -> WorkerExit:
-        entry = self._workers.pop(worker)
+    def _look_after(self, worker: int) -> Iterator[FromWorker]:
+        """Yields the last messages and the exit of a worker whose process has ended.
+
+        The pipe tells nothing of that where a process that the worker has forked still holds it.
+        """
+        entry = self._workers[worker]
+        status = entry.process.poll()
+        if status is None:
+            since = min(entry.closed or math.inf, entry.killed or math.inf)
+            if time.monotonic() - since < PATIENCE:
+                return
+            if entry.killed is None:  # it closed its pipe but lives on
+                self.kill(worker)
+                return
+            reason = "was killed, but the kernel cannot end its process yet"
+        else:
+            yield from self._drain(entry)
+            oom = _oom_kills() > entry.oom_kills
+            reason = exit_reason(status, oom)
+        _signal_group(entry.process, signal.SIGKILL)  # what it has started may live on
         entry.connection.close()
-        try:
-            status = entry.process.wait(timeout=0.1)
-        except subprocess.TimeoutExpired:  # it closed its pipe but lives on
-            status = None
-        # Also when the worker itself has ended: what it started may live on.
-        _signal_group(entry.process, signal.SIGKILL)
-        try:
-            status = entry.process.wait(timeout=KILL_DEADLINE) if status is None else status
-        except subprocess.TimeoutExpired:
-            return WorkerExit(worker, "was killed, but the kernel cannot end its process yet")
-        oom = _oom_kills() > entry.oom_kills
-        return WorkerExit(worker, exit_reason(status, oom), _tail(entry.log, entry.log_start))
+        del self._workers[worker]
+        yield WorkerExit(worker, reason, _tail(entry.log, entry.log_start))
 
 
 def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

@@ -3,6 +3,7 @@
     driver                                   worker
       |  WorkerSetup  ---------------------->
       |  <---------------------------------  Waiting                    while its GPU is too full, now and then
+      |  <---------------------------------  Loading                    while it reads images for the first time
       |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
       |  TrialRun  ------------------------>
       |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
@@ -31,6 +32,7 @@ __all__ = [
     "EndKind",
     "EpochResult",
     "FromWorker",
+    "Loading",
     "Ready",
     "SetupFailed",
     "Shutdown",
@@ -94,6 +96,15 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """A worker reads images that are not in the cache yet: so many of `total` are done."""
+
+    worker: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetupFailed:
     """A worker cannot train this study: a sentence for the user, or a traceback for a bug.
 
@@ -135,4 +146,4 @@ class WorkerExit:
 
 
 ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
-FromWorker = Waiting | Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit
+FromWorker = Waiting | Loading | Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit

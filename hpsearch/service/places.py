@@ -5,9 +5,10 @@ The GPUs are asked of `nvidia-smi`, for the driver process never imports torch.
 
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpsearch.errors import DeviceError
@@ -52,6 +53,8 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
     groups = _groups(gpus, wanted.gpus_per_trial)
     shares = [group for _ in range(wanted.workers_per_gpu) for group in groups]
     shares = shares[: wanted.workers] if wanted.workers is not None else shares
+    if len(shares) * threads > cores():
+        logger.warning("%d workers with %d threads each share %d cores", len(shares), threads, cores())
     # nvidia-smi counts GPUs by bus; CUDA's own order is by speed. Where the user has set the variable, its
     # entries are meant in the order that holds for the user's own processes.
     order = {} if environ.get(VISIBLE) else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -67,21 +70,26 @@ def choose_gpus(option: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     option = option.strip()
     if option == "none":
         return ()
-    visible = visible_gpus(environ)
+    installed = installed_gpus()
+    visible = visible_gpus(environ, installed)
     if option in ("auto", "all"):
         if option == "all" and not visible:
             raise DeviceError("--gpus all: there is no GPU on this machine; use --gpus none for the CPU")
         return visible
-    chosen = tuple(_named(name.strip(), visible) for name in option.split(","))
+    # Where nothing hides a GPU, it can be named by its UUID too.
+    uuids = (
+        () if VISIBLE in environ else tuple(uuid for gpu in installed for uuid in (gpu.uuid, *gpu.instances))
+    )
+    chosen = tuple(_named(name.strip(), visible, uuids) for name in option.split(","))
     if len(set(chosen)) != len(chosen):
         raise DeviceError(f"--gpus {option}: a GPU stands twice; --workers-per-gpu shares one")
     return chosen
 
 
-def _named(name: str, visible: Sequence[str]) -> str:
+def _named(name: str, visible: Sequence[str], uuids: Sequence[str]) -> str:
     if name.isdigit() and int(name) < len(visible):
         return visible[int(name)]
-    if name in visible:
+    if name in visible or name in uuids:
         return name
     if not visible:
         raise DeviceError(
@@ -91,33 +99,58 @@ def _named(name: str, visible: Sequence[str]) -> str:
     raise DeviceError(f'--gpus: "{name}" is no GPU of this machine; there are {known}')
 
 
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns the GPUs that a process of this environment may use: CUDA_VISIBLE_DEVICES if set, or all."""
-    found = installed_gpus()
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """An installed GPU.
+
+    Attributes:
+        instances: UUIDs of the parts that it is divided into (NVIDIA's MIG); a process sees one at most.
+    """
+
+    uuid: str
+    instances: tuple[str, ...] = ()
+
+
+def visible_gpus(environ: Mapping[str, str], installed: Sequence[Gpu] | None = None) -> tuple[str, ...]:
+    """Returns the GPUs that a process of this environment may use: CUDA_VISIBLE_DEVICES if set, or all.
+
+    As CUDA does it, everything from the first entry on that means no GPU counts for nothing: -1 and words such
+    as NoDevFiles are the usual ways to write "none".
+    """
+    installed = installed_gpus() if installed is None else installed
     if VISIBLE not in environ:
-        return tuple(str(index) for index in range(found))
-    if found == 0:
-        return ()
-    names = [name.strip() for name in environ[VISIBLE].split(",") if name.strip()]
-    # CUDA ignores everything from the first invalid entry on; -1 is the usual way to write "none".
-    valid = []
-    for name in names:
-        if name.lstrip("-").isdigit() and not 0 <= int(name) < found:
+        return tuple(name for index, gpu in enumerate(installed) for name in gpu.instances or (str(index),))
+    valid: list[str] = []
+    for name in (name.strip() for name in environ[VISIBLE].split(",")):
+        known = name.isdigit() and int(name) < len(installed)
+        if name in valid or not (known or name.startswith(("GPU-", "MIG-"))):
             break
         valid.append(name)
-    return tuple(valid)
+    return tuple(valid) if installed else ()
 
 
-def installed_gpus() -> int:
-    """Returns how many NVIDIA GPUs the driver shows."""
+def installed_gpus() -> tuple[Gpu, ...]:
+    """Returns the NVIDIA GPUs that the driver shows."""
     try:
         shown = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:
-        return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+        devices = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+        return tuple(Gpu("") for _ in devices)
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("nvidia-smi does not answer (%s); no GPU is used", error)
-        return 0
-    return sum(line.startswith("GPU ") for line in shown.stdout.splitlines())
+        return ()
+    if shown.returncode != 0:
+        said = " ".join((shown.stdout + shown.stderr).split())
+        logger.warning("nvidia-smi ended with status %d (%s); no GPU is used", shown.returncode, said)
+        return ()
+    found: list[Gpu] = []
+    for line in shown.stdout.splitlines():
+        uuid = re.search(r"UUID: ([\w./-]+)", line)
+        if line.startswith("GPU "):
+            found.append(Gpu(uuid[1] if uuid else ""))
+        elif uuid and found:
+            found[-1] = replace(found[-1], instances=(*found[-1].instances, uuid[1]))
+    return tuple(found)
 
 
 def cores() -> int:

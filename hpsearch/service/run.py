@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 
@@ -21,6 +22,8 @@ from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import StudySpec
 
 logger = logging.getLogger(__name__)
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def run(
@@ -51,7 +54,8 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     study = open_study(spec, options.storage, launched.devices, options.lease_seconds)
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
-    keeper.know(study.complete_scores())
+    keeper.take_folder(study.token, _absolute(options.storage))
+    keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
     driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
     cpu = time.process_time()
@@ -69,17 +73,32 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     return summary
 
 
+def _absolute(storage: str) -> str:
+    """Returns a storage URL without its password, the path of an SQLite file from the root on."""
+    prefix = "sqlite:///"
+    if storage.startswith(prefix):
+        return f"{prefix}{Path(storage.removeprefix(prefix)).absolute()}"
+    return redact(storage)
+
+
 def _leave(driver: Driver) -> None:
-    """Writes what can be written and gives the trials back, so that the next run takes them over at once."""
+    """Writes what can be written and gives the trials back, so that the next run takes them over at once.
+
+    A cold end must not wait for the database: the next run on this machine sees that this driver is gone.
+    """
+    if driver.stops.cold:
+        return
+    study = driver.study
     try:
         while True:
             try:
-                driver.keeper.recorded(driver.study.flush())
-                driver.study.release()
+                study.flush()
+                study.release()
                 break
             except LeaseLost as error:
-                if not driver.study.drop(error.tickets):
-                    raise
+                study.drop(error.tickets)
+                study.sync()
+        driver.keeper.tidy(study.complete_scores(), study.has_ended)
     except HpsearchError as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
 
@@ -89,7 +108,9 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
     return StudyInfo(
         spec=launched.spec,
         total=study.total,
-        finished={name: count for name, count in study.view.counts.items() if count},
+        finished={name: study.view.counts[name] for name in FINISHED if study.view.counts[name]},
+        stop_reasons=dict(study.view.stop_reasons),
+        best=_best(study, launched.folder),
         storage=redact(launched.options.storage),
         folder=str(launched.folder.home),
         workers=tuple(f"worker {place.worker}: {device}" for place, device in described),
@@ -108,6 +129,8 @@ def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
         best=best,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
+        can_go_on=study.view.board.finished < study.total and not stops.ends_study,
+        cold=stops.cold,
         epochs=driver.tally.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

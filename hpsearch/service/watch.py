@@ -36,6 +36,8 @@ class Stops:
         reason: one sentence, None while the run goes on. Running trials are then checkpointed at the end of
             their epoch and can be resumed.
         exit_status: what the process should exit with; None leaves it to the study's result.
+        ends_study: the study is at its end, so that running trials end with it rather than wait for the next
+            run, which would begin nothing.
         cold: a second signal came: everything ends at once, as it was last checkpointed.
     """
 
@@ -45,6 +47,7 @@ class Stops:
         self._stopped_at: float | None = None
         self._reason: str | None = None
         self.exit_status: int | None = None
+        self.ends_study = False
         self.cold = False
 
     @property
@@ -66,13 +69,18 @@ class Stops:
         if best is None or target is None:
             return
         if best <= target if self._limits.better == "minimize" else best >= target:
-            self.stop(f"the target value {target:g} is reached: {best:g}")
+            self._end_study(f"the target value {target:g} is reached: {best:g}")
 
     def on_epochs(self, epochs: int) -> None:
         """Stops when finished trials have used up the epochs of the study."""
         limit = self._limits.max_epochs_total
         if limit is not None and epochs >= limit:
-            self.stop(f"max_epochs_total = {limit} epochs are trained")
+            self._end_study(f"max_epochs_total = {limit} epochs are trained")
+
+    def _end_study(self, reason: str) -> None:
+        if self._reason is None:
+            self.stop(reason)
+            self.ends_study = True
 
     def grace_is_over(self) -> bool:
         """Says whether running epochs should be given up."""
@@ -104,4 +112,5 @@ class Stops:
             return
         name = signal.Signals(number).name
         self._reason = None  # a signal outranks other reasons: it decides the exit status
+        self.ends_study = False
         self.stop(f"{name}: running trials are checkpointed, run the study again to go on", 128 + number)

@@ -7,6 +7,7 @@ when the pipe closes it leaves at once, with all that it started. It never sees 
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -26,6 +27,7 @@ from hpsearch.service.messages import (
     Decision,
     EndKind,
     EpochResult,
+    Loading,
     Ready,
     SetupFailed,
     Shutdown,
@@ -45,6 +47,8 @@ LOOK_UP = 0.5  # seconds between two looks at whether SIGTERM has come while wai
 FLOOR_BYTES, FLOOR_SHARE = 1 << 30, 0.05
 """A worker begins on a GPU that has free the smaller of 1 GiB and 5 % of its memory: less is hardly enough
 for CUDA itself, and every trial would end for lack of memory that another process will give back."""
+_PR_SET_PDEATHSIG = 1
+TELL_EVERY = 0.5  # seconds between two messages of a worker that reads images
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
 
 
@@ -65,11 +69,13 @@ def main() -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     parent = os.getppid()
+    wake_with_drivers_end()
     # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: terminated.set())
     fd = int(sys.argv[1])
+    os.set_inheritable(fd, False)  # not for what a training function starts
     threading.Thread(target=leave_with_driver, args=(fd, parent), daemon=True).start()
     connection = Connection(fd)
     try:
@@ -99,7 +105,7 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
     try:
         if not wait_for_room(pipe, setup, terminated, probe_of(setup)):
             return
-        engine, ready = prepare(setup, began)
+        engine, ready = prepare(setup, began, teller(pipe, setup.worker))
     except Exception as error:
         logger.exception("worker %d cannot begin", setup.worker)
         pipe.send(setup_failed(setup, error))
@@ -153,8 +159,26 @@ def wait_for_room(
     return True
 
 
-def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
+def teller(pipe: Pipe, worker: int) -> Callable[[int, int], None]:
+    """Returns what tells the driver now and then how far the reading of images has come."""
+    told = time.monotonic()  # what takes no time is not worth a word
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            pipe.send(Loading(worker, done, total))
+
+    return tell
+
+
+def prepare(
+    setup: WorkerSetup, began: float, progress: Callable[[int, int], None] | None = None
+) -> tuple[Engine, Ready]:
     """Imports torch, finds the device, loads the data and chooses the engine.
+
+    Args:
+        progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
         HpsearchError: the device is not there, or the data cannot be loaded.
@@ -164,7 +188,7 @@ def prepare(setup: WorkerSetup, began: float) -> tuple[Engine, Ready]:
     from hpsearch.training.build import build_engine
 
     chosen = device.choose(setup.device)
-    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow)
+    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress)
     ready = Ready(
         worker=setup.worker,
         pid=os.getpid(),
@@ -318,6 +342,12 @@ def limit_threads(setup: WorkerSetup) -> None:
     torch.set_num_threads(setup.spec.train.threads)
     with contextlib.suppress(RuntimeError):  # once set it cannot be set again, which is no harm
         torch.set_num_interop_threads(1)
+
+
+def wake_with_drivers_end() -> None:
+    """Asks Linux to wake this process, should it be suspended, when its driver dies: it has to leave then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def leave_with_driver(fd: int, parent: int) -> None:

@@ -13,6 +13,7 @@ class RunFolder:
       cache/                                 decoded images, shared by all studies
       artifacts/                             what the dashboard offers for download
       fashion-mnist/
+        study.json                           whose folder it is: the study's token and database
         weights/trial-00012.safetensors      kept weights of finished trials
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
@@ -34,6 +35,10 @@ class RunFolder:
         return self.root / self.study
 
     @property
+    def owner(self) -> Path:
+        return self.home / "study.json"
+
+    @property
     def trials(self) -> Path:
         return self.home / "trials"
 
@@ -44,6 +49,12 @@ class RunFolder:
     def weights(self, number: int) -> Path:
         """Returns where a finished trial's best weights are kept."""
         return self.home / "weights" / f"trial-{number:05d}.safetensors"
+
+    def kept_weights(self) -> list[tuple[int, Path]]:
+        """Returns the numbers of the trials whose weights are kept here, and where."""
+        found = (self.home / "weights").glob("trial-*.safetensors")
+        numbered = [(path.stem.removeprefix("trial-"), path) for path in found]
+        return sorted((int(number), path) for number, path in numbered if number.isdecimal())
 
     def worker_log(self, worker: int) -> Path:
         return self.home / "logs" / f"worker-{worker}.log"

@@ -1,6 +1,7 @@
 """Which engine trains a study: its own loop where it names one, the plain one otherwise."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +24,14 @@ def build_engine(
     data_root: str | None = None,
     cache: str = "runs/cache",
     allow: tuple[str, ...] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Engine, DataFacts | None]:
     """Loads a study's data and returns the engine for its trials, with the facts of the data.
 
     Args:
         data_root: overrides `spec.data.root`.
         allow: top-level modules that the study may name; None trusts all.
+        progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
         HpsearchError: the data, the training function or a file of weights cannot be loaded, or the device
@@ -38,7 +41,9 @@ def build_engine(
         _refuse_missing_types(spec, device)
     loaded = None
     if spec.data.dataset != "none":
-        loaded = data.load(spec.data, root=data_root, cache=Path(cache), allow=allow, device=device)
+        loaded = data.load(
+            spec.data, root=data_root, cache=Path(cache), allow=allow, device=device, progress=progress
+        )
     facts = loaded.facts if loaded else None
     if spec.train.function is not None:
         return FunctionEngine(spec.train.function, device, loaded, allow), facts

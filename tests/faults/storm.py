@@ -2,12 +2,14 @@
 
     python -m tests.faults.storm [--trials 40] [--faults 100] [--workers 4] [--seed 0] [--storage URL]
 
-SIGKILL of workers and of the driver, SIGTERM of both, SIGSTOP for a while, and a locked database hit a running
-study in a seeded order; a driver that has ended is started again. Faults hit processes that train: never one
-that is still starting, for the storm tests recovery and not patience.
+SIGKILL of workers and of the driver, SIGTERM of both, SIGSTOP for a while, and a database that is away (an
+SQLite file locked, a server whose connections are all cut and refused) hit a running study in a seeded order; a
+driver that has ended is started again. Faults hit processes that train: never one that is still starting, for
+the storm tests recovery and not patience.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -18,20 +20,26 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.databases import Proxy, proxied
 from tests.faults.bench import Bench, alive
 
 KINDS = {
     "kill worker": 8,
+    "end worker": 2,
     "stop worker": 3,
     "kill driver": 3,
     "end driver": 2,
     "stop driver": 2,
-    "lock database": 2,
+    "database away": 2,
 }
 
 
-def storm(bench: Bench, faults: int, seed: int) -> Counter[str]:
-    """Lets so many faults loose on a study and then lets it finish; returns the faults by kind."""
+def storm(bench: Bench, faults: int, seed: int, line: Proxy | None = None) -> Counter[str]:
+    """Lets so many faults loose on a study and then lets it finish; returns the faults by kind.
+
+    Args:
+        line: to the study's database, if that is on a server.
+    """
     chance = random.Random(seed)
     done: Counter[str] = Counter()
     driver = bench.start()
@@ -46,7 +54,7 @@ def storm(bench: Bench, faults: int, seed: int) -> Counter[str]:
         pause = time.monotonic() + chance.uniform(0.05, 0.5)
         bench.wait_for(lambda: time.monotonic() > pause, "pause")  # noqa: B023
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
-        if driver.poll() is None and hit(bench, kind, driver.pid, chance):
+        if driver.poll() is None and hit(bench, kind, driver.pid, chance, line):
             done[kind] += 1
             if kind in ("kill driver", "end driver"):
                 driver.wait(timeout=60)
@@ -63,7 +71,7 @@ def storm(bench: Bench, faults: int, seed: int) -> Counter[str]:
     return done
 
 
-def hit(bench: Bench, kind: str, driver: int, chance: random.Random) -> bool:
+def hit(bench: Bench, kind: str, driver: int, chance: random.Random, line: Proxy | None) -> bool:
     """Strikes once; returns whether there was something to strike."""
     workers = sorted(
         {line["pid"] for line in bench.lines() if line["driver"] == driver and alive(line["pid"])}
@@ -75,10 +83,16 @@ def hit(bench: Bench, kind: str, driver: int, chance: random.Random) -> bool:
             os.kill(driver, chance.choice([signal.SIGTERM, signal.SIGINT]))
         case "stop driver":
             pause(driver, chance.uniform(0.5, 1.5))
-        case "lock database" if bench.storage.startswith("sqlite"):
+        case "database away" if line is not None:
+            line.cut()
+            time.sleep(chance.uniform(0.5, 2))
+            line.mend()
+        case "database away":
             lock(bench.storage.removeprefix("sqlite:///"), chance.uniform(0.5, 2))
         case "kill worker" if workers:
             os.kill(chance.choice(workers), signal.SIGKILL)
+        case "end worker" if workers:
+            os.kill(chance.choice(workers), signal.SIGTERM)
         case "stop worker" if workers:
             pause(chance.choice(workers), chance.uniform(0.3, 1))
         case _:
@@ -110,11 +124,14 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--storage", default="")
     args = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         begun = time.monotonic()
-        bench = Bench(Path(folder), trials=args.trials, workers=args.workers, storage=args.storage)
+        is_server = args.storage and not args.storage.startswith("sqlite")
+        line = stack.enter_context(proxied(args.storage)) if is_server else None
+        storage = line.url if line else args.storage
+        bench = Bench(Path(folder), trials=args.trials, workers=args.workers, storage=storage)
         try:
-            faults = storm(bench, args.faults, args.seed)
+            faults = storm(bench, args.faults, args.seed, line)
             counted = bench.check(sum(faults.values()))
         finally:
             bench.end()

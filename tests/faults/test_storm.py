@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.databases import proxied
 from tests.faults.bench import Bench, alive
 from tests.faults.storm import storm
 
@@ -20,8 +21,19 @@ def bench(tmp_path):
 
 @pytest.mark.slow
 def test_a_storm_loses_nothing(bench):
-    faults = storm(bench, faults=8, seed=1)
+    faults = storm(bench, faults=12, seed=2)
     bench.check(sum(faults.values()))
+
+
+@pytest.mark.slow
+def test_a_storm_over_a_server_loses_nothing(server_database_url, tmp_path):
+    with proxied(server_database_url) as line:
+        bench = Bench(tmp_path, trials=4, storage=line.url)
+        try:
+            faults = storm(bench, faults=5, seed=2, line=line)
+            bench.check(sum(faults.values()))
+        finally:
+            bench.end()
 
 
 def test_one_worker_under_fire_trains_what_an_undisturbed_one_trains(tmp_path):
@@ -76,9 +88,12 @@ def test_a_second_signal_ends_at_once(tmp_path):
         bench.end()
 
 
-def test_workers_leave_when_their_driver_is_killed(bench):
+@pytest.mark.parametrize("suspended", [False, True])
+def test_workers_leave_when_their_driver_is_killed(bench, suspended):
     driver = bench.start()
     bench.wait_for_training(driver, epochs=2)
+    if suspended:
+        os.kill(bench.lines()[0]["pid"], signal.SIGSTOP)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     bench.wait_for(lambda: not bench.living(), "workers gone", 10)

@@ -18,7 +18,7 @@ from hpsearch.results.display import (
     choose_display,
     picture,
 )
-from hpsearch.results.progress import Progress, closing_lines, duration, sparkline
+from hpsearch.results.progress import Progress, Repeat, closing_lines, duration, sparkline
 from hpsearch.service.callbacks import FinishedTrial, RunningTrial, RunSummary, StudyInfo, WorkerNews
 from hpsearch.spec.trial import EpochResult
 from tests.results.stored import specification
@@ -133,6 +133,24 @@ def test_the_picture_of_many_workers_stays_on_one_screen() -> None:
     lines = shown(progress).splitlines()
     assert "and 24 more" in lines[-1]
     assert len(lines) < 24
+
+
+def test_the_reading_of_images_has_a_bar_of_its_own() -> None:
+    progress = Progress()
+    progress.on_study_start(INFO)
+    progress.on_worker(WorkerNews(1, "loading", "reads images: 1,200 of 6,000", 1200, 6000))
+    assert "worker 1 reads images: 1,200 of 6,000 ━" in shown(progress)
+    progress.on_worker(WorkerNews(1, "ready", "ready on cpu"))
+    assert "reads images" not in shown(progress)
+
+
+def test_plain_lines_tell_of_it_now_and_then() -> None:
+    output, clock = io.StringIO(), Clock()
+    display = PlainDisplay(output, clock=clock)
+    for done in range(100):
+        clock.now = done
+        display.on_worker(WorkerNews(0, "loading", f"reads images: {done} of 100", done, 100))
+    assert output.getvalue().count("reads images") == 9
 
 
 def test_nothing_is_estimated_before_a_trial_has_ended() -> None:
@@ -258,18 +276,37 @@ def test_the_display_suits_the_output(quiet: bool, as_json: bool, kind: type) ->
     assert type(choose_display(quiet=quiet, as_json=as_json, output=io.StringIO())) is kind
 
 
+AGAIN = "hpsearch run digits.toml --data-root d"
+
+
+def test_a_study_that_goes_on_shows_what_it_has_found_before() -> None:
+    progress = Progress()
+    progress.on_study_start(replace(INFO, stop_reasons={"early_stopping": 1}, best=finished(0)))
+    text = shown(progress)
+    assert "best: trial 0, val_loss 0.25" in text
+    assert "1 COMPLETE (early_stopping 1)" in text
+
+
+def test_another_metric_stands_beside_the_validation_loss() -> None:
+    spec = INFO.spec.model_copy(update={"study": INFO.spec.study.model_copy(update={"metric": "val_error"})})
+    progress = Progress()
+    progress.on_study_start(replace(INFO, spec=spec))
+    progress.on_trial_start(running(5, [2.0]))
+    assert "train loss  val_loss  val_error" in shown(progress)
+
+
 @pytest.mark.parametrize(
     ("changes", "words", "missing"),
     [
         ({}, ["hpsearch best digits --storage x.db", "(1:23, 40 epochs)"], "hpsearch run"),
-        ({"exit_status": 130}, ["hpsearch run digits --storage x.db"], "no trial"),
+        ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # goes on"], "no trial"),
+        ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
         ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch best"),
         ({"study": "two words"}, ['hpsearch best "two words"'], "no trial"),
-        ({"notes": ("a note",)}, ["a note"], "no trial"),
     ],
 )
 def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str], missing: str) -> None:
-    text = "\n".join(closing_lines(summary(**changes), " --storage x.db"))
+    text = "\n".join(closing_lines(summary(**changes), Repeat(" --storage x.db", AGAIN)))
     for word in words:
         assert word in text
     assert missing not in text

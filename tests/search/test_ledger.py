@@ -15,8 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from hpsearch.errors import LeaseLost, StorageAway
 from hpsearch.search.identity import DriverIdentity
-from hpsearch.search.storage import writing
-from hpsearch.search.tables import LEASE, Lease
+from hpsearch.search.tables import Lease
 from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter, create_trial
 from tests.search.scenes import Scene, elsewhere
 
@@ -27,7 +26,7 @@ def test_tickets_run_from_one_to_the_total_and_more_when_it_is_raised(scene: Sce
     first, second = scene.driver(), scene.driver()
     assert [first.claim(scene.study_id, 3), second.claim(scene.study_id, 3)] == [1, 2]
     assert [first.claim(scene.study_id, 3), first.claim(scene.study_id, 3)] == [3, None]
-    first.done(scene.study_id, 1)
+    TrialWriter(scene.storage).write([CloseLease(scene.study_id, 1)], first.fence(scene.study_id, [1]))
     assert second.claim(scene.study_id, 3) is None
     assert second.claim(scene.study_id, 4) == 4
     assert [lease.ticket for lease in second.unfinished(scene.study_id)] == [2, 3, 4]
@@ -152,10 +151,6 @@ def test_suspended_driver_finds_its_leases_gone_and_cannot_write(scene: Scene) -
         create_trial(scene.storage, scene.study_id, 2, late)
     with pytest.raises(LeaseLost):
         sleeper.retry(scene.study_id, 1, failures=1)
-    with pytest.raises(LeaseLost):
-        sleeper.done(scene.study_id, 1)
-    with pytest.raises(LeaseLost):
-        sleeper.bind(scene.study_id, 2, 99, 99)
     sleeper.release(scene.study_id, [1, 2])
     assert sleeper.beat("[]") == set()  # released: nothing is held any more
     assert heir.beat("[]") == set()
@@ -267,22 +262,6 @@ def test_silent_drivers_can_be_given_time(scene: Scene) -> None:
     assert heir.adopt(scene.study_id, silent_too=False) is None
     assert silent.beat("[]") == set()
     assert heir.adopt(scene.study_id) is None
-
-
-def test_trial_created_by_a_driver_that_died_before_it_bound_it_is_found(
-    scene: Scene, ended: DriverIdentity
-) -> None:
-    dead, heir = scene.driver(ended), scene.driver()
-    dead.claim(scene.study_id, 5)
-    trial_id, number = create_trial(scene.storage, scene.study_id, 1)
-    with writing(scene.storage) as connection:
-        connection.execute(LEASE.update().values(trial_id=None, number=None))
-    lease = heir.adopt(scene.study_id)
-    assert lease is not None
-    assert (lease.trial_id, lease.number) == (trial_id, number)
-    fence = heir.fence(scene.study_id, [1])
-    assert create_trial(scene.storage, scene.study_id, 1, fence) == (trial_id, number)
-    assert len(scene.storage.get_all_trials(scene.study_id)) == 1
 
 
 def test_closed_lease_is_neither_lost_nor_adopted(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from hpsearch.spec.study import Direction
 
 nan, inf = math.nan, math.inf
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-FINISHED, STOPPED, PRUNER, DIVERGED, MEMORY, ERROR = StopKind
+FINISHED, STOPPED, PRUNER, DIVERGED, MEMORY, STUDY_END, ERROR = StopKind
 
 
 def board_of(scores: Sequence[float | None], direction: Direction = "minimize") -> Scoreboard:
@@ -45,6 +45,7 @@ SIX = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
         (PRUNER, 0.2, "auto", PRUNED),
         (DIVERGED, 0.2, "complete", PRUNED),
         (MEMORY, 0.2, "complete", PRUNED),
+        (STUDY_END, 0.2, "complete", PRUNED),
         (ERROR, 0.2, "complete", FAIL),
         # Without a finite score nothing can be COMPLETE.
         *[(kind, None, "complete", FAIL if kind is ERROR else PRUNED) for kind in StopKind],

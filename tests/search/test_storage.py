@@ -102,6 +102,7 @@ def everything_in(error: BaseException) -> str:
         (f"ann:{SECRET}@host", "is no URL"),
         (f"oracle://ann:{SECRET}@host/db", "unknown database 'oracle'"),
         (f"postgresqll://ann:{SECRET}@host/db", 'did you mean "postgresql"'),
+        (f"postgresql://ann:x@{SECRET}@host/db", r"the password holds an unescaped @; write it as %40"),
         (f"postgresql+asyncpg://ann:{SECRET}@host/db", r'pip install "hpsearch\[postgres\]"'),
         (f"mysql+mysqldb://ann:{SECRET}@host/db", r'pip install "hpsearch\[mysql\]"'),
         ("sqlite://", "name a file"),

@@ -24,8 +24,8 @@ from hpsearch.search.writes import (
     SetParams,
     SetSystemAttr,
     TrialWriter,
+    Truncate,
     create_trial,
-    find_by_ticket,
 )
 
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
@@ -54,7 +54,6 @@ def twin_by_optuna(storage: RDBStorage, study_id: int, state: TrialState, value:
     for key, attr in ATTRS.items():
         storage.set_trial_user_attr(trial_id, key, attr)
         storage.set_trial_system_attr(trial_id, key, attr)
-    storage.set_trial_system_attr(trial_id, writes.TICKET, 1)
     storage.set_trial_state_values(trial_id, state, None if value is None else [value])
     return storage.get_trial(trial_id)
 
@@ -219,21 +218,37 @@ def test_end_and_lease_close_together_and_may_be_written_again(storage: RDBStora
     assert storage.get_trial(trial_id).state is TrialState.COMPLETE
 
 
-def test_trial_of_a_ticket_is_created_once_and_found(storage: RDBStorage, study_id: int) -> None:
+def test_trial_of_a_ticket_is_created_once(storage: RDBStorage, study_id: int) -> None:
     storage.create_new_trial(study_id)
-    other_study = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "other")
-    create_trial(storage, other_study, 7)
-    made = create_trial(storage, study_id, 7)
+    add_lease(storage, study_id, 7, "me")
+    fence = Fence("me", study_id, {7: 1})
+    made = create_trial(storage, study_id, 7, fence)
     assert made[1] == 1
-    assert create_trial(storage, study_id, 7) == made
-    with reading(storage) as connection:
-        assert find_by_ticket(connection, study_id, 7) == made
-        assert find_by_ticket(connection, study_id, 8) is None
+    assert create_trial(storage, study_id, 7, fence) == made
     trial = storage.get_trial(made[0])
     assert trial.state is TrialState.RUNNING
-    assert trial.system_attrs == {"hpsearch:ticket": 7}
+    assert trial.system_attrs == {}
     with pytest.raises(StudyNotFound):
         create_trial(storage, 999, 1)
+
+
+def test_a_trial_that_goes_on_from_an_older_epoch_loses_the_later_ones(
+    storage: RDBStorage, study_id: int
+) -> None:
+    first, second = (create_trial(storage, study_id, ticket)[0] for ticket in (1, 2))
+    writer = TrialWriter(storage)
+    writer.write([Report(trial, epoch, float(epoch)) for trial in (first, second) for epoch in (1, 2, 3, 4)])
+    batch = [
+        Report(first, 5, 5.0),
+        Truncate(first, 2),
+        Report(first, 3, 0.3),
+        Truncate(first, 1),
+        Report(first, 2, 0.2),
+    ]
+    for _ in range(2):  # the second time as if the answer to the first had got lost
+        writer.write(batch)
+        assert storage.get_trial(first).intermediate_values == {1: 1.0, 2: 0.2}
+    assert storage.get_trial(second).intermediate_values == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
 
 
 def test_trial_is_not_created_behind_a_lost_lease(storage: RDBStorage, study_id: int) -> None:

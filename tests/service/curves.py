@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.messages import (
@@ -13,6 +13,7 @@ from hpsearch.service.messages import (
     EpochResult,
     FromWorker,
     Ready,
+    SetupFailed,
     Shutdown,
     ToWorker,
     TrialEnd,
@@ -43,7 +44,8 @@ class Script:
 class CurveExecutor:
     """Plays `script(run)` for every attempt; checkpoints are what it has played.
 
-    `data` are the facts that its workers tell of the data.
+    `data` are the facts that its workers tell of the data. Workers in `sick` die of every trial, those in
+    `unable` cannot be set up, and those in `stuck` say that they leave after their first trial and do not.
     """
 
     script: Callable[[TrialRun], Script]
@@ -53,9 +55,16 @@ class CurveExecutor:
     runs: dict[int, tuple[TrialRun, Script, int]] = field(default_factory=dict)
     saved: dict[int, list[EpochResult]] = field(default_factory=dict)
     alive: set[int] = field(default_factory=set)
+    sick: set[int] = field(default_factory=set)
+    unable: set[int] = field(default_factory=set)
+    stuck: set[int] = field(default_factory=set)
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)
+        if place.worker in self.unable:
+            self.messages.append(SetupFailed(place.worker, "no such device", "DeviceError"))
+            self._exit(place.worker, "exited with status 0")
+            return
         self.messages.append(Ready(place.worker, 1, "cpu", {}, self.data, 0.0))
 
     def send(self, worker: int, message: ToWorker) -> None:
@@ -87,8 +96,12 @@ class CurveExecutor:
         self.messages.append(WorkerExit(worker, reason))
 
     def _begin(self, worker: int, run: TrialRun) -> None:
+        if worker in self.sick:
+            self._exit(worker, "killed by SIGSEGV")
+            return
+        script = self.script(run)
         curve = tuple(self.saved.get(run.number, ()))
-        self.runs[worker] = (run, self.script(run), len(curve))
+        self.runs[worker] = (run, script, len(curve))
         self.messages.append(TrialStarted(run.number, run.attempt, curve))
         if not curve:
             self._play(worker)
@@ -138,7 +151,7 @@ class CurveExecutor:
 
     def _end(self, worker: int, end: TrialEnd) -> None:
         del self.runs[worker]
-        self.messages.append(end)
+        self.messages.append(replace(end, leaving=worker in self.stuck))
 
 
 def falling(run: TrialRun) -> Script:

@@ -1,6 +1,7 @@
 """The real driver and the real SQLite under scripted curves."""
 
 import math
+import sqlite3
 from dataclasses import asdict, replace
 
 import optuna
@@ -8,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpsearch.errors import DataError, DigestMismatch, StudyFileError, WorkersFailed
+from hpsearch.errors import DataError, DeviceError, DigestMismatch, StudyFileError, UserError, WorkersFailed
+from hpsearch.service import fleet
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
 from hpsearch.spec import parse_study
+from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.trial import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 
@@ -30,11 +33,11 @@ def spec_of(**tables):
     return parse_study({**tree, **tables, "study": study})
 
 
-def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None):
+def run_here(tmp_path, spec, script=falling, workers=1, callbacks=(), executor=None, folder=None):
     executor = executor or CurveExecutor(script)
     options = RunOptions(
         storage=f"sqlite:///{tmp_path}/s.db",
-        run_folder=tmp_path,
+        run_folder=folder or tmp_path,
         workers=Workers(gpus="none", workers=workers),
     )
     return run(spec, options, callbacks, executor), executor
@@ -97,6 +100,39 @@ def test_another_specification_under_the_same_name_is_refused(tmp_path):
     run_here(tmp_path, spec_of())
     with pytest.raises(DigestMismatch, match=r"early_stopping\.patience: stored 3, now 4"):
         run_here(tmp_path, spec_of(early_stopping={"patience": 4}))
+
+
+def test_a_study_under_which_nothing_was_trained_can_be_corrected(tmp_path):
+    """What is wrong about it may show only when the workers have seen the data."""
+    executor = CurveExecutor(falling, DATA)
+    with pytest.raises(StudyFileError, match=r"train\.batch_size: 1000 is larger"):
+        run_here(tmp_path, spec_of(train={"batch_size": 1000}), executor=executor)
+    summary, _ = run_here(
+        tmp_path, spec_of(study={"trials": 2, "metric": "val_macro_f1"}), lambda run: Script((1.0,) * 9)
+    )
+    assert summary.exit_status in (0, 1)
+    assert stored(tmp_path).direction.name == "MAXIMIZE"
+
+
+def test_two_databases_do_not_share_a_folder(tmp_path):
+    one, other, runs = (tmp_path / name for name in ("one", "other", "runs"))
+    one.mkdir()
+    other.mkdir()
+    run_here(one, spec_of(study={"trials": 1}), folder=runs)
+    with pytest.raises(UserError, match=r"--run-folder: .* holds the files of another study .*one/s\.db"):
+        run_here(other, spec_of(study={"trials": 1}), folder=runs)
+    kept = RunFolder(runs, "s").weights(0)
+    kept.parent.mkdir()
+    kept.touch()
+    (one / "s.db").unlink()
+    run_here(other, spec_of(study={"trials": 1}), folder=runs)
+    assert not kept.exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--run-folder: .*file/s cannot be made: Not a directory"):
+        run_here(tmp_path, spec_of(), folder=tmp_path / "file")
 
 
 DATA = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
@@ -261,10 +297,107 @@ def test_failures_in_a_row_stop_the_study_with_their_cause(tmp_path):
     assert "made to end with error" in summary.reason
 
 
-def test_a_target_ends_the_run(tmp_path):
-    summary, _ = run_here(tmp_path, spec_of(study={"trials": 99, "target_value": 2.0}))
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_target_ends_the_study_with_all_its_trials(tmp_path, workers):
+    spec = spec_of(study={"trials": 99, "target_value": 2.0})
+    summary, _ = run_here(tmp_path, spec, workers=workers)
     assert summary.best.score <= 2.0
     assert sum(summary.counts.values()) < 99
+    assert "RUNNING" not in summary.counts
+    again, executor = run_here(tmp_path, spec, workers=workers)
+    assert again.counts == summary.counts
+    assert executor.log == []
+
+
+def test_trials_that_were_left_end_with_a_study_that_has_reached_its_target(tmp_path):
+    def script(run):
+        return Script((3.0, 0.05), EndKind.UNSAVED) if run.number == 1 else falling(run)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 4}), script)
+    assert summary.counts == {"COMPLETE": 1, "RUNNING": 1}
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 4, "target_value": 99.0}))
+    # What it had reported was a record, and a record is COMPLETE.
+    assert summary.counts == {"COMPLETE": 2}
+    assert stored(tmp_path).trials[1].user_attrs["stop_reason"] == "study_end"
+    assert stored(tmp_path).best_value == 0.05
+
+
+def test_one_sick_worker_is_given_up_while_the_others_train(tmp_path):
+    executor = CurveExecutor(falling, sick={1})
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 20}), workers=3, executor=executor)
+    assert summary.counts["COMPLETE"] + summary.counts.get("PRUNED", 0) == 20
+    assert max(trial.user_attrs["attempt"] for trial in stored(tmp_path).trials) == 2
+    again = [trial for trial in stored(tmp_path).trials if trial.user_attrs["attempt"] == 2]
+    assert all("worker 1 killed by SIGSEGV" in trial.user_attrs["interruptions"] for trial in again)
+
+
+def test_one_worker_that_cannot_be_set_up_does_not_end_the_run(tmp_path):
+    executor = CurveExecutor(falling, unable={1})
+    summary, _ = run_here(tmp_path, spec_of(), workers=2, executor=executor)
+    assert summary.exit_status == 0
+    executor = CurveExecutor(falling, unable={0, 1})
+    with pytest.raises(DeviceError, match="no such device"):
+        run_here(tmp_path / "nobody", spec_of(), workers=2, executor=executor)
+
+
+def test_a_worker_that_does_not_leave_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "LEAVE_TIMEOUT", 0.1)
+    executor = CurveExecutor(falling, stuck={0})
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 2}), executor=executor)
+    assert summary.counts == {"COMPLETE": 2}
+
+
+def test_epochs_that_a_trial_trains_again_are_stored_once(tmp_path):
+    """The checkpoint that it goes on from is older than what it had reported."""
+
+    def script(run):
+        if run.number != 1:
+            return falling(run)
+        if run.attempt == 1:
+            return Script((2.0, 1.9, 0.001), "die")
+        executor.saved[1] = executor.saved[1][:1]
+        return Script((2.0, 1.8, 1.7, 1.6, 1.5))
+
+    executor = CurveExecutor(script)
+    spec = spec_of(study={"trials": 3}, search={"learning_rate": [0.001, 0.01], "epochs": [5]})
+    summary, _ = run_here(tmp_path, spec, executor=executor)
+    trial = stored(tmp_path).trials[1]
+    assert trial.intermediate_values == {1: 2.0, 2: 1.8, 3: 1.7, 4: 1.6, 5: 1.5}
+    assert summary.best.score == stored(tmp_path).best_value == 1.5
+
+
+def test_an_end_that_comes_too_late_counts_nowhere(tmp_path):
+    """Another driver takes a trial over after this one has ended it in memory, and before that is written."""
+
+    def script(run):
+        executor.saved.pop(run.number, None)  # the other driver's checkpoints are on another machine
+        return Script((0.001,)) if (run.number, run.attempt) == (1, 1) else Script((2.0 + run.number,))
+
+    class Thief(Callback):
+        def on_trial_end(self, trial):
+            if trial.number == 1 and trial.score == 0.001:
+                with sqlite3.connect(tmp_path / "s.db") as connection:
+                    connection.execute(
+                        "UPDATE hpsearch_lease SET driver = 'thief', attempt = 2 WHERE number = 1"
+                    )
+                connection.close()
+
+    spec = spec_of(study={"trials": 3}, search={"learning_rate": [0.01], "epochs": [1]})
+    executor = CurveExecutor(script)
+    summary, _ = run_here(tmp_path, spec, executor=executor, callbacks=[Thief()])
+    assert [trial.value for trial in stored(tmp_path).trials] == [2.0, 3.0, 4.0]
+    assert (summary.best.number, summary.best.score) == (0, 2.0)
+    assert summary.counts == {"COMPLETE": 3}
+
+
+def test_what_a_killed_driver_has_left_is_cleared_away(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 2}))
+    folder = RunFolder(tmp_path, "s")
+    checkpoint = attempt_folder(folder.trial(1), 1)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").touch()
+    run_here(tmp_path, spec_of(study={"trials": 2}))
+    assert not folder.trial(1).exists()
 
 
 def test_a_callback_that_raises_is_left_out_and_the_study_goes_on(tmp_path, caplog):

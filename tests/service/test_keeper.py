@@ -1,7 +1,6 @@
 """Which weights stay, and when checkpoints go."""
 
 import pytest
-from optuna.trial import TrialState
 
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.spec import CheckpointSpec
@@ -23,24 +22,22 @@ def checkpointed(folder, number, text="weights"):
 def test_the_best_weights_stay(tmp_path, keep, kept):
     folder = RunFolder(tmp_path, "s")
     keeper = WeightsKeeper(folder, CheckpointSpec(keep=keep), "minimize")
-    for number, score in enumerate([0.3, 0.5, 0.1, 0.9]):
+    for number in range(4):
         keeper.keep(number, str(checkpointed(folder, number)))
-        keeper.finished(number, number + 1, score, TrialState.COMPLETE)
-        keeper.recorded([number + 1])
-    assert [number for number in range(4) if folder.weights(number).exists()] == kept
+    keeper.tidy({0: 0.3, 1: 0.5, 2: 0.1}, lambda number: True)  # trial 3 was pruned
+    assert [number for number, _ in folder.kept_weights()] == kept
     assert not any(folder.trial(number).exists() for number in range(4))
 
 
 def test_nothing_goes_before_the_end_is_recorded(tmp_path):
     folder = RunFolder(tmp_path, "s")
     keeper = WeightsKeeper(folder, CheckpointSpec(), "maximize")
-    for number, score in enumerate([0.9, 0.1]):
+    for number in (0, 1):
         keeper.keep(number, str(checkpointed(folder, number)))
-        keeper.finished(number, number + 1, score, TrialState.COMPLETE)
-    keeper.recorded([1])
+    keeper.tidy({0: 0.9}, lambda number: number == 0)
     assert folder.trial(1).exists()
     assert folder.weights(1).exists()
-    keeper.recorded([2])
+    keeper.tidy({0: 0.9, 1: 0.1}, lambda number: True)
     assert not folder.trial(1).exists()
     assert not folder.weights(1).exists()
     assert folder.weights(0).exists()

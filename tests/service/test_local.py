@@ -1,5 +1,6 @@
 """The local executor with real processes: exits are told with their reason and their last words."""
 
+import contextlib
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ import pytest
 
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.local import LocalExecutor
-from hpsearch.service.messages import Ready, SetupFailed, WorkerExit, WorkerSetup
+from hpsearch.service.messages import Ready, SetupFailed, Shutdown, WorkerExit, WorkerSetup
 from hpsearch.spec import parse_study
 from hpsearch.spec.folders import RunFolder
 
@@ -44,6 +45,29 @@ def test_a_killed_worker_is_told_by_its_signal(executor):
     os.kill(ready.pid, signal.SIGKILL)
     left = receive(executor, WorkerExit, 5)
     assert (left.worker, left.reason) == (0, "killed by SIGKILL")
+
+
+@pytest.fixture
+def odd(tmp_path):
+    executor = LocalExecutor(RunFolder(tmp_path, "s"), module="tests.service.odd_worker")
+    ready = start(executor)
+    yield executor, ready
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(ready.device), signal.SIGKILL)
+    executor.close(timeout=5)
+
+
+def test_a_dead_worker_is_noticed_while_a_process_of_its_own_holds_the_pipe(odd):
+    executor, ready = odd
+    os.kill(ready.pid, signal.SIGKILL)
+    assert receive(executor, WorkerExit, 5).reason == "killed by SIGKILL"
+    os.kill(int(ready.device), 0)  # that process still lives
+
+
+def test_a_worker_is_given_the_time_to_exit(odd):
+    executor, _ = odd
+    executor.send(0, Shutdown())
+    assert receive(executor, WorkerExit, 5).reason == "exited with status 143"
 
 
 def test_kill_ends_a_worker_that_is_stopped(executor):

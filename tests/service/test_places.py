@@ -16,8 +16,10 @@ from hpsearch.service.places import Workers, choose_gpus, plan
 def gpus(tmp_path, monkeypatch):
     """Makes the machine show so many GPUs."""
 
-    def show(count):
+    def show(count, instances=0, status=0):
+        parts = "".join(f"echo '  MIG 1g.18gb Device {i}: (UUID: MIG-{i}bbb)'\n" for i in range(instances))
         lines = "".join(f"echo 'GPU {i}: NVIDIA H200 (UUID: GPU-{i}aaa)'\n" for i in range(count))
+        lines += f"{parts}exit {status}\n"
         script = tmp_path / "nvidia-smi"
         script.write_text(f"#!/bin/sh\n{lines}")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
@@ -41,12 +43,41 @@ def gpus(tmp_path, monkeypatch):
         ("auto", "", ()),
         ("auto", "-1", ()),
         ("auto", "1,9,2", ("1",)),
+        ("auto", "1,1,2", ("1",)),
+        ("auto", "NoDevFiles", ()),
+        ("GPU-2aaa", None, ("GPU-2aaa",)),
+        ("GPU-2aaa,0", None, ("GPU-2aaa", "0")),
     ],
 )
 def test_gpus_are_chosen_among_the_visible_ones(gpus, option, visible, expected):
     gpus(4)
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert choose_gpus(option, environ) == expected
+
+
+def test_a_gpu_that_is_divided_is_used_by_its_parts(gpus):
+    gpus(2, instances=2)
+    assert choose_gpus("auto", {}) == ("0", "MIG-0bbb", "MIG-1bbb")
+    assert choose_gpus("MIG-1bbb", {}) == ("MIG-1bbb",)
+
+
+def test_a_hidden_gpu_cannot_be_named(gpus):
+    gpus(4)
+    with pytest.raises(DeviceError, match='"GPU-2aaa" is no GPU'):
+        choose_gpus("GPU-2aaa", {"CUDA_VISIBLE_DEVICES": "0,1"})
+
+
+def test_a_driver_that_fails_is_said(gpus, caplog):
+    gpus(0, status=9)
+    assert choose_gpus("auto", {}) == ()
+    assert "nvidia-smi ended with status 9" in caplog.text
+
+
+def test_workers_on_gpus_that_share_too_few_cores_are_told(gpus, monkeypatch, caplog):
+    gpus(4)
+    monkeypatch.setattr(places, "cores", lambda: 4)
+    plan(Workers(), threads=2, environ={})
+    assert "4 workers with 2 threads each share 4 cores" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hpsearch.service import worker
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.fleet import Fleet, Phase
 from hpsearch.service.inprocess import InProcessExecutor
-from hpsearch.service.messages import Shutdown, Waiting, WorkerSetup
+from hpsearch.service.messages import Loading, Shutdown, Waiting, WorkerSetup
 from hpsearch.service.worker import Memory, probe_of, wait_for_room
 from tests.training.trials import make_run
 
@@ -107,3 +107,13 @@ def test_a_worker_that_waits_is_not_taken_for_hung(setup: WorkerSetup) -> None:
     starting.active = -1e6
     fleet.kill_hung()
     assert 3 in fleet._killed
+
+
+def test_reading_images_is_a_sign_of_life_of_all_that_start(setup: WorkerSetup) -> None:
+    places = [WorkerPlace(0), WorkerPlace(1)]
+    fleet = Fleet(InProcessExecutor(), places, lambda _: setup, stall_timeout=10.0)
+    for starting in fleet.workers.values():
+        starting.phase, starting.active = Phase.STARTING, -1e6
+    fleet.note(Loading(0, 5, 100))  # worker 1 waits for what worker 0 prepares
+    fleet.kill_hung()
+    assert not fleet._killed

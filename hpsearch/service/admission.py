@@ -1,0 +1,91 @@
+"""Which trial a worker gets next: one that waits to be tried again, an orphan, or a new one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpsearch.search.live import LiveTrial
+from hpsearch.search.study import Study
+from hpsearch.service.fleet import Fleet, Worker
+from hpsearch.service.keeper import WeightsKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A trial of this driver that waits for a worker.
+
+    Attributes:
+        failures: attempts in a row without a new checkpoint, with which it is tried again.
+        avoid: the worker that has just died of it, or it of the worker: another one is to try.
+    """
+
+    number: int
+    failures: int
+    avoid: int | None = None
+
+
+class Admission:
+    """The trials that wait, and whether the study has more to give.
+
+    Attributes:
+        exhausted: whether the study had no orphan and no new trial to give when it was last asked.
+    """
+
+    def __init__(self, study: Study, fleet: Fleet, keeper: WeightsKeeper) -> None:
+        self.exhausted = False
+        self._study = study
+        self._fleet = fleet
+        self._keeper = keeper
+        self._waiting: list[Postponed] = []
+
+    def put_back(self, waiting: Postponed) -> None:
+        """Lets a trial wait for its next attempt."""
+        self._waiting.append(waiting)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Lets go of trials that are another driver's now."""
+        gone = set(numbers)
+        self._waiting = [waiting for waiting in self._waiting if waiting.number not in gone]
+
+    def is_possible(self, worker: Worker) -> bool:
+        """Says whether there may be a trial for a worker."""
+        return not self.exhausted or self._waiting_for(worker) is not None
+
+    def next(self, worker: Worker, silent_too: bool) -> LiveTrial | None:
+        """Returns the next trial for a worker, its lease held; one with a `problem` is not to be trained.
+
+        Args:
+            silent_too: whether trials of drivers that are only silent may be taken over.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+            LeaseLost: another driver owns the trial, or one whose results were to be written first.
+        """
+        waiting = self._waiting_for(worker)
+        if waiting is not None:
+            self._study.flush()
+            trial = self._study.retry(waiting.number, waiting.failures)
+            self._waiting.remove(waiting)
+            return trial
+        new = self._study.next_trial(self._keeper.has_checkpoint, silent_too)
+        self.exhausted = new is None
+        if new is not None and new.failures >= self._study.spec.study.max_attempts:
+            new.problem = f"{new.failures} attempts in a row (max_attempts) ended with their driver"
+        return new
+
+    def next_unfinished(self) -> int | None:
+        """Returns the number of a trial that waits, here or because its driver has gone; None without any.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+        """
+        if self._waiting:
+            return self._waiting.pop(0).number
+        orphan = self._study.next_trial(self._keeper.has_checkpoint, claim=False)
+        self.exhausted = orphan is None
+        return None if orphan is None else orphan.number
+
+    def _waiting_for(self, worker: Worker) -> Postponed | None:
+        for waiting in self._waiting:
+            if waiting.avoid != worker.place.worker or not self._fleet.has_others(worker):
+                return waiting
+        return None
