@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -72,7 +72,8 @@ class Learner:
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
-        self._check_single_samples(data.channels, size)
+        if self._asks_for_single_samples:
+            self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
@@ -91,20 +92,21 @@ class Learner:
     def _asks_for_single_samples(self) -> bool:
         return 1 in (self._spec.train.batch_size, self._spec.train.micro_batch)
 
-    def _check_single_samples(self, channels: int, size: models.Size) -> None:
+    def _check_single_samples(self, channels: int, sizes: Iterable[models.Size]) -> None:
         """Refuses single samples where BatchNorm would be left with one number per channel.
 
         Raises:
             ModelError: it would.
         """
         weights.train_mode(self.model)
-        if self._asks_for_single_samples and not models.takes_single_samples(self.model, channels, size):
-            field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
-            raise ModelError(
-                f'train.{field} = 1: model.name = "{self._spec.model.name}" has BatchNorm layers that would see '
-                f"a single number per channel of images of {size[0]} x {size[1]}, and cannot train on that; "
-                "use 2 or more"
-            )
+        field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
+        for height, width in sizes:
+            if not models.takes_single_samples(self.model, channels, (height, width)):
+                raise ModelError(
+                    f'train.{field} = 1: model.name = "{self._spec.model.name}" has BatchNorm layers that would '
+                    f"see a single number per channel of images of {height} x {width}, and cannot train on "
+                    "that; use 2 or more"
+                )
 
     def _thaws_before(self, epoch: int) -> bool:
         """Returns whether everything is trained from this epoch on."""
