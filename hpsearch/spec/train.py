@@ -28,7 +28,7 @@ class ModelSpec(Section):
     cost no gradient and no optimizer state."""
     unfreeze_after: Annotated[Count | None, OrNone] = None
     """Epochs after which everything is trained: first the new last layer, which at its random start would
-    otherwise shake the good weights below it. None: what is frozen stays frozen."""
+    otherwise shake the good weights below it. None: what is frozen stays frozen. Without `freeze` it does nothing."""
     weights: Annotated[str | None, OrNone] = None
     """Local `.safetensors` or `.pth` file to start from, such as one of a network that has seen more images;
     a last layer of another size starts anew. None: random weights. What is in the file belongs to the data
