@@ -3,7 +3,7 @@
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from hpsearch.errors import HpsearchError, ModelError
-from hpsearch.service.records import check_batches
+from hpsearch.errors import HpsearchError, ModelError, UserError
+from hpsearch.spec.against import check_study_against
+from hpsearch.spec.corners import corners
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun
@@ -73,7 +74,7 @@ class Report:
 def check_study(
     spec: StudySpec, data_root: str | None, cache: Path, device: str = "auto", workers: int = 1
 ) -> Report:
-    """Loads the data, builds every model at every searched image size, and trains some batches.
+    """Loads the data, builds a trial at every corner of the search space, and trains some batches.
 
     Raises:
         UserError: what a run would stop at: data, model, batch size, device.
@@ -83,8 +84,10 @@ def check_study(
     engine, data = build_engine(spec, chosen, data_root, str(cache))
     try:
         probes: tuple[Probe, ...] = ()
+        if data is not None:
+            check_study_against(spec, data)
         if data is not None and spec.train.function is None:
-            check_batches(spec, data)
+            build_corners(engine, spec)
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
     finally:
         engine.close()
@@ -92,31 +95,64 @@ def check_study(
     return Report(spec, str(chosen), data, probes, space_table(spec), workers, seconds)
 
 
+def build_corners(engine: Engine, spec: StudySpec) -> None:
+    """Builds the trial at every corner of what decides whether it can be built; trains none of them.
+
+    Raises:
+        UserError: one cannot be built; the sentence begins with the values that make it another trial than
+            the first that can.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
+        for corner in corners(spec, decides_whether_built):
+            try:
+                _admitted(engine, corner.spec, folder)
+            except UserError as error:
+                raise type(error)(f"{corner.where}{error}") from error
+            finally:
+                engine.close()
+
+
+def decides_whether_built(name: str) -> bool:
+    """Says of a searchable field whether some of its values may give no trial: shapes, names, patterns, files."""
+    return name in ("train.lr_multipliers", "train.class_weights", "train.micro_batch") or (
+        name.startswith(("model.", "data.")) and name != "data.subset"
+    )
+
+
 def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:
-    """Yields the study at its largest and its smallest batch, for every model and image size in its space."""
-    full = math.floor(data.train * spec.data.subset)
-    batches = [full if size == "full" else size for size in _ends(spec, "batch_size", spec.train.batch_size)]
-    sizes = _ends(spec, "data.image_size", spec.data.image_size)
-    models = _ends(spec, "model.name", spec.model.name)
-    for model, size, batch in product(models, sizes, dict.fromkeys([max(batches), min(batches)])):
-        short = {"batch_size": batch, "epochs": 2, "steps_per_epoch": STEPS, "warmup_epochs": 0.0}
-        yield spec.model_copy(
-            update={
-                "model": spec.model.model_copy(update={"name": model}),
-                "data": spec.data.model_copy(update={"image_size": size}),
-                "train": spec.train.model_copy(update=short),
-            }
-        )
+    """Yields the study at its largest and its smallest batch, for every model and image size in its space.
+
+    The largest batch comes with the largest arguments of the model, the smallest with the smallest. All else
+    that is searched has its first value, the subset its largest.
+    """
+    ends = spec.ends()
+    rest = {name: values[0] for name, values in ends.items()}
+    if "data.subset" in ends:
+        rest["data.subset"] = max(ends["data.subset"])
+    shown = [name for name in ("model.name", "data.image_size") if name in ends]
+    share = rest.get("data.subset", spec.data.subset)
+    full = math.floor(data.train * share)
+    batches = [full if size == "full" else int(size) for size in spec.values_of("batch_size")]
+    for chosen in product(*(ends[name] for name in shown)):
+        cases = [(max(batches), _arguments(ends, -1)), (min(batches), _arguments(ends, 0))]
+        for batch, arguments in cases if cases[0] != cases[1] else cases[:1]:
+            resolved = spec.with_hparams(rest | arguments | dict(zip(shown, chosen, strict=True)))
+            short = {"batch_size": batch, "epochs": 2, "steps_per_epoch": STEPS, "warmup_epochs": 0.0}
+            yield resolved.model_copy(update={"train": resolved.train.model_copy(update=short)})
 
 
-def _ends(spec: StudySpec, name: str, fixed: Any) -> list[Any]:
-    entry = spec.search.get(name)
-    return [fixed] if entry is None else entry.extremes()
+def _arguments(ends: Mapping[str, list[Any]], place: int) -> dict[str, Any]:
+    """Returns the smallest (0) or the largest (-1) of what is searched of the model's arguments."""
+    found = {name: values for name, values in ends.items() if name.startswith("model.args.")}
+    return {
+        name: (sorted(values) if all(isinstance(value, int | float) for value in values) else values)[place]
+        for name, values in found.items()
+    }
 
 
 def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
     with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
-        engine.admit(TrialRun(spec.study.name, 0, 1, {}, spec, folder))
+        _admitted(engine, spec, folder)
         last = [_epoch(engine, spec) for _ in range(spec.train.epochs)][-1]
         end = engine.evict(0, EndKind.FINISHED)
     trained = last.seconds - last.eval_seconds - last.checkpoint_seconds
@@ -133,11 +169,25 @@ def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
     )
 
 
+def _admitted(engine: Engine, spec: StudySpec, folder: str) -> None:
+    try:
+        engine.admit(TrialRun(spec.study.name, 0, 1, {}, spec, folder))
+    except Exception as error:
+        if devices.is_out_of_memory(error):
+            raise ModelError(f"{_where(spec)}: not enough memory for the model: {error}") from error
+        raise
+
+
+def _where(spec: StudySpec) -> str:
+    arguments = "".join(f", {name} = {value}" for name, value in spec.model.args.items())
+    return f"model.name = {spec.model.name}{arguments}, batch size {spec.train.batch_size}"
+
+
 def _epoch(engine: Engine, spec: StudySpec) -> EpochResult:
     (result,) = engine.step()
     if isinstance(result, EpochResult):
         return result
-    where = f"model.name = {spec.model.name}, batch size {spec.train.batch_size}"
+    where = _where(spec)
     if result.kind is EndKind.OUT_OF_MEMORY:
         raise ModelError(f"{where}: not enough memory: {result.detail}; choose a smaller one")
     raise HpsearchError(f"{where}: {result.detail}\n{result.traceback}")
@@ -152,7 +202,7 @@ def estimate(spec: StudySpec, data: DataFacts, probes: tuple[Probe, ...], worker
 
     From the middle of the timings: every image size, model and batch size counts alike.
     """
-    subsets = [float(share) for share in _ends(spec, "data.subset", spec.data.subset)]
+    subsets = [float(share) for share in spec.values_of("data.subset")]
     samples = data.train * sum(subsets) / len(subsets)
     per_epoch = [samples * probe.sample_seconds + probe.eval_seconds for probe in probes]
     epochs = middle(spec.search["epochs"]) if "epochs" in spec.search else float(spec.train.epochs)

@@ -226,19 +226,32 @@ class Study:
                     "early_stopping.criterion: it needs the training loss, but train.function yields no "
                     '"train_loss"; yield it, or choose patience, gl or up'
                 )
+            metric, sign = self._judged(trial)
             reason = trial.criterion.judge(self._curve(trial))
             if reason is not None:
-                return Verdict(StopKind.EARLY_STOPPING, reason.detail)
+                words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
+                detail = reason.detail.replace("the validation loss", words)
+                return Verdict(StopKind.EARLY_STOPPING, detail)
         if self.view.should_prune(trial.number):
             detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
             return Verdict(StopKind.PRUNER, detail)
         return None
 
     def _curve(self, trial: LiveTrial) -> Curve:
-        metric = "val_loss" if "val_loss" in trial.results[-1].metrics else self.spec.study.metric
-        sign = -1.0 if metric == self.spec.study.metric and self.spec.study.better == "maximize" else 1.0
+        metric, sign = self._judged(trial)
         val = tuple(sign * value for value in trial.values(metric))
         return Curve(val=val, train=tuple(trial.values("train_loss")))
+
+    def _judged(self, trial: LiveTrial) -> tuple[str, float]:
+        """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
+        metric, reported = self.spec.early_stopping.metric, trial.results[-1].metrics
+        if metric not in reported:
+            if metric != "val_loss":
+                raise StudyFileError(
+                    f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
+                )
+            metric = self.spec.study.metric
+        return metric, -1.0 if self.spec.better(metric) == "maximize" else 1.0
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.

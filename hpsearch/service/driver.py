@@ -39,8 +39,9 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerExit,
 )
-from hpsearch.service.records import check_batches, finished, running, worker_rows
+from hpsearch.service.records import finished, running, worker_rows
 from hpsearch.service.watch import Every, Stops
+from hpsearch.spec.against import check_study_against
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ class Driver:
                 )
             return
         self.tally.data = facts
-        check_batches(self.study.spec, facts)
+        check_study_against(self.study.spec, facts)
         self.study.know_data(facts)
         self.keeper.keep_split(Path(self.study.spec.data.cache or self.keeper.folder.cache), facts.digest)
         for note in facts.notes:

@@ -7,13 +7,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpsearch.errors import StudyFileError
 from hpsearch.search.live import LiveTrial
 from hpsearch.search.study import Study
 from hpsearch.service.callbacks import FinishedTrial, RunningTrial
 from hpsearch.service.fleet import Fleet, Phase, Worker
-from hpsearch.spec.study import StudySpec
-from hpsearch.spec.trial import DataFacts
 
 
 def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
@@ -75,22 +72,3 @@ def resident_mb(pid: int | None) -> float | None:
     except (OSError, IndexError, ValueError):
         return None
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def check_batches(spec: StudySpec, facts: DataFacts) -> None:
-    """Refuses batch sizes that no trial could fill.
-
-    Raises:
-        StudyFileError: the largest batch is larger than the smallest training part that a trial may have.
-    """
-    entry, subset = spec.search.get("batch_size"), spec.search.get("data.subset")
-    sizes = [spec.train.batch_size] if entry is None else entry.extremes()
-    shares = [spec.data.subset] if subset is None else subset.extremes()
-    largest = max((size for size in sizes if isinstance(size, int)), default=1)
-    smallest = int(facts.train * min(shares))
-    if largest > smallest:
-        field = "train.batch_size" if entry is None else "search.batch_size"
-        raise StudyFileError(
-            f"{field}: {largest} is larger than the training part of {smallest} samples; "
-            'lower it, or write "full" for the whole part'
-        )

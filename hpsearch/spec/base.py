@@ -28,6 +28,13 @@ def parse_duration(value: Any) -> Any:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def _none_by_name(value: Any) -> Any:
+    return None if isinstance(value, str) and value == "none" else value
+
+
+OrNone = BeforeValidator(_none_by_name)
+"""For fields that may be None: TOML has no null, so that files and lists of choices write "none"."""
+
 # Strict, since pydantic otherwise takes `true` for 1, "3" for 3 and "yes" for true.
 Int = Annotated[int, Field(strict=True)]
 Float = Annotated[float, Field(strict=True)]

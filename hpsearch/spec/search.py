@@ -47,6 +47,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "model.name": "any",
     "model.freeze": "any",
     "model.unfreeze_after": "int",
+    "model.weights": "any",
 }
 """Fields that leave trials comparable. The loss function and the split are not among them: another loss or
 another validation set is another yardstick."""
@@ -99,7 +100,7 @@ class IntRange(Section):
 
 
 class Choices(Section):
-    """A list to choose from; values may be anything TOML can write."""
+    """A list to choose from; values may be anything TOML can write, and "none" where a field may be off."""
 
     choices: tuple[Any, ...]
 

@@ -31,6 +31,8 @@ DEFAULT_ALPHA: Mapping[str, float] = {"gl": 5.0, "pq": 0.75}
 DEFAULT_STRIP = 5
 """Epochs in a strip, as in Prechelt (1998)."""
 
+VAL_LOSS = "val_loss"
+
 _CRITERIA: Mapping[str, tuple[str, ...]] = {
     "patience": ("patience", "min_delta"),
     "gl": ("alpha",),
@@ -148,10 +150,13 @@ class _ChoiceSection(Section):
         chosen = f'{self._selector} = "{self._choice()}"'
         return f"{field} has no effect with {chosen} (it belongs to {owners}); remove it"
 
+    def _unstored(self) -> set[str]:
+        return self._unused()
+
     @model_serializer(mode="wrap")
     def _store_what_counts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         stored: dict[str, Any] = handler(self)
-        return {name: value for name, value in stored.items() if name not in self._unused()}
+        return {name: value for name, value in stored.items() if name not in self._unstored()}
 
 
 class _CriterionParameters(_ChoiceSection):
@@ -211,6 +216,10 @@ class EarlyStopping(_CriterionParameters):
         | Annotated[tuple[CriterionTable, ...], Tag("tuple")],
         Discriminator(_form),
     ] = "patience"
+    metric: str = VAL_LOSS
+    """What the criteria look at: the validation loss, since it moves before the share of errors does; or any
+    metric that the loop reports, the study's own or one whose better direction is known. Where more is better,
+    its negative is looked at. A training function that yields no `val_loss` is judged by `study.metric`."""
     warmup: _Warmup = 0
     """Epochs (3) or share of the trial's epochs (0.25) in which nothing is stopped: with an annealed learning
     rate much is gained at the end."""
@@ -231,6 +240,16 @@ class EarlyStopping(_CriterionParameters):
         if self.criterion == ():
             raise ValueError('criterion is an empty list; write criterion = "none" to stop no trial early')
         return self
+
+    @model_validator(mode="after")
+    def _metric_is_looked_at(self) -> Self:
+        if self.criterion == "none" and self.metric != VAL_LOSS:
+            raise ValueError('metric has no effect with criterion = "none"; remove it')
+        return self
+
+    def _unstored(self) -> set[str]:
+        # So that studies which began before there was a choice keep their digest.
+        return super()._unstored() | ({"metric"} if self.metric == VAL_LOSS else set())
 
     def _no_use(self, field: str) -> str:
         if isinstance(self.criterion, tuple):

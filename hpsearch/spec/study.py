@@ -28,6 +28,8 @@ METRICS: dict[str, Direction] = {
 """What a trial may be scored by, and which direction is better. A training function may yield others, named
 with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
 
+TOP = 5
+"""Classes that `val_top5_error` lets a model name; it is reported where there are more."""
 
 RESERVED_NAMES = ("cache", "artifacts", "hpsearch.db")
 """What lies in the run folder beside the studies' own folders."""
@@ -167,6 +169,25 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _loop_reports_the_metrics(self) -> "StudySpec":
+        for field, metric in self.metrics_used().items():
+            if metric in METRICS:
+                continue
+            if self.train.function is None:
+                sentence = (
+                    f'"{metric}" can only come from a training function of yours, and train.function names none; '
+                    f"{nearest(metric, METRICS)}"
+                )
+                raise FieldErrors([(field, sentence)])
+            if metric != self.study.metric:
+                sentence = (
+                    f'"{metric}" has no known direction; name study.metric ("{self.study.metric}") or one of '
+                    f"these. {nearest(metric, METRICS)}"
+                )
+                raise FieldErrors([(field, sentence)])
+        return self
+
+    @model_validator(mode="after")
     def _extremes_are_valid(self, info: ValidationInfo) -> "StudySpec":
         if info.context == _RESOLVED:
             return self
@@ -182,9 +203,7 @@ class StudySpec(Section):
 
     def _extremes(self) -> Iterator[dict[str, Any]]:
         """Yields the ends of ranges and all choices: each alone, then those that must suit each other."""
-        ends = {
-            name: [_stored(entry, value) for value in entry.extremes()] for name, entry in self.search.items()
-        }
+        ends = self.ends()
         for name, values in ends.items():
             yield from ({name: value} for value in values)
         for one, other in combinations(ends, 2):
@@ -234,6 +253,37 @@ class StudySpec(Section):
             _put(tree, SHORT.get(name, name), value)
         return StudySpec.model_validate(tree, context=_RESOLVED)
 
+    def metrics_used(self) -> dict[str, str]:
+        """Returns the metrics that the study needs, by the field that names each."""
+        stopping = (
+            {"early_stopping.metric": self.early_stopping.metric} if self.early_stopping.tables() else {}
+        )
+        return {"study.metric": self.study.metric, **stopping}
+
+    def better(self, metric: str) -> Direction:
+        """Returns the direction in which one of the metrics used improves."""
+        return self.study.better if metric == self.study.metric else METRICS[metric]
+
+    def ends(self) -> dict[str, list[Any]]:
+        """Returns the ends of each searched range and all choices of each list, as Optuna stores them."""
+        return {
+            name: list(entry.labels() if isinstance(entry, Choices) else dict.fromkeys(entry.extremes()))
+            for name, entry in self.search.items()
+        }
+
+    def values_of(self, name: str) -> list[Any]:
+        """Returns what a field may be in a trial: the choices or ends of its search entry, or what is written.
+
+        Args:
+            name: as in `[search]`.
+        """
+        if name in self.search:
+            return self.search[name].extremes()
+        value: Any = self
+        for part in SHORT.get(name, name).split("."):
+            value = getattr(value, part)
+        return [value]
+
     @property
     def max_epochs(self) -> int:
         """The largest number of epochs that a trial may have."""
@@ -274,10 +324,6 @@ def _holds(entry: Entry, value: Any) -> bool:
     if isinstance(entry, Choices):
         return value in entry.labels()
     return isinstance(value, int | float) and entry.low <= value <= entry.high
-
-
-def _stored(entry: Entry, value: Any) -> Any:
-    return entry.labels()[entry.choices.index(value)] if isinstance(entry, Choices) else value
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

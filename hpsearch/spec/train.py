@@ -4,46 +4,76 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpsearch.spec.base import Bool, Float, Int, Seconds, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Seconds, Section
 from hpsearch.spec.sentences import check_plain
+
+NUMBER_LOSSES = ("mse", "l1", "huber")
+"""Losses for targets that are numbers; all of `train.loss` are for classes."""
+
+
+Count = Annotated[Int, Field(ge=1)]
+Positive = Annotated[Float, Field(gt=0)]
 
 
 class ModelSpec(Section):
-    """The network. Searchable: `model.name`, `model.freeze`, `model.unfreeze_after`, `model.args.*`."""
+    """The network. All fields are searchable; a field whose default is None takes "none" too."""
 
     name: str = "cnn"
     """`mlp`, `cnn`, any torchvision classifier (`resnet18`, ...), or `my_package.nets:build`."""
     args: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Keyword arguments of the builder, such as `width = 32`; each is searchable as `model.args.width`."""
     freeze: tuple[str, ...] = ()
-    """Patterns of parameter names that are not trained, such as `["layer1.*"]`. Their BatchNorm layers
-    stay in evaluation mode, and they cost no gradient and no optimizer state."""
-    unfreeze_after: Int | None = Field(None, ge=1)
-    """Epochs after which everything is trained."""
-    weights: str | None = None
-    """Local `.safetensors` or `.pth` file to start from; a last layer of another size starts anew."""
+    """Patterns of parameter names that are not trained, such as `["layer1.*"]`. They keep what they learned
+    elsewhere (`weights`), or their random values. Their BatchNorm layers stay in evaluation mode, and they
+    cost no gradient and no optimizer state."""
+    unfreeze_after: Annotated[Count | None, OrNone] = None
+    """Epochs after which everything is trained: first the new last layer, which at its random start would
+    otherwise shake the good weights below it. None: what is frozen stays frozen. Without `freeze` it does nothing."""
+    weights: Annotated[str | None, OrNone] = None
+    """Local `.safetensors` or `.pth` file to start from, such as one of a network that has seen more images;
+    a last layer of another size starts anew. None: random weights. What is in the file belongs to the data
+    that a study begins with: another content is noticed when the study goes on."""
 
 
 class TrainSpec(Section):
-    """The training loop. All but `loss`, `threads`, `function` and `class_weights` are searchable."""
+    """The training loop. All but `loss`, `tf32`, `compile`, `threads` and `function` are searchable; a field
+    whose default is None takes "none" too, also among the choices of a search."""
 
     learning_rate: Float = Field(0.05, gt=0)
+    """Size of a step against the gradient. Too small learns too slowly, too large jumps over the minimum or
+    diverges; between them lie factors of ten, so it is searched on a logarithmic scale."""
     batch_size: Int | Literal["full"] = 64
-    """Samples per optimizer step: 1, any number, or "full" for the whole training part."""
+    """Samples per optimizer step: 1, any number, or "full" for the whole training part. The gradient of a few
+    samples is a noisy guess of the whole one, but many guesses are made in the time of one certainty."""
     epochs: Int = Field(20, ge=1)
+    """Passes over the training part."""
     loss: Literal["cross_entropy", "binary_cross_entropy", "nll", "mse", "l1", "huber"] = "cross_entropy"
-    class_weights: Literal["balanced"] | tuple[Float, ...] | None = None
-    """Weight of each class in the *training* loss; the validation loss is always unweighted."""
+    """What training makes small: `hpsearch.training.losses` has the formulas. Numbers as targets take `mse`,
+    `l1` and `huber`. Not searchable: under another loss, losses cannot be compared."""
+    class_weights: Annotated[Literal["balanced"] | tuple[Float, ...] | None, OrNone] = None
+    """Weight of each class in the *training* loss, in the order of the classes, or "balanced": rare classes
+    then count as much as common ones. The validation loss is always unweighted."""
     label_smoothing: Float = Field(0.0, ge=0, lt=1)
+    """Share of each target that is spread over all classes, so that no output need grow without end to be
+    certain. In training alone: the validation loss is always unsmoothed."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """How a step follows from the gradients: `hpsearch.training.optimizers` has the formulas. Adam's learning
+    rates are smaller than SGD's, by ten to a hundred times."""
     momentum: Float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum, Adam's beta1."""
+    """SGD's momentum, Adam's beta1: how much of the last direction is kept."""
     nesterov: Bool = False
+    """SGD: steps by the gradient as if one had gone on already."""
     beta2: Float = Field(0.999, ge=0, lt=1)
+    """Adam: how much of the gradients' mean square so far is kept."""
     weight_decay: Float = Field(0.0, ge=0)
+    """Pulls all weights towards 0: large ones follow the training images too closely. With `adamw` beside the
+    gradient, else inside it."""
     lr_multipliers: dict[str, Float] = Field(default_factory=dict)
-    """Learning rates by parameter name pattern, as multiples: `{ "fc.*" = 10.0 }`."""
+    """Learning rates by parameter name pattern, as multiples: `{ "fc.*" = 10.0 }` lets a new last layer learn
+    faster than pretrained ones."""
     schedule: Literal["constant", "cosine", "step", "plateau", "one_cycle"] = "cosine"
+    """The learning rate over the trial's own epochs: large steps first, small ones at the end, when the
+    minimum is near (`hpsearch.training.optim` has the table)."""
     warmup_epochs: Float = Field(0.0, ge=0)
     """Epochs (also a part of one) over which the learning rate grows linearly from 0."""
     step_every: Float = Field(0.3, gt=0)
@@ -51,26 +81,32 @@ class TrainSpec(Section):
     step_gamma: Float = Field(0.1, gt=0, lt=1)
     """`step` and `plateau`: factor by which the learning rate falls."""
     plateau_patience: Int = Field(3, ge=0)
-    clip_norm: Float | None = Field(None, gt=0)
-    """Largest 2-norm of the whole gradient."""
+    """`plateau`: epochs without a lower validation loss before the learning rate falls."""
+    clip_norm: Annotated[Positive | None, OrNone] = None
+    """Largest 2-norm of the whole gradient: a longer one is shortened. None: no limit."""
     precision: Literal["auto", "float16", "bfloat16", "float32", "float64"] = "auto"
+    """Number type of the costly products. Fewer bits are faster where the device has them, and rounder;
+    `auto` is bfloat16 on GPUs that compute it, float32 elsewhere."""
     tf32: Bool = True
     """Lets float32 matrix products on NVIDIA GPUs use 10-bit mantissas."""
     compile: Literal["auto", "on", "off"] = "auto"
     """`on` runs the model through `torch.compile`: faster batches on a GPU after seconds to minutes of
     compiling in each trial. `auto` does not: most trials of a search are too short to win that back."""
-    ema_decay: Float | None = Field(None, gt=0, lt=1)
-    """Validates (and keeps) an exponential moving average of the weights with this decay per step."""
-    micro_batch: Int | None = Field(None, ge=1)
-    """Samples per forward pass; gradients are accumulated to the batch size. None: the whole batch."""
+    ema_decay: Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, OrNone] = None
+    """Validates (and keeps) an exponential moving average of the weights with this decay per step: it lies
+    nearer to a minimum than weights that jump about it. None: the weights themselves."""
+    micro_batch: Annotated[Count | None, OrNone] = None
+    """Samples per forward pass; gradients are accumulated to the batch size, so that a large batch fits into a
+    small memory. 2 may mean 3 once in a batch, since BatchNorm cannot train on a single one. None: the whole
+    batch, in smaller pieces where it does not fit."""
     drop_last: Bool = False
     """Drops the last short batch of an epoch; otherwise it is trained, and one of a single sample is merged
     into the batch before (BatchNorm cannot train on one sample)."""
-    steps_per_epoch: Int | None = Field(None, ge=1)
-    """Cuts an epoch of a very large data set into this many steps."""
+    steps_per_epoch: Annotated[Count | None, OrNone] = None
+    """Cuts an epoch of a very large data set into this many steps. None: the whole training part."""
     threads: Int = Field(1, ge=1)
     """CPU threads per worker; part of the trial, because sums in another order differ in the last bit."""
-    repeat: Int | None = Field(None, ge=0)
+    repeat: Annotated[Annotated[Int, Field(ge=0)] | None, OrNone] = None
     """Trials of a study with the same number here draw the same initial weights, data order and augmentation,
     so that they can be compared in pairs; `hpsearch confirm` sets it. None: each trial draws its own."""
     function: str | None = None

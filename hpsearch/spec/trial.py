@@ -112,7 +112,7 @@ class DataFacts:
         train, val, test: number of samples in each part (the whole training part, before `subset`).
         classes: names of the classes; empty for regression.
         channels, height, width: of the images at the study's own image size.
-        digest: hexadecimal digits over content, labels and split.
+        digest: hexadecimal digits over content, labels and split, and over the files of `model.weights`.
         notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
         digests: of "images", "labels" and "split" apart; the first that differs names what has changed.
     """

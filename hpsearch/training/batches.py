@@ -26,8 +26,13 @@ def cut(
 
 
 def pieces(samples: int, micro_batch: int) -> list[slice]:
-    """Returns a batch's micro-batches of at most `micro_batch` samples, their sizes as equal as can be."""
+    """Returns a batch's micro-batches of at most `micro_batch` samples, their sizes as equal as can be.
+
+    Where an odd batch is cut into pairs, one of them has three samples: BatchNorm cannot train on one.
+    """
     count = -(-samples // micro_batch)
+    if micro_batch == 2 and samples % 2 and samples > 1:
+        count -= 1
     bounds = [index * samples // count for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
 

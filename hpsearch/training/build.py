@@ -1,16 +1,21 @@
 """Which engine trains a study: its own loop where it names one, the plain one otherwise."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from hpsearch.errors import DeviceError
 from hpsearch.spec import StudySpec
 from hpsearch.spec.trial import DataFacts
 from hpsearch.training import data
+from hpsearch.training.device import resolve
 from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.plain import PlainEngine
+from hpsearch.training.weights import file_digest
 
 
 def build_engine(
@@ -29,8 +34,11 @@ def build_engine(
         progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
-        HpsearchError: the data or the training function cannot be loaded.
+        HpsearchError: the data, the training function or a file of weights cannot be loaded, or the device
+            lacks a number type that trials may have.
     """
+    if spec.train.function is None:
+        _refuse_missing_types(spec, device)
     loaded = None
     if spec.data.dataset != "none":
         loaded = data.load(
@@ -40,4 +48,25 @@ def build_engine(
     if spec.train.function is not None:
         return FunctionEngine(spec.train.function, device, loaded, allow), facts
     assert loaded is not None  # a study without data names a function, says StudySpec
-    return PlainEngine(device, loaded, allow), facts
+    return PlainEngine(device, loaded, allow), _with_weights(loaded.facts, spec)
+
+
+def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
+    """Tries every number type that the study names: what fails here would fail in every such trial."""
+    for name in spec.values_of("train.precision"):
+        try:
+            resolve(name, device)
+        except DeviceError as error:
+            where = "search: " if "train.precision" in spec.search else ""
+            raise DeviceError(f"{where}{error}") from None
+
+
+def _with_weights(facts: DataFacts, spec: StudySpec) -> DataFacts:
+    """Returns the facts with the files that trials start from: another content would be another study."""
+    files = [path for path in spec.values_of("model.weights") if path not in (None, "none")]
+    if not files:
+        return facts
+    found = {path: file_digest(path) for path in files}
+    digest = hashlib.sha256(" ".join([facts.digest, *found.values()]).encode()).hexdigest()
+    notes = (f"trials start from {path} (sha256 {content} ...)" for path, content in found.items())
+    return replace(facts, digest=digest[: len(facts.digest)], notes=(*facts.notes, *notes))

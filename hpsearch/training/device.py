@@ -69,8 +69,7 @@ class DtypeSupport:
         bits: of one number.
         add, matmul: a sum, and a product of matrices.
         train: the gradient of a convolution and of a linear layer, as training needs it; with autocast for
-        the
-            half types. Never for integers: they have no gradient.
+            the half types. Never for integers: they have no gradient.
     """
 
     name: str

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hpsearch.errors import ModelError
 from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
 from hpsearch.training import losses, models, optim, weights
@@ -29,6 +30,7 @@ class Learner:
         allow: top-level modules that the study may name as its model; None trusts all.
 
     Attributes:
+        started_from: the file of `model.weights` and what it held; "" without one.
         notes: sentences about what of `model.weights` was not taken over as it is.
         memory_format: of weights and images, whichever is faster.
 
@@ -62,11 +64,16 @@ class Learner:
         half = self.precision.autocast is not None
         self.memory_format = models.choose_memory_format(self.model, device, data.channels, size, half)
         self.notes: list[str] = []
+        self.started_from = ""
         if spec.model.weights is not None:
+            self.started_from = f"{spec.model.weights} (sha256 {weights.file_digest(spec.model.weights)} ...)"
             self.notes = weights.load_weights(self.model, spec.model.weights)
-        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done + 1)
+        # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
+        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
         if self._frozen:
             weights.freeze(self.model, spec.model.freeze)
+        if self._asks_for_single_samples:
+            self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
@@ -80,6 +87,26 @@ class Learner:
     def dtype(self) -> torch.dtype:
         """The number type of weights and images."""
         return self.precision.dtype
+
+    @property
+    def _asks_for_single_samples(self) -> bool:
+        return 1 in (self._spec.train.batch_size, self._spec.train.micro_batch)
+
+    def _check_single_samples(self, channels: int, sizes: Iterable[models.Size]) -> None:
+        """Refuses single samples where BatchNorm would be left with one number per channel.
+
+        Raises:
+            ModelError: it would.
+        """
+        weights.train_mode(self.model)
+        field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
+        for height, width in sizes:
+            if not models.takes_single_samples(self.model, channels, (height, width)):
+                raise ModelError(
+                    f'train.{field} = 1: model.name = "{self._spec.model.name}" has BatchNorm layers that would '
+                    f"see a single number per channel of images of {height} x {width}, and cannot train on "
+                    "that; use 2 or more"
+                )
 
     def _thaws_before(self, epoch: int) -> bool:
         """Returns whether everything is trained from this epoch on."""
@@ -114,7 +141,7 @@ class Learner:
         to the batch's own (exactly, but for BatchNorm, whose statistics are then those of the micro-batches).
 
         Raises:
-            torch.OutOfMemoryError: not even one sample fits.
+            torch.OutOfMemoryError: not even one sample fits, or not two where BatchNorm needs them.
         """
         samples = len(images_B)
         while True:
@@ -122,6 +149,11 @@ class Learner:
             try:
                 return self._accumulate(images_B, targets_B, pieces(samples, size))
             except Exception as error:
+                if size == 1 and models.is_too_few(error) and not self._asks_for_single_samples:
+                    self.micro_batch = 2  # what was tried last
+                    raise torch.OutOfMemoryError(
+                        "two samples do not fit, and BatchNorm cannot train on a single one"
+                    ) from error
                 if size == 1 or not devices.is_out_of_memory(error):
                     raise
             # Outside the handler: the exception's traceback held the graph and its tensors.

@@ -20,20 +20,22 @@ the second class.
 Legend: B batch, K classes (or outputs), T regression targets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpsearch.errors import ModelError, StudyFileError
+from hpsearch.errors import ModelError
 from hpsearch.spec import TrainSpec
+from hpsearch.spec.against import check_class_weights, check_loss
+from hpsearch.spec.study import TOP
 from hpsearch.training.augment import Mixed
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]
 """(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
 
-_TOP = 5
+_MOST_NAMED = 10
 
 
 def _cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
@@ -135,32 +137,20 @@ def plain_loss(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor
 
 
 def _checked(train: TrainSpec, task: str) -> PerSample:
-    losses = REGRESSION if task == "regression" else CLASSIFICATION
-    if train.loss not in losses:
-        raise StudyFileError(
-            f'train.loss = "{train.loss}" is for classes, and these targets are numbers; '
-            f"choose {', '.join(losses)}"
-        )
-    if task == "regression" and (train.label_smoothing or train.class_weights is not None):
-        field = "label_smoothing" if train.label_smoothing else "class_weights"
-        raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
-    return losses[train.loss]
+    check_loss(train, task)
+    return (REGRESSION if task == "regression" else CLASSIFICATION)[train.loss]
 
 
 def _class_weights(train: TrainSpec, class_counts: Tensor | None) -> Tensor | None:
     """Returns a weight for each class, 1 on average over the training part; None for none."""
     if train.class_weights is None or class_counts is None:
         return None
+    check_class_weights(train, len(class_counts))
     counts_K = class_counts.double()
     if train.class_weights == "balanced":
         weight_K = 1 / counts_K.clamp(min=1)
     else:
         weight_K = torch.tensor(train.class_weights, dtype=torch.float64, device=counts_K.device)
-        if len(weight_K) != len(counts_K) or min(train.class_weights) < 0 or max(train.class_weights) == 0:
-            raise StudyFileError(
-                f"train.class_weights = {list(train.class_weights)}: give one number for each of the "
-                f"{len(counts_K)} classes, none negative and not all 0"
-            )
     return weight_K * counts_K.sum() / (weight_K * counts_K).sum()
 
 
@@ -222,8 +212,8 @@ class EpochMetrics:
             difference = _wide(outputs) - _columns(targets, _wide(outputs))
             self._other_sum += difference.abs().flatten(1).mean(1).sum()
             return
-        if self._classes > _TOP:
-            top_B5 = outputs.topk(_TOP, 1).indices
+        if self._classes > TOP:
+            top_B5 = outputs.topk(TOP, 1).indices
             self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
         place_B = targets * self._classes + predicted(outputs)
         self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
@@ -245,7 +235,7 @@ class EpochMetrics:
             matrix_KK = self._confusion.view(self._classes, self._classes).double()
             values["val_error"] = 1 - matrix_KK.diagonal().sum() / self._samples
             values["val_macro_f1"] = macro_f1(matrix_KK)
-            if self._classes > _TOP:
+            if self._classes > TOP:
                 values["val_top5_error"] = self._other_sum / self._samples
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
@@ -253,6 +243,24 @@ class EpochMetrics:
         """Returns how many samples of each class (row) were taken for each class (column)."""
         rows: list[list[int]] = self._confusion.view(self._classes, self._classes).tolist()
         return rows
+
+    def class_errors(self, names: Sequence[str]) -> str:
+        """Returns in words how large a share of each class is taken for another: "3: 0.12, 8: 0.09".
+
+        The worst come first, ten at most; classes without an error or without a sample are left out.
+
+        Args:
+            names: of the classes.
+        """
+        matrix_KK = self._confusion.view(self._classes, self._classes)
+        counts = torch.stack([matrix_KK.sum(1), matrix_KK.diagonal()]).tolist()
+        shares = [
+            (1 - right / samples, name)
+            for name, samples, right in zip(names, *counts, strict=True)
+            if right < samples
+        ]
+        worst = sorted(shares, key=lambda share: share[0], reverse=True)[:_MOST_NAMED]
+        return ", ".join(f"{name}: {share:.2g}" for share, name in worst) or "none"
 
 
 def predicted(outputs: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from hpsearch.errors import ModelError, nearest
 from hpsearch.spec import ModelSpec
@@ -189,6 +190,29 @@ def check_images(model: nn.Module, name: str, channels: int, image_size: Size, o
             f'model.name = "{name}" gives {shape} for 2 images; '
             f"this data needs outputs of shape [2, {outputs}]"
         )
+
+
+def takes_single_samples(model: nn.Module, channels: int, image_size: Size) -> bool:
+    """Returns whether a model can train on one image, which it is left as it was by trying.
+
+    BatchNorm divides by the standard deviation over the batch and its pixels: of one number there is none.
+    """
+    like = next(model.parameters(), torch.zeros(0))
+    image = torch.zeros(1, channels, *image_size, dtype=like.dtype, device=like.device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            functional_call(model, buffers, image)
+    except ValueError as error:
+        if not is_too_few(error):
+            raise
+        return False
+    return True
+
+
+def is_too_few(error: BaseException) -> bool:
+    """Returns whether an exception says that BatchNorm got a single number per channel."""
+    return isinstance(error, ValueError) and "more than 1 value per channel" in str(error)
 
 
 def mlp(

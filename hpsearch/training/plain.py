@@ -114,6 +114,8 @@ class Training:
         if self.slot.resumed is not None:
             self._learner.load_state_dict(self.slot.resumed.state)
         self._augmentations: dict[int | None, Augmentation] = {}
+        for size in (None, *data.smaller):  # a transform that does not suit the images is refused now
+            self._augmentation(None if size == data.height else size)
         self._samples = self._batches[-1].stop
         pixels = self._samples * data.channels * data.height * data.width
         resident = isinstance(data.train.images, Tensor)
@@ -246,6 +248,8 @@ class Training:
     def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics) -> None:
         run, learner = self.slot.run, self._learner
         metadata = weights_metadata(run, self._data, epoch, metrics)
+        if self._data.classes:
+            metadata["class_errors"] = counters.class_errors(self._data.classes)
         if 0 < len(self._data.classes) <= MOST_CLASSES:
             metadata["confusion"] = json.dumps(counters.confusion())
         with learner.averaged():
@@ -270,12 +274,13 @@ class Training:
             "peak_memory_mb": devices.peak_memory_mb(self._device),
             "versions": ", ".join(f"{name} {version}" for name, version in devices.versions().items()),
         }
+        if learner.started_from:
+            facts["weights_file"] = learner.started_from
         if learner.notes:
             facts["weights_loaded"] = "; ".join(learner.notes)
         if learner.micro_batch is not None:
             facts["micro_batch"] = learner.micro_batch
         if self._seconds:
             facts["samples_per_second"] = round(self._samples * len(self._seconds) / sum(self._seconds), 1)
-        if self.slot.best is not None and "confusion" in self.slot.best.metadata:
-            facts["confusion"] = self.slot.best.metadata["confusion"]
-        return facts
+        known = self.slot.best.metadata if self.slot.best is not None else {}
+        return facts | {name: known[name] for name in ("class_errors", "confusion") if name in known}

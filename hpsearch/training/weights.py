@@ -1,5 +1,7 @@
 """A model's weights: files of them, and which of them are trained."""
 
+import functools
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -84,6 +86,25 @@ def load_weights(model: nn.Module, path: str | Path) -> list[str]:
     _check_fit(found, own, path)
     model.load_state_dict(found, strict=False)
     return notes
+
+
+def file_digest(path: str | Path) -> str:
+    """Returns 16 hexadecimal digits over what a file of weights holds; the same file is read once.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    try:
+        status = Path(path).stat()
+        return _digest(str(path), status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise ModelError(f'model.weights = "{path}": {error.strerror or error}') from error
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,18 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from hpsearch.errors import DataError, ModelError, StudyFileError
+from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError
 from hpsearch.results.check import check_study, middle, space_table
 from hpsearch.results.check_print import report_lines
+from hpsearch.results.reading import open_study
+from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.run import run
 from hpsearch.spec.load import parse_study
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
+from hpsearch.training import device as devices
+from tests.results.digits import options_in
+from tests.results.searches import url_in
 
 
 def study(search: dict[str, Any], **tables: Any) -> StudySpec:
     data = {"dataset": "digits"} | tables.pop("data", {})
-    return parse_study({"study": {"name": "s", "trials": 10}, "data": data, "search": search, **tables})
+    named = {"name": "s", "trials": 10} | tables.pop("study", {})
+    return parse_study({"study": named, "data": data, "search": search, **tables})
 
 
 def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
@@ -44,13 +52,136 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
         ({"epochs": [1]}, {"model": {"name": "cmm"}}, ModelError, "cnn"),
         ({"model.name": ["cnn", "resnet81"]}, {}, ModelError, "resnet18"),
         ({"epochs": [1]}, {"data": {"dataset": "digit"}}, DataError, "digits"),
+        ({"epochs": [1]}, {"study": {"metric": "val_mae"}}, StudyFileError, "study.metric"),
     ],
 )
 def test_what_a_run_would_stop_at_is_refused(
     tmp_path: Path, search: dict[str, Any], tables: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
+    spec = study(search, **tables)
     with pytest.raises(kind, match=words):
+        check_study(spec, None, tmp_path, "cpu")
+    if kind in (DataError, StudyFileError):
+        with pytest.raises(kind, match=words):
+            run(spec, options_in(tmp_path), executor=InProcessExecutor())
+        assert open_study("s", url_in(tmp_path)).trials == []
+
+
+NORMED: dict[str, Any] = {"name": "mobilenet_v3_small"}
+
+
+@pytest.mark.parametrize(
+    ("search", "tables", "kind", "words"),
+    [
+        (
+            {"model.freeze": [[], ["typo.*"]]},
+            {},
+            ModelError,
+            ['with model.freeze = ["typo.*"]: ', "no parameter"],
+        ),
+        (
+            {"model.args.blocks": [1, 9]},
+            {},
+            ModelError,
+            ["with model.args.blocks = 9: ", "images of 8 x 8 pixels can be halved 3 times"],
+        ),
+        (
+            {"data.image_size": [32, 8], "model.args.blocks": [1, 4]},
+            {},
+            ModelError,
+            ["with data.image_size = 8, model.args.blocks = 4: ", "halved 3 times"],
+        ),
+        (
+            {"epochs": [1]},
+            {"train": {"class_weights": [1.0]}},
+            StudyFileError,
+            ["class_weights = [1.0]", "10"],
+        ),
+        (
+            {"train.class_weights": ["none", [1.0]]},
+            {},
+            StudyFileError,
+            ["with train.class_weights = [1.0]: ", "the 10 classes"],
+        ),
+        (
+            {"epochs": [1]},
+            {"data": {"augment": [{"name": "crop", "padding": 20}]}},
+            StudyFileError,
+            ["data.augment.crop.padding is 20", "8 pixels"],
+        ),
+        (
+            {"train.lr_multipliers": [{}, {"fc.*": 10.0}]},
+            {},
+            ModelError,
+            ['with train.lr_multipliers = {"fc.*": 10.0}: ', '"fc.*" matches no parameter'],
+        ),
+        (
+            {"data.progressive": [[], [[0.0, 4], [0.5, 8]]]},
+            {},
+            ModelError,
+            ["with data.progressive = [[0.0, 4], [0.5, 8]]: ", "cannot take images of 1 x 4 x 4"],
+        ),
+        (
+            {"model.weights": ["none", "nowhere.safetensors"]},
+            {},
+            ModelError,
+            ['model.weights = "nowhere.safetensors"', "No such file"],
+        ),
+        ({"batch_size": [1, 16]}, {"model": NORMED}, ModelError, ["train.batch_size = 1", "use 2 or more"]),
+        (
+            {"train.micro_batch": ["none", 1]},
+            {"model": NORMED},
+            ModelError,
+            ["with train.micro_batch = 1: ", "use 2 or more"],
+        ),
+        (
+            {"model.name": ["cnn", "mlp"], "model.args.width": [8, 16]},
+            {},
+            ModelError,
+            ["with model.name = mlp: ", '"mlp" has no such argument'],
+        ),
+        ({"model.args.dropout": {"low": 0.0, "high": 1.0}}, {}, ModelError, ["model.args.dropout = 1.0: "]),
+        (
+            {"data.channels": [1, 3]},
+            {"model": {"name": "tests.results.test_check:grey"}},
+            ModelError,
+            ["with data.channels = 3: ", "cannot take images of 3 x 8 x 8"],
+        ),
+    ],
+)
+def test_what_some_trials_could_not_be_built_from_is_named(
+    tmp_path: Path, search: dict[str, Any], tables: dict[str, Any], kind: type[Exception], words: list[str]
+) -> None:
+    tables = {"data": {"subset": 0.1}, "train": {"batch_size": 16}, **tables}
+    tables["data"] = {"subset": 0.1, **tables["data"]}
+    with pytest.raises(kind) as caught:
         check_study(study(search, **tables), None, tmp_path, "cpu")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def grey() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10))
+
+
+def test_arguments_of_the_model_are_trained_at_their_ends(tmp_path: Path) -> None:
+    search = {"model.args.width": {"low": 4, "high": 16}, "batch_size": [16, 32], "data.subset": [0.1, 0.2]}
+    probes = check_study(study(search), None, tmp_path, "cpu").probes
+    assert [probe.batch for probe in probes] == [32, 16]
+    assert probes[0].parameters is not None
+    assert probes[1].parameters is not None
+    assert probes[0].parameters > probes[1].parameters
+
+
+def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_trains", lambda precision, device: precision.name != "float16")
+    spec = study({"train.precision": ["float32", "float16"]})
+    with pytest.raises(DeviceError, match=r'search: train\.precision = "float16": ') as caught:
+        run(spec, options_in(tmp_path), executor=InProcessExecutor())
+    assert caught.value.exit_status == 2
+    assert open_study("s", url_in(tmp_path)).trials == []
 
 
 @pytest.mark.parametrize(

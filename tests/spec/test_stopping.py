@@ -65,6 +65,7 @@ def test_both_forms_of_writing_give_tables(toml: str, expected: list[tuple[str, 
         ('criterion = "gl"\npatience = 8', 'patience has no effect with criterion = "gl"'),
         ('criterion = "none"\nstrip = 5', 'strip has no effect with criterion = "none"'),
         ('criterion = [{ name = "gl", strip = 5 }]', 'strip has no effect with name = "gl"'),
+        ('criterion = "none"\nmetric = "val_error"', 'metric has no effect with criterion = "none"'),
         (
             'criterion = [{ name = "gl" }]\npatience = 8',
             "patience stands beside a list of criteria; write it into the table of its criterion",
@@ -85,6 +86,7 @@ def test_wrong_early_stopping_is_refused_with_a_sentence(toml: str, sentence: st
         EarlyStopping(criterion="gl"),
         EarlyStopping(criterion="pq", alpha=2.0, warmup=0.25, outcome="pruned"),
         EarlyStopping(criterion="none", warmup=3),
+        EarlyStopping(metric="val_error"),
         EarlyStopping(criterion=(CriterionTable(name="gl"), CriterionTable(name="up", strip=2))),
         Pruner(),
         Pruner(name="median", min_trials=3),
@@ -101,6 +103,7 @@ def test_a_stored_section_reads_back_as_itself(section: EarlyStopping | Pruner, 
 
 def test_a_default_that_is_written_out_changes_nothing() -> None:
     assert EarlyStopping(criterion="gl", alpha=5.0).model_dump() == EarlyStopping(criterion="gl").model_dump()
+    assert EarlyStopping(metric="val_loss").model_dump() == EarlyStopping().model_dump()
     assert (
         CriterionTable(name="pq", alpha=0.75, strip=5).model_dump() == CriterionTable(name="pq").model_dump()
     )

@@ -1,14 +1,16 @@
 """A study's own rules: hparams put in their places, durations, directions, the largest number of epochs."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpsearch.spec.load import load_study_file, parse_study
-from hpsearch.spec.search import Choices, FloatRange, IntRange
+from hpsearch.spec.load import digest, load_study_file, parse_study, stored_form
+from hpsearch.spec.search import SEARCHABLE, Choices, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
+from hpsearch.spec.train import ModelSpec, TrainSpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -121,7 +123,7 @@ def test_durations(written: str, seconds: float) -> None:
     [
         ("", "minimize"),
         ('metric = "val_macro_f1"', "maximize"),
-        ('metric = "x"\ndirection = "maximize"', "maximize"),
+        ('metric = "x"\ndirection = "maximize"\n[train]\nfunction = "m:f"', "maximize"),
     ],
 )  # fmt: skip
 def test_directions(section: str, better: str) -> None:
@@ -131,3 +133,36 @@ def test_directions(section: str, better: str) -> None:
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_study_of_the_project_is_valid(path: Path) -> None:
     assert load_study_file(path).search
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("train.class_weights", "balanced"),
+        ("train.ema_decay", 0.9),
+        ("train.clip_norm", 1.0),
+        ("train.micro_batch", 4),
+        ("train.steps_per_epoch", 10),
+        ("model.unfreeze_after", 2),
+        ("model.weights", "nets/a.safetensors"),
+    ],
+)
+def test_what_may_be_off_is_searched_off_too(name: str, other: Any) -> None:
+    table, field = name.split(".")
+    tree = {"data": {"dataset": "digits"}, table: {field: other}, "search": {name: ["none", other]}}
+    spec = parse_study(tree)
+    assert value_at(spec.with_hparams({name: "none"}), name) is None
+    assert value_at(spec.with_hparams({name: other}), name) == other
+    assert spec.search[name].labels() == ("none", other)  # type: ignore[union-attr]
+    assert parse_study(json.loads(stored_form(spec))) == spec
+    plain = parse_study({**tree, table: {field: "none"}})
+    assert value_at(plain, name) is None
+    assert digest(plain) == digest(parse_study({**tree, table: {}}))
+
+
+def test_the_docstrings_say_what_is_not_searchable() -> None:
+    fixed = TrainSpec.model_fields.keys() - {name.removeprefix("train.") for name in SEARCHABLE}
+    assert fixed == {"loss", "tf32", "compile", "threads", "function"}
+    assert TrainSpec.__doc__ is not None
+    assert all(f"`{name}`" in TrainSpec.__doc__ for name in fixed)
+    assert ModelSpec.model_fields.keys() - {name.removeprefix("model.") for name in SEARCHABLE} == {"args"}

@@ -43,6 +43,16 @@ def learns(trial: Any) -> Iterator[Metrics]:
         yield {"train_loss": total / len(data.train), "val_loss": val_loss}
 
 
+def disagrees(trial: Any) -> Iterator[Metrics]:
+    """Its loss falls to the end, its errors stay from the third epoch on, its dice from the fifth."""
+    for epoch in trial.remaining():
+        yield {
+            "val_loss": 1 / epoch,
+            "val_error": 1 / min(epoch, 3),
+            "val_dice": 1 - 1 / min(epoch, 5),
+        }
+
+
 def saves_much(trial: Any) -> Iterator[Metrics]:
     """Saves plain values, a tensor and a schedule beside the model; reports how it was restored."""
     model = nn.Linear(2, 1)

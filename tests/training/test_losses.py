@@ -1,7 +1,7 @@
 """Losses against torch's own and numbers by hand; metrics against scikit-learn."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from hpsearch.errors import ModelError, StudyFileError
 from hpsearch.spec import TrainSpec
+from hpsearch.spec.against import reported
+from hpsearch.spec.train import NUMBER_LOSSES
+from hpsearch.spec.trial import DataFacts
 from hpsearch.training.augment import Mixed
 from hpsearch.training.losses import CLASSIFICATION, REGRESSION, EpochMetrics, plain_loss, training_loss
 
@@ -26,6 +29,20 @@ def batch(samples: int = 64, classes: int = 7, seed: int = 0) -> tuple[Tensor, T
     generator = torch.Generator().manual_seed(seed)
     outputs = 3 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
     return outputs, torch.randint(classes, (samples,), generator=generator)
+
+
+def test_the_specification_knows_what_is_here() -> None:
+    assert set(NUMBER_LOSSES) == REGRESSION.keys() < CLASSIFICATION.keys()
+    assert set(get_args(TrainSpec.model_fields["loss"].annotation)) == CLASSIFICATION.keys()
+
+
+@pytest.mark.parametrize("classes", [0, 2, 5, 6])
+def test_what_is_said_to_be_reported_is(classes: int) -> None:
+    task = "classification" if classes else "regression"
+    facts = DataFacts(9, 9, 9, tuple(map(str, range(classes))), 1, 8, 8, task, "")
+    counters = EpochMetrics(spec("mse"), task, classes or 2, CPU)
+    counters.update(torch.zeros(4, classes or 2), torch.zeros(4, 2) if not classes else torch.zeros(4).long())
+    assert counters.result().keys() == set(reported(facts))
 
 
 # Two samples of two classes with outputs (0, ln 3): softmax (1/4, 3/4), sigmoid (1/2, 3/4); targets 1 and 0.
@@ -261,3 +278,22 @@ def test_a_diverged_model_has_no_loss() -> None:
     metrics = EpochMetrics(spec("cross_entropy"), "classification", 3, CPU)
     metrics.update(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
     assert math.isnan(metrics.result()["val_loss"])
+
+
+def test_class_errors_in_words() -> None:
+    names = [f"c{number}" for number in range(13)]
+    counters = EpochMetrics(spec("cross_entropy"), "classification", 13, CPU)
+    targets = torch.tensor([0] * 8 + [1] * 3 + list(range(2, 12)) + [2])  # none of the last class
+    taken = torch.tensor([0] * 7 + [1] + [1] * 3 + [0] * 10 + [2])
+    counters.update(functional.one_hot(taken, 13).float(), targets)
+    told = counters.class_errors(names)
+    assert told.startswith("c3: 1, c4: 1")
+    assert told.endswith("c11: 1, c2: 0.5")
+    assert told.count(":") == 10  # and not c0: 0.12
+    right = EpochMetrics(spec("cross_entropy"), "classification", 13, CPU)
+    right.update(functional.one_hot(targets, 13).float(), targets)
+    assert right.class_errors(names) == "none"
+    few = EpochMetrics(spec("cross_entropy"), "classification", 2, CPU)
+    few.update(torch.tensor([[1.0, 0.0]] * 8), torch.tensor([0] * 7 + [1]))
+    few.update(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
+    assert few.class_errors(["day", "night"]) == "night: 1, day: 0.12"

@@ -115,13 +115,19 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str) -> None:
+def breaks() -> Iterator[tuple[str, int]]:
+    """Yields each variant with the epoch after which it is broken; what unfreezes, after every epoch."""
+    for name in VARIANTS:
+        epochs = range(1, 5) if name.startswith("unfreezing") else [random.Random(name).randint(1, 4)]
+        yield from ((name, epoch) for epoch in epochs)
+
+
+@pytest.mark.parametrize(("name", "broken_at"), list(breaks()))
+def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str, broken_at: int) -> None:
     tables = VARIANTS[name]
     unbroken = train(engine, run_of(tmp_path / "unbroken", **tables))
     expected_last = last_weights(engine)
     expected_best = kept(engine.evict(0, EndKind.FINISHED))
-    broken_at = random.Random(name).randint(1, 4)
     train(engine, run_of(tmp_path / "broken", **tables), broken_at)
     engine.close()  # and not evicted, as when the process is killed
     results = train(engine, run_of(tmp_path / "broken", attempt=2, **tables))
@@ -218,6 +224,63 @@ def test_what_never_fits_ends_out_of_memory_and_the_engine_goes_on(
     assert len(train(engine, run_of(tmp_path / "next"), 1)) == 1
 
 
+class Normed(Narrow):
+    """The same, with BatchNorm over numbers that are one per sample."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.norm = nn.BatchNorm1d(10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(super().forward(images))
+
+
+def normed(room: int) -> nn.Module:
+    return Normed(room)
+
+
+def test_batch_norm_ends_out_of_memory_where_two_samples_do_not_fit(
+    engine: PlainEngine, tmp_path: Path
+) -> None:
+    model = {"name": "tests.training.test_plain:normed", "args": {"room": 1}}
+    engine.admit(run_of(tmp_path, model=model))
+    end = engine.step()[0]
+    assert isinstance(end, TrialEnd)
+    assert end.kind is EndKind.OUT_OF_MEMORY
+    assert "BatchNorm cannot train on a single one" in end.detail
+    assert "not even one" not in end.detail
+    assert end.facts["micro_batch"] == 2
+    assert engine.busy == 0
+
+
+@pytest.mark.parametrize("train_table", [{"micro_batch": 2, "batch_size": 5}, {"batch_size": 3}])
+def test_batch_norm_trains_in_pairs(engine: PlainEngine, tmp_path: Path, train_table: dict[str, Any]) -> None:
+    model = {"name": "tests.training.test_plain:normed", "args": {"room": 3}}
+    assert len(train(engine, run_of(tmp_path, model=model, train=train_table), 1)) == 1
+
+
+@pytest.mark.parametrize("train_table", [{"micro_batch": 1}, {"batch_size": 1}])
+def test_batch_norm_refuses_single_samples_that_are_asked_for(
+    engine: PlainEngine, tmp_path: Path, train_table: dict[str, Any]
+) -> None:
+    (field,) = train_table
+    model = {"name": "tests.training.test_plain:normed", "args": {"room": 99}}
+    with pytest.raises(ModelError, match=f"train.{field} = 1: .* BatchNorm") as caught:
+        engine.admit(run_of(tmp_path, model=model, train=train_table))
+    assert "use 2 or more" in str(caught.value)
+    frozen = run_of(tmp_path / "frozen", model={**model, "freeze": ["norm.*"]}, train=train_table)
+    assert len(train(engine, frozen, 1)) == 1
+    engine.evict(0, EndKind.FINISHED)
+    many = {"name": "cnn", "args": {"norm": True}}  # 64 numbers per channel and sample
+    assert len(train(engine, run_of(tmp_path / "many", model=many, train=train_table), 1)) == 1
+
+
+def test_trying_one_sample_leaves_the_model_as_it_was(engine: PlainEngine, tmp_path: Path) -> None:
+    engine.admit(run_of(tmp_path / "tried", train={"micro_batch": 1}))
+    assert torch.equal(last_weights(engine)["features.1.running_var"], torch.ones(4))
+    assert last_weights(engine)["features.1.num_batches_tracked"] == 0
+
+
 class Fails(nn.Module):
     """A model with a bug that shows after some forward passes in training."""
 
@@ -281,6 +344,9 @@ def test_facts(engine: PlainEngine, tmp_path: Path) -> None:
     best = min(results, key=lambda result: result.metrics["val_loss"])
     error = 1 - confusion.diagonal().sum().item() / confusion.sum().item()
     assert error == pytest.approx(best.metrics["val_error"])
+    worst, share = str(facts["class_errors"]).split(", ")[0].split(": ")
+    counts = confusion[int(worst)]
+    assert float(share) == pytest.approx(1 - counts[int(worst)].item() / counts.sum().item(), abs=0.01)
 
 
 def test_frozen_layers_do_not_change_until_they_are_unfrozen(engine: PlainEngine, tmp_path: Path) -> None:
@@ -365,10 +431,23 @@ def test_cut(arguments: tuple[Any, ...], sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "micro", "sizes"), [(10, 3, [2, 3, 2, 3]), (10, 10, [10]), (10, 11, [10]), (3, 1, [1, 1, 1])]
-)
+    ("samples", "micro", "sizes"),
+    [
+        (10, 3, [2, 3, 2, 3]), (10, 10, [10]), (10, 11, [10]), (3, 1, [1, 1, 1]), (1, 1, [1]), (1, 2, [1]),
+        (5, 2, [2, 3]), (3, 2, [3]), (6, 2, [2, 2, 2]), (7, 3, [2, 2, 3]), (4, 3, [2, 2]),
+    ],
+)  # fmt: skip
 def test_pieces(samples: int, micro: int, sizes: list[int]) -> None:
     assert [piece.stop - piece.start for piece in pieces(samples, micro)] == sizes
+
+
+@pytest.mark.parametrize("micro", range(1, 8))
+def test_no_piece_is_a_single_sample_unless_all_are(micro: int) -> None:
+    for samples in range(1, 40):
+        sizes = [piece.stop - piece.start for piece in pieces(samples, micro)]
+        assert sum(sizes) == samples
+        assert max(sizes) <= (3 if micro == 2 else micro)
+        assert min(sizes) > 1 or max(sizes) == 1
 
 
 @pytest.mark.parametrize(("epoch", "size"), [(1, 16), (5, 16), (6, 24), (8, 24), (9, 32), (10, 32)])
