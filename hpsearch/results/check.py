@@ -3,7 +3,7 @@
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from hpsearch.errors import HpsearchError, ModelError, UserError
+from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.spec.against import check_study_against
-from hpsearch.spec.corners import corners
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
-from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd
 from hpsearch.training import device as devices
-from hpsearch.training.build import build_engine
+from hpsearch.training.build import admit, build_corners, build_engine, describe
 from hpsearch.training.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -72,44 +71,35 @@ class Report:
 
 
 def check_study(
-    spec: StudySpec, data_root: str | None, cache: Path, device: str = "auto", workers: int = 1
+    spec: StudySpec,
+    data_root: str | None,
+    cache: Path,
+    device: str = "auto",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Loads the data, builds a trial at every corner of the search space, and trains some batches.
+
+    Args:
+        progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
         UserError: what a run would stop at: data, model, batch size, device.
     """
     chosen = devices.choose(device)
     torch.set_num_threads(spec.train.threads)  # as a worker does
-    engine, data = build_engine(spec, chosen, data_root, str(cache))
+    engine, data = build_engine(spec, chosen, data_root, str(cache), progress=progress)
     try:
         probes: tuple[Probe, ...] = ()
         if data is not None:
             check_study_against(spec, data)
         if data is not None and spec.train.function is None:
-            build_corners(engine, spec)
+            build_corners(engine, spec, decides_whether_built)
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
     finally:
         engine.close()
     seconds = estimate(spec, data, probes, workers) if data is not None and probes else None
     return Report(spec, str(chosen), data, probes, space_table(spec), workers, seconds)
-
-
-def build_corners(engine: Engine, spec: StudySpec) -> None:
-    """Builds the trial at every corner of what decides whether it can be built; trains none of them.
-
-    Raises:
-        UserError: one cannot be built; the sentence begins with the values that make it another trial than
-            the first that can.
-    """
-    with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
-        for corner in corners(spec, decides_whether_built):
-            try:
-                _admitted(engine, corner.spec, folder)
-            except UserError as error:
-                raise type(error)(f"{corner.where}{error}") from error
-            finally:
-                engine.close()
 
 
 def decides_whether_built(name: str) -> bool:
@@ -152,7 +142,7 @@ def _arguments(ends: Mapping[str, list[Any]], place: int) -> dict[str, Any]:
 
 def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
     with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
-        _admitted(engine, spec, folder)
+        admit(engine, spec, folder)
         last = [_epoch(engine, spec) for _ in range(spec.train.epochs)][-1]
         end = engine.evict(0, EndKind.FINISHED)
     trained = last.seconds - last.eval_seconds - last.checkpoint_seconds
@@ -169,25 +159,11 @@ def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
     )
 
 
-def _admitted(engine: Engine, spec: StudySpec, folder: str) -> None:
-    try:
-        engine.admit(TrialRun(spec.study.name, 0, 1, {}, spec, folder))
-    except Exception as error:
-        if devices.is_out_of_memory(error):
-            raise ModelError(f"{_where(spec)}: not enough memory for the model: {error}") from error
-        raise
-
-
-def _where(spec: StudySpec) -> str:
-    arguments = "".join(f", {name} = {value}" for name, value in spec.model.args.items())
-    return f"model.name = {spec.model.name}{arguments}, batch size {spec.train.batch_size}"
-
-
 def _epoch(engine: Engine, spec: StudySpec) -> EpochResult:
     (result,) = engine.step()
     if isinstance(result, EpochResult):
         return result
-    where = _where(spec)
+    where = describe(spec)
     if result.kind is EndKind.OUT_OF_MEMORY:
         raise ModelError(f"{where}: not enough memory: {result.detail}; choose a smaller one")
     raise HpsearchError(f"{where}: {result.detail}\n{result.traceback}")

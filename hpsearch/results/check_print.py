@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpsearch.results.check import Probe, Report, check_study
 from hpsearch.results.looks import columns
@@ -18,8 +20,19 @@ def print_check(
 ) -> None:
     """Checks a study and prints what was found."""
     count = len(plan(Workers(workers=workers), spec.train.threads))
-    for line in report_lines(check_study(spec, data_root, cache, device, count)):
+    # On stderr, and only where somebody looks: what is printed may go into a file.
+    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reads images", visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        report = check_study(spec, data_root, cache, device, count, progress)
+    for line in report_lines(report):
         typer.echo(line)
+
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def print_dtypes(device: str) -> None:

@@ -7,14 +7,12 @@ import logging
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import TrialState
 
-from hpsearch import errors
-from hpsearch.errors import DataError, HpsearchError, LeaseLost, WorkersFailed
+from hpsearch.errors import LeaseLost
 from hpsearch.search.live import LiveTrial, Verdict
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.study import Study
@@ -25,7 +23,6 @@ from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.messages import (
     Action,
-    DataFacts,
     Decision,
     EndKind,
     EpochResult,
@@ -39,9 +36,9 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerExit,
 )
+from hpsearch.service.readiness import Readiness
 from hpsearch.service.records import finished, running, worker_rows
 from hpsearch.service.watch import Every, Stops
-from hpsearch.spec.against import check_study_against
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +56,6 @@ class Tally:
     failures_in_a_row: int = 0
     last_failure: str = ""
     epochs: int = 0
-    data: DataFacts | None = None
-    versions: dict[str, str] = field(default_factory=dict)
 
     def note(self, state: TrialState, sentence: str) -> None:
         """Counts the end of a trial; `sentence` is told if it failed."""
@@ -101,12 +96,12 @@ class Driver:
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
         self.admission = Admission(study, fleet, keeper)
+        self._readiness = Readiness(study, fleet, keeper, self.call)
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
         self._flush = Every(GATHER)
         self._beat = Every(min(MOST_BEAT, study.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
-        self._setup_failures: dict[int, SetupFailed] = {}
         self._last_turn = time.time()
 
     def run(self) -> None:
@@ -150,15 +145,8 @@ class Driver:
                 self._on_started(message)
             case TrialEnd():
                 self._on_end(message)
-            case Ready():
-                self._on_ready(message)
-            case Waiting():
-                self.call("on_worker", WorkerNews(message.worker, "waiting", message.text))
-            case Loading(worker, done, total):
-                text = f"reads images: {done:,} of {total:,}"
-                self.call("on_worker", WorkerNews(worker, "loading", text, done, total))
-            case SetupFailed():
-                self._on_setup_failed(message)
+            case Waiting() | Loading() | Ready() | SetupFailed():
+                self._readiness.hear(message)
             case WorkerExit():
                 self._on_exit(message)
 
@@ -224,10 +212,11 @@ class Driver:
         worker: Worker | None,
         avoid: int | None = None,
     ) -> None:
-        """Tries a trial again, unless too many attempts in a row brought no new checkpoint."""
+        """Tries a trial again, unless that is hopeless or too many attempts in a row saved nothing new."""
         trial = self.study.live[number]
         failures = trial.failures_with_this
-        if failures < self.study.spec.study.max_attempts:
+        hopeless = end is not None and end.hopeless
+        if failures < self.study.spec.study.max_attempts and not hopeless:
             self.call("on_message", f"trial {number}, attempt {trial.attempt}: {detail}; it is tried again")
             self._requeue(number, failures, avoid)
             return
@@ -253,41 +242,6 @@ class Driver:
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
         self.call("on_trial_end", record)
-
-    def _on_ready(self, ready: Ready) -> None:
-        if ready.data is not None:
-            self._check_data(ready.data)
-        self.tally.versions = dict(ready.versions)
-        text = f"ready on {ready.device} after {ready.seconds:.1f} s"
-        self.call("on_worker", WorkerNews(ready.worker, "ready", text))
-
-    def _check_data(self, facts: DataFacts) -> None:
-        if self.tally.data is not None:
-            if facts.digest != self.tally.data.digest:
-                raise DataError(
-                    "data.dataset: two workers found different data under the same root; "
-                    "it must not change while a study runs"
-                )
-            return
-        self.tally.data = facts
-        check_study_against(self.study.spec, facts)
-        self.study.know_data(facts)
-        self.keeper.keep_split(Path(self.study.spec.data.cache or self.keeper.folder.cache), facts.digest)
-        for note in facts.notes:
-            self.call("on_message", f"data: {note}")
-
-    def _on_setup_failed(self, failed: SetupFailed) -> None:
-        self._setup_failures[failed.worker] = failed
-        # A missing file fails everywhere; a sick device, or a bug, perhaps only here.
-        general = failed.user_error not in (None, "DeviceError")
-        everywhere = len(self._setup_failures) == len(self.fleet.workers)
-        if self.tally.versions or not (general or everywhere):
-            self.call("on_message", f"worker {failed.worker} cannot begin: {failed.message}")
-            return
-        if failed.user_error is not None:
-            kind: type[HpsearchError] = getattr(errors, failed.user_error, errors.UserError)
-            raise kind(failed.message)
-        raise WorkersFailed(f"worker {failed.worker} cannot train: {failed.message}\n{failed.traceback}")
 
     def _on_exit(self, left: WorkerExit) -> None:
         worker = self.fleet.workers[left.worker]

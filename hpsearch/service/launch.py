@@ -84,14 +84,9 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     """
     begun = time.monotonic()
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
-    try:
-        folder.home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--run-folder: {folder.home} cannot be made: {error.strerror}; choose another folder"
-        ) from None
     planned = plan(options.workers, spec.train.threads)
     with shared(options.share, planned, folder.home / "mps") as places:
+        _make(folder)
         fleet = Fleet(
             executor or LocalExecutor(folder),
             places,
@@ -105,6 +100,15 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
             fleet.close(timeout=0.0)
             raise
         fleet.close(LEAVE)
+
+
+def _make(folder: RunFolder) -> None:
+    try:
+        folder.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--run-folder: {folder.home} cannot be made: {error.strerror}; choose another folder"
+        ) from None
 
 
 def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: WorkerPlace) -> WorkerSetup:

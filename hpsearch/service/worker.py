@@ -181,14 +181,16 @@ def prepare(
         progress: called with the numbers of images read and of all, if they must be read.
 
     Raises:
-        HpsearchError: the device is not there, or the data cannot be loaded.
+        HpsearchError: the device is not there, the data cannot be loaded, or the model cannot be built.
     """
     sys.path[:0] = [path for path in setup.import_paths if path not in sys.path]
     from hpsearch.training import device
-    from hpsearch.training.build import build_engine
+    from hpsearch.training.build import build_corners, build_engine
 
     chosen = device.choose(setup.device)
     engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress)
+    if setup.spec.train.function is None:
+        build_corners(engine, setup.spec, lambda name: name == "model.name")
     ready = Ready(
         worker=setup.worker,
         pid=os.getpid(),
@@ -243,7 +245,7 @@ class Loop:
         try:
             started = self._engine.admit(run)
         except Exception as error:
-            self._fail(run, error)
+            self._fail(run, error, hopeless=isinstance(error, UserError))
             return
         self._active[run.number] = run
         self._pipe.send(started)
@@ -317,7 +319,7 @@ class Loop:
         except Exception as error:
             self._fail(run, error)
 
-    def _fail(self, run: TrialRun, error: Exception) -> None:
+    def _fail(self, run: TrialRun, error: Exception, hopeless: bool = False) -> None:
         """Reports an error, and leaves when the process is of no use after it."""
         from hpsearch.training import failures
 
@@ -325,7 +327,8 @@ class Loop:
         self._active.pop(run.number, None)
         self._undecided.pop(run.number, None)
         self._leaving = self._leaving or failures.spoils_process(error)
-        self._pipe.send(replace(failures.trial_end(run, error), leaving=self._leaving))
+        end = failures.trial_end(run, error)
+        self._pipe.send(replace(end, leaving=self._leaving, hopeless=hopeless))
 
     def _give_back(self) -> None:
         for number in list(self._active):

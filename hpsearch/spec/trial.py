@@ -89,6 +89,7 @@ class TrialEnd:
     Attributes:
         detail: one sentence for errors and out of memory.
         traceback: for errors.
+        hopeless: whether another attempt would end alike, such as one whose model cannot be built.
         leaving: whether the worker ends with it, so that it must not be given another trial.
         weights: path of the best epoch's weights (safetensors), if any were kept.
         facts: user attributes for the dashboard: parameters, peak memory, device, micro-batch, precision ...
@@ -101,6 +102,7 @@ class TrialEnd:
     traceback: str = ""
     weights: str | None = None
     leaving: bool = False
+    hopeless: bool = False
     facts: Mapping[str, str | int | float | list[float]] = field(default_factory=dict)
 
 

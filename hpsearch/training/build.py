@@ -1,17 +1,19 @@
 """Which engine trains a study: its own loop where it names one, the plain one otherwise."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from hpsearch.errors import DeviceError
+from hpsearch.errors import DeviceError, ModelError, UserError
 from hpsearch.spec import StudySpec
-from hpsearch.spec.trial import DataFacts
+from hpsearch.spec.corners import corners
+from hpsearch.spec.trial import DataFacts, TrialRun
 from hpsearch.training import data
-from hpsearch.training.device import resolve
+from hpsearch.training.device import is_out_of_memory, resolve
 from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.plain import PlainEngine
@@ -70,3 +72,44 @@ def _with_weights(facts: DataFacts, spec: StudySpec) -> DataFacts:
     digest = hashlib.sha256(" ".join([facts.digest, *found.values()]).encode()).hexdigest()
     notes = (f"trials start from {path} (sha256 {content} ...)" for path, content in found.items())
     return replace(facts, digest=digest[: len(facts.digest)], notes=(*facts.notes, *notes))
+
+
+def build_corners(engine: Engine, spec: StudySpec, matters: Callable[[str], bool]) -> None:
+    """Builds a trial at every corner of the search space, and trains none of them.
+
+    Args:
+        matters: says of a searchable field whether its values decide if a trial can be built.
+
+    Raises:
+        UserError: one cannot be built; the sentence begins with the values that make it another trial than
+            the first that can.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
+        for corner in corners(spec, matters):
+            try:
+                admit(engine, corner.spec, folder)
+            except UserError as error:
+                raise type(error)(f"{corner.where}{error}") from error
+            finally:
+                engine.close()
+
+
+def admit(engine: Engine, spec: StudySpec, folder: str) -> None:
+    """Builds a trial that is no study's.
+
+    Raises:
+        ModelError: not enough memory.
+        HpsearchError: what the engine raises.
+    """
+    try:
+        engine.admit(TrialRun(spec.study.name, 0, 1, {}, spec, folder))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(f"{describe(spec)}: not enough memory for the model: {error}") from error
+        raise
+
+
+def describe(spec: StudySpec) -> str:
+    """Returns what a sentence about a trial's size names."""
+    arguments = "".join(f", {name} = {value}" for name, value in spec.model.args.items())
+    return f"model.name = {spec.model.name}{arguments}, batch size {spec.train.batch_size}"

@@ -31,8 +31,8 @@ Ending = EndKind | str
 class Script:
     """What a trial does: its validation losses, and how it ends when they are used up.
 
-    `end` is FINISHED, ERROR, OUT_OF_MEMORY, "die" for a worker that dies or
-    "hang" for one that says nothing more.
+    `end` is FINISHED, ERROR, OUT_OF_MEMORY, "hopeless" for an error that comes every time, "die" for a worker
+    that dies or "hang" for one that says nothing more.
     """
 
     val: tuple[float, ...]
@@ -144,6 +144,11 @@ class CurveExecutor:
             return
         if script.end == "die":
             self._exit(worker, "killed by SIGSEGV")
+            return
+        if script.end == "hopeless":
+            self._end(
+                worker, TrialEnd(run.number, run.attempt, EndKind.ERROR, "no such model", hopeless=True)
+            )
             return
         kind = EndKind(script.end)
         detail = "" if kind is EndKind.FINISHED else f"made to end with {kind}"

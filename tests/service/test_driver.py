@@ -246,6 +246,12 @@ def test_an_exception_is_tried_again_and_its_sentence_kept(tmp_path):
     assert stored(tmp_path).trials[0].user_attrs["attempt"] == 3
 
 
+def test_what_is_hopeless_is_not_tried_again(tmp_path):
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 1}), lambda run: Script((), "hopeless"))
+    assert summary.counts == {"FAIL": 1}
+    assert stored(tmp_path).trials[0].user_attrs["attempt"] == 1
+
+
 def test_hparams_that_do_not_go_together_fail_with_their_sentence(tmp_path):
     search = {"train.momentum": [0.0, 0.9], "train.nesterov": [True, False]}
     with pytest.raises(StudyFileError, match="nesterov"):

@@ -101,15 +101,23 @@ def test_messages_to_a_dead_worker_are_dropped(executor):
     executor.send(0, WorkerSetup(0, SPEC))
 
 
-def test_the_real_worker_says_what_the_user_can_mend(tmp_path):
+@pytest.mark.parametrize(
+    ("tables", "error", "words"),
+    [
+        ({"data": {"dataset": "folder", "root": "nowhere"}}, "DataError", "nowhere"),
+        ({"model": {"name": "resnet19"}}, "ModelError", 'did you mean "resnet18"'),
+        ({"search": {"model.name": ["cnn", "alexnet"]}}, "ModelError", "search: with model.name = alexnet: "),
+    ],
+    ids=["data", "model", "one of the models"],
+)
+def test_the_real_worker_says_what_the_user_can_mend(tmp_path, tables, error, words):
     executor = LocalExecutor(RunFolder(tmp_path, "s"))
-    spec = parse_study(
-        {"study": {"name": "s"}, "data": {"dataset": "folder", "root": "nowhere"}, "search": {"epochs": [1]}}
-    )
+    plain = {"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": {"epochs": [1]}}
+    spec = parse_study(plain | tables)
     try:
         executor.start(WorkerPlace(0), WorkerSetup(0, spec, device="cpu", cache=str(tmp_path)))
         failed = receive(executor, SetupFailed, 100)
-        assert failed.user_error == "DataError"
-        assert "nowhere" in failed.message
+        assert failed.user_error == error
+        assert words in failed.message
     finally:
         executor.close(timeout=5)

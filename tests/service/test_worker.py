@@ -296,7 +296,7 @@ def test_an_error_ends_the_trial_and_not_the_worker(
     driver.expect(Ready)
     driver.send(make_run(tmp_path, number=0, model={"name": "mlp", "args": {"hiden": [16]}}))
     end = driver.expect(TrialEnd)
-    assert (end.kind, end.number) == (EndKind.ERROR, 0)
+    assert (end.kind, end.number, end.hopeless) == (EndKind.ERROR, 0, True)
     assert "hiden" in end.detail
     results, end = driver.train_to_the_end(make_run(tmp_path, number=1, **MLP))
     assert (len(results), end.kind) == (3, EndKind.FINISHED)
@@ -306,7 +306,7 @@ def test_a_bug_in_a_training_function(serve_in_thread: Callable[..., Driver], tm
     driver = serve_in_thread(**loop("raises"))
     driver.expect(Ready)
     results, end = driver.train_to_the_end(make_run(tmp_path, **loop("raises")))
-    assert (len(results), end.kind) == (1, EndKind.ERROR)
+    assert (len(results), end.kind, end.hopeless) == (1, EndKind.ERROR, False)
     assert end.detail.startswith("ZeroDivisionError")
     assert "loops.py" in end.traceback
 

@@ -35,6 +35,7 @@ class StreamedImages(Dataset[Tensor]):
         self.dtype = torch.uint8 if images.dtype == "uint8" else torch.float32
         self._images = images
         self._coming: Iterator[tuple[Index, Tensor]] | None = None
+        self._left = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -67,7 +68,7 @@ class StreamedImages(Dataset[Tensor]):
             collate_fn=torch.stack,
             generator=generator,
         )
-        self._coming = zip(batches, loader, strict=True)
+        self._coming, self._left = zip(batches, loader, strict=True), len(batches)
 
     def get(self, index: Index) -> Tensor:
         """Returns the images at an index."""
@@ -76,9 +77,13 @@ class StreamedImages(Dataset[Tensor]):
                 expected, images = next(self._coming, (None, None))
             except DataError as error:  # a loader's process hands over its traceback as the message
                 raise DataError(str(error).rstrip().rsplit("DataError: ", 1)[-1]) from error
-            if images is not None and expected is not None and _same(expected, index):
+            self._left -= 1
+            right = images is not None and expected is not None and _same(expected, index)
+            if not right or self._left == 0:
+                # Let go of, the loader's processes end at once; the garbage collector would wait for them later.
+                self._coming = None
+            if right and images is not None:
                 return images
-            self._coming = None
         return torch.stack([self[position] for position in _positions(index, len(self))])
 
     def sample(self, count: int) -> Iterator[Array]:
