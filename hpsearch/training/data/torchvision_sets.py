@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,28 @@ logger = logging.getLogger(__name__)
 _SPLITS = {FREE: ("train", "trainval"), VAL: ("val", "valid"), TEST: ("test",)}
 """What torchvision's sets call their parts."""
 
-_ARGUMENTS: dict[str, dict[str, Any]] = {"EMNIST": {"split": "balanced"}}
-"""Sets in which `split` means something other than a part."""
+_ODD: dict[str, tuple[tuple[int, dict[str, Any]], ...]] = {
+    "EMNIST": (
+        (FREE, {"split": "balanced", "train": True}),
+        (TEST, {"split": "balanced", "train": False}),
+    ),
+    "INaturalist": ((FREE, {"version": "2021_train"}), (VAL, {"version": "2021_valid"})),
+    "LSUN": ((FREE, {"classes": "train"}), (VAL, {"classes": "val"})),
+    "Places365": ((FREE, {"split": "train-standard"}), (VAL, {"split": "val"})),
+}
+"""Sets that call their parts otherwise."""
 
-_NO_LABELS = ("VisionDataset", "DatasetFolder", "ImageFolder", "FakeData")
+_CLASSIFICATION = (
+    "CIFAR10", "CIFAR100", "CLEVRClassification", "Caltech101", "Caltech256", "Country211", "DTD", "EMNIST",
+    "EuroSAT", "FER2013", "FGVCAircraft", "FashionMNIST", "Flowers102", "Food101", "GTSRB", "INaturalist",
+    "ImageNet", "Imagenette", "KMNIST", "LFWPeople", "LSUN", "MNIST", "Omniglot", "OxfordIIITPet", "PCAM",
+    "Places365", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "StanfordCars", "USPS",
+)  # fmt: skip
 
 
 def names() -> list[str]:
-    """Returns the classes of torchvision that hold data; not all of them are for classification."""
-    from torchvision import datasets
-
-    return [name for name in datasets.__all__ if name not in _NO_LABELS]
+    """Returns the sets of torchvision that give one class for each image."""
+    return list(_CLASSIFICATION)
 
 
 def _family_files(request: Request) -> Iterable[Path]:
@@ -95,17 +106,18 @@ OTHERS = Source(files=_files, read=_read, heeds=frozenset(("split.group_by",)))
 """Every other set, as torchvision reads it."""
 
 
-def _parts(name: str) -> list[tuple[int, dict[str, Any]]]:
+def _parts(name: str) -> Sequence[tuple[int, dict[str, Any]]]:
     """Returns the arguments that make a set give each of its parts."""
     from torchvision import datasets
 
+    if name in _ODD:
+        return _ODD[name]
     parameters = inspect.signature(getattr(datasets, name).__init__).parameters
-    fixed = _ARGUMENTS.get(name, {})
     if "train" in parameters:
-        return [(FREE, fixed | {"train": True}), (TEST, fixed | {"train": False})]
+        return [(FREE, {"train": True}), (TEST, {"train": False})]
     if "split" in parameters:
-        return [(part, fixed | {"split": split}) for part, splits in _SPLITS.items() for split in splits]
-    return [(FREE, dict(fixed))]
+        return [(part, {"split": split}) for part, splits in _SPLITS.items() for split in splits]
+    return [(FREE, {})]
 
 
 def _construct(request: Request, keywords: dict[str, Any]) -> Any:
@@ -113,7 +125,7 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
     from torchvision import datasets
 
     kind = getattr(datasets, request.spec.dataset)
-    if "download" in inspect.signature(kind.__init__).parameters:
+    if "download" in inspect.signature(kind.__init__).parameters or issubclass(kind, datasets.MNIST):
         keywords = keywords | {"download": request.spec.download}
     try:
         # Two processes that fetch at once would write into the same files.

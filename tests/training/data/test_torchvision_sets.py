@@ -9,7 +9,8 @@ from PIL import Image
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
-from hpsearch.training.data import load
+from hpsearch.training.data import load, torchvision_sets
+from hpsearch.training.data.catalogue import FREE
 from hpsearch.training.data.sealed import open_test
 from tests.training.data.pictures import day_and_night
 
@@ -50,3 +51,26 @@ def test_images_are_those_of_the_files_also_from_the_cache(root: Path, tmp_path:
 def test_a_set_with_other_labels_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="CocoDetection"):
         load(DataSpec(dataset="CocoDetection"), root=str(root), cache=tmp_path / "cache")
+
+
+def test_emnist_whose_parts_go_by_another_name(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, count in {"train": 470, "test": 94}.items():
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 47
+        for kind, array in {"images-idx3": images, "labels-idx1": labels}.items():
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / f"emnist-balanced-{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    facts = load(DataSpec(dataset="EMNIST"), root=str(tmp_path / "data"), cache=tmp_path / "cache").facts
+    assert (facts.train + facts.val, facts.test) == (470, 94)
+    assert len(facts.classes) == 47
+
+
+def test_every_set_by_name_is_torchvisions_and_has_a_training_part() -> None:
+    from torchvision import datasets
+
+    for name in torchvision_sets.names():
+        assert name in datasets.__all__
+        assert torchvision_sets._parts(name)[0][0] == FREE, name
