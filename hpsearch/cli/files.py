@@ -56,12 +56,14 @@ def delete(
     run_folder: RunFolderOption = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a study with its checkpoints, weights and artifacts."""
+    """Delete a study and its confirmation: trials, checkpoints, weights, artifacts."""
     from hpsearch.results.delete import delete_study, plan_deletion
-    from hpsearch.results.looks import deletion_text
+    from hpsearch.results.looks import deletion_text, deletion_warnings
 
     url = storage_url(storage, storage_file, run_folder)
     deletion = plan_deletion(study_name(study) or study, url, run_folder)
+    for warning in deletion_warnings(deletion):
+        typer.echo(f"warning: {warning}", err=True)
     if not yes and not typer.confirm(f"Delete {deletion_text(deletion)}?"):
         raise typer.Exit(1)
     delete_study(deletion, url)

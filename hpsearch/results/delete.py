@@ -1,6 +1,6 @@
-"""Removes a study for good: its rows, its checkpoints and weights, its artifacts."""
+"""Removes a study for good: its rows, its checkpoints and weights, its artifacts, and its confirmation."""
 
-import logging
+import json
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -10,31 +10,41 @@ from pathlib import Path
 import optuna
 from optuna.storages import RDBStorage
 
-from hpsearch.errors import UserError
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.confirm.plan import SUFFIX
+from hpsearch.results.confirm.stored import OPENINGS
 from hpsearch.results.listing import own_folder
 from hpsearch.results.reading import opened
 from hpsearch.results.status import driver_rows, find_row
 from hpsearch.search.identity import DriverIdentity
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import translated
+from hpsearch.search.ledger import TOKEN, Ledger
+from hpsearch.search.storage import redact, translated
 from hpsearch.search.tables import DriverState
 from hpsearch.spec.folders import RunFolder
-
-logger = logging.getLogger(__name__)
 
 _ARTIFACT = "artifacts:"  # prefix of Optuna's system attributes that describe artifacts
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What would go with a study; `folder` is None when there is none on this machine."""
+    """What would go with a study.
+
+    Attributes:
+        folder: None when it has none on this machine.
+        foreign: a folder of the study's name that stays, since it is not known to be the study's.
+        openings: how often the test part was opened; the record of that goes with the study.
+        linked: the study's confirmation, which goes too.
+    """
 
     name: str
     study_id: int
     trials: int
     folder: Path | None
+    foreign: Path | None
     size: int
     artifacts: tuple[Path, ...]
+    openings: int = 0
+    linked: "Deletion | None" = None
 
 
 def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
@@ -42,34 +52,76 @@ def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
 
     Raises:
         StudyNotFound: no study of this name.
-        UserError: a live driver runs the study.
+        UserError: a live driver runs the study or its confirmation.
     """
     with opened(url) as storage:
-        row = find_row(name, storage, run_folder)
-        for driver in driver_rows(storage, row.study_id):
-            if driver.state is DriverState.ALIVE:
-                host = driver.identity.host.partition("/")[0]
-                raise UserError(
-                    f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
-                    f"stop it first: hpsearch stop {name}"
-                )
-        folder = own_folder(RunFolder(run_folder, name))
-        artifacts = tuple(_artifact_files(storage, row.study_id, RunFolder(run_folder, name).artifacts))
-        return Deletion(
-            name, row.study_id, sum(row.counts.values()), folder, row.size if folder else 0, artifacts
+        with translated(storage):
+            names = {study.study_name for study in storage.get_all_studies()}
+        linked = name + SUFFIX
+        return _plan(
+            name, storage, run_folder, _plan(linked, storage, run_folder) if linked in names else None
         )
 
 
+def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: Deletion | None = None) -> Deletion:
+    row = find_row(name, storage, run_folder)
+    _refuse_running(storage, name, row.study_id)
+    with translated(storage):
+        openings = json.loads(storage.get_study_user_attrs(row.study_id).get(OPENINGS, "[]"))
+        token = storage.get_study_system_attrs(row.study_id).get(TOKEN)
+    folder = own_folder(RunFolder(run_folder, name))
+    is_owner = folder is not None and token is not None and _token_in(RunFolder(run_folder, name)) == token
+    return Deletion(
+        name,
+        row.study_id,
+        sum(row.counts.values()),
+        folder if is_owner else None,
+        None if is_owner else folder,
+        row.size if is_owner else 0,
+        tuple(_artifact_files(storage, row.study_id, RunFolder(run_folder, name).artifacts)),
+        len(openings),
+        linked,
+    )
+
+
+def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
+    for driver in driver_rows(storage, study_id):
+        if driver.state is DriverState.ALIVE:
+            host = driver.identity.host.partition("/")[0]
+            raise UserError(
+                f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
+                f"stop it first: hpsearch stop {name}"
+            )
+
+
+def _token_in(folder: RunFolder) -> str | None:
+    """Returns the token of the study that a folder belongs to; None when nothing readable says so."""
+    try:
+        return str(json.loads(folder.owner.read_text(encoding="utf-8"))["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def delete_study(deletion: Deletion, url: str) -> None:
-    """Deletes what `plan_deletion` found: the rows first, so that nothing refers to files that are gone.
+    """Deletes what `plan_deletion` found; the confirmation first, so that a second try finds both.
 
     Raises:
-        UserError: files that cannot be removed; the study is gone from the database then.
+        StudyNotFound: it was deleted meanwhile.
+        UserError: a driver has begun to run it meanwhile; or files that cannot be removed, and then the study
+            is gone from the database.
         StorageError, StorageAway: the database.
     """
+    if deletion.linked is not None:
+        delete_study(deletion.linked, url)
+    # The rows first, so that nothing refers to files that are gone.
     with opened(url, readonly=False) as storage, translated(storage):
+        _refuse_running(storage, deletion.name, deletion.study_id)
         Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
-        optuna.delete_study(study_name=deletion.name, storage=storage)
+        try:
+            optuna.delete_study(study_name=deletion.name, storage=storage)
+        except KeyError:
+            where = redact(storage.url)
+            raise StudyNotFound(f'study "{deletion.name}" was deleted from {where} meanwhile') from None
     try:
         if deletion.folder is not None:
             shutil.rmtree(deletion.folder)

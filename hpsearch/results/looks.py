@@ -93,10 +93,30 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
 
 def deletion_text(deletion: Deletion) -> str:
     """Returns what would go, for a question and an answer."""
-    text = f'study "{deletion.name}" with {deletion.trials} trials'
+    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
     if deletion.folder is not None:
-        text += f", {deletion.folder} ({size(deletion.size)})"
-    return f"{text} and {len(deletion.artifacts)} artifacts" if deletion.artifacts else text
+        parts.append(f"{deletion.folder} ({size(deletion.size)})")
+    if deletion.artifacts:
+        parts.append(_counted(len(deletion.artifacts), "artifact"))
+    if deletion.openings:
+        parts.append(f"the record of {_counted(deletion.openings, 'opening')} of the test part")
+    text = ", ".join(parts)
+    return text if deletion.linked is None else f"{text}; its confirmation: {deletion_text(deletion.linked)}"
+
+
+def deletion_warnings(deletion: Deletion) -> list[str]:
+    """Returns what stays although it bears the study's name."""
+    both = [one for one in (deletion, deletion.linked) if one is not None]
+    return [
+        f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
+        "of another database; remove it by hand if nobody needs it"
+        for one in both
+        if one.foreign is not None
+    ]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def age(moment: datetime | None) -> str:

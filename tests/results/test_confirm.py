@@ -15,7 +15,6 @@ from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
 from hpsearch.results.confirm.words import confirmation_lines
-from hpsearch.results.delete import delete_study, plan_deletion
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.service.callbacks import Callback, FinishedTrial
@@ -191,9 +190,7 @@ def test_what_cannot_be_confirmed(tmp_path: Path, name: str, wanted: dict[str, i
 def test_another_search_under_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
     search(tmp_path)
     played(tmp_path, top=1, seeds=2)
-    delete_study(
-        plan_deletion("s", options_in(tmp_path).storage, tmp_path / "runs"), options_in(tmp_path).storage
-    )
+    optuna.delete_study(study_name="s", storage=writable(tmp_path)._storage)  # as the dashboard does
     search(tmp_path, digits_spec(study={"max_attempts": 1}, train={"momentum": 0.5}))
     with pytest.raises(DigestMismatch, match=r'"s\.confirm".*\n.*train\.momentum'):
         played(tmp_path, top=1, seeds=2)

@@ -10,29 +10,41 @@ from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.delete import delete_study, plan_deletion
+from hpsearch.results.looks import deletion_text, deletion_warnings
 from hpsearch.results.reading import opened
 from hpsearch.results.status import request_stop, study_status
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, reading
 from hpsearch.search.tables import LEASE
+from hpsearch.service.keeper import WeightsKeeper
+from hpsearch.spec import CheckpointSpec
+from hpsearch.spec.folders import RunFolder
 from tests.results.stored import make_study
+
+
+def with_folder(url: str, runs: Path, name: str) -> optuna.Study:
+    """Makes a study whose folder is marked as its own, with weights, as a driver does."""
+    study = make_study(url, name)
+    ledger = Ledger(open_storage(url), DriverIdentity.here())
+    ledger.claim(study._study_id, 4)
+    folder = RunFolder(runs, name)
+    WeightsKeeper(folder, CheckpointSpec(), "minimize").take_folder(ledger.token(study._study_id), url)
+    folder.weights(1).parent.mkdir()
+    folder.weights(1).write_bytes(b"w")
+    return study
 
 
 def test_everything_of_the_study_goes_and_nothing_else(sqlite_url: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for name in ("one", "two"):
-        study = make_study(sqlite_url, name)
-        (runs / name / "weights").mkdir(parents=True)
-        (runs / name / "weights" / "trial-00001.safetensors").write_bytes(b"w")
+        study = with_folder(sqlite_url, runs, name)
         (runs / "artifacts").mkdir(exist_ok=True)
         upload_artifact(
             file_path=str(runs / name / "weights" / "trial-00001.safetensors"),
             study_or_trial=study,
             artifact_store=FileSystemArtifactStore(str(runs / "artifacts")),
         )
-        ledger = Ledger(open_storage(sqlite_url), DriverIdentity.here())
-        ledger.claim(study._study_id, 4)
     assert len(list((runs / "artifacts").iterdir())) == 2
 
     deletion = plan_deletion("one", sqlite_url, runs)
@@ -47,6 +59,69 @@ def test_everything_of_the_study_goes_and_nothing_else(sqlite_url: str, tmp_path
     assert plan_deletion("two", sqlite_url, runs).trials == 5
     with reading(open_storage(sqlite_url)) as connection:
         assert connection.scalar(select(func.count()).select_from(LEASE)) == 1
+
+
+def test_the_confirmation_and_the_record_of_openings_go_too(sqlite_url: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with_folder(sqlite_url, runs, "one").set_user_attr("test_openings", json.dumps([{"time": "t"}] * 2))
+    with_folder(sqlite_url, runs, "one.confirm")
+    with_folder(sqlite_url, runs, "one.more")
+    deletion = plan_deletion("one", sqlite_url, runs)
+    text = deletion_text(deletion)
+    assert "the record of 2 openings of the test part" in text
+    assert 'its confirmation: study "one.confirm" with 5 trials' in text
+    delete_study(deletion, sqlite_url)
+    assert [path.name for path in runs.iterdir()] == ["one.more"]
+    with opened(sqlite_url) as storage:
+        assert [study.study_name for study in storage.get_all_studies()] == ["one.more"]
+
+
+def test_a_confirmation_is_deleted_alone(sqlite_url: str, tmp_path: Path) -> None:
+    for name in ("one", "one.confirm"):
+        with_folder(sqlite_url, tmp_path, name)
+    delete_study(plan_deletion("one.confirm", sqlite_url, tmp_path), sqlite_url)
+    assert plan_deletion("one", sqlite_url, tmp_path).linked is None
+    assert RunFolder(tmp_path, "one").weights(1).exists()
+
+
+def test_the_folder_of_another_databases_study_stays(sqlite_url: str, tmp_path: Path) -> None:
+    """Two databases, one run folder, one name: the folder goes with the study that it belongs to."""
+    runs, other = tmp_path / "runs", f"sqlite:///{tmp_path}/other.db"
+    with_folder(sqlite_url, runs, "one")
+    make_study(other, "one")
+    deletion = plan_deletion("one", other, runs)
+    assert (deletion.folder, deletion.size) == (None, 0)
+    (warning,) = deletion_warnings(deletion)
+    assert f"{runs / 'one'} stays" in warning
+    delete_study(deletion, other)
+    assert RunFolder(runs, "one").weights(1).exists()
+    deletion = plan_deletion("one", sqlite_url, runs)
+    assert (deletion.folder, deletion_warnings(deletion)) == (runs / "one", [])
+
+
+@pytest.mark.parametrize("owner", [None, "", "[]", "{}", '{"token": null}'])
+def test_a_folder_that_does_not_say_whose_it_is_stays(
+    sqlite_url: str, tmp_path: Path, owner: str | None
+) -> None:
+    with_folder(sqlite_url, tmp_path, "one")
+    path = RunFolder(tmp_path, "one").owner
+    path.unlink()
+    if owner is not None:
+        path.write_text(owner, encoding="utf-8")
+    assert plan_deletion("one", sqlite_url, tmp_path).foreign == tmp_path / "one"
+
+
+def test_a_study_deleted_or_begun_meanwhile(sqlite_url: str, tmp_path: Path) -> None:
+    study = make_study(sqlite_url, "one")
+    deletion = plan_deletion("one", sqlite_url, tmp_path)
+    ledger = Ledger(open_storage(sqlite_url), DriverIdentity.here())
+    ledger.register(study._study_id, json.dumps(["cpu x1"]))
+    with pytest.raises(UserError, match="being run by process"):
+        delete_study(deletion, sqlite_url)
+    ledger.unregister()
+    delete_study(deletion, sqlite_url)
+    with pytest.raises(StudyNotFound, match=r'study "one" was deleted from .* meanwhile'):
+        delete_study(deletion, sqlite_url)
 
 
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "cache", "artifacts", "sub/other"])
@@ -78,6 +153,11 @@ def test_a_running_study_is_not_deleted_but_asked_to_stop(sqlite_url: str, tmp_p
     assert ledger.stop_requested(study._study_id, begun)
     ledger.unregister()
     assert plan_deletion("one", sqlite_url, tmp_path).trials == 5
+
+    linked = make_study(sqlite_url, "one.confirm")
+    ledger.register(linked._study_id, json.dumps(["cpu x1"]))
+    with pytest.raises(UserError, match=r'study "one.confirm" is being run .*: hpsearch stop one.confirm'):
+        plan_deletion("one", sqlite_url, tmp_path)
 
 
 def test_the_status_shows_drivers_and_workers(sqlite_url: str, tmp_path: Path) -> None:

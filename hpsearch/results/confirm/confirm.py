@@ -1,15 +1,10 @@
 """A confirmation from begin to end: train anew, gather, open the test part, store, tell.
 
-The study's user attributes tell of it: `test_openings` (a list of who opened the test part when, written
-before it is opened) and `confirm_summary`; those of the linked study hold the test's results, so that a
-configuration that was tested is not tested again.
+The studies' user attributes tell of it, see `stored`.
 """
 
-import getpass
 import json
 import os
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
-from hpsearch.results.confirm.summary import Confirmation, ordered, parse, result_of
+from hpsearch.results.confirm.stored import (
+    DETAILS,
+    RESULTS,
+    SUMMARY,
+    earlier_openings,
+    opened_before,
+    parse,
+    record_opening,
+    set_attrs,
+)
+from hpsearch.results.confirm.summary import Confirmation, ordered, result_of
 from hpsearch.results.confirm.words import findings
-from hpsearch.results.reading import opened, reading_study
+from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
 from hpsearch.search.opening import SPECIFICATION
-from hpsearch.search.storage import translated
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import Executor
 from hpsearch.service.launch import RunOptions
@@ -34,9 +38,6 @@ from hpsearch.spec.trial import TrialRun
 
 if TYPE_CHECKING:
     from hpsearch.results.confirm.exam import Exam, Place
-
-OPENINGS, SUMMARY = "test_openings", "confirm_summary"
-RESULTS, DETAILS = "test_results", "test_details:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def confirm(
         _test(work)
     confirmation = _gather(work)
     stored = confirmation.stored(findings(confirmation))
-    _set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
+    set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
     return Outcome(work.record, confirmation, "", 0 if confirmation.optimisms() else 1, stored)
 
 
@@ -130,7 +131,7 @@ def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int 
     before = _linked_before(record, options.storage)
     spec = linked_spec(record, chosen, count, before)
     if before is not None and before != spec:
-        _set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
+        set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     return _Work(record, tuple(chosen), count, spec, options)
 
 
@@ -191,11 +192,22 @@ def _test(work: _Work) -> None:
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
         return
-    _record_opening(work, due, data_digest)
+    before = earlier_openings(work.record.name, work.options.storage)
+    work.notes.extend(opened_before(before))
+    record_opening(
+        work.record,
+        work.options.storage,
+        before,
+        {
+            "configurations": ", ".join(f"trial {candidate.trial}" for candidate, _ in due),
+            "models": sum(len(found) for _, found in due),
+            "data": data_digest,
+        },
+    )
     for candidate, found in due:
         exam = _examine(work, candidate, found, place)
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
-        _set_attrs(
+        set_attrs(
             work.options.storage,
             linked.name,
             {RESULTS: json.dumps(tested), f"{DETAILS}{candidate.trial}": json.dumps(_details(exam))},
@@ -230,36 +242,6 @@ def _place(options: RunOptions) -> "Place":
     )
 
 
-def _record_opening(
-    work: _Work, due: Sequence[tuple[Candidate, Sequence[TrialRecord]]], data_digest: str
-) -> None:
-    with reading_study(work.record.name, work.options.storage) as study:
-        before = parse(study.user_attrs.get(OPENINGS), [])
-    if before:
-        times = f"{len(before)} times" if len(before) > 1 else "once"
-        work.notes.append(
-            f"warning: the test part was opened {times} before, last at {before[-1]['time']}: what was "
-            "chosen after a look at it is not judged fairly by it"
-        )
-    opening = {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "host": socket.gethostname(),
-        "user": _user(),
-        "configurations": ", ".join(f"trial {candidate.trial}" for candidate, _ in due),
-        "models": sum(len(found) for _, found in due),
-        "digest": work.record.attrs.get("digest", ""),
-        "data": data_digest,
-    }
-    _set_attrs(work.options.storage, work.record.name, {OPENINGS: json.dumps([*before, opening])})
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid()) if hasattr(os, "getuid") else "?"
-
-
 def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], place: "Place") -> "Exam":
     from hpsearch.results.confirm.exam import examine
 
@@ -277,15 +259,3 @@ def _details(exam: "Exam") -> dict[str, Any]:
     if not exam.classes:
         return {}
     return {"classes": exam.classes, "confusion": exam.confusion, "wrong": exam.wrong}
-
-
-def _set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
-    """Writes user attributes of a study.
-
-    Raises:
-        StorageError, StorageAway: the database.
-    """
-    with opened(url, readonly=False) as storage, translated(storage):
-        study_id = storage.get_study_id_from_name(name)
-        for key, value in attrs.items():
-            storage.set_study_user_attr(study_id, key, value)

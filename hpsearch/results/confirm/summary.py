@@ -1,6 +1,5 @@
 """The result of a confirmation as plain values: what is stored, printed and put into the report."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,8 +200,3 @@ def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result
         return sign * summarize(values).mean if values else math.inf
 
     return tuple(sorted(results, key=cost))
-
-
-def parse(text: str | None, default: Any) -> Any:
-    """Returns what a JSON attribute holds."""
-    return default if text is None else json.loads(text)

@@ -1,0 +1,81 @@
+"""What a confirmation keeps in the studies' user attributes.
+
+Those of the search: `test_openings` (a list of who opened the test part when, written before it is opened)
+and `confirm_summary`. Those of the linked study: the test's results, so that a configuration that was tested
+is not tested again.
+"""
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpsearch.results.reading import opened, reading_study
+from hpsearch.results.record import StudyRecord
+from hpsearch.search.storage import translated
+
+OPENINGS, SUMMARY = "test_openings", "confirm_summary"
+RESULTS, DETAILS = "test_results", "test_details:"
+
+
+def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
+    """Writes user attributes of a study.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = storage.get_study_id_from_name(name)
+        for key, value in attrs.items():
+            storage.set_study_user_attr(study_id, key, value)
+
+
+def parse(text: str | None, default: Any) -> Any:
+    """Returns what a JSON attribute holds."""
+    return default if text is None else json.loads(text)
+
+
+def earlier_openings(name: str, url: str) -> list[dict[str, Any]]:
+    """Returns the openings of the test part that are on a study's record."""
+    with reading_study(name, url) as study:
+        found: list[dict[str, Any]] = parse(study.user_attrs.get(OPENINGS), [])
+        return found
+
+
+def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the warning that earlier openings call for."""
+    if not openings:
+        return []
+    times = f"{len(openings)} times" if len(openings) > 1 else "once"
+    return [
+        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: what was "
+        "chosen after a look at it is not judged fairly by it"
+    ]
+
+
+def record_opening(
+    record: StudyRecord, url: str, before: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> None:
+    """Puts an opening of the test part on a study's record, behind those `before`.
+
+    Args:
+        facts: which configurations, how many models, the digest of the data.
+    """
+    opening = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "digest": record.attrs.get("digest", ""),
+        **facts,
+    }
+    set_attrs(url, record.name, {OPENINGS: json.dumps([*before, opening])})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid()) if hasattr(os, "getuid") else "?"
