@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 SOON = 10.0  # seconds between two publications when there is a new best
 INTERVAL = 30.0  # seconds otherwise
 SHARE = 20.0  # a publication that takes long is made less often: at most this part of the time
+WRITTEN = (
+    0.5  # seconds after a trial's end: the driver gathers what it writes, and reading sooner would miss it
+)
 AT_END = 10.0  # seconds that the end of the run waits for the last publication
 AFTER_SIGNAL = 3.0  # the same when the user wants to leave
 AWAY = 60.0  # seconds to keep clear of a database that did not answer
@@ -53,6 +56,7 @@ class Publisher(Callback):
         self._process: _Process | None = None
         self._queue: list[Change] = []
         self._news = self._best = False
+        self._news_at = 0.0
         self._last = time.monotonic()
         self._took = 0.0
         self._away_until = 0.0
@@ -63,6 +67,7 @@ class Publisher(Callback):
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self._news = True
+        self._news_at = time.monotonic()
         self._best = self._best or trial.is_best
 
     def on_tick(self) -> None:
@@ -98,7 +103,8 @@ class Publisher(Callback):
     def _is_due(self) -> bool:
         interval = max(SOON if self._best else INTERVAL, SHARE * self._took)
         now = time.monotonic()
-        return self._news and now - self._last >= interval and now >= self._away_until
+        written = now - self._news_at >= WRITTEN
+        return self._news and written and now - self._last >= interval and now >= self._away_until
 
     def _ask(self) -> None:
         self._news = self._best = False

@@ -18,6 +18,7 @@ from hpsearch.results import publish
 from hpsearch.results.publication import compute
 from hpsearch.results.publish import Publisher
 from hpsearch.results.reading import open_study
+from hpsearch.service import driver
 from hpsearch.service.callbacks import Callback
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 from tests.service.curves import Script
@@ -110,7 +111,8 @@ def test_a_note_that_a_person_has_changed_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_graphs_appear_while_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trial 4 is held back until the graphs of the trials before it can be seen."""
+    """The driver is held at the end of trial 4 until the graphs of the trials before it can be seen."""
+    monkeypatch.setattr(driver, "GATHER", 0.0)  # the trials before it are written then
     monkeypatch.setattr(publish, "SOON", 0.0)
     monkeypatch.setattr(publish, "INTERVAL", 0.0)
     seen: list[set[str]] = []
