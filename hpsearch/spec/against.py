@@ -108,10 +108,12 @@ def _check_padding(data: DataSpec, facts: DataFacts) -> None:
 
 def _check_batches(spec: StudySpec, facts: DataFacts) -> None:
     sizes = [size for size in spec.values_of("batch_size") if size != "full"]
-    largest, smallest = max(sizes, default=1), int(facts.train * min(spec.values_of("data.subset")))
+    subset = min(spec.values_of("data.subset"))
+    largest, smallest = max(sizes, default=1), int(facts.train * subset)
     if largest > smallest:
         field = "search.batch_size" if "batch_size" in spec.search else "train.batch_size"
+        of = "" if subset == 1 else f" that data.subset = {subset:g} leaves of {facts.train}"
         raise StudyFileError(
-            f"{field}: {largest} is larger than the training part of {smallest} samples; "
+            f"{field}: {largest} is larger than the training part of {smallest} samples{of}; "
             'lower it, or write "full" for the whole part'
         )

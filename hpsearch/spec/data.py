@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpsearch.spec.augment import Augment, check_unique
-from hpsearch.spec.base import Bool, Float, Int, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Section
 
 
 class Split(Section):
@@ -62,9 +62,9 @@ class DataSpec(Section):
     subset: Float = Field(1.0, gt=0, le=1)
     """Stratified share of the training part; a smaller subset is part of every larger one."""
     split: Split = Split()
-    image_size: Int | None = Field(None, ge=1, le=4096)
+    image_size: Annotated[Annotated[Int, Field(ge=1, le=4096)] | None, OrNone] = None
     """Side of the square images in pixels; resized with antialiasing once. None keeps the data's own size."""
-    channels: Literal[1, 3] | None = None
+    channels: Annotated[Literal[1, 3] | None, OrNone] = None
     """1 turns photographs grey, 3 repeats a grey channel; None keeps what the data has."""
     normalize: Bool = True
     """Subtracts the training part's mean and divides by its standard deviation, per channel."""

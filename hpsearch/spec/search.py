@@ -49,8 +49,15 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "model.unfreeze_after": "int",
     "model.weights": "any",
 }
-"""Fields that leave trials comparable. The loss function and the split are not among them: another loss or
-another validation set is another yardstick."""
+"""Fields that leave trials comparable."""
+
+_APART = "give each choice a study of its own, and look at them with `hpsearch compare`"
+NO_YARDSTICK = {
+    "train.loss": f"losses under different loss functions cannot be compared; {_APART}",
+    "data.split": f"losses on different validation sets cannot be compared; {_APART}",
+    "data.dataset": f"losses on different data cannot be compared; {_APART}",
+}
+"""Fields that would change what trials are measured by, and why each is refused."""
 
 OPEN_PREFIXES = ("model.args.", "data.augment.", "function.")
 """Names that end freely: a model's arguments, a transform's parameters (`data.augment.elastic.alpha`), a
@@ -175,6 +182,8 @@ def searchable_kind(name: str) -> Literal["float", "int", "any"]:
         return _transform_kind(name.removeprefix("data.augment."))
     if name.startswith(("model.args.", "function.")) and not name.endswith("."):
         return "any"
+    if name in NO_YARDSTICK:
+        raise ValueError(f"is not searchable: {NO_YARDSTICK[name]}")
     if name.removeprefix("train.") in SHORT:
         raise ValueError(f'write "{name.removeprefix("train.")}" instead')
     inner = [field for field in SEARCHABLE if field.startswith(f"{name}.")]

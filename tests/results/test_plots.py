@@ -166,6 +166,17 @@ def test_the_front_of_time_and_loss_is_not_beaten(record: StudyRecord) -> None:
         assert not [t for t in record.ranked if t.seconds <= seconds and t.score < score]
 
 
+def test_searched_image_sizes_are_told_apart_the_own_size_too() -> None:
+    sizes = [("none", 0.3), (16, 0.2), ("none", 0.1)]
+    trials = [trial(number, score) for number, (_, score) in enumerate(sizes)]
+    for one, (size, _) in zip(trials, sizes, strict=True):
+        one.hparams["data.image_size"] = size
+    drawn = {s.name: len(s.x) for s in loss_by_seconds(study(*trials)).series[:-1]}
+    assert sorted(drawn.values()) == [1, 2]
+    assert any("own image size" in name for name in drawn)
+    assert any("16 x 16" in name for name in drawn)
+
+
 @pytest.mark.parametrize(("count", "limit"), [(3, 10), (10, 10), (11, 10), (3000, 500)])
 def test_thinning_keeps_both_ends(count: int, limit: int) -> None:
     kept = thin(range(count), limit)

@@ -101,7 +101,7 @@ CROP = [{"name": "crop", "padding": 20}]
             DIGITS,
             {"data.subset": [0.1, 1.0]},
             {"train": {"batch_size": 150}},
-            ["train.batch_size: 150", "143"],
+            ["train.batch_size: 150", "143 samples that data.subset = 0.1 leaves of 1437"],
         ),
     ],
 )

@@ -145,19 +145,26 @@ def test_every_study_of_the_project_is_valid(path: Path) -> None:
         ("train.steps_per_epoch", 10),
         ("model.unfreeze_after", 2),
         ("model.weights", "nets/a.safetensors"),
+        ("data.image_size", 16),
+        ("data.channels", 1),
     ],
 )
 def test_what_may_be_off_is_searched_off_too(name: str, other: Any) -> None:
     table, field = name.split(".")
-    tree = {"data": {"dataset": "digits"}, table: {field: other}, "search": {name: ["none", other]}}
+
+    def with_field(value: dict[str, Any]) -> dict[str, Any]:
+        data = {"data": {"dataset": "digits"}}
+        return data | {table: data.get(table, {}) | value, "search": {name: ["none", other]}}
+
+    tree = with_field({field: other})
     spec = parse_study(tree)
     assert value_at(spec.with_hparams({name: "none"}), name) is None
     assert value_at(spec.with_hparams({name: other}), name) == other
     assert spec.search[name].labels() == ("none", other)  # type: ignore[union-attr]
     assert parse_study(json.loads(stored_form(spec))) == spec
-    plain = parse_study({**tree, table: {field: "none"}})
+    plain = parse_study(with_field({field: "none"}))
     assert value_at(plain, name) is None
-    assert digest(plain) == digest(parse_study({**tree, table: {}}))
+    assert digest(plain) == digest(parse_study(with_field({})))
 
 
 def test_the_docstrings_say_what_is_not_searchable() -> None:

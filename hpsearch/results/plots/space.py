@@ -140,7 +140,8 @@ def _subset(record: StudyRecord, trial: TrialRecord) -> float:
 def _image_size(record: StudyRecord, trial: TrialRecord) -> int:
     """Returns the side of the images in pixels; 0 for the data's own size."""
     fixed = record.spec.data.image_size if record.spec is not None else None
-    return int(trial.hparams.get("data.image_size", fixed) or 0)
+    size = trial.hparams.get("data.image_size", fixed)
+    return 0 if size in (None, "none") else int(size)
 
 
 def _cost_points(
