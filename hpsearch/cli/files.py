@@ -56,7 +56,7 @@ def delete(
     run_folder: RunFolderOption = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a study and its confirmation: trials, checkpoints, weights, artifacts."""
+    """Delete a study with its confirmation, weights and artifacts."""
     from hpsearch.results.delete import delete_study, plan_deletion
     from hpsearch.results.looks import deletion_text, deletion_warnings
 

@@ -60,6 +60,7 @@ def confirm(
     from hpsearch.results.confirm.confirm import confirm as confirm_study
     from hpsearch.results.confirm.words import confirmation_lines
     from hpsearch.results.display import choose_display
+    from hpsearch.results.publish import Publisher
     from hpsearch.service.launch import RunOptions
     from hpsearch.service.places import Workers
 
@@ -76,10 +77,13 @@ def confirm(
     )
     sys.path[:0] = options.import_paths
     again = repeat(storage, storage_file, run_folder)
+    publisher = Publisher(options.storage, run_folder)
     with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
         outcome = confirm_study(
-            study_name(study), options, top=top, seeds=seeds, test=test, callbacks=[display]
+            study_name(study), options, top=top, seeds=seeds, test=test, callbacks=[display, publisher]
         )
+    if outcome.confirmation is not None:
+        publisher.publish(outcome.record.name)  # the search's note tells of the confirmation
     if outcome.confirmation is None:
         typer.echo(outcome.message, err=True)
     elif as_json:

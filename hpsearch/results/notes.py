@@ -1,5 +1,6 @@
 """What the dashboard's notes say: Markdown for a study and for its best trials."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,10 @@ from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 def study_note(record: StudyRecord) -> str:
     """Returns a study's note: what was searched, how to read it, the best so far, how to load it."""
     return "\n".join(
-        [*_searched(record), "", *_reading(record), "", *_best(record), "", *_loading(record), ""]
+        [
+            *(*_searched(record), "", *_reading(record), "", *_best(record), ""),
+            *(*_confirmed(record), *_loading(record), ""),
+        ]
     )
 
 
@@ -62,6 +66,14 @@ def _best(record: StudyRecord) -> list[str]:
         "",
         *markdown_table(("hyperparameter", "value"), rows),
     ]
+
+
+def _confirmed(record: StudyRecord) -> list[str]:
+    stored = record.attrs.get("confirm_summary")
+    if stored is None:
+        return []
+    findings = [f"* {row['finding']}" for row in json.loads(stored)["findings"]]
+    return ["## Confirmed with other seeds", "", *findings, ""]
 
 
 def _loading(record: StudyRecord) -> list[str]:

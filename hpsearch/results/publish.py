@@ -79,8 +79,11 @@ class Publisher(Callback):
             self._ask()
 
     def on_study_end(self, summary: RunSummary) -> None:
-        """Publishes the final state; gives up after a while, since the user waits."""
-        patience = AFTER_SIGNAL if summary.exit_status > 128 else AT_END
+        self.publish(summary.study, AFTER_SIGNAL if summary.exit_status > 128 else AT_END)
+
+    def publish(self, study: str, patience: float = AT_END) -> None:
+        """Publishes a study as it is now; gives up after so many seconds, since the user waits."""
+        self._study = study
         deadline = time.monotonic() + patience
         if self._process is not None and self._process.busy:
             self._end_process()  # what it computes is out of date

@@ -1,27 +1,33 @@
 """Confirming: which trials, how they are trained anew, what is opened and recorded, what is said."""
 
+import base64
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import DigestMismatch, StudyFileError, UserError
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
+from hpsearch.results.confirm.exam import picture
 from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
+from hpsearch.results.report.page import page
 from hpsearch.service.callbacks import Callback, FinishedTrial
 from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind, EpochResult, TrialRun
-from hpsearch.spec import digest, parse_study
+from hpsearch.spec import DataSpec, digest, parse_study
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
@@ -161,7 +167,10 @@ def test_repeats_without_a_value_are_told(tmp_path: Path) -> None:
 
     outcome = played(tmp_path, fails, top=2, seeds=3)
     assert outcome.confirmation is not None
-    assert f"trial {best.number}: 1 of 3 repeats gave no model" in outcome.confirmation.notes
+    assert outcome.confirmation.notes == (
+        f"trial {best.number}: 1 of 3 repeats gave no model: made to end with error",
+        f"trial {best.number}: val_loss is over 2 repeats instead of 3",
+    )
     first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)
     assert sorted(first.validation) == [0, 2]
 
@@ -331,6 +340,48 @@ def test_errors_by_class_and_the_most_confidently_wrong(trained: tuple[Path, Run
         assert sealed.classes[int(sealed.test.targets[index.index(one["sample"])])] == one["class"]
         assert one["class"] != one["predicted"]
     assert "most confidently wrong" in "\n".join(confirmation_lines(outcome.confirmation, outcome.record))
+    assert stored["confusion"] == {"classes": list(sealed.classes), "counts": details["confusion"]}
+
+
+def opened_png(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_the_wrong_samples_are_shown(trained: tuple[Path, RunOptions, Outcome], tmp_path: Path) -> None:
+    folder, options, outcome = trained
+    linked = attrs_of(folder, "small.confirm")
+    sealed = open_test(small_spec().data, cache=folder / "runs" / "cache")
+    index = sealed.test.index.tolist()
+    assert 0 < len(outcome.stored["most_wrong"]) <= 12
+    for one in outcome.stored["most_wrong"]:
+        pixels = np.asarray(opened_png(linked[f"test_picture:{one['sample']}"]))
+        (image,) = sealed.pixels(sealed.test, torch.tensor([index.index(one["sample"])]))
+        np.testing.assert_array_equal(pixels, image[0].mul(255).round().to(torch.uint8))
+    document = build_report("small", options.storage)
+    shown = page(document)
+    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"])
+    first = outcome.stored["most_wrong"][0]
+    caption = f"image {first['sample']}: {first['class']}, taken for {first['predicted']} with"
+    assert caption in shown
+    assert caption in markdown(document)
+    rows = outcome.stored["confusion"]["counts"]
+    errors = [f"{1 - row[place] / sum(row):.1%}" for place, row in enumerate(rows)]
+    for place, (row, error) in enumerate(zip(rows, errors, strict=True)):
+        assert f"| {place} | {' | '.join(map(str, row))} | {error} |" in markdown(document)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "size"),
+    [((100, 200, 3), "RGB", (64, 32)), ((40, 30), "L", (30, 40)), ((40, 30, 5), "L", (30, 40))],
+)
+def test_pictures_are_small(tmp_path: Path, shape: tuple[int, ...], mode: str, size: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", x=images, y=np.arange(20) % 2)
+    spec = DataSpec(dataset="npz", root=str(tmp_path / "d.npz"), layout="HWC" if len(shape) == 3 else "auto")
+    shown = picture(open_test(spec, cache=tmp_path / "cache"), 0)
+    image = opened_png(shown)
+    assert (image.mode, image.size) == (mode, size)
+    assert len(shown) < 60_000
 
 
 def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> None:
@@ -393,6 +444,9 @@ def test_the_command(trained: tuple[Path, RunOptions, Outcome], capsys: pytest.C
     shown = capsys.readouterr().out
     assert "small: 2 configurations, 3 repeats each" in shown
     assert "test_loss" in shown
+    attrs = writable(folder, "small")._storage.get_study_system_attrs(1)
+    notes = "".join(text for key, text in attrs.items() if "note_str" in key)
+    assert f"Confirmed with other seeds\n\n* {outcome.stored['findings'][0]['finding']}" in notes
     assert run_command([*command, "--json"]) == 0
     event = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert event["event"] == "confirmation"

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from matplotlib.figure import Figure
 
 from hpsearch.results.plots import charts
-from hpsearch.results.plots.chart import Mark, thin, wants_log
+from hpsearch.results.plots.chart import Mark, log_ticks, thin, wants_log
 from hpsearch.results.plots.history import best_so_far, seconds_used, timeline
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
-from hpsearch.results.plots.static import write_pngs
+from hpsearch.results.plots.static import draw, draw_figure, write_pngs
 from hpsearch.results.record import StudyRecord, TrialRecord
 from tests.results.searches import record_of, search
 
@@ -98,10 +99,61 @@ def test_the_map_has_log_axes_where_the_search_has(record: StudyRecord) -> None:
     assert chart.x.log
     assert chart.x.title == "learning rate"
     assert set(chart.y.labels) <= {"16", "64", "full"}
-    points, star = chart.series
-    assert sorted(points.x) == sorted(t.hparams["learning_rate"] for t in record.ranked)
+    whole, cut, star = chart.series
+    for points, state in ((whole, "COMPLETE"), (cut, "PRUNED")):
+        own = [t for t in record.ranked if t.state == state]
+        assert sorted(points.x) == sorted(t.hparams["learning_rate"] for t in own)
+        assert sorted(points.scale.values) == sorted(t.score for t in own)
+        assert len(points.x) == len(points.y) == len(points.sizes) == len(points.hover)
     assert star.x == (record.best.hparams["learning_rate"],)
-    assert points.scale.low == record.best.score
+    assert whole.scale.low == cut.scale.low == record.best.score
+    assert (whole.scale.in_margin, cut.scale.in_margin) == (True, False)
+
+
+def test_pruned_trials_are_crosses_wherever_trials_are_points(record: StudyRecord) -> None:
+    pruned = {t.score for t in record.ranked if t.state == "PRUNED"}
+    assert pruned
+    for name in ("best-by-trials", "best-by-seconds", "loss-by-seconds"):
+        points = [s for s in chart_of(record, name).series if s.mark is Mark.POINTS]
+        assert {y for s in points if s.symbol == "x" for y in s.y} == pruned
+        assert {y for s in points if s.symbol != "x" for y in s.y}.isdisjoint(pruned)
+    assert {s.name: s.symbol for s in hparam_map(record).series}["PRUNED"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.06, None, 2.3], [0.05, 0.1, 0.2, 0.5, 1, 2, 5]),
+        ([3.0, 3.0], [2, 5]),
+        ([1e-4, 1.0], [1e-4, 1e-3, 1e-2, 1e-1, 1]),
+        ([1e-9, 1e3], [1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 1e1, 1e3]),
+        ([None, -1.0], []),
+    ],
+)
+def test_a_log_axis_has_labels_that_can_be_read(values: list[float | None], ticks: list[float]) -> None:
+    assert log_ticks(values) == pytest.approx(ticks)
+
+
+def test_both_pictures_of_a_log_axis_have_the_same_labels(record: StudyRecord) -> None:
+    chart = chart_of(record, "learning-curves")
+    drawn = Figure().add_subplot()
+    draw(chart, drawn)
+    assert chart.y.log
+    labels = [text.get_text() for text in drawn.get_yticklabels()]
+    assert figure(chart)["layout"]["yaxis"]["ticktext"] == labels
+    assert labels
+    assert "$" not in "".join(labels)
+
+
+def test_no_legend_lies_on_the_data(record: StudyRecord) -> None:
+    for chart in charts(record):
+        legend = figure(chart)["layout"]["legend"]
+        assert legend["orientation"] == "v" or (legend["y"], legend["yanchor"]) == (-0.2, "top")
+        picture = draw_figure(chart)
+        picture.draw_without_rendering()
+        box = picture.axes[0].get_window_extent()
+        assert not any(box.overlaps(legend.get_window_extent()) for legend in picture.legends)
+        assert any(text.get_text().startswith(chart.caption[:20]) for text in picture.texts)
 
 
 def test_the_timeline_has_one_bar_per_trial_within_its_time(record: StudyRecord) -> None:

@@ -143,6 +143,24 @@ def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
     assert "| 2026-01-02 | 2 |" in text
 
 
+@pytest.mark.parametrize(
+    ("stopping", "words"),
+    [
+        ({"metric": "val_error"}, "early stopping by `patience` (it watches `val_error`)"),
+        ({}, "early stopping by `patience` (it watches `val_loss`)"),
+        ({"criterion": "none"}, "early stopping by `none`, pruner"),
+    ],
+)
+def test_what_early_stopping_watches_is_told(stopping: dict[str, str], words: str) -> None:
+    spec = digits_spec(early_stopping=stopping)
+    assert words in markdown(report(replace(study(trial(0, 1.0)), spec=spec), {}))
+
+
+def test_the_best_trials_errors_by_class_are_told() -> None:
+    text = markdown(report(study(trial(0, 1.0, class_errors="8: 0.12, 3: 0.05")), {}))
+    assert "| validation error by class, the worst first | 8: 0.12, 3: 0.05 |" in text
+
+
 def test_a_study_without_trials_makes_a_report() -> None:
     document = report(study(), {})
     assert "none is COMPLETE yet" in document.summary

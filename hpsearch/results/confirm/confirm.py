@@ -14,6 +14,7 @@ from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
 from hpsearch.results.confirm.stored import (
     DETAILS,
+    PICTURE,
     RESULTS,
     SUMMARY,
     earlier_openings,
@@ -22,7 +23,7 @@ from hpsearch.results.confirm.stored import (
     record_opening,
     set_attrs,
 )
-from hpsearch.results.confirm.summary import Confirmation, ordered, result_of
+from hpsearch.results.confirm.summary import Confirmation, ordered, result_of, shortfalls
 from hpsearch.results.confirm.words import findings
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
@@ -159,10 +160,7 @@ def _gather(work: _Work) -> Confirmation:
         }
         result = result_of(candidate, trials, tested)
         results.append(result)
-        if result.failed:
-            work.notes.append(
-                f"trial {candidate.trial}: {result.failed} of {len(trials)} repeats gave no model"
-            )
+        work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
     best_first = ordered(results, record.metric, record.better)
     details = parse(linked.attrs.get(f"{DETAILS}{best_first[0].candidate.trial}"), {})
     return Confirmation(
@@ -210,7 +208,11 @@ def _test(work: _Work) -> None:
         set_attrs(
             work.options.storage,
             linked.name,
-            {RESULTS: json.dumps(tested), f"{DETAILS}{candidate.trial}": json.dumps(_details(exam))},
+            {
+                RESULTS: json.dumps(tested),
+                f"{DETAILS}{candidate.trial}": json.dumps(_details(exam)),
+                **{f"{PICTURE}{sample}": png for sample, png in exam.pictures.items()},
+            },
         )
 
 

@@ -3,12 +3,15 @@
 Legend: N test samples, B batch, K classes.
 """
 
+import base64
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from hpsearch.errors import DataError, ModelError
@@ -27,7 +30,8 @@ from hpsearch.training.weights import read_weights
 
 BATCH = 256
 MOST_CLASSES = 50  # up to which the confusion matrix is kept
-MOST_WRONG = 20  # pictures
+MOST_WRONG = 12  # pictures
+PICTURE_SIDE = 64  # pixels at the most; the attribute that holds one must stay below 64 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,14 @@ class Exam:
             regressions, training functions and very many classes.
         wrong: the pictures that the models together took for another class with the most confidence: sample,
             name, class, predicted class, probability (the mean over the models).
+        pictures: of these samples, by sample: PNG files in base64.
     """
 
     metrics: dict[int, dict[str, float]]
     classes: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
     wrong: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[int, str] = field(default_factory=dict)
 
 
 def sealed_part(spec: StudySpec, place: Place) -> tuple[str, str]:
@@ -127,12 +133,9 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     if belief_NK is None:
         return Exam(metrics)
     few = len(sealed.classes) <= MOST_CLASSES
-    return Exam(
-        metrics,
-        sealed.classes,
-        confusion.tolist() if few else [],
-        _most_wrong(belief_NK / len(weights), sealed),
-    )
+    places, wrong = _most_wrong(belief_NK / len(weights), sealed)
+    pictures = {int(sealed.test.index[place]): picture(sealed, place) for place in places}
+    return Exam(metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures)
 
 
 def _model(spec: StudySpec, sealed: Sealed, path: Path, place: Place) -> nn.Module:
@@ -166,12 +169,13 @@ def _outputs(
     return torch.cat(found)
 
 
-def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> list[dict[str, Any]]:
+def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> tuple[list[int], list[dict[str, Any]]]:
+    """Returns where the most confidently wrong samples stand in the test part, and what is said of them."""
     targets_N = sealed.test.targets.cpu()
     probability_N, predicted_N = belief_NK.max(1)
     wrong = torch.nonzero(predicted_N != targets_N).flatten()
-    worst = wrong[probability_N[wrong].argsort(descending=True, stable=True)][:MOST_WRONG]
-    return [
+    worst = wrong[probability_N[wrong].argsort(descending=True, stable=True)][:MOST_WRONG].tolist()
+    return worst, [
         {
             "sample": int(sealed.test.index[place]),
             "name": sealed.test.names[place] if sealed.test.names else "",
@@ -179,8 +183,24 @@ def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> list[dict[str, Any]]:
             "predicted": sealed.classes[predicted_N[place]],
             "probability": round(float(probability_N[place]), 4),
         }
-        for place in worst.tolist()
+        for place in worst
     ]
+
+
+def picture(sealed: Sealed, place: int) -> str:
+    """Returns a test sample as a PNG file in base64: what the models saw, not normalised, at most `PICTURE_SIDE`."""
+    image = sealed.pixels(sealed.test, torch.tensor([place], device=sealed.device)).cpu()
+    if image.shape[1] not in (1, 3):  # no colours: microscopes' channels and the like
+        image = image[:, :1]
+    longest = max(image.shape[2:])
+    if longest > PICTURE_SIDE:
+        size = [max(1, round(side * PICTURE_SIDE / longest)) for side in image.shape[2:]]
+        image = nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
+    pixels = image[0].mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    file = io.BytesIO()
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    Image.fromarray(array.contiguous().numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 class TestTrial(Trial):

@@ -2,7 +2,7 @@
 
 Those of the search: `test_openings` (a list of who opened the test part when, written before it is opened)
 and `confirm_summary`. Those of the linked study: the test's results, so that a configuration that was tested
-is not tested again.
+is not tested again, and small pictures of what was taken for another class.
 """
 
 import getpass
@@ -19,6 +19,9 @@ from hpsearch.search.storage import translated
 
 OPENINGS, SUMMARY = "test_openings", "confirm_summary"
 RESULTS, DETAILS = "test_results", "test_details:"
+PICTURE = "test_picture:"
+"""Prefix of the attributes that hold the pictures of test samples, by the sample: one attribute for all would
+not fit into a column of MySQL."""
 
 
 def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The result of a confirmation as plain values: what is stored, printed and put into the report."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,10 +139,7 @@ def _details(details: Mapping[str, Any]) -> dict[str, Any]:
     classes, confusion = details["classes"], details["confusion"]
     return {
         "class_errors": class_errors(confusion, classes),
-        "confusion": [
-            {"true class": name, **dict(zip(classes, counts, strict=True))}
-            for name, counts in zip(classes, confusion, strict=False)
-        ],
+        "confusion": {"classes": classes, "counts": confusion} if confusion else None,
         "most_wrong": details["wrong"],
     }
 
@@ -200,3 +198,20 @@ def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result
         return sign * summarize(values).mean if values else math.inf
 
     return tuple(sorted(results, key=cost))
+
+
+def shortfalls(result: Result, trials: Mapping[int, TrialRecord], metric: str, seeds: int) -> list[str]:
+    """Returns sentences about the repeats of a configuration that are missing from its means, and why."""
+    trial, have = result.candidate.trial, result.values(metric)
+    said = []
+    if result.failed:
+        reasons = Counter(
+            str(one.attrs.get("stop_detail") or one.stop_reason)
+            for one in trials.values()
+            if one.score is None
+        )
+        why = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
+        said.append(f"trial {trial}: {result.failed} of {seeds} repeats gave no model: {why}")
+    if len(have) < seeds:
+        said.append(f"trial {trial}: {metric} is over {len(have)} repeats instead of {seeds}")
+    return said

@@ -45,9 +45,11 @@ def _differences(confirmation: Confirmation) -> list[str]:
     if not compared:
         return []
     if not real:
+        counts = sorted({one.difference.n for one in compared})
+        repeats = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
         return [
             f"no difference between the {len(confirmation.results)} configurations is certain by "
-            f"{confirmation.metric} over {confirmation.seeds} repeats: choose the cheaper one, or add --seeds"
+            f"{confirmation.metric} over {repeats} repeats: choose the cheaper one, or add --seeds"
         ]
     sign = 1.0 if confirmation.better == "minimize" else -1.0
     said = []

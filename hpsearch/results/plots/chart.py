@@ -1,5 +1,6 @@
 """A chart as plain values: what is drawn, whoever draws it (plotly for screens, matplotlib for PNG files)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +12,8 @@ Item = TypeVar("Item")
 # vanish on a dark and on a light page.
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#8C8C8C"
+FEW_DECADES = 3.0  # up to which an axis has room for more than the powers of ten
+MOST_DECADES = 8
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 
@@ -36,12 +39,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Colours by value, from `low` (the brightest) to `high`; values outside take the end's colour."""
+    """Colours by value, from `low` (the brightest) to `high`; values outside take the end's colour.
+
+    Attributes:
+        in_margin: whether the scale itself is drawn beside the chart, which once is enough.
+    """
 
     title: str
     values: tuple[float, ...]
     low: float
     high: float
+    in_margin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,21 @@ def wants_log(values: Sequence[float | None]) -> bool:
     """Says whether values that are all positive span more than a factor of ten."""
     known = [value for value in values if value is not None]
     return bool(known) and min(known) > 0 and max(known) > 10 * min(known)
+
+
+def log_ticks(values: Sequence[float | None]) -> list[float]:
+    """Returns where a logarithmic axis is labelled: 1, 2 and 5 of each decade, or only as many as can be read."""
+    known = [value for value in values if value is not None and value > 0]
+    if not known:
+        return []
+    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    decades = range(low, max(high, low + 1) + 1)
+    if math.log10(max(known) / min(known)) <= FEW_DECADES:
+        every = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        first = max((tick for tick in every if tick <= min(known)), default=every[0])
+        last = min((tick for tick in every if tick >= max(known)), default=every[-1])
+        return [tick for tick in every if first <= tick <= last]
+    return [10.0**decade for decade in decades[:: -(-len(decades) // MOST_DECADES)]]
 
 
 def figures(value: float | None) -> str:

@@ -74,7 +74,8 @@ def best_so_far(record: StudyRecord, cost: str) -> Chart:
     return Chart(
         id=f"best-by-{cost}",
         title=f"Best {record.metric} so far against {title.split(' in ')[0]}",
-        caption="The line is the best score so far, a dot is the score of one trial (its best epoch).",
+        caption="The line is the best score so far, a dot is the score of one trial (its best epoch), a cross "
+        "that of a PRUNED one.",
         x=Axis(title),
         y=Axis(record.metric, log=wants_log([value for one in series for value in one.y])),
         series=tuple(series),
@@ -90,7 +91,7 @@ def _scores(record: StudyRecord, pairs: Sequence[tuple[TrialRecord, float]], sta
         y=tuple(trial.score for trial, _ in shown),
         mark=Mark.POINTS,
         color=STATE_COLORS[state],
-        sizes=(6.0,),
+        sizes=(6.0 if state == "COMPLETE" else 8.0,),
         symbol="circle" if state == "COMPLETE" else "x",
         hover=tuple(about(trial) for trial, _ in shown),
     )

@@ -7,7 +7,7 @@ test or a person cannot read. Nothing is drawn with WebGL, so that a page prints
 
 from typing import Any
 
-from hpsearch.results.plots.chart import Axis, Chart, Mark, Scale, Series
+from hpsearch.results.plots.chart import Axis, Chart, Mark, Scale, Series, log_ticks
 
 Figure = dict[str, Any]
 """`data` and `layout`, as `plotly.graph_objects.Figure` takes and plotly.js draws them."""
@@ -43,16 +43,17 @@ def figure(chart: Chart) -> Figure:
 
 
 def _legend(chart: Chart) -> dict[str, Any]:
-    """Few names stand in a row above the plot, many below it, very many in a column beside it."""
-    names = [series.name for series in chart.series if series.in_legend]
-    if sum(map(len, names)) <= 100 or any(series.scale for series in chart.series):
-        return _ROW | {"y": 1.0, "yanchor": "bottom"}
-    if len(names) <= 6:
-        return _ROW | {"y": -0.2, "yanchor": "top"}
-    return {"orientation": "v", "font": {"size": 11}}
-
-
-_ROW = {"orientation": "h", "x": 0, "font": {"size": 12}, "traceorder": "normal"}
+    """A few names stand in rows below the plot, many in a column beside it: never on it, nor on its title."""
+    if sum(series.in_legend for series in chart.series) > 6:
+        return {"orientation": "v", "font": {"size": 11}}
+    return {
+        "orientation": "h",
+        "x": 0,
+        "y": -0.2,
+        "yanchor": "top",
+        "font": {"size": 12},
+        "traceorder": "normal",
+    }
 
 
 def _axis(axis: Axis, values: list[float | None]) -> dict[str, Any]:
@@ -66,8 +67,9 @@ def _axis(axis: Axis, values: list[float | None]) -> dict[str, Any]:
     }
     known = [value for value in values if value is not None]
     if axis.log and known:
-        # Plotly writes all nine digits of a decade, or too few; 1, 2 and 5 can be read.
-        shown["dtick"] = "D2" if max(known) < 1000 * min(known) else 1
+        # Plotly writes all nine digits of a decade or too few, some without their zeros, and 0.0001 as 100µ.
+        ticks = log_ticks(known)
+        shown |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     if axis.labels:
         places = list(range(len(axis.labels)))
         shown |= {"tickvals": places, "ticktext": list(axis.labels), "range": [-0.6, len(places) - 0.4]}
@@ -138,6 +140,6 @@ def _colors(scale: Scale) -> dict[str, Any]:
         "reversescale": scale.low < scale.high,
         "cmin": min(scale.low, scale.high),
         "cmax": max(scale.low, scale.high),
-        "showscale": True,
+        "showscale": scale.in_margin,
         "colorbar": {"title": {"text": scale.title}, "thickness": 14, "outlinewidth": 0},
     }

@@ -1,6 +1,8 @@
 """Where in the search space the good trials lie, and what they cost."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 from hpsearch.results.plots.chart import (
@@ -19,7 +21,8 @@ from hpsearch.results.plots.history import about
 from hpsearch.results.record import StudyRecord, TrialRecord
 
 MOST_POINTS = 500
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "x")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
+CROSS = "x"  # marks PRUNED trials
 
 
 def hparam_map(record: StudyRecord) -> Chart | None:
@@ -41,7 +44,7 @@ def hparam_map(record: StudyRecord) -> Chart | None:
     x, y = (
         tuple(_place(trial.hparams[n], axis) for trial in shown) for n, axis in zip(chosen, axes, strict=True)
     )
-    points = Series(
+    every = Series(
         "trials",
         x,
         y,
@@ -49,8 +52,9 @@ def hparam_map(record: StudyRecord) -> Chart | None:
         sizes=tuple(round(6 + 14 * trial.epochs_run / longest, 1) for trial in shown),
         hover=tuple(f"{about(trial)}<br>{trial.epochs_run} epochs" for trial in shown),
         scale=_score_scale(record, shown),
-        in_legend=False,
     )
+    states = [s for s in ("COMPLETE", "PRUNED") if any(trial.state == s for trial in shown)]
+    points = [_chosen(every, [trial.state == s for trial in shown], s, s == states[0]) for s in states]
     best = shown[-1]
     star = Series(
         f"best: trial {best.number}",
@@ -67,10 +71,26 @@ def hparam_map(record: StudyRecord) -> Chart | None:
         id="map",
         title=f"{words.capitalize()}: where the good trials lie",
         caption=f"One point per trial, larger with more epochs trained, brighter with a better "
-        f"{record.metric}. The star is the best trial.",
+        f"{record.metric}; PRUNED trials are crosses. The star is the best trial.",
         x=axes[0],
         y=axes[1],
-        series=(points, star),
+        series=(*points, star),
+    )
+
+
+def _chosen(series: Series, mask: Sequence[bool], state: str, is_first: bool) -> Series:
+    """Returns the points of one state under its name and with its symbol; the first has the scale beside it."""
+    scale = series.scale
+    values = () if scale is None else tuple(compress(scale.values, mask))
+    return replace(
+        series,
+        name=state,
+        x=tuple(compress(series.x, mask)),
+        y=tuple(compress(series.y, mask)),
+        sizes=tuple(compress(series.sizes, mask)),
+        hover=tuple(compress(series.hover, mask)),
+        scale=None if scale is None else replace(scale, values=values, in_margin=is_first),
+        symbol=CROSS if state == "PRUNED" else series.symbol,
     )
 
 
@@ -112,12 +132,17 @@ def loss_by_seconds(record: StudyRecord) -> Chart | None:
     if not trials:
         return None
     shown = _best_and_spread(trials)
+    whole, cut = ([t for t in shown if (t.state == "PRUNED") is pruned] for pruned in (False, True))
     subsets = sorted({_subset(record, trial) for trial in shown})
     sizes = sorted({_image_size(record, trial) for trial in shown})
     series = [
-        _cost_points(record, shown, subset, size, COLORS[i % len(COLORS)], SYMBOLS[j % len(SYMBOLS)])
+        _cost_points(record, whole, subset, size, COLORS[i % len(COLORS)], SYMBOLS[j % len(SYMBOLS)])
         for i, subset in enumerate(subsets)
         for j, size in enumerate(sizes)
+    ]
+    series += [
+        replace(_cost_points(record, cut, subset, None, COLORS[i % len(COLORS)], CROSS), sizes=(9.0,))
+        for i, subset in enumerate(subsets)
     ]
     front = _front(record, trials)
     everything = [*(one for one in series if one.x), front]
@@ -125,7 +150,7 @@ def loss_by_seconds(record: StudyRecord) -> Chart | None:
         id="loss-by-seconds",
         title=f"{record.metric} against training time",
         caption="What a better score costs: the line joins the trials that no other beats in both. Colour is "
-        "the share of the training data, the symbol is the image size.",
+        "the share of the training data, the symbol is the image size, a cross is a PRUNED trial.",
         x=Axis("training time of the trial in seconds", log=wants_log([t.seconds for t in shown])),
         y=Axis(record.metric, log=wants_log([t.score for t in shown])),
         series=tuple(everything),
@@ -145,10 +170,16 @@ def _image_size(record: StudyRecord, trial: TrialRecord) -> int:
 
 
 def _cost_points(
-    record: StudyRecord, trials: Sequence[TrialRecord], subset: float, size: int, color: str, symbol: str
+    record: StudyRecord,
+    trials: Sequence[TrialRecord],
+    subset: float,
+    size: int | None,
+    color: str,
+    symbol: str,
 ) -> Series:
-    own = [t for t in trials if _subset(record, t) == subset and _image_size(record, t) == size]
-    pixels = f"{size} x {size} pixels" if size else "own image size"
+    """Draws the trials of one subset and one image size; None for PRUNED trials of any size."""
+    own = [t for t in trials if _subset(record, t) == subset and size in (None, _image_size(record, t))]
+    pixels = "PRUNED" if size is None else f"{size} x {size} pixels" if size else "own image size"
     return Series(
         f"{subset:.0%} of the data, {pixels}",
         tuple(trial.seconds for trial in own),

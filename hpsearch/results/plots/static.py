@@ -1,16 +1,18 @@
 """Charts as PNG files, drawn by matplotlib: no browser, no screen."""
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import UserError
-from hpsearch.results.plots.chart import Axis, Chart, Mark, Series
+from hpsearch.results.plots.chart import Axis, Chart, Mark, Series, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "x": "X"}
+SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "x": "x"}
 MOST_NAMES = 16  # more would cover the picture
 
 
@@ -30,42 +32,67 @@ def write_pngs(charts: Iterable[Chart], folder: Path) -> list[Path]:
 
 
 def _write(chart: Chart, path: Path) -> Path:
+    draw_figure(chart).savefig(path)
+    return path
+
+
+def draw_figure(chart: Chart) -> "Figure":
+    """Returns a chart as a figure of matplotlib, the legend beside the plot and the caption below it.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError('--png needs matplotlib; run pip install "hpsearch[png]"') from None
     names = [series.name for series in chart.series if series.in_legend]
-    beside = sum(map(len, names)) > 100
-    figure = Figure(figsize=(10.0 if beside else 8.0, 4.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10.0, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    _draw(chart, axes)
+    draw(chart, axes)
     axes.set_title(chart.title, loc="left", fontsize=11)
     if 0 < len(names) <= MOST_NAMES:
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if beside else {}
-        axes.legend(fontsize=8, framealpha=0.7, **place)
-    figure.savefig(path)
-    return path
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    # A picture travels without the page around it, and colours and symbols must be said.
+    figure.supxlabel(textwrap.fill(chart.caption, 140), x=0.01, ha="left", fontsize=8, color="#606060")
+    return figure
 
 
-def _draw(chart: Chart, axes: "Axes") -> None:
+def draw(chart: Chart, axes: "Axes") -> None:
+    """Draws a chart without its title, legend and caption."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    _set_axis(axes.xaxis, chart.x)
-    _set_axis(axes.yaxis, chart.y)
+    _set_axis(axes.xaxis, chart.x, [value for series in chart.series for value in series.x])
+    _set_axis(axes.yaxis, chart.y, [value for series in chart.series for value in series.y])
+    if any(series.mark is Mark.BAR for series in chart.series):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # no half trials
     stacked: dict[float, float] = {}
     for series in chart.series:
         _draw_series(series, axes, stacked)
 
 
-def _set_axis(drawn: Any, axis: Axis) -> None:
+def _set_axis(drawn: Any, axis: Axis, values: list[float | None]) -> None:
     drawn.set_label_text(axis.title)
     if axis.log:
         drawn.axes.set(**{f"{drawn.axis_name}scale": "log"})
+        if ticks := log_ticks(values):
+            drawn.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+            drawn.set_ticks([], minor=True)
+            drawn.axes.set(**{f"{drawn.axis_name}lim": _room(values)})
     if axis.labels:
         drawn.set_ticks(range(len(axis.labels)), labels=list(axis.labels))
         drawn.axes.set(**{f"{drawn.axis_name}lim": (-0.6, len(axis.labels) - 0.4)})
+
+
+def _room(values: list[float | None]) -> tuple[float, float]:
+    """Returns the ends of a logarithmic axis: those of the values with a twentieth more on both sides."""
+    known = [value for value in values if value is not None and value > 0]
+    more = (max(known) / min(known)) ** 0.05 if max(known) > min(known) else 1.5
+    return min(known) / more, max(known) * more
 
 
 def _draw_series(series: Series, axes: "Axes", stacked: dict[float, float]) -> None:
@@ -94,7 +121,9 @@ def _draw_series(series: Series, axes: "Axes", stacked: dict[float, float]) -> N
 
 def _draw_points(series: Series, x: list[float], y: list[float], axes: "Axes", label: str | None) -> None:
     look: dict[str, Any] = {"marker": SYMBOLS[series.symbol], "s": [0.6 * size**2 for size in series.sizes]}
-    edge: dict[str, Any] = {"edgecolors": "#808080", "linewidths": 0.6, "zorder": 3}
+    edge: dict[str, Any] = {"linewidths": 1.8, "zorder": 3}
+    if series.symbol != "x":  # a cross is all lines: an edge would hide it
+        edge |= {"edgecolors": "#808080", "linewidths": 0.6}
     if series.scale is None:
         axes.scatter(x, y, color=series.color, label=label, **look, **edge)
         return
@@ -106,7 +135,9 @@ def _draw_points(series: Series, x: list[float], y: list[float], axes: "Axes", l
         cmap="cividis_r" if low < high else "cividis",
         vmin=min(low, high),
         vmax=max(low, high),
+        label=label,
         **look,
         **edge,
     )
-    axes.figure.colorbar(drawn, ax=axes, label=series.scale.title)
+    if series.scale.in_margin:
+        axes.figure.colorbar(drawn, ax=axes, label=series.scale.title)

@@ -1,6 +1,5 @@
 """What a report says of a study: question, space, best, ranking, plots, importance, cost, what to do next."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from hpsearch.results.plots.chart import Chart
 from hpsearch.results.progress import hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.advice import advice
+from hpsearch.results.report.confirmed import confirmation_blocks, from_json
 from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
 from hpsearch.spec.study import StudySpec
 
@@ -39,7 +39,7 @@ def report(
         Section("The question", _question(record)),
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
-        Section("Confirmation and the test part", _confirmation(record, confirmed)),
+        Section("Confirmation and the test part", confirmation_blocks(record, confirmed)),
         Section("Graphs", tuple(c for name, c in pictures.items() if name not in (*OUTCOMES, "workers"))),
         Section("Importance of the hyperparameters", _importance(record, importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
@@ -81,13 +81,13 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
     model = spec.train.function or spec.model.name
     part = f", {data.subset:.0%} of its training part" if data.subset < 1 else ""
     split = data.split
-    criterion = stop.criterion if isinstance(stop.criterion, str) else "several criteria"
+    watched = "" if stop.criterion == "none" else f" (it watches `{stop.metric}`)"
     return [
         f"What makes `{record.metric}` best ({record.better}d) for `{model}` on `{data.dataset}`{part}?",
         f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
         "here are of the validation part, a trial's score is its best epoch.",
         f"{spec.study.trials} trials by the sampler `{spec.sampler.name}` with seed {spec.study.seed}; early "
-        f"stopping by `{criterion}`, pruner `{spec.pruner.name}`.",
+        f"stopping by `{stop.criterion}`{watched}, pruner `{spec.pruner.name}`.",
     ]
 
 
@@ -103,6 +103,8 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         ("fit", best.fit),
         ("training time", time_spent(best.seconds)),
     ]
+    if best.attrs.get("class_errors"):
+        facts.append(("validation error by class, the worst first", str(best.attrs["class_errors"])))
     if best.attrs.get("parameters"):
         facts.append(("parameters", f"{best.attrs['parameters']:,}"))
     return (
@@ -145,60 +147,6 @@ def _ranked(rank: int, trial: TrialRecord, names: Sequence[str]) -> tuple[str, .
         trial.fit,
         f"{trial.stop_reason.replace('_', ' ')} ({trial.state})",
     )
-
-
-def _confirmation(record: StudyRecord, confirmed: StudyRecord | None) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    records = [one for one in (record, confirmed) if one is not None]
-    summaries = [_json(one.attrs["confirm_summary"]) for one in records if "confirm_summary" in one.attrs]
-    for summary in summaries[-1:]:
-        blocks += _told(summary)
-    openings = [opening for one in records for opening in _json(one.attrs.get("test_openings", "[]"))]
-    if openings:
-        words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
-        blocks += [Text(words), *_told(openings)]
-    elif record.best is not None:
-        blocks.append(Text("The test part has not been opened."))
-    return tuple(blocks)
-
-
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _told(value: Any) -> list[Block]:
-    """Returns stored results as tables: lists of records as rows, single facts as pairs."""
-    if isinstance(value, list):
-        rows = [row for row in value if isinstance(row, Mapping)]
-        head = tuple(dict.fromkeys(str(key) for row in rows for key in row))
-        table = Table(
-            tuple(key.replace("_", " ") for key in head),
-            tuple(tuple(_cell(row.get(key)) for key in head) for row in rows),
-        )
-        plain = tuple(_cell(item) for item in value if not isinstance(item, Mapping))
-        return [*([table] if rows else []), *([Items(plain)] if plain else [])]
-    if not isinstance(value, Mapping):
-        return [Text(_cell(value))]
-    inner = {key: one for key, one in value.items() if _is_rows(one)}
-    facts = tuple((str(k).replace("_", " "), _cell(one)) for k, one in value.items() if k not in inner)
-    blocks: list[Block] = [Table(("result", "value"), facts)] if facts else []
-    for key, one in inner.items():
-        blocks += [Text(f"{str(key).replace('_', ' ').capitalize()}:"), *_told(one)]
-    return blocks
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "-" if value is None else "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
-    return " to ".join(map(_cell, value)) if isinstance(value, list) and len(value) == 2 else str(value)
 
 
 def _importance(record: StudyRecord, importances: Mapping[str, float]) -> tuple[Block, ...]:
@@ -306,7 +254,7 @@ def _library_versions(stored: Any) -> list[tuple[str, str]]:
     if isinstance(stored, str) and not stored.startswith("{"):
         pairs = [text.strip().partition(" ") for text in stored.split(",") if text.strip()]
         return [(library, version) for library, _, version in pairs]
-    return [(str(library), str(version)) for library, version in dict(_json(stored)).items()]
+    return [(str(library), str(version)) for library, version in dict(from_json(stored)).items()]
 
 
 def _versions(record: StudyRecord) -> list[tuple[str, str]]:

@@ -30,14 +30,35 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; cells that are numbers stand to the right. `note` is said below it."""
+    """A table; cells that are numbers stand to the right.
+
+    Attributes:
+        note: is said below it.
+        shades: how strongly each cell is marked, from -1 (bad) to 1 (good); empty for none at all.
+    """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    shades: tuple[tuple[float, ...], ...] = ()
 
 
-Block = Text | Items | Code | Table | Chart
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A small picture: a PNG file in base64, which may be empty, and what it shows."""
+
+    png: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Small pictures in a row; Markdown has their captions only."""
+
+    items: tuple[Picture, ...]
+
+
+Block = Text | Items | Code | Table | Pictures | Chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,8 @@ def _markdown(block: Block, pictures: str) -> Sequence[str]:
             return [f"* {item}" for item in items]
         case Code(text):
             return ["```", text, "```"]
+        case Pictures(items):
+            return [f"* {picture.caption}" for picture in items]
         case Table(head, rows, note):
             return [*markdown_table(head, rows), *(["", note] if note else [])]
         case Chart():

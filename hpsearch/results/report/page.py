@@ -9,7 +9,17 @@ from plotly.offline import get_plotlyjs
 
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.plots.interactive import figure
-from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+from hpsearch.results.report.document import (
+    Block,
+    Code,
+    Document,
+    Items,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+)
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -62,6 +72,10 @@ th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1.4em 0 1.8em; break-inside: avoid; }
 figcaption, .note { color: var(--soft); font-size: .92em; }
+.pictures { display: flex; flex-wrap: wrap; gap: 16px; }
+.pictures figure { width: 128px; margin: 0; }
+.pictures img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; }
+.pictures figcaption { font-size: .82em; line-height: 1.35; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 0 28px; }
 .charts figure.wide { grid-column: 1 / -1; }
 .charts figure { min-width: 0; }
@@ -126,10 +140,19 @@ def _block(block: Block) -> str:
             return f"<pre>{html.escape(text)}</pre>"
         case Table():
             return _table(block)
+        case Pictures(items):
+            return f'<div class="pictures">{"".join(map(_picture, items))}</div>'
         case Chart():
             kind = ' class="wide"' if block.id in WIDE else ""
             caption = f"<figcaption>{html.escape(block.caption)}</figcaption>"
             return f'<figure{kind}><div id="chart-{html.escape(block.id)}"></div>{caption}</figure>'
+
+
+def _picture(picture: Picture) -> str:
+    alt = html.escape(picture.caption)
+    source = f"data:image/png;base64,{html.escape(picture.png)}"
+    image = f'<img src="{source}" alt="{alt}">' if picture.png else ""
+    return f"<figure>{image}<figcaption>{alt}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:
@@ -138,14 +161,27 @@ def _table(table: Table) -> str:
         for column in range(len(table.head))
     ]
     note = f'<p class="note">{_inline(table.note)}</p>' if table.note else ""
-    rows = "".join(f"<tr>{_cells('td', row, right)}</tr>" for row in table.rows)
+    shades = table.shades or tuple((0.0,) * len(table.head) for _ in table.rows)
+    rows = "".join(
+        f"<tr>{_cells('td', row, right, shade)}</tr>" for row, shade in zip(table.rows, shades, strict=True)
+    )
     head = f"<thead><tr>{_cells('th', table.head, right)}</tr></thead>"
     return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>{note}'
 
 
-def _cells(tag: str, cells: tuple[str, ...], right: list[bool]) -> str:
+def _cells(tag: str, cells: tuple[str, ...], right: list[bool], shades: tuple[float, ...] = ()) -> str:
     kinds = [' class="number"' if number else "" for number in right]
-    return "".join(f"<{tag}{k}>{_inline(cell)}</{tag}>" for k, cell in zip(kinds, cells, strict=True))
+    styles = [_style(shade) for shade in shades] or [""] * len(cells)
+    every = zip(kinds, styles, cells, strict=True)
+    return "".join(f"<{tag}{kind}{style}>{_inline(cell)}</{tag}>" for kind, style, cell in every)
+
+
+def _style(shade: float) -> str:
+    """Marks what is right in blue and what is wrong in orange; a hundredth of a row can still be seen."""
+    if shade == 0:
+        return ""
+    color = "0, 114, 178" if shade > 0 else "213, 94, 0"
+    return f' style="background: rgba({color}, {0.12 + 0.5 * abs(shade):.2f})"'
 
 
 def _is_number(cell: str) -> bool:

@@ -1,0 +1,116 @@
+"""What a report says of a confirmation: its findings and statistics, and what the test part has shown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpsearch.results.confirm.stored import OPENINGS, PICTURE, SUMMARY
+from hpsearch.results.progress import number
+from hpsearch.results.record import StudyRecord
+from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
+
+
+def confirmation_blocks(record: StudyRecord, confirmed: StudyRecord | None) -> tuple[Block, ...]:
+    """Returns the section about the confirmation and the openings of the test part.
+
+    Args:
+        confirmed: the study `NAME.confirm`, if there is one; it holds the pictures.
+    """
+    blocks: list[Block] = []
+    if SUMMARY in record.attrs:
+        blocks += _summary(from_json(record.attrs[SUMMARY]), confirmed)
+    openings = from_json(record.attrs.get(OPENINGS, "[]"))
+    if openings:
+        words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
+        blocks += [Text(words), *_told(openings)]
+    elif record.best is not None:
+        blocks.append(Text("The test part has not been opened."))
+    return tuple(blocks)
+
+
+def from_json(value: Any) -> Any:
+    """Returns what an attribute holds, which may be stored as JSON text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _summary(summary: Mapping[str, Any], confirmed: StudyRecord | None) -> list[Block]:
+    special = ("findings", "class_errors", "confusion", "most_wrong")  # the matrix has the errors too
+    blocks: list[Block] = []
+    if findings := summary.get("findings"):
+        blocks.append(Items(tuple(str(row["finding"]) for row in findings)))
+    blocks += _told({key: value for key, value in summary.items() if key not in special})
+    if confusion := summary.get("confusion"):
+        blocks += [
+            Text(
+                "Confusion matrix of the test part, all models of the first together: rows are the true class, "
+                "columns the predicted one."
+            ),
+            confusion_table(confusion["classes"], confusion["counts"]),
+        ]
+    if wrong := summary.get("most_wrong"):
+        blocks += [
+            Text(
+                "Most confidently wrong on the test part. Look at these first when labels may be doubtful: a "
+                "model that is sure of another class is sometimes right."
+            ),
+            Pictures(tuple(_picture(one, confirmed) for one in wrong)),
+        ]
+    return blocks
+
+
+def confusion_table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Table:
+    """Returns a confusion matrix, shaded by the share of each row: above 0 what is right, below what is not."""
+    rows, shades = [], []
+    for place, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        total = sum(row)
+        share = [count / total if total else 0.0 for count in row]
+        error = f"{1 - share[place]:.1%}" if total else "-"
+        rows.append((name, *(str(count) for count in row), error))
+        shades.append((0.0, *(x if p == place else -x for p, x in enumerate(share)), 0.0))
+    return Table(("", *classes, "error"), tuple(rows), shades=tuple(shades))
+
+
+def _picture(one: Mapping[str, Any], confirmed: StudyRecord | None) -> Picture:
+    png = confirmed.attrs.get(f"{PICTURE}{one['sample']}", "") if confirmed is not None else ""
+    name = one.get("name") or f"sample {one['sample']}"
+    words = f"{name}: {one['class']}, taken for {one['predicted']} with {one['probability']:.1%}"
+    return Picture(str(png), words)
+
+
+def _told(value: Any) -> list[Block]:
+    """Returns stored results as tables: lists of records as rows, single facts as pairs."""
+    if isinstance(value, list):
+        rows = [row for row in value if isinstance(row, Mapping)]
+        head = tuple(dict.fromkeys(str(key) for row in rows for key in row))
+        table = Table(
+            tuple("95 % interval" if key == "interval_95" else key.replace("_", " ") for key in head),
+            tuple(tuple(_cell(row.get(key)) for key in head) for row in rows),
+        )
+        plain = tuple(_cell(item) for item in value if not isinstance(item, Mapping))
+        return [*([table] if rows else []), *([Items(plain)] if plain else [])]
+    if not isinstance(value, Mapping):
+        return [Text(_cell(value))]
+    inner = {key: one for key, one in value.items() if isinstance(one, list) and _is_rows(one)}
+    facts = tuple(
+        (str(key).replace("_", " "), _cell(one))
+        for key, one in value.items()
+        if key not in inner and one != []
+    )
+    blocks: list[Block] = [Table(("result", "value"), facts)] if facts else []
+    for key, one in inner.items():
+        blocks += [Text(f"{str(key).replace('_', ' ').capitalize()}:"), *_told(one)]
+    return blocks
+
+
+def _is_rows(value: list[Any]) -> bool:
+    return any(isinstance(item, Mapping) for item in value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+    return " to ".join(map(_cell, value)) if isinstance(value, list) and len(value) == 2 else str(value)
