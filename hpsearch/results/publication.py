@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,13 +27,15 @@ from typing import Any
 
 import optuna
 
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import CheckpointError, HpsearchError
+from hpsearch.results.artifact import place_weights
 from hpsearch.results.notes import study_note, trial_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.reading import opened
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.storage import redact, translated
+from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,13 @@ class Request:
     """What to compute.
 
     Attributes:
-        artifacts: the folder of the dashboard's artifact store.
+        run_folder: holds the weights of this machine's trials and the dashboard's artifact store.
         output: the file that the answer goes into.
     """
 
     storage: str = field(repr=False)
     study: str
-    artifacts: str
+    run_folder: str
     output: str
 
 
@@ -78,13 +79,25 @@ class Change:
     files: tuple[str, ...] = ()
 
 
-def changes(record: StudyRecord, stored: Mapping[str, Any], artifacts: Path) -> Iterator[Change]:
-    """Yields what differs from what the dashboard shows now.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was computed.
+
+    Attributes:
+        warnings: sentences about what could not be published.
+    """
+
+    changes: tuple[Change, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def changes(record: StudyRecord, stored: Mapping[str, Any]) -> Iterator[Change]:
+    """Yields the graphs and notes that differ from what the dashboard shows now.
 
     Args:
         stored: the study's system attributes.
     """
-    found = [_weights(record, stored, artifacts), _note("dashboard", study_note(record), stored)]
+    found = [_note("dashboard", study_note(record), stored)]
     notes = {
         f"dashboard:{trial.trial_id}": trial_note(record, trial, rank)
         for rank, trial in enumerate(record.ranked[:TOP_NOTES], start=1)
@@ -150,22 +163,23 @@ def _existing(prefix: str, stored: Mapping[str, Any]) -> list[str]:
     return [f"{prefix}{number}" for number in sorted((n for n in numbers if n.isdigit()), key=int)]
 
 
-def _weights(record: StudyRecord, stored: Mapping[str, Any], artifacts: Path) -> Change | None:
+def _weights(record: StudyRecord, stored: Mapping[str, Any], folder: RunFolder) -> Change | None:
     """Puts the best weights into the artifact store and returns the change that shows them.
 
     The bytes come first, whole under their name, then the row that offers them; Optuna's `upload_artifact`
     does it the other way round. The name is the same each time, so that a change that is never written leaves
     no second file behind.
+
+    Raises:
+        CheckpointError: what lies in the weights' place is not a file of weights.
     """
     best = record.best
-    before = stored.get(BEST_ARTIFACT) or {}
-    if best is None or not best.attrs.get("weights") or before.get("trial") == best.number:
-        return None
-    source = Path(best.attrs["weights"])
-    if not source.is_file():  # on another machine, or another driver has found a better one by now
+    before = _record_of_artifact(stored.get(BEST_ARTIFACT))
+    if best is None or before.get("trial") == best.number:
         return None
     name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{record.name}/{best.number}/{best.score!r}"))
-    _place(source, artifacts / name)
+    if not place_weights(folder, best.number, folder.artifacts / name):
+        return None  # trained on another machine, or another driver has found a better one by now
     meta = {
         "artifact_id": name,
         "filename": f"{record.name}-trial-{best.number:05d}.safetensors",
@@ -176,7 +190,11 @@ def _weights(record: StudyRecord, stored: Mapping[str, Any], artifacts: Path) ->
     old = before.get("artifact")
     if not isinstance(old, str) or not _is_uuid(old) or old == name:
         return Change("best weights", attrs)
-    return Change("best weights", attrs, (f"artifacts:{old}",), (str(artifacts / old),))
+    return Change("best weights", attrs, (f"artifacts:{old}",), (str(folder.artifacts / old),))
+
+
+def _record_of_artifact(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_uuid(text: str) -> bool:
@@ -187,29 +205,25 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def _place(source: Path, target: Path) -> None:
-    """Links a file, or copies it beside and renames it. Kept weights are replaced, never written into."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, part)
-    os.replace(part, target)
-
-
-def compute(request: Request) -> list[Change]:
+def compute(request: Request) -> Answer:
     """Reads the study and returns what the dashboard does not show yet.
 
     Raises:
         HpsearchError: the storage or the study.
+        OSError: the artifact store cannot be written.
     """
     with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
         record = read_record(study, redact(request.storage))
-    return list(changes(record, stored, Path(request.artifacts)))
+    found, warnings = list(changes(record, stored)), []
+    try:
+        weights = _weights(record, stored, RunFolder(Path(request.run_folder), request.study))
+    except CheckpointError as error:  # the graphs are worth showing without
+        warnings.append(str(error))
+    else:
+        found[:0] = [weights] if weights is not None else []
+    return Answer(tuple(found), tuple(warnings))
 
 
 def answer(line: str) -> dict[str, str]:
@@ -219,7 +233,7 @@ def answer(line: str) -> dict[str, str]:
         found = compute(request)
     except (HpsearchError, OSError) as error:
         return {"error": str(error)}
-    Path(request.output).write_text(json.dumps([asdict(change) for change in found]), encoding="utf-8")
+    Path(request.output).write_text(json.dumps(asdict(found)), encoding="utf-8")
     return {}
 
 

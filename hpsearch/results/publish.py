@@ -19,11 +19,10 @@ from typing import Any
 
 import hpsearch
 from hpsearch.errors import HpsearchError, StorageAway
-from hpsearch.results.publication import Change, Request
+from hpsearch.results.publication import Answer, Change, Request
 from hpsearch.search.storage import open_storage
 from hpsearch.search.writes import change_study_attrs
 from hpsearch.service.callbacks import Callback, FinishedTrial, RunSummary, StudyInfo
-from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ class Publisher(Callback):
         self._storage: Any = None
         self._process: _Process | None = None
         self._queue: list[Change] = []
+        self._warned: set[str] = set()
         self._news = self._best = False
         self._news_at = 0.0
         self._last = time.monotonic()
@@ -114,8 +114,7 @@ class Publisher(Callback):
         self._last = time.monotonic()
         if self._process is None:
             self._process = _Process()
-        artifacts = RunFolder(self._run_folder, self._study).artifacts
-        self._process.ask(self._url, self._study, artifacts)
+        self._process.ask(self._url, self._study, self._run_folder)
 
     def _collect(self, seconds: float) -> bool:
         """Queues the answer if it comes within so many seconds; says whether it has come, or never will."""
@@ -124,10 +123,16 @@ class Publisher(Callback):
             return False
         self._took = time.monotonic() - self._last
         try:
-            self._queue = process.answer()
+            answer = process.answer()
         except HpsearchError as error:
             self._end_process()
             logger.warning("the dashboard's graphs could not be drawn: %s", error)
+        else:
+            self._queue = list(answer.changes)
+            for warning in answer.warnings:
+                if warning not in self._warned:  # it would come again with every publication
+                    logger.warning("%s", warning)
+            self._warned.update(answer.warnings)
         return True
 
     def _end_process(self) -> None:
@@ -178,10 +183,10 @@ class _Process:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def ask(self, storage: str, study: str, artifacts: Path) -> None:
+    def ask(self, storage: str, study: str, run_folder: Path) -> None:
         """Sends a request; one to a process that has died is answered with its last words."""
         self.busy = True
-        request = Request(storage, study, str(artifacts), str(self._output))
+        request = Request(storage, study, str(run_folder), str(self._output))
         with contextlib.suppress(BrokenPipeError):
             # Far smaller than a pipe's buffer: this does not block.
             self._requests.write(json.dumps(asdict(request)).encode() + b"\n")
@@ -192,7 +197,7 @@ class _Process:
         ready, _, _ = select.select([self._answers], [], [], max(0.0, seconds))
         return bool(ready)
 
-    def answer(self) -> list[Change]:
+    def answer(self) -> Answer:
         """Returns what it has found, once `wait` has said so.
 
         Raises:
@@ -206,9 +211,11 @@ class _Process:
         if error := json.loads(said).get("error"):
             raise HpsearchError(error)
         found = json.loads(self._output.read_text(encoding="utf-8"))
-        return [
-            Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"])) for one in found
-        ]
+        changes = (
+            Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"]))
+            for one in found["changes"]
+        )
+        return Answer(tuple(changes), tuple(found["warnings"]))
 
     def end(self) -> None:
         """Ends it; it only reads, so nothing is lost."""

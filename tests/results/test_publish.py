@@ -15,7 +15,7 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from safetensors.numpy import load_file
 
 from hpsearch.results import publish
-from hpsearch.results.publication import compute
+from hpsearch.results.publication import Answer, compute
 from hpsearch.results.publish import Publisher
 from hpsearch.results.reading import open_study
 from hpsearch.service import driver
@@ -97,8 +97,8 @@ def test_a_new_best_replaces_the_artifact(tmp_path: Path) -> None:
 
 def test_a_second_publication_writes_only_what_has_changed(tmp_path: Path) -> None:
     search(tmp_path, callbacks=(publisher(tmp_path),))
-    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs" / "artifacts"), output="")
-    assert compute(request) == []
+    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs"), output="")
+    assert compute(request) == Answer()
 
 
 def test_a_note_that_a_person_has_changed_is_left_alone(tmp_path: Path) -> None:
