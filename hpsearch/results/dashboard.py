@@ -23,6 +23,7 @@ from sqlalchemy import and_, select
 
 from hpsearch.errors import StorageAway, StudyNotFound, UserError
 from hpsearch.results.accounts import read_users
+from hpsearch.results.driven import Driven
 from hpsearch.results.guard import LOCAL_NAMES, Application, Environ, Guard, StartResponse
 from hpsearch.results.login import Login
 from hpsearch.search.storage import open_storage, reading
@@ -228,8 +229,10 @@ class Refreshed:
 
     def _make(self) -> Application:
         # Cached: a finished trial is read once, and only those that were unfinished are read again.
-        app: Application = optuna_dashboard.wsgi(get_storage(self.storage), artifact_store=self._artifacts)
-        return app
+        app = optuna_dashboard.wsgi(get_storage(self.storage), artifact_store=self._artifacts)
+        app.install(Driven(self.storage))
+        made: Application = app
+        return made
 
 
 def read_identities(storage: RDBStorage) -> Identities:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -35,15 +36,15 @@ def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
-def ask(app: Any, path: str = "/", method: str = "GET", **environ: str) -> Answer:
+def ask(app: Any, path: str = "/", method: str = "GET", body: bytes = b"", **environ: str) -> Answer:
     """Sends one request to a WSGI application."""
     started: list[tuple[str, list[tuple[str, str]]]] = []
     request: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": method, "REMOTE_ADDR": "127.0.0.1"}
-    request |= {"HTTP_HOST": "127.0.0.1:8080", **environ}
+    request |= {"HTTP_HOST": "127.0.0.1:8080", "wsgi.input": io.BytesIO(body), **environ}
     setup_testing_defaults(request)
-    body = b"".join(app(request, lambda status, headers, exc_info=None: started.append((status, headers))))
+    answer = b"".join(app(request, lambda status, headers, exc_info=None: started.append((status, headers))))
     ((status, headers),) = started
-    return Answer(int(status.split()[0]), dict(headers), body)
+    return Answer(int(status.split()[0]), dict(headers), answer)
 
 
 @dataclass(frozen=True)
