@@ -20,7 +20,7 @@ from hpsearch.spec.folders import RunFolder
 logger = logging.getLogger(__name__)
 
 STDERR_LINES = 20
-PATIENCE = 2.0  # seconds in which a process must have ended after it closed its pipe, or after SIGKILL
+PATIENCE = 5.0  # seconds in which a process must have ended after it closed its pipe, or after SIGKILL
 LOOK_AGAIN = 0.02  # seconds until one that is about to end is looked at again
 MOST_LOG = 16 << 20  # bytes of a worker's log, over all runs, from which on it begins anew
 

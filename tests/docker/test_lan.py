@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
         pytest.skip("no PostgreSQL server programs, or no openssl")
     if os.geteuid() != 0 or "postgres" not in users:
         pytest.skip("needs root, to become the user postgres")
-    for place in (here, *here.parents[:2]):
-        place.chmod(0o755)
+    for place in (here, *here.parents):
+        if place == Path(tempfile.gettempdir()):
+            break
+        place.chmod(place.stat().st_mode | 0o055)  # pytest makes them for its own user alone
     (here / "secrets").mkdir()
     (here / "data").mkdir()
     (line,) = re.findall(r"^ {4}sudo (openssl req .*)$", PAGE, re.MULTILINE)
