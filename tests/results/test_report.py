@@ -48,6 +48,17 @@ def best_with(**hparams) -> list[TrialRecord]:
     return [trial(0, 0.5, hparams=hparams), *many(15)[1:]]
 
 
+def near_edge(**hparams) -> list[TrialRecord]:
+    """The best trial and the next one have these hyperparameters."""
+    return [trial(0, 0.5, hparams=hparams), trial(1, 0.6, hparams=hparams), *many(15)[2:]]
+
+
+def restless(moves: float, scores: tuple[float, ...] = (0.5, 0.51, 0.52)) -> list[TrialRecord]:
+    """Trials of which the best one's validation loss goes up and down by `moves`."""
+    curve = tuple(0.5 + moves * (epoch % 2) for epoch in range(10))
+    return [replace(trial(n, score), val=curve) for n, score in enumerate(scores)]
+
+
 def diverged(number: int, rate: float) -> TrialRecord:
     return trial(number, 9.0, "PRUNED", stop_reason="diverged", hparams={"learning_rate": rate})
 
@@ -55,13 +66,16 @@ def diverged(number: int, rate: float) -> TrialRecord:
 RULES = [
     (rules.failures, [trial(0, 1.0)], None),
     (rules.failures, [trial(0, 1.0), trial(1, None, "FAIL", stop_detail="no layer")], "1 of 2 .*no layer"),
-    (rules.at_the_edge, best_with(learning_rate=9.9), r"best learning rate \(9.9\).*upper end.*widen"),
-    (rules.at_the_edge, best_with(learning_rate=0.00011), "learning rate.*lower end"),
+    (rules.at_the_edge, near_edge(learning_rate=9.9),
+     r"best learning rate \(9.9\).*upper end.*2 of the 3 best trials.*widen"),
+    (rules.at_the_edge, near_edge(learning_rate=0.00011), "learning rate.*lower end"),
+    (rules.at_the_edge, best_with(learning_rate=9.9), None),  # one trial there may be luck
+    (rules.at_the_edge, near_edge(learning_rate=2.0), None),  # near the edge, but not at it
     (rules.at_the_edge, best_with(learning_rate=0.1), None),
     (rules.at_the_edge, best_with(learning_rate=1.0), None),
-    (rules.at_the_edge, best_with(epochs=20), r"best epochs \(20\).*upper end"),
-    (rules.at_the_edge, best_with(batch_size=16), None),  # "full" is among the choices: they have no end
-    (rules.at_the_edge, best_with(learning_rate=9.9)[:5], None),
+    (rules.at_the_edge, near_edge(epochs=20), r"best epochs \(20\).*upper end"),
+    (rules.at_the_edge, near_edge(batch_size=16), None),  # "full" is among the choices: they have no end
+    (rules.at_the_edge, near_edge(learning_rate=9.9)[:5], None),
     (rules.still_improving, many(12, best_epoch=10), "3 of the 3 best .*still improving.*raise epochs"),
     (rules.still_improving, many(12, best_epoch=9), None),
     (rules.still_improving, many(12, best_epoch=10, stop_reason="pruner"), None),
@@ -81,6 +95,11 @@ RULES = [
     (rules.late_best, [*many(20)[1:], trial(20, 0.1), *(trial(n, 2.0) for n in range(21, 30))], None),
     (rules.one_sided, many(30), "All of the 5 best trials have batch_size = 64"),
     (rules.one_sided, [trial(0, 0.5, hparams={"batch_size": 16}), *many(30)[1:]], None),
+    (rules.unsettled, restless(0.03), "lie within 0.02, .* moves by 0.03 .*hpsearch confirm s --top 3"),
+    (rules.unsettled, restless(0.01), None),
+    (rules.unsettled, restless(0.03)[:2], None),
+    (rules.unsettled, restless(0.03, (0.5, 0.6, 0.7)), None),
+    (rules.unsettled, [], None),
     (rules.not_confirmed, many(3), "hpsearch confirm s"),
     (rules.not_confirmed, [], None),
 ]  # fmt: skip
@@ -98,6 +117,7 @@ def test_a_rule_speaks_only_where_it_should(rule, trials: list[TrialRecord], wor
 
 def test_a_confirmed_study_is_not_told_to_confirm() -> None:
     assert rules.not_confirmed(study(*many(3), confirm_summary="{}")) == []
+    assert rules.unsettled(study(*restless(0.03), confirm_summary="{}")) == []
 
 
 def test_every_rule_is_in_use() -> None:

@@ -6,12 +6,16 @@ A rule says what was seen, with its number, and what to change.
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
 
-from hpsearch.results.progress import hparam
+from hpsearch.results.confirm.stored import SUMMARY
+from hpsearch.results.progress import hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
-from hpsearch.spec.search import Choices, FloatRange, IntRange
+from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 
 EDGE = 0.05  # share of a range that counts as its edge
+NEAR = 0.2  # share of a range in which most good trials must lie before its edge is blamed
 ENOUGH = 10  # trials per hyperparameter, and finished trials before rules about shares speak
 LARGE = 0.2  # share of the trials that is worth a word
 TOP_SHARE = 0.2  # of the ranked trials, those that count as good
@@ -37,26 +41,35 @@ def failures(record: StudyRecord) -> list[str]:
 
 
 def at_the_edge(record: StudyRecord) -> list[str]:
-    """The best value of a hyperparameter lies at the end of what was searched."""
-    best = record.best
+    """The best value of a hyperparameter lies at the end of what was searched, and most good ones near it."""
+    best, good = record.best, _good(record)
     if best is None or record.spec is None or len(record.ranked) < ENOUGH:
         return []
     found = []
     for name, entry in record.spec.search.items():
         value = best.hparams.get(name)
-        if value is None:
-            continue
-        end = _choice_end(entry, value) if isinstance(entry, Choices) else _range_end(entry, value)
-        if end:
+        end = _end(entry, value, EDGE)
+        near = sum(_end(entry, trial.hparams.get(name), NEAR) == end for trial in good)
+        if end and 2 * near > len(good):
             found.append(
-                f"The best {_plain(name)} ({hparam(value)}) lies at the {end} end of its range: "
-                "widen it there."
+                f"The best {_plain(name)} ({hparam(value)}) lies at the {end} end of its range, and {near} of "
+                f"the {len(good)} best trials lie near it: widen it there."
             )
     return found
 
 
-def _range_end(entry: FloatRange | IntRange, value: float) -> str:
-    """Returns "lower", "upper" or nothing."""
+def _end(entry: Entry, value: object, edge: float) -> str:
+    """Returns at which end of its range a value lies: "lower", "upper" or nothing.
+
+    Args:
+        edge: share of the range that counts as its end.
+    """
+    if isinstance(entry, Choices):
+        return _choice_end(entry, value)
+    return _range_end(entry, value, edge) if isinstance(value, int | float) else ""
+
+
+def _range_end(entry: FloatRange | IntRange, value: float, edge: float) -> str:
     if entry.low == entry.high:
         return ""
     low, high, here = (
@@ -65,7 +78,7 @@ def _range_end(entry: FloatRange | IntRange, value: float) -> str:
         else (float(entry.low), float(entry.high), float(value))
     )
     share = (here - low) / (high - low)
-    return "lower" if share < EDGE else "upper" if share > 1 - EDGE else ""
+    return "lower" if share < edge else "upper" if share > 1 - edge else ""
 
 
 def _choice_end(entry: Choices, value: object) -> str:
@@ -180,9 +193,32 @@ def late_best(record: StudyRecord) -> list[str]:
     return []
 
 
+def unsettled(record: StudyRecord) -> list[str]:
+    """The best trials differ by less than the loss of the best moves between epochs: noise orders them."""
+    complete = [trial for trial in record.ranked if trial.state == "COMPLETE" and trial.score is not None]
+    if SUMMARY in record.attrs or record.metric != "val_loss" or len(complete) < 3:
+        return []
+    scores = [trial.score or 0.0 for trial in complete[:3]]
+    gap, wobble = max(scores) - min(scores), _wobble(complete[0])
+    if wobble <= gap:
+        return []
+    return [
+        f"The three best trials lie within {number(gap)}, and the {record.metric} of the best one moves by "
+        f"{number(wobble)} from one epoch to the next: which of them is best is not settled; train them anew "
+        f"with `hpsearch confirm {record.name} --top 3` before you choose."
+    ]
+
+
+def _wobble(trial: TrialRecord) -> float:
+    """Returns the median change between epochs over the second half of a trial's validation curve."""
+    late = trial.val[len(trial.val) // 2 :]
+    moves = [abs(b - a) for a, b in pairwise(late) if a is not None and b is not None]
+    return median(moves) if len(moves) >= 2 else 0.0
+
+
 def not_confirmed(record: StudyRecord) -> list[str]:
     """Nothing was confirmed yet."""
-    if record.best is None or "confirm_summary" in record.attrs:
+    if record.best is None or SUMMARY in record.attrs:
         return []
     return [
         f"The best {record.metric} is the best of {len(record.ranked)}, which is too good by luck: "
@@ -224,5 +260,6 @@ RULES: tuple[Rule, ...] = (
     one_sided,
     late_best,
     few_trials,
+    unsettled,
     not_confirmed,
 )
