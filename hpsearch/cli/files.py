@@ -30,15 +30,27 @@ def export(
         str | None, typer.Option("--format", help="csv, parquet or json; by default the suffix.")
     ] = None,
     epochs: Annotated[bool, typer.Option("--epochs", help="One row per epoch, not per trial.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--study", help="The whole study as one JSON: attributes, trials, epochs.")
+    ] = False,
 ) -> None:
     """Write the trials, or their epochs, as CSV, Parquet or JSON."""
     from hpsearch.results.export import choose_format, encode, write
     from hpsearch.results.reading import open_study
     from hpsearch.results.tables import epochs_frame, trials_frame
+    from hpsearch.results.whole import encode_study, whole_study
 
-    chosen = choose_format(kind, output)
+    chosen = "json" if whole and kind is None and output is None else choose_format(kind, output)
+    if whole and (epochs or chosen != "json"):
+        other = "--epochs" if epochs else f"the format {chosen}"
+        raise UserError(
+            f"--study: a whole study is one JSON file, which {other} does not go with; leave that out"
+        )
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
-    content = encode(epochs_frame(opened) if epochs else trials_frame(opened), chosen)
+    if whole:
+        content = encode_study(whole_study(opened))
+    else:
+        content = encode(epochs_frame(opened) if epochs else trials_frame(opened), chosen)
     if output is not None:
         write(content, output)
     elif chosen == "parquet" and sys.stdout.isatty():

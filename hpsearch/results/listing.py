@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
-from hpsearch.results.reading import opened
+from hpsearch.results.reading import confirmed_by, opened
 from hpsearch.search.opening import SPECIFICATION
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES
@@ -29,6 +29,7 @@ class StudyRow:
         counts: trials by state, states without trials left out.
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
+        confirms: the search that it confirms; None for a study of its own.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StudyRow:
     started: datetime | None
     changed: datetime | None
     size: int
+    confirms: str | None = None
 
     @property
     def finished(self) -> int:
@@ -48,7 +50,7 @@ class StudyRow:
 
 
 def list_studies(url: str, run_folder: Path) -> list[StudyRow]:
-    """Returns all studies of a storage, the one that changed last first.
+    """Returns all studies of a storage, the one that changed last first, each followed by its confirmation.
 
     Raises:
         StudyNotFound: there is no database, or nothing in it.
@@ -57,16 +59,26 @@ def list_studies(url: str, run_folder: Path) -> list[StudyRow]:
     with opened(url) as storage:
         rows = study_rows(storage, run_folder)
     earliest = datetime.min.replace(tzinfo=UTC)
-    return sorted(rows, key=lambda row: row.changed or row.started or earliest, reverse=True)
+    last: dict[str, datetime] = {}
+    for row in rows:
+        group, moment = row.confirms or row.name, row.changed or row.started or earliest
+        last[group] = max(last.get(group, earliest), moment)
+    rows.sort(key=lambda row: row.confirms is not None)
+    rows.sort(key=lambda row: row.confirms or row.name)
+    return sorted(rows, key=lambda row: last[row.confirms or row.name], reverse=True)
 
 
 def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
     """Returns all studies of an open storage."""
     with translated(storage):
         studies = storage.get_all_studies()
+    names = {study.study_name for study in studies}
     counts, spans, values = _counts(storage)
     return [
-        _row(study, counts.get(study._study_id, {}), spans, values, run_folder)
+        replace(
+            _row(study, counts.get(study._study_id, {}), spans, values, run_folder),
+            confirms=confirmed_by(study.study_name, names),
+        )
         for study in studies
         if len(study.directions) == 1
     ]

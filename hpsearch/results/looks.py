@@ -21,7 +21,7 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def list_lines(rows: Sequence[StudyRow]) -> list[str]:
-    """Returns one line per study."""
+    """Returns one line per study; a confirmation is indented below its search."""
     head = ("study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size")
     return columns(head, map(_list_row, rows))
 
@@ -30,7 +30,8 @@ def _list_row(row: StudyRow) -> list[str]:
     states = [str(row.counts.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
     best = f"{row.metric} {number(row.best)}" if row.best is not None else "-"
     finished = f"{row.finished}/{row.total}" if row.total is not None else str(row.finished)
-    return [row.name, finished, *states, best, age(row.changed or row.started), size(row.size)]
+    name = row.name if row.confirms is None else f"  {row.name}"
+    return [name, finished, *states, best, age(row.changed or row.started), size(row.size)]
 
 
 def status_lines(status: StudyStatus) -> list[str]:

@@ -1,6 +1,6 @@
 """Opens stored studies to read them, and finds the best trial of one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpsearch.errors import StudyNotFound, nearest
+from hpsearch.results.confirm.plan import SUFFIX
 from hpsearch.search.storage import open_storage, redact, translated
 
 
@@ -32,7 +33,7 @@ class BestTrial:
 
 
 def open_study(name: str | None, url: str) -> optuna.Study:
-    """Opens a study to read it; without a name, the only one in the storage.
+    """Opens a study to read it; without a name, the only one in the storage, confirmations not counted.
 
     Raises:
         StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
@@ -62,11 +63,19 @@ def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with translated(storage):
         names = [study.study_name for study in storage.get_all_studies()]
-        if name is None and len(names) == 1:
-            name = names[0]
+        searches = [one for one in names if confirmed_by(one, names) is None]
+        if name is None and len(searches) == 1:
+            name = searches[0]
         if name not in names:
-            raise StudyNotFound(_not_found(name, names, redact(storage.url)))
+            known = searches if name is None else names
+            raise StudyNotFound(_not_found(name, known, redact(storage.url)))
         return optuna.load_study(study_name=name, storage=storage)
+
+
+def confirmed_by(name: str, names: Collection[str]) -> str | None:
+    """Returns the search that a study confirms, if it is among `names`; None for a study of its own."""
+    search = name.removesuffix(SUFFIX)
+    return search if search != name and search in names else None
 
 
 def _not_found(name: str | None, names: list[str], url: str) -> str:

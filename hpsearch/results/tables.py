@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -51,6 +53,7 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """Returns one row per trial: state, score, hyperparameters under their own names, then everything else.
 
     Metrics of the best epoch stand in columns of their own (`val_error`, ...); curves are in `epochs_frame`.
+    Times are in UTC; `weights` names only files that are on this machine.
     """
     trials = study.get_trials(deepcopy=False)
     rows = [_trial_row(trial) for trial in trials]
@@ -67,18 +70,29 @@ _HEAD = ("trial", "state")
 def _trial_row(trial: FrozenTrial) -> dict[str, Any]:
     attrs = dict(trial.user_attrs)
     at_best = attrs.pop("metrics_at_best", None)
+    attrs["weights"] = weights_here(attrs.get("weights"))
     facts = {key: value for key, value in attrs.items() if isinstance(value, str | int | float | None)}
     metrics = {key: value for key, value in (at_best or {}).items() if key not in facts}
     return {
         **metrics,
         **facts,
-        "started": trial.datetime_start,
-        "finished": trial.datetime_complete,
+        "started": aware(trial.datetime_start),
+        "finished": aware(trial.datetime_complete),
         **trial.params,
         "trial": trial.number,
         "state": trial.state.name,
         "score": attrs.get("score", trial.values[0] if trial.values else None),
     }
+
+
+def aware(moment: datetime | None) -> datetime | None:
+    """Returns a time of Optuna's, which is local and does not say so, in UTC."""
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def weights_here(path: Any) -> str | None:
+    """Returns the path of a trial's weights if they are on this machine: those of lesser trials are not kept."""
+    return str(path) if path and Path(str(path)).is_file() else None
 
 
 def epochs_frame(study: optuna.Study) -> pd.DataFrame:

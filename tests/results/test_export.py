@@ -2,16 +2,20 @@
 
 import builtins
 import io
+import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from hpsearch.__main__ import run as run_command
 from hpsearch.errors import UserError
 from hpsearch.results.export import choose_format, encode, write
 from hpsearch.results.reading import open_study
 from hpsearch.results.tables import epochs_frame, trials_frame
+from hpsearch.results.whole import encode_study, whole_study
 from tests.results.stored import make_study
 
 READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
@@ -37,6 +41,61 @@ def test_epochs_read_back(sqlite_url: str, kind: str) -> None:
     losses = [0.9, 0.5, 0.8, 0.2, 0.3, 2.0, 0.7]
     assert again["val_loss"].dropna().tolist() == pytest.approx(losses, rel=1e-14)
     assert again["epoch"].tolist() == frame["epoch"].tolist()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_times_have_a_zone_and_weights_are_here(sqlite_url: str, tmp_path: Path, kind: str) -> None:
+    here = tmp_path / "w.safetensors"
+    here.write_bytes(b"w")
+    make_study(sqlite_url, "one", weights=str(here))
+    study = open_study("one", sqlite_url)
+    again = READERS[kind](io.BytesIO(encode(trials_frame(study), kind)))
+    started = pd.to_datetime(again["started"], utc=False)
+    assert str(started.dt.tz) == "UTC"
+    known = study.get_trials()[1].datetime_start
+    assert known is not None
+    assert started[1].timestamp() == pytest.approx(known.timestamp(), abs=0.01)
+    assert again["weights"].fillna("").tolist() == ["", str(here), "", "", ""]
+    here.unlink()  # what the database still names is not here any more
+    assert trials_frame(study)["weights"].isna().all()
+
+
+def test_a_whole_study_is_one_json(sqlite_url: str) -> None:
+    study = make_study(sqlite_url, "one")
+    study.set_user_attr("test_openings", json.dumps([{"time": "t", "models": 3}]))
+    whole = json.loads(encode_study(whole_study(open_study("one", sqlite_url))))
+    assert (whole["study"], whole["metric"], whole["direction"]) == ("one", "val_loss", "minimize")
+    assert whole["attributes"]["specification"]["data"]["dataset"] == "digits"
+    assert whole["attributes"]["test_openings"] == [{"time": "t", "models": 3}]
+    first, _, cut, failed, running = whole["trials"]
+    assert first["hparams"] == {"learning_rate": 0.1, "batch_size": 16}
+    assert first["attributes"]["metrics_at_best"] == {"val_loss": 0.5, "val_error": 0.25}
+    assert first["epochs"] == [
+        {"epoch": 1, "train_loss": 0.45, "val_loss": 0.9, "epoch_seconds": 0.5},
+        {"epoch": 2, "train_loss": 0.25, "val_loss": 0.5, "epoch_seconds": 0.5},
+    ]
+    assert [epoch["val_loss"] for epoch in cut["epochs"]] == [2.0, None]
+    assert (failed["state"], failed["value"], failed["epochs"]) == ("FAIL", None, [])
+    assert running["epochs"] == [{"epoch": 1, "val_loss": 0.7}]
+    known = study.get_trials()[0].datetime_start
+    assert known is not None
+    assert datetime.fromisoformat(first["started"]) == known.astimezone()
+    assert first["started"].endswith("+00:00")
+    assert running["finished"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--epochs"], "--epochs"), (["--format", "csv"], "the format csv")],
+)
+def test_a_whole_study_is_no_table(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    make_study(sqlite_url, "one")
+    assert run_command(["export", "one", "--storage", sqlite_url, "--study", *flags]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--study: a whole study is one JSON file, which {words} does not go with" in said
+    assert run_command(["export", "one", "--storage", sqlite_url, "--study"]) == 0
 
 
 def test_json_has_no_nan(sqlite_url: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.listing import list_studies
+from hpsearch.results.looks import list_lines
 from hpsearch.results.reading import best_trial, count_states, open_study, opened
 from hpsearch.results.tables import StudyResult, epochs_frame, trials_frame
 from hpsearch.search.storage import open_storage
@@ -127,3 +128,31 @@ def test_a_link_counts_once(sqlite_url: str, tmp_path: Path) -> None:
     (folder / "a").write_bytes(b"x" * 1000)
     (folder / "b").hardlink_to(folder / "a")
     assert [row.size for row in list_studies(sqlite_url, tmp_path / "runs")] == [1000]
+
+
+def test_confirmations_stand_behind_their_searches(sqlite_url: str, tmp_path: Path) -> None:
+    for name in ("old.confirm", "new", "old", "lonely.confirm"):
+        make_study(sqlite_url, name)
+    with opened(sqlite_url, readonly=False) as storage:
+        study = optuna.load_study(study_name="old.confirm", storage=storage)
+        study.enqueue_trial({})
+        study.tell(study.ask(), 1.0)  # what has just been confirmed comes first, and takes its search along
+    rows = list_studies(sqlite_url, tmp_path)
+    assert [row.name for row in rows] == ["old", "old.confirm", "lonely.confirm", "new"]
+    assert [row.confirms for row in rows] == [None, "old", None, None]
+    assert [line.split("  ")[0] or line[:13] for line in list_lines(rows)[1:]] == [
+        "old",
+        "  old.confirm",
+        "lonely.confirm",
+        "new",
+    ]
+
+
+def test_without_a_name_confirmations_do_not_count(sqlite_url: str) -> None:
+    for name in ("one.confirm", "one"):
+        make_study(sqlite_url, name)
+    assert open_study(None, sqlite_url).study_name == "one"
+    assert open_study("one.confirm", sqlite_url).study_name == "one.confirm"
+    make_study(sqlite_url, "two")
+    with pytest.raises(StudyNotFound, match=r"2 studies in .*name one of them: one, two$"):
+        open_study(None, sqlite_url)
