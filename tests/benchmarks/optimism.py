@@ -1,79 +1,160 @@
-"""How much a search's best value promises too much: searches on the digits, each confirmed.
+"""How much a search's best value promises too much: searches with `studies/digits.toml`, each confirmed.
 
-    python -m tests.benchmarks.optimism [searches] [trials] [repeats] [workers]
+    python -m tests.benchmarks.optimism --searches 10 --trials 32 --folder FOLDER
 
-Each search has its own seed. Printed: the mean optimism (confirmed mean minus the search's best validation loss;
-above 0, the search promised too much) with its 95 % interval over the searches, and how often the search's first
-of three stays first.
+Each search has its own seed, and so its own initial weights, data order and proposals; the data and their
+parts are the same. Printed: for each search its best validation loss, the mean of that configuration trained
+anew, and the difference, which is the optimism; then the mean optimism with its 95 % interval over the
+searches (above 0, searches promise too much), how often the search's first of `--top` stays first, and how
+the report words it. The test part stays closed.
+
+What is finished stays in FOLDER: the same command goes on where an earlier one was broken off, and searches
+nothing twice. Without a folder everything is thrown away at the end.
 """
 
+import argparse
+import json
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from hpsearch.errors import StudyNotFound
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.statistics import summarize
+from hpsearch.results.confirm.stored import SUMMARY
+from hpsearch.results.reading import reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
 from hpsearch.spec import StudySpec, parse_study
+from hpsearch.spec.load import load_study_file
 
-TOP = 3
+STUDY = Path(__file__).parents[2] / "studies" / "digits.toml"
 
 
-def study(seed: int, trials: int) -> StudySpec:
-    return parse_study(
-        {
-            "study": {"name": f"digits-{seed}", "trials": trials, "seed": seed},
-            "data": {"dataset": "digits"},
-            "model": {"name": "cnn", "args": {"width": 8, "hidden": 32}},
-            "search": {
-                "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
-                "batch_size": [32, 64, 128],
-                "epochs": {"low": 5, "high": 15},
-            },
-            "early_stopping": {"patience": 5},
-        }
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    searches: int
+    trials: int
+    top: int
+    repeats: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one search and its confirmation gave; `seconds` is None where it was finished before."""
+
+    promised: float
+    optimism: float
+    stays: bool
+    findings: tuple[str, ...]
+    seconds: tuple[float, float] | None
+
+
+def arguments() -> tuple[Wanted, Path | None]:
+    parser = argparse.ArgumentParser(description="The optimism of searches on the digits.")
+    parser.add_argument("--searches", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--top", type=int, default=3, help="configurations confirmed in each search")
+    parser.add_argument("--repeats", type=int, default=5, help="trainings of each configuration")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where all is kept, so that it can be gone on with")
+    given = parser.parse_args()
+    return Wanted(given.searches, given.trials, given.top, given.repeats, given.workers), given.folder
+
+
+def study(seed: int, wanted: Wanted) -> StudySpec:
+    tree = load_study_file(STUDY).model_dump()
+    # The trials are part of the name: another number of them is another search.
+    tree["study"] |= {"name": f"digits-{wanted.trials}-{seed}", "trials": wanted.trials, "seed": seed}
+    return parse_study(tree, source=str(STUDY))
+
+
+def options_in(folder: Path, workers: int) -> RunOptions:
+    return RunOptions(
+        storage=f"sqlite:///{folder.absolute()}/optimism.db",
+        run_folder=folder / "runs",
+        workers=Workers(gpus="none", workers=workers),
     )
 
 
-def main() -> None:
-    given = [int(text) for text in sys.argv[1:]]
-    searches, trials, repeats, workers = [*given, *(10, 12, 5, 2)[len(given) :]]
-    optimisms: list[float] = []
-    stayed, began = 0, time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        options = RunOptions(
-            storage=f"sqlite:///{folder}/h.db",
-            run_folder=Path(folder) / "runs",
-            workers=Workers(gpus="none", workers=workers),
-        )
-        for seed in range(searches):
-            spec = study(seed, trials)
-            run(spec, options)
-            found = confirm(spec.study.name, options, top=TOP, seeds=repeats, test=False).confirmation
-            if found is None:
-                sys.exit(f"search {seed} was interrupted")
-            optimism = found.optimisms()[found.search_first]
-            optimisms.append(optimism.mean)
-            stayed += found.first == found.search_first
-            promised = next(
-                r.candidate.promised for r in found.results if r.candidate.trial == found.search_first
-            )
-            print(
-                f"search {seed}: best {promised:.4f}, confirmed {promised + optimism.mean:.4f}, optimism "
-                f"{optimism.mean:+.4f}, first {'stays' if found.first == found.search_first else 'changes'}",
-                flush=True,
-            )
-    total = summarize(optimisms)
+def search(seed: int, wanted: Wanted, options: RunOptions) -> Found:
+    spec = study(seed, wanted)
+    earlier = stored_summary(spec.study.name, options.storage)
+    if is_whole(earlier, wanted):
+        return found_in(earlier, None)
+    begun = time.perf_counter()
+    if run(spec, options).can_go_on:
+        sys.exit(f"search {seed} was interrupted; the same command goes on with it")
+    searched = time.perf_counter()
+    outcome = confirm(spec.study.name, options, top=wanted.top, seeds=wanted.repeats, test=False)
+    if outcome.confirmation is None:
+        sys.exit(f"search {seed}: {outcome.message}")
+    return found_in(dict(outcome.stored), (searched - begun, time.perf_counter() - searched))
+
+
+def stored_summary(name: str, url: str) -> dict:
+    try:
+        with reading_study(name, url) as opened:
+            return json.loads(opened.user_attrs.get(SUMMARY, "{}"))
+    except StudyNotFound:
+        return {}
+
+
+def is_whole(summary: dict, wanted: Wanted) -> bool:
+    return summary.get("seeds") == wanted.repeats and len(summary["optimism"]) == wanted.top
+
+
+def found_in(summary: dict, seconds: tuple[float, float] | None) -> Found:
+    row = next(row for row in summary["optimism"] if row["trial"] == summary["search_first"])
+    findings = tuple(one["finding"] for one in summary["findings"])
+    return Found(row["search"], row["mean"], summary["first_stays_first"], findings, seconds)
+
+
+def line(seed: int, found: Found) -> str:
+    spent = (
+        f"search {found.seconds[0]:.0f} s, confirmation {found.seconds[1]:.0f} s" if found.seconds else "kept"
+    )
+    return (
+        f"seed {seed}: best {found.promised:.4f}, confirmed {found.promised + found.optimism:.4f}, optimism "
+        f"{found.optimism:+.4f}, first {'stays' if found.stays else 'changes'} ({spent})"
+    )
+
+
+def report(all_found: list[Found], wanted: Wanted) -> list[str]:
+    total = summarize([found.optimism for found in all_found])
+    share = total.mean / summarize([found.promised for found in all_found]).mean
+    spread = f", std {total.std:.4f}" if total.std is not None else ""
     interval = f"{total.low:+.4f} to {total.high:+.4f}" if total.low is not None else "-"
-    print(f"torch {torch.__version__}, CPU, {workers} workers, {time.perf_counter() - began:.0f} s")
-    print(f"{searches} searches of {trials} trials, {TOP} configurations x {repeats} repeats each")
-    print(f"mean optimism of val_loss {total.mean:+.4f}, std {total.std}, 95 % interval {interval}")
-    print(f"the search's first stays first in {stayed} of {searches}")
+    stayed = sum(found.stays for found in all_found)
+    return [
+        f"{total.n} searches of {wanted.trials} trials; {wanted.top} configurations x {wanted.repeats} repeats each",
+        f"torch {torch.__version__}, CPU, {wanted.workers} workers",
+        f"mean optimism of val_loss {total.mean:+.4f} ({share:+.0%} of the promised value){spread}, 95 % "
+        f"interval over the searches {interval}",
+        f"the search's first stays first in {stayed} of {total.n}",
+        "",
+        "the report of the last search says:",
+        *(f"  * {finding}" for finding in all_found[-1].findings),
+    ]
+
+
+def main() -> None:
+    wanted, folder = arguments()
+    all_found = []
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        options = options_in(Path(place), wanted.workers)
+        for seed in range(wanted.searches):
+            all_found.append(search(seed, wanted, options))
+            print(line(seed, all_found[-1]), flush=True)
+    print("\n".join(report(all_found, wanted)))
 
 
 if __name__ == "__main__":
