@@ -6,9 +6,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from hpsearch.results import publish
+from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.publish import Publisher
 from hpsearch.results.report import build_report, write_report
+from hpsearch.service.inprocess import InProcessExecutor
 from tests.browser import opened_page
+from tests.results.digits import searched
 from tests.results.requests import ours
 from tests.results.searches import record_of, search, url_in
 
@@ -18,6 +21,18 @@ ALL = "document.querySelectorAll('[id^=\"user-defined-plot:\"].js-plotly-plot')"
 POINTS = """
 [...document.querySelectorAll('.js-plotly-plot')].map(plot => [
   plot.id, plot.data.map(trace => [trace.name, Array.from(trace.x ?? []), Array.from(trace.y ?? [])])])
+"""
+LEGENDS = "document.querySelectorAll('.js-plotly-plot .legend').length"
+COVERED = """
+[...document.querySelectorAll('.js-plotly-plot')].filter(plot => {
+  const legend = plot.querySelector('.legend');
+  if (legend === null) return false;
+  const box = legend.getBoundingClientRect();
+  return [...plot.querySelectorAll('.gtitle, .xtitle, .nsewdrag')].some(other => {
+    const they = other.getBoundingClientRect();
+    return box.left < they.right && they.left < box.right && box.top + 1 < they.bottom && they.top + 1 < box.bottom;
+  });
+}).map(plot => plot.id)
 """
 PUBLISHED = {
     "learning-curves", "best-by-trials", "best-by-epochs", "best-by-seconds", "map", "batch-size-curves",
@@ -67,6 +82,33 @@ def test_the_report_opens_without_a_network(chromium, folder: Path, tmp_path: Pa
         best = plots["chart-best-by-trials"][-1]
         assert best[2][-1] == record_of(folder).best.score
         assert page.locator("#ranking tbody tr").count() == len(record_of(folder).ranked)
+
+
+def test_the_report_of_a_confirmation_shows_its_pictures(chromium, tmp_path: Path) -> None:
+    options = searched(tmp_path)
+    outcome = confirm("small", options, executor=InProcessExecutor())
+    (out,) = write_report(build_report("small", options.storage), tmp_path / "r.html")
+    wrong = outcome.stored["most_wrong"]
+    with opened_page(chromium, offline=True) as (page, trouble):
+        page.goto(out.as_uri())
+        page.wait_for_function("window.charts_drawn")
+        widths = page.evaluate("[...document.querySelectorAll('.pictures img')].map(i => i.naturalWidth)")
+        assert widths == [8] * len(wrong) != []
+        assert page.get_by_text(f"taken for {wrong[0]['predicted']} with").first.is_visible()
+        marked = page.locator("td[style*='rgba(0, 114, 178']").all_inner_texts()
+        counts = outcome.stored["confusion"]["counts"]
+        assert marked == [str(row[place]) for place, row in enumerate(counts) if row[place]]
+        assert trouble.errors == []
+
+
+def test_no_title_is_covered_by_a_legend(chromium, folder: Path, tmp_path: Path) -> None:
+    """As they are drawn, in a window in which two charts stand side by side."""
+    (out,) = write_report(build_report("s", url_in(folder)), tmp_path / "r.html")
+    with opened_page(chromium, offline=True, viewport={"width": 1100, "height": 900}) as (page, _):
+        page.goto(out.as_uri())
+        page.wait_for_function("window.charts_drawn")
+        assert page.evaluate(LEGENDS) > 0
+        assert page.evaluate(COVERED) == []
 
 
 def test_the_dashboard_shows_what_was_published(chromium, folder: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_both_pictures_of_a_log_axis_have_the_same_labels(record: StudyRecord) -
 def test_no_legend_lies_on_the_data(record: StudyRecord) -> None:
     for chart in charts(record):
         legend = figure(chart)["layout"]["legend"]
-        assert legend["orientation"] == "v" or (legend["y"], legend["yanchor"]) == (-0.2, "top")
+        assert legend["orientation"] == "v" or (legend["yref"], legend["y"]) == ("container", 0)
         picture = draw_figure(chart)
         picture.draw_without_rendering()
         box = picture.axes[0].get_window_extent()

@@ -49,8 +49,9 @@ def _legend(chart: Chart) -> dict[str, Any]:
     return {
         "orientation": "h",
         "x": 0,
-        "y": -0.2,
-        "yanchor": "top",
+        "yref": "container",  # at the lower end of the picture, however many rows there are
+        "y": 0,
+        "yanchor": "bottom",
         "font": {"size": 12},
         "traceorder": "normal",
     }
