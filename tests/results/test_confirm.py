@@ -19,6 +19,7 @@ from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import picture
 from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
+from hpsearch.results.confirm.stored import read_pictures
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
@@ -349,12 +350,13 @@ def opened_png(text: str) -> Image.Image:
 
 def test_the_wrong_samples_are_shown(trained: tuple[Path, RunOptions, Outcome], tmp_path: Path) -> None:
     folder, options, outcome = trained
-    linked = attrs_of(folder, "small.confirm")
+    kept = read_pictures("small.confirm", options.storage)
+    assert not any("picture" in name for name in attrs_of(folder, "small.confirm"))  # a dashboard lists those
     sealed = open_test(small_spec().data, cache=folder / "runs" / "cache")
     index = sealed.test.index.tolist()
     assert 0 < len(outcome.stored["most_wrong"]) <= 12
     for one in outcome.stored["most_wrong"]:
-        pixels = np.asarray(opened_png(linked[f"test_picture:{one['sample']}"]))
+        pixels = np.asarray(opened_png(kept[one["sample"]]))
         (image,) = sealed.pixels(sealed.test, torch.tensor([index.index(one["sample"])]))
         np.testing.assert_array_equal(pixels, image[0].mul(255).round().to(torch.uint8))
     document = build_report("small", options.storage)

@@ -14,7 +14,6 @@ from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
 from hpsearch.results.confirm.stored import (
     DETAILS,
-    PICTURE,
     RESULTS,
     SUMMARY,
     earlier_openings,
@@ -22,6 +21,7 @@ from hpsearch.results.confirm.stored import (
     parse,
     record_opening,
     set_attrs,
+    set_pictures,
 )
 from hpsearch.results.confirm.summary import Confirmation, ordered, result_of, shortfalls
 from hpsearch.results.confirm.words import findings
@@ -205,13 +205,13 @@ def _test(work: _Work) -> None:
     for candidate, found in due:
         exam = _examine(work, candidate, found, place)
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
+        set_pictures(work.options.storage, linked.name, exam.pictures)
         set_attrs(
             work.options.storage,
             linked.name,
             {
                 RESULTS: json.dumps(tested),
                 f"{DETAILS}{candidate.trial}": json.dumps(_details(exam)),
-                **{f"{PICTURE}{sample}": png for sample, png in exam.pictures.items()},
             },
         )
 

@@ -19,9 +19,10 @@ from hpsearch.search.storage import translated
 
 OPENINGS, SUMMARY = "test_openings", "confirm_summary"
 RESULTS, DETAILS = "test_results", "test_details:"
-PICTURE = "test_picture:"
-"""Prefix of the attributes that hold the pictures of test samples, by the sample: one attribute for all would
-not fit into a column of MySQL."""
+PICTURE = "hpsearch:test_picture:"
+"""Prefix of the linked study's system attributes that hold pictures of test samples, by the sample. One for all
+would not fit into a column of MySQL; as user attributes the dashboard would list them and send them anew with
+every refresh."""
 
 
 def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
@@ -34,6 +35,26 @@ def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
         study_id = storage.get_study_id_from_name(name)
         for key, value in attrs.items():
             storage.set_study_user_attr(study_id, key, value)
+
+
+def set_pictures(url: str, name: str, pictures: Mapping[int, str]) -> None:
+    """Keeps pictures of test samples, PNG files in base64, with the linked study.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = storage.get_study_id_from_name(name)
+        for sample, png in pictures.items():
+            storage.set_study_system_attr(study_id, f"{PICTURE}{sample}", png)
+
+
+def read_pictures(name: str, url: str) -> dict[int, str]:
+    """Returns the pictures that a linked study holds, by sample; none if there is no such study."""
+    with opened(url) as storage, translated(storage):
+        numbers = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        attrs = storage.get_study_system_attrs(numbers[name]) if name in numbers else {}
+    return {int(key.removeprefix(PICTURE)): png for key, png in attrs.items() if key.startswith(PICTURE)}
 
 
 def parse(text: str | None, default: Any) -> Any:

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import UserError
+from hpsearch.results.confirm.plan import SUFFIX
+from hpsearch.results.confirm.stored import read_pictures
 from hpsearch.results.plots.static import write_pngs
 from hpsearch.results.reading import reading_study
-from hpsearch.results.record import StudyRecord, read_record
+from hpsearch.results.record import read_record
 from hpsearch.results.report.content import importance, report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.search.storage import redact
@@ -24,15 +26,7 @@ def build_report(name: str | None, url: str) -> Document:
     with reading_study(name, url) as study:
         record = read_record(study, redact(url))
         importances = importance(study, record)
-    return report(record, importances, _confirmation(record.name, url))
-
-
-def _confirmation(name: str, url: str) -> StudyRecord | None:
-    try:
-        with reading_study(f"{name}.confirm", url) as study:
-            return read_record(study)
-    except StudyNotFound:
-        return None
+    return report(record, importances, read_pictures(record.name + SUFFIX, url))
 
 
 def write_report(

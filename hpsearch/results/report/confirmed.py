@@ -4,21 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.confirm.stored import OPENINGS, PICTURE, SUMMARY
+from hpsearch.results.confirm.stored import OPENINGS, SUMMARY
 from hpsearch.results.progress import number
 from hpsearch.results.record import StudyRecord
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
 
 
-def confirmation_blocks(record: StudyRecord, confirmed: StudyRecord | None) -> tuple[Block, ...]:
+def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tuple[Block, ...]:
     """Returns the section about the confirmation and the openings of the test part.
 
     Args:
-        confirmed: the study `NAME.confirm`, if there is one; it holds the pictures.
+        pictures: of test samples, PNG files in base64.
     """
     blocks: list[Block] = []
     if SUMMARY in record.attrs:
-        blocks += _summary(from_json(record.attrs[SUMMARY]), confirmed)
+        blocks += _summary(from_json(record.attrs[SUMMARY]), pictures)
     openings = from_json(record.attrs.get(OPENINGS, "[]"))
     if openings:
         words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
@@ -33,7 +33,7 @@ def from_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _summary(summary: Mapping[str, Any], confirmed: StudyRecord | None) -> list[Block]:
+def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Block]:
     special = ("findings", "class_errors", "confusion", "most_wrong")  # the matrix has the errors too
     blocks: list[Block] = []
     if findings := summary.get("findings"):
@@ -53,7 +53,7 @@ def _summary(summary: Mapping[str, Any], confirmed: StudyRecord | None) -> list[
                 "Most confidently wrong on the test part. Look at these first when labels may be doubtful: a "
                 "model that is sure of another class is sometimes right."
             ),
-            Pictures(tuple(_picture(one, confirmed) for one in wrong)),
+            Pictures(tuple(_picture(one, pictures) for one in wrong)),
         ]
     return blocks
 
@@ -70,11 +70,10 @@ def confusion_table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> 
     return Table(("", *classes, "error"), tuple(rows), shades=tuple(shades))
 
 
-def _picture(one: Mapping[str, Any], confirmed: StudyRecord | None) -> Picture:
-    png = confirmed.attrs.get(f"{PICTURE}{one['sample']}", "") if confirmed is not None else ""
+def _picture(one: Mapping[str, Any], pictures: Mapping[int, str]) -> Picture:
     name = one.get("name") or f"sample {one['sample']}"
     words = f"{name}: {one['class']}, taken for {one['predicted']} with {one['probability']:.1%}"
-    return Picture(str(png), words)
+    return Picture(pictures.get(one["sample"], ""), words)
 
 
 def _told(value: Any) -> list[Block]:

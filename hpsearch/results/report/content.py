@@ -24,26 +24,26 @@ OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
 
 
 def report(
-    record: StudyRecord, importances: Mapping[str, float], confirmed: StudyRecord | None = None
+    record: StudyRecord, importances: Mapping[str, float], pictures: Mapping[int, str] | None = None
 ) -> Document:
     """Returns the report of a study.
 
     Args:
         importances: share of each hyperparameter, see `importance`; empty when it cannot be told.
-        confirmed: the study `NAME.confirm`, if there is one.
+        pictures: of test samples, PNG files in base64, kept by the confirmation.
     """
-    pictures = {chart.id: chart for chart in charts(record)}
-    outcomes = [pictures[name] for name in OUTCOMES if name in pictures]
+    drawn = {chart.id: chart for chart in charts(record)}
+    outcomes = [drawn[name] for name in OUTCOMES if name in drawn]
     sections = [
         Section("What to do next", _next(record)),
         Section("The question", _question(record)),
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
-        Section("Confirmation and the test part", confirmation_blocks(record, confirmed)),
-        Section("Graphs", tuple(c for name, c in pictures.items() if name not in (*OUTCOMES, "workers"))),
+        Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
+        Section("Graphs", tuple(c for name, c in drawn.items() if name not in (*OUTCOMES, "workers"))),
         Section("Importance of the hyperparameters", _importance(record, importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
-        Section("Cost", _cost(record, pictures.get("workers"))),
+        Section("Cost", _cost(record, drawn.get("workers"))),
         Section("Environment", _environment(record)),
     ]
     return Document(
