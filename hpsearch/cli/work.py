@@ -143,11 +143,12 @@ def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
     if is_study_file(study) or not url:
         return load_study_file(study), False
     from hpsearch.results.reading import open_study
+    from hpsearch.search.opening import is_ours
 
-    stored = open_study(study, url).user_attrs.get("specification")
-    if stored is None:
+    attrs = open_study(study, url).user_attrs
+    if not is_ours(attrs):
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    return parse_study(json.loads(stored), source=study), True
+    return parse_study(json.loads(attrs["specification"]), source=study), True
 
 
 def _override(spec: "StudySpec", trials: int | None, timeout: str | None) -> "StudySpec":

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from hpsearch.errors import StorageAway
 from hpsearch.results.status import driver_rows
-from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.opening import is_ours
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.tables import DriverState
 from hpsearch.search.writes import TRIALS
@@ -93,7 +93,7 @@ class Driven:
         with translated(self._storage):
             try:
                 attrs = self._storage.get_study_user_attrs(study_id)
-                return self._storage.get_study_name_from_id(study_id) if SPECIFICATION in attrs else None
+                return self._storage.get_study_name_from_id(study_id) if is_ours(attrs) else None
             except KeyError:  # the dashboard itself answers that there is none
                 return None
 

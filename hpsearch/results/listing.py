@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
 from hpsearch.results.reading import confirmed_by, opened
-from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES
 from hpsearch.spec.folders import RunFolder
@@ -26,6 +26,7 @@ class StudyRow:
 
     Attributes:
         total: finished trials that it asks for; None for a study that hpsearch did not make.
+        best: None before a trial is COMPLETE, and for a study of several objectives.
         counts: trials by state, states without trials left out.
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
@@ -80,7 +81,6 @@ def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
             confirms=confirmed_by(study.study_name, names),
         )
         for study in studies
-        if len(study.directions) == 1
     ]
 
 
@@ -95,13 +95,16 @@ def _row(
     attrs = study.user_attrs
     span = spans.get(number, (None, None))
     lowest, highest = values.get(number, (None, None))
+    if len(study.directions) > 1:  # none of several values is the best
+        lowest = highest = None
+    ours = is_ours(attrs)
     return StudyRow(
         name=study.study_name,
         study_id=number,
-        metric=str(attrs.get("metric", "value")),
-        total=_total(attrs.get(SPECIFICATION)),
+        metric=str(attrs.get("metric", "value")) if ours else "value",
+        total=_total(attrs[SPECIFICATION]) if ours else None,
         counts=counts,
-        best=highest if study.direction is StudyDirection.MAXIMIZE else lowest,
+        best=highest if study.directions[0] is StudyDirection.MAXIMIZE else lowest,
         started=span[0],
         changed=span[1],
         size=_size(own_folder(RunFolder(run_folder, study.study_name))),
@@ -131,8 +134,12 @@ def _utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
-def _total(specification: str | None) -> int | None:
-    return None if specification is None else int(json.loads(specification)["study"]["trials"])
+def _total(specification: str) -> int | None:
+    """Returns the trials that a study asks for; None for a specification of another form."""
+    try:
+        return int(json.loads(specification)["study"]["trials"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def own_folder(folder: RunFolder) -> Path | None:

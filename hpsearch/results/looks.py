@@ -78,7 +78,9 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
     """Returns the best trial: score, hyperparameters, facts, weights."""
     epochs = f" at epoch {best.best_epoch} of {best.attrs.get('epochs_run')}" if best.best_epoch else ""
     at_best = best.attrs.get("metrics_at_best")
-    others = at_best if isinstance(at_best, Mapping) else {}
+    # Another program's study may mean something else by this name.
+    found = at_best.items() if isinstance(at_best, Mapping) else ()
+    others = {name: value for name, value in found if isinstance(value, int | float)}
     return [
         f"{study}: trial {best.number}, {metric} {number(best.value)}{epochs}",
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),

@@ -9,8 +9,9 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from hpsearch.errors import StudyNotFound, nearest
+from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import SUFFIX
+from hpsearch.search.opening import is_ours
 from hpsearch.search.storage import open_storage, redact, translated
 
 
@@ -37,6 +38,7 @@ def open_study(name: str | None, url: str) -> optuna.Study:
 
     Raises:
         StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
+        UserError: a study of several objectives.
         StorageError, StorageAway: the database.
     """
     return _find(name, open_storage(url, readonly=True))
@@ -69,7 +71,13 @@ def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
         if name not in names:
             known = searches if name is None else names
             raise StudyNotFound(_not_found(name, known, redact(storage.url)))
-        return optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
+    if len(study.directions) != 1:
+        raise UserError(
+            f'study "{name}" has {len(study.directions)} objectives, so that no trial is the best, and '
+            "hpsearch reads studies of one objective only; look at it with hpsearch dashboard"
+        )
+    return study
 
 
 def confirmed_by(name: str, names: Collection[str]) -> str | None:
@@ -88,7 +96,7 @@ def _not_found(name: str | None, names: list[str], url: str) -> str:
 
 def metric_name(study: optuna.Study) -> str:
     """Returns what the study's values measure; "value" for a study that hpsearch did not make."""
-    return str(study.user_attrs.get("metric", "value"))
+    return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
 
 
 def best_trial(study: optuna.Study) -> BestTrial | None:
@@ -98,12 +106,13 @@ def best_trial(study: optuna.Study) -> BestTrial | None:
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
     attrs = trial.user_attrs
+    known = attrs if is_ours(study.user_attrs) else {}  # others may mean anything by these names
     return BestTrial(
         number=trial.number,
         value=float(trial.values[0]),
-        best_epoch=attrs.get("best_epoch"),
+        best_epoch=known.get("best_epoch"),
         hparams=dict(trial.params),
-        weights=attrs.get("weights") or None,
+        weights=known.get("weights") or None,
         attrs=attrs,
     )
 

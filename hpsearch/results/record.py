@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
+from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.spec.load import parse_study
 from hpsearch.spec.search import SHORT
 from hpsearch.spec.study import Direction, StudySpec
@@ -33,7 +34,7 @@ class TrialRecord:
         train, val: losses per epoch. A trial that still runs has no training losses yet; one whose training
             function yields no validation loss has the metric in their place.
         started, ended: seconds since 1970.
-        attrs: user attributes, as stored.
+        attrs: user attributes, as stored; empty for a study that hpsearch did not make.
     """
 
     number: int
@@ -89,7 +90,7 @@ class StudyRecord:
 
     Attributes:
         spec: None for a study that hpsearch did not make.
-        attrs: the study's user attributes.
+        attrs: the study's user attributes; empty for a study that hpsearch did not make.
         storage: the database's URL without its password.
     """
 
@@ -146,14 +147,19 @@ class StudyRecord:
 
 
 def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
-    """Reads a study and all its trials."""
-    attrs = study.user_attrs
+    """Reads a study of one objective and all its trials.
+
+    Of a study that hpsearch did not make only what Optuna itself stores is read: its user attributes may have
+    our names and mean something else.
+    """
+    ours = is_ours(study.user_attrs)
+    attrs = study.user_attrs if ours else {}
     return StudyRecord(
         name=study.study_name,
         metric=str(attrs.get("metric", "value")),
         better="maximize" if study.direction is StudyDirection.MAXIMIZE else "minimize",
-        spec=_specification(attrs.get("specification")),
-        trials=tuple(map(_trial, study.get_trials(deepcopy=False))),
+        spec=_specification(attrs.get(SPECIFICATION)),
+        trials=tuple(map(_trial if ours else _foreign_trial, study.get_trials(deepcopy=False))),
         attrs=attrs,
         storage=storage,
     )
@@ -164,7 +170,7 @@ def _specification(text: str | None) -> StudySpec | None:
         return None
     try:
         return parse_study(json.loads(text), source="stored specification")
-    except StudyFileError as error:  # stored by another version; the rest can be shown
+    except (StudyFileError, ValueError) as error:  # stored by another version; the rest can be shown
         logger.warning("%s", error)
         return None
 
@@ -185,6 +191,22 @@ def _trial(trial: FrozenTrial) -> TrialRecord:
         started=_seconds(trial.datetime_start),
         ended=_seconds(trial.datetime_complete),
         attrs=attrs,
+    )
+
+
+def _foreign_trial(trial: FrozenTrial) -> TrialRecord:
+    """Reads a trial of another program, whose steps may be anything that grows: each report is one epoch."""
+    return TrialRecord(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        state=trial.state.name,
+        score=_finite(_value(trial)),
+        hparams=trial.params,
+        train=(),
+        val=_curve([value for _, value in sorted(trial.intermediate_values.items())]),
+        started=_seconds(trial.datetime_start),
+        ended=_seconds(trial.datetime_complete),
+        attrs={},
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.search.opening import is_ours
 from hpsearch.service.callbacks import RunSummary
 
 CURVES = ("train_loss", "val_loss", "epoch_seconds")
@@ -56,7 +57,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     Times are in UTC; `weights` names only files that are on this machine.
     """
     trials = study.get_trials(deepcopy=False)
-    rows = [_trial_row(trial) for trial in trials]
+    ours = is_ours(study.user_attrs)
+    rows = [_trial_row(trial, ours) for trial in trials]
     found = list(dict.fromkeys(name for row in rows for name in row))
     hparams = sorted({name for trial in trials for name in trial.params})
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
@@ -67,12 +69,14 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
 _HEAD = ("trial", "state")
 
 
-def _trial_row(trial: FrozenTrial) -> dict[str, Any]:
+def _trial_row(trial: FrozenTrial, ours: bool) -> dict[str, Any]:
     attrs = dict(trial.user_attrs)
-    at_best = attrs.pop("metrics_at_best", None)
-    attrs["weights"] = weights_here(attrs.get("weights"))
+    at_best = attrs.pop("metrics_at_best", None) if ours else None
+    if ours:
+        attrs["weights"] = weights_here(attrs.get("weights"))
     facts = {key: value for key, value in attrs.items() if isinstance(value, str | int | float | None)}
     metrics = {key: value for key, value in (at_best or {}).items() if key not in facts}
+    score = trial.values[0] if trial.values else None
     return {
         **metrics,
         **facts,
@@ -81,7 +85,7 @@ def _trial_row(trial: FrozenTrial) -> dict[str, Any]:
         **trial.params,
         "trial": trial.number,
         "state": trial.state.name,
-        "score": attrs.get("score", trial.values[0] if trial.values else None),
+        "score": attrs.get("score", score) if ours else score,
     }
 
 
@@ -98,10 +102,12 @@ def weights_here(path: Any) -> str | None:
 def epochs_frame(study: optuna.Study) -> pd.DataFrame:
     """Returns one row per epoch of every trial that has begun, running ones included (without train_loss).
 
-    The study's metric has a column of its own when it is not `val_loss`.
+    The study's metric has a column of its own when it is not `val_loss`. A study that hpsearch did not make
+    has one row per report, under its own step.
     """
     metric = metric_name(study)
-    rows = [row for trial in study.get_trials(deepcopy=False) for row in _epoch_rows(trial, metric)]
+    read = _epoch_rows if is_ours(study.user_attrs) else _report_rows
+    rows = [row for trial in study.get_trials(deepcopy=False) for row in read(trial, metric)]
     columns = ["trial", "state", "epoch", "train_loss", "val_loss", metric, "epoch_seconds"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
@@ -113,3 +119,8 @@ def _epoch_rows(trial: FrozenTrial, metric: str) -> Iterator[dict[str, Any]]:
         values = {name: curve[epoch - 1] for name, curve in curves.items() if epoch <= len(curve)}
         reported = trial.intermediate_values.get(epoch)
         yield {"trial": trial.number, "state": trial.state.name, "epoch": epoch, **values, metric: reported}
+
+
+def _report_rows(trial: FrozenTrial, metric: str) -> Iterator[dict[str, Any]]:
+    for step, value in sorted(trial.intermediate_values.items()):
+        yield {"trial": trial.number, "state": trial.state.name, "epoch": step, metric: value}

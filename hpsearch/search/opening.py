@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
@@ -21,6 +23,12 @@ SPECIFICATION = "specification"
 DIGEST = "digest"
 METRIC_NAMES = "study:metric_names"
 """Optuna's own key for the names of objectives, which the dashboard writes on its axes."""
+
+
+def is_ours(attrs: Mapping[str, Any]) -> bool:
+    """Says by a study's user attributes whether hpsearch made it: whether they hold its specification."""
+    stored = attrs.get(SPECIFICATION)
+    return isinstance(stored, str) and stored.startswith("{")
 
 
 def open_study(

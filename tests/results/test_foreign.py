@@ -1,0 +1,168 @@
+"""Studies that Optuna's users have made in the same database: what can be shown is shown, the rest said."""
+
+import math
+
+import optuna
+import pytest
+
+from hpsearch.__main__ import run as command
+from hpsearch.results.dashboard import ArtifactFolder, Refreshed
+from hpsearch.search.storage import open_storage
+from tests.results.requests import ask
+from tests.results.stored import make_study
+
+OURS = {
+    "val_loss": 0.3, "train_loss": "low", "score": "good", "best_epoch": "last", "epochs_run": [1], "seconds": "2 h",
+    "weights": ["a", 1], "metrics_at_best": {"val_loss": "x"}, "fit": 3, "stop_reason": None, "epoch_seconds": 7,
+}  # fmt: skip
+"""Attributes of our names, by which somebody else means something else."""
+
+
+def varied(study):
+    """Hyperparameters of all kinds, steps from 0 and far apart, attributes of our names."""
+    study.set_user_attr("metric", {"name": "loss"})
+    study.set_user_attr("digest", 5)
+    for number in range(12):
+        trial = study.ask()
+        trial.suggest_float("rate", 1e-5, 1.0, log=True)
+        trial.suggest_int("batch_size", 1, 512, log=True)
+        trial.suggest_categorical("kind", [None, True, "a", 1.5])
+        if number % 2:
+            trial.suggest_float("only sometimes", 0, 1)
+        for step in (0, 1, 10**9):
+            trial.report(math.nan if number == 3 else number + 1 / (step + 1), step)
+        for name, value in OURS.items():
+            trial.set_user_attr(name, value)
+        if number == 5:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif number == 6:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif number < 11:
+            study.tell(trial, float("inf") if number == 7 else float(number))
+
+
+def empty(study):
+    pass
+
+
+def without_hyperparameters(study):
+    study.tell(study.ask(), 1.0)
+
+
+def failed(study):
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+
+
+def running(study):
+    study.ask().suggest_float("x", 0, 1)
+
+
+def waiting(study):
+    study.enqueue_trial({"x": 0.5})
+
+
+def other_specification(study):
+    study.set_user_attr("specification", "version 2 of the requirements")
+    without_hyperparameters(study)
+
+
+CASES = [varied, empty, without_hyperparameters, failed, running, waiting, other_specification]
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A database that holds a study of ours too."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    make_study(url, "ours")
+    return url
+
+
+def foreign(url, fill, directions=("minimize",)):
+    storage = open_storage(url)
+    study = optuna.create_study(storage=storage, study_name="theirs", directions=list(directions))
+    fill(study)
+    storage.engine.dispose()
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("fill", CASES)
+def test_a_study_of_optunas_own_is_shown(url, tmp_path, fill, direction, capsys):
+    foreign(url, fill, [direction])
+    place = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
+    assert command(["list", *place]) == 0
+    assert "theirs" in capsys.readouterr().out
+    assert command(["list", "--json", *place]) == 0
+    assert command(["status", "theirs", *place]) == 0
+    assert command(["report", "theirs", "--storage", url, "--out", str(tmp_path / "r.html")]) == 0
+    assert command(["export", "theirs", "--storage", url, "--output", str(tmp_path / "r.csv")]) == 0
+    assert (
+        command(["export", "theirs", "--epochs", "--storage", url, "--output", str(tmp_path / "e.csv")]) == 0
+    )
+    has_best = fill in (varied, without_hyperparameters, other_specification)
+    assert command(["best", "theirs", *place]) == (0 if has_best else 1)
+    assert command(["best", "theirs", "--save", str(tmp_path / "best"), *place]) in (1, 2)
+    assert command(["compare", "theirs", "ours", "--storage", url]) == 2  # other metrics
+    assert command(["run", "theirs", *place]) == 2
+    assert command(["predict", "theirs", "a.png", "--storage", url]) in (1, 2)
+    assert command(["confirm", "theirs", *place]) in (1, 2)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert command(["delete", "theirs", "--yes", *place]) == 0
+
+
+def test_its_reports_are_its_curve_and_its_values_are_its_scores(url, capsys):
+    from hpsearch.results.reading import reading_study
+    from hpsearch.results.record import read_record
+
+    foreign(url, varied)
+    with reading_study("theirs", url) as study:
+        record = read_record(study)
+    assert record.best.number == 0
+    assert record.best.score == 0.0
+    assert record.best.val == (1.0, 0.5, 1 / (10**9 + 1))
+    assert record.trials[3].val == (None, None, None)
+    assert record.trials[7].score is None
+    assert command(["best", "theirs", "--storage", url]) == 0
+    assert "theirs: trial 0, value 0" in capsys.readouterr().out
+
+
+def two_values(study):
+    for number in range(3):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, (number, -number))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["best", "theirs"],
+        ["report", "theirs"],
+        ["export", "theirs"],
+        ["compare", "theirs", "ours"],
+        ["confirm", "theirs"],
+        ["predict", "theirs", "a.png"],
+        ["run", "theirs"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_several_objectives_are_refused_in_one_sentence(url, arguments, capsys):
+    foreign(url, two_values, ["minimize", "maximize"])
+    assert command([*arguments, "--storage", url]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    assert 'study "theirs" has 2 objectives' in said
+    assert "hpsearch dashboard" in said
+
+
+def test_several_objectives_are_listed_shown_and_deleted(url, tmp_path, capsys):
+    foreign(url, two_values, ["minimize", "maximize"])
+    place = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
+    assert command(["list", *place]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("theirs")]
+    assert line.split()[1:7] == ["3", "3", "0", "0", "0", "-"]
+    assert command(["status", "theirs", *place]) == 0
+    app = Refreshed(open_storage(url, readonly=True), ArtifactFolder(tmp_path / "artifacts"))
+    assert [trial["values"] for trial in ask(app, "/api/studies/2").json["trials"]][1] == [1.0, -1.0]
+    app.storage.engine.dispose()
+    assert command(["delete", "theirs", "--yes", *place]) == 0
