@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
+from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
 import waitress
@@ -24,7 +25,8 @@ from sqlalchemy import and_, select
 from hpsearch.errors import StorageAway, StudyNotFound, UserError
 from hpsearch.results.accounts import read_users
 from hpsearch.results.driven import Driven
-from hpsearch.results.guard import LOCAL_NAMES, Application, Environ, Guard, StartResponse
+from hpsearch.results.graph_order import in_order
+from hpsearch.results.guard import LOCAL_NAMES, Application, Environ, Guard, Headers, StartResponse
 from hpsearch.results.login import Login
 from hpsearch.search.storage import open_storage, reading
 from hpsearch.search.writes import STUDIES, TRIALS
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _THREADS = 16
 _LARGEST_UPLOAD = 128 * 2**20  # bytes, the dashboard's own limit for artifacts
+_WARM = 5  # the newest studies, of which somebody will want to see one
 _LOOK_EVERY = 2.0  # seconds between looks for studies that were deleted
 
 
@@ -100,10 +103,20 @@ class Dashboard:
                 "local --host, and name it with --proxy",
             )
 
+    def warm(self) -> threading.Thread:
+        """Begins to read the newest studies, so that their first page comes as fast as the next ones.
+
+        It serves meanwhile; a page of a study that is just being read waits for it, as it would anyway.
+        """
+        thread = threading.Thread(target=self._app.warm, name="warm", daemon=True)
+        thread.start()
+        return thread
+
     def serve(self, open_browser: bool = False, ready: Callable[[], object] = lambda: None) -> None:
         """Serves until SIGINT or SIGTERM, then returns; `ready` is called when these are heeded."""
         with _ended_by_signals():
             ready()
+            self.warm()
             if open_browser:
                 # A text browser holds its caller until it is left.
                 threading.Thread(target=webbrowser.open, args=(self.address,), daemon=True).start()
@@ -113,6 +126,7 @@ class Dashboard:
     def close(self) -> None:
         """Gives the port back and closes the database."""
         self._server.close()
+        self._app.ended.set()
         self._app.storage.engine.dispose()
 
 
@@ -201,6 +215,7 @@ class Refreshed:
 
     def __init__(self, storage: RDBStorage, artifacts: FileSystemArtifactStore) -> None:
         self.storage = storage
+        self.ended = threading.Event()
         self._artifacts = artifacts
         self._lock = threading.Lock()
         self._known = read_identities(storage)
@@ -216,6 +231,16 @@ class Refreshed:
                 self._lock.release()
         return self._app(environ, start_response)
 
+    def warm(self) -> None:
+        """Asks for the pages of the newest studies until it is `ended`, as a browser would."""
+        for number in sorted(self._known, reverse=True)[:_WARM]:
+            if self.ended.is_set():
+                return
+            environ: Environ = {"PATH_INFO": f"/api/studies/{number}", "HTTP_ACCEPT_ENCODING": ""}
+            setup_testing_defaults(environ)
+            for _ in self._app(environ, _unanswered):
+                pass  # what matters is what the application remembers of it
+
     def _look(self) -> None:
         try:
             found = read_identities(self.storage)
@@ -229,10 +254,15 @@ class Refreshed:
 
     def _make(self) -> Application:
         # Cached: a finished trial is read once, and only those that were unfinished are read again.
+        in_order()
         app = optuna_dashboard.wsgi(get_storage(self.storage), artifact_store=self._artifacts)
         app.install(Driven(self.storage))
         made: Application = app
         return made
+
+
+def _unanswered(status: str, headers: Headers, exc_info: Any = None) -> None:
+    """Takes the place of a client; a page that cannot be made is told in the log by the dashboard itself."""
 
 
 def read_identities(storage: RDBStorage) -> Identities:

@@ -1,11 +1,13 @@
 """What the dashboard's notes say: Markdown for a study and for its best trials."""
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hpsearch.results.progress import duration, hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.search.storage import DEFAULT_STORAGE, HIDDEN
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 
 
@@ -77,17 +79,36 @@ def _confirmed(record: StudyRecord) -> list[str]:
 
 
 def _loading(record: StudyRecord) -> list[str]:
+    """Returns code that works when it is copied, without a password in it."""
+    name, command = repr(record.name), f"hpsearch best {shlex.quote(record.name)} --save best-model"
+    imports, remark = ["import hpsearch"], ""
+    if record.storage in ("", DEFAULT_STORAGE):
+        call, remark = f"hpsearch.load_best_model({name})", "in the folder from which the search was run"
+    elif HIDDEN in record.storage:
+        imports = ["import os", "", "import hpsearch"]
+        call = f'hpsearch.load_best_model({name}, storage=os.environ["HPSEARCH_STORAGE"])'
+        remark = f"HPSEARCH_STORAGE holds the URL with its password: {record.storage}"
+    else:
+        call = f"hpsearch.load_best_model({name}, storage={record.storage!r})"
+        command += f" --storage {shlex.quote(record.storage)}"
+    above = [f"# {remark}"] if remark else []
     return [
         "## How to load the best model",
         "",
         "```python",
-        "import hpsearch",
+        *imports,
         "",
-        f"model = hpsearch.load_best_model({record.name!r})  # storage=... for another database",
+        *above,
+        f"model = {call}",
         "```",
         "",
-        "Its weights are also the study's artifact (`.safetensors`): "
-        "`hpsearch.load_best_model(\"downloaded.safetensors\")`.",
+        "```sh",
+        *above,
+        command,
+        "```",
+        "",
+        "The weights lie on the machine that trained them; they are also the study's artifact "
+        "(`.safetensors`): `hpsearch.load_best_model(\"downloaded.safetensors\")`.",
     ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.reading import opened
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.storage import redact, translated
+from hpsearch.search.storage import DEFAULT_STORAGE, redact, translated
 from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def compute(request: Request) -> Answer:
     with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
-        record = read_record(study, redact(request.storage))
+        record = read_record(study, _shown(request.storage))
     found, warnings = list(changes(record, stored)), []
     try:
         weights = _weights(record, stored, RunFolder(Path(request.run_folder), request.study))
@@ -224,6 +224,14 @@ def compute(request: Request) -> Answer:
     else:
         found[:0] = [weights] if weights is not None else []
     return Answer(tuple(found), tuple(warnings))
+
+
+def _shown(url: str) -> str:
+    """Returns a URL as it may be shown, with which the database is found from every folder."""
+    prefix = "sqlite:///"
+    if url == DEFAULT_STORAGE or not url.startswith(prefix):
+        return redact(url)
+    return prefix + str(Path(url.removeprefix(prefix)).absolute())
 
 
 def answer(line: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
 logger = logging.getLogger(__name__)
 
 DEFAULT_STORAGE = "sqlite:///runs/hpsearch.db"
+HIDDEN = "***"  # stands for a password
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 # What users write -> SQLAlchemy's name, the driver's module, the extra that installs it.
@@ -49,8 +50,8 @@ def redact(url: str) -> str:
 
     A password that holds unescaped `@`, `/` or `?` is covered whole: better too much hidden than too little.
     """
-    hidden = re.sub(r"(://[^:/@]*|^(?!\S*://)[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"(?i)([?&](?:\w*password|passwd)=)[^&]*", r"\1***", hidden)
+    hidden = re.sub(r"(://[^:/@]*|^(?!\S*://)[^:/@]*):.*@", rf"\1:{HIDDEN}@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)([?&](?:\w*password|passwd)=)[^&]*", rf"\1{HIDDEN}", hidden)
 
 
 def read_storage_url(option: str | None, file: Path | None, environ: Mapping[str, str]) -> str:

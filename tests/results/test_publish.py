@@ -15,6 +15,8 @@ from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from safetensors.numpy import load_file
 
 from hpsearch.results import publish
+from hpsearch.results.graph_order import ORDER
+from hpsearch.results.plots import charts
 from hpsearch.results.publication import Answer, compute
 from hpsearch.results.publish import Publisher
 from hpsearch.results.reading import open_study
@@ -23,10 +25,7 @@ from hpsearch.service.callbacks import Callback
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 from tests.service.curves import Script
 
-GRAPHS = {
-    "learning-curves", "best-by-trials", "best-by-epochs", "best-by-seconds", "map", "batch-size-curves",
-    "loss-by-seconds", "fit-diagnosis", "fit-by-epochs", "stop-reasons", "workers",
-}  # fmt: skip
+GRAPHS = set(ORDER)
 
 
 def publisher(folder: Path) -> Publisher:
@@ -54,10 +53,11 @@ def test_graphs_note_and_weights_are_there_after_a_run(tmp_path: Path, caplog) -
     summary = search(tmp_path, callbacks=(publisher(tmp_path),))
     assert summary.best is not None
     assert graphs(tmp_path).keys() == GRAPHS
+    assert tuple(chart.id for chart in charts(record_of(tmp_path))) == ORDER
     study = open_study("s", url_in(tmp_path))
     note = get_note(study)
     assert f"Best so far: trial {summary.best.number}" in note
-    assert "hpsearch.load_best_model('s')" in note
+    assert "hpsearch.load_best_model('s', storage='sqlite:///" in note
     assert artifact(tmp_path, tmp_path) == (
         f"s-trial-{summary.best.number:05d}.safetensors",
         summary.best.number,
