@@ -120,7 +120,10 @@ def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
         (record.metric, number(trial.score)),
         *((name, number(value)) for name, value in at_best.items() if name != record.metric),
         ("best epoch", f"{trial.best_epoch} of {trial.epochs_run}"),
-        ("stopped by", f"{trial.stop_reason.replace('_', ' ')} {attrs.get('stop_detail') or ''}".strip()),
+        (
+            "stopped by",
+            ": ".join(filter(None, (trial.stop_reason.replace("_", " "), attrs.get("stop_detail")))),
+        ),
         ("fit", trial.fit),
         ("training time", time_spent(trial.seconds)),
         ("trained by", f"{trial.place}, {attrs.get('device', '?')}"),

@@ -79,6 +79,14 @@ class Publisher(Callback):
             self._ask()
 
     def on_study_end(self, summary: RunSummary) -> None:
+        """Publishes the final state.
+
+        The process that computes takes seconds to start on a busy machine, so that a user who has pressed
+        Ctrl-C early, before any trial has ended, must not wait for a page without graphs.
+        """
+        if not any(summary.counts.get(state) for state in ("COMPLETE", "PRUNED", "FAIL")):
+            self._end_process()
+            return
         self.publish(summary.study, AFTER_SIGNAL if summary.exit_status > 128 else AT_END)
 
     def publish(self, study: str, patience: float = AT_END) -> None:

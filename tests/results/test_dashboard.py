@@ -98,6 +98,13 @@ TRICKS = [
     "/artifacts/1/..%2f..%2fhpsearch.db",
     "/../users",
     "/dashboard%00/../users",
+    "//static/../_app.py",
+    "//artifacts/1/../../users",
+    "/static/%2e%2e%2f%2e%2e%2f%2e%2e%2fetc/passwd",
+    "/static/%252e%252e/_app.py",
+    "/static/....//_app.py",
+    "/artifacts/1/%2e%2e/users",
+    "/artifacts//users",
 ]
 
 

@@ -21,7 +21,7 @@ from hpsearch.results.publication import Answer, compute
 from hpsearch.results.publish import Publisher
 from hpsearch.results.reading import open_study
 from hpsearch.service import driver
-from hpsearch.service.callbacks import Callback
+from hpsearch.service.callbacks import Callback, RunSummary
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 from tests.service.curves import Script
 
@@ -146,6 +146,16 @@ def test_a_publication_that_takes_too_long_is_given_up_and_said(
     assert summary.exit_status == 0
     assert "given up after 0.05 s" in caplog.text
     assert graphs(tmp_path) == {}
+
+
+def test_before_a_trial_has_ended_the_end_waits_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish, "AFTER_SIGNAL", 0.0)  # a publication would be given up, and that be said
+    for counts, given_up in (({"RUNNING": 2}, False), ({"RUNNING": 1, "FAIL": 1}, True)):
+        caplog.clear()
+        publisher(tmp_path).on_study_end(RunSummary("s", "", counts, {}, None, 0.0, exit_status=130))
+        assert ("given up" in caplog.text) == given_up
 
 
 def test_a_failing_publication_harms_nothing_and_is_said(
