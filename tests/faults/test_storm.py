@@ -94,10 +94,12 @@ def test_an_epoch_is_given_up_when_the_grace_has_run_out(tmp_path):
     bench = Bench(tmp_path, trials=1, epochs=3, seconds=1.0, workers=1, grace="0.1s")
     try:
         driver = bench.start()
-        bench.wait_for_training(driver)
+        out = tmp_path / "driver-0.out"
+        # Decided, so that the next epoch has begun: a signal during the decision would end the trial in time.
+        bench.wait_for(lambda: '"event": "epoch"' in out.read_text(), "the first epoch's decision", 60)
         driver.send_signal(signal.SIGTERM)
         assert driver.wait(timeout=20) == 143, bench.output()
-        said = (tmp_path / "driver-0.out").read_text()
+        said = out.read_text()
         assert "the epoch was given up when study.grace ran out" in said
         bench.finish()
         bench.check(faults=1)

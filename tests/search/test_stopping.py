@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.search.stopping import (
@@ -322,6 +322,7 @@ criteria = st.one_of(
 )
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(criteria, curves)
 def test_judging_depends_on_the_curve_alone(criterion: Criterion, curve: Curve) -> None:
     fresh = criterion.judge(curve)
@@ -330,6 +331,7 @@ def test_judging_depends_on_the_curve_alone(criterion: Criterion, curve: Curve) 
     assert criterion.judge(curve) == fresh
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(criteria, curves, st.floats(-10, 10))
 def test_no_criterion_stops_a_trial_at_a_new_best_epoch(
     criterion: Criterion, curve: Curve, by: float
@@ -339,6 +341,7 @@ def test_no_criterion_stops_a_trial_at_a_new_best_epoch(
     assert criterion.judge(Curve((*curve.val, record), (*curve.train, 0.5))) is None
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(criteria, curves, st.integers(0, 20))
 def test_after_the_warm_up_the_criterion_itself_judges(
     criterion: Criterion, curve: Curve, epochs: int
@@ -347,6 +350,7 @@ def test_after_the_warm_up_the_criterion_itself_judges(
     assert WarmUp(criterion, epochs).judge(curve) == expected
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(st.lists(simple, min_size=1, max_size=4), curves)
 def test_several_criteria_stop_where_the_earliest_does(several: list[Criterion], curve: Curve) -> None:
     stops = [first_stop(criterion, curve.val, curve.train) for criterion in several]
@@ -354,6 +358,7 @@ def test_several_criteria_stop_where_the_earliest_does(several: list[Criterion],
     assert first_stop(AnyOf(tuple(several)), curve.val, curve.train) == earliest
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(st.integers(1, 6), st.floats(0, 3), st.lists(losses, max_size=40))
 def test_patience_equals_a_counter(patience: int, min_delta: float, val: list[float]) -> None:
     best, waited, expected = inf, 0, None
@@ -366,6 +371,7 @@ def test_patience_equals_a_counter(patience: int, min_delta: float, val: list[fl
     assert first_stop(Patience(patience, min_delta), val) == expected
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(simple, curves, st.sampled_from([0.25, 2.0, 8.0]))
 def test_criteria_do_not_depend_on_the_unit_of_the_loss(
     criterion: Criterion, curve: Curve, unit: float

@@ -21,6 +21,7 @@ from hpsearch.service.messages import (
     Decision,
     EndKind,
     EpochResult,
+    Loading,
     Ready,
     SetupFailed,
     Shutdown,
@@ -65,6 +66,8 @@ class Driver:
 
     def expect(self, kind: type) -> Any:
         message = self.receive()
+        while isinstance(message, Loading):  # sent where reading takes long, as on a busy machine
+            message = self.receive()
         assert isinstance(message, kind), message
         return message
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import StudyFileError
@@ -301,6 +301,7 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine may stall for longer
 @given(studies())
 def test_any_study_reads_back_equal_with_an_equal_digest(tree: dict[str, Any]) -> None:
     spec = parse_study(tree)
