@@ -15,11 +15,10 @@ from hpsearch.results.confirm.plan import SUFFIX
 from hpsearch.results.confirm.stored import OPENINGS
 from hpsearch.results.listing import own_folder
 from hpsearch.results.reading import opened
-from hpsearch.results.status import driver_rows, find_row
+from hpsearch.results.status import find_row, living_drivers
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import TOKEN, Ledger
 from hpsearch.search.storage import redact, translated
-from hpsearch.search.tables import DriverState
 from hpsearch.spec.folders import RunFolder
 
 _ARTIFACT = "artifacts:"  # prefix of Optuna's system attributes that describe artifacts
@@ -85,13 +84,12 @@ def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: Deletion | N
 
 
 def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
-    for driver in driver_rows(storage, study_id):
-        if driver.state is DriverState.ALIVE:
-            host = driver.identity.host.partition("/")[0]
-            raise UserError(
-                f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
-                f"stop it first: hpsearch stop {name}"
-            )
+    for driver in living_drivers(storage, study_id):
+        host = driver.identity.host.partition("/")[0]
+        raise UserError(
+            f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
+            f"stop it first: hpsearch stop {name}"
+        )
 
 
 def _token_in(folder: RunFolder) -> str | None:

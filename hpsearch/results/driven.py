@@ -16,10 +16,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import select
 
 from hpsearch.errors import StorageAway
-from hpsearch.results.status import driver_rows
+from hpsearch.results.status import living_drivers
 from hpsearch.search.opening import is_ours
 from hpsearch.search.storage import reading, translated
-from hpsearch.search.tables import DriverState
 from hpsearch.search.writes import TRIALS
 
 REASONS = {
@@ -79,7 +78,7 @@ class Driven:
         name = self._driven_name(study_id)
         if name is None:
             return None
-        alive = [row for row in driver_rows(self._storage, study_id) if row.state is DriverState.ALIVE]
+        alive = living_drivers(self._storage, study_id)
         return f"the study is being run; stop it first: hpsearch stop {name}" if alive else None
 
     def _study_of(self, trial_id: int) -> int | None:

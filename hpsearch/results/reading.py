@@ -7,7 +7,6 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import SUFFIX
@@ -115,9 +114,3 @@ def best_trial(study: optuna.Study) -> BestTrial | None:
         weights=known.get("weights") or None,
         attrs=attrs,
     )
-
-
-def count_states(study: optuna.Study) -> dict[str, int]:
-    """Returns the number of trials by state, states without trials left out."""
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    return {state.name: states.count(state) for state in TrialState if state in states}

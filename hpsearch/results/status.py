@@ -86,6 +86,11 @@ def driver_rows(storage: RDBStorage, study_id: int) -> list[DriverRow]:
     return Ledger(storage, DriverIdentity.here()).drivers(study_id)
 
 
+def living_drivers(storage: RDBStorage, study_id: int) -> list[DriverRow]:
+    """Returns those of a study's drivers that run it now."""
+    return [driver for driver in driver_rows(storage, study_id) if driver.state is DriverState.ALIVE]
+
+
 def request_stop(name: str, url: str, run_folder: Path) -> int:
     """Asks all drivers of a study to stop warmly; returns how many of them are alive.
 
@@ -94,7 +99,7 @@ def request_stop(name: str, url: str, run_folder: Path) -> int:
     """
     with opened(url) as storage:
         row = find_row(name, storage, run_folder)
-        alive = [driver for driver in driver_rows(storage, row.study_id) if driver.state is DriverState.ALIVE]
+        alive = living_drivers(storage, row.study_id)
         if alive:
             Ledger(storage, DriverIdentity.here()).request_stop(row.study_id)
         return len(alive)

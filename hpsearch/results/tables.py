@@ -17,6 +17,7 @@ from hpsearch.service.callbacks import RunSummary
 CURVES = ("train_loss", "val_loss", "epoch_seconds")
 """Trial attributes that hold one value per epoch."""
 
+_HEAD = ("trial", "state")
 _FIRST = ("score", "best_epoch", "epochs_run", "stop_reason", "fit")
 _LAST = ("stop_detail", "device", "worker", "attempt", "host", "weights", "error")
 
@@ -64,9 +65,6 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
     order = [*_HEAD, *_FIRST, *hparams, *rest, *(name for name in _LAST if name in found)]
     return pd.DataFrame(rows, columns=order)
-
-
-_HEAD = ("trial", "state")
 
 
 def _trial_row(trial: FrozenTrial, ours: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tables read back from real databases: trials, epochs, the best, the list of studies."""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import optuna
@@ -9,10 +10,14 @@ import pytest
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.listing import list_studies
 from hpsearch.results.looks import list_lines
-from hpsearch.results.reading import best_trial, count_states, open_study, opened
+from hpsearch.results.reading import best_trial, open_study, opened
 from hpsearch.results.tables import StudyResult, epochs_frame, trials_frame
 from hpsearch.search.storage import open_storage
 from tests.results.stored import make_study
+
+
+def count_states(study: optuna.Study) -> dict[str, int]:
+    return dict(Counter(trial.state.name for trial in study.trials))
 
 
 def test_one_row_per_trial_with_hparams_under_their_own_names(sqlite_url: str) -> None:
