@@ -6,8 +6,10 @@ import gc
 import hashlib
 import importlib.metadata
 import math
+import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,6 +163,22 @@ def resolve(name: str, device: torch.device) -> Precision:
             f"choose auto, {', '.join(able)}"
         )
     return chosen
+
+
+def require_compiler(device: torch.device) -> None:
+    """Checks that `torch.compile` will find the compiler that it calls: C++ for the CPU, C for a GPU.
+
+    Raises:
+        DeviceError: there is none; said before the first batch instead of once per trial, pages long.
+    """
+    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    given = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ([given] if given else names)):
+        raise DeviceError(
+            f'train.compile = "on": torch.compile finds no compiler for {device.type} '
+            f"({f'{variable}={given}' if given else ' or '.join(names)} is not on the PATH); "
+            'install one (Debian: apt-get install build-essential) or set train.compile = "off"'
+        )
 
 
 def allow_tf32(allowed: bool) -> None:

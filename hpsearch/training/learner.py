@@ -74,7 +74,7 @@ class Learner:
             weights.freeze(self.model, spec.model.freeze)
         if self._asks_for_single_samples:
             self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
-        self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile)
+        self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile, device)
         self.optimizer = optim.build_optimizer(self.model, spec.train)
         self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
@@ -250,7 +250,7 @@ class Learner:
         return torch.autocast(self._device.type, self.precision.autocast)
 
 
-def _compiled(model: nn.Module, choice: str) -> Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module, choice: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Returns what predicts: the model, or its compiled form with the same weights.
 
     "auto" does not compile. The first batches of a compiled trial take seconds to minutes, for training and
@@ -259,6 +259,7 @@ def _compiled(model: nn.Module, choice: str) -> Callable[[Tensor], Tensor]:
     """
     if choice != "on":
         return model
+    devices.require_compiler(device)
     # Dynamo keeps what it compiled by code, not by model, and stops compiling a forward method after some
     # variants: the trials before this one must not use up its share.
     torch.compiler.reset()

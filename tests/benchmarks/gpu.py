@@ -3,7 +3,8 @@
     python -m tests.benchmarks.gpu [--json FILE] [--only loops,rules,epochs,workers,search] [--limit 450]
     python -m tests.benchmarks.gpu --device cpu --quick      checks the code, measures nothing worth keeping
 
-Parts, in this order; what the time limit cuts off is named:
+Parts, in this order; each has its share of the limit and of what the parts before it left over. What is cut off
+is named:
     loops     samples/s of the plain engine beside a bare loop (goal 90 %) and the common loop (goal 5x)
     rules     number types, memory order, cuDNN's choice, CUDA graphs and torch.compile, each on and off
     epochs    shares of validation and checkpoint in an epoch; how often the host waits for the device
@@ -49,6 +50,8 @@ from tests.benchmarks.gpu_loops import (
 from tests.gpu.fleet import Crew
 
 BATCHES = (32, 128, 512)
+# Of the time limit; a case that has begun is ended, so a part may take a case longer.
+SHARES = {"loops": 0.4, "rules": 0.15, "epochs": 0.1, "workers": 0.15, "search": 0.2}
 Row = dict[str, Any]
 
 
@@ -62,11 +65,18 @@ class Bench:
         self.cases = {n: _small(case) if args.quick else case for n, case in CASES.items()}
         self.batches = (32,) if args.quick else BATCHES
         self.ends_at = time.monotonic() + args.limit
+        self.part_ends_at = self.ends_at
         self.left_out: list[str] = []
 
+    def begin(self, part: str, following: list[str]) -> None:
+        """Gives a part its share of the time that is left, in proportion to `SHARES`."""
+        now = time.monotonic()
+        shares = SHARES[part] + sum(SHARES[name] for name in following)
+        self.part_ends_at = now + max(0.0, self.ends_at - now) * SHARES[part] / shares
+
     def late(self, what: str) -> bool:
-        """Says whether the time is up, and notes what is left out because of it."""
-        if time.monotonic() < self.ends_at:
+        """Says whether the part's time is up, and notes what is left out because of it."""
+        if time.monotonic() < self.part_ends_at:
             return False
         self.left_out.append(what)
         return True
@@ -256,15 +266,17 @@ def search(bench: Bench) -> list[Row]:
     trials = 2 if bench.quick else 50
     cuda = bench.device.type == "cuda"
     rows: list[Row] = []
-    for count in (1,) if bench.quick else (1, 4):
+    counts = (1,) if bench.quick else (1, 4)
+    for turn, count in enumerate(counts):
+        # The time that is left is the same for all that have not run yet, the peer among them.
+        rest = max(20.0, (bench.part_ends_at - time.monotonic()) / (len(counts) + 1 - turn))
         flags = ["--workers", str(count), "--gpus", "none"]
         if cuda:
             gpu = choose_gpus("auto", os.environ)[0]
             flags = ["--gpus", gpu, "--workers-per-gpu", str(count)]
-        rows.append(
-            {"who": f"hpsearch, {count} workers", **gpu_search.ours(data, bench.folder, trials, flags)}
-        )
-    rest = max(20.0, bench.ends_at - time.monotonic())
+        found = gpu_search.ours(data, bench.folder, trials, rest, flags)
+        rows.append({"who": f"hpsearch, {count} workers", **found})
+    rest = max(20.0, bench.part_ends_at - time.monotonic())
     peer = gpu_search.peer(data, trials, rest, str(bench.device), bench.args.loaders)
     rows.append({"who": "plain Optuna, 1 process", **peer})
     for row in rows:
@@ -285,7 +297,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--loaders", type=int, default=4, help="workers of the DataLoaders")
-    parser.add_argument("--limit", type=float, default=450.0, help="seconds after which no part begins")
+    parser.add_argument("--limit", type=float, default=450.0, help="seconds for all parts together")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     facts = {"device": devices.describe(devices.choose(args.device)), **devices.versions()}
@@ -294,9 +306,11 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
-        for name in args.only.split(","):
+        parts = args.only.split(",")
+        for place, name in enumerate(parts):
             began = time.monotonic()
             try:
+                bench.begin(name, parts[place + 1 :])
                 found[name] = PARTS[name](bench)
             except Exception:  # the other parts' figures are not lost with it
                 failed.append(name)

@@ -42,12 +42,22 @@ name = "median"
 """
 
 
-def ours(data: Path, folder: Path, trials: int, flags: list[str]) -> dict[str, Any]:
-    """Runs a whole search by the command; returns its wall time and what became of it."""
+def ours(data: Path, folder: Path, trials: int, limit: float, flags: list[str]) -> dict[str, Any]:
+    """Runs a whole search by the command, for `limit` seconds at most; returns what became of it."""
     file = folder / "bench.toml"
     batches, (low, high) = list(BATCHES), EPOCHS
     file.write_text(STUDY.format(trials=trials, data=data, batches=batches, low=low, high=high))
-    command = [sys.executable, "-m", "hpsearch", "run", str(file), "--json", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "hpsearch",
+        "run",
+        str(file),
+        "--json",
+        "--timeout",
+        f"{limit:.0f}s",
+        *flags,
+    ]
     command += ["--run-folder", str(folder / f"runs-{time.monotonic_ns()}")]
     began, first_step, busy, summary = time.monotonic(), None, 0.0, {}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -64,7 +74,7 @@ def ours(data: Path, folder: Path, trials: int, flags: list[str]) -> dict[str, A
         raise RuntimeError(f"hpsearch run ended with status {process.returncode}")
     return {
         "wall_s": wall,
-        "trials": trials,
+        "trials": sum(summary["counts"].get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL")),
         "epochs": summary["epochs"],
         "first_step_s": first_step,
         "driver_cpu_share": summary["driver_seconds"] / summary["seconds"],

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.peers PEERS_FOLDER [--seeds 5] [--trials 32] [--ray] [--json FILE]
 
 PEERS_FOLDER holds peer_optuna.py and peer_raytune.py. All use the digits, the same small CNN, SGD with momentum
-0.9 and cosine decay, the same space and split, two processes. The variants are interleaved, seed by seed.
+0.9 and cosine decay, the same space and split, two processes. Optuna and hpsearch use the same median pruner with
+Optuna's defaults; hpsearch stops early as well, by patience. The variants are interleaved, seed by seed.
 Whole processes are timed, from start to exit, imports included. `loop` is the busy seconds of one worker per
 epoch; what is left of the wall time is start-up, sampling and waiting.
 """
@@ -54,8 +55,8 @@ patience = {patience}
 
 [pruner]
 name = "median"
-warmup_epochs = 1
-min_trials = 2
+warmup_epochs = 0
+min_trials = 1
 """
 
 

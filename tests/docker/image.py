@@ -39,7 +39,7 @@ mkdir -p "$root/image" "$root/tmp" "$root/run/secrets"
 for each in runs studies data $more; do mkdir "$root/$each" && mount --bind "$here/$each" "$root/$each"; done
 mount --bind "$here/secrets" "$root/run/secrets"
 mount --bind "$here/bin" "$root/image"
-mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmp "$root/tmp"
+mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$root/tmp"
 cut -d ' ' -f 5 /proc/self/mountinfo | while read -r place; do
     case $place in
         "$root"/runs|"$root"/secrets|"$root"/tmp|"$root"/proc*|"$root"/sys*|"$root"/dev*) ;;

@@ -98,7 +98,7 @@ def test_our_services_run_without_rights_on_a_read_only_root():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert service["tmpfs"] == ["/tmp"], name
+        assert service["tmpfs"] == ["/tmp:exec"], name
         writable = {v.split(":")[1] for v in service["volumes"] if not v.endswith(":ro")}
         assert writable == ({"/secrets"} if name == "add-user" else {"/runs"})
     last = dockerfile()[-1][0]

@@ -1,6 +1,7 @@
 """What the plain engine does at the limits of memory, and with a compiled model."""
 
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hpsearch.errors import DeviceError
 from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.training.build import build_engine
 from hpsearch.training.plain import PlainEngine
@@ -90,11 +92,25 @@ def test_a_trial_says_whether_it_was_compiled(
     assert str(end.facts["compile"]).startswith(fact)
 
 
+def test_compiling_without_a_compiler_is_refused_with_the_remedy(
+    engine: PlainEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = make_run(tmp_path, model=MLP, train={"compile": "on", "epochs": 1})
+    with pytest.raises(DeviceError, match=r'train.compile = "on": .* g\+\+ or clang\+\+ .*apt-get install'):
+        engine.admit(run)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(DeviceError, match="CXX=no-such-compiler is not on the PATH"):
+        engine.admit(run)
+
+
 @pytest.mark.timeout(300)
 def test_a_compiled_model_trains_to_the_same_numbers_and_keeps_its_names(
     engine: PlainEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without code generation, which takes a minute; the GPU tests compile in earnest.
+    # Without code generation, which takes a minute and a compiler; the GPU tests compile in earnest.
+    monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     curves, weights = [], []
     for choice in ("off", "on"):
