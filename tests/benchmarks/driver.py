@@ -3,10 +3,10 @@
     python -m tests.benchmarks.driver [--workers 32] [--trials 96] [--epochs 20] [--storage URL] [--json FILE]
     python -m tests.benchmarks.driver --scaling 1 8 32 64
 
-32 worker processes report 10 epochs a second each (no training: only the driver is measured). Printed: median,
-p99 and worst time from result to decision as the workers saw it, the same from result to its commit, errors,
-lost trials. Beside it as many plain Optuna processes that call `report` and `should_prune` on one SQLite file
-with Optuna's defaults. `--scaling` measures numbers of workers one after another and prints their throughput as
+32 worker processes report 10 epochs a second each (no training: only the driver is measured, with the display
+and the publisher that `hpsearch run` gives it). Printed: median, p99 and worst time from result to decision as
+the workers saw it, the same from result to its commit, errors, lost trials. Beside it as many plain Optuna
+processes that call `report` and `should_prune` on one SQLite file with Optuna's defaults. `--scaling` measures numbers of workers one after another and prints their throughput as
 a share of the ideal: what the workers spent in training (here: asleep) of the time from each one's first trial
 to its last.
 """
@@ -27,6 +27,8 @@ from unittest import mock
 
 import optuna
 
+from hpsearch.results.display import PlainDisplay
+from hpsearch.results.publish import Publisher
 from hpsearch.search.live import Verdict
 from hpsearch.search.study import Study
 from hpsearch.service.launch import RunOptions
@@ -141,8 +143,8 @@ def ours(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     url = args.storage or f"sqlite:///{folder}/s.db"
     options = RunOptions(storage=url, run_folder=folder, workers=Workers("none", workers=args.workers))
     executor = LocalExecutor(RunFolder(folder, "pulse"), module="tests.benchmarks.pulse")
-    with waits_until_written() as waits:
-        summary = run(spec, options, executor=executor)
+    with waits_until_written() as waits, Path(os.devnull).open("w") as nowhere:
+        summary = run(spec, options, [PlainDisplay(nowhere), Publisher(url, folder)], executor)
     latencies = [value for file in log.glob("*.json") for value in json.loads(file.read_text())]
     study = optuna.load_study(study_name="pulse", storage=url)
     finished = sum(trial.state.is_finished() for trial in study.trials)
@@ -158,6 +160,7 @@ def ours(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "trials": finished,
         "lost trials": args.trials - finished,
         "lost results": len(latencies) - reported,
+        "errors": summary.counts.get("FAIL", 0),
         "seconds": round(summary.seconds, 1),
         "driver's processor share": f"{summary.driver_seconds / summary.seconds:.0%}",
     }

@@ -5,7 +5,8 @@
 The numbers of workers take turns, each round with a seed of its own. `not training` is the share of the workers'
 time, from each one's first trial to its last, in which it did not train, validate or make checkpoints; the first
 trial begins when the worker has imported torch and loaded the data. `driver` is the driver's processor time as a
-share of the wall time of the whole study. `throughput` is epochs per second of that span, 2 workers over 1.
+share of the wall time of the whole study, which publishes its graphs as `hpsearch run` does. `throughput` is epochs
+per second of that span, 2 workers over 1.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from pathlib import Path
 import optuna
 import torch
 
+from hpsearch.results.display import PlainDisplay
+from hpsearch.results.publish import Publisher
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
@@ -64,7 +67,8 @@ def measure(folder: Path, workers: int, trials: int, seed: int) -> dict[str, flo
     spec = spec.model_copy(update={"study": study})
     url = f"sqlite:///{folder}/s.db"
     options = RunOptions(storage=url, run_folder=folder / "runs", workers=Workers("none", workers=workers))
-    summary = run(spec, options)
+    with Path(os.devnull).open("w") as nowhere:
+        summary = run(spec, options, [PlainDisplay(nowhere), Publisher(url, folder / "runs")])
     ended = [trial for trial in optuna.load_study(study_name="digits", storage=url).trials if trial.duration]
     spans, trained, epochs = 0.0, 0.0, 0
     for worker in {trial.user_attrs["worker"] for trial in ended}:
