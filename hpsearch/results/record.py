@@ -72,6 +72,11 @@ class TrialRecord:
         return str(self.attrs.get("stop_reason", "unknown"))
 
     @property
+    def is_full(self) -> bool:
+        """Whether its training went to its own end: all epochs, or early stopping."""
+        return self.stop_reason in ("finished", "early_stopping")
+
+    @property
     def fit(self) -> str:
         return str(self.attrs.get("fit", "unknown"))
 

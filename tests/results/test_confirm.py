@@ -157,19 +157,26 @@ def test_a_broken_confirmation_goes_on(tmp_path: Path) -> None:
     assert record_of(tmp_path, "s.confirm").count("COMPLETE") == 6
 
 
-def test_repeats_without_a_value_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [(), (2.1,)])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(EndKind.ERROR, "made to end with error"), (EndKind.OUT_OF_MEMORY, "made to end with out_of_memory")],
+)
+def test_repeats_that_break_off_count_nowhere(
+    tmp_path: Path, values: tuple[float, ...], kind: EndKind, reason: str
+) -> None:
     search(tmp_path)
     best = record_of(tmp_path).best
     assert best is not None
 
     def fails(run: TrialRun) -> Script:
         is_best = run.spec.train.learning_rate == best.hparams["learning_rate"]
-        return Script((), EndKind.ERROR) if is_best and run.spec.train.repeat == 1 else anew(run)
+        return Script(values, kind) if is_best and run.spec.train.repeat == 1 else anew(run)
 
     outcome = played(tmp_path, fails, top=2, seeds=3)
     assert outcome.confirmation is not None
     assert outcome.confirmation.notes == (
-        f"trial {best.number}: 1 of 3 repeats gave no model: made to end with error",
+        f"trial {best.number}: 1 of 3 repeats were not trained to their end: {reason}",
         f"trial {best.number}: val_loss is over 2 repeats instead of 3",
     )
     first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)

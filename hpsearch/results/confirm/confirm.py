@@ -23,7 +23,7 @@ from hpsearch.results.confirm.stored import (
     set_attrs,
     set_pictures,
 )
-from hpsearch.results.confirm.summary import Confirmation, ordered, result_of, shortfalls
+from hpsearch.results.confirm.summary import Confirmation, is_value, ordered, result_of, shortfalls
 from hpsearch.results.confirm.words import findings
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
@@ -217,11 +217,11 @@ def _test(work: _Work) -> None:
 
 
 def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[TrialRecord]:
-    """Returns the repeats whose weights are here."""
+    """Returns the repeats, trained to their end, whose weights are here."""
     here: list[TrialRecord] = []
     away: list[TrialRecord] = []
     for repeat, trial in repeats(linked, candidate).items():
-        if repeat < work.seeds and trial.score is not None:
+        if repeat < work.seeds and is_value(trial):
             (here if work.weights(trial) else away).append(trial)
     if away:
         hosts = ", ".join(sorted({str(trial.attrs.get("host", "another machine")) for trial in away}))

@@ -20,7 +20,7 @@ class Result:
 
     Attributes:
         validation, test: metrics by repeat; `test` is empty while the test part is closed.
-        failed: repeats that gave no model.
+        failed: repeats whose training did not come to its end: they count nowhere, even with a value.
     """
 
     candidate: Candidate
@@ -169,16 +169,19 @@ def result_of(
     Args:
         tested: test metrics by the number of the linked study's trial, as text.
     """
-    scored = {repeat: trial for repeat, trial in trials.items() if trial.score is not None}
-    validation = {
-        repeat: _finite(trial.attrs.get("metrics_at_best") or {}) for repeat, trial in scored.items()
-    }
+    full = {repeat: trial for repeat, trial in trials.items() if is_value(trial)}
+    validation = {repeat: _finite(trial.attrs.get("metrics_at_best") or {}) for repeat, trial in full.items()}
     test = {
         repeat: _finite(tested[str(trial.number)])
-        for repeat, trial in scored.items()
+        for repeat, trial in full.items()
         if str(trial.number) in tested
     }
-    return Result(candidate, validation, test, len(trials) - len(scored))
+    return Result(candidate, validation, test, len(trials) - len(full))
+
+
+def is_value(trial: TrialRecord) -> bool:
+    """Says whether a repeat confirms anything: it was trained to its end, and reached a score."""
+    return trial.is_full and trial.score is not None
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -208,10 +211,10 @@ def shortfalls(result: Result, trials: Mapping[int, TrialRecord], metric: str, s
         reasons = Counter(
             str(one.attrs.get("stop_detail") or one.stop_reason)
             for one in trials.values()
-            if one.score is None
+            if not is_value(one)
         )
         why = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
-        said.append(f"trial {trial}: {result.failed} of {seeds} repeats gave no model: {why}")
+        said.append(f"trial {trial}: {result.failed} of {seeds} repeats were not trained to their end: {why}")
     if len(have) < seeds:
         said.append(f"trial {trial}: {metric} is over {len(have)} repeats instead of {seeds}")
     return said
