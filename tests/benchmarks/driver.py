@@ -3,12 +3,12 @@
     python -m tests.benchmarks.driver [--workers 32] [--trials 96] [--epochs 20] [--storage URL] [--json FILE]
     python -m tests.benchmarks.driver --scaling 1 8 32 64
 
-32 worker processes report 10 epochs a second each (no training: only the driver is measured, with the display
-and the publisher that `hpsearch run` gives it). Printed: median, p99 and worst time from result to decision as
-the workers saw it, the same from result to its commit, errors, lost trials. Beside it as many plain Optuna
-processes that call `report` and `should_prune` on one SQLite file with Optuna's defaults. `--scaling` measures numbers of workers one after another and prints their throughput as
-a share of the ideal: what the workers spent in training (here: asleep) of the time from each one's first trial
-to its last.
+32 worker processes report 10 epochs a second each (no training: only the driver is measured, with the display and the
+publisher that `hpsearch run` gives it). Printed: median, p99 and worst time from result to decision as the workers
+saw it, the same from result to its commit, errors, lost trials. Beside it as many plain Optuna processes that call
+`report` and `should_prune` on one SQLite file with Optuna's defaults. `--scaling` measures numbers of workers one
+after another and prints their throughput as a share of the ideal: what the workers spent in training (here: asleep)
+of the time from each one's first trial to its last.
 """
 
 import argparse
