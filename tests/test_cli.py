@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 
 from hpsearch.__main__ import run
+from hpsearch.search.storage import open_storage
 from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,14 @@ def studies(invoke: Invoke, tmp_path: Path) -> Path:
     for name in ("one", "two"):
         make_study(f"sqlite:///{tmp_path}/runs/hpsearch.db", name, weights=f"runs/{name}/w.safetensors")
     return tmp_path
+
+
+def make_foreign_study(folder: Path, name: str) -> None:
+    """Adds a study that hpsearch did not make, whose name may be anything."""
+    storage = open_storage(f"sqlite:///{folder}/runs/hpsearch.db")
+    study = optuna.create_study(study_name=name, storage=storage)
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    storage.engine.dispose()
 
 
 def entry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -167,6 +177,31 @@ def test_a_study_file_stands_for_its_name(invoke: Invoke, studies: Path) -> None
     text = '[data]\ndataset = "digits"\n[search]\nlearning_rate = [0.1]\n'
     (studies / "two.toml").write_text(text, encoding="utf-8")
     assert invoke("best", "two.toml")[1].startswith("two: trial 1")
+
+
+@pytest.mark.parametrize("command", ["status", "best", "export", "delete"])
+def test_a_name_may_have_a_slash(invoke: Invoke, studies: Path, command: str) -> None:
+    make_foreign_study(studies, "proj/exp1")
+    (studies / "proj" / "exp1").mkdir(parents=True)
+    status, _, error = invoke(command, "proj/exp1", *(["--yes"] if command == "delete" else []))
+    assert (status, error) == (0, "")
+
+
+def test_a_path_may_have_another_ending(invoke: Invoke, studies: Path) -> None:
+    text = '[data]\ndataset = "digits"\n[study]\nname = "two"\n[search]\nlearning_rate = [0.1]\n'
+    (studies / "file").write_text(text, encoding="utf-8")
+    assert invoke("best", "./file")[1].startswith("two: trial 1")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/nowhere/escaped", "proj/exp1", "cache"])
+def test_no_study_leads_its_report_out_of_the_run_folder(invoke: Invoke, studies: Path, name: str) -> None:
+    make_foreign_study(studies, name)
+    status, output, error = invoke("report", name)
+    assert (status, output) == (2, "")
+    assert error.startswith(f'error: study "{name}" has no folder of its own')
+    assert error.endswith("give --out FILE\n")
+    assert not list(studies.parent.rglob("report.html"))
+    assert invoke("report", name, "--out", "r.html")[:2] == (0, "r.html\n")
 
 
 def test_the_list(invoke: Invoke, studies: Path) -> None:

@@ -93,8 +93,8 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
 
 
 def is_study_file(study: str) -> bool:
-    """Says whether a STUDY argument means a file rather than a name."""
-    return study.endswith(".toml") or os.sep in study
+    """Says whether a STUDY argument means a file rather than a name, which may have a slash in Optuna."""
+    return study.endswith(".toml") or (os.sep in study and Path(study).is_file())
 
 
 def study_name(study: str | None) -> str | None:

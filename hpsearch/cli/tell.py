@@ -14,6 +14,7 @@ from hpsearch.cli.options import (
     storage_url,
     study_name,
 )
+from hpsearch.errors import UserError
 
 
 @app.command()
@@ -32,11 +33,16 @@ def report(
     ] = None,
 ) -> None:
     """Write a report: best, ranking, graphs, importance, cost."""
+    from hpsearch.results.listing import makes_folder
     from hpsearch.results.reading import open_study
     from hpsearch.results.report import build_report, write_report
 
     url = storage_url(storage, storage_file, run_folder)
     name = study_name(study) or open_study(None, url).study_name
+    if out is None and not makes_folder(name):
+        raise UserError(
+            f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'
+        )
     default = run_folder / name / f"report{'.md' if as_markdown else '.html'}"
     for path in write_report(build_report(name, url), out or default, as_markdown, png):
         typer.echo(path)

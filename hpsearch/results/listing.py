@@ -143,11 +143,13 @@ def _total(specification: str) -> int | None:
 
 
 def own_folder(folder: RunFolder) -> Path | None:
-    """Returns the study's folder; None for a name that leads elsewhere, which others' studies may have."""
-    name = folder.study
-    if Path(name).name != name or name in (".", "..", *RESERVED_NAMES) or not folder.home.is_dir():
-        return None
-    return folder.home
+    """Returns the study's folder; None if it has none, or a name that leads elsewhere."""
+    return folder.home if makes_folder(folder.study) and folder.home.is_dir() else None
+
+
+def makes_folder(name: str) -> bool:
+    """Says whether a study of this name may have a folder in the run folder; others' may lead elsewhere."""
+    return Path(name).name == name and name not in ("", ".", "..", *RESERVED_NAMES)
 
 
 def _size(folder: Path | None) -> int:
