@@ -226,7 +226,8 @@ class Fleet:
             WorkersFailed: with the last worker's own words.
         """
         deaths = [worker.deaths for worker in self.workers.values()]
-        if all(deaths) and sum(deaths) >= max(LEAST_LOOP, len(deaths) + 1):
+        nobody_left = all(worker.start_at == math.inf for worker in self.workers.values())
+        if nobody_left or (all(deaths) and sum(deaths) >= max(LEAST_LOOP, len(deaths) + 1)):
             raise WorkersFailed(
                 f"{sum(deaths)} workers in a row ended before they had trained an epoch, the last one "
                 f"{reason}. Its last words:\n{stderr or '(none)'}"

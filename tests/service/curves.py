@@ -45,7 +45,8 @@ class CurveExecutor:
     """Plays `script(run)` for every attempt; checkpoints are what it has played.
 
     `data` are the facts that its workers tell of the data. Workers in `sick` die of every trial, those in
-    `unable` cannot be set up, and those in `stuck` say that they leave after their first trial and do not.
+    `unable` cannot be set up, those in `stillborn` die while they start, and those in `stuck` say that they
+    leave after their first trial and do not.
     """
 
     script: Callable[[TrialRun], Script]
@@ -57,10 +58,14 @@ class CurveExecutor:
     alive: set[int] = field(default_factory=set)
     sick: set[int] = field(default_factory=set)
     unable: set[int] = field(default_factory=set)
+    stillborn: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)
+        if place.worker in self.stillborn:
+            self._exit(place.worker, "killed by SIGKILL")
+            return
         if place.worker in self.unable:
             self.messages.append(SetupFailed(place.worker, "no such device", "DeviceError"))
             self._exit(place.worker, "exited with status 0")
