@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,9 +184,12 @@ def require_compiler(device: torch.device) -> None:
 
 def allow_tf32(allowed: bool) -> None:
     """Lets float32 products on NVIDIA GPUs use TF32 (10-bit mantissas, faster), or forbids it."""
-    digits = "tf32" if allowed else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = digits
-    torch.backends.cudnn.conv.fp32_precision = digits  # type: ignore[attr-defined]
+    # By the older names: torch refuses to tell them once the newer ones (fp32_precision) were set, and its
+    # compiler asks for them in some versions (pytorch issue 166387). The newer ones follow the older.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings", UserWarning)
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def choose_repeatable_kernels() -> None:

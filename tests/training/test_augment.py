@@ -15,6 +15,7 @@ from hpsearch.errors import DataError
 from hpsearch.spec.augment import TRANSFORMS, Augment, check_unique
 from hpsearch.training import transforms
 from hpsearch.training.augment import Augmentation, Mixed
+from tests.gpu.waiting import no_waiting
 
 BATCH, HEIGHT, WIDTH = 6, 20, 24
 SIZE = (HEIGHT, WIDTH)
@@ -517,8 +518,5 @@ def test_the_host_never_waits_for_the_device() -> None:
     images, labels = pictures().cuda(), torch.arange(BATCH).cuda()
     generator = Generator("cuda").manual_seed(0)
     augment(images, labels, generator)  # tables travel to the device once
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         augment(images, labels, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

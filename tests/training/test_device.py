@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from hpsearch.errors import DeviceError
 from hpsearch.training import device as devices
+from tests.gpu.waiting import no_waiting
 
 CPU = torch.device("cpu")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -141,12 +143,30 @@ def test_seeds_are_the_same_in_every_process() -> None:
     assert here[0] != here[1]
 
 
-def test_tf32_is_switched() -> None:
-    before = torch.backends.cuda.matmul.fp32_precision
+def test_the_mode_that_forbids_waiting_is_left_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+
+    def set_mode(mode: str) -> None:
+        modes.append(mode)
+        warnings.warn("Synchronization debug mode is a prototype feature and ...", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with pytest.raises(ZeroDivisionError), no_waiting():
+        raise ZeroDivisionError
+    assert modes == ["error", "default"]
+
+
+def test_tf32_is_switched_and_torch_tells_it_by_all_names() -> None:
+    before = torch.backends.cuda.matmul.allow_tf32
     try:
-        devices.allow_tf32(True)
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
-        devices.allow_tf32(False)
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        for allowed in (True, False, True):
+            devices.allow_tf32(allowed)
+            assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if allowed else "ieee")
+            assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if allowed else "none")  # type: ignore[attr-defined]
+            # The compiler asks for these in some versions of torch.
+            assert torch.backends.cuda.matmul.allow_tf32 is allowed
+            assert torch.backends.cudnn.allow_tf32 is allowed
+            assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        devices.allow_tf32(before)

@@ -15,6 +15,7 @@ from hpsearch.errors import ModelError
 from hpsearch.spec import TrainSpec
 from hpsearch.training import optim
 from hpsearch.training.losses import EpochMetrics, training_loss
+from tests.gpu.waiting import no_waiting
 from tests.training.nets import Tied
 
 CPU = torch.device("cpu")
@@ -308,8 +309,5 @@ def test_the_host_reads_nothing_within_an_epoch(train: TrainSpec) -> None:
 def test_the_host_never_waits_for_the_gpu(train: TrainSpec) -> None:
     step = one_step(torch.device("cuda"), train)
     step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
