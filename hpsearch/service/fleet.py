@@ -77,6 +77,9 @@ class Fleet:
     Args:
         setup: makes the setup message for a worker.
         stall_timeout: seconds without an epoch after which a worker counts as hung.
+
+    Attributes:
+        has_trained: whether any worker has finished an epoch.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class Fleet:
         self._stall_timeout = stall_timeout
         self._killed: dict[int, str] = {}
         self._spared: set[int] = set()
+        self._died: list[int] = []  # workers in the order of their deaths, since any finished an epoch
+        self.has_trained = False
         self.workers = {place.worker: Worker(place) for place in places}
 
     def start_due(self) -> list[Worker]:
@@ -197,6 +202,8 @@ class Fleet:
                     if isinstance(message, EpochResult):
                         holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
                         holder.victims.clear()
+                        self.has_trained = True
+                        self._died.clear()
             case WorkerExit():
                 self._note_exit(self.workers[message.worker])
 
@@ -207,6 +214,7 @@ class Fleet:
         if not worker.proven and not spared:
             worker.deaths += 1
             worker.victims.add(worker.number)
+            self._died.append(worker.place.worker)
         backoff = min(0.5 * 2.0 ** (worker.deaths - 1), MOST_BACKOFF) if worker.deaths > 1 else 0.0
         if worker.deaths >= MOST_DEATHS and (None in worker.victims or len(worker.victims) > 1):
             logger.error(
@@ -225,10 +233,11 @@ class Fleet:
         Raises:
             WorkersFailed: with the last worker's own words.
         """
-        deaths = [worker.deaths for worker in self.workers.values()]
-        nobody_left = all(worker.start_at == math.inf for worker in self.workers.values())
-        if nobody_left or (all(deaths) and sum(deaths) >= max(LEAST_LOOP, len(deaths) + 1)):
+        alive = {number for number, worker in self.workers.items() if worker.start_at < math.inf}
+        died = [number for number in self._died if number in alive]
+        loop = set(died) == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
+        if not alive or loop:
             raise WorkersFailed(
-                f"{sum(deaths)} workers in a row ended before they had trained an epoch, the last one "
+                f"{len(died or self._died)} workers in a row ended before they had trained an epoch, the last one "
                 f"{reason}. Its last words:\n{stderr or '(none)'}"
             )

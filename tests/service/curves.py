@@ -1,7 +1,7 @@
 """An executor whose workers play prescribed curves: driver, search and database are the real ones."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +56,7 @@ class CurveExecutor:
     runs: dict[int, tuple[TrialRun, Script, int]] = field(default_factory=dict)
     saved: dict[int, list[EpochResult]] = field(default_factory=dict)
     alive: set[int] = field(default_factory=set)
+    starts: Counter[int] = field(default_factory=Counter)
     sick: set[int] = field(default_factory=set)
     unable: set[int] = field(default_factory=set)
     stillborn: set[int] = field(default_factory=set)
@@ -63,6 +64,7 @@ class CurveExecutor:
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)
+        self.starts[place.worker] += 1
         if place.worker in self.stillborn:
             self._exit(place.worker, "killed by SIGKILL")
             return
