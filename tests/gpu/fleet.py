@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpsearch.errors import DeviceError
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.messages import (
@@ -11,7 +12,9 @@ from hpsearch.service.messages import (
     Decision,
     EpochResult,
     FromWorker,
+    Loading,
     Ready,
+    SetupFailed,
     TrialEnd,
     TrialStarted,
     Waiting,
@@ -25,9 +28,18 @@ DEADLINE = 180.0  # seconds; several processes import torch at once
 
 
 class Crew:
-    """Some workers, each of which trains the trials that it is given to their end."""
+    """Some workers, each of which trains the trials that it is given to their end.
 
-    def __init__(self, folder: Path, places: Sequence[WorkerPlace], run: TrialRun) -> None:
+    Args:
+        cache: folder of decoded images; None: one below `folder`.
+
+    Raises:
+        DeviceError: a worker says that it cannot train.
+    """
+
+    def __init__(
+        self, folder: Path, places: Sequence[WorkerPlace], run: TrialRun, cache: Path | None = None
+    ) -> None:
         self.executor = LocalExecutor(RunFolder(folder, "gpu"))
         self.places = places
         self.ready: dict[int, Ready] = {}
@@ -38,11 +50,15 @@ class Crew:
                 worker=place.worker,
                 spec=run.spec,
                 device="cuda" if place.gpus else "cpu",
-                cache=str(folder / "cache"),
+                cache=str(cache or folder / "cache"),
                 import_paths=(str(ROOT),),
             )
             self.executor.start(place, setup)
-        self.until(lambda: len(self.ready) == len(places))
+        try:
+            self.until(lambda: len(self.ready) == len(places))
+        except BaseException:
+            self.executor.close(timeout=5.0)
+            raise
 
     def __enter__(self) -> "Crew":
         return self
@@ -65,6 +81,8 @@ class Crew:
 
     def _take(self, message: FromWorker) -> None:
         match message:
+            case Loading():
+                pass  # images that are not in the cache yet
             case Ready():
                 self.ready[message.worker] = message
             case EpochResult():
@@ -75,6 +93,8 @@ class Crew:
                     self._answer(message.number, message.curve[-1].epoch)
             case TrialEnd():
                 self.ends[message.number] = message
+            case SetupFailed():
+                raise DeviceError(f"worker {message.worker}: {message.message}\n{message.traceback}".strip())
             case Waiting():
                 raise AssertionError(f"no test can run: {message.text}")
             case _:

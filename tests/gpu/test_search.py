@@ -80,7 +80,8 @@ def test_a_search_survives_a_killed_worker_while_the_dashboard_reads(
                 trials = dashboard.json("/api/studies/1")["trials"] if summaries else []
                 return [t for t in trials if t["state"] == "Running" and t["intermediate_values"]]
 
-            until(in_training, 120)
+            # Both: a worker that is still starting has no trial to lose.
+            until(lambda: len(in_training()) == 2, 120)
             victims = workers_of(driver.pid)
             assert len(victims) == 2
             os.kill(victims[0], signal.SIGKILL)

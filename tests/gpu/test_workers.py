@@ -27,7 +27,9 @@ def share_one_gpu(folder: Path, workers: int, share: str) -> None:
         with shared(share, places, folder / "mps") as ready, Crew(folder, ready, runs[0]) as crew:
             crew.train(runs)
     except DeviceError as error:
-        pytest.skip(f"the multi-process service does not start here: {error}")
+        if share == "time":
+            raise
+        pytest.skip(f"the multi-process service does not work here: {error}")
     assert {one.device for one in crew.ready.values()} == {"cuda"}
     curves = [[dict(result.metrics) for result in crew.results[n]] for n in range(workers)]
     assert len(curves[0]) == 6
