@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import SUFFIX
@@ -99,13 +100,18 @@ def metric_name(study: optuna.Study) -> str:
 
 
 def best_trial(study: optuna.Study) -> BestTrial | None:
-    """Returns the best COMPLETE trial, or None."""
+    """Returns the best COMPLETE trial, of equal ones the first, whose weights are kept; or None."""
     try:
         trial = study.best_trial
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
+    ours = is_ours(study.user_attrs)
+    if ours:  # of equal ones a database gives any
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        equal = (one for one in complete if one.values == trial.values)
+        trial = min(equal, key=lambda one: one.number)
     attrs = trial.user_attrs
-    known = attrs if is_ours(study.user_attrs) else {}  # others may mean anything by these names
+    known = attrs if ours else {}  # others may mean anything by these names
     return BestTrial(
         number=trial.number,
         value=float(trial.values[0]),

@@ -180,7 +180,7 @@ class StudyView:
         score = trial.user_attrs.get("score")
         if trial.state is TrialState.COMPLETE and score is not None:
             self.complete[trial.number] = score
-            if self.board.is_record(score):
+            if self.board.is_record(score) or self._ties_first(trial.number, score):
                 self.best = trial
         self.board.add(score, trial.state)
         self.counts[trial.state.name] += 1
@@ -191,6 +191,10 @@ class StudyView:
         if score is not None:
             sign = 1.0 if self.spec.study.better == "minimize" else -1.0
             self._storage.rank(sign * score, trial.number)
+
+    def _ties_first(self, number: int, score: float) -> bool:
+        """Says whether a trial has the best score and a lower number than the best: of equal ones, the first."""
+        return self.best is not None and score == self.board.best and number < self.best.number
 
     def _as_seen(self, trial: FrozenTrial) -> FrozenTrial:
         kind = StopKind(trial.user_attrs.get("stop_reason", StopKind.FINISHED))

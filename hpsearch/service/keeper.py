@@ -103,7 +103,7 @@ class WeightsKeeper:
         """Deletes checkpoints of trials that have ended, and the weights of those that are not among the best.
 
         Args:
-            scores: of the COMPLETE trials by number; the study's best is one of them.
+            scores: of the COMPLETE trials by number; of equal ones the first is the study's best.
             has_ended: says whether a trial's end is in the database. Another driver of this folder may just be
                 linking the weights of one that has not.
         """

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.listing import list_studies
 from hpsearch.results.looks import list_lines
-from hpsearch.results.reading import best_trial, open_study, opened
+from hpsearch.results.reading import best_trial, open_study, opened, reading_study
 from hpsearch.results.tables import StudyResult, epochs_frame, trials_frame
 from hpsearch.search.storage import open_storage
 from tests.results.stored import make_study
@@ -61,6 +62,19 @@ def test_the_best_is_complete_and_names_its_weights(sqlite_url: str) -> None:
     assert best is not None
     assert (best.number, best.value, best.best_epoch, best.weights) == (1, 0.2, 2, "w.safetensors")
     assert best.hparams == {"learning_rate": 0.01, "batch_size": "full"}
+
+
+def test_of_equal_trials_the_first_is_the_best(database_url: str) -> None:
+    make_study(database_url, "one")
+    with opened(database_url, readonly=False) as storage:
+        study = optuna.load_study(study_name="one", storage=storage)
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.1))
+        study.tell(4, 0.1)  # ends last; a database gives any of equal ones
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.1))
+    with reading_study("one", database_url) as study:
+        best = best_trial(study)
+    assert best is not None
+    assert best.number == 4
 
 
 def test_a_study_without_a_complete_trial_has_no_best(sqlite_url: str) -> None:

@@ -149,3 +149,11 @@ def test_samplers_and_pruners_are_shown_the_best_and_the_newest():
     shown = [t.number for t in view._study.get_trials(deepcopy=False)]
     assert shown == [*range(BEST_SHOWN), *range(1301 - NEWEST_SHOWN, 1301)]
     assert view.best.number == 0
+
+
+def test_of_equal_trials_the_first_is_the_best_whichever_ends_first():
+    view = StudyView(spec_of())
+    params = [view.ask(number) for number in range(3)]
+    for number, best in ((2, 2), (0, 0), (1, 0)):
+        view.replace(finished(view, number, params[number], 0.25))
+        assert view.best.number == best
