@@ -25,7 +25,8 @@ def load_best_model(
     """Returns the best trial's model with the weights of its best epoch, in evaluation mode, on the CPU.
 
     It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
-    normalises them itself; `model.classes` names its outputs, `model.metadata` holds what is known of it.
+    normalises them itself, and computes in the number type of training (`model.metadata["precision"]`);
+    `model.classes` names its outputs, `model.metadata` holds what is known of it.
 
     Args:
         study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
@@ -129,6 +130,7 @@ def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
     return described | {
         "model": known["model"],
         "task": known["task"],
+        "precision": known.get("precision"),
         "classes": known["classes"],
         "channels": known["channels"],
         "image_size": [known["height"], known["width"]],

@@ -12,6 +12,7 @@ from hpsearch.errors import ModelError
 from hpsearch.spec import ModelSpec
 from hpsearch.spec.load import digest
 from hpsearch.spec.trial import TrialRun
+from hpsearch.training import device as devices
 from hpsearch.training import models, weights
 from hpsearch.training.data import Prepared
 from hpsearch.version import __version__
@@ -22,7 +23,8 @@ class SavedModel(nn.Module):
 
     It resizes to the size of training (with antialiasing), normalises by the very operations of training, so
     that the outputs are equal to the bit, and returns the model's outputs: one row of logits per image, or
-    the regression's targets.
+    the regression's targets. What was trained in bfloat16 or float16 computes its products in it again, on
+    any device, so that your own autocast is not needed; the outputs are float32 then.
 
     Args:
         memory_format: that of training, in which sums come out the same to the bit.
@@ -45,6 +47,8 @@ class SavedModel(nn.Module):
         super().__init__()
         self.model = model
         self._memory_format = memory_format
+        # Of files that say nothing, only the weights' number type is known.
+        self._precision = devices.PRECISIONS[metadata.get("precision", "float32")]
         self.metadata = metadata
         self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
         self.task = metadata["task"]
@@ -77,8 +81,14 @@ class SavedModel(nn.Module):
             pixels = functional.interpolate(
                 pixels, (self.height, self.width), mode="bilinear", antialias=True
             )
-        outputs: Tensor = self.model(self._normalize(pixels).to(memory_format=self._memory_format))
-        return outputs
+        pixels = self._normalize(pixels).to(memory_format=self._memory_format)
+        half = self._precision.autocast
+        if half is None:
+            outputs: Tensor = self.model(pixels)
+            return outputs
+        with torch.autocast(pixels.device.type, half):
+            outputs = self.model(pixels)
+        return outputs.float()
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Returns images in [0, 1], in the weights' number type."""
@@ -151,6 +161,7 @@ def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[st
         "mean": json.dumps(data.mean),
         "std": json.dumps(data.std),
         "task": data.task,
+        "precision": devices.resolve(run.spec.train.precision, data.device).name,
         "normalize": json.dumps(run.spec.data.normalize),
         "stored": str(data.train.images.dtype).removeprefix("torch."),
         "scale": repr(data.statistics.scale),

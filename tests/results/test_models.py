@@ -18,7 +18,7 @@ from hpsearch.results.reading import best_trial, reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.models import build
 from hpsearch.training.saved import SavedModel, to_probabilities
-from hpsearch.training.weights import save_weights
+from hpsearch.training.weights import read_weights, save_weights
 from tests.results.digits import searched, small_spec
 from tests.results.stored import make_study
 
@@ -100,7 +100,7 @@ def test_the_folder_describes_the_model(trained: tuple[Path, RunOptions], tmp_pa
     )
     assert described["hparams"] == dict(best.hparams)
     assert described["metrics"]["val_error"] == best.attrs["metrics_at_best"]["val_error"]
-    assert described["model"]["name"] == "cnn"
+    assert (described["model"]["name"], described["precision"]) == ("cnn", "float32")
     assert described["classes"] == list("0123456789")
     assert (described["channels"], described["image_size"]) == (1, [8, 8])
     assert described["normalization"]["mean"] == pytest.approx([0.305], abs=0.01)
@@ -118,6 +118,23 @@ def test_the_exported_program_gives_the_same_outputs(
         images = torch.rand(count, 1, 8, 8)
         with torch.inference_mode():
             torch.testing.assert_close(program(images), model(images))
+
+
+def test_a_program_computes_in_the_number_type_of_training(stored: tuple[Path, str], tmp_path: Path) -> None:
+    path, _ = stored
+    state, facts = read_weights(path)
+    plain = tmp_path / "plain.safetensors"
+    save_weights(plain, state, facts)
+    save_weights(path, state, facts | {"precision": "bfloat16"})
+    half = load_best_model(path)
+    export_program(half, tmp_path / "m.pt2")
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    images = torch.rand(7, 1, 8, 8)
+    with torch.inference_mode():
+        outputs = half(images)
+        assert torch.equal(program(images), outputs)
+        assert not torch.equal(load_best_model(plain)(images), outputs)
+    assert outputs.dtype == torch.float32
 
 
 class Moody(nn.Module):

@@ -39,8 +39,8 @@ def data(cache: Path) -> Prepared:
 
 @pytest.mark.parametrize(
     "train",
-    [{}, {"ema_decay": 0.8}, {"precision": "float64"}, {"precision": "bfloat16"}],
-    ids=["plain", "averaged", "float64", "bfloat16"],
+    [{}, {"ema_decay": 0.8}, {"precision": "float64"}, {"precision": "bfloat16"}, {"precision": "float16"}],
+    ids=["plain", "averaged", "float64", "bfloat16", "float16"],
 )
 def test_the_model_gives_the_validation_loss_that_its_trial_reported(
     engine: Engine, data: Prepared, tmp_path: Path, train: dict[str, object]
@@ -53,12 +53,13 @@ def test_the_model_gives_the_validation_loss_that_its_trial_reported(
     model = load_model(end.weights)
     assert not model.training
     best = min(results, key=lambda result: result.metrics["val_loss"])
+    assert model.metadata["precision"] == train.get("precision", "float32")
     assert model.metadata["epoch"] == str(best.epoch)
     assert float(model.metadata["val_loss"]) == best.metrics["val_loss"]
     images, targets = data.pixels(data.val, slice(None)), data.targets(data.val, slice(None))
     with torch.inference_mode():
         loss = torch.nn.functional.cross_entropy(model(images).double(), targets).item()
-    assert loss == pytest.approx(best.metrics["val_loss"], rel=0.05 if "bfloat16" in train.values() else 1e-4)
+    assert loss == pytest.approx(best.metrics["val_loss"], rel=1e-6)
     error = sum(
         name != data.classes[index]
         for name, index in zip(model.classify(images), targets.tolist(), strict=True)
