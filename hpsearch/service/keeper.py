@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
@@ -35,7 +36,7 @@ class WeightsKeeper:
             storage: URL of its database, without a password.
 
         Raises:
-            UserError: the folder holds another study's files.
+            UserError: the folder holds another study's files, or cannot be written.
         """
         try:
             owner = json.loads(self.folder.owner.read_text(encoding="utf-8"))
@@ -50,19 +51,42 @@ class WeightsKeeper:
                 )
             for part in (self.folder.trials, self.folder.home / "weights"):
                 shutil.rmtree(part, ignore_errors=True)
-        self.folder.home.mkdir(parents=True, exist_ok=True)
-        self.folder.owner.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
+        with self._writing(self.folder.owner) as beside:
+            beside.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
 
     def keep_split(self, cache: Path, digest: str) -> None:
         """Keeps with the study which sample is in which part, as the workers have noted it in the cache.
 
         Args:
             digest: of the data.
+
+        Raises:
+            UserError: the folder cannot be written.
         """
-        source, target = cache / split_entry(digest) / SAMPLES, self.folder.home / SAMPLES
+        source = cache / split_entry(digest) / SAMPLES
         if source.is_file():
-            target.unlink(missing_ok=True)
-            _link(source, target)
+            with self._writing(self.folder.home / SAMPLES) as beside:
+                _link(source, beside)
+
+    @contextmanager
+    def _writing(self, target: Path) -> Iterator[Path]:
+        """Gives a path to write to, which takes the file's place in one step once it is on the disk."""
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside.unlink(missing_ok=True)
+            try:
+                yield beside
+                with beside.open("rb+") as file:
+                    os.fsync(file.fileno())
+                beside.replace(target)
+            finally:  # a rename leaves both names where they are links to one file
+                beside.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--run-folder: {target} cannot be written: {error.strerror or error}; make room and see to "
+                "your rights there, or choose another folder"
+            ) from error
 
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.

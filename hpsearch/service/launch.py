@@ -4,6 +4,7 @@ So nothing here needs Optuna, SQLAlchemy or pandas, which the driver imports mea
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
 
     Raises:
         DeviceError: a GPU that is not there, or numbers of workers that do not fit together.
-        UserError: the run folder cannot be made.
+        UserError: the run folder cannot be made or written.
     """
     begun = time.monotonic()
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
@@ -105,9 +106,11 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
 def _make(folder: RunFolder) -> None:
     try:
         folder.home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.home):
+            pass  # it can be written
     except OSError as error:
         raise UserError(
-            f"--run-folder: {folder.home} cannot be made: {error.strerror}; choose another folder"
+            f"--run-folder: {folder.home} cannot be made or written: {error.strerror}; choose another folder"
         ) from None
 
 

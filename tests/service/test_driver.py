@@ -131,7 +131,7 @@ def test_two_databases_do_not_share_a_folder(tmp_path):
 
 def test_a_run_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--run-folder: .*file/s cannot be made: Not a directory"):
+    with pytest.raises(UserError, match=r"--run-folder: .*file/s cannot be made or written: Not a directory"):
         run_here(tmp_path, spec_of(), folder=tmp_path / "file")
 
 

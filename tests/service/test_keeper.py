@@ -1,7 +1,12 @@
 """Which weights stay, and when checkpoints go."""
 
+import errno
+import os
+
 import pytest
 
+from hpsearch.errors import UserError
+from hpsearch.service import keeper as module
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.spec import CheckpointSpec
 from hpsearch.spec.folders import SAMPLES, RunFolder, attempt_folder, split_entry
@@ -63,3 +68,28 @@ def test_the_split_is_kept_with_the_study(tmp_path):
     for _ in range(2):
         keeper.keep_split(tmp_path / "cache", "abc")
         assert (folder.home / SAMPLES).read_text() == "part,index\n"
+
+
+def test_a_full_disk_leaves_the_owner_and_the_split_as_they_are(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, "s")
+    keeper = WeightsKeeper(folder, CheckpointSpec(), "minimize")
+    entry = tmp_path / "cache" / split_entry("abc")
+    entry.mkdir(parents=True)
+    (entry / SAMPLES).write_text("old")
+    keeper.take_folder("token", "sqlite:///a.db")
+    keeper.keep_split(tmp_path / "cache", "abc")
+    (entry / SAMPLES).unlink()
+    (entry / SAMPLES).write_text("new")
+    before = {path.name: path.read_text() for path in folder.home.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    for write in (
+        lambda: keeper.take_folder("token", "sqlite:///moved.db"),
+        lambda: keeper.keep_split(tmp_path / "cache", "abc"),
+    ):
+        with pytest.raises(UserError, match=r"--run-folder: .* cannot be written: No space left.*make room"):
+            write()
+    assert {path.name: path.read_text() for path in folder.home.iterdir()} == before
