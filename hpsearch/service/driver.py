@@ -95,6 +95,7 @@ class Driver:
         self.call = Calls(callbacks)
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
+        self._doubtful: dict[int, tuple[TrialEnd, Worker]] = {}  # the trial's fault, or all workers'?
         self.admission = Admission(study, fleet, keeper)
         self._readiness = Readiness(study, fleet, keeper, self.call)
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
@@ -124,6 +125,7 @@ class Driver:
             self.handle(message)
         self._write()
         self._supervise()
+        self._fail_doubtful()
         self._begin_one()
         if self._tick.due():
             self.call("on_tick")
@@ -202,26 +204,34 @@ class Driver:
                 self._requeue(end.number, trial.failures)
                 self.stops.stop(end.detail, exit_status=1)
             case EndKind.ERROR:
-                self._on_failure(end.number, end.detail, end, worker)
+                self._on_failure(end, worker)
 
-    def _on_failure(
-        self,
-        number: int,
-        detail: str,
-        end: TrialEnd | None,
-        worker: Worker | None,
-        avoid: int | None = None,
-    ) -> None:
+    def _on_failure(self, end: TrialEnd, worker: Worker | None, avoid: int | None = None) -> None:
         """Tries a trial again, unless that is hopeless or too many attempts in a row saved nothing new."""
-        trial = self.study.live[number]
+        number, trial = end.number, self.study.live[end.number]
         failures = trial.failures_with_this
-        hopeless = end is not None and end.hopeless
-        if failures < self.study.spec.study.max_attempts and not hopeless:
-            self.call("on_message", f"trial {number}, attempt {trial.attempt}: {detail}; it is tried again")
+        if failures < self.study.spec.study.max_attempts and not end.hopeless:
+            self.call(
+                "on_message", f"trial {number}, attempt {trial.attempt}: {end.detail}; it is tried again"
+            )
             self._requeue(number, failures, avoid)
             return
         self._verdicts.pop(number, None)
-        self._finish(number, Verdict(StopKind.ERROR, detail), end, worker)
+        if avoid is not None and worker is not None and not self.fleet.is_sound:
+            self._doubtful[number] = end, worker
+            return
+        self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
+
+    def _fail_doubtful(self) -> None:
+        """Ends the trials that killed all their workers, once it is clear that workers live through others.
+
+        In a crash loop it never is: the run ends and the next one trains these trials, none is burnt.
+        """
+        nothing_else = self.admission.exhausted and self._doubtful.keys() == self.study.live.keys()
+        if self.fleet.is_sound or self.stops.ends_study or nothing_else:
+            while self._doubtful:
+                number, (end, worker) = self._doubtful.popitem()
+                self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
 
     def _requeue(self, number: int, failures: int, avoid: int | None = None) -> None:
         self._verdicts.pop(number, None)  # judged anew when it is resumed
@@ -260,7 +270,8 @@ class Driver:
                 detail = f"worker {left.worker} {reason}{last_words}"
                 trial.interruptions.append(f"{detail} (attempt {attempt}, after epoch {len(trial.results)})")
                 avoid = None if worker.proven else left.worker
-                self._on_failure(trial.number, detail, None, worker, avoid)
+                end = TrialEnd(trial.number, attempt, EndKind.ERROR, detail, traceback=left.stderr)
+                self._on_failure(end, worker, avoid)
         if self.stops.reason is None:
             self.fleet.refuse_crash_loop(reason, left.stderr)
 
@@ -334,6 +345,7 @@ class Driver:
         self.admission.forget(numbers)
         for number in numbers:
             self._verdicts.pop(number, None)
+            self._doubtful.pop(number, None)
             worker = self.fleet.with_trial(number)
             self.call("on_message", f"trial {number} belongs to another driver now; it is given up here")
             if worker is not None:

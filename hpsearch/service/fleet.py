@@ -77,9 +77,6 @@ class Fleet:
     Args:
         setup: makes the setup message for a worker.
         stall_timeout: seconds without an epoch after which a worker counts as hung.
-
-    Attributes:
-        has_trained: whether any worker has finished an epoch.
     """
 
     def __init__(
@@ -95,7 +92,6 @@ class Fleet:
         self._killed: dict[int, str] = {}
         self._spared: set[int] = set()
         self._died: list[int] = []  # workers in the order of their deaths, since any finished an epoch
-        self.has_trained = False
         self.workers = {place.worker: Worker(place) for place in places}
 
     def start_due(self) -> list[Worker]:
@@ -132,6 +128,11 @@ class Fleet:
     def idle(self) -> list[Worker]:
         """Returns the workers that wait for a trial."""
         return [w for w in self.workers.values() if w.phase is Phase.IDLE]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether a worker has finished an epoch since one last died without any."""
+        return not self._died
 
     def has_others(self, worker: Worker) -> bool:
         """Says whether another worker has not been given up."""
@@ -202,7 +203,6 @@ class Fleet:
                     if isinstance(message, EpochResult):
                         holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
                         holder.victims.clear()
-                        self.has_trained = True
                         self._died.clear()
             case WorkerExit():
                 self._note_exit(self.workers[message.worker])

@@ -46,7 +46,7 @@ class CurveExecutor:
 
     `data` are the facts that its workers tell of the data. Workers in `sick` die of every trial, those in
     `unable` cannot be set up, those in `stillborn` die while they start, and those in `stuck` say that they
-    leave after their first trial and do not.
+    leave after their first trial and do not. All of them write `last_words`.
     """
 
     script: Callable[[TrialRun], Script]
@@ -61,6 +61,7 @@ class CurveExecutor:
     unable: set[int] = field(default_factory=set)
     stillborn: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
+    last_words: str = ""
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)
@@ -100,7 +101,7 @@ class CurveExecutor:
     def _exit(self, worker: int, reason: str) -> None:
         self.alive.discard(worker)
         self.runs.pop(worker, None)
-        self.messages.append(WorkerExit(worker, reason))
+        self.messages.append(WorkerExit(worker, reason, self.last_words))
 
     def _begin(self, worker: int, run: TrialRun) -> None:
         if worker in self.sick:

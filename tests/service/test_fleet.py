@@ -5,7 +5,7 @@ import pytest
 from hpsearch.errors import WorkersFailed
 from hpsearch.service import fleet
 from tests.service.curves import CurveExecutor, Script, falling
-from tests.service.test_driver import run_here, spec_of
+from tests.service.test_driver import run_here, spec_of, stored
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +33,40 @@ def test_deaths_before_other_workers_trained_are_no_crash_loop(tmp_path):
     summary, _ = run_here(tmp_path, spec_of(study={"trials": 6}), workers=2, executor=executor)
     assert executor.starts[1] == fleet.MOST_DEATHS
     assert summary.counts == {"COMPLETE": 6}
+
+
+@pytest.mark.parametrize("sound", [0, 2])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_crash_loop_burns_no_trial(tmp_path, workers, sound):
+    def script(run):
+        return falling(run) if run.number < sound else Script((), "die")
+
+    spec = spec_of(study={"trials": 5})
+    with pytest.raises(WorkersFailed, match="SIGSEGV"):
+        run_here(tmp_path, spec, script, workers=workers)
+    assert sum(trial.state.is_finished() for trial in stored(tmp_path).trials) == sound
+    summary, _ = run_here(tmp_path, spec, workers=workers)
+    assert summary.counts == {"COMPLETE": 5}
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_a_first_trial_that_always_dies_fails_and_the_others_are_trained(tmp_path, trials):
+    def script(run):
+        return Script((), "die") if run.number == 0 else falling(run)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": trials}), script)
+    assert summary.counts == {"FAIL": 1} | ({"COMPLETE": 2} if trials > 1 else {})
+    assert stored(tmp_path).trials[0].user_attrs["attempt"] == 3
+
+
+@pytest.mark.parametrize("sound", [0, 1])
+def test_a_trial_that_kills_its_workers_keeps_their_last_words(tmp_path, sound):
+    def script(run):
+        return Script((), "die") if run.number == sound else falling(run)
+
+    executor = CurveExecutor(script, last_words="Fatal error\n  File model.py\nKilled")
+    run_here(tmp_path, spec_of(study={"trials": 2}), executor=executor)
+    failed = stored(tmp_path).trials[sound].user_attrs
+    assert failed["error"] == "Fatal error\n  File model.py\nKilled"
+    assert failed["stop_detail"] == "worker 0 killed by SIGSEGV; its last words: Killed"
+    assert failed["worker"] == 0
