@@ -114,7 +114,9 @@ class FunctionEngine:
             yielded = next(running.epochs)
         except StopIteration:
             self._refuse_no_epochs(slot)
-            return self._end(self._take(run.number), EndKind.FINISHED)
+            slot.save_best()
+            self._close(self._take(run.number))
+            return self._end(running, EndKind.FINISHED)
         seconds = time.perf_counter() - began
         metrics = check_metrics(yielded, run.spec.study.metric, self._name)
         running.trial.refuse_unread_checkpoint()

@@ -87,6 +87,16 @@ def dips(trial: Any) -> Iterator[Metrics]:
         yield {"val_loss": abs(epoch - 2.0), "was": restored["epoch"] if restored else 0}
 
 
+def dips_and_returns(trial: Any) -> Iterator[Metrics]:
+    """Decides for itself that the third epoch is the last."""
+    model = nn.Linear(1, 1, bias=False)
+    for epoch in (1, 2, 3):
+        with torch.no_grad():
+            model.weight.fill_(epoch)
+        trial.save(model)
+        yield {"val_loss": abs(epoch - 2.0)}
+
+
 def forgets_to_restore(trial: Any) -> Iterator[Metrics]:
     for epoch in trial.remaining():
         trial.save(nn.Linear(1, 1))

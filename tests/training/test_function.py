@@ -171,6 +171,20 @@ def test_the_best_weights_are_kept_without_a_checkpoint_per_epoch(tmp_path: Path
     assert read_weights(Path(end.weights))[0]["weight"].item() == 2.0
 
 
+def test_a_function_that_returns_early_keeps_its_best_weights(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "dips_and_returns", train={"epochs": 9}, checkpoint={"every_seconds": 3600.0})
+    end = end_of(steps(run, 4)[-1])
+    assert end.kind is EndKind.FINISHED
+    assert end.weights is not None
+    assert read_weights(Path(end.weights))[0]["weight"].item() == 2.0
+
+
+def test_best_weights_that_cannot_be_kept_at_an_early_return_are_told(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "dips_and_returns", train={"epochs": 9}, checkpoint={"every_seconds": 3600.0})
+    Path(run.folder).write_text("in the way")
+    assert end_of(steps(run, 4)[-1]).kind is EndKind.UNSAVED
+
+
 def test_the_best_weights_outlive_the_attempt_that_trained_them(tmp_path: Path) -> None:
     run = run_of(tmp_path, "dips", train={"epochs": 5})
     engine = engine_of(run)
