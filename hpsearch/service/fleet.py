@@ -120,7 +120,7 @@ class Fleet:
 
     def free(self, worker: Worker, leaving: bool = False) -> None:
         """Notes that a worker has no trial any more, and whether it will take another."""
-        worker.number = None
+        worker.number, worker.active = None, time.monotonic()
         if worker.phase is Phase.TRAINING:
             ends = leaving or worker.place.worker in self._killed
             worker.phase = Phase.LEAVING if ends else Phase.IDLE
@@ -193,9 +193,8 @@ class Fleet:
             case Waiting():
                 self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
             case Loading():
-                for other in self.workers.values():  # those that start may wait for the same images
-                    if other.phase is Phase.STARTING:
-                        other.active = time.monotonic()
+                for other in self.workers.values():  # the others may wait for the same images
+                    other.active = time.monotonic()
             case TrialStarted() | EpochResult():
                 holder = self.with_trial(message.number)
                 if holder is not None:

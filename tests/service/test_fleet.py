@@ -1,9 +1,14 @@
 """Workers that die, hang and are given up: what the fleet makes of it, and what the run says."""
 
+import time
+
 import pytest
 
 from hpsearch.errors import WorkersFailed
 from hpsearch.service import fleet
+from hpsearch.service.executor import WorkerPlace
+from hpsearch.service.fleet import Fleet
+from hpsearch.service.messages import Loading, TrialRun, WorkerSetup
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
 
@@ -70,3 +75,38 @@ def test_a_trial_that_kills_its_workers_keeps_their_last_words(tmp_path, sound):
     assert failed["error"] == "Fatal error\n  File model.py\nKilled"
     assert failed["stop_detail"] == "worker 0 killed by SIGSEGV; its last words: Killed"
     assert failed["worker"] == 0
+
+
+def staffed(workers=1, stall_timeout=10.0):
+    """Returns a fleet whose workers have a trial each, all silent for a minute, and its executor."""
+    executor = CurveExecutor(lambda run: Script((), "hang"))
+    spec = spec_of()
+    places = [WorkerPlace(number) for number in range(workers)]
+    made = Fleet(executor, places, lambda place: WorkerSetup(place.worker, spec), stall_timeout)
+    made.start_due()
+    for message in made.receive(0.0):
+        made.note(message)
+    for worker in made.idle():
+        made.assign(worker, TrialRun("s", worker.place.worker, 1, {}, spec, "folder"))
+        worker.active = time.monotonic() - 60.0
+    return made, executor
+
+
+def test_workers_that_read_images_for_a_trial_or_wait_for_them_do_not_hang():
+    """Worker 0 reads images of a new size, worker 1 waits for the same ones."""
+    made, executor = staffed(workers=2)
+    made.note(Loading(0, 100, 1000))
+    made.kill_hung()
+    assert executor.alive == {0, 1}
+
+
+def test_a_worker_that_leaves_after_a_long_epoch_has_its_time_to_exit(monkeypatch):
+    monkeypatch.setattr(fleet, "LEAVE_TIMEOUT", 10.0)
+    made, executor = staffed()
+    worker = made.workers[0]
+    made.free(worker, leaving=True)
+    made.kill_hung()
+    assert executor.alive == {0}
+    worker.active -= 60.0
+    made.kill_hung()
+    assert executor.alive == set()
