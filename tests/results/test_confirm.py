@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hpsearch.__main__ import run as run_command
 from hpsearch.errors import DigestMismatch, StudyFileError, UserError
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
-from hpsearch.results.confirm.exam import picture
+from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture
 from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
 from hpsearch.results.confirm.stored import read_pictures
 from hpsearch.results.confirm.words import confirmation_lines
@@ -28,11 +29,14 @@ from hpsearch.service.callbacks import Callback, FinishedTrial
 from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.messages import EndKind, EpochResult, TrialRun
+from hpsearch.service.places import Gpu, Workers
 from hpsearch.spec import DataSpec, digest, parse_study
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
+from hpsearch.training.device import PRECISIONS
 from hpsearch.training.saved import load_model
+from hpsearch.training.weights import read_weights, save_weights
 from tests.results.digits import options_in, searched, small_spec
 from tests.results.searches import digits_spec, lifelike, record_of, search, writable
 from tests.service.curves import CurveExecutor, Script
@@ -421,6 +425,63 @@ def test_weights_that_are_elsewhere_are_told(tmp_path: Path) -> None:
     assert found is not None
     assert any("the weights of 1 repeats are not on this machine" in note for note in found.notes)
     assert len(found.results[0].test) == 1
+
+
+def test_the_test_part_is_opened_where_the_first_worker_was(
+    monkeypatch: pytest.MonkeyPatch, trained: tuple[Path, RunOptions, Outcome]
+) -> None:
+    folder, options, _ = trained
+    writable(folder, "small.confirm").set_user_attr("test_results", "{}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("hpsearch.service.places.installed_gpus", lambda: (Gpu("GPU-a"), Gpu("GPU-b")))
+    seen: list[dict[str, str]] = []
+    examine = confirm_module._examine
+
+    def look(*arguments: Any) -> Exam:
+        seen.append({name: text for name, text in os.environ.items() if name.startswith("CUDA_")})
+        return examine(*arguments)
+
+    monkeypatch.setattr(confirm_module, "_examine", look)
+    confirm("small", replace(options, workers=Workers(gpus="1")))
+    assert seen == [{"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}] * 2
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+class Cramped(torch.nn.Module):
+    """Says of more than 50 images that they do not fit."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1)[:, :10]
+
+
+def test_batches_of_the_test_part_are_halved_where_memory_is_short(tmp_path: Path) -> None:
+    spec = small_spec()
+    sealed = open_test(spec.data, cache=tmp_path)
+    cpu, precision = torch.device("cpu"), PRECISIONS["float32"]
+    outputs, counters = _outputs(spec, Cramped(), sealed, precision, cpu)
+    images, _ = sealed.batch(sealed.test, slice(None), torch.float32)
+    assert torch.equal(outputs, images.flatten(1)[:, :10])
+    assert sum(map(sum, counters.confusion())) == len(sealed.test) > 50
+
+
+def test_the_test_part_is_examined_in_the_number_type_of_training(
+    trained: tuple[Path, RunOptions, Outcome], tmp_path: Path
+) -> None:
+    folder, _, _ = trained
+    trial = record_of(folder, "small.confirm").trials[0]
+    state, facts = read_weights(Path(trial.attrs["weights"]))
+    run = make_run(tmp_path)
+    place = Place(None, folder / "runs" / "cache", None, (), "cpu")
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        path = tmp_path / f"{precision}.safetensors"
+        save_weights(path, state, facts | {"precision": precision})
+        exam = examine({0: replace(run, spec=small_spec())}, {0: path}, place)
+        losses.append(exam.metrics[0]["test_loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_a_training_function_is_tested_by_its_own_test(tmp_path: Path) -> None:

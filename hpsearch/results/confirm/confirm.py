@@ -5,7 +5,8 @@ The studies' user attributes tell of it, see `stored`.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from hpsearch.search.opening import SPECIFICATION
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import Executor
 from hpsearch.service.launch import RunOptions
+from hpsearch.service.places import VISIBLE, Workers, plan
 from hpsearch.service.run import run
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.load import stored_form
@@ -110,7 +112,8 @@ def confirm(
         message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
         return Outcome(work.record, None, message, status)
     if test:
-        _test(work)
+        with _on_first_worker(options.workers):
+            _test(work)
     confirmation = _gather(work)
     stored = confirmation.stored(findings(confirmation))
     set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
@@ -173,6 +176,19 @@ def _gather(work: _Work) -> Confirmation:
         tuple(work.notes),
         details,
     )
+
+
+@contextmanager
+def _on_first_worker(workers: Workers) -> Iterator[None]:
+    """Shows this process the GPUs of the first worker alone; CUDA heeds it until it is first used."""
+    place = plan(workers, threads=1)[0]
+    before = dict(os.environ)
+    os.environ.update({VISIBLE: ",".join(place.gpus), **place.env})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _test(work: _Work) -> None:

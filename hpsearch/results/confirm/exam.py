@@ -5,6 +5,7 @@ Legend: N test samples, B batch, K classes.
 
 import base64
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_weights
+
+logger = logging.getLogger(__name__)
 
 BATCH = 256
 MOST_CLASSES = 50  # up to which the confusion matrix is kept
@@ -117,14 +120,15 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     if spec.train.function is not None:
         return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
     sealed = _open(spec, place, device)
-    precision = devices.resolve(spec.train.precision, device)
+    # As in training, so that the same weights give the same outputs.
+    devices.allow_tf32(spec.train.tf32)
+    devices.choose_repeatable_kernels()
     metrics: dict[int, dict[str, float]] = {}
     belief_NK: Tensor | None = None
     confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
-        model = _model(spec, sealed, path, place).to(device, precision.dtype).eval()
-        counters = EpochMetrics(spec.train, sealed.task, sealed.outputs, device)
-        outputs = _outputs(model, sealed, precision, device, counters)
+        model, precision = _model(spec, sealed, path, place, device)
+        outputs, counters = _outputs(spec, model, sealed, precision, device)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
         if sealed.classes:
             probabilities = to_probabilities(outputs, spec.train.loss)
@@ -138,29 +142,55 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     return Exam(metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures)
 
 
-def _model(spec: StudySpec, sealed: Sealed, path: Path, place: Place) -> nn.Module:
+def _model(
+    spec: StudySpec, sealed: Sealed, path: Path, place: Place, device: torch.device
+) -> tuple[nn.Module, devices.Precision]:
+    """Returns a kept model on the device, and the number types of its training, which another device had."""
     size = sealed.height, sealed.width
     # Built from the specification, not from what the file says of itself.
     model = models.build(spec.model, sealed.channels, size, sealed.outputs, 0, place.allow)
+    state, facts = read_weights(path)
+    precision = devices.resolve(facts.get("precision", spec.train.precision), device)
     try:
-        model.load_state_dict(read_weights(path)[0])
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"{path}: the weights do not fit the model {spec.model.name}: {error}") from error
-    return model
+    return model.to(device, precision.dtype).eval(), precision
+
+
+def _outputs(
+    spec: StudySpec, model: nn.Module, sealed: Sealed, precision: devices.Precision, device: torch.device
+) -> tuple[Tensor, EpochMetrics]:
+    """Returns the outputs for all samples, on the CPU, and what was counted of them.
+
+    Batches that do not fit into memory are halved, as those of the validation are.
+    """
+    batch = BATCH
+    while True:
+        counters = EpochMetrics(spec.train, sealed.task, sealed.outputs, device)
+        try:
+            return _all_batches(model, sealed, precision, device, counters, batch), counters
+        except Exception as error:
+            if batch == 1 or not devices.is_out_of_memory(error):
+                raise
+        devices.release(device)
+        batch = -(-batch // 2)
+        logger.warning("the test part does not fit into memory; batches of %d", batch)
 
 
 @torch.inference_mode()
-def _outputs(
+def _all_batches(
     model: nn.Module,
     sealed: Sealed,
     precision: devices.Precision,
     device: torch.device,
     counters: EpochMetrics,
+    batch: int,
 ) -> Tensor:
     """Counts all batches and returns the outputs for all samples, on the CPU."""
     found = []
-    for start in range(0, len(sealed.test), BATCH):
-        images, targets = sealed.batch(sealed.test, slice(start, start + BATCH), precision.dtype)
+    for start in range(0, len(sealed.test), batch):
+        images, targets = sealed.batch(sealed.test, slice(start, start + batch), precision.dtype)
         autocast = precision.autocast is not None
         with torch.autocast(device.type, precision.autocast, enabled=autocast):
             outputs = model(images)
