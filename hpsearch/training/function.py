@@ -81,14 +81,18 @@ class FunctionEngine:
         return slot.started
 
     def step(self) -> list[EpochResult | TrialEnd]:
-        if self._running is None:
+        running = self._running
+        if running is None:
             return []
         try:
-            return [self._epoch(self._running)]
+            return [self._epoch(running)]
         except Exception as error:
             if failures.spoils_process(error):
                 raise
-            return [self._fail(self._running, error)]
+            end = failures.trial_end(running.slot.run, error, running.slot.rescue_best())
+        # Only here, outside the handler, does nothing hold the failed step's tensors any more.
+        self._close(self._take(end.number))
+        return [end]
 
     def evict(self, number: int, kind: EndKind) -> TrialEnd:
         running = self._take(number)
@@ -149,11 +153,6 @@ class FunctionEngine:
             "function": self._name,
             "hparams": json.dumps(dict(run.hparams)),
         }
-
-    def _fail(self, running: _Running, error: Exception) -> TrialEnd:
-        self._take(running.slot.run.number)
-        self._close(running)
-        return failures.trial_end(running.slot.run, error, running.slot.rescue_best())
 
     def _take(self, number: int) -> _Running:
         running = self._running

@@ -1,6 +1,7 @@
 """Training functions as users write them, right and wrong ones."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ def stops_early(trial: Any) -> Iterator[Metrics]:
 def raises(trial: Any) -> Iterator[Metrics]:
     yield {"val_loss": 1.0}
     raise ZeroDivisionError("the second epoch\nis broken")
+
+
+HELD: list[weakref.ref[torch.Tensor]] = []
+
+
+def fails_with_a_tensor(trial: Any) -> Iterator[Metrics]:
+    """Marks the tensor that its failed step holds."""
+    tensor = torch.zeros(1)
+    HELD.append(weakref.ref(tensor))
+    yield {"val_loss": tensor}
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def asks_for_nonsense(trial: Any) -> Iterator[Metrics]:

@@ -9,9 +9,11 @@ import torch
 
 from hpsearch.errors import ModelError
 from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.training import function as module
 from hpsearch.training.function import FunctionEngine, check_metrics
 from hpsearch.training.function import test_function as find_test
 from hpsearch.training.weights import read_weights
+from tests.training import loops
 from tests.training.trials import make_run
 
 CPU = torch.device("cpu")
@@ -121,6 +123,15 @@ def test_an_exception_ends_the_trial_with_its_traceback(tmp_path: Path) -> None:
     assert end.kind is EndKind.ERROR
     assert end.detail == "ZeroDivisionError: the second epoch"
     assert "loops.py" in end.traceback
+
+
+def test_memory_is_released_when_nothing_holds_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    monkeypatch.setattr(module.devices, "release", lambda _: held.append(loops.HELD.pop()() is not None))
+    assert end_of(steps(run_of(tmp_path, "fails_with_a_tensor"), 2)[-1]).kind is EndKind.OUT_OF_MEMORY
+    assert held == [False]
 
 
 def test_stopping_runs_the_finally_blocks(tmp_path: Path) -> None:
