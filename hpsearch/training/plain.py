@@ -180,9 +180,9 @@ class Training:
             )
             return
         indices = [order_N[batch] for batch in self._batches]
-        data.expect(data.train, indices, size)
-        for index_B in indices:
-            images = data.pixels(data.train, index_B, learner.dtype, size)
+        stored = data.expect(data.train, indices, size)
+        for index_B, stored_B in zip(indices, stored, strict=True):
+            images = data.pixels(data.train, stored_B, learner.dtype, size)
             targets = data.targets(data.train, index_B, learner.dtype)
             mixed: Tensor | Mixed = targets
             if spec.data.augment:

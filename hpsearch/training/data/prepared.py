@@ -71,9 +71,13 @@ class Batches:
         """Returns new images of shape [B, C, H, W] in [0, 1] on the device.
 
         Args:
-            index: on the device.
+            index: on the device, which images in host memory make the host wait for, or as `expect` gives it.
         """
-        fresh = _choose(self._at(part, size), index).to(self.device, dtype)
+        chosen = _choose(self._at(part, size), index)
+        if self.device.type == "cuda" and not chosen.is_cuda:
+            # As they are stored, so as bytes, and from memory that the GPU fetches them from by itself.
+            chosen = chosen.pin_memory().to(self.device, non_blocking=True)
+        fresh = chosen.to(self.device, dtype)
         known = self.statistics
         if known.offset != 0.0:
             fresh.sub_(known.offset)
@@ -99,11 +103,20 @@ class Batches:
         chosen = known[index] if isinstance(index, slice) else known.index_select(0, index.to(known.device))
         return chosen.double() if dtype == torch.float64 and chosen.is_floating_point() else chosen
 
-    def expect(self, part: Part, batches: Sequence[Index], size: int | None = None) -> None:
-        """Says which batches are coming, in order, so that images that are streamed can be read ahead."""
+    def expect(self, part: Part, batches: Sequence[Index], size: int | None = None) -> Sequence[Index]:
+        """Says which batches are coming, in order, so that images that are streamed can be read ahead.
+
+        Returns:
+            The batches, their positions where the images are: fetched from the device all at once, for each
+            batch's own would wait for all that the device still has to do.
+        """
         images = self._at(part, size)
+        drawn = [batch for batch in batches if isinstance(batch, Tensor)]
+        if drawn and drawn[0].device != images.device:
+            batches = torch.split(torch.cat(drawn).to(images.device), [len(batch) for batch in drawn])
         if isinstance(images, StreamedImages):
             images.expect(batches)
+        return batches
 
     def _at(self, part: Part, size: int | None) -> Images:
         return part.images

@@ -180,7 +180,7 @@ def test_streams_read_ahead(tmp_path: Path, asked: str) -> None:
     order = torch.randperm(len(prepared.train), generator=torch.Generator().manual_seed(0))
     batches = list(order.split(8))
     state = torch.get_rng_state()
-    prepared.expect(prepared.train, batches)
+    assert list(prepared.expect(prepared.train, batches)) == batches
     for batch in batches if asked == "as announced" else reversed(batches):
         pixels = prepared.pixels(prepared.train, batch)
         torch.testing.assert_close(pixels[:, 0, 0, 0] * 255, prepared.train.index[batch].float())
