@@ -27,6 +27,7 @@ from hpsearch.training.data.sources import own_size
 from hpsearch.training.data.splits import count_below
 from hpsearch.training.data.store import images_bytes
 from hpsearch.training.data.stream import StreamedImages
+from hpsearch.training.device import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,11 @@ class TrainingData:
             self._placed.pop(next(iter(self._placed)))
             torch.cuda.empty_cache()
         if needed <= room * _free(self.device):
-            return images.to(self.device)
+            try:
+                return images.to(self.device)
+            except RuntimeError as error:  # other workers of the GPU saw the same room, and were faster
+                if not is_out_of_memory(error):
+                    raise
         if must:
             raise DataError(
                 f'data.device is "gpu" and the images take {needed / 1e9:.3g} GB, but {self.device} has '

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec, Split
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.sealed import open_test
+from tests.gpu.waiting import no_waiting
 
 DIGITS = DataSpec(dataset="digits")
 
@@ -305,6 +307,20 @@ def test_a_lost_cache_is_made_again(tmp_path: Path) -> None:
     assert load(DIGITS, cache=tmp_path / "cache").facts == first.facts
 
 
+def test_images_stay_in_host_memory_when_another_worker_was_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, images = load(DIGITS, cache=tmp_path), torch.zeros(4, 1, 8, 8)
+
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 KiB")
+
+    monkeypatch.setattr(Tensor, "to", full)
+    assert data._to_device(images, must=False) is images
+    with pytest.raises(DataError, match=r'data\.device is "gpu" and the images take'):
+        data._to_device(images, must=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("where", "kind"), [("auto", "cuda"), ("gpu", "cuda"), ("cpu", "cpu")])
@@ -320,3 +336,9 @@ def test_where_images_live(tmp_path: Path, where: str, kind: str) -> None:
     assert images.device.type == targets.device.type == "cuda"
     torch.testing.assert_close(images.cpu(), expected)
     assert torch.equal(targets.cpu(), labels)
+    (stored,) = prepared.expect(prepared.train, [index.to(device)])
+    assert isinstance(stored, Tensor)
+    assert stored.device.type == kind
+    with no_waiting():
+        pixels = prepared.pixels(prepared.train, stored)
+    assert torch.equal(pixels.cpu(), host.pixels(host.train, index))
