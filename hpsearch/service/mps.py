@@ -10,6 +10,7 @@ started again and their trials go on from their checkpoints, like after any othe
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpsearch.errors import DeviceError
+from hpsearch.search.identity import DriverIdentity
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.places import VISIBLE
 
@@ -31,7 +33,7 @@ SHARES = ("time", "nvidia-mps")
 """How workers share a GPU: by turns, as the driver does it by itself, or at the same time."""
 
 START, STOP = 30.0, 15.0  # seconds to wait for the daemon
-_PLACE = "pipes-are-in"
+_RECORD = "driver.json"  # whose service it is, and where its pipes are
 _LONGEST = 80  # characters; the pipes are sockets, whose paths hold at most 107
 
 
@@ -81,7 +83,7 @@ def _service(places: list[WorkerPlace], folder: Path, environ: Mapping[str, str]
             "turns on the GPU"
         )
     _stop_left_over(control, folder, environ)
-    with _folders(folder / str(os.getpid())) as added:
+    with _folders(folder, DriverIdentity.here()) as added:
         # The service sees all GPUs, in the workers' own order: it would count anew those that it is shown,
         # and the workers' names for them would mean others.
         env = {**environ, **places[0].env, **added}
@@ -95,30 +97,37 @@ def _service(places: list[WorkerPlace], folder: Path, environ: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def _folders(folder: Path) -> Iterator[dict[str, str]]:
-    """Makes the service's two folders; pipes go into a temporary one where the path would be too long."""
+def _folders(folder: Path, driver: DriverIdentity) -> Iterator[dict[str, str]]:
+    """Makes the service's two folders; pipes go into a temporary one where the path would be too long.
+
+    Their own folder's name is random: drivers of several machines, or containers, may share a run's folder and
+    have equal process ids.
+    """
+    folder = folder / driver.id[:8]
     logs, pipes = folder / "log", folder / "pipe"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if len(str(pipes)) > _LONGEST:
             pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-mps-")))
-        (folder / _PLACE).write_text(str(pipes))
+        record = {"host": driver.host, "pid": driver.pid, "started": driver.started, "pipes": str(pipes)}
+        (folder / "part").write_text(json.dumps(record))
+        (folder / "part").replace(folder / _RECORD)
         pipes.mkdir(exist_ok=True)
         yield {PIPES: str(pipes), LOGS: str(logs)}
 
 
 def _stop_left_over(control: str, folder: Path, environ: Mapping[str, str]) -> None:
-    """Stops the services of drivers that were killed and could not do it themselves."""
-    for left in [place.parent for place in folder.glob(f"*/{_PLACE}")]:
+    """Stops the services of drivers of this machine that were killed and could not do it themselves."""
+    for path in list(folder.glob(f"*/{_RECORD}")):
         try:
-            os.kill(int(left.name), 0)
-        except ProcessLookupError:
-            pipes = Path((left / _PLACE).read_text())
-            _stop(control, {**environ, PIPES: str(pipes), LOGS: str(left / "log")})
+            record = json.loads(path.read_text())
+        except FileNotFoundError:  # another driver has just tidied up
+            continue
+        if DriverIdentity(record["host"], record["pid"], record["started"]).is_dead():
+            left, pipes = path.parent, record["pipes"]
+            _stop(control, {**environ, PIPES: pipes, LOGS: str(left / "log")})
             shutil.rmtree(pipes, ignore_errors=True)
-            shutil.rmtree(left)
-        except PermissionError:
-            continue  # it lives, as somebody else's process
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _stop(control: str, env: Mapping[str, str]) -> None:

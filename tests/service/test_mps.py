@@ -88,16 +88,37 @@ def test_what_a_killed_driver_left_is_stopped_by_the_next(
 ) -> None:
     environ, calls = control()
     folder = tmp_path.joinpath(*["a long name"] * depth)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
     with shared("nvidia-mps", TWO_ON_ONE, folder, environ):
-        (own,) = folder.iterdir()
-        left = own.rename(folder / str(gone.pid))
-        pipes = (left / "pipes-are-in").read_text()
+        (left,) = folder.iterdir()
+        record = dead(left)
         with shared("nvidia-mps", TWO_ON_ONE, folder, environ):
             quits = [call for call in calls() if call["input"].startswith("quit")]
-            assert [call[PIPES] for call in quits] == [pipes]
+            assert [call[PIPES] for call in quits] == [record["pipes"]]
             assert not left.exists()
+
+
+def dead(folder: Path, **other: str) -> dict[str, Any]:
+    """Lets a service's folder say that its driver is a process that has ended; returns what it says."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    record: dict[str, Any] = json.loads((folder / "driver.json").read_text()) | {"pid": gone.pid} | other
+    (folder / "driver.json").write_text(json.dumps(record))
+    return record
+
+
+@pytest.mark.parametrize("host", ["here", "elsewhere"])
+def test_the_services_of_other_drivers_are_left_alone(control: Control, tmp_path: Path, host: str) -> None:
+    environ, calls = control()
+    folder = tmp_path / "mps"
+    with shared("nvidia-mps", TWO_ON_ONE, folder, environ):
+        (first,) = folder.iterdir()
+        if host == "elsewhere":  # where a process that has ended here may well live
+            dead(first, host="another machine")
+        with shared("nvidia-mps", TWO_ON_ONE, folder, environ):
+            pipes = [call[PIPES] for call in calls()]
+            assert [call["arguments"] for call in calls()] == [["-d"], ["-d"]]
+            assert pipes[0] != pipes[1]
+            assert Path(pipes[0]).is_dir()
 
 
 @pytest.mark.parametrize(
