@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -32,7 +33,7 @@ def derived_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampling:
     """Makes the sampler for each trial of a study."""
 
@@ -52,6 +53,13 @@ class Sampling:
         if self.spec.name != "grid":
             return None
         return math.prod(len(grid_values(distribution)) for distribution in self.space.values())
+
+    @cached_property
+    def grid(self) -> Sequence[tuple[Any, ...]]:
+        """All combinations in an order shuffled by the study's seed, made once for all trials."""
+        points = list(itertools.product(*(grid_values(distribution) for distribution in self.space.values())))
+        random.Random(self.seed).shuffle(points)
+        return points
 
 
 class SpaceTPE(TPESampler):
@@ -94,12 +102,10 @@ class NumberedQMC(QMCSampler):
 
 
 class NumberedGrid(BaseSampler):
-    """All combinations in an order shuffled by the study's seed; the trial's number picks one."""
+    """All combinations in a given order; the trial's number picks one."""
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, points: Sequence[tuple[Any, ...]]) -> None:
         self._space = space
-        points = list(itertools.product(*(grid_values(distribution) for distribution in space.values())))
-        random.Random(seed).shuffle(points)
         self._points = points
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
@@ -219,7 +225,7 @@ def _qmc(sampling: Sampling, number: int) -> BaseSampler:
 
 
 def _grid(sampling: Sampling, number: int) -> BaseSampler:
-    return NumberedGrid(sampling.space, sampling.seed)
+    return NumberedGrid(sampling.space, sampling.grid)
 
 
 def _points(sampling: Sampling, number: int) -> BaseSampler:

@@ -1,11 +1,13 @@
 """The study in memory: what samplers see, repeatable asks, the cap."""
 
 import math
+from random import Random
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from hpsearch.search import sampler as module
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.sampler import grid_values, seen_by_sampler
 from hpsearch.search.space import distributions
@@ -86,6 +88,14 @@ def test_qmc_is_more_even_than_random():
     view = StudyView(spec_of(search, sampler={"name": "qmc"}))
     points = [view.ask(number)["train.momentum"] for number in range(16)]
     assert len({int(value / 0.06) for value in points}) == 16
+
+
+def test_the_grid_is_made_once_for_all_asks(monkeypatch):
+    made = []
+    monkeypatch.setattr(module.random, "Random", lambda seed: made.append(seed) or Random(seed))
+    view = StudyView(spec_of({"batch_size": [16, 32, 64]}, sampler={"name": "grid"}))
+    assert {view.ask(number)["batch_size"] for number in range(3)} == {16, 32, 64}
+    assert made == [0]
 
 
 @pytest.mark.parametrize(
