@@ -26,7 +26,8 @@ class Workers:
     Attributes:
         gpus: "auto" (all there are, otherwise the CPU), "all", "none", or a list such as "0,2" of positions
             among the visible GPUs, UUIDs or MIG names.
-        workers: number of workers; None: one per GPU share, or one per `threads` cores.
+        workers: number of workers, at most one per GPU share; None: one per GPU share, or one per `threads`
+            cores.
     """
 
     gpus: str = "auto"
@@ -52,7 +53,14 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
         raise DeviceError("--workers-per-gpu and --gpus-per-trial exclude each other; give one of them")
     groups = _groups(gpus, wanted.gpus_per_trial)
     shares = [group for _ in range(wanted.workers_per_gpu) for group in groups]
-    shares = shares[: wanted.workers] if wanted.workers is not None else shares
+    if wanted.workers is not None:
+        if wanted.workers > len(shares):
+            logger.warning(
+                "--workers %d: there is a worker for each GPU share, %d in all; --workers-per-gpu makes more",
+                wanted.workers,
+                len(shares),
+            )
+        shares = shares[: wanted.workers]
     if len(shares) * threads > cores():
         logger.warning("%d workers with %d threads each share %d cores", len(shares), threads, cores())
     # nvidia-smi counts GPUs by bus; CUDA's own order is by speed. Where the user has set the variable, its

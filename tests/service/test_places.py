@@ -80,6 +80,14 @@ def test_workers_on_gpus_that_share_too_few_cores_are_told(gpus, monkeypatch, ca
     assert "4 workers with 2 threads each share 4 cores" in caplog.text
 
 
+def test_fewer_workers_than_asked_for_are_told(gpus, caplog):
+    gpus(4)
+    assert len(plan(Workers(workers=4), threads=1, environ={})) == 4
+    assert "--workers" not in caplog.text
+    assert len(plan(Workers(workers=5), threads=1, environ={})) == 4
+    assert "--workers 5: there is a worker for each GPU share, 4 in all" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("count", "option", "sentence"),
     [
