@@ -34,6 +34,7 @@ from hpsearch.service.callbacks import (
     FinishedTrial,
     RunningTrial,
     RunSummary,
+    Standing,
     StudyInfo,
     WorkerNews,
 )
@@ -113,6 +114,12 @@ class LiveDisplay(Display):
         self.progress.on_epoch(trial, result)
         self._draw()
 
+    def on_trial_interrupted(self, number: int) -> None:
+        self.progress.on_trial_interrupted(number)
+
+    def on_standing(self, standing: Standing) -> None:
+        self.progress.on_standing(standing)
+
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
         if trial.state == "FAIL":
@@ -172,6 +179,12 @@ class PlainDisplay(Display):
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self.progress.on_epoch(trial, result)
 
+    def on_trial_interrupted(self, number: int) -> None:
+        self.progress.on_trial_interrupted(number)
+
+    def on_standing(self, standing: Standing) -> None:
+        self.progress.on_standing(standing)
+
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
         self._say(
@@ -217,6 +230,9 @@ class JsonDisplay(Display):
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self._write("epoch", result)
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self._write("trial_interrupted", {"number": number})
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self._write("trial_end", trial)

@@ -12,6 +12,7 @@ from hpsearch.service.callbacks import (
     FinishedTrial,
     RunningTrial,
     RunSummary,
+    Standing,
     StudyInfo,
     WorkerNews,
 )
@@ -44,8 +45,8 @@ class Progress(Callback):
 
     def on_worker(self, news: WorkerNews) -> None:
         if news.kind == "loading":
-            self.loading = news
-        elif news.kind == "ready":
+            self.loading = news if news.done < news.total else None
+        elif news.kind in ("ready", "exit"):
             self.loading = None
 
     def on_study_start(self, info: StudyInfo) -> None:
@@ -57,9 +58,14 @@ class Progress(Callback):
     def on_trial_start(self, trial: RunningTrial) -> None:
         self._first_trial = self._clock() if self._first_trial is None else self._first_trial
         self.running[trial.number] = trial
+        if self.loading is not None and self.loading.worker == trial.worker:
+            self.loading = None
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self.running[trial.number] = trial
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self.running.pop(number, None)
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.running.pop(trial.number, None)
@@ -67,6 +73,10 @@ class Progress(Callback):
         self.stop_reasons[trial.stop_reason] += 1
         if trial.is_best:
             self.best = trial
+
+    def on_standing(self, standing: Standing) -> None:
+        self.states, self.stop_reasons = Counter(standing.finished), Counter(standing.stop_reasons)
+        self.best = standing.best
 
     def on_study_end(self, summary: RunSummary) -> None:
         self.running.clear()

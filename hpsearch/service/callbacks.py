@@ -79,6 +79,21 @@ class FinishedTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a study stands, with what its other drivers did.
+
+    Attributes:
+        finished: finished trials by state.
+        stop_reasons: the same by the reason why they ended.
+        best: the best of them.
+    """
+
+    finished: Mapping[str, int]
+    stop_reasons: Mapping[str, int]
+    best: FinishedTrial | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerNews:
     """Something about a worker.
 
@@ -139,8 +154,14 @@ class Callback:
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         """A trial has trained an epoch; `trial.curve` includes it."""
 
+    def on_trial_interrupted(self, number: int) -> None:
+        """A trial has left its worker without an end: it waits for its next attempt, here or elsewhere."""
+
     def on_trial_end(self, trial: FinishedTrial) -> None:
-        """A trial has ended."""
+        """A trial of this driver has ended."""
+
+    def on_standing(self, standing: Standing) -> None:
+        """The study's other drivers have been looked at, which happens every few seconds."""
 
     def on_message(self, text: str) -> None:
         """Something the user should know: the database is away, a trial is taken over ..."""

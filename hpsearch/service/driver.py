@@ -37,7 +37,7 @@ from hpsearch.service.messages import (
     WorkerExit,
 )
 from hpsearch.service.readiness import Readiness
-from hpsearch.service.records import finished, running, worker_rows
+from hpsearch.service.records import finished, running, standing, worker_rows
 from hpsearch.service.watch import Every, Stops
 
 logger = logging.getLogger(__name__)
@@ -219,6 +219,7 @@ class Driver:
         self._verdicts.pop(number, None)
         if avoid is not None and worker is not None and not self.fleet.is_sound:
             self._doubtful[number] = end, worker
+            self.call("on_trial_interrupted", number)
             return
         self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
 
@@ -236,6 +237,7 @@ class Driver:
     def _requeue(self, number: int, failures: int, avoid: int | None = None) -> None:
         self._verdicts.pop(number, None)  # judged anew when it is resumed
         self.admission.put_back(Postponed(number, failures, avoid))
+        self.call("on_trial_interrupted", number)
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
         facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
@@ -302,8 +304,12 @@ class Driver:
                 exit_status=1,
             )
 
-    def _look_around(self) -> None:
+    def _catch_up(self) -> None:
         self.study.sync()
+        self.call("on_standing", standing(self.study, self.keeper.folder))
+
+    def _look_around(self) -> None:
+        self._catch_up()
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
         self.admission.exhausted = False
@@ -347,6 +353,7 @@ class Driver:
             self._verdicts.pop(number, None)
             self._doubtful.pop(number, None)
             worker = self.fleet.with_trial(number)
+            self.call("on_trial_interrupted", number)
             self.call("on_message", f"trial {number} belongs to another driver now; it is given up here")
             if worker is not None:
                 self.fleet.kill(worker, f"ended: trial {number} belongs to another driver now")
@@ -366,5 +373,5 @@ class Driver:
             return False
         if self.database(self.study.others_unfinished) != 0:
             return False
-        self.database(self.study.sync)  # the last trials of other drivers, one of which may be the best
+        self.database(self._catch_up)  # the last trials of other drivers, one of which may be the best
         return True

@@ -9,8 +9,11 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.search.live import LiveTrial
 from hpsearch.search.study import Study
-from hpsearch.service.callbacks import FinishedTrial, RunningTrial
+from hpsearch.service.callbacks import FinishedTrial, RunningTrial, Standing
 from hpsearch.service.fleet import Fleet, Phase, Worker
+from hpsearch.spec.folders import RunFolder
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
@@ -42,6 +45,26 @@ def finished(trial: FrozenTrial, number: int, is_best: bool, weights: str) -> Fi
         is_best=is_best,
         weights=weights or None,
     )
+
+
+def standing(study: Study, folder: RunFolder) -> Standing:
+    """Returns what callbacks are told of a study as a whole."""
+    counts = study.view.counts
+    return Standing(
+        finished={name: counts[name] for name in FINISHED if counts[name]},
+        stop_reasons=dict(study.view.stop_reasons),
+        best=best(study, folder),
+    )
+
+
+def best(study: Study, folder: RunFolder) -> FinishedTrial | None:
+    """Returns a study's best trial, with its weights where they are kept."""
+    trial = study.view.best
+    if trial is None:
+        return None
+    weights = folder.weights(trial.number)
+    kept = str(weights) if weights.exists() else trial.user_attrs.get("weights") or ""
+    return finished(trial, trial.number, is_best=True, weights=kept)
 
 
 def worker_rows(fleet: Fleet, study: Study) -> str:

@@ -11,19 +11,16 @@ from hpsearch.errors import HpsearchError, LeaseLost
 from hpsearch.search.opening import open_study
 from hpsearch.search.storage import redact
 from hpsearch.search.study import Study
-from hpsearch.service.callbacks import Callback, FinishedTrial, RunSummary, StudyInfo
+from hpsearch.service.callbacks import Callback, RunSummary, StudyInfo
 from hpsearch.service.driver import Driver
 from hpsearch.service.executor import Executor
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.launch import LEAVE, Launch, RunOptions, launch
-from hpsearch.service.records import finished
+from hpsearch.service.records import best, standing
 from hpsearch.service.watch import Stops
-from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import StudySpec
 
 logger = logging.getLogger(__name__)
-
-FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def run(
@@ -108,13 +105,14 @@ def _leave(driver: Driver) -> None:
 
 
 def _info(launched: Launch, study: Study) -> StudyInfo:
+    stands = standing(study, launched.folder)
     described = zip(launched.places, launched.devices, strict=True)
     return StudyInfo(
         spec=launched.spec,
         total=study.total,
-        finished={name: study.view.counts[name] for name in FINISHED if study.view.counts[name]},
-        stop_reasons=dict(study.view.stop_reasons),
-        best=_best(study, launched.folder),
+        finished=stands.finished,
+        stop_reasons=stands.stop_reasons,
+        best=stands.best,
         storage=redact(launched.options.storage),
         folder=str(launched.folder.home),
         workers=tuple(f"worker {place.worker}: {device}" for place, device in described),
@@ -123,14 +121,14 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
 
 def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
     study, stops = driver.study, driver.stops
-    best = _best(study, launched.folder)
-    status = stops.exit_status if stops.exit_status is not None else (0 if best is not None else 1)
+    found = best(study, launched.folder)
+    status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
     return RunSummary(
         study=study.spec.study.name,
         reason=stops.reason or f"all {study.total} trials are finished",
         counts={name: count for name, count in study.view.counts.items() if count},
         stop_reasons=dict(study.view.stop_reasons),
-        best=best,
+        best=found,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
         can_go_on=study.view.board.finished < study.total and not stops.ends_study,
@@ -140,12 +138,3 @@ def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
         folder=str(launched.folder.home),
         storage=redact(launched.options.storage),
     )
-
-
-def _best(study: Study, folder: RunFolder) -> FinishedTrial | None:
-    trial = study.view.best
-    if trial is None:
-        return None
-    weights = folder.weights(trial.number)
-    kept = str(weights) if weights.exists() else trial.user_attrs.get("weights") or ""
-    return finished(trial, trial.number, is_best=True, weights=kept)

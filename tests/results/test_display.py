@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,26 @@ def test_the_reading_of_images_has_a_bar_of_its_own() -> None:
     progress.on_worker(WorkerNews(1, "loading", "reads images: 1,200 of 6,000", 1200, 6000))
     assert "worker 1 reads images: 1,200 of 6,000 ━" in shown(progress)
     progress.on_worker(WorkerNews(1, "ready", "ready on cpu"))
+    assert "reads images" not in shown(progress)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda progress: progress.on_trial_start(running(2, [], worker=1)),
+        lambda progress: progress.on_worker(WorkerNews(1, "loading", "reads images", 6000, 6000)),
+        lambda progress: progress.on_worker(WorkerNews(1, "exit", "killed by SIGKILL")),
+    ],
+)
+def test_the_bar_of_a_worker_that_reads_for_a_trial_goes_with_the_reading(
+    end: Callable[[Progress], None],
+) -> None:
+    progress = Progress()
+    progress.on_study_start(INFO)
+    progress.on_worker(WorkerNews(1, "loading", "reads images: 1,200 of 6,000", 1200, 6000))
+    progress.on_trial_start(running(3, [], worker=0))
+    assert "reads images" in shown(progress)
+    end(progress)
     assert "reads images" not in shown(progress)
 
 
