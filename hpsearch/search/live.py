@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -137,7 +137,7 @@ def as_record(
         value=None if state is TrialState.FAIL else value,
         params=dict(trial.hparams),
         distributions=dict(space),
-        user_attrs=dict(attrs),
+        user_attrs=clean(attrs),
         system_attrs=dict(rungs),
         intermediate_values=dict(enumerate(trial.values(metric), start=1)),
     )
@@ -162,6 +162,29 @@ def end_operations(
         yield writes.SetSystemAttr(trial.trial_id, key, item)
     value = None if record.state is TrialState.FAIL else record.value
     yield writes.Finish(trial.trial_id, record.state, value, datetime.now())
+
+
+def completed(
+    record: FrozenTrial, ticket: int, queue: Iterable[tuple[int, writes.Operation]]
+) -> list[tuple[int, writes.Operation]]:
+    """Makes an end that is not yet written COMPLETE: it is a record after all.
+
+    Args:
+        record: changed in place.
+        queue: with the operations that `end_operations` gave for the ticket.
+
+    Returns:
+        The queue as it is to be written instead.
+    """
+    record.state, record.value = TrialState.COMPLETE, record.user_attrs["score"]
+    changed: list[tuple[int, writes.Operation]] = []
+    for owner, operation in queue:
+        if owner == ticket and isinstance(operation, writes.Finish):
+            operation = replace(operation, state=record.state, value=record.value)
+        infeasible = isinstance(operation, writes.SetSystemAttr) and operation.key not in record.system_attrs
+        if owner != ticket or not infeasible:  # no COMPLETE trial is infeasible
+            changed.append((owner, operation))
+    return changed
 
 
 def clean(attrs: Mapping[str, Any]) -> dict[str, Any]:

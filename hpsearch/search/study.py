@@ -17,7 +17,7 @@ from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search import writes
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, clean, end_operations
+from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, completed, end_operations
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.storage import reading, translated
@@ -93,10 +93,9 @@ class Study:
         return {n: score for n, score in self.view.complete.items() if n not in unwritten}
 
     def has_ended(self, number: int) -> bool:
-        """Says whether a trial's end is in the database."""
-        return self.view.is_finished(number) and all(
-            record.number != number for record in self._ended.values()
-        )
+        """Says whether a trial's end is in the database; of none while the view holds an end that is lost."""
+        unwritten = {record.number for record in self._ended.values()}
+        return not self._stale and self.view.is_finished(number) and number not in unwritten
 
     def sync(self) -> list[FrozenTrial]:
         """Reads in what other drivers did; returns their trials that have finished since.
@@ -141,8 +140,10 @@ class Study:
             self.view.restart(number)
             for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
                 self.view.report(number, epoch, value)
-        for record in self._ended.values():
+        for ticket, record in self._ended.items():
             self._foreign.pop(record.number, None)
+            if self.view.board.is_record(record.user_attrs["score"]):  # perhaps not against what is lost
+                self._queue = completed(record, ticket, self._queue)
             self.view.replace(record)
         self._stale = False
 
@@ -265,7 +266,7 @@ class Study:
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
         found = attributes(trial, verdict, best, end, self.spec.fit, self._chance_loss)
-        attrs = clean(found | dict(facts))
+        attrs = found | dict(facts)
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
@@ -287,6 +288,8 @@ class Study:
         self._data.write(self._storage, self.study_id)
         if not self._queue:
             return False
+        if self._stale:
+            self._rebuild()
         batch = list(self._queue)
         tickets = {ticket for ticket, _ in batch}
         self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
