@@ -175,8 +175,9 @@ def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str
     """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next."""
     repeat = repeat or Repeat()
     pace = f", {summary.epochs} epochs" if summary.epochs else ""
+    reason = summary.reason.partition("\n")[0].rstrip(":")  # the rest is in the error that follows
     lines = [
-        f"{summary.study}: {summary.reason} ({duration(summary.seconds)}{pace})",
+        f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",
         f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
         *_best_lines(summary),
     ]

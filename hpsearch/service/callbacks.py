@@ -115,12 +115,14 @@ class RunSummary:
     """What a run leaves behind.
 
     Attributes:
-        reason: why it ended, one sentence: all trials finished, time is up, stopped by a signal ...
+        reason: why it ended: all trials finished, time is up, stopped by a signal ... An error's own words,
+            of which the first line is a sentence, where it ended with one.
         counts: trials by state over the whole study, RUNNING and WAITING included.
         stop_reasons: finished trials by stop reason.
         can_go_on: whether the study has trials left that another run would train.
         cold: whether a second signal ended it at once.
-        exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal.
+        exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal, the
+            error's own after an error.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
     """
 
@@ -170,7 +172,7 @@ class Callback:
         """Called at least once a second, also when nothing happens."""
 
     def on_study_end(self, summary: RunSummary) -> None:
-        """The run ends, by whatever cause."""
+        """The run ends, by whatever cause; `run` then raises the error, if it was one."""
 
 
 class Calls:

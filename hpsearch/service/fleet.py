@@ -238,5 +238,5 @@ class Fleet:
         if not alive or loop:
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch, the last one "
-                f"{reason}. Its last words:\n{stderr or '(none)'}"
+                f"{reason}, with these last words:\n{stderr or '(none)'}"
             )

@@ -60,6 +60,18 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
         text = f"checkpoint.every_seconds: a crash may cost each running trial {seconds} of training and an epoch"
         driver.call("on_message", text)
     cpu = time.process_time()
+    try:
+        _work(driver)
+    except Exception as error:
+        driver.call("on_study_end", _summary(driver, launched, time.process_time() - cpu, error))
+        raise
+    summary = _summary(driver, launched, time.process_time() - cpu)
+    driver.call("on_study_end", summary)
+    return summary
+
+
+def _work(driver: Driver) -> None:
+    fleet, stops = driver.fleet, driver.stops
     with stops.signals():
         try:
             driver.run()
@@ -69,9 +81,6 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
             else:
                 fleet.dismiss()  # they leave while the end is written and told
             _leave(driver)
-    summary = _summary(driver, launched, time.process_time() - cpu)
-    driver.call("on_study_end", summary)
-    return summary
 
 
 def _absolute(storage: str) -> str:
@@ -119,13 +128,17 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
     )
 
 
-def _summary(driver: Driver, launched: Launch, cpu: float) -> RunSummary:
+def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | None = None) -> RunSummary:
     study, stops = driver.study, driver.stops
     found = best(study, launched.folder)
+    reason = stops.reason or f"all {study.total} trials are finished"
     status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
+    if error is not None:
+        reason = str(error) or type(error).__name__
+        status = error.exit_status if isinstance(error, HpsearchError) else 1
     return RunSummary(
         study=study.spec.study.name,
-        reason=stops.reason or f"all {study.total} trials are finished",
+        reason=reason,
         counts={name: count for name, count in study.view.counts.items() if count},
         stop_reasons=dict(study.view.stop_reasons),
         best=found,

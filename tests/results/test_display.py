@@ -323,6 +323,7 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
         ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # goes on"], "no trial"),
         ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
         ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch best"),
+        ({"reason": "all ended:\nKilled"}, ["digits: all ended (1:23"], "Killed"),
         ({"study": "two words"}, ['hpsearch best "two words"'], "no trial"),
     ],
 )

@@ -1,10 +1,13 @@
 """Workers that die, hang and are given up: what the fleet makes of it, and what the run says."""
 
+import io
+import json
 import time
 
 import pytest
 
 from hpsearch.errors import WorkersFailed
+from hpsearch.results.display import JsonDisplay
 from hpsearch.service import fleet
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.fleet import Fleet
@@ -75,6 +78,17 @@ def test_a_trial_that_kills_its_workers_keeps_their_last_words(tmp_path, sound):
     assert failed["error"] == "Fatal error\n  File model.py\nKilled"
     assert failed["stop_detail"] == "worker 0 killed by SIGSEGV; its last words: Killed"
     assert failed["worker"] == 0
+
+
+def test_a_run_that_ends_with_an_error_tells_its_end(tmp_path):
+    output = io.StringIO()
+    executor = CurveExecutor(lambda run: Script((), "die"), last_words="out of luck")
+    with pytest.raises(WorkersFailed) as raised:
+        run_here(tmp_path, spec_of(), callbacks=[JsonDisplay(output)], executor=executor)
+    last = json.loads(output.getvalue().splitlines()[-1])
+    assert (last["event"], last["exit_status"]) == ("study_end", 1)
+    assert last["reason"] == str(raised.value)
+    assert last["reason"].endswith("killed by SIGSEGV, with these last words:\nout of luck")
 
 
 def staffed(workers=1, stall_timeout=10.0):
