@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _THREADS = 16
 _LARGEST_UPLOAD = 128 * 2**20  # bytes, the dashboard's own limit for artifacts
+# The server takes a whole body before anybody is asked for a name. Files that a page uploads are a third longer
+# in its body; docker/Caddyfile sets the same limit.
+LARGEST_BODY_BEFORE_LOGIN = 8 * 2**20
 _WARM = 5  # the newest studies, of which somebody will want to see one
 _LOOK_EVERY = 2.0  # seconds between looks for studies that were deleted
 
@@ -179,10 +182,16 @@ def _bind(app: Application, access: Access) -> Any:
         app,
         sockets=[listener],
         threads=_THREADS,
-        max_request_body_size=2**20 if access.read_only else _LARGEST_UPLOAD,
+        max_request_body_size=_largest_body(access),
         ident=None,
         **trust,
     )
+
+
+def _largest_body(access: Access) -> int:
+    if access.read_only:
+        return 2**20
+    return _LARGEST_UPLOAD if access.auth is None else LARGEST_BODY_BEFORE_LOGIN
 
 
 def _address(host: str, port: int) -> str:

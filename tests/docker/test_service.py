@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import pytest
 from sqlalchemy.engine import make_url
 
+from hpsearch.results.dashboard import LARGEST_BODY_BEFORE_LOGIN
 from tests.browser import opened_page
 from tests.databases import fresh_database, stored_trials
 from tests.docker.files import DOCKER, PAGE, ROOT, compose
@@ -215,6 +216,15 @@ def test_caddy_serves_the_dashboard_by_tls_that_its_root_vouches_for(site):
     with urlopen(Request(f"{address}/api/studies", headers=login), context=trust, timeout=DEADLINE) as answer:
         assert json.load(answer)["study_summaries"][0]["study_name"] == "digits"
         assert "; Secure" in answer.headers["Set-Cookie"]  # the dashboard believes that it was TLS
+
+
+def test_caddy_takes_no_larger_bodies_than_the_dashboard():
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("no caddy on this machine")
+    config = ["--config", str(DOCKER / "Caddyfile"), "--adapter", "caddyfile"]
+    adapted = subprocess.run([caddy, "adapt", *config], capture_output=True, text=True, check=True).stdout
+    assert f'"max_size":{LARGEST_BODY_BEFORE_LOGIN}' in adapted
 
 
 @pytest.mark.browser

@@ -218,6 +218,16 @@ def test_without_tls_in_front_it_warns(folder):
             assert any("TLS" in warning for warning in dashboard.warnings) == warned
 
 
+def test_no_large_body_is_taken_before_the_login(folder, plain, locked):
+    with ours("--run-folder", folder, "--auth", folder / "users") as server:
+        for port, answer in ((plain.port, b""), (locked.port, b"413"), (server.port, b"413")):
+            with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as connection:
+                head = f"POST /api/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {10 * 2**20}\r\n"
+                connection.sendall(head.encode() + b"\r\n")
+                connection.shutdown(socket.SHUT_WR)  # the one that waits for the body hangs up now
+                assert connection.recv(12)[9:] == answer
+
+
 def test_a_port_in_use_and_a_host_that_is_not_ours_are_said_in_a_sentence(folder, plain):
     url = f"sqlite:///{folder}/hpsearch.db"
     with pytest.raises(UserError, match=f"--port {plain.port}: Address already in use"):
