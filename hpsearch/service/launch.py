@@ -94,8 +94,8 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
             lambda place: _setup(spec, options, folder, place),
             spec.study.stall_timeout,
         )
-        fleet.start_due()
         try:
+            fleet.start_due()
             yield Launch(spec, options, folder, tuple(places), fleet, begun)
         except BaseException:
             fleet.close(timeout=0.0)

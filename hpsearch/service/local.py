@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import BinaryIO
 
+from hpsearch.errors import UserError
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
 from hpsearch.spec.folders import RunFolder
@@ -53,11 +55,8 @@ class LocalExecutor:
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         log = self._folder.worker_log(place.worker)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists() and log.stat().st_size > MOST_LOG:
-            log.unlink()
         ours, theirs = socket.socketpair()
-        with log.open("ab") as stderr, theirs:
+        with _opened(log) as stderr, theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", self._module, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -145,6 +144,24 @@ class LocalExecutor:
         entry.connection.close()
         del self._workers[worker]
         yield WorkerExit(worker, reason, _tail(entry.log, entry.log_start))
+
+
+def _opened(log: Path) -> BinaryIO:
+    """Returns a worker's log for writing at its end, begun anew when it has grown too long.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > MOST_LOG:
+            log.unlink()
+        return log.open("ab")
+    except OSError as error:
+        raise UserError(
+            f"{log.parent}: the workers' logs cannot be written there: {error.strerror}; free some space, make "
+            "it writable, or choose another --run-folder"
+        ) from None
 
 
 def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hpsearch.errors import WorkersFailed
+from hpsearch.errors import UserError, WorkersFailed
 from hpsearch.results.display import JsonDisplay
 from hpsearch.service import fleet
 from hpsearch.service.executor import WorkerPlace
@@ -89,6 +89,19 @@ def test_a_run_that_ends_with_an_error_tells_its_end(tmp_path):
     assert (last["event"], last["exit_status"]) == ("study_end", 1)
     assert last["reason"] == str(raised.value)
     assert last["reason"].endswith("killed by SIGSEGV, with these last words:\nout of luck")
+
+
+def test_workers_that_have_begun_end_when_another_cannot_be_started(tmp_path):
+    class Full(CurveExecutor):
+        def start(self, place, setup):
+            if place.worker == 1:
+                raise UserError("no space")
+            super().start(place, setup)
+
+    executor = Full(falling)
+    with pytest.raises(UserError, match="no space"):
+        run_here(tmp_path, spec_of(), workers=2, executor=executor)
+    assert (executor.starts[0], executor.alive) == (1, set())
 
 
 def staffed(workers=1, stall_timeout=10.0):

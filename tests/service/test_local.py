@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hpsearch.errors import UserError
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.messages import Ready, SetupFailed, Shutdown, WorkerExit, WorkerSetup
@@ -121,3 +122,15 @@ def test_the_real_worker_says_what_the_user_can_mend(tmp_path, tables, error, wo
         assert words in failed.message
     finally:
         executor.close(timeout=5)
+
+
+def test_a_logs_folder_that_cannot_be_made_is_said(tmp_path):
+    folder = RunFolder(tmp_path, "s")
+    folder.home.mkdir()
+    (folder.home / "logs").touch()
+    with pytest.raises(UserError, match=r"s/logs: the workers' logs cannot be written there: File exists"):
+        LocalExecutor(folder).start(WorkerPlace(0), WorkerSetup(0, SPEC))
+    (folder.home / "logs").unlink()
+    folder.worker_log(0).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"s/logs: .* Is a directory; free some space, make it writable, or"):
+        LocalExecutor(folder).start(WorkerPlace(0), WorkerSetup(0, SPEC))
