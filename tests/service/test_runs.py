@@ -1,14 +1,20 @@
 """What a whole run leaves behind: tables that can be repeated, weights that are there."""
 
+import signal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from hpsearch.results.reading import best_trial, reading_study
+from hpsearch.service.callbacks import Callback
+from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import parse_study
+from hpsearch.spec import StudySpec, parse_study
 from hpsearch.spec.folders import attempt_folder
-from hpsearch.spec.trial import TrialRun
+from hpsearch.spec.trial import EpochResult, TrialRun
 from tests.service.curves import CurveExecutor, Script
 
 
@@ -48,3 +54,88 @@ def test_the_best_of_equal_trials_has_its_weights(tmp_path: Path) -> None:
         found = best_trial(study)
     assert found is not None
     assert (found.number, found.weights) == (best.number, best.weights)
+
+
+def digits() -> StudySpec:
+    """A small search with the plain engine: samples depend on what was learnt, some trials are pruned."""
+    return parse_study(
+        {
+            "study": {"name": "s", "trials": 8},
+            "data": {"dataset": "digits", "subset": 0.2},
+            "model": {"name": "mlp", "args": {"hidden": [16], "dropout": 0.2}},
+            "search": {
+                "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
+                "batch_size": [16, 64],
+                "epochs": {"low": 2, "high": 5},
+            },
+            "sampler": {"startup_trials": 3},
+            "pruner": {"name": "median", "startup_trials": 2, "warmup_epochs": 1},
+            "early_stopping": {"patience": 2},
+        }
+    )
+
+
+def table(options: RunOptions) -> list[tuple[Any, ...]]:
+    """All that a study says of its trials, but for times and places."""
+    told = (
+        "score",
+        "best_epoch",
+        "epochs_run",
+        "stop_reason",
+        "stop_detail",
+        "fit",
+        "train_loss",
+        "val_loss",
+    )
+    with reading_study("s", options.storage) as study:
+        return [
+            (
+                trial.number,
+                trial.state,
+                trial.value,
+                trial.params,
+                trial.intermediate_values,
+                trial.user_attrs["metrics_at_best"],
+                [trial.user_attrs[name] for name in told],
+            )
+            for trial in study.trials
+        ]
+
+
+class Interrupt(Callback):
+    """Interrupts the run, as Ctrl-C does, after some of its epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self._left = epochs
+
+    def on_epoch(self, trial: Any, result: EpochResult) -> None:
+        self._left -= 1
+        if self._left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    options = options_in(tmp_path_factory.mktemp("unbroken"))
+    assert run(digits(), options, executor=InProcessExecutor()).exit_status == 0
+    return table(options)
+
+
+def test_the_same_seed_trains_the_same(tmp_path: Path, unbroken: list[tuple[Any, ...]]) -> None:
+    options = options_in(tmp_path)
+    run(digits(), options, executor=InProcessExecutor())
+    assert table(options) == unbroken
+    assert len({str(row[1]) for row in unbroken}) > 1, "some were to be pruned"
+
+
+def test_a_study_interrupted_within_a_trial_trains_what_an_unbroken_one_trains(
+    tmp_path: Path, unbroken: list[tuple[Any, ...]]
+) -> None:
+    options = options_in(tmp_path)
+    for epochs in (5, 6):
+        summary = run(digits(), options, [Interrupt(epochs)], executor=InProcessExecutor())
+        assert summary.can_go_on
+    assert run(digits(), options, executor=InProcessExecutor()).exit_status == 0
+    assert table(options) == unbroken
+    with reading_study("s", options.storage) as study:
+        assert any(trial.user_attrs["attempt"] > 1 for trial in study.trials), "none was interrupted midway"
