@@ -55,17 +55,18 @@ class LocalExecutor:
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         log = self._folder.worker_log(place.worker)
-        ours, theirs = socket.socketpair()
-        with _opened(log) as stderr, theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                pass_fds=(theirs.fileno(),),
-                env=worker_environment(place, os.environ),
-                start_new_session=True,
-            )
+        with _opened(log) as stderr:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", self._module, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                    pass_fds=(theirs.fileno(),),
+                    env=worker_environment(place, os.environ),
+                    start_new_session=True,
+                )
             log_start = stderr.tell()
         connection = Connection(ours.detach())
         self._workers[place.worker] = _Process(process, connection, log, log_start, _oom_kills())
