@@ -180,7 +180,7 @@ def test_repeats_that_break_off_count_nowhere(
     outcome = played(tmp_path, fails, top=2, seeds=3)
     assert outcome.confirmation is not None
     assert outcome.confirmation.notes == (
-        f"trial {best.number}: 1 of 3 repeats were not trained to their end: {reason}",
+        f"trial {best.number}: 1 of 3 repeats broke off: {reason}",
         f"trial {best.number}: val_loss is over 2 repeats instead of 3",
     )
     first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)
@@ -423,7 +423,7 @@ def test_weights_that_are_elsewhere_are_told(tmp_path: Path) -> None:
     next((tmp_path / "runs" / "small.confirm" / "weights").glob("*.safetensors")).unlink()
     found = confirm("small", options).confirmation
     assert found is not None
-    assert any("the weights of 1 repeats are not on this machine" in note for note in found.notes)
+    assert any("the weights of 1 repeat are not on this machine" in note for note in found.notes)
     assert len(found.results[0].test) == 1
 
 

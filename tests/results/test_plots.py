@@ -1,6 +1,7 @@
 """Charts against what is stored: every point, every count; figures that plotly and matplotlib take."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_r
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
 from hpsearch.results.plots.static import draw, draw_figure, write_pngs
 from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.report.page import WIDE
 from tests.results.searches import record_of, search
 
 
@@ -118,6 +120,16 @@ def test_pruned_trials_are_crosses_wherever_trials_are_points(record: StudyRecor
         assert {y for s in points if s.symbol == "x" for y in s.y} == pruned
         assert {y for s in points if s.symbol != "x" for y in s.y}.isdisjoint(pruned)
     assert {s.name: s.symbol for s in hparam_map(record).series}["PRUNED"] == "x"
+
+
+def test_a_single_epoch_is_told_as_one(record: StudyRecord) -> None:
+    told = [text for chart in charts(record) for series in chart.series for text in series.hover or ()]
+    assert any(re.search(r"\b1 epoch\b", text) for text in told)
+    assert not any(re.search(r"\b1 epochs", text) for text in told)
+
+
+def test_what_the_page_draws_wide_is_there(record: StudyRecord) -> None:
+    assert set(WIDE) <= {chart.id for chart in charts(record)}
 
 
 @pytest.mark.parametrize(

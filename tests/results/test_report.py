@@ -13,7 +13,7 @@ from hpsearch.results.compare import comparison_lines, read_studies
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, write_report
-from hpsearch.results.report.content import device_hours, report, saved_epochs
+from hpsearch.results.report.content import report, saved_epochs, worker_hours
 from hpsearch.results.report.document import Document, Section, Table, Text, markdown
 from hpsearch.results.report.page import page
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
@@ -91,7 +91,8 @@ RULES = [
     (rules.few_trials, many(12), "12 trials for 3 hyperparameters are few: raise study.trials to 30"),
     (rules.few_trials, many(30), None),
     (rules.late_best, many(30), "last 29 trials brought nothing better"),
-    (rules.late_best, [*many(30), trial(30, 0.1)], "the 31th of 31.*more trials may help"),
+    (rules.late_best, [*many(30), trial(30, 0.1)], "the 31st of 31.*more trials may help"),
+    (rules.late_best, [*many(111), trial(111, 0.1)], "the 112th of 112"),
     (rules.late_best, [*many(20)[1:], trial(20, 0.1), *(trial(n, 2.0) for n in range(21, 30))], None),
     (rules.one_sided, many(30), "All of the 5 best trials have batch_size = 64"),
     (rules.one_sided, [trial(0, 0.5, hparams={"batch_size": 16}), *many(30)[1:]], None),
@@ -124,14 +125,17 @@ def test_every_rule_is_in_use() -> None:
     assert {rule for rule, _, _ in RULES} == set(rules.RULES)
 
 
-def test_cost_counts_epochs_saved_and_hours_by_device() -> None:
+def test_cost_counts_epochs_saved_and_hours_by_what_workers_train_on() -> None:
     record = study(
         trial(0, 1.0, seconds=3600.0, device="cuda:0"),
         trial(1, 1.0, "PRUNED", stop_reason="pruner", epochs_run=4, seconds=1800.0, device="cuda:1"),
         trial(2, 1.0, "PRUNED", stop_reason="diverged", epochs_run=1, seconds=36.0, device="cpu"),
     )
     assert saved_epochs(record) == 6
-    assert device_hours(record) == pytest.approx({"GPU": 1.5, "CPU worker": 0.01})
+    text = markdown(report(record, {}))
+    assert "| GPU workers' hours of training | 1.5 |" in text
+    assert "the workers' hours, not the GPUs'" in text
+    assert worker_hours(record) == pytest.approx({"GPU": 1.5, "CPU": 0.01})
 
 
 def test_the_report_tells_what_is_stored(folder: Path) -> None:

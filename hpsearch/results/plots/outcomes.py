@@ -14,6 +14,7 @@ from hpsearch.results.plots.chart import (
     Chart,
     Mark,
     Series,
+    epochs,
     figures,
     thin,
     wants_log,
@@ -128,7 +129,7 @@ def _fit_points(fit: str, trials: Sequence[TrialRecord]) -> Series:
         symbol=FIT_SYMBOLS[fit],
         sizes=(8.0,),
         hover=tuple(
-            f"trial {t.number}: {figures(t.score)}, {t.epochs_run} epochs<br>{hparams_text(t.hparams)}"
+            f"trial {t.number}: {figures(t.score)}, {epochs(t.epochs_run)}<br>{hparams_text(t.hparams)}"
             for t in trials
         ),
     )

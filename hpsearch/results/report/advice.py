@@ -175,6 +175,11 @@ def few_trials(record: StudyRecord) -> list[str]:
     ]
 
 
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def late_best(record: StudyRecord) -> list[str]:
     """The best score came very late, or long ago."""
     best, count = record.best, len(record.finished)
@@ -183,7 +188,7 @@ def late_best(record: StudyRecord) -> list[str]:
     place = [trial.number for trial in record.finished].index(best.number) + 1
     if place > 0.9 * count:
         return [
-            f"The best trial was the {place}th of {count}: the search had not settled; more trials may help."
+            f"The best trial was the {_ordinal(place)} of {count}: the search had not settled; more trials may help."
         ]
     if place <= 0.5 * count:
         return [

@@ -208,12 +208,15 @@ def saved_epochs(record: StudyRecord) -> int:
     )
 
 
-def device_hours(record: StudyRecord) -> dict[str, float]:
-    """Returns the hours of training by kind of device: GPU or CPU worker."""
+def worker_hours(record: StudyRecord) -> dict[str, float]:
+    """Returns the workers' hours of training by what they train on.
+
+    They are no device hours: several workers may share a GPU, and one may have several.
+    """
     hours: dict[str, float] = {}
     for trial in record.finished:
         device = str(trial.attrs.get("device", ""))
-        kind = "CPU worker" if device.startswith("cpu") or not device else "GPU"
+        kind = "CPU" if device.startswith("cpu") or not device else "GPU"
         hours[kind] = hours.get(kind, 0.0) + (trial.seconds or 0.0) / 3600
     return hours
 
@@ -224,13 +227,15 @@ def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     states = {state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")}
     epochs, saved = sum(trial.epochs_run for trial in record.finished), saved_epochs(record)
     share = f" ({saved / (epochs + saved):.0%} of what was asked for)" if saved else ""
+    hours = worker_hours(record)
     rows = [
         ("trials", ", ".join(f"{count} {state}" for state, count in states.items() if count)),
         ("epochs trained", f"{epochs:,}"),
         ("epochs saved by stopping", f"{saved:,}{share}"),
-        *((f"{kind} hours of training", f"{hours:.3g}") for kind, hours in device_hours(record).items()),
+        *((f"{kind} workers' hours of training", f"{spent:.3g}") for kind, spent in hours.items()),
     ]
-    table = Table(("cost", "amount"), tuple(rows))
+    note = "Workers may share a GPU, or have several each: these are the workers' hours, not the GPUs'."
+    table = Table(("cost", "amount"), tuple(rows), note if "GPU" in hours else "")
     return (table, picture) if picture is not None else (table,)
 
 

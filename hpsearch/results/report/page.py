@@ -92,7 +92,7 @@ for (const [id, chart] of Object.entries(charts)) {
 window.charts_drawn = true;
 """
 
-WIDE = ("learning-curves", "best-compared", "workers")
+WIDE = ("learning-curves", "workers")
 
 
 def page(document: Document) -> str:
