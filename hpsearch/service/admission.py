@@ -72,15 +72,18 @@ class Admission:
             new.problem = f"{new.failures} attempts in a row (max_attempts) ended with their driver"
         return new
 
-    def next_unfinished(self) -> int | None:
+    def next_unfinished(self, silent_too: bool) -> int | None:
         """Returns the number of a trial that waits, here or because its driver has gone; None without any.
+
+        Args:
+            silent_too: whether drivers that are only silent count as gone.
 
         Raises:
             StorageAway: the database does not answer; the call may be repeated.
         """
         if self._waiting:
             return self._waiting.pop(0).number
-        orphan = self._study.next_trial(self._keeper.has_checkpoint, claim=False)
+        orphan = self._study.next_trial(self._keeper.has_checkpoint, silent_too, claim=False)
         self.exhausted = orphan is None
         return None if orphan is None else orphan.number
 

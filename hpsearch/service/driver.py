@@ -116,7 +116,7 @@ class Driver:
 
     def turn(self) -> None:
         """One round: answers first, then writes, then supervision, then at most one new trial."""
-        for worker in self.fleet.start_due():
+        for worker in self.fleet.start_due() if self.stops.reason is None else ():
             self.call("on_worker", WorkerNews(worker.place.worker, "starting", "starting"))
         messages = self.fleet.receive(self._patience())
         self._look_at_the_clock()
@@ -324,7 +324,7 @@ class Driver:
         able = next((worker for worker in self.fleet.idle() if self.admission.is_possible(worker)), None)
         if able is None:
             return
-        trial = self.database(lambda: self.admission.next(able, self.database.back_for > RETURN))
+        trial = self.database(lambda: self.admission.next(able, self._silent_too))
         if trial is None:
             return
         if trial.problem is not None:
@@ -342,9 +342,14 @@ class Driver:
 
     def _end_one(self) -> None:
         """Ends a trial that waits, of this driver or of one that has gone, with the study."""
-        number = self.database(self.admission.next_unfinished)
+        number = self.database(lambda: self.admission.next_unfinished(self._silent_too))
         if number is not None:
             self._finish(number, self._study_end(), None, None)
+
+    @property
+    def _silent_too(self) -> bool:
+        """Whether silent drivers count as gone: not until they could tell that they live."""
+        return self.database.back_for > RETURN
 
     def _lost(self, error: LeaseLost) -> None:
         numbers = self.study.drop(error.tickets)

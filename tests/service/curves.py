@@ -93,6 +93,9 @@ class CurveExecutor:
     def kill(self, worker: int) -> None:
         self._exit(worker, "killed by SIGKILL")
 
+    def leave(self, worker: int) -> None:
+        self._exit(worker, "exited with status 143")
+
     def close(self, timeout: float) -> None:
         for worker in list(self.alive):
             self._exit(worker, "left")

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from hpsearch.errors import UserError, WorkersFailed
 from hpsearch.results.display import JsonDisplay
 from hpsearch.service import fleet
+from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.messages import Loading, TrialRun, WorkerSetup
@@ -102,6 +105,25 @@ def test_workers_that_have_begun_end_when_another_cannot_be_started(tmp_path):
     with pytest.raises(UserError, match="no space"):
         run_here(tmp_path, spec_of(), workers=2, executor=executor)
     assert (executor.starts[0], executor.alive) == (1, set())
+
+
+def test_no_worker_is_started_again_while_the_run_stops(tmp_path):
+    """SIGTERM reaches all processes: worker 1 leaves by itself, worker 0 is still in its epoch."""
+
+    class Terminated(Callback):
+        def on_epoch(self, trial, result):
+            if result.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                executor.leave(1)
+
+    def script(run):
+        return falling(run) if run.number == 1 else Script((), "hang")
+
+    executor = CurveExecutor(script)
+    spec = spec_of(study={"trials": 4, "grace": 0.3})
+    summary, _ = run_here(tmp_path, spec, workers=2, callbacks=[Terminated()], executor=executor)
+    assert (summary.exit_status, summary.counts) == (143, {"RUNNING": 2})
+    assert executor.starts == {0: 1, 1: 1}
 
 
 def staffed(workers=1, stall_timeout=10.0):

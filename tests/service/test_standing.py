@@ -3,7 +3,9 @@
 import sqlite3
 
 from hpsearch.results.progress import Progress
+from hpsearch.search.study import Study
 from hpsearch.service.callbacks import Callback
+from hpsearch.service.database import Database
 from tests.service.curves import Script, falling
 from tests.service.test_driver import run_here, spec_of
 
@@ -83,3 +85,19 @@ def test_a_trial_that_another_driver_has_is_not_shown_as_running(tmp_path):
     shown = Table()
     run_here(tmp_path, spec_of(study={"trials": 3}), script, callbacks=[shown, Thief()])
     assert shown.shown == frozenset()
+
+
+def test_drivers_that_may_be_back_in_a_moment_keep_their_trials(tmp_path, monkeypatch):
+    """The database was away, so that every driver is silent: also at the study's end their trials are theirs."""
+    asked = []
+
+    def next_trial(self, has_checkpoint, silent_too=True, claim=True):
+        asked.append((silent_too, claim))
+        return whole(self, has_checkpoint, silent_too, claim)
+
+    whole = Study.next_trial
+    monkeypatch.setattr(Study, "next_trial", next_trial)
+    monkeypatch.setattr(Database, "back_for", 1.0)
+    run_here(tmp_path, spec_of(study={"trials": 4, "target_value": 99.0}))
+    assert asked[-1] == (False, False)
+    assert {silent_too for silent_too, _ in asked} == {False}
