@@ -1,6 +1,12 @@
 """What a whole run leaves behind: tables that can be repeated, weights that are there."""
 
+import contextlib
+import json
+import re
 import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,7 @@ from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import Workers
 from hpsearch.service.run import run
 from hpsearch.spec import StudySpec, parse_study
-from hpsearch.spec.folders import attempt_folder
+from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.trial import EpochResult, TrialRun
 from tests.service.curves import CurveExecutor, Script
 
@@ -56,12 +62,12 @@ def test_the_best_of_equal_trials_has_its_weights(tmp_path: Path) -> None:
     assert (found.number, found.weights) == (best.number, best.weights)
 
 
-def digits() -> StudySpec:
+def digits(**data: Any) -> StudySpec:
     """A small search with the plain engine: samples depend on what was learnt, some trials are pruned."""
     return parse_study(
         {
             "study": {"name": "s", "trials": 8},
-            "data": {"dataset": "digits", "subset": 0.2},
+            "data": {"dataset": "digits", "subset": 0.2, **data},
             "model": {"name": "mlp", "args": {"hidden": [16], "dropout": 0.2}},
             "search": {
                 "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
@@ -139,3 +145,50 @@ def test_a_study_interrupted_within_a_trial_trains_what_an_unbroken_one_trains(
     assert table(options) == unbroken
     with reading_study("s", options.storage) as study:
         assert any(trial.user_attrs["attempt"] > 1 for trial in study.trials), "none was interrupted midway"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    # Lazily: weights that were read may still be mapped into memory.
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+class Fill(Callback):
+    """Leaves no room on a disk once there is a checkpoint of a second epoch."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_epoch(self, trial: Any, result: EpochResult) -> None:
+        if result.epoch == 2 and not self.file.exists():
+            with contextlib.suppress(OSError), self.file.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1024))
+
+
+def test_a_study_whose_disk_is_full_goes_on_when_there_is_room(
+    tmp_path: Path, small_disk: Path, unbroken: list[tuple[Any, ...]]
+) -> None:
+    spec, fill = digits(cache=str(tmp_path / "cache")), Fill(small_disk / "fill")
+    options = replace(options_in(tmp_path), run_folder=small_disk)
+    summary = run(spec, options, [fill], executor=InProcessExecutor())
+    assert summary.exit_status == 1
+    assert summary.can_go_on
+    assert re.search(
+        r"cannot be written .*: No space left on device\..* is intact; make room", summary.reason
+    )
+    [trial] = [path for path in RunFolder(small_disk, "s").trials.iterdir() if any(path.glob("*/*.json"))]
+    [record] = [json.loads(path.read_text()) for path in trial.glob("*/checkpoint.json")]
+    assert record["epoch"] == len(record["curve"]) > 0
+    fill.file.unlink()
+    assert run(spec, options, executor=InProcessExecutor()).exit_status == 0
+    assert table(options) == unbroken
