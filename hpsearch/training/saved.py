@@ -199,6 +199,8 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
             f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt "
             "from it (weights of your own training function are loaded by your own code)"
         )
+    if (precision := metadata.get("precision", "float32")) not in devices.PRECISIONS:
+        raise ModelError(f'{path}: it was trained with the precision "{precision}", which is unknown here')
     spec = ModelSpec.model_validate_json(metadata["model"])
     size = int(metadata["height"]), int(metadata["width"])
     model = models.build(spec, int(metadata["channels"]), size, int(metadata["outputs"]), 0, allow)
