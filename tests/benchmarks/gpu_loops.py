@@ -7,11 +7,9 @@ common    what most people write: a data set that makes an image of each array a
           DataLoader, float32, the loss fetched at every step
 """
 
-import contextlib
 import copy
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
 from hpsearch.spec import parse_study
@@ -29,6 +29,7 @@ from hpsearch.training import device as devices
 from hpsearch.training.build import build_engine
 from hpsearch.training.plain import PlainEngine
 
+WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"}
 AUGMENT = [{"name": "crop", "padding": 4}, {"name": "flip", "horizontal": 0.5}]
 
 
@@ -102,18 +103,36 @@ class Ours:
         return result
 
     def waits(self, work: Callable[[], object]) -> int | None:
-        """Counts how often the host waits for the device; None on a CPU."""
+        """Counts by the profiler how often the host waits for the device; None on a CPU."""
         if self.device.type != "cuda":
             return None
-        torch.cuda.synchronize()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                work()
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(one.message) for one in caught)
+        counts = []
+        for profiled in (work, lambda: None):  # the profiler waits too
+            torch.cuda.synchronize()
+            with profile(activities=[ProfilerActivity.CUDA]) as found:
+                profiled()
+            counts.append(sum(one.count for one in found.key_averages() if one.key in WAITS))
+        return counts[0] - counts[1]
+
+    def costliest(self, work: Callable[[], object], count: int) -> list[dict[str, Any]]:
+        """Returns the kernels (on a CPU: the operations) that take most of some work's time."""
+        cuda = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+        with profile(activities=activities) as found:
+            work()
+            if cuda:
+                torch.cuda.synchronize()
+        # Of the operations that launch them, their kernels' time is counted twice.
+        events = [one for one in found.key_averages() if not cuda or one.device_type == DeviceType.CUDA]
+        taken = {
+            one.key: (one.self_device_time_total if cuda else one.self_cpu_time_total, one.count)
+            for one in events
+        }
+        total = sum(microseconds for microseconds, _ in taken.values())
+        return [
+            {"operation": name[:70], "ms": microseconds / 1e3, "share": microseconds / total, "calls": calls}
+            for name, (microseconds, calls) in sorted(taken.items(), key=lambda item: -item[1][0])[:count]
+        ]
 
     def close(self) -> None:
         self.engine.close()
@@ -175,6 +194,14 @@ class Bare:
         return self.steps * self.batch
 
 
+def transform(case: Case, augment: bool = False) -> nn.Module:
+    """Returns what makes a normalised tensor of an image object."""
+    steps: list[nn.Module] = [v2.RandomCrop(case.shape[1], padding=4)] if augment else []
+    steps += [v2.RandomHorizontalFlip()] if augment else []
+    mean, std = [0.5] * case.shape[0], [0.25] * case.shape[0]
+    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
 class Pictures(Dataset[tuple[Tensor, int]]):
     """A data set as torchvision's are: an image object for each array, then its transforms."""
 
@@ -183,12 +210,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             self.images, self.targets = arrays[f"x_{part}"], arrays[f"y_{part}"].tolist()
         grey = case.shape[0] == 1
         self.images = self.images[:, 0] if grey else np.ascontiguousarray(self.images.transpose(0, 2, 3, 1))
-        steps: list[nn.Module] = [v2.RandomCrop(case.shape[1], padding=4)] if augment else []
-        steps += [v2.RandomHorizontalFlip()] if augment else []
-        mean, std = [0.5] * case.shape[0], [0.25] * case.shape[0]
-        self.transform = v2.Compose(
-            [*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-        )
+        self.transform = transform(case, augment)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -200,25 +222,37 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 class Common:
     """The loop of most tutorials.
 
+    A turn is an iteration of its own: `begin` lets the loaders run up, so that what is timed are not batches
+    that they made while others had their turn; at its end they have nothing left to do.
+
     Args:
         model: on the device; it is trained on.
+        steps: to be timed, or a few more: a multiple of what the loaders prefetch.
     """
 
     def __init__(
         self, data: Pictures, model: nn.Module, batch: int, device: torch.device, steps: int, workers: int
     ) -> None:
+        self.ahead = max(1, 2 * workers)  # batches that a DataLoader has in work
+        self.steps = max(1, -(-steps // self.ahead)) * self.ahead
+        drawn = RandomSampler(data, replacement=True, num_samples=(self.ahead + self.steps) * batch)
         self.loader = DataLoader(
-            data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0, drop_last=True,
+            data, batch, sampler=drawn, num_workers=workers, persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
         )  # fmt: skip
-        self.model, self.device, self.steps, self.batch = model.train(), device, steps, batch
+        self.model, self.device, self.batch = model.train(), device, batch
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         self._batches: Iterator[Any] = iter(())
 
+    def begin(self) -> None:
+        """Starts an iteration, and throws away the batches up to those that come at the loaders' pace."""
+        self._batches = iter(self.loader)
+        for _ in range(self.ahead):
+            next(self._batches)
+
     def train(self) -> int:
-        """Trains some steps, going on in its epoch; returns the samples seen."""
-        for _ in range(self.steps):
-            images, targets = self._next()
+        """Trains the batches that are left; returns the samples seen."""
+        for images, targets in self._batches:
             images, targets = images.to(self.device), targets.to(self.device)
             self.optimizer.zero_grad()
             loss = nn.functional.cross_entropy(self.model(images), targets)
@@ -227,11 +261,26 @@ class Common:
             loss.item()
         return self.steps * self.batch
 
-    def _next(self) -> Any:
-        with contextlib.suppress(StopIteration):
-            return next(self._batches)
-        self._batches = iter(self.loader)
-        return next(self._batches)
+
+def as_torch_comes(work: Callable[[], int], tf32: bool = True, benchmark: bool = False) -> Callable[[], int]:
+    """Lets a contestant run with the kernels that torch chooses by itself, repeatable or not.
+
+    Args:
+        tf32: of the study, which is set again afterwards.
+        benchmark: lets cuDNN try its kernels and take the fastest.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def freely() -> int:
+        cudnn.deterministic, cudnn.benchmark = False, benchmark
+        cudnn.allow_tf32, matmul.allow_tf32 = True, False
+        try:
+            return work()
+        finally:
+            devices.choose_repeatable_kernels()
+            devices.allow_tf32(tf32)
+
+    return freely
 
 
 def seconds(work: Callable[[], int], device: torch.device) -> tuple[float, int]:
@@ -249,11 +298,22 @@ def seconds(work: Callable[[], int], device: torch.device) -> tuple[float, int]:
     return start.elapsed_time(end) / 1e3, samples
 
 
-def rates(works: dict[str, Callable[[], int]], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Returns samples per second of each round, the contestants taking turns, after one round of warm-up."""
+def rates(
+    works: Mapping[str, Callable[[], int]],
+    device: torch.device,
+    rounds: int,
+    before: Mapping[str, Callable[[], None]] | None = None,
+) -> dict[str, list[float]]:
+    """Returns samples per second of each round, the contestants taking turns, after one round of warm-up.
+
+    Args:
+        before: what a contestant does before its turn, untimed.
+    """
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
+            if before and name in before:
+                before[name]()
             taken, samples = seconds(work, device)
             if number:
                 found[name].append(samples / taken)

@@ -1,8 +1,9 @@
 """A whole search for `tests/benchmarks/gpu.py`: `hpsearch run` beside plain Optuna with a DataLoader loop.
 
-    python -m tests.benchmarks.gpu_search FILE.npz TRIALS SECONDS DEVICE LOADERS
+    python -m tests.benchmarks.gpu_search DATA TRIALS SECONDS DEVICE LOADERS
 
-is the peer, one process: Optuna with its defaults and the median pruner, validation after each epoch.
+is the peer, one process: Optuna with its defaults and the median pruner, validation after each epoch. The data
+are a .npz file, or the folder of FashionMNIST/.
 """
 
 import json
@@ -23,7 +24,7 @@ name = "bench"
 trials = {trials}
 
 [data]
-dataset = "npz"
+dataset = "{dataset}"
 root = "{data}"
 
 [model]
@@ -42,11 +43,18 @@ name = "median"
 """
 
 
-def ours(data: Path, folder: Path, trials: int, limit: float, flags: list[str]) -> dict[str, Any]:
-    """Runs a whole search by the command, for `limit` seconds at most; returns what became of it."""
+def ours(
+    data: Path, folder: Path, trials: int, limit: float, workers: int, flags: list[str]
+) -> dict[str, Any]:
+    """Runs a whole search by the command, for `limit` seconds at most; returns what became of it.
+
+    Args:
+        workers: that `flags` ask for.
+    """
     file = folder / "bench.toml"
     batches, (low, high) = list(BATCHES), EPOCHS
-    file.write_text(STUDY.format(trials=trials, data=data, batches=batches, low=low, high=high))
+    tables = {"dataset": "FashionMNIST" if data.is_dir() else "npz", "data": data, "trials": trials}
+    file.write_text(STUDY.format(**tables, batches=batches, low=low, high=high))
     command = [
         sys.executable,
         "-m",
@@ -78,7 +86,7 @@ def ours(data: Path, folder: Path, trials: int, limit: float, flags: list[str]) 
         "epochs": summary["epochs"],
         "first_step_s": first_step,
         "driver_cpu_share": summary["driver_seconds"] / summary["seconds"],
-        "not_training_share": 1 - busy / (wall - (first_step or 0.0)),
+        "not_training_share": 1 - busy / workers / (wall - (first_step or 0.0)),
         "best": summary["best"]["score"],
     }
 
@@ -101,13 +109,9 @@ def main() -> None:
     from torch import nn
     from torch.utils.data import DataLoader
 
-    from tests.benchmarks.gpu_loops import CASES, Pictures
-
     data, trials, limit = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     device, loaders = torch.device(sys.argv[4]), int(sys.argv[5])
-    case, began = CASES["cnn"], time.monotonic()
-    case = replace(case, samples=int(data.stem.rpartition("-")[2]))
-    parts = [Pictures(case, data.parent, part=part) for part in ("train", "val")]
+    began, parts = time.monotonic(), pictures(data)
     epochs_run = 0
 
     def objective(trial: optuna.Trial) -> float:
@@ -143,6 +147,21 @@ def main() -> None:
         study.optimize(objective, n_trials=1)
     best = min(v for trial in study.trials for v in trial.intermediate_values.values())
     print(json.dumps({"trials": len(study.trials), "epochs": epochs_run, "best": best}))
+
+
+def pictures(data: Path) -> list[Any]:
+    """Returns the training and the validation part, as torchvision's data sets are."""
+    from torch.utils.data import Subset
+    from torchvision.datasets import FashionMNIST
+
+    from tests.benchmarks.gpu_loops import CASES, Pictures, transform
+
+    if data.is_dir():
+        whole = FashionMNIST(data, transform=transform(CASES["cnn"]))
+        cut = round(len(whole) * 8 / 9)  # as many as of ours: 8 parts of 9 train
+        return [Subset(whole, range(cut)), Subset(whole, range(cut, len(whole)))]
+    case = replace(CASES["cnn"], samples=int(data.stem.rpartition("-")[2]))
+    return [Pictures(case, data.parent, part=part) for part in ("train", "val")]
 
 
 def validated(model: Any, loader: Any, device: Any) -> float:

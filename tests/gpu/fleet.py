@@ -43,6 +43,7 @@ class Crew:
         self.executor = LocalExecutor(RunFolder(folder, "gpu"))
         self.places = places
         self.ready: dict[int, Ready] = {}
+        self._worker_of: dict[int, int] = {}  # trial number: who trains it
         self.results: dict[int, list[EpochResult]] = {}
         self.ends: dict[int, TrialEnd] = {}
         for place in places:
@@ -68,6 +69,7 @@ class Crew:
 
     def train(self, runs: dict[int, TrialRun]) -> None:
         """Lets each worker train its trial to the end; all at the same time."""
+        self._worker_of |= {run.number: worker for worker, run in runs.items()}
         for worker, run in runs.items():
             self.executor.send(worker, run)
         self.until(lambda: all(run.number in self.ends for run in runs.values()))
@@ -101,9 +103,7 @@ class Crew:
                 raise AssertionError(message)
 
     def _answer(self, number: int, epoch: int) -> None:
-        # Trials have the numbers of their workers, or of the only worker.
-        worker = number if number in self.ready else next(iter(self.ready))
-        self.executor.send(worker, Decision(number, epoch, Action.CONTINUE))
+        self.executor.send(self._worker_of[number], Decision(number, epoch, Action.CONTINUE))
 
 
 def run_worker(folder: Path, place: WorkerPlace, run: TrialRun) -> tuple[Ready, list[EpochResult]]:

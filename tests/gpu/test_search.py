@@ -14,7 +14,7 @@ from tests.gpu.trials import GpuData
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[2]
-TRIALS, EPOCHS = 6, 10
+TRIALS, EPOCHS = 8, 10
 
 STUDY = """
 [study]
