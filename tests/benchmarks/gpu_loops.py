@@ -7,7 +7,9 @@ common    what most people write: a data set that makes an image of each array a
           DataLoader, float32, the loss fetched at every step
 """
 
+import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -222,8 +224,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 class Common:
     """The loop of most tutorials.
 
-    A turn is an iteration of its own: `begin` lets the loaders run up, so that what is timed are not batches
-    that they made while others had their turn; at its end they have nothing left to do.
+    What is timed goes at the loaders' own pace: as much is in work at its end as at its beginning, and nothing
+    of it was made while others had their turn.
 
     Args:
         model: on the device; it is trained on.
@@ -235,7 +237,7 @@ class Common:
     ) -> None:
         self.ahead = max(1, 2 * workers)  # batches that a DataLoader has in work
         self.steps = max(1, -(-steps // self.ahead)) * self.ahead
-        drawn = RandomSampler(data, replacement=True, num_samples=(self.ahead + self.steps) * batch)
+        drawn = RandomSampler(data, replacement=True, num_samples=(2 * self.ahead + self.steps) * batch)
         self.loader = DataLoader(
             data, batch, sampler=drawn, num_workers=workers, persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
@@ -244,15 +246,19 @@ class Common:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         self._batches: Iterator[Any] = iter(())
 
-    def begin(self) -> None:
-        """Starts an iteration, and throws away the batches up to those that come at the loaders' pace."""
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Lets the loaders run up before, and run out afterwards."""
         self._batches = iter(self.loader)
         for _ in range(self.ahead):
             next(self._batches)
+        yield
+        for _ in self._batches:
+            pass
 
     def train(self) -> int:
-        """Trains the batches that are left; returns the samples seen."""
-        for images, targets in self._batches:
+        """Trains a turn's steps; returns the samples seen."""
+        for images, targets in itertools.islice(self._batches, self.steps):
             images, targets = images.to(self.device), targets.to(self.device)
             self.optimizer.zero_grad()
             loss = nn.functional.cross_entropy(self.model(images), targets)
@@ -302,19 +308,19 @@ def rates(
     works: Mapping[str, Callable[[], int]],
     device: torch.device,
     rounds: int,
-    before: Mapping[str, Callable[[], None]] | None = None,
+    turns: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] | None = None,
 ) -> dict[str, list[float]]:
     """Returns samples per second of each round, the contestants taking turns, after one round of warm-up.
 
     Args:
-        before: what a contestant does before its turn, untimed.
+        turns: what contestants do before and after their turns, untimed.
     """
+    around = turns or {}
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
-            if before and name in before:
-                before[name]()
-            taken, samples = seconds(work, device)
+            with around.get(name, contextlib.nullcontext)():
+                taken, samples = seconds(work, device)
             if number:
                 found[name].append(samples / taken)
     devices.release(device)

@@ -35,7 +35,7 @@ def _compare(bench: Bench, name: str, case: Case, batch: int, augment: bool) -> 
     pictures = Pictures(case, bench.folder, augment)
     common = Common(pictures, model, batch, bench.device, case.steps // 10, bench.args.loaders)
     works["common"] = as_torch_comes(common.train)
-    timed = rates(works, bench.device, bench.rounds, before={"common": common.begin})
+    timed = rates(works, bench.device, bench.rounds, turns={"common": common.turn})
     found = {who: statistics.median(values) for who, values in timed.items()}
     ours.close()
     row: Row = {
