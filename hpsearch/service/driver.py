@@ -242,7 +242,8 @@ class Driver:
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
         facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
         if worker is not None:
-            facts |= {"worker": worker.place.worker, "device": worker.device}
+            told = end.facts if end is not None else {}  # the engine's word names the GPU's model
+            facts |= {"worker": worker.place.worker, "device": told.get("device", worker.device)}
         if end is not None and end.traceback:
             facts["error"] = end.traceback
         facts["weights"] = self.keeper.keep(number, end.weights if end else None) or ""

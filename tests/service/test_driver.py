@@ -252,6 +252,17 @@ def test_what_is_hopeless_is_not_tried_again(tmp_path):
     assert stored(tmp_path).trials[0].user_attrs["attempt"] == 1
 
 
+def test_a_trial_names_the_device_as_its_engine_does(tmp_path):
+    class Named(CurveExecutor):
+        def _end(self, worker, end):
+            super()._end(worker, replace(end, facts={"device": "cuda:0 NVIDIA H100"}))
+
+    for executor, device in ((Named(falling), "cuda:0 NVIDIA H100"), (CurveExecutor(falling), "cpu")):
+        (tmp_path / device).mkdir()
+        run_here(tmp_path / device, spec_of(study={"trials": 1}), executor=executor)
+        assert stored(tmp_path / device).trials[0].user_attrs["device"] == device
+
+
 def test_hparams_that_do_not_go_together_fail_with_their_sentence(tmp_path):
     search = {"train.momentum": [0.0, 0.9], "train.nesterov": [True, False]}
     with pytest.raises(StudyFileError, match="nesterov"):
