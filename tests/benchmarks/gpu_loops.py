@@ -199,23 +199,32 @@ class Bare:
         return self.steps * self.batch
 
 
-def transform(case: Case, augment: bool = False) -> nn.Module:
+def pictures(path: Path, part: str, augment: bool = False) -> "Pictures":
+    """Returns a part of `random_images`."""
+    with np.load(path) as arrays:
+        return Pictures(arrays[f"x_{part}"], arrays[f"y_{part}"], augment)
+
+
+def transform(channels: int, height: int, augment: bool) -> nn.Module:
     """Returns what makes a normalised tensor of an image object."""
-    steps: list[nn.Module] = [v2.RandomCrop(case.shape[1], padding=4)] if augment else []
+    steps: list[nn.Module] = [v2.RandomCrop(height, padding=4)] if augment else []
     steps += [v2.RandomHorizontalFlip()] if augment else []
-    mean, std = [0.5] * case.shape[0], [0.25] * case.shape[0]
+    mean, std = [0.5] * channels, [0.25] * channels
     return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """A data set as torchvision's are: an image object for each array, then its transforms."""
+    """A data set as torchvision's are: an image object for each array, then its transforms.
 
-    def __init__(self, case: Case, folder: Path, augment: bool = False, part: str = "train") -> None:
-        with np.load(random_images(case, folder)) as arrays:
-            self.images, self.targets = arrays[f"x_{part}"], arrays[f"y_{part}"].tolist()
-        grey = case.shape[0] == 1
-        self.images = self.images[:, 0] if grey else np.ascontiguousarray(self.images.transpose(0, 2, 3, 1))
-        self.transform = transform(case, augment)
+    Args:
+        images: bytes of shape [N, C, H, W].
+    """
+
+    def __init__(self, images: Any, targets: Any, augment: bool = False) -> None:
+        channels, height = images.shape[1:3]
+        self.images = images[:, 0] if channels == 1 else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        self.targets = targets.tolist()
+        self.transform = transform(channels, height, augment)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -9,7 +9,17 @@ from dataclasses import replace
 import torch
 
 from tests.benchmarks.gpu_bench import Bench, Cases, Row
-from tests.benchmarks.gpu_loops import AUGMENT, Bare, Case, Common, Ours, Pictures, as_torch_comes, rates
+from tests.benchmarks.gpu_loops import (
+    AUGMENT,
+    Bare,
+    Case,
+    Common,
+    Ours,
+    as_torch_comes,
+    pictures,
+    random_images,
+    rates,
+)
 
 PROFILED = 50  # steps: the profiler notes each kernel
 OPERATIONS = 12  # of a model, in the profile's table
@@ -32,8 +42,8 @@ def _compare(bench: Bench, name: str, case: Case, batch: int, augment: bool) -> 
         bare = Bare(ours, batch, learner.precision.autocast, learner.memory_format is torch.channels_last)
         works["bare"] = as_torch_comes(bare.train)
     model = copy.deepcopy(learner.model).to(memory_format=torch.contiguous_format)
-    pictures = Pictures(case, bench.folder, augment)
-    common = Common(pictures, model, batch, bench.device, case.steps // 10, bench.args.loaders)
+    data = pictures(random_images(case, bench.folder), "train", augment)
+    common = Common(data, model, batch, bench.device, case.steps // 10, bench.args.loaders)
     works["common"] = as_torch_comes(common.train)
     timed = rates(works, bench.device, bench.rounds, turns={"common": common.turn})
     found = {who: statistics.median(values) for who, values in timed.items()}

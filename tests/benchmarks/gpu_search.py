@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def main() -> None:
 
     data, trials, limit = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     device, loaders = torch.device(sys.argv[4]), int(sys.argv[5])
-    began, parts = time.monotonic(), pictures(data)
+    began, parts = time.monotonic(), both_parts(data)
     epochs_run = 0
 
     def objective(trial: optuna.Trial) -> float:
@@ -149,19 +148,19 @@ def main() -> None:
     print(json.dumps({"trials": len(study.trials), "epochs": epochs_run, "best": best}))
 
 
-def pictures(data: Path) -> list[Any]:
+def both_parts(data: Path) -> list[Any]:
     """Returns the training and the validation part, as torchvision's data sets are."""
-    from torch.utils.data import Subset
-    from torchvision.datasets import FashionMNIST
+    from hpsearch.training.data.arrays import read_idx
+    from tests.benchmarks.gpu_loops import Pictures, pictures
 
-    from tests.benchmarks.gpu_loops import CASES, Pictures, transform
-
-    if data.is_dir():
-        whole = FashionMNIST(data, transform=transform(CASES["cnn"]))
-        cut = round(len(whole) * 8 / 9)  # as many as of ours: 8 parts of 9 train
-        return [Subset(whole, range(cut)), Subset(whole, range(cut, len(whole)))]
-    case = replace(CASES["cnn"], samples=int(data.stem.rpartition("-")[2]))
-    return [Pictures(case, data.parent, part=part) for part in ("train", "val")]
+    if not data.is_dir():
+        return [pictures(data, part) for part in ("train", "val")]
+    images, targets = (
+        read_idx(str(next((data / "FashionMNIST" / "raw").glob(f"train-{kind}-ubyte*"))))
+        for kind in ("images-idx3", "labels-idx1")
+    )
+    cut = len(images) * 8 // 9  # as many as of ours: 8 parts of 9 train
+    return [Pictures(images[part, None], targets[part]) for part in (slice(cut), slice(cut, None))]
 
 
 def validated(model: Any, loader: Any, device: Any) -> float:
