@@ -287,7 +287,7 @@ def ended_line(trial: FinishedTrial, metric: str) -> str:
     detail = f": {trial.detail}" if trial.detail else ""
     best = ", the best so far" if trial.is_best else ""
     return (
-        f"trial {trial.number} {trial.state} after {trial.epochs_run} epochs, "
+        f"trial {trial.number} {trial.state} after {trial.epochs_run} epoch{'s' * (trial.epochs_run != 1)}, "
         f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
     )
 
