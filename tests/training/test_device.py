@@ -158,7 +158,7 @@ def test_the_mode_that_forbids_waiting_is_left_again(monkeypatch: pytest.MonkeyP
 
 
 def test_tf32_is_switched_and_torch_tells_it_by_all_names() -> None:
-    before = torch.backends.cuda.matmul.allow_tf32
+    before = torch.backends.cuda.matmul.fp32_precision == "tf32"
     try:
         for allowed in (True, False, True):
             devices.allow_tf32(allowed)
