@@ -142,6 +142,8 @@ class Study:
                 self.view.report(number, epoch, value)
         for ticket, record in self._ended.items():
             self._foreign.pop(record.number, None)
+            if self.view.is_finished(record.number):
+                continue  # it was committed though the answer was lost: the database's end cannot change
             if self.view.board.is_record(record.user_attrs["score"]):  # perhaps not against what is lost
                 self._queue = completed(record, ticket, self._queue)
             self.view.replace(record)

@@ -94,3 +94,14 @@ def test_what_is_a_record_without_a_lost_end_is_complete(
     assert storage.get_best_trial(study.study_id).value == 0.2
     assert trials[2].system_attrs == trials[0].system_attrs, "no COMPLETE trial is infeasible"
     storage.engine.dispose()
+
+
+def test_an_end_whose_commit_was_not_answered_counts_once(study: Study, database_url: str) -> None:
+    first, second = begin(study), begin(study)
+    end(study, first, 0.5)
+    study._writer.write([op for _, op in study._queue])  # committed, and the answer lost: the queue is kept
+    end(study, second, 0.1)
+    lose(study, database_url, second)
+    assert study.flush()
+    assert study.view.counts[TrialState.COMPLETE.name] == 1
+    assert study.complete_scores() == {first: 0.5}
