@@ -91,7 +91,8 @@ class Fleet:
         self._stall_timeout = stall_timeout
         self._killed: dict[int, str] = {}
         self._spared: set[int] = set()
-        self._died: list[int] = []  # workers in the order of their deaths, since any finished an epoch
+        # Workers, with their trials, in the order of their deaths since any finished an epoch.
+        self._died: list[tuple[int, int | None]] = []
         self.workers = {place.worker: Worker(place) for place in places}
 
     def start_due(self) -> list[Worker]:
@@ -213,7 +214,7 @@ class Fleet:
         if not worker.proven and not spared:
             worker.deaths += 1
             worker.victims.add(worker.number)
-            self._died.append(worker.place.worker)
+            self._died.append((worker.place.worker, worker.number))
         backoff = min(0.5 * 2.0 ** (worker.deaths - 1), MOST_BACKOFF) if worker.deaths > 1 else 0.0
         if worker.deaths >= MOST_DEATHS and (None in worker.victims or len(worker.victims) > 1):
             logger.error(
@@ -233,10 +234,12 @@ class Fleet:
             WorkersFailed: with the last worker's own words.
         """
         alive = {number for number, worker in self.workers.items() if worker.start_at < math.inf}
-        died = [number for number in self._died if number in alive]
-        loop = set(died) == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
-        if not alive or loop:
+        died = [(number, victim) for number, victim in self._died if number in alive]
+        victims = {victim for _, victim in died}
+        loop = {number for number, _ in died} == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
+        # Deaths over one trial alone are that trial's, which has its own limit.
+        if not alive or (loop and (None in victims or len(victims) > 1)):
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch, the last one "
-                f"{reason}, with these last words:\n{stderr or '(none)'}"
+                f"{reason}\nits last words:\n{stderr or '(none)'}"
             )

@@ -70,6 +70,15 @@ def test_a_first_trial_that_always_dies_fails_and_the_others_are_trained(tmp_pat
     assert stored(tmp_path).trials[0].user_attrs["attempt"] == 3
 
 
+def test_one_trial_that_kills_its_workers_more_often_than_a_crash_loop_takes_is_a_failed_trial(tmp_path):
+    def script(run):
+        return Script((), "die") if run.number == 0 else falling(run)
+
+    spec = spec_of(study={"trials": 3, "max_attempts": fleet.LEAST_LOOP + 1})
+    summary, _ = run_here(tmp_path, spec, script)
+    assert summary.counts == {"FAIL": 1, "COMPLETE": 2}
+
+
 @pytest.mark.parametrize("sound", [0, 1])
 def test_a_trial_that_kills_its_workers_keeps_their_last_words(tmp_path, sound):
     def script(run):
@@ -91,7 +100,7 @@ def test_a_run_that_ends_with_an_error_tells_its_end(tmp_path):
     last = json.loads(output.getvalue().splitlines()[-1])
     assert (last["event"], last["exit_status"]) == ("study_end", 1)
     assert last["reason"] == str(raised.value)
-    assert last["reason"].endswith("killed by SIGSEGV, with these last words:\nout of luck")
+    assert last["reason"].endswith("killed by SIGSEGV\nits last words:\nout of luck")
 
 
 def test_workers_that_have_begun_end_when_another_cannot_be_started(tmp_path):
