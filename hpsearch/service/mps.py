@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hpsearch.errors import DeviceError
+from hpsearch.errors import DeviceError, UserError
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.places import VISIBLE
@@ -52,6 +52,7 @@ def shared(
 
     Raises:
         DeviceError: the service is not installed, does not start, or there is no GPU to share.
+        UserError: its folder cannot be made.
     """
     if share not in SHARES:
         raise DeviceError(f'--share: "{share}" is unknown; choose {" or ".join(SHARES)}')
@@ -105,7 +106,12 @@ def _folders(folder: Path, driver: DriverIdentity) -> Iterator[dict[str, str]]:
     """
     folder = folder / driver.id[:8]
     logs, pipes = folder / "log", folder / "pipe"
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--run-folder: {logs} cannot be made: {error.strerror}; choose another folder"
+        ) from None
     with contextlib.ExitStack() as stack:
         if len(str(pipes)) > _LONGEST:
             pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-mps-")))
@@ -113,7 +119,12 @@ def _folders(folder: Path, driver: DriverIdentity) -> Iterator[dict[str, str]]:
         (folder / "part").write_text(json.dumps(record))
         (folder / "part").replace(folder / _RECORD)
         pipes.mkdir(exist_ok=True)
-        yield {PIPES: str(pipes), LOGS: str(logs)}
+        try:
+            yield {PIPES: str(pipes), LOGS: str(logs)}
+        except BaseException:
+            (folder / _RECORD).unlink()  # the service is stopped; its logs may say what was wrong
+            raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop_left_over(control: str, folder: Path, environ: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.errors import DeviceError
+from hpsearch.errors import DeviceError, UserError
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.local import worker_environment
 from hpsearch.service.mps import CONTROL, LOGS, PIPES, shared
@@ -70,6 +70,30 @@ def test_the_service_runs_in_the_runs_own_folder_and_the_workers_find_it(
     stopped = calls()[1]
     assert (stopped["arguments"], stopped["input"].split()[0]) == ([], "quit")
     assert stopped[PIPES] == started[PIPES]
+
+
+def test_a_clean_end_leaves_nothing_and_a_failed_run_its_logs_alone(control: Control, tmp_path: Path) -> None:
+    environ, calls = control()
+    with shared("nvidia-mps", TWO_ON_ONE, tmp_path / "mps", environ):
+        pass
+    assert list((tmp_path / "mps").iterdir()) == []
+    with pytest.raises(KeyError), shared("nvidia-mps", TWO_ON_ONE, tmp_path / "mps", environ):
+        raise KeyError
+    (left,) = (tmp_path / "mps").iterdir()
+    assert sorted(path.name for path in left.iterdir()) == ["log", "pipe"]
+    with shared("nvidia-mps", TWO_ON_ONE, tmp_path / "mps", environ):
+        pass
+    assert len(calls()) == 6, "nothing was left over to be stopped"
+
+
+def test_a_folder_that_cannot_be_made_is_named(control: Control, tmp_path: Path) -> None:
+    environ, _ = control()
+    (tmp_path / "mps").write_text("a file")
+    with (
+        pytest.raises(UserError, match=r"--run-folder: .*mps.* cannot be made: Not a directory; choose"),
+        shared("nvidia-mps", TWO_ON_ONE, tmp_path / "mps", environ),
+    ):
+        raise AssertionError("nothing may begin")
 
 
 def test_it_is_stopped_when_the_run_fails(control: Control, tmp_path: Path) -> None:
