@@ -172,9 +172,14 @@ class Repeat:
 
 
 def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str]:
-    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next."""
+    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
+
+    A run that failed before any trial was finished has only its error to tell, which follows anyway.
+    """
+    if summary.failed and not any(summary.counts.get(state) for state in ("COMPLETE", "PRUNED", "FAIL")):
+        return []
     repeat = repeat or Repeat()
-    pace = f", {summary.epochs} epochs" if summary.epochs else ""
+    pace = f", {summary.epochs} epoch{'s' * (summary.epochs != 1)}" if summary.epochs else ""
     reason = summary.reason.partition("\n")[0].rstrip(":")  # the rest is in the error that follows
     lines = [
         f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",

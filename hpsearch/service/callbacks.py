@@ -121,6 +121,7 @@ class RunSummary:
         stop_reasons: finished trials by stop reason.
         can_go_on: whether the study has trials left that another run would train.
         cold: whether a second signal ended it at once.
+        failed: whether it ended with an error, which the caller is given after this.
         exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal, the
             error's own after an error.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
@@ -139,6 +140,7 @@ class RunSummary:
     storage: str = ""
     can_go_on: bool = False
     cold: bool = False
+    failed: bool = False
 
 
 class Callback:

@@ -146,6 +146,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         exit_status=status,
         can_go_on=study.view.board.finished < study.total and not stops.ends_study,
         cold=stops.cold,
+        failed=error is not None,
         epochs=driver.tally.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

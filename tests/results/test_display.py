@@ -334,6 +334,12 @@ def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str],
     assert missing not in text
 
 
+def test_a_run_that_failed_before_any_trial_was_finished_leaves_the_word_to_its_error() -> None:
+    nothing = summary(failed=True, best=None, counts={"RUNNING": 1}, can_go_on=True)
+    assert closing_lines(nothing) == []
+    assert closing_lines(summary(failed=True))
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [
