@@ -23,6 +23,9 @@ from hpsearch.errors import DeviceError
 
 _MIB = 2**20
 
+_CXX = "clang++" if sys.platform == "darwin" else "g++"
+"""The C++ compiler that torch calls where CXX names none."""
+
 _OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -151,11 +154,13 @@ def resolve(name: str, device: torch.device) -> Precision:
     slower than float32 unless the processor has instructions for it.
 
     Raises:
-        DeviceError: the device cannot train with this type.
+        DeviceError: the device cannot train with this type, or nobody knows it.
     """
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return PRECISIONS["bfloat16" if native else "float32"]
+    if name not in PRECISIONS:  # of a weights file that a newer version wrote
+        raise DeviceError(f'the precision "{name}" is unknown here; known are {", ".join(PRECISIONS)}')
     chosen = PRECISIONS[name]
     if not _trains(chosen, device):
         able = [known for known, precision in PRECISIONS.items() if _trains(precision, device)]
@@ -172,7 +177,7 @@ def require_compiler(device: torch.device) -> None:
     Raises:
         DeviceError: there is none; said before the first batch instead of once per trial, pages long.
     """
-    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", (_CXX,))
     given = os.environ.get(variable)
     if not any(shutil.which(name) for name in ([given] if given else names)):
         raise DeviceError(

@@ -182,13 +182,17 @@ def _gather(work: _Work) -> Confirmation:
 def _on_first_worker(workers: Workers) -> Iterator[None]:
     """Shows this process the GPUs of the first worker alone; CUDA heeds it until it is first used."""
     place = plan(workers, threads=1)[0]
-    before = dict(os.environ)
-    os.environ.update({VISIBLE: ",".join(place.gpus), **place.env})
+    shown = {VISIBLE: ",".join(place.gpus), **place.env}
+    before = {name: os.environ.get(name) for name in shown}
+    os.environ.update(shown)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _test(work: _Work) -> None:
