@@ -71,8 +71,13 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Early stopping by another metric",
         "Early stopping as a callback",
         "The same criteria in a study of your own",
+        "What a stopped trial counts as",
     ),
-    "hyperparameter optimisation": ("Searching",),
+    "hyperparameter optimisation": (
+        "Searching",
+        "When the study is enough",
+        "Checkpoints, and when a crash is too many",
+    ),
     "telling day from night in a photograph": ("Day or night",),
     "comparing models on the test part at the end": ("Comparing models at the end",),
 }
