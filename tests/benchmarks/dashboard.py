@@ -1,6 +1,6 @@
 """Refresh time of the dashboard at 1000 trials x 100 epochs: ours beside Optuna's own command.
 
-    python tests/benchmarks/dashboard.py --json figures.json
+    python -m tests.benchmarks.dashboard --json figures.json
 
 Both serve the same SQLite database over HTTP. `open` is the first answer (all trials; ours begins to remember
 them), `reload` is all trials again, `refresh` is what an open page asks for: the trials from the first one on that
