@@ -5,6 +5,7 @@ import functools
 import gc
 import hashlib
 import importlib.metadata
+import logging
 import math
 import os
 import platform
@@ -15,11 +16,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.nn import functional
 
 from hpsearch.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _MIB = 2**20
 
@@ -185,6 +191,32 @@ def require_compiler(device: torch.device) -> None:
             f"({f'{variable}={given}' if given else ' or '.join(names)} is not on the PATH); "
             'install one (Debian: apt-get install build-essential) or set train.compile = "off"'
         )
+
+
+def halving(
+    attempt: Callable[[int], Result], batch: int, device: torch.device, what: str
+) -> tuple[Result, int]:
+    """Tries with a batch size, and with half of it as long as the memory does not suffice.
+
+    Args:
+        what: is said not to fit, as a warning.
+
+    Returns:
+        What the attempt gave, and the batch size that fitted.
+
+    Raises:
+        torch.OutOfMemoryError: not even one sample fits.
+    """
+    while True:
+        try:
+            return attempt(batch), batch
+        except Exception as error:
+            if batch == 1 or not is_out_of_memory(error):
+                raise
+        # Only here, outside the handler, does nothing hold the failed attempt's tensors any more.
+        release(device)
+        batch = -(-batch // 2)
+        logger.warning("%s does not fit into memory; batches of %d", what, batch)
 
 
 def allow_tf32(allowed: bool) -> None:

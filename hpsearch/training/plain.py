@@ -7,7 +7,6 @@ Legend: N samples of the training part, B batch.
 """
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,8 +24,6 @@ from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.saved import weights_metadata
 from hpsearch.training.slot import Slot
-
-logger = logging.getLogger(__name__)
 
 AT_ONCE = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Bytes of training images, as floats, up to which an epoch's are gathered and normalised in one go."""
@@ -198,22 +195,17 @@ class Training:
             torch.OutOfMemoryError: not even one sample fits.
         """
         learner = self._learner
-        while True:
-            try:
-                return self._validate()
-            except Exception as error:
-                if learner.validation_batch == 1 or not devices.is_out_of_memory(error):
-                    raise
-            devices.release(self._device)
-            learner.validation_batch = -(-learner.validation_batch // 2)
-            logger.warning("validation does not fit into memory; batches of %d", learner.validation_batch)
+        found, learner.validation_batch = devices.halving(
+            self._validate, learner.validation_batch, self._device, "validation"
+        )
+        return found
 
     @torch.no_grad()
-    def _validate(self) -> tuple[dict[str, float], EpochMetrics]:
+    def _validate(self, batch_size: int) -> tuple[dict[str, float], EpochMetrics]:
         data, learner = self._data, self._learner
         counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
         with learner.validating() as predict:
-            batches = cut(len(data.val), learner.validation_batch)
+            batches = cut(len(data.val), batch_size)
             data.expect(data.val, batches)
             for batch in batches:
                 images, targets = data.batch(data.val, batch, learner.dtype)

@@ -5,7 +5,6 @@ Legend: N test samples, B batch, K classes.
 
 import base64
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,6 @@ from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_weights
-
-logger = logging.getLogger(__name__)
 
 BATCH = 256
 MOST_CLASSES = 50  # up to which the confusion matrix is kept
@@ -165,17 +162,12 @@ def _outputs(
 
     Batches that do not fit into memory are halved, as those of the validation are.
     """
-    batch = BATCH
-    while True:
+
+    def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
         counters = EpochMetrics(spec.train, sealed.task, sealed.outputs, device)
-        try:
-            return _all_batches(model, sealed, precision, device, counters, batch), counters
-        except Exception as error:
-            if batch == 1 or not devices.is_out_of_memory(error):
-                raise
-        devices.release(device)
-        batch = -(-batch // 2)
-        logger.warning("the test part does not fit into memory; batches of %d", batch)
+        return _all_batches(model, sealed, precision, device, counters, batch), counters
+
+    return devices.halving(attempt, BATCH, device, "the test part")[0]
 
 
 @torch.inference_mode()
