@@ -23,6 +23,7 @@ from hpsearch.results.progress import (
     Progress,
     Repeat,
     closing_lines,
+    counted,
     counts_text,
     duration,
     hparams_text,
@@ -287,7 +288,7 @@ def ended_line(trial: FinishedTrial, metric: str) -> str:
     detail = f": {trial.detail}" if trial.detail else ""
     best = ", the best so far" if trial.is_best else ""
     return (
-        f"trial {trial.number} {trial.state} after {trial.epochs_run} epoch{'s' * (trial.epochs_run != 1)}, "
+        f"trial {trial.number} {trial.state} after {counted(trial.epochs_run, 'epoch')}, "
         f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
     )
 

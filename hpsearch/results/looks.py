@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from hpsearch.results.delete import Deletion
 from hpsearch.results.listing import StudyRow
-from hpsearch.results.progress import counts_text, duration, hparam, number
+from hpsearch.results.progress import counted, counts_text, duration, hparam, number
 from hpsearch.results.reading import BestTrial
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
 
@@ -100,9 +100,9 @@ def deletion_text(deletion: Deletion) -> str:
     if deletion.folder is not None:
         parts.append(f"{deletion.folder} ({size(deletion.size)})")
     if deletion.artifacts:
-        parts.append(_counted(len(deletion.artifacts), "artifact"))
+        parts.append(counted(len(deletion.artifacts), "artifact"))
     if deletion.openings:
-        parts.append(f"the record of {_counted(deletion.openings, 'opening')} of the test part")
+        parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
     text = ", ".join(parts)
     return text if deletion.linked is None else f"{text}; its confirmation: {deletion_text(deletion.linked)}"
 
@@ -116,10 +116,6 @@ def deletion_warnings(deletion: Deletion) -> list[str]:
         for one in both
         if one.foreign is not None
     ]
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def age(moment: datetime | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.service.callbacks import (
+    FINISHED,
     Callback,
     FinishedTrial,
     RunningTrial,
@@ -87,7 +88,7 @@ class Progress(Callback):
     @property
     def finished(self) -> int:
         """COMPLETE, PRUNED and FAIL together."""
-        return sum(self.states[state] for state in ("COMPLETE", "PRUNED", "FAIL"))
+        return sum(self.states[state] for state in FINISHED)
 
     @property
     def elapsed(self) -> float:
@@ -127,6 +128,11 @@ def sparkline(values: Sequence[float], width: int = 24, blocks: str = BLOCKS) ->
 def number(value: float | None) -> str:
     """Returns a number with four digits that count, or a dash."""
     return "-" if value is None else f"{value:.4g}"
+
+
+def counted(count: int, thing: str) -> str:
+    """Returns "1 epoch" or "3 epochs"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def duration(seconds: float | None) -> str:
@@ -176,10 +182,10 @@ def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str
 
     A run that failed before any trial was finished has only its error to tell, which follows anyway.
     """
-    if summary.failed and not any(summary.counts.get(state) for state in ("COMPLETE", "PRUNED", "FAIL")):
+    if summary.failed and not summary.any_finished:
         return []
     repeat = repeat or Repeat()
-    pace = f", {summary.epochs} epoch{'s' * (summary.epochs != 1)}" if summary.epochs else ""
+    pace = f", {counted(summary.epochs, 'epoch')}" if summary.epochs else ""
     reason = summary.reason.partition("\n")[0].rstrip(":")  # the rest is in the error that follows
     lines = [
         f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",

@@ -78,6 +78,10 @@ class FinishedTrial:
     weights: str | None = None
 
 
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+"""States of finished trials."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a study stands, with what its other drivers did.
@@ -141,6 +145,11 @@ class RunSummary:
     can_go_on: bool = False
     cold: bool = False
     failed: bool = False
+
+    @property
+    def any_finished(self) -> bool:
+        """Whether the study has a finished trial, from this run or from an earlier one."""
+        return any(self.counts.get(state) for state in FINISHED)
 
 
 class Callback:

@@ -216,7 +216,7 @@ class Fleet:
             worker.victims.add(worker.number)
             self._died.append((worker.place.worker, worker.number))
         backoff = min(0.5 * 2.0 ** (worker.deaths - 1), MOST_BACKOFF) if worker.deaths > 1 else 0.0
-        if worker.deaths >= MOST_DEATHS and (None in worker.victims or len(worker.victims) > 1):
+        if worker.deaths >= MOST_DEATHS and _several(worker.victims):
             logger.error(
                 "worker %d is given up: it died %d times in a row", worker.place.worker, worker.deaths
             )
@@ -237,9 +237,13 @@ class Fleet:
         died = [(number, victim) for number, victim in self._died if number in alive]
         victims = {victim for _, victim in died}
         loop = {number for number, _ in died} == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
-        # Deaths over one trial alone are that trial's, which has its own limit.
-        if not alive or (loop and (None in victims or len(victims) > 1)):
+        if not alive or (loop and _several(victims)):
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch, the last one "
                 f"{reason}\nits last words:\n{stderr or '(none)'}"
             )
+
+
+def _several(victims: set[int | None]) -> bool:
+    """Says whether deaths are the workers' own; over one trial alone they are its, which has its own limit."""
+    return None in victims or len(victims) > 1

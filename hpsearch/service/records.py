@@ -9,11 +9,9 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.search.live import LiveTrial
 from hpsearch.search.study import Study
-from hpsearch.service.callbacks import FinishedTrial, RunningTrial, Standing
+from hpsearch.service.callbacks import FINISHED, FinishedTrial, RunningTrial, Standing
 from hpsearch.service.fleet import Fleet, Phase, Worker
 from hpsearch.spec.folders import RunFolder
-
-FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def running(trial: LiveTrial, worker: Worker) -> RunningTrial:

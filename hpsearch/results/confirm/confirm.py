@@ -24,8 +24,9 @@ from hpsearch.results.confirm.stored import (
     set_attrs,
     set_pictures,
 )
-from hpsearch.results.confirm.summary import Confirmation, counted, is_value, ordered, result_of, shortfalls
+from hpsearch.results.confirm.summary import Confirmation, is_value, ordered, result_of, shortfalls
 from hpsearch.results.confirm.words import findings
+from hpsearch.results.progress import counted
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
 from hpsearch.search.opening import SPECIFICATION
@@ -246,7 +247,7 @@ def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[Tria
     if away:
         hosts = ", ".join(sorted({str(trial.attrs.get("host", "another machine")) for trial in away}))
         work.notes.append(
-            f"trial {candidate.trial}: the weights of {counted(len(away))} are not on this machine (trained "
+            f"trial {candidate.trial}: the weights of {counted(len(away), 'repeat')} are not on this machine (trained "
             f"on {hosts}), so that they were not tested"
         )
     return here

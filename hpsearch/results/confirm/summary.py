@@ -8,6 +8,7 @@ from typing import Any
 
 from hpsearch.results.confirm.plan import Candidate
 from hpsearch.results.confirm.statistics import Comparison, Summary, compare, optimism, summarize
+from hpsearch.results.progress import counted
 from hpsearch.results.record import TrialRecord
 
 Values = Mapping[int, Mapping[str, float]]
@@ -192,11 +193,6 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def counted(repeats: int) -> str:
-    """Returns "1 repeat" or "3 repeats"."""
-    return f"{repeats} repeat{'s' * (repeats != 1)}"
-
-
 def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result, ...]:
     """Returns the configurations by their confirmed mean, best first; those without one last."""
     sign = 1.0 if better == "minimize" else -1.0
@@ -219,7 +215,7 @@ def shortfalls(result: Result, trials: Mapping[int, TrialRecord], metric: str, s
             if not is_value(one)
         )
         why = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
-        said.append(f"trial {trial}: {result.failed} of {counted(seeds)} broke off: {why}")
+        said.append(f"trial {trial}: {result.failed} of {counted(seeds, 'repeat')} broke off: {why}")
     if len(have) < seeds:
-        said.append(f"trial {trial}: {metric} is over {counted(len(have))} instead of {seeds}")
+        said.append(f"trial {trial}: {metric} is over {counted(len(have), 'repeat')} instead of {seeds}")
     return said

@@ -130,8 +130,3 @@ def log_ticks(values: Sequence[float | None]) -> list[float]:
 def figures(value: float | None) -> str:
     """Returns a number with four digits that count, or a dash."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def epochs(count: int) -> str:
-    """Returns "1 epoch" or "3 epochs"."""
-    return f"{count} epoch{'s' * (count != 1)}"

@@ -14,12 +14,11 @@ from hpsearch.results.plots.chart import (
     Chart,
     Mark,
     Series,
-    epochs,
     figures,
     thin,
     wants_log,
 )
-from hpsearch.results.progress import hparams_text
+from hpsearch.results.progress import counted, hparams_text
 from hpsearch.results.record import StudyRecord, TrialRecord
 
 REASON_COLORS = {
@@ -129,7 +128,7 @@ def _fit_points(fit: str, trials: Sequence[TrialRecord]) -> Series:
         symbol=FIT_SYMBOLS[fit],
         sizes=(8.0,),
         hover=tuple(
-            f"trial {t.number}: {figures(t.score)}, {epochs(t.epochs_run)}<br>{hparams_text(t.hparams)}"
+            f"trial {t.number}: {figures(t.score)}, {counted(t.epochs_run, 'epoch')}<br>{hparams_text(t.hparams)}"
             for t in trials
         ),
     )

@@ -13,12 +13,12 @@ from hpsearch.results.plots.chart import (
     Mark,
     Scale,
     Series,
-    epochs,
     thin,
     wants_log,
 )
 from hpsearch.results.plots.curves import batch_order
 from hpsearch.results.plots.history import about
+from hpsearch.results.progress import counted
 from hpsearch.results.record import StudyRecord, TrialRecord
 
 MOST_POINTS = 500
@@ -51,7 +51,7 @@ def hparam_map(record: StudyRecord) -> Chart | None:
         y,
         Mark.POINTS,
         sizes=tuple(round(6 + 14 * trial.epochs_run / longest, 1) for trial in shown),
-        hover=tuple(f"{about(trial)}<br>{epochs(trial.epochs_run)}" for trial in shown),
+        hover=tuple(f"{about(trial)}<br>{counted(trial.epochs_run, 'epoch')}" for trial in shown),
         scale=_score_scale(record, shown),
     )
     states = [s for s in ("COMPLETE", "PRUNED") if any(trial.state == s for trial in shown)]
