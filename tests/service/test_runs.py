@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from hpsearch.spec import StudySpec, parse_study
 from hpsearch.spec.folders import RunFolder, attempt_folder
 from hpsearch.spec.trial import EpochResult, TrialRun
 from tests.service.curves import CurveExecutor, Script
+from tests.training.trials import small_disk
 
 
 def options_in(folder: Path, workers: int = 1) -> RunOptions:
@@ -148,18 +148,9 @@ def test_a_study_interrupted_within_a_trial_trains_what_an_unbroken_one_trains(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    # Lazily: weights that were read may still be mapped into memory.
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path, "1m") as folder:
+        yield folder
 
 
 class Fill(Callback):
@@ -176,17 +167,17 @@ class Fill(Callback):
 
 
 def test_a_study_whose_disk_is_full_goes_on_when_there_is_room(
-    tmp_path: Path, small_disk: Path, unbroken: list[tuple[Any, ...]]
+    tmp_path: Path, disk: Path, unbroken: list[tuple[Any, ...]]
 ) -> None:
-    spec, fill = digits(cache=str(tmp_path / "cache")), Fill(small_disk / "fill")
-    options = replace(options_in(tmp_path), run_folder=small_disk)
+    spec, fill = digits(cache=str(tmp_path / "cache")), Fill(disk / "fill")
+    options = replace(options_in(tmp_path), run_folder=disk)
     summary = run(spec, options, [fill], executor=InProcessExecutor())
     assert summary.exit_status == 1
     assert summary.can_go_on
     assert re.search(
         r"cannot be written .*: No space left on device\..* is intact; make room", summary.reason
     )
-    [trial] = [path for path in RunFolder(small_disk, "s").trials.iterdir() if any(path.glob("*/*.json"))]
+    [trial] = [path for path in RunFolder(disk, "s").trials.iterdir() if any(path.glob("*/*.json"))]
     [record] = [json.loads(path.read_text()) for path in trial.glob("*/checkpoint.json")]
     assert record["epoch"] == len(record["curve"]) > 0
     fill.file.unlink()

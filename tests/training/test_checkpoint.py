@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pickle
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hpsearch.errors import CheckpointError
 from hpsearch.spec.trial import EpochResult, TrialRun
 from hpsearch.training import checkpoint as module
 from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
-from tests.training.trials import make_run
+from tests.training.trials import make_run, small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -265,14 +264,7 @@ def test_due_counts_from_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path, "256k") as disk:
         checkpoints = save(make_run(disk), 0.5, size=10_000)
         with pytest.raises(
             CheckpointError, match=r"epoch 2 cannot be written.*No space left.*epoch 1 of this"
@@ -288,6 +280,3 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = Checkpoints(make_run(disk, attempt=2)).newest()
         assert found is not None
         assert found.epoch == 2
-    finally:
-        # Lazily: weights that were read may still be mapped into memory.
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
