@@ -41,6 +41,11 @@ Result = TypeVar("Result")
 # Errors of class OperationalError that waiting cannot mend: they are defects, not absence.
 _DEFECTS = re.compile(r"no such (table|column)|syntax error|has no column|unknown column", re.IGNORECASE)
 _LOST_RACE = re.compile(r"already exists|duplicate|UNIQUE constraint|is locked|deadlock", re.IGNORECASE)
+# SQLite's writers wait for each other, and a suspended process keeps the lock that it holds.
+_HELD = (
+    "database is locked: another process is in the middle of writing; "
+    "was a run suspended (Ctrl-Z)? Let it go on with fg, or end it"
+)
 _LEAST_TRIES = 4
 _MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist", re.IGNORECASE)
 
@@ -360,4 +365,5 @@ def _reason(error: BaseException) -> str:
         return error.strerror
     words = [str(word) for word in error.args if isinstance(word, str) and word.strip()]
     lines = (words[-1] if words else str(error)).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    return _HELD if reason == "database is locked" else reason

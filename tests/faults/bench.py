@@ -182,7 +182,12 @@ class Bench:
 
 def alive(pid: int) -> bool:
     """Says whether a process runs (a zombie does not)."""
+    return process_state(pid) not in "ZX"
+
+
+def process_state(pid: int) -> str:
+    """Returns the letter that the kernel gives a process's state, "X" when there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"

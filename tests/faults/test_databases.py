@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.databases import fresh_database, proxied
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, process_state
 from tests.faults.drivers import share
 
 pytestmark = pytest.mark.timeout(400)
@@ -100,13 +102,23 @@ def test_a_database_that_stays_away_ends_the_run_with_checkpoints(tmp_path):
             bench.end()
 
 
+def suspend(bench: Bench, pid: int) -> None:
+    """Suspends a driver while it has no lock on the SQLite file: with one, nobody could write into it."""
+    path = bench.storage.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # waits for a transaction that the driver is in
+        os.kill(pid, signal.SIGSTOP)
+        bench.wait_for(lambda: process_state(pid) == "T", "suspended", 10)
+        connection.execute("ROLLBACK")
+
+
 @pytest.mark.slow
 def test_a_suspended_driver_gives_up_what_another_has_taken_over(tmp_path):
     bench = Bench(tmp_path, trials=2, epochs=60, seconds=0.1, flags=("--lease-seconds", "3"))
     try:
         sleeper = bench.start()
         bench.wait_for_training(sleeper, epochs=4)
-        os.kill(sleeper.pid, signal.SIGSTOP)
+        suspend(bench, sleeper.pid)
         second = bench.start()
         bench.wait_for_training(second, epochs=6)
         os.kill(sleeper.pid, signal.SIGCONT)

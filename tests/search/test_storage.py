@@ -261,7 +261,7 @@ def test_sqlite_writer_locks_at_the_start_and_readers_do_not_wait(sqlite_url: st
         assert reader.get_all_studies() == []
         with reading(storage) as connection:
             assert connection.scalar(text("SELECT count(*) FROM studies")) == 0
-        with pytest.raises(StorageAway, match=r"study\.db.*locked"), writing(storage):
+        with pytest.raises(StorageAway, match=r"study\.db.*locked.*Ctrl-Z"), writing(storage):
             pass
         with pytest.raises(StorageAway, match="locked"), translated(storage):
             storage.get_all_studies()  # Optuna's own wrapping of the error
