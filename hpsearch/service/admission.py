@@ -16,11 +16,13 @@ class Postponed:
     Attributes:
         failures: attempts in a row without a new checkpoint, with which it is tried again.
         avoid: the worker that has just died of it, or it of the worker: another one is to try.
+        beside: the trials in whose company it found no room: it waits until one of them has left.
     """
 
     number: int
     failures: int
     avoid: int | None = None
+    beside: frozenset[int] = frozenset()
 
 
 class Admission:
@@ -89,6 +91,8 @@ class Admission:
 
     def _waiting_for(self, worker: Worker) -> Postponed | None:
         for waiting in self._waiting:
-            if waiting.avoid != worker.place.worker or not self._fleet.has_others(worker):
+            avoided = waiting.avoid == worker.place.worker and self._fleet.has_others(worker)
+            crowded = waiting.beside and waiting.beside <= self._fleet.beside(worker)
+            if not (avoided or crowded):
                 return waiting
         return None

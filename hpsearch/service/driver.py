@@ -197,14 +197,28 @@ class Driver:
                 verdict = self._verdicts.pop(end.number, Verdict(StopKind.FINISHED))
                 self._finish(end.number, verdict, end, worker)
             case EndKind.OUT_OF_MEMORY:
-                self._finish(end.number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
+                self._on_no_room(end, worker)
             case EndKind.PREEMPTED:
-                self._requeue(end.number, 0 if trial.progress else trial.failures)
+                self._requeue(Postponed(end.number, 0 if trial.progress else trial.failures))
             case EndKind.UNSAVED:
-                self._requeue(end.number, trial.failures)
+                self._requeue(Postponed(end.number, trial.failures))
                 self.stops.stop(end.detail, exit_status=1)
             case EndKind.ERROR:
                 self._on_failure(end, worker)
+
+    def _on_no_room(self, end: TrialEnd, worker: Worker | None) -> None:
+        """Tries a trial again that found no room beside others; alone, or again and again, it is too large."""
+        number, trial = end.number, self.study.live[end.number]
+        failures = trial.failures_with_this
+        beside = self.fleet.beside(worker) if worker is not None else frozenset()
+        if not beside or failures >= self.study.spec.study.max_attempts:
+            self._finish(number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
+            return
+        others = ", ".join(map(str, sorted(beside)))
+        text = f"{end.detail} (attempt {trial.attempt}, beside trials {others})"
+        trial.interruptions.append(text)
+        self.call("on_message", f"trial {number}: {text}; it is tried again when one of them has ended")
+        self._requeue(Postponed(number, failures, beside=beside))
 
     def _on_failure(self, end: TrialEnd, worker: Worker | None, avoid: int | None = None) -> None:
         """Tries a trial again, unless that is hopeless or too many attempts in a row saved nothing new."""
@@ -214,7 +228,7 @@ class Driver:
             self.call(
                 "on_message", f"trial {number}, attempt {trial.attempt}: {end.detail}; it is tried again"
             )
-            self._requeue(number, failures, avoid)
+            self._requeue(Postponed(number, failures, avoid))
             return
         self._verdicts.pop(number, None)
         if avoid is not None and worker is not None and not self.fleet.is_sound:
@@ -234,10 +248,10 @@ class Driver:
                 number, (end, worker) = self._doubtful.popitem()
                 self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
 
-    def _requeue(self, number: int, failures: int, avoid: int | None = None) -> None:
-        self._verdicts.pop(number, None)  # judged anew when it is resumed
-        self.admission.put_back(Postponed(number, failures, avoid))
-        self.call("on_trial_interrupted", number)
+    def _requeue(self, waiting: Postponed) -> None:
+        self._verdicts.pop(waiting.number, None)  # judged anew when it is resumed
+        self.admission.put_back(waiting)
+        self.call("on_trial_interrupted", waiting.number)
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
         facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
@@ -267,7 +281,7 @@ class Driver:
         if trial is not None and trial.attempt == attempt:
             logger.warning("trial %d: worker %d %s\n%s", trial.number, left.worker, reason, left.stderr)
             if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
-                self._requeue(trial.number, trial.failures)
+                self._requeue(Postponed(trial.number, trial.failures))
             else:
                 last_words = f"; its last words: {left.stderr.splitlines()[-1]}" if left.stderr else ""
                 detail = f"worker {left.worker} {reason}{last_words}"

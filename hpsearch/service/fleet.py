@@ -147,6 +147,14 @@ class Fleet:
         """Returns the worker that trains a trial, or None."""
         return next((w for w in self.training() if w.number == number), None)
 
+    def beside(self, worker: Worker) -> frozenset[int]:
+        """Returns the trials that share a worker's memory: on the same GPUs, or all that train on the CPU.
+
+        Other processes on a GPU, such as another study's workers, are not seen.
+        """
+        places = [w for w in self.training() if w is not worker and w.place.gpus == worker.place.gpus]
+        return frozenset(w.number for w in places if w.number is not None)
+
     def kill(self, worker: Worker, reason: str, its_fault: bool = False) -> None:
         """Ends a worker at once; its WorkerExit will carry `reason`.
 
