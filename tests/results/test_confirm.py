@@ -180,11 +180,97 @@ def test_repeats_that_break_off_count_nowhere(
     outcome = played(tmp_path, fails, top=2, seeds=3)
     assert outcome.confirmation is not None
     assert outcome.confirmation.notes == (
-        f"trial {best.number}: 1 of 3 repeats broke off: {reason}",
+        f"trial {best.number}: 1 of 3 repeats broke off: {reason}; confirm again to train what broke off once more",
         f"trial {best.number}: val_loss is over 2 repeats instead of 3",
     )
     first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)
     assert sorted(first.validation) == [0, 2]
+
+
+@pytest.mark.parametrize("kind", [EndKind.ERROR, EndKind.OUT_OF_MEMORY, "die"])
+def test_a_repeat_that_broke_off_is_trained_again(tmp_path: Path, kind: EndKind | str) -> None:
+    search(tmp_path)
+    best = record_of(tmp_path).best
+    assert best is not None
+    ran: list[tuple[int, int | None]] = []
+
+    def once(run: TrialRun) -> Script:
+        ran.append((run.number, run.spec.train.repeat))
+        return Script((), kind) if run.number in lost else anew(run)
+
+    lost = {1}  # repeat 1
+    first = played(tmp_path, once, top=1, seeds=3)
+    assert first.confirmation is not None
+    assert first.confirmation.results[0].failed == 1
+    lost.add(3)
+    for tries in (2, 3):
+        ran.clear()
+        again = played(tmp_path, once, top=1, seeds=3)
+        assert ran == [(tries + 1, 1)]
+    assert again.confirmation is not None
+    (result,) = again.confirmation.results
+    assert (sorted(result.validation), result.failed) == ([0, 1, 2], 0)
+    (note,) = again.confirmation.notes
+    assert note.startswith(f"trial {best.number}: repeat 1 was trained again after it broke off: ")
+    ran.clear()
+    played(tmp_path, once, top=1, seeds=3)
+    assert ran == []
+    linked = record_of(tmp_path, "s.confirm")
+    assert [trial.hparams["train.repeat"] for trial in linked.trials] == [0, 1, 2, 1, 1]
+    broken = [trial for trial in linked.trials if trial.state != "COMPLETE"]
+    assert [trial.number for trial in broken] == [1, 3]
+    assert all(trial.attrs["stop_detail"] for trial in broken)
+    whole = next(candidate for candidate in candidates(record_of(tmp_path), 1))
+    assert repeats(linked, whole)[1].number == 4
+
+
+class Brittle(torch.nn.Linear):
+    """Raises in training while a file is there."""
+
+    def __init__(self, classes: int, file: str) -> None:
+        super().__init__(64, classes)
+        self.file = Path(file)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.file.exists():
+            raise ZeroDivisionError("broken for now")
+        return super().forward(images.flatten(1))
+
+
+def test_a_confirmation_whose_model_was_broken_is_made_good(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    model = {"name": "tests.results.test_confirm:Brittle", "args": {"file": str(broken)}}
+    tree = small_spec(model=model, study={"max_attempts": 1}, confirm={"top": 1, "seeds": 2})
+    options = searched(tmp_path, tree)
+    broken.touch()
+    first = confirm("small", options, executor=InProcessExecutor()).confirmation
+    assert first is not None
+    assert first.results[0].validation == {}
+    assert "broken for now (2); confirm again to train what broke off once more" in first.notes[0]
+    broken.unlink()
+    second = confirm("small", options, executor=InProcessExecutor()).confirmation
+    assert second is not None
+    (result,) = second.results
+    assert sorted(result.validation) == sorted(result.test) == [0, 1]
+    linked = record_of(tmp_path, "small.confirm")
+    assert [trial.state for trial in linked.trials] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    (opening,) = json.loads(attrs_of(tmp_path, "small")["test_openings"])
+    assert opening["models"] == 2
+
+
+def test_what_would_end_alike_is_not_trained_again(tmp_path: Path) -> None:
+    search(tmp_path)
+    ran: list[int] = []
+
+    def diverges(run: TrialRun) -> Script:
+        ran.append(run.number)
+        return Script((float("nan"),)) if run.spec.train.repeat == 1 else anew(run)
+
+    for _ in range(2):
+        outcome = played(tmp_path, diverges, top=1, seeds=2)
+    assert ran == [0, 1]
+    assert outcome.confirmation is not None
+    assert not any("again" in note for note in outcome.confirmation.notes)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +329,7 @@ def test_points_are_outside_of_the_digest(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     few, many = (linked_spec(record, candidates(record, 2), seeds, None) for seeds in (2, 3))
     assert digest(few) == digest(many)
-    longer = linked_spec(record, candidates(record, 3), 2, few)
+    longer = linked_spec(record, candidates(record, 3), 2, replace(record, spec=few, trials=()))
     assert longer.sampler.points[:4] == few.sampler.points
     assert len(longer.sampler.points) == 6
 

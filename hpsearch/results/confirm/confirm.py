@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats
+from hpsearch.results.confirm.plan import REPEAT, SUFFIX, Candidate, candidates, linked_spec, repeats, tries
 from hpsearch.results.confirm.stored import (
     DETAILS,
     RESULTS,
@@ -24,7 +24,14 @@ from hpsearch.results.confirm.stored import (
     set_attrs,
     set_pictures,
 )
-from hpsearch.results.confirm.summary import Confirmation, is_value, ordered, result_of, shortfalls
+from hpsearch.results.confirm.summary import (
+    Confirmation,
+    is_value,
+    ordered,
+    result_of,
+    shortfalls,
+    trained_again,
+)
 from hpsearch.results.confirm.words import findings
 from hpsearch.results.progress import counted
 from hpsearch.results.reading import reading_study
@@ -95,6 +102,8 @@ def confirm(
 ) -> Outcome:
     """Trains the best configurations anew and tests them; goes on where an earlier call stopped.
 
+    What broke off in an earlier call is trained once more.
+
     Args:
         top, seeds: how many configurations and repeats; by default those of `[confirm]`.
         test: whether the test part may be opened.
@@ -135,14 +144,14 @@ def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int 
     count = seeds or (wanted.seeds if wanted else 2)
     before = _linked_before(record, options.storage)
     spec = linked_spec(record, chosen, count, before)
-    if before is not None and before != spec:
+    if before is not None and before.spec is not None and before.spec != spec:
         set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     return _Work(record, tuple(chosen), count, spec, options)
 
 
-def _linked_before(record: StudyRecord, url: str) -> StudySpec | None:
+def _linked_before(record: StudyRecord, url: str) -> StudyRecord | None:
     try:
-        return _read(f"{record.name}.confirm", url).spec
+        return _read(f"{record.name}{SUFFIX}", url)
     except StudyNotFound:
         return None
 
@@ -159,12 +168,12 @@ def _gather(work: _Work) -> Confirmation:
     tested = parse(linked.attrs.get(RESULTS), {})
     results = []
     for candidate in work.chosen:
-        trials = {
-            repeat: trial for repeat, trial in repeats(linked, candidate).items() if repeat < work.seeds
-        }
+        trained = {repeat: found for repeat, found in tries(linked, candidate).items() if repeat < work.seeds}
+        trials = {repeat: found[-1] for repeat, found in trained.items()}
         result = result_of(candidate, trials, tested)
         results.append(result)
         work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
+        work.notes.extend(trained_again(candidate.trial, trained))
     best_first = ordered(results, record.metric, record.better)
     details = parse(linked.attrs.get(f"{DETAILS}{best_first[0].candidate.trial}"), {})
     return Confirmation(

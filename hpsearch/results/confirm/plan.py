@@ -5,9 +5,13 @@ repeat) instead of being sampled, and are trained by the same driver and workers
 differs from the search in three things only: no trial is pruned by comparison with others, early stopping
 (the same) makes no trial PRUNED, and all weights are kept. Trials with the same `train.repeat` draw the
 same initial weights and data order, none of which the search has used.
+
+A repeat that broke off is trained again by the next `hpsearch confirm`, as a further trial of the linked study:
+the failed one stays there, and the newer one counts.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,13 +60,16 @@ def candidates(record: StudyRecord, top: int) -> list[Candidate]:
 
 
 def linked_spec(
-    record: StudyRecord, chosen: Sequence[Candidate], seeds: int, before: StudySpec | None
+    record: StudyRecord,
+    chosen: Sequence[Candidate],
+    seeds: int,
+    before: StudyRecord | None = None,
 ) -> StudySpec:
     """Returns the study that trains each configuration once for each repeat.
 
     Args:
-        before: what the linked study is so far; its points stay where they are, and new ones come behind
-            them, so that more seeds or other candidates can be asked for later.
+        before: the linked study so far; its points stay where they are, and new ones come behind them: for
+            more seeds, for other candidates, and once more for trials that broke off.
 
     Raises:
         DigestMismatch: `before` belongs to another search that had the same name.
@@ -76,19 +83,27 @@ def linked_spec(
         for candidate in chosen
     ]
     spec = _with_points(record.name, record.spec, wanted)
-    if before is None:
+    if before is None or before.spec is None:
         return spec
-    if digest(before) != digest(spec):
-        lines = "\n".join(f"  {line}" for line in differences(before, spec))
+    if digest(before.spec) != digest(spec):
+        lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(
             f'study "{spec.study.name}" confirms another search of the name "{record.name}"; delete it (hpsearch '
             f"delete {spec.study.name}), or restore these fields:\n{lines}"
         )
-    known = [point.model_dump() for point in before.sampler.points]
-    have = {_key(point["hparams"]) for point in known}
-    return _with_points(
-        record.name, record.spec, [*known, *(point for point in wanted if _key(point["hparams"]) not in have)]
-    )
+    known = [point.model_dump() for point in before.spec.sampler.points]
+    have = Counter(_key(point["hparams"]) for point in known)
+    lost = Counter(_key(trial.hparams) for trial in before.trials if broke_off(trial))
+    missing = [point for point in wanted if have[_key(point["hparams"])] <= lost[_key(point["hparams"])]]
+    return _with_points(record.name, record.spec, [*known, *missing])
+
+
+def broke_off(trial: TrialRecord) -> bool:
+    """Says whether another try may end better: a worker that died, an exception, a lack of memory.
+
+    A loss that became infinite is no such end, as the same seed would bring it about again.
+    """
+    return trial.is_finished and (trial.state == "FAIL" or trial.stop_reason in ("error", "out_of_memory"))
 
 
 def _with_points(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> StudySpec:
@@ -104,13 +119,17 @@ def _with_points(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]
 
 
 def repeats(record: StudyRecord, candidate: Candidate) -> dict[int, TrialRecord]:
-    """Returns the finished trials of the linked study that confirm a configuration, by repeat."""
-    wanted = _key({**candidate.hparams, REPEAT: None})
-    return {
-        int(trial.hparams[REPEAT]): trial
-        for trial in record.trials
-        if trial.is_finished and _key({**trial.hparams, REPEAT: None}) == wanted
-    }
+    """Returns the finished trials of the linked study that confirm a configuration, by repeat: the last of each."""
+    return {repeat: trials[-1] for repeat, trials in tries(record, candidate).items()}
+
+
+def tries(record: StudyRecord, candidate: Candidate) -> dict[int, list[TrialRecord]]:
+    """Returns all finished trials for a configuration by repeat, those that broke off first."""
+    wanted, found = _key({**candidate.hparams, REPEAT: None}), dict[int, list[TrialRecord]]()
+    for trial in record.trials:
+        if trial.is_finished and _key({**trial.hparams, REPEAT: None}) == wanted:
+            found.setdefault(int(trial.hparams[REPEAT]), []).append(trial)
+    return found
 
 
 def _key(hparams: Mapping[str, Any]) -> str:

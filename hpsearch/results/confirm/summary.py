@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpsearch.results.confirm.plan import Candidate
+from hpsearch.results.confirm.plan import Candidate, broke_off
 from hpsearch.results.confirm.statistics import Comparison, Summary, compare, optimism, summarize
 from hpsearch.results.progress import counted
 from hpsearch.results.record import TrialRecord
@@ -209,13 +209,29 @@ def shortfalls(result: Result, trials: Mapping[int, TrialRecord], metric: str, s
     trial, have = result.candidate.trial, result.values(metric)
     said = []
     if result.failed:
-        reasons = Counter(
-            str(one.attrs.get("stop_detail") or one.stop_reason)
-            for one in trials.values()
-            if not is_value(one)
+        lost = [one for one in trials.values() if not is_value(one)]
+        again = "; confirm again to train what broke off once more" if any(map(broke_off, lost)) else ""
+        said.append(
+            f"trial {trial}: {result.failed} of {counted(seeds, 'repeat')} broke off: {_why(lost)}{again}"
         )
-        why = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
-        said.append(f"trial {trial}: {result.failed} of {counted(seeds, 'repeat')} broke off: {why}")
     if len(have) < seeds:
         said.append(f"trial {trial}: {metric} is over {counted(len(have), 'repeat')} instead of {seeds}")
     return said
+
+
+def trained_again(trial: int, tries: Mapping[int, Sequence[TrialRecord]]) -> list[str]:
+    """Returns a sentence for each repeat of a configuration that was tried before.
+
+    Args:
+        tries: the linked study's trials by repeat, of which the last one counts.
+    """
+    return [
+        f"trial {trial}: repeat {repeat} was trained again after it broke off: {_why(found[:-1])}"
+        for repeat, found in sorted(tries.items())
+        if len(found) > 1
+    ]
+
+
+def _why(trials: Sequence[TrialRecord]) -> str:
+    reasons = Counter(str(one.attrs.get("stop_detail") or one.stop_reason) for one in trials)
+    return "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items())
