@@ -204,6 +204,14 @@ def test_no_study_leads_its_report_out_of_the_run_folder(invoke: Invoke, studies
     assert invoke("report", name, "--out", "r.html")[:2] == (0, "r.html\n")
 
 
+def test_a_report_of_no_study_names_the_nearest(invoke: Invoke, studies: Path) -> None:
+    make_foreign_study(studies, "proj/exp1")
+    status, output, error = invoke("report", "proj/exp2")
+    assert (status, output) == (2, "")
+    assert error.startswith('error: no study "proj/exp2"')
+    assert "proj/exp1" in error
+
+
 def test_the_list(invoke: Invoke, studies: Path) -> None:
     status, output, _ = invoke("list")
     head, *rows = output.splitlines()

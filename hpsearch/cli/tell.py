@@ -38,7 +38,7 @@ def report(
     from hpsearch.results.report import build_report, write_report
 
     url = storage_url(storage, storage_file, run_folder)
-    name = study_name(study) or open_study(None, url).study_name
+    name = open_study(study_name(study), url).study_name
     if out is None and not makes_folder(name):
         raise UserError(
             f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'

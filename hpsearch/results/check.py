@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hpsearch.errors import HpsearchError, ModelError
+from hpsearch.results.progress import precision_text
 from hpsearch.spec.against import check_study_against
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
@@ -55,6 +56,7 @@ class Report:
     """What a check found.
 
     Attributes:
+        precision: number types that trials compute in, for people; empty where the training function decides.
         data: None for a training function that brings its own.
         space: one row per hyperparameter: name, values, scale.
         seconds: estimate for the whole study with this number of workers if no trial is stopped early; None
@@ -63,6 +65,7 @@ class Report:
 
     spec: StudySpec
     device: str
+    precision: str
     data: DataFacts | None
     probes: tuple[Probe, ...]
     space: tuple[tuple[str, str, str], ...]
@@ -99,7 +102,15 @@ def check_study(
     finally:
         engine.close()
     seconds = estimate(spec, data, probes, workers) if data is not None and probes else None
-    return Report(spec, str(chosen), data, probes, space_table(spec), workers, seconds)
+    precision = _precision(spec, chosen)
+    return Report(spec, str(chosen), precision, data, probes, space_table(spec), workers, seconds)
+
+
+def _precision(spec: StudySpec, device: torch.device) -> str:
+    if spec.train.function is not None:
+        return ""
+    asked = map(str, spec.values_of("train.precision"))
+    return ", ".join(precision_text(name, devices.resolve(name, device).name) for name in asked)
 
 
 def decides_whether_built(name: str) -> bool:

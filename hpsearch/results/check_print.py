@@ -55,7 +55,8 @@ def print_dtypes(device: str) -> None:
 def report_lines(report: Report) -> list[str]:
     """Returns a check's report: data, space, probes, estimate."""
     spec = report.spec
-    lines = [f"{spec.study.name}: {spec.study.trials} trials on {report.device}", ""]
+    place = ", ".join(filter(None, (report.device, report.precision)))
+    lines = [f"{spec.study.name}: {spec.study.trials} trials on {place}", ""]
     lines += (
         _data_lines(report.data)
         if report.data is not None

@@ -154,6 +154,11 @@ def hparam(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def precision_text(asked: str, used: str) -> str:
+    """Returns the number type that a trial computes in, and whether `train.precision` left it to the device."""
+    return f"{used} (auto)" if asked == "auto" else used
+
+
 def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
     """Returns the trials by state and why they stopped, in one line."""
     order = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")

@@ -67,6 +67,23 @@ def test_what_a_run_would_stop_at_is_refused(
         assert open_study("s", url_in(tmp_path)).trials == []
 
 
+@pytest.mark.parametrize(
+    ("search", "tables", "words"),
+    [
+        ({"epochs": [1]}, {}, "s: 10 trials on cpu, float32 (auto)"),
+        ({"epochs": [1]}, {"train": {"precision": "float64"}}, "s: 10 trials on cpu, float64"),
+        ({"train.precision": ["float32", "auto"]}, {}, "s: 10 trials on cpu, float32, float32 (auto)"),
+        ({"epochs": [1]}, {"train": {"function": "tests.training.loops:steady"}}, "s: 10 trials on cpu"),
+    ],
+)
+def test_the_precision_and_whether_the_device_chose_it(
+    tmp_path: Path, search: dict[str, Any], tables: dict[str, Any], words: str
+) -> None:
+    tables = {"data": {"subset": 0.1}, "train": {"epochs": 1}, **tables}
+    report = check_study(study(search, **tables), None, tmp_path, "cpu")
+    assert report_lines(report)[0] == words
+
+
 NORMED: dict[str, Any] = {"name": "mobilenet_v3_small"}
 
 

@@ -125,6 +125,15 @@ def test_every_rule_is_in_use() -> None:
     assert {rule for rule, _, _ in RULES} == set(rules.RULES)
 
 
+def test_the_environment_says_whether_the_precision_was_chosen_by_the_device() -> None:
+    trials = [
+        trial(0, 1.0, precision="bfloat16"),
+        trial(1, 1.0, precision="float32", hparams={"train.precision": "float32"}),
+        trial(2, 1.0, precision="float32", hparams={"train.precision": "auto"}),
+    ]
+    assert "| precision | bfloat16 (auto), float32, float32 (auto) |" in markdown(report(study(*trials), {}))
+
+
 def test_cost_counts_epochs_saved_and_hours_by_what_workers_train_on() -> None:
     record = study(
         trial(0, 1.0, seconds=3600.0, device="cuda:0"),

@@ -9,7 +9,7 @@ import optuna
 from hpsearch.results.notes import space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
-from hpsearch.results.progress import hparam, number
+from hpsearch.results.progress import hparam, number, precision_text
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.advice import advice
 from hpsearch.results.report.confirmed import confirmation_blocks, from_json
@@ -242,7 +242,12 @@ def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
 def _environment(record: StudyRecord) -> tuple[Block, ...]:
     places = {str(trial.attrs["host"]) for trial in record.finished if "host" in trial.attrs}
     devices = {str(trial.attrs["device"]) for trial in record.finished if trial.attrs.get("device")}
-    precisions = {str(trial.attrs["precision"]) for trial in record.finished if trial.attrs.get("precision")}
+    fixed = record.spec.train.precision if record.spec is not None else ""
+    precisions = {
+        precision_text(str(trial.hparams.get("train.precision", fixed)), str(trial.attrs["precision"]))
+        for trial in record.finished
+        if trial.attrs.get("precision")
+    }
     rows = [
         ("storage", record.storage),
         ("hosts", ", ".join(sorted(places))),
