@@ -13,6 +13,22 @@ from tests.browser import chromium
 __all__ = ["chromium"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Runs the whole suite in two processes, file by file, where pytest-xdist is installed.
+
+    Half of the time is spent waiting for the processes, servers and browsers of the tests. A part of the suite
+    runs in this process as usual, and so does all of it with `-n 0`.
+    """
+    if hasattr(config, "workerinput"):  # one of the two
+        return
+    options = config.option
+    is_part = options.keyword or options.markexpr or options.usepdb or options.collectonly
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_part
+    if is_whole and getattr(options, "numprocesses", 0) is None:
+        options.numprocesses, options.dist, options.loadscopereorder = 2, "loadfile", False
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database: one test each on SQLite, PostgreSQL and MariaDB or MySQL."""

@@ -40,7 +40,7 @@ def progress(bench: Bench, epochs: int) -> None:
 @pytest.mark.slow
 def test_running_trials_go_on_while_the_database_is_away(server_url, tmp_path):
     with proxied(server_url) as line:
-        bench = Bench(tmp_path, trials=4, epochs=60, seconds=0.1, workers=2, storage=line.url)
+        bench = Bench(tmp_path, trials=4, epochs=40, seconds=0.1, workers=2, storage=line.url)
         try:
             driver = bench.start()
             bench.wait_for_training(driver, epochs=4)
@@ -85,7 +85,7 @@ def test_drivers_that_live_keep_their_trials_over_an_outage_longer_than_their_le
 def test_a_database_that_stays_away_ends_the_run_with_checkpoints(tmp_path):
     with fresh_database("postgresql", tmp_path) as url, proxied(url) as line:
         bench = Bench(
-            tmp_path, trials=2, epochs=80, seconds=0.1, storage=line.url, flags=("--storage-timeout", "3")
+            tmp_path, trials=2, epochs=60, seconds=0.1, storage=line.url, flags=("--storage-timeout", "3")
         )
         try:
             driver = bench.start()
