@@ -7,12 +7,15 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import select
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import SUFFIX
 from hpsearch.search.opening import is_ours
-from hpsearch.search.storage import open_storage, redact, translated
+from hpsearch.search.storage import open_storage, reading, redact, translated
+from hpsearch.search.writes import TRIALS, VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,22 @@ def metric_name(study: optuna.Study) -> str:
     return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
 
 
+def _first_of_equal(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
+    """Returns the first of the COMPLETE trials that are as good as this one, of which a database gives any.
+
+    Asks the database, as Optuna would read all trials with their curves: seconds for thousands of them.
+    """
+    storage = study._storage
+    database = storage._backend if isinstance(storage, _CachedStorage) else storage
+    assert isinstance(database, RDBStorage)
+    complete = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.state == TrialState.COMPLETE)
+    query = select(TRIALS.c.trial_id, VALUES.c.value).join(VALUES).where(complete).order_by(TRIALS.c.number)
+    with reading(database) as connection:
+        equal = (one for one, value in connection.execute(query) if value == trial.value)
+        first = next(equal, trial._trial_id)
+    return database.get_trial(first)
+
+
 def best_trial(study: optuna.Study) -> BestTrial | None:
     """Returns the best COMPLETE trial, of equal ones the first, whose weights are kept; or None."""
     try:
@@ -106,10 +125,8 @@ def best_trial(study: optuna.Study) -> BestTrial | None:
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
     ours = is_ours(study.user_attrs)
-    if ours:  # of equal ones a database gives any
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        equal = (one for one in complete if one.values == trial.values)
-        trial = min(equal, key=lambda one: one.number)
+    if ours:
+        trial = _first_of_equal(study, trial)
     attrs = trial.user_attrs
     known = attrs if ours else {}  # others may mean anything by these names
     return BestTrial(
