@@ -1,42 +1,53 @@
 """Workers as threads of this process, over the same pipes and the same loop: for tests."""
 
 import contextlib
+import os
+import socket
 import threading
 import time
-from multiprocessing import Pipe
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
 from hpsearch.service.worker import serve
 
+PATIENCE = 1.0  # seconds in which a thread must have ended after its pipe was closed, from either side
+
+
+@dataclass(slots=True)
+class _Thread:
+    thread: threading.Thread
+    connection: Connection
+    killed: bool = False
+
 
 class InProcessExecutor:
-    """Runs workers in threads. `kill` can only ask a thread to leave."""
+    """Runs workers in threads, which see this process's environment: GPUs and threads of places mean nothing.
+
+    No thread can be ended from outside. `kill` hangs up: the thread ends with the epoch that it is in, and
+    nothing of that is heard.
+    """
 
     def __init__(self) -> None:
-        self._threads: dict[int, threading.Thread] = {}
-        self._connections: dict[int, Connection] = {}
+        self._workers: dict[int, _Thread] = {}
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
-        ours, theirs = Pipe()
-        thread = threading.Thread(
-            target=_serve, args=(theirs, setup), name=f"hpsearch-worker-{place.worker}", daemon=True
-        )
-        self._threads[place.worker], self._connections[place.worker] = thread, ours
+        ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+        name = f"hpsearch-worker-{place.worker}"
+        thread = threading.Thread(target=_serve, args=(theirs, setup), name=name, daemon=True)
+        self._workers[place.worker] = _Thread(thread, ours)
         thread.start()
 
     def send(self, worker: int, message: ToWorker) -> None:
-        connection = self._connections.get(worker)
-        if connection is None:
+        entry = self._workers.get(worker)
+        if entry is None:
             return
-        try:
-            connection.send(message)
-        except OSError:  # the thread has ended: receive() tells so
-            return
+        with contextlib.suppress(OSError):  # the thread has ended: receive() tells so
+            entry.connection.send(message)
 
     def receive(self, timeout: float) -> list[FromWorker]:
-        owners = {connection: worker for worker, connection in self._connections.items()}
+        owners = {entry.connection: worker for worker, entry in self._workers.items()}
         messages: list[FromWorker] = []
         if not owners:
             time.sleep(timeout)
@@ -52,20 +63,32 @@ class InProcessExecutor:
         return messages
 
     def kill(self, worker: int) -> None:
-        if worker in self._connections:
-            self.send(worker, Shutdown())
+        entry = self._workers.get(worker)
+        if entry is not None and not entry.killed:
+            entry.killed = True
+            pipe = socket.socket(fileno=os.dup(entry.connection.fileno()))
+            with pipe, contextlib.suppress(OSError):  # the thread has ended
+                pipe.shutdown(socket.SHUT_RDWR)  # what has been sent can still be read
 
     def close(self, timeout: float) -> None:
-        for worker in list(self._connections):
+        for worker in list(self._workers):
             self.send(worker, Shutdown())
         deadline = time.monotonic() + timeout
-        while self._connections and time.monotonic() < deadline:
+        while self._workers and time.monotonic() < deadline:
+            self.receive(0.05)
+        for worker in list(self._workers):
+            self.kill(worker)
+        while self._workers:
             self.receive(0.05)
 
     def _bury(self, worker: int) -> WorkerExit:
-        self._connections.pop(worker).close()
-        self._threads.pop(worker).join(timeout=5.0)
-        return WorkerExit(worker, "left")
+        entry = self._workers.pop(worker)
+        entry.connection.close()
+        entry.thread.join(PATIENCE)
+        if not entry.killed:
+            return WorkerExit(worker, "left")
+        lives = ", but its thread has not ended yet" if entry.thread.is_alive() else ""
+        return WorkerExit(worker, f"was killed{lives}")
 
 
 def _serve(connection: Connection, setup: WorkerSetup) -> None:

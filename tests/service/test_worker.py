@@ -222,31 +222,6 @@ class TestDecisions:
         assert isinstance(started, TrialStarted)
         return started
 
-    @pytest.mark.parametrize(
-        ("action", "kind"), [(Action.STOP, EndKind.STOPPED), (Action.PREEMPT, EndKind.PREEMPTED)]
-    )
-    def test_no_epoch_is_trained_after_the_end(
-        self, driver: Driver, tmp_path: Path, action: Action, kind: EndKind
-    ) -> None:
-        self.begin(driver, tmp_path)
-        driver.decide(driver.expect(EpochResult), action)
-        assert driver.expect(TrialEnd).kind is kind
-        started = self.begin(driver, tmp_path, attempt=2)
-        assert [result.epoch for result in started.curve] == [1]
-
-    def test_a_resumed_trial_waits_for_the_judgement_of_its_last_epoch(
-        self, driver: Driver, tmp_path: Path
-    ) -> None:
-        self.begin(driver, tmp_path)
-        driver.decide(driver.expect(EpochResult), Action.PREEMPT)
-        driver.expect(TrialEnd)
-        started = self.begin(driver, tmp_path, attempt=2)
-        assert not driver.connection.poll(0.2)
-        driver.decide(started.curve[-1], Action.STOP)
-        end = driver.expect(TrialEnd)
-        assert (end.kind, end.attempt) == (EndKind.STOPPED, 2)
-        assert end.weights is not None
-
     def test_a_trial_resumed_behind_its_last_epoch_finishes(self, driver: Driver, tmp_path: Path) -> None:
         self.begin(driver, tmp_path)
         for action in (Action.CONTINUE, Action.CONTINUE, Action.PREEMPT):
@@ -303,15 +278,6 @@ def test_an_error_ends_the_trial_and_not_the_worker(
     assert "hiden" in end.detail
     results, end = driver.train_to_the_end(make_run(tmp_path, number=1, **MLP))
     assert (len(results), end.kind) == (3, EndKind.FINISHED)
-
-
-def test_a_bug_in_a_training_function(serve_in_thread: Callable[..., Driver], tmp_path: Path) -> None:
-    driver = serve_in_thread(**loop("raises"))
-    driver.expect(Ready)
-    results, end = driver.train_to_the_end(make_run(tmp_path, **loop("raises")))
-    assert (len(results), end.kind, end.hopeless) == (1, EndKind.ERROR, False)
-    assert end.detail.startswith("ZeroDivisionError")
-    assert "loops.py" in end.traceback
 
 
 @pytest.mark.parametrize(
