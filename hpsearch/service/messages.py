@@ -2,7 +2,8 @@
 
     driver                                   worker
       |  WorkerSetup  ---------------------->
-      |  <---------------------------------  Waiting                    while its GPU is too full, now and then
+      |  <---------------------------------  Waiting                    while its GPU is too full, or another
+      |                                                                  process prepares its images
       |  <---------------------------------  Loading                    while it reads images for the first time
       |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
       |  TrialRun  ------------------------>
@@ -89,7 +90,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A worker cannot begin yet, and says why; it goes on waiting until it can, or is told to leave."""
+    """A worker cannot go on yet, and says why, now and then; it does so by itself as soon as it can.
+
+    Before it is Ready it may wait for room on its GPU; then, and in a trial with images of a new size, for
+    another process that prepares the same images.
+    """
 
     worker: int
     text: str

@@ -23,6 +23,7 @@ class Readiness:
         self._data: DataFacts | None = None
         self._someone_was_ready = False
         self._failed: set[int] = set()
+        self._reasons: dict[int, str] = {}
 
     def hear(self, message: Waiting | Loading | Ready | SetupFailed) -> None:
         """Acts on one message.
@@ -33,7 +34,9 @@ class Readiness:
         """
         match message:
             case Waiting(worker, text):
-                self._call("on_worker", WorkerNews(worker, "waiting", text))
+                if self._reasons.get(worker) != text:  # again and again it is only a sign of life
+                    self._reasons[worker] = text
+                    self._call("on_worker", WorkerNews(worker, "waiting", text))
             case Loading(worker, done, total):
                 text = f"reads images: {done:,} of {total:,}"
                 self._call("on_worker", WorkerNews(worker, "loading", text, done, total))
@@ -41,6 +44,7 @@ class Readiness:
                 if message.data is not None:
                     self._check_data(message.data)
                 self._someone_was_ready = True
+                self._reasons.pop(message.worker, None)
                 text = f"ready on {device} after {message.seconds:.1f} s"
                 self._call("on_worker", WorkerNews(worker, "ready", text))
             case SetupFailed():

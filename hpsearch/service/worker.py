@@ -105,7 +105,9 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
     try:
         if not wait_for_room(pipe, setup, terminated, probe_of(setup)):
             return
-        engine, ready = prepare(setup, began, teller(pipe, setup.worker))
+        engine, ready = prepare(
+            setup, began, teller(pipe, setup.worker), lambda text: pipe.send(Waiting(setup.worker, text))
+        )
     except Exception as error:
         logger.exception("worker %d cannot begin", setup.worker)
         pipe.send(setup_failed(setup, error))
@@ -173,12 +175,16 @@ def teller(pipe: Pipe, worker: int) -> Callable[[int, int], None]:
 
 
 def prepare(
-    setup: WorkerSetup, began: float, progress: Callable[[int, int], None] | None = None
+    setup: WorkerSetup,
+    began: float,
+    progress: Callable[[int, int], None] | None = None,
+    waits: Callable[[str], None] | None = None,
 ) -> tuple[Engine, Ready]:
     """Imports torch, finds the device, loads the data and chooses the engine.
 
     Args:
         progress: called with the numbers of images read and of all, if they must be read.
+        waits: called with a sentence, now and then, while another process prepares the same images.
 
     Raises:
         HpsearchError: the device is not there, the data cannot be loaded, or the model cannot be built.
@@ -188,7 +194,9 @@ def prepare(
     from hpsearch.training.build import build_corners, build_engine
 
     chosen = device.choose(setup.device)
-    engine, facts = build_engine(setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress)
+    engine, facts = build_engine(
+        setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress, waits
+    )
     if setup.spec.train.function is None:
         build_corners(engine, setup.spec, lambda name: name == "model.name")
     ready = Ready(

@@ -27,6 +27,7 @@ def build_engine(
     cache: str = "runs/cache",
     allow: tuple[str, ...] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    waits: Callable[[str], None] | None = None,
 ) -> tuple[Engine, DataFacts | None]:
     """Loads a study's data and returns the engine for its trials, with the facts of the data.
 
@@ -34,6 +35,7 @@ def build_engine(
         data_root: overrides `spec.data.root`.
         allow: top-level modules that the study may name; None trusts all.
         progress: called with the numbers of images read and of all, if they must be read.
+        waits: called with a sentence, now and then, while another process prepares the same images.
 
     Raises:
         HpsearchError: the data, the training function or a file of weights cannot be loaded, or the device
@@ -44,7 +46,13 @@ def build_engine(
     loaded = None
     if spec.data.dataset != "none":
         loaded = data.load(
-            spec.data, root=data_root, cache=Path(cache), allow=allow, device=device, progress=progress
+            spec.data,
+            root=data_root,
+            cache=Path(cache),
+            allow=allow,
+            device=device,
+            progress=progress,
+            waits=waits,
         )
     facts = loaded.facts if loaded else None
     if spec.train.function is not None:

@@ -85,6 +85,8 @@ class Crew:
         match message:
             case Loading():
                 pass  # images that are not in the cache yet
+            case Waiting() if "images" in message.text:
+                pass  # which another worker reads
             case Ready():
                 self.ready[message.worker] = message
             case EpochResult():

@@ -12,7 +12,7 @@ from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.spec.folders import SAMPLES, split_entry
 from hpsearch.training.data import pixels, sources, splits
-from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import (
     HASH_BYTES,
     PARTS,
@@ -59,18 +59,20 @@ def assemble(
     cache: Path,
     allow: Sequence[str] | None = None,
     progress: Progress | None = None,
+    waits: Waits | None = None,
 ) -> Assembly:
     """Finds and splits the data of a study.
 
     Args:
         root: overrides `spec.root`.
+        waits: told when another process prepares the same images.
 
     Raises:
         DataError: the data are missing, corrupt, or cannot be split as asked.
     """
     folder = Path(root or spec.root or "data")
     allowed = None if allow is None else tuple(allow)
-    storage = open_cache(spec, cache)
+    storage = open_cache(spec, cache, waits)
     found = sources.catalogue(spec, folder, storage, allowed, progress)
     rows = splits.split(found, spec.split)
     rows, duplicates = _handle_duplicates(found, rows, spec)
@@ -161,9 +163,9 @@ def _divide(assembly: Assembly, spec: DataSpec, cache: Cache, progress: Progress
     drop_copies(cache, images.size, kept)
 
 
-def open_cache(spec: DataSpec, folder: Path) -> Cache:
+def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cache:
     """Returns the cache of decoded images that a study uses."""
-    return Cache(Path(spec.cache) if spec.cache else folder, spec.cache_limit_gb)
+    return Cache(Path(spec.cache) if spec.cache else folder, spec.cache_limit_gb, waits)
 
 
 def _balance(found: Catalogue) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,16 @@ if sys.platform != "win32":
 
 logger = logging.getLogger(__name__)
 
+Waits = Callable[[str], None]
+"""Called with a sentence, now and then, while another process holds what is wanted."""
+
+LOOK_AGAIN = 0.1  # seconds between two looks at whether a lock is free
+SAY_FIRST, SAY_AGAIN = 2.0, 30.0  # seconds of waiting until that is said, and between two times
+WAITING = (
+    "waits for another process that prepares the same images, a worker of this run or of another one, and goes "
+    "on when they are there"
+)
+
 _GB = 1e9
 _BUILDING = ".tmp"
 """Ends the names of folders that are no entries yet, or no longer."""
@@ -36,11 +47,13 @@ class Cache:
 
     Args:
         limit_gb: how much the folder may hold.
+        waits: told when another process prepares what is asked for here.
     """
 
-    def __init__(self, folder: Path, limit_gb: float) -> None:
+    def __init__(self, folder: Path, limit_gb: float, waits: Waits | None = None) -> None:
         self.folder = folder
         self.limit_gb = limit_gb
+        self._waits = waits
 
     def entry(self, key: str, build: Callable[[Path], None], size: int = 0) -> Path:
         """Returns the folder of an entry, built by calling `build(empty folder)` if there is none.
@@ -56,7 +69,7 @@ class Cache:
             return path
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with lock(self.folder / "locks" / key) as alone:
+            with self.lock(key) as alone:
                 if alone:
                     for left in self.folder.glob(
                         f"{key}.*{_BUILDING}"
@@ -73,6 +86,10 @@ class Cache:
                 "room, or name another folder"
             ) from error
         return path
+
+    def lock(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Holds one of the folder's locks, see `lock`."""
+        return lock(self.folder / "locks" / name, self._waits)
 
     def _build(self, key: str, path: Path, build: Callable[[Path], None]) -> None:
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=_BUILDING, dir=self.folder))
@@ -179,23 +196,33 @@ def _about(error: OSError, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[bool]:
+def lock(path: Path, waits: Waits | None = None) -> Iterator[bool]:
     """Holds a lock that the kernel takes back when its process dies; false where there are no locks.
 
     The file stays: were it removed, those who wait for it and those who come later would hold two locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":  # two builders then both build, and one result is kept
-        yield False
-        return
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that prepares the same images")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a network file system without locks: build side by side
-            logger.debug("no lock on %s: %s", path, error)
-            yield False
-            return
-        yield True
+        say_at = time.monotonic() + SAY_FIRST
+        while (held := _try_lock(file)) is None:
+            if time.monotonic() >= say_at:
+                logger.info("%s: %s", path.name, WAITING)
+                if waits:
+                    waits(WAITING)
+                say_at = time.monotonic() + SAY_AGAIN
+            time.sleep(LOOK_AGAIN)
+        yield held
+
+
+def _try_lock(file: IO[str]) -> bool | None:
+    """Returns true with the lock, None while another process holds it, false where there are no locks."""
+    if sys.platform == "win32":  # two builders then both build, and one result is kept
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:  # a network file system without locks: build side by side
+        logger.debug("no lock on %s: %s", file.name, error)
+        return False
+    return True

@@ -17,7 +17,7 @@ from hpsearch.spec.data import DataSpec
 from hpsearch.spec.trial import DataFacts
 from hpsearch.training.data import pixels
 from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
-from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import Progress, Size
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pixels import Statistics
@@ -47,6 +47,7 @@ def load(
     import_paths: Sequence[str] = (),
     device: torch.device | None = None,
     progress: Progress | None = None,
+    waits: Waits | None = None,
 ) -> "TrainingData":
     """Loads a study's training and validation part; the second time, and in further workers, from the cache.
 
@@ -58,13 +59,15 @@ def load(
         device: where batches are wanted.
         progress: called with the numbers of images done and of all, in each pass over them anew: reading,
             decoding, and making the images of one size. Cheap, and often: after each picture.
+        waits: called with a sentence, now and then, while another process prepares the same images.
 
     Raises:
         DataError: the data are missing, corrupt, or do not fit the study.
     """
     sys.path[:0] = [path for path in import_paths if path not in sys.path]
-    assembly = assemble(spec, root, cache, allow, progress)
-    return TrainingData(spec, assembly, open_cache(spec, cache), device or torch.device("cpu"), progress)
+    assembly = assemble(spec, root, cache, allow, progress, waits)
+    store = open_cache(spec, cache, waits)
+    return TrainingData(spec, assembly, store, device or torch.device("cpu"), progress)
 
 
 class TrainingData:

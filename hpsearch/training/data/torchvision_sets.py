@@ -8,7 +8,6 @@ from typing import Any
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import idx
-from hpsearch.training.data.cache import lock
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.objects import ItemImages, Member
 from hpsearch.training.data.survey import read_members
@@ -129,7 +128,7 @@ def _construct(request: Request, keywords: dict[str, Any]) -> Any:
         keywords = keywords | {"download": request.spec.download}
     try:
         # Two processes that fetch at once would write into the same files.
-        with lock(request.cache.folder / "locks" / f"torchvision-{request.spec.dataset}"):
+        with request.cache.lock(f"torchvision-{request.spec.dataset}"):
             return kind(root=str(request.root), **keywords)
     except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
         if request.spec.download:

@@ -1,15 +1,16 @@
 """The cache of decoded images: whole or not there, limited, and shared."""
 
 import errno
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
 from hpsearch.errors import DataError
+from hpsearch.training.data import cache as module
 from hpsearch.training.data.cache import Cache, open_array, write_array
 
 
@@ -25,31 +26,47 @@ def test_entries_are_built_once(tmp_path: Path) -> None:
     assert open_array(path / "a.npy").tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
 
 
-def test_who_comes_second_waits_and_builds_nothing(tmp_path: Path) -> None:
-    waiting, built = threading.Event(), []
+def test_who_comes_second_waits_says_so_and_builds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SAY_FIRST", "SAY_AGAIN"):
+        monkeypatch.setattr(module, name, 0.0)
+    twice, said, built = threading.Event(), [], []
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage().startswith("waiting for another process"):
-                waiting.set()
+    def waits(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            twice.set()
 
     def slow(folder: Path) -> None:
         built.append(folder)
-        assert waiting.wait(30), "the second one did not wait"
+        assert twice.wait(30), "the second one did not wait"
         build(folder)
 
-    logger, listener = logging.getLogger("hpsearch.training.data.cache"), Listener()
-    logger.addHandler(listener)
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            paths = list(pool.map(lambda _: Cache(tmp_path, 1).entry("key", slow), range(2)))
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: Cache(tmp_path, 1, waits).entry("key", slow), range(2)))
     assert paths == [tmp_path / "key"] * 2
     assert len(built) == 1
+    assert set(said) == {module.WAITING}
+
+
+def test_a_short_wait_is_not_worth_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    cache, waits, look = Cache(tmp_path, 1, said.append), threading.Event(), module._try_lock
+
+    def noted(file: IO[str]) -> bool | None:
+        held = look(file)
+        if held is None:
+            waits.set()
+        return held
+
+    monkeypatch.setattr(module, "_try_lock", noted)
+    with ThreadPoolExecutor(1) as pool:
+        with cache.lock("key"):
+            second = pool.submit(cache.entry, "key", build)
+            assert waits.wait(30)
+        second.result(30)
+    assert not said
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
