@@ -19,6 +19,9 @@ from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
 from hpsearch.spec.folders import RunFolder
 
+if sys.platform != "win32":
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 STDERR_LINES = 20
@@ -45,31 +48,30 @@ class LocalExecutor:
 
     A session of its own keeps the terminal's Ctrl-C away from the workers (the driver decides what it means)
     and lets one signal end a worker with all that it started. The worker's stderr goes into a file of the run
-    folder, so that its last lines can be told when it dies.
+    folder, so that its last lines can be told when it dies; that of another driver's worker into another one.
     """
 
     def __init__(self, folder: RunFolder, module: str = "hpsearch.service.worker") -> None:
         self._folder = folder
         self._module = module
         self._workers: dict[int, _Process] = {}
+        self._logs: dict[int, BinaryIO] = {}
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
-        log = self._folder.worker_log(place.worker)
-        with _opened(log) as stderr:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", self._module, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stderr,
-                    stderr=stderr,
-                    pass_fds=(theirs.fileno(),),
-                    env=worker_environment(place, os.environ),
-                    start_new_session=True,
-                )
-            log_start = stderr.tell()
+        log, log_start = self._log(place.worker)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._module, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                env=worker_environment(place, os.environ),
+                start_new_session=True,
+            )
         connection = Connection(ours.detach())
-        self._workers[place.worker] = _Process(process, connection, log, log_start, _oom_kills())
+        self._workers[place.worker] = _Process(process, connection, Path(log.name), log_start, _oom_kills())
         self.send(place.worker, setup)
 
     def send(self, worker: int, message: ToWorker) -> None:
@@ -113,6 +115,28 @@ class LocalExecutor:
             self.kill(worker)
         while self._workers and time.monotonic() < deadline + PATIENCE + LOOK_AGAIN:
             self.receive(0.1)
+        while self._logs:
+            self._logs.popitem()[1].close()
+
+    def _log(self, worker: int) -> tuple[BinaryIO, int]:
+        """Returns a worker's log and where it ends, begun anew when it has grown too long.
+
+        It stays open, and so this driver's own, for the worker that is started after this one.
+
+        Raises:
+            UserError: it cannot be made or written.
+        """
+        try:
+            log = self._logs.get(worker) or _own_log(self._folder, worker)
+            self._logs[worker] = log
+            if log.seek(0, os.SEEK_END) > MOST_LOG:
+                log.truncate(0)
+            return log, log.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UserError(
+                f"{self._folder.worker_log(worker).parent}: the workers' logs cannot be written there: "
+                f"{error.strerror}; free some space, make it writable, or choose another --run-folder"
+            ) from None
 
     def _drain(self, entry: _Process) -> Iterator[FromWorker]:
         """Yields all that a worker has sent so far."""
@@ -147,22 +171,32 @@ class LocalExecutor:
         yield WorkerExit(worker, reason, _tail(entry.log, entry.log_start))
 
 
-def _opened(log: Path) -> BinaryIO:
-    """Returns a worker's log for writing at its end, begun anew when it has grown too long.
+def _own_log(folder: RunFolder, worker: int) -> BinaryIO:
+    """Opens, for writing at its end, the first log of a worker that no other driver's worker writes.
+
+    The lock ends with the last process that has the file open: the driver, or one of its workers.
 
     Raises:
-        UserError: it cannot be made or written.
+        OSError: it cannot be made or written.
     """
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists() and log.stat().st_size > MOST_LOG:
-            log.unlink()
-        return log.open("ab")
-    except OSError as error:
-        raise UserError(
-            f"{log.parent}: the workers' logs cannot be written there: {error.strerror}; free some space, make "
-            "it writable, or choose another --run-folder"
-        ) from None
+    folder.worker_log(worker).parent.mkdir(parents=True, exist_ok=True)
+    driver = 1
+    while not _lock(file := folder.worker_log(worker, driver).open("ab")):
+        file.close()
+        driver += 1
+    return file
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Locks a file; false where another process has done so."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a file system without locks
+            logger.debug("no lock on %s: %s", file.name, error)
+    return True
 
 
 def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

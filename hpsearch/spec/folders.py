@@ -18,6 +18,7 @@ class RunFolder:
         weights/trial-00012.safetensors      kept weights of finished trials
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
+        logs/worker-0.2.log                  the same of another driver that runs beside the first
     """
 
     root: Path
@@ -57,8 +58,9 @@ class RunFolder:
         numbered = [(path.stem.removeprefix("trial-"), path) for path in found]
         return sorted((int(number), path) for number, path in numbered if number.isdecimal())
 
-    def worker_log(self, worker: int) -> Path:
-        return self.home / "logs" / f"worker-{worker}.log"
+    def worker_log(self, worker: int, driver: int = 1) -> Path:
+        """Returns the log of a worker; `driver` counts those that share this folder at the same time."""
+        return self.home / "logs" / f"worker-{worker}{f'.{driver}' if driver > 1 else ''}.log"
 
 
 SAMPLES = "samples.csv"

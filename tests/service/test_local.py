@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 
 import pytest
 
 from hpsearch.errors import UserError
+from hpsearch.service import local
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.local import LocalExecutor
 from hpsearch.service.messages import Ready, SetupFailed, Shutdown, WorkerExit, WorkerSetup
@@ -78,28 +80,65 @@ def test_kill_ends_a_worker_that_is_stopped(executor):
     assert receive(executor, WorkerExit, 5).reason == "killed by SIGKILL"
 
 
-def test_a_worker_that_cannot_start_leaves_its_last_words(tmp_path):
-    executor = LocalExecutor(RunFolder(tmp_path, "s"), module="tests.no_such_module")
-    executor.start(WorkerPlace(0), WorkerSetup(0, SPEC))
-    left = receive(executor, WorkerExit)
+@pytest.fixture
+def stillborn(tmp_path):
+    """Makes executors, as of several drivers, whose workers end at once with a word."""
+    made = []
+
+    def make(word):
+        made.append(LocalExecutor(RunFolder(tmp_path, "s"), module=f"tests.no_such_module_{word}"))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close(timeout=5)
+
+
+def end(executor, worker=0):
+    """Starts a worker that ends at once."""
+    executor.start(WorkerPlace(worker), WorkerSetup(worker, SPEC))
+    return receive(executor, WorkerExit)
+
+
+def test_a_worker_that_cannot_start_leaves_its_last_words(stillborn):
+    left = end(stillborn("a"))
     assert left.reason == "exited with status 1"
-    assert "no_such_module" in left.stderr
+    assert "no_such_module_a" in left.stderr
 
 
-def test_close_leaves_no_process(executor):
-    pids = [start(executor, worker).pid for worker in range(2)]
-    executor.close(timeout=5)
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+def words(log):
+    """Returns which executors' workers wrote into a log, in order."""
+    return re.findall(r"no_such_module_(\w)", log.read_text())
 
 
-def test_messages_to_a_dead_worker_are_dropped(executor):
-    ready = start(executor)
-    os.kill(ready.pid, signal.SIGKILL)
-    executor.send(0, WorkerSetup(0, SPEC))
-    assert receive(executor, WorkerExit, 5).worker == 0
-    executor.send(0, WorkerSetup(0, SPEC))
+def test_drivers_that_share_a_folder_have_their_own_logs(tmp_path, stillborn):
+    logs = RunFolder(tmp_path, "s").home / "logs"
+    first, second = stillborn("a"), stillborn("b")
+    end(first)
+    assert "no_such_module_b" in end(second).stderr
+    end(first)  # between its workers the log is still its own
+    end(second)
+    end(second, worker=1)
+    assert {log.name: words(log) for log in logs.iterdir()} == {
+        "worker-0.log": ["a", "a"],
+        "worker-0.2.log": ["b", "b"],
+        "worker-1.log": ["b"],
+    }
+    first.close(timeout=5)
+    end(stillborn("c"))
+    assert words(logs / "worker-0.log") == ["a", "a", "c"]
+
+
+def test_a_log_that_has_grown_too_long_begins_anew(tmp_path, monkeypatch, stillborn):
+    log = RunFolder(tmp_path, "s").worker_log(0)
+    log.parent.mkdir(parents=True)
+    log.write_text("old " * 10)
+    monkeypatch.setattr(local, "MOST_LOG", 39)
+    executor = stillborn("a")
+    for _ in range(3):
+        assert end(executor).stderr.count("no_such_module_a") == 1
+        assert words(log) == ["a"]
+    assert "old" not in log.read_text()
 
 
 @pytest.mark.parametrize(
