@@ -207,18 +207,20 @@ class Driver:
                 self._on_failure(end, worker)
 
     def _on_no_room(self, end: TrialEnd, worker: Worker | None) -> None:
-        """Tries a trial again that found no room beside others; alone, or again and again, it is too large."""
+        """Tries a trial again that found no room beside others; alone, or again and again, it is too large.
+
+        It counts as beside others if any have trained there since it began: they may just have ended.
+        """
         number, trial = end.number, self.study.live[end.number]
         failures = trial.failures_with_this
-        beside = self.fleet.beside(worker) if worker is not None else frozenset()
-        if not beside or failures >= self.study.spec.study.max_attempts:
+        if worker is None or not worker.company or failures >= self.study.spec.study.max_attempts:
             self._finish(number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
             return
-        others = ", ".join(map(str, sorted(beside)))
+        others = ", ".join(map(str, sorted(worker.company)))
         text = f"{end.detail} (attempt {trial.attempt}, beside trials {others})"
         trial.interruptions.append(text)
         self.call("on_message", f"trial {number}: {text}; it is tried again when one of them has ended")
-        self._requeue(Postponed(number, failures, beside=beside))
+        self._requeue(Postponed(number, failures, beside=self.fleet.beside(worker)))
 
     def _on_failure(self, end: TrialEnd, worker: Worker | None, avoid: int | None = None) -> None:
         """Tries a trial again, unless that is hopeless or too many attempts in a row saved nothing new."""

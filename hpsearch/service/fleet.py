@@ -49,6 +49,7 @@ class Worker:
     Attributes:
         number, attempt: of the trial in training.
         epoch: last epoch that it reported.
+        company: the trials that have shared its memory since it was given its own.
         active: when it last gave a sign of progress (monotonic seconds).
         proven: whether it has finished an epoch since it was started.
         deaths: in a row without an epoch.
@@ -61,6 +62,7 @@ class Worker:
     number: int | None = None
     attempt: int = 0
     epoch: int = 0
+    company: set[int] = field(default_factory=set)
     since: float = 0.0
     active: float = 0.0
     proven: bool = False
@@ -118,6 +120,9 @@ class Fleet:
         self.send(worker, run)
         worker.phase, worker.number, worker.attempt, worker.epoch = Phase.TRAINING, run.number, run.attempt, 0
         worker.since, worker.active = time.time(), time.monotonic()
+        worker.company = set(self.beside(worker))
+        for other in self._sharing(worker):
+            other.company.add(run.number)
 
     def free(self, worker: Worker, leaving: bool = False) -> None:
         """Notes that a worker has no trial any more, and whether it will take another."""
@@ -152,8 +157,10 @@ class Fleet:
 
         Other processes on a GPU, such as another study's workers, are not seen.
         """
-        places = [w for w in self.training() if w is not worker and w.place.gpus == worker.place.gpus]
-        return frozenset(w.number for w in places if w.number is not None)
+        return frozenset(w.number for w in self._sharing(worker) if w.number is not None)
+
+    def _sharing(self, worker: Worker) -> list[Worker]:
+        return [w for w in self.training() if w is not worker and w.place.gpus == worker.place.gpus]
 
     def kill(self, worker: Worker, reason: str, its_fault: bool = False) -> None:
         """Ends a worker at once; its WorkerExit will carry `reason`.

@@ -158,6 +158,15 @@ def test_workers_that_read_images_for_a_trial_or_wait_for_them_do_not_hang():
     assert executor.alive == {0, 1}
 
 
+def test_a_trial_had_company_though_the_other_has_just_ended():
+    made, _ = staffed(workers=2)
+    made.free(made.workers[0])
+    assert made.workers[1].company == {0}
+    assert made.beside(made.workers[1]) == frozenset()
+    made.assign(made.workers[0], TrialRun("s", 2, 1, {}, spec_of(), "folder"))
+    assert (made.workers[0].company, made.workers[1].company) == ({1}, {0, 2})
+
+
 def test_a_worker_that_leaves_after_a_long_epoch_has_its_time_to_exit(monkeypatch):
     monkeypatch.setattr(fleet, "LEAVE_TIMEOUT", 10.0)
     made, executor = staffed()
