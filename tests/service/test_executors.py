@@ -42,7 +42,7 @@ EXECUTORS: dict[str, Callable[[Path], Executor]] = {
 pytestmark = pytest.mark.timeout(300)  # workers import torch
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 60.0  # seconds; generous, since importing torch on a busy machine is slow
+DEADLINE = 120.0  # seconds; generous, since importing torch on a busy machine is slow
 SOON = 10.0  # seconds; for what needs no import
 CLOSE = 20.0  # seconds in which workers that can leave must have left
 
