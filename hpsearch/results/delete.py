@@ -11,15 +11,15 @@ import optuna
 from optuna.storages import RDBStorage
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.confirm.plan import SUFFIX
 from hpsearch.results.confirm.stored import OPENINGS
 from hpsearch.results.listing import own_folder
-from hpsearch.results.reading import opened
+from hpsearch.results.reading import confirmed_by, opened
 from hpsearch.results.status import find_row, living_drivers
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import TOKEN, Ledger
 from hpsearch.search.storage import redact, translated
 from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.study import SUFFIX
 
 _ARTIFACT = "artifacts:"  # prefix of Optuna's system attributes that describe artifacts
 
@@ -55,11 +55,10 @@ def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
     """
     with opened(url) as storage:
         with translated(storage):
-            names = {study.study_name for study in storage.get_all_studies()}
+            attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
         linked = name + SUFFIX
-        return _plan(
-            name, storage, run_folder, _plan(linked, storage, run_folder) if linked in names else None
-        )
+        goes_too = linked in attrs and confirmed_by(linked, attrs) == name
+        return _plan(name, storage, run_folder, _plan(linked, storage, run_folder) if goes_too else None)
 
 
 def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: Deletion | None = None) -> Deletion:

@@ -73,12 +73,12 @@ def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
     """Returns all studies of an open storage."""
     with translated(storage):
         studies = storage.get_all_studies()
-    names = {study.study_name for study in studies}
+    attrs = {study.study_name: study.user_attrs for study in studies}
     counts, spans, values = _counts(storage)
     return [
         replace(
             _row(study, counts.get(study._study_id, {}), spans, values, run_folder),
-            confirms=confirmed_by(study.study_name, names),
+            confirms=confirmed_by(study.study_name, attrs),
         )
         for study in studies
     ]

@@ -1,6 +1,6 @@
 """Opens stored studies to read them, and finds the best trial of one."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
-from hpsearch.results.confirm.plan import SUFFIX
-from hpsearch.search.opening import is_ours
+from hpsearch.search.opening import is_confirmation, is_ours
 from hpsearch.search.storage import open_storage, reading, redact, translated
 from hpsearch.search.writes import TRIALS, VALUES
+from hpsearch.spec.study import SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ def opened(url: str, readonly: bool = True) -> Iterator[RDBStorage]:
 def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with translated(storage):
-        names = [study.study_name for study in storage.get_all_studies()]
+        names = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
         searches = [one for one in names if confirmed_by(one, names) is None]
         if name is None and len(searches) == 1:
             name = searches[0]
         if name not in names:
-            known = searches if name is None else names
+            known = searches if name is None else list(names)
             raise StudyNotFound(_not_found(name, known, redact(storage.url)))
         study = optuna.load_study(study_name=name, storage=storage)
     if len(study.directions) != 1:
@@ -83,10 +83,14 @@ def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     return study
 
 
-def confirmed_by(name: str, names: Collection[str]) -> str | None:
-    """Returns the search that a study confirms, if it is among `names`; None for a study of its own."""
+def confirmed_by(name: str, studies: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Returns the search that a study confirms, if it is there too; None for a study of its own.
+
+    Args:
+        studies: the user attributes of all studies, by name.
+    """
     search = name.removesuffix(SUFFIX)
-    return search if search != name and search in names else None
+    return search if search != name and search in studies and is_confirmation(studies[name]) else None
 
 
 def _not_found(name: str | None, names: list[str], url: str) -> str:

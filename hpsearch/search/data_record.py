@@ -44,6 +44,17 @@ class DataRecord:
         elif self._stored["digest"] != facts.digest:
             raise DataError(_changed(self._stored, facts))
 
+    def check_parts(self, facts: DataFacts) -> None:
+        """Compares images, labels and split alone: not the files that training starts from, nor with no record.
+
+        Raises:
+            DataError: they have changed since the study began.
+        """
+        known = (self._stored or {}).get("digests")
+        if known and known != dict(facts.digests):
+            assert self._stored is not None
+            raise DataError(_changed(self._stored, facts))
+
     def write(self, storage: RDBStorage, study_id: int) -> None:
         """Writes the record if there is a new one and another driver has not written its own meanwhile.
 

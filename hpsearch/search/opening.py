@@ -14,8 +14,8 @@ from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, redact, translated
 from hpsearch.search.study import Study
 from hpsearch.search.tables import DriverState
-from hpsearch.spec.load import differences, digest, parse_study, stored_form
-from hpsearch.spec.study import StudySpec
+from hpsearch.spec.load import differences, digest, parse_study, stored_form, taken_name
+from hpsearch.spec.study import SUFFIX, StudySpec
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +48,18 @@ def open_study(
 
     Raises:
         DigestMismatch: a study of this name has another specification; the message shows the difference.
+        StudyFileError: the name is that of a confirmation, and the study is none.
         StorageError, StorageAway: the database.
     """
+    if spec.study.name.endswith(SUFFIX) and not spec.is_confirmation:
+        raise StudyFileError(taken_name(spec.study.name))
     storage = open_storage(url, timeout=timeout)
     ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
     with translated(storage):
-        study_id = _create_or_find(storage, spec)
+        study_id = create_or_find(storage, spec)
         if _is_mistaken(storage, ledger, study_id, spec):
             storage.delete_study(study_id)
-            study_id = _create_or_find(storage, spec)
+            study_id = create_or_find(storage, spec)
         _compare(storage, study_id, spec)
     ledger.register(study_id, json.dumps(devices))
     study = Study(spec, storage, study_id, ledger)
@@ -64,7 +67,8 @@ def open_study(
     return study
 
 
-def _create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
+def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
+    """Returns the number of the study of this name, which is made if there is none."""
     direction = optuna.study.StudyDirection[spec.study.better.upper()]
     try:
         study_id = storage.create_new_study([direction], spec.study.name)
@@ -75,6 +79,18 @@ def _create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
     return study_id
+
+
+def is_confirmation(attrs: Mapping[str, Any]) -> bool:
+    """Says by a study's user attributes whether `hpsearch confirm` made it; its name alone does not tell.
+
+    Read without validation, as another version may have stored the specification.
+    """
+    try:
+        tree = json.loads(attrs[SPECIFICATION])
+        return tree["sampler"]["name"] == "points" and "train.repeat" in tree["search"]
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:

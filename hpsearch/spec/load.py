@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hpsearch.errors import StudyFileError, nearest
 from hpsearch.spec.sentences import field_errors
-from hpsearch.spec.study import StudySpec
+from hpsearch.spec.study import SUFFIX, StudySpec
 
 RUN_ONLY = {
     "study": {
@@ -35,7 +35,7 @@ def load_study_file(path: str | Path) -> StudySpec:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' Notepad may begin a file with a mark
     except FileNotFoundError:
         beside = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         known = f"; {nearest(str(path), beside)}" if beside else ""
@@ -47,9 +47,23 @@ def load_study_file(path: str | Path) -> StudySpec:
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{path}: no valid TOML: {error}") from None
     study = tree.setdefault("study", {})
-    if isinstance(study, dict):
-        study.setdefault("name", path.stem)
-    return parse_study(tree, source=str(path))
+    # Refused only here: in a study that comes from no file, it is how a missing name is kept.
+    if isinstance(study, dict) and study.setdefault("name", path.stem) == "":
+        raise StudyFileError(
+            f"{path}: study.name: is empty; leave study.name out, and the file's own name counts"
+        )
+    spec = parse_study(tree, source=str(path))
+    if spec.study.name.endswith(SUFFIX):
+        raise StudyFileError(f"{path}: {taken_name(spec.study.name)}")
+    return spec
+
+
+def taken_name(name: str) -> str:
+    """Returns the sentence that refuses a study of one's own the name of a confirmation."""
+    return (
+        f'study.name: "{name}" ends in {SUFFIX}, as only the studies that hpsearch confirm makes do; choose another '
+        "name (without study.name, the file's own name counts)"
+    )
 
 
 def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:

@@ -31,8 +31,16 @@ with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
 TOP = 5
 """Classes that `val_top5_error` lets a model name; it is reported where there are more."""
 
-RESERVED_NAMES = ("cache", "artifacts", "hpsearch.db")
+RESERVED_NAMES = ("cache", "artifacts", "hpsearch.db", "hpsearch.db-wal", "hpsearch.db-shm")
 """What lies in the run folder beside the studies' own folders."""
+
+SUFFIX = ".confirm"
+"""Ends the name of the study that `hpsearch confirm` makes, which goes with the search when that is deleted."""
+
+
+def _known(metric: str) -> str:
+    hint = " (val_error is 1 - accuracy)" if "acc" in metric.lower() else ""
+    return f"{nearest(metric, METRICS)}{hint}"
 
 
 class StudySection(Section):
@@ -68,7 +76,7 @@ class StudySection(Section):
                 "beginning with a letter or a digit (without study.name, the file's own name counts)"
             )
         if name in RESERVED_NAMES:
-            raise ValueError(f'"{name}" is a folder of the run folder itself; choose another name')
+            raise ValueError(f'"{name}" is something else in the run folder; choose another name')
         return name
 
     @model_validator(mode="after")
@@ -78,7 +86,7 @@ class StudySection(Section):
         known = METRICS.get(self.metric)
         if known is None and self.direction is None:
             raise ValueError(
-                f'metric "{self.metric}" is unknown; {nearest(self.metric, METRICS)}; '
+                f'metric "{self.metric}" is unknown; {_known(self.metric)}; '
                 'if your training function yields it, add direction = "minimize" or "maximize"'
             )
         if known is not None and self.direction not in (None, known):
@@ -176,7 +184,7 @@ class StudySpec(Section):
             if self.train.function is None:
                 sentence = (
                     f'"{metric}" can only come from a training function of yours, and train.function names none; '
-                    f"{nearest(metric, METRICS)}"
+                    f"{_known(metric)}"
                 )
                 raise FieldErrors([(field, sentence)])
             if metric != self.study.metric:
@@ -283,6 +291,11 @@ class StudySpec(Section):
         for part in SHORT.get(name, name).split("."):
             value = getattr(value, part)
         return [value]
+
+    @property
+    def is_confirmation(self) -> bool:
+        """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""
+        return self.sampler.name == "points" and "train.repeat" in self.search
 
     @property
     def max_epochs(self) -> int:

@@ -10,7 +10,8 @@ from optuna.trial import TrialState, create_trial
 
 from hpsearch.search.storage import open_storage
 from hpsearch.spec.load import digest, parse_study, stored_form
-from hpsearch.spec.study import StudySpec
+from hpsearch.spec.search import IntRange
+from hpsearch.spec.study import SUFFIX, Point, SamplerSpec, StudySpec
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1.0, log=True),
@@ -31,12 +32,24 @@ def specification(name: str, **study: Any) -> StudySpec:
     )
 
 
-def make_study(url: str, name: str, weights: str = "") -> optuna.Study:
-    """Writes a study of four trials: the best (1), a pruned one, one that failed, one that runs."""
+def make_study(url: str, name: str, weights: str = "", own: bool = False) -> optuna.Study:
+    """Writes a study of four trials: the best (1), a pruned one, one that failed, one that runs.
+
+    Args:
+        own: a name that ends as those of confirmations do makes no confirmation.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
     spec = specification(name)
+    if name.endswith(SUFFIX) and not own:
+        point = Point(hparams={"learning_rate": 0.1, "batch_size": 16, "train.repeat": 0})
+        spec = spec.model_copy(
+            update={
+                "search": spec.search | {"train.repeat": IntRange(low=0, high=9)},
+                "sampler": SamplerSpec(name="points", points=(point,)),
+            }
+        )
     study.set_user_attr("specification", stored_form(spec))
     study.set_user_attr("digest", digest(spec))
     study.set_user_attr("metric", "val_loss")

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.delete import delete_study, plan_deletion
+from hpsearch.results.listing import list_studies
 from hpsearch.results.looks import deletion_text, deletion_warnings
 from hpsearch.results.reading import opened
 from hpsearch.results.status import request_stop, study_status
@@ -74,6 +75,16 @@ def test_the_confirmation_and_the_record_of_openings_go_too(sqlite_url: str, tmp
     assert [path.name for path in runs.iterdir()] == ["one.more"]
     with opened(sqlite_url) as storage:
         assert [study.study_name for study in storage.get_all_studies()] == ["one.more"]
+
+
+def test_a_study_of_its_own_is_not_taken_for_a_confirmation(sqlite_url: str, tmp_path: Path) -> None:
+    make_study(sqlite_url, "one")
+    make_study(sqlite_url, "one.confirm", own=True)
+    assert [row.confirms for row in list_studies(sqlite_url, tmp_path)] == [None, None]
+    deletion = plan_deletion("one", sqlite_url, tmp_path)
+    assert deletion.linked is None
+    delete_study(deletion, sqlite_url)
+    assert plan_deletion("one.confirm", sqlite_url, tmp_path).trials == 5
 
 
 def test_a_confirmation_is_deleted_alone(sqlite_url: str, tmp_path: Path) -> None:

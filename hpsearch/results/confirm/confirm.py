@@ -7,17 +7,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.confirm.plan import REPEAT, SUFFIX, Candidate, candidates, linked_spec, repeats, tries
+from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats, tries
 from hpsearch.results.confirm.stored import (
     DETAILS,
     RESULTS,
     SUMMARY,
     earlier_openings,
+    inherit_data,
     opened_before,
     parse,
     record_opening,
@@ -44,7 +45,7 @@ from hpsearch.service.places import VISIBLE, Workers, plan
 from hpsearch.service.run import run
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.load import stored_form
-from hpsearch.spec.study import StudySpec
+from hpsearch.spec.study import SUFFIX, StudySpec
 from hpsearch.spec.trial import TrialRun
 
 if TYPE_CHECKING:
@@ -109,10 +110,11 @@ def confirm(
         test: whether the test part may be opened.
 
     Raises:
-        UserError: no such study, nothing to confirm, or what `run` raises.
+        UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not go on; what was trained is kept.
     """
     work = _plan(_read(study, options.storage), options, top, seeds)
+    inherit_data(work.record, work.spec, options.storage)
     status, done = 0, _finished(work)
     if done < len(work.spec.sampler.points):
         status = run(work.spec, options, callbacks, executor).exit_status
@@ -216,7 +218,7 @@ def _test(work: _Work) -> None:
     from hpsearch.results.confirm.exam import sealed_part
 
     place = _place(work.options)
-    data_digest, reason = sealed_part(work.spec, place)
+    data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
         return
@@ -233,7 +235,7 @@ def _test(work: _Work) -> None:
         },
     )
     for candidate, found in due:
-        exam = _examine(work, candidate, found, place)
+        exam = _examine(work, candidate, found, replace(place, digest=data_digest))
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
         set_pictures(work.options.storage, linked.name, exam.pictures)
         set_attrs(

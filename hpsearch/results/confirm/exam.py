@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpsearch.errors import DataError, ModelError
+from hpsearch.search.data_record import DataRecord
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
@@ -36,13 +37,18 @@ PICTURE_SIDE = 64  # pixels at the most; the attribute that holds one must stay 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the data are, what may be imported, and what the models run on."""
+    """Where the data are, what may be imported, and what the models run on.
+
+    Attributes:
+        digest: of the data that were agreed to be opened; "" does not compare.
+    """
 
     data_root: str | None
     cache: Path
     allow: tuple[str, ...] | None
     import_paths: tuple[str, ...]
     device: str = "auto"
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,18 @@ class Exam:
     pictures: dict[int, str] = field(default_factory=dict)
 
 
-def sealed_part(spec: StudySpec, place: Place) -> tuple[str, str]:
+def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tuple[str, str]:
     """Looks whether there is a test part to open; opens nothing.
+
+    Args:
+        attrs: the search's user attributes, which tell of the data that it began with.
 
     Returns:
         The digest of the data (empty for a function without them), and a sentence why there is nothing to
         open, or "".
+
+    Raises:
+        DataError: the data are missing, or not those of the search.
     """
     if spec.train.function is not None and test_function(spec, place.allow) is None:
         module = spec.train.function.partition(":")[0]
@@ -78,6 +90,9 @@ def sealed_part(spec: StudySpec, place: Place) -> tuple[str, str]:
     if spec.data.dataset == "none":
         return "", ""
     facts = _load(spec, place).facts
+    record = DataRecord()
+    record.load(attrs)
+    record.check_parts(facts)
     if facts.test == 0 and spec.train.function is None:
         return (
             facts.digest,
@@ -100,6 +115,7 @@ def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
         allow=place.allow,
         import_paths=place.import_paths,
         device=device,
+        digest=place.digest,
     )
 
 

@@ -19,9 +19,8 @@ from typing import Any
 from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.spec.load import differences, digest, parse_study
-from hpsearch.spec.study import StudySpec
+from hpsearch.spec.study import SUFFIX, StudySpec
 
-SUFFIX = ".confirm"
 CONFIRMS, REPEAT = "confirms", "train.repeat"
 MOST_REPEATS = 10_000
 
@@ -43,7 +42,7 @@ def candidates(record: StudyRecord, top: int) -> list[Candidate]:
     Raises:
         UserError: there is none, or the study itself is a confirmation.
     """
-    if record.name.endswith(SUFFIX):
+    if record.name.endswith(SUFFIX) and record.spec is not None and record.spec.is_confirmation:
         parent = record.name.removesuffix(SUFFIX)
         raise UserError(
             f'study "{record.name}" is a confirmation; confirm the search: hpsearch confirm {parent}'
@@ -73,6 +72,7 @@ def linked_spec(
 
     Raises:
         DigestMismatch: `before` belongs to another search that had the same name.
+        UserError: `before` is no confirmation, but a study of its own that has the name of one.
     """
     assert record.spec is not None
     if seeds > MOST_REPEATS:
@@ -85,6 +85,12 @@ def linked_spec(
     spec = _with_points(record.name, record.spec, wanted)
     if before is None or before.spec is None:
         return spec
+    if not before.spec.is_confirmation:
+        raise UserError(
+            f'study "{before.name}" is a study of its own and has the name that the confirmation of '
+            f'"{record.name}" needs; run the search under another name, or delete that study (hpsearch delete '
+            f"{before.name})"
+        )
     if digest(before.spec) != digest(spec):
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(

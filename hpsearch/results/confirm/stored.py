@@ -13,9 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpsearch.errors import UserError
 from hpsearch.results.reading import opened, reading_study
 from hpsearch.results.record import StudyRecord
+from hpsearch.search.data_record import DATA
+from hpsearch.search.opening import create_or_find, is_confirmation
 from hpsearch.search.storage import translated
+from hpsearch.spec.study import StudySpec
 
 OPENINGS, SUMMARY = "test_openings", "confirm_summary"
 RESULTS, DETAILS = "test_results", "test_details:"
@@ -35,6 +39,32 @@ def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
         study_id = storage.get_study_id_from_name(name)
         for key, value in attrs.items():
             storage.set_study_user_attr(study_id, key, value)
+
+
+def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
+    """Lets the linked study begin with the search's record of its data, so that its run refuses others.
+
+    Makes the linked study if there is none yet. A search without a record, of an older version, gives none.
+
+    Raises:
+        UserError: the linked study was trained on other data than the search.
+        StorageError, StorageAway: the database.
+    """
+    if not record.attrs.get(DATA):
+        return
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = create_or_find(storage, spec)
+        attrs = storage.get_study_user_attrs(study_id)
+        if not is_confirmation(attrs):
+            return  # the run refuses it in its own words
+        if not attrs.get(DATA):
+            storage.set_study_user_attr(study_id, DATA, record.attrs[DATA])
+        elif attrs[DATA]["digest"] != record.attrs[DATA]["digest"]:
+            name = spec.study.name
+            raise UserError(
+                f'study "{name}" was trained on other data than the search "{record.name}"; delete it (hpsearch delete '
+                f"{name}), put the search's data back, and confirm again"
+            )
 
 
 def set_pictures(url: str, name: str, pictures: Mapping[int, str]) -> None:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from hpsearch.errors import UserError
-from hpsearch.results.confirm.plan import SUFFIX
 from hpsearch.results.confirm.stored import read_pictures
 from hpsearch.results.plots.static import write_pngs
 from hpsearch.results.reading import reading_study
@@ -12,6 +11,7 @@ from hpsearch.results.record import read_record
 from hpsearch.results.report.content import importance, report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.search.storage import redact
+from hpsearch.spec.study import SUFFIX
 
 __all__ = ["build_report", "write_report", "write_text"]
 

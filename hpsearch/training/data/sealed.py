@@ -22,18 +22,27 @@ def open_test(
     allow: Sequence[str] | None = None,
     import_paths: Sequence[str] = (),
     device: torch.device | None = None,
+    digest: str = "",
 ) -> Sealed:
     """Opens the test part at the size and channels of a trial, normalised by the training part's statistics.
 
     Takes what `load` takes, with the trial's own data table; its images stay in host memory.
 
+    Args:
+        digest: of the data that may be opened; "" opens any.
+
     Raises:
-        DataError: the study has no test part, or the data are missing or corrupt.
+        DataError: the study has no test part, or the data are missing, corrupt, or others than those named.
     """
     sys.path[:0] = [path for path in import_paths if path not in sys.path]
     device = device or torch.device("cpu")
     assembly = assemble(spec, root, cache, allow)
     found, rows = assembly.catalogue, assembly.rows
+    if digest and assembly.digest != digest:
+        raise DataError(
+            "data.dataset: the data have changed since the confirmation looked at them, so the test part stays "
+            "closed; put the old data back, and confirm again"
+        )
     if not len(rows.test):
         raise DataError("data.split.test is 0: there is no test part to open; give it a share of the images")
     training = TrainingData(spec, assembly, open_cache(spec, cache), device).at(spec)
