@@ -115,6 +115,10 @@ def test_every_command_has_help(invoke: Invoke, command: str) -> None:
         (["run", "one"], ["no studies"]),
         (["check"], ["name a study file"]),
         (["check", "bad.toml"], ["bad.toml: study.trials"]),
+        (
+            ["check", "good.toml", "--run-folder", "good.toml/x"],
+            ["--run-folder: good.toml/x", "made or written"],
+        ),
         (["status", "one"], ["no studies"]),
         (["best", "--storage", "postgresql://me:secret@127.0.0.1:1/x"], ["127.0.0.1"]),
         (["export", "--format", "xls"], ["--format", '"xls"', "csv"]),

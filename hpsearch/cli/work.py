@@ -105,6 +105,7 @@ def check(
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
     from hpsearch.results import check_print
+    from hpsearch.service.launch import make_folder
 
     if study is None and not dtypes:
         raise UserError("check: name a study file, or give --dtypes")
@@ -113,7 +114,10 @@ def check(
     if study is not None:
         spec, _ = _specification(study, url="")
         sys.path[:0] = [str(Path(study).absolute().parent), os.getcwd()]
-        check_print.print_check(spec, data_root, run_folder / "cache", device, workers)
+        cache = run_folder / "cache"
+        if spec.data.dataset != "none" and not spec.data.cache:
+            make_folder(cache)
+        check_print.print_check(spec, data_root, cache, device, workers)
 
 
 @app.command()

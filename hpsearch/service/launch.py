@@ -87,7 +87,7 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
     planned = plan(options.workers, spec.train.threads)
     with shared(options.share, planned, folder.home / "mps") as places:
-        _make(folder)
+        make_folder(folder.home)
         fleet = Fleet(
             executor or LocalExecutor(folder),
             places,
@@ -103,14 +103,19 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
         fleet.close(LEAVE)
 
 
-def _make(folder: RunFolder) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder inside the run folder.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
     try:
-        folder.home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.home):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass  # it can be written
     except OSError as error:
         raise UserError(
-            f"--run-folder: {folder.home} cannot be made or written: {error.strerror}; choose another folder"
+            f"--run-folder: {folder} cannot be made or written: {error.strerror}; choose another folder"
         ) from None
 
 
