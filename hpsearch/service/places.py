@@ -17,6 +17,7 @@ from hpsearch.service.executor import WorkerPlace
 logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_UUIDS = ("GPU-", "MIG-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,19 @@ def _named(name: str, visible: Sequence[str], uuids: Sequence[str]) -> str:
         return visible[int(name)]
     if name in visible or name in uuids:
         return name
+    is_name = name.isdigit() or name.startswith(_UUIDS)
+    if not is_name and not visible:
+        raise DeviceError(
+            f'--gpus: "{name}" is no GPU number, UUID or MIG name, and this machine has no GPU; use --gpus '
+            "none for the CPU"
+        )
     if not visible:
         raise DeviceError(
             f"--gpus: GPU {name} is not there, this machine has none; use --gpus none for the CPU"
         )
+    kind = "of this machine" if is_name else "number, UUID or MIG name"
     known = ", ".join(f"{position} ({gpu})" for position, gpu in enumerate(visible))
-    raise DeviceError(f'--gpus: "{name}" is no GPU of this machine; there are {known}')
+    raise DeviceError(f'--gpus: "{name}" is no GPU {kind}; there are {known}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,7 @@ def visible_gpus(environ: Mapping[str, str], installed: Sequence[Gpu] | None = N
     valid: list[str] = []
     for name in (name.strip() for name in environ[VISIBLE].split(",")):
         known = name.isdigit() and int(name) < len(installed)
-        if name in valid or not (known or name.startswith(("GPU-", "MIG-"))):
+        if name in valid or not (known or name.startswith(_UUIDS)):
             break
         valid.append(name)
     return tuple(valid) if installed else ()

@@ -95,7 +95,8 @@ def test_fewer_workers_than_asked_for_are_told(gpus, caplog):
         (0, "3", "GPU 3 is not there, this machine has none"),
         (2, "3", '"3" is no GPU of this machine; there are 0 (0), 1 (1)'),
         (2, "0,0", "a GPU stands twice"),
-        (2, "first", '"first" is no GPU'),
+        (2, "first", '"first" is no GPU number, UUID or MIG name; there are 0 (0), 1 (1)'),
+        (0, "first", '"first" is no GPU number, UUID or MIG name, and this machine has no GPU'),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused_by_name(gpus, count, option, sentence):
