@@ -44,7 +44,17 @@ def refusal(text: str) -> str:
         (DATA + SEARCH + "[study]\ntimeout = 0", "study.timeout", ["above 0", "got 0"]),
         (DATA + SEARCH + '[study]\nname = "a/b"', "study.name", ['"a/b"', "letters, digits"]),
         (DATA + SEARCH + '[study]\nname = "cache"', "study.name", ['"cache"', "choose another name"]),
-        (DATA + SEARCH + '[study]\nmetric = "accuracy"', "study", ['"accuracy"', "add direction"]),
+        (DATA + SEARCH + '[study]\nname = "hpsearch.db-wal"', "study.name", ["choose another name"]),
+        (
+            DATA + SEARCH + '[study]\nmetric = "accuracy"',
+            "study",
+            ['"accuracy"', "add direction", "val_error is 1 - accuracy"],
+        ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "val_acc"\ndirection = "maximize"',
+            "study.metric",
+            ['"val_acc"', "train.function names none", "val_error is 1 - accuracy"],
+        ),
         (DATA + SEARCH + '[study]\nmetric = "a b"', "study.metric", ['"a b"', "letters, digits and _"]),
         (
             DATA + SEARCH + '[study]\nmetric = "val_loss"\ndirection = "maximize"',
@@ -206,6 +216,20 @@ def test_the_name_is_the_stem_unless_written(tmp_path: Path, head: str, name: st
     path = tmp_path / "my-study_2.toml"
     path.write_text(head + DATA + SEARCH, encoding="utf-8")
     assert load_study_file(path).study.name == name
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_written_name_must_not_be_blank(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f'[study]\nname = "{name}"\n' + DATA + SEARCH, encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"s\.toml: study\.name: .*the file's own name counts"):
+        load_study_file(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(DATA + SEARCH, encoding="utf-8-sig")
+    assert load_study_file(path).data.dataset == "digits"
 
 
 FULL = """
