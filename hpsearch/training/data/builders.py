@@ -61,19 +61,25 @@ def _members(built: Any, name: str) -> list[Member]:
     if "train" not in named or unknown:
         found = ", ".join(map(str, named)) or type(built).__name__
         raise DataError(f"data.dataset: {name} returned {found}; return train, and optionally val and test")
-    for key, data in named.items():
-        if data is not None and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    # None stands for a part that is left out, which train cannot be: it is a forgotten `return`.
+    given = {key: data for key, data in named.items() if data is not None or key == "train"}
+    for key, data in given.items():
+        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise DataError(
                 f"data.dataset: {name} returned {type(data).__name__} for {key}; it needs __len__ and "
                 "__getitem__"
             )
-    return [Member(data, _PARTS[key]) for key, data in named.items() if data is not None]
+        if not len(data):  # were it let through, another part would be cut from train in its place
+            remedy = "" if key == "train" else f", or leave {key} out"
+            raise DataError(
+                f"data.dataset: {name} returned no items for {key}; return a data set whose len() is at "
+                f"least 1{remedy}"
+            )
+    return [Member(data, _PARTS[key]) for key, data in given.items()]
 
 
 def _check_steady(members: list[Member], request: Request) -> None:
     """Refuses items that change from one reading to the next: reading them once would freeze them."""
-    if not len(members[0].data):
-        return
     seen = [next(read_items(members[:1], np.zeros(1, np.int64), threads=False))[0] for _ in range(2)]
     first, second = (
         hash_rows(from_item(image, request.spec.layout, "data.dataset: item 0")[None]) for image in seen

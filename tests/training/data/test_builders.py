@@ -87,6 +87,15 @@ def empty():
 def number():
     return 7
 
+def nothing():
+    Squares(60)
+
+def no_train():
+    return {"train": None, "test": Squares(60)}
+
+def empty_val():
+    return {"train": Squares(60), "val": Squares(0)}
+
 def failing():
     return {"train": Squares(60), "test": Squares(30, form="failing")}
 
@@ -227,6 +236,9 @@ def test_the_test_set_is_let_go(tmp_path: Path) -> None:
         ("wrong", "returned training; return train"),
         ("empty", "no items"),
         ("number", "returned int for train"),
+        ("nothing", "returned NoneType for train; it needs __len__"),
+        ("no_train", "returned NoneType for train; it needs __len__"),
+        ("empty_val", "empty_val returned no items for val; .* leave val out"),
         ("unknown", "own_squares"),
         (
             "failing",
