@@ -36,8 +36,8 @@ class Squares(Dataset):
         if not 0 <= item < self.count:
             raise IndexError(item)
         value, label = self.first + item, item % 3
-        noise = 0 if self.fixed else int(torch.randint(0, 100, ()))
-        pixels = np.full((6, 6), value + noise, np.uint8)
+        noise = 0 if self.fixed else torch.randint(0, 100, (6, 6)).numpy()
+        pixels = (np.full((6, 6), value) + noise).astype(np.uint8)
         if self.form == "tensor":
             return torch.from_numpy(pixels)[None].float() / 255, label
         if self.form == "picture":
