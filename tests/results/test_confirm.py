@@ -329,6 +329,9 @@ def test_points_are_outside_of_the_digest(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     few, many = (linked_spec(record, candidates(record, 2), seeds, None) for seeds in (2, 3))
     assert digest(few) == digest(many)
+    lost = replace(record.trials[0], state="FAIL", hparams=dict(few.sampler.points[0].hparams))
+    half_way = replace(record, spec=few, trials=(lost,))
+    assert linked_spec(record, candidates(record, 2), 2, half_way) == few  # again only when all were tried
     longer = linked_spec(record, candidates(record, 3), 2, replace(record, spec=few, trials=()))
     assert longer.sampler.points[:4] == few.sampler.points
     assert len(longer.sampler.points) == 6

@@ -100,7 +100,14 @@ def linked_spec(
     known = [point.model_dump() for point in before.spec.sampler.points]
     have = Counter(_key(point["hparams"]) for point in known)
     lost = Counter(_key(trial.hparams) for trial in before.trials if broke_off(trial))
-    missing = [point for point in wanted if have[_key(point["hparams"])] <= lost[_key(point["hparams"])]]
+    # Not before all were tried: a run that stops at too many failures would never come to its end.
+    again = sum(trial.is_finished for trial in before.trials) >= len(known)
+    keys = [_key(point["hparams"]) for point in wanted]
+    missing = [
+        point
+        for point, key in zip(wanted, keys, strict=True)
+        if not have[key] or (again and have[key] <= lost[key])
+    ]
     return _with_points(record.name, record.spec, [*known, *missing])
 
 
