@@ -18,9 +18,7 @@ from hpsearch.errors import UserError
 from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
 from hpsearch.spec.folders import RunFolder
-
-if sys.platform != "win32":
-    import fcntl
+from hpsearch.spec.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -181,22 +179,10 @@ def _own_log(folder: RunFolder, worker: int) -> BinaryIO:
     """
     folder.worker_log(worker).parent.mkdir(parents=True, exist_ok=True)
     driver = 1
-    while not _lock(file := folder.worker_log(worker, driver).open("ab")):
+    while try_lock(file := folder.worker_log(worker, driver).open("ab")) is None:
         file.close()
         driver += 1
     return file
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Locks a file; false where another process has done so."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # a file system without locks
-            logger.debug("no lock on %s: %s", file.name, error)
-    return True
 
 
 def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:

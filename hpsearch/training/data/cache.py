@@ -10,20 +10,17 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.errors import DataError
-
-if sys.platform != "win32":
-    import fcntl
+from hpsearch.spec.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -197,14 +194,15 @@ def _about(error: OSError, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def lock(path: Path, waits: Waits | None = None) -> Iterator[bool]:
-    """Holds a lock that the kernel takes back when its process dies; false where there are no locks.
+    """Holds a lock that the kernel takes back when its process dies.
 
+    False where there are no locks: two builders then both build, and one result is kept.
     The file stays: were it removed, those who wait for it and those who come later would hold two locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         say_at = time.monotonic() + SAY_FIRST
-        while (held := _try_lock(file)) is None:
+        while (held := try_lock(file)) is None:
             if time.monotonic() >= say_at:
                 logger.info("%s: %s", path.name, WAITING)
                 if waits:
@@ -212,17 +210,3 @@ def lock(path: Path, waits: Waits | None = None) -> Iterator[bool]:
                 say_at = time.monotonic() + SAY_AGAIN
             time.sleep(LOOK_AGAIN)
         yield held
-
-
-def _try_lock(file: IO[str]) -> bool | None:
-    """Returns true with the lock, None while another process holds it, false where there are no locks."""
-    if sys.platform == "win32":  # two builders then both build, and one result is kept
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError as error:  # a network file system without locks: build side by side
-        logger.debug("no lock on %s: %s", file.name, error)
-        return False
-    return True

@@ -52,7 +52,7 @@ def test_who_comes_second_waits_says_so_and_builds_nothing(
 
 def test_a_short_wait_is_not_worth_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    cache, waits, look = Cache(tmp_path, 1, said.append), threading.Event(), module._try_lock
+    cache, waits, look = Cache(tmp_path, 1, said.append), threading.Event(), module.try_lock
 
     def noted(file: IO[str]) -> bool | None:
         held = look(file)
@@ -60,7 +60,7 @@ def test_a_short_wait_is_not_worth_a_word(tmp_path: Path, monkeypatch: pytest.Mo
             waits.set()
         return held
 
-    monkeypatch.setattr(module, "_try_lock", noted)
+    monkeypatch.setattr(module, "try_lock", noted)
     with ThreadPoolExecutor(1) as pool:
         with cache.lock("key"):
             second = pool.submit(cache.entry, "key", build)
