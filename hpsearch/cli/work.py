@@ -1,6 +1,5 @@
 """The commands that begin and end work: run, check, stop."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -142,7 +141,7 @@ def stop(
 
 def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
     """Returns a study's specification, and whether it came from the database rather than from a file."""
-    from hpsearch.spec.load import load_study_file, parse_study
+    from hpsearch.spec.load import load_study_file, parse_stored
 
     if is_study_file(study) or not url:
         return load_study_file(study), False
@@ -152,7 +151,7 @@ def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
     attrs = open_study(study, url).user_attrs
     if not is_ours(attrs):
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    return parse_study(json.loads(attrs["specification"]), source=study), True
+    return parse_stored(attrs["specification"], source=study), True
 
 
 def _override(spec: "StudySpec", trials: int | None, timeout: str | None) -> "StudySpec":

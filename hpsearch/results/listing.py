@@ -1,6 +1,5 @@
 """All studies of a storage at a glance: counted by the database, so that no curve is read."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES
 from hpsearch.spec.folders import RunFolder
+from hpsearch.spec.load import stored_tree
 from hpsearch.spec.study import RESERVED_NAMES
 
 
@@ -137,7 +137,7 @@ def _utc(moment: datetime | None) -> datetime | None:
 def _total(specification: str) -> int | None:
     """Returns the trials that a study asks for; None for a specification of another form."""
     try:
-        return int(json.loads(specification)["study"]["trials"])
+        return int(stored_tree(specification)["study"]["trials"])
     except (ValueError, TypeError, KeyError):
         return None
 

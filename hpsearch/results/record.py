@@ -1,6 +1,5 @@
 """A stored study as plain values: read once, then drawn, told and judged without a database."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
 from hpsearch.search.opening import SPECIFICATION, is_ours
-from hpsearch.spec.load import parse_study
+from hpsearch.spec.load import parse_stored
 from hpsearch.spec.search import SHORT
 from hpsearch.spec.study import Direction, StudySpec
 
@@ -174,8 +173,8 @@ def _specification(text: str | None) -> StudySpec | None:
     if text is None:
         return None
     try:
-        return parse_study(json.loads(text), source="stored specification")
-    except (StudyFileError, ValueError) as error:  # stored by another version; the rest can be shown
+        return parse_stored(text)
+    except StudyFileError as error:  # stored by another version; the rest can be shown
         logger.warning("%s", error)
         return None
 

@@ -14,6 +14,8 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.results.reading import metric_name
 from hpsearch.results.tables import CURVES, aware
+from hpsearch.search.opening import SPECIFICATION, is_ours
+from hpsearch.spec import stored_tree
 
 FORMAT = 1
 """Raised when a field changes its meaning or goes."""
@@ -27,9 +29,17 @@ def whole_study(study: optuna.Study) -> dict[str, Any]:
         "study": study.study_name,
         "metric": metric,
         "direction": study.direction.name.lower(),
-        "attributes": {key: _value(value) for key, value in study.user_attrs.items()},
+        "attributes": {key: _value(value) for key, value in _unpacked(study.user_attrs).items()},
         "trials": [_trial(trial, metric) for trial in study.get_trials(deepcopy=False)],
     }
+
+
+def _unpacked(attrs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a study's attributes with a specification that was too long for the database as it was."""
+    try:
+        return {**attrs, SPECIFICATION: stored_tree(attrs[SPECIFICATION])} if is_ours(attrs) else attrs
+    except ValueError:  # of another program, or damaged: it is exported as it stands
+        return attrs
 
 
 def encode_study(whole: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import optuna
@@ -14,7 +15,15 @@ from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, redact, translated
 from hpsearch.search.study import Study
 from hpsearch.search.tables import DriverState
-from hpsearch.spec.load import differences, digest, parse_study, stored_form, taken_name
+from hpsearch.spec.load import (
+    differences,
+    digest,
+    is_same_study,
+    parse_stored,
+    stored_form,
+    stored_tree,
+    taken_name,
+)
 from hpsearch.spec.study import SUFFIX, StudySpec
 
 logger = logging.getLogger(__name__)
@@ -54,17 +63,20 @@ def open_study(
     if spec.study.name.endswith(SUFFIX) and not spec.is_confirmation:
         raise StudyFileError(taken_name(spec.study.name))
     storage = open_storage(url, timeout=timeout)
-    ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
-    with translated(storage):
-        study_id = create_or_find(storage, spec)
-        if _is_mistaken(storage, ledger, study_id, spec):
-            storage.delete_study(study_id)
+    with ExitStack() as refused:
+        refused.callback(storage.engine.dispose)
+        ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
+        with translated(storage):
             study_id = create_or_find(storage, spec)
-        _compare(storage, study_id, spec)
-    ledger.register(study_id, json.dumps(devices))
-    study = Study(spec, storage, study_id, ledger)
-    study.load()
-    return study
+            if _is_mistaken(storage, ledger, study_id, spec):
+                storage.delete_study(study_id)
+                study_id = create_or_find(storage, spec)
+            _compare(storage, study_id, spec)
+        ledger.register(study_id, json.dumps(devices))
+        study = Study(spec, storage, study_id, ledger)
+        study.load()
+        refused.pop_all()
+        return study
 
 
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
@@ -75,10 +87,14 @@ def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     except optuna.exceptions.DuplicatedStudyError:
         return storage.get_study_id_from_name(spec.study.name)
     storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric])
-    storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
-    storage.set_study_user_attr(study_id, DIGEST, digest(spec))
+    _keep(storage, study_id, spec)
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
     return study_id
+
+
+def _keep(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
+    storage.set_study_user_attr(study_id, DIGEST, digest(spec))
 
 
 def is_confirmation(attrs: Mapping[str, Any]) -> bool:
@@ -87,7 +103,7 @@ def is_confirmation(attrs: Mapping[str, Any]) -> bool:
     Read without validation, as another version may have stored the specification.
     """
     try:
-        tree = json.loads(attrs[SPECIFICATION])
+        tree = stored_tree(attrs[SPECIFICATION])
         return tree["sampler"]["name"] == "points" and "train.repeat" in tree["search"]
     except (KeyError, TypeError, ValueError):
         return False
@@ -96,7 +112,7 @@ def is_confirmation(attrs: Mapping[str, Any]) -> bool:
 def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:
     """Says whether the stored specification was a first try: another one, under which nothing was trained."""
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
-    if stored_text is None or digest(parse_study(json.loads(stored_text))) == digest(spec):
+    if stored_text is None or is_same_study(stored_text, spec):
         return False
     if storage.get_all_trials(study_id, deepcopy=False):
         return False
@@ -113,11 +129,10 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
             )
         # Another driver has created the study this very moment and not yet said what it is, or died before it
         # could: the same words twice do no harm.
-        storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
-        storage.set_study_user_attr(study_id, DIGEST, digest(spec))
+        _keep(storage, study_id, spec)
         return
-    stored = parse_study(json.loads(stored_text), source="stored specification")
-    if digest(stored) != digest(spec):
+    if not is_same_study(stored_text, spec):
+        stored = parse_stored(stored_text)
         lines = "\n".join(f"  {line}" for line in differences(stored, spec))
         raise DigestMismatch(
             f'study.name: a study "{spec.study.name}" with another specification is in '
@@ -125,4 +140,4 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
             f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
         )
     if stored_text != stored_form(spec):  # a raised total, another timeout: `status` and `list` show them
-        storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
+        _keep(storage, study_id, spec)

@@ -1,7 +1,15 @@
 """The study file as frozen values: parsed once at the edge, passed as an object everywhere else."""
 
 from hpsearch.spec.data import DataSpec, Split
-from hpsearch.spec.load import differences, digest, load_study_file, parse_study, stored_form
+from hpsearch.spec.load import (
+    differences,
+    digest,
+    load_study_file,
+    parse_stored,
+    parse_study,
+    stored_form,
+    stored_tree,
+)
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.stopping import EarlyStopping, Pruner
 from hpsearch.spec.study import METRICS, ConfirmSpec, Direction, SamplerSpec, StudySection, StudySpec
@@ -29,6 +37,8 @@ __all__ = [
     "differences",
     "digest",
     "load_study_file",
+    "parse_stored",
     "parse_study",
     "stored_form",
+    "stored_tree",
 ]

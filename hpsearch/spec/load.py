@@ -1,8 +1,10 @@
 """Study files read from disk, errors as `FILE: field: sentence`, and the digest that says what a study is."""
 
+import base64
 import hashlib
 import json
 import tomllib
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,13 @@ RUN_ONLY = {
     "fit": {"overfit_rise", "underfit_slope", "underfit_ratio", "least_change"},
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
+
+ORDERED = "train.lr_multipliers"
+"""The one table in which the order of the keys has a meaning: the first pattern that matches counts."""
+
+_PACKED = "zlib"
+_LONGEST = 30_000  # characters; quotes and backslashes take two bytes each in the database
+_LARGEST = 64 * 2**20  # bytes of a text that a database may ask us to unpack
 
 
 def load_study_file(path: str | Path) -> StudySpec:
@@ -81,33 +90,100 @@ def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
 
 
 def stored_form(spec: StudySpec) -> str:
-    """Returns the JSON text that is kept with the study in the database."""
-    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    """Returns the JSON text that is kept with the study in the database, in the order in which it was written.
+
+    A long one is compressed: MySQL's columns end at 64 KiB, which the points of a large confirmation exceed.
+    """
+    text = json.dumps(spec.model_dump(mode="json"))
+    if len(text) <= _LONGEST:
+        return text
+    return json.dumps({_PACKED: base64.b64encode(zlib.compress(text.encode())).decode()})
+
+
+def stored_tree(text: str) -> dict[str, Any]:
+    """Returns the nested tables that `stored_form` has written.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    tree = json.loads(text)
+    if isinstance(tree, dict) and tree.keys() == {_PACKED}:
+        unpacker = zlib.decompressobj()
+        try:
+            tree = json.loads(unpacker.decompress(base64.b64decode(tree[_PACKED]), _LARGEST))
+        except (zlib.error, TypeError) as error:
+            raise ValueError(f"the compressed specification is damaged: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("the specification is not a table")
+    return tree
+
+
+def parse_stored(text: str, source: str = "stored specification") -> StudySpec:
+    """Validates a study that `stored_form` has written.
+
+    Raises:
+        StudyFileError: it is damaged, or another version wrote it; the message names every wrong field.
+    """
+    try:
+        tree = stored_tree(text)
+    except ValueError as error:
+        raise StudyFileError(f"{source}: {error}") from None
+    return parse_study(tree, source)
 
 
 def digest(spec: StudySpec) -> str:
-    """Returns 16 hexadecimal digits over what makes two trials comparable: all but `RUN_ONLY`."""
-    text = json.dumps(spec.model_dump(mode="json", exclude=_exclude()), sort_keys=True)
+    """Returns 16 hexadecimal digits over what makes two trials comparable: all but `RUN_ONLY`.
+
+    The order of keys counts in `ORDERED` alone, and only where it is not that of the alphabet, so that studies
+    which began before it counted keep their digest.
+    """
+    tree = _comparable(spec)
+    orders = [list(table) for table in _ordered_tables(tree)]
+    text = json.dumps(tree, sort_keys=True)
+    if any(order != sorted(order) for order in orders):
+        text += json.dumps(orders)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_same_study(stored_text: str, spec: StudySpec) -> bool:
+    """Says whether a stored specification and a given one make comparable trials."""
+    stored = parse_stored(stored_text)
+    tree = stored_tree(stored_text)
+    if list(tree) == sorted(tree):  # Up to version 0.1.0 all keys were sorted, and their own order was lost.
+        spec = parse_study(json.loads(json.dumps(spec.model_dump(mode="json"), sort_keys=True)))
+    return digest(stored) == digest(spec)
 
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """Returns one line per comparable field in which two specifications differ."""
-    old = dict(_leaves(stored.model_dump(mode="json", exclude=_exclude())))
-    new = dict(_leaves(given.model_dump(mode="json", exclude=_exclude())))
+    old, new = dict(_leaves(_comparable(stored))), dict(_leaves(_comparable(given)))
     nothing = "(absent)"
     return [
         f"{name}: stored {json.dumps(old.get(name, nothing))}, now {json.dumps(new.get(name, nothing))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name, nothing) != new.get(name, nothing)
+        or (_is_ordered(name) and json.dumps(old[name]) != json.dumps(new[name]))
     ]
 
 
-def _exclude() -> Any:
-    return {section: set(fields) for section, fields in RUN_ONLY.items()}
+def _comparable(spec: StudySpec) -> dict[str, Any]:
+    return spec.model_dump(
+        mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
+    )
+
+
+def _ordered_tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [
+        tree["train"][ORDERED.removeprefix("train.")],
+        *tree["search"].get(ORDERED, {}).get("choices", ()),
+    ]
 
 
 def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(node, dict) or not node:
+    if not isinstance(node, dict) or not node or prefix == ORDERED:
         return [(prefix, node)]
     return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".lstrip("."))]
+
+
+def _is_ordered(name: str) -> bool:
+    return name in (ORDERED, f"search.{ORDERED}.choices")

@@ -124,8 +124,17 @@ class Choices(Section):
         return self
 
     def labels(self) -> tuple[Label, ...]:
-        """Returns the choices as Optuna stores them."""
-        return tuple(label(choice) for choice in self.choices)
+        """Returns the choices as Optuna stores them.
+
+        Tables are named by their sorted keys; those that differ in the order of their keys alone, which may have a
+        meaning (`train.lr_multipliers`), by their keys as written.
+        """
+        names = [label(choice) for choice in self.choices]
+        twins = {name for name in names if isinstance(name, str) and names.count(name) > 1}
+        return tuple(
+            json.dumps(choice) if name in twins and not isinstance(choice, str) else name
+            for name, choice in zip(names, self.choices, strict=True)
+        )
 
     def extremes(self) -> list[Any]:
         return list(self.choices)

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import StudyFileError
-from hpsearch.spec.load import RUN_ONLY, differences, digest, load_study_file, parse_study, stored_form
+from hpsearch.spec.load import (
+    RUN_ONLY,
+    differences,
+    digest,
+    is_same_study,
+    load_study_file,
+    parse_study,
+    stored_form,
+)
 from hpsearch.spec.search import label
 from hpsearch.spec.stopping import EarlyStopping
 from hpsearch.spec.study import StudySpec
@@ -315,7 +323,11 @@ def studies(draw: st.DrawFn) -> dict[str, Any]:
         "study": {"trials": draw(st.integers(1, 999)), "seed": draw(st.integers(0, 2**32 - 1))},
         "data": {"dataset": "digits", "subset": draw(st.floats(0.01, 1.0)), "image_size": draw(sizes)},
         "model": {"args": draw(st.dictionaries(st.text(max_size=4), free, max_size=3))},
-        "train": {"momentum": draw(st.floats(0.0, 0.99)), "optimizer": draw(optimizers)},
+        "train": {
+            "momentum": draw(st.floats(0.0, 0.99)),
+            "optimizer": draw(optimizers),
+            "lr_multipliers": draw(st.dictionaries(st.text(max_size=4), st.floats(0, 9), max_size=4)),
+        },
         "search": {
             "learning_rate": {"low": low, "high": high, "log": draw(st.booleans())},
             "epochs": {"low": least, "high": most},
@@ -331,7 +343,63 @@ def test_any_study_reads_back_equal_with_an_equal_digest(tree: dict[str, Any]) -
     spec = parse_study(tree)
     again = parse_study(json.loads(stored_form(spec)))
     assert again == spec
+    assert _in_order(again) == _in_order(spec)
     assert digest(again) == digest(spec)
+
+
+def _in_order(spec: StudySpec) -> str:
+    """Returns all fields with the order of every table's keys, which `==` passes over."""
+    return repr(spec.model_dump())
+
+
+ONE_ORDER = DATA + '[train]\nlr_multipliers = { "3.*" = 1.0, "*" = 0.001 }\n' + SEARCH
+OTHER_ORDER = DATA + '[train]\nlr_multipliers = { "*" = 0.001, "3.*" = 1.0 }\n' + SEARCH
+CHOSEN = DATA + '[search]\n"train.lr_multipliers" = [{ "b" = 1.0, "a" = 2.0 }, { "a" = 2.0, "b" = 1.0 }]\n'
+CHOSEN_TURNED = (
+    DATA + '[search]\n"train.lr_multipliers" = [{ "a" = 2.0, "b" = 1.0 }, { "b" = 1.0, "a" = 2.0 }]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        (
+            ONE_ORDER,
+            OTHER_ORDER,
+            'train.lr_multipliers: stored {"3.*": 1.0, "*": 0.001}, now {"*": 0.001, "3.*": 1.0}',
+        ),
+        (
+            CHOSEN,
+            CHOSEN_TURNED,
+            'search.train.lr_multipliers.choices: stored [{"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 1.0}], now ',
+        ),
+    ],
+)
+def test_the_order_of_learning_rate_patterns_makes_another_study(one: str, other: str, line: str) -> None:
+    assert digest(study(one)) != digest(study(other))
+    assert not is_same_study(stored_form(study(one)), study(other))
+    (difference,) = differences(study(one), study(other))
+    assert difference.startswith(line)
+
+
+def test_choices_that_differ_in_their_order_alone_have_labels_of_their_own() -> None:
+    spec = study(CHOSEN)
+    labels = spec.search["train.lr_multipliers"].labels()
+    assert len(set(labels)) == 2
+    orders = [list(spec.with_hparams({"train.lr_multipliers": one}).train.lr_multipliers) for one in labels]
+    assert orders == [["b", "a"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("text", [ONE_ORDER, OTHER_ORDER, FULL])
+def test_a_study_stored_with_sorted_keys_is_resumed_in_the_order_of_its_file(text: str) -> None:
+    """Version 0.1.0 sorted all keys, so that it cannot say which order its trials had."""
+    spec = study(text)
+    assert is_same_study(json.dumps(spec.model_dump(mode="json"), sort_keys=True), spec)
+
+
+def test_studies_of_version_0_1_0_keep_their_digest() -> None:
+    assert digest(study(DATA + SEARCH)) == "7dbfff2d9d56af68"
+    assert digest(study(OTHER_ORDER)) == "0c03742ad7884cf6"
 
 
 @pytest.mark.parametrize(
