@@ -62,6 +62,9 @@ def report_lines(report: Report) -> list[str]:
         if report.data is not None
         else ["data: the training function brings its own"]
     )
+    if spec.sampler.name == "grid":
+        tried = "all" if spec.study.trials >= spec.grid_size else f"{spec.study.trials:,} of them"
+        lines += ["", f"grid: {spec.grid_size:,} points; study.trials tries {tried}"]
     lines += [
         "",
         "search space:",

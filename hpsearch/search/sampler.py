@@ -6,10 +6,10 @@ their evenness; their point is a function of the trial number.
 """
 
 import hashlib
-import itertools
 import math
 import random
 import warnings
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,14 +52,35 @@ class Sampling:
             return len(self.spec.points)
         if self.spec.name != "grid":
             return None
-        return math.prod(len(grid_values(distribution)) for distribution in self.space.values())
+        return self.grid.size
 
     @cached_property
-    def grid(self) -> Sequence[tuple[Any, ...]]:
+    def grid(self) -> "Grid":
         """All combinations in an order shuffled by the study's seed, made once for all trials."""
-        points = list(itertools.product(*(grid_values(distribution) for distribution in self.space.values())))
-        random.Random(self.seed).shuffle(points)
-        return points
+        return Grid([grid_values(distribution) for distribution in self.space.values()], self.seed)
+
+
+class Grid:
+    """All combinations of some values, in a shuffled order; a combination is made when it is asked for."""
+
+    def __init__(self, values: Sequence[Sequence[Any]], seed: int) -> None:
+        self.size = math.prod(map(len, values))
+        self._values = values
+        self._seed = seed
+
+    def point(self, number: int) -> tuple[Any, ...]:
+        """Returns one combination; after the last one they begin again."""
+        rank, point = self._order[number % self.size], list[Any]()
+        for values in reversed(self._values):  # the last one changes fastest, as in nested loops
+            rank, place = divmod(rank, len(values))
+            point.insert(0, values[place])
+        return tuple(point)
+
+    @cached_property
+    def _order(self) -> Sequence[int]:
+        order = array("l", range(self.size))
+        random.Random(self._seed).shuffle(order)
+        return order
 
 
 class SpaceTPE(TPESampler):
@@ -104,15 +125,15 @@ class NumberedQMC(QMCSampler):
 class NumberedGrid(BaseSampler):
     """All combinations in a given order; the trial's number picks one."""
 
-    def __init__(self, space: Space, points: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(self, space: Space, grid: Grid) -> None:
         self._space = space
-        self._points = points
+        self._grid = grid
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return dict(self._space)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        return dict(zip(self._space, self._points[trial.number % len(self._points)], strict=True))
+        return dict(zip(self._space, self._grid.point(trial.number), strict=True))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

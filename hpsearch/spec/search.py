@@ -85,6 +85,13 @@ class FloatRange(Section):
     def decode(self, stored: Any) -> Any:
         return float(stored)
 
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None for a continuum."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else math.floor((self.high - self.low) / self.step + 1e-8) + 1
+
 
 class IntRange(Section):
     """All whole numbers from `low` to `high`, in steps or on a logarithmic scale."""
@@ -104,6 +111,11 @@ class IntRange(Section):
 
     def decode(self, stored: Any) -> Any:
         return int(stored)
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return (self.high - self.low) // (self.step or 1) + 1
 
 
 class Choices(Section):
@@ -141,6 +153,11 @@ class Choices(Section):
 
     def decode(self, stored: Any) -> Any:
         return self.choices[self.labels().index(stored)]
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return len(self.choices)
 
 
 Entry = FloatRange | IntRange | Choices

@@ -1,5 +1,6 @@
 """One study as a frozen value: every table of the study file, and the trial that a set of hparams makes."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -27,6 +28,9 @@ METRICS: dict[str, Direction] = {
 }
 """What a trial may be scored by, and which direction is better. A training function may yield others, named
 with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
+
+MOST_POINTS = 1_000_000
+"""A grid with more could never be searched; its order alone would take seconds and much memory."""
 
 TOP = 5
 """Classes that `val_top5_error` lets a model name; it is reported where there are more."""
@@ -220,11 +224,20 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _grid_is_finite(self, info: ValidationInfo) -> "StudySpec":
-        endless = [n for n, e in self.search.items() if isinstance(e, FloatRange) and e.step is None]
-        if self.sampler.name == "grid" and endless and info.context != _RESOLVED:
+        if self.sampler.name != "grid" or info.context == _RESOLVED:
+            return self
+        endless = [name for name, entry in self.search.items() if entry.size is None]
+        if endless:
             sentence = (
                 f'"grid" needs lists or ranges with a step, but {", ".join(endless)} is continuous; '
                 "give it a step or choose another sampler"
+            )
+            raise FieldErrors([("sampler.name", sentence)])
+        if self.grid_size > MOST_POINTS:
+            sizes = " x ".join(f"{entry.size:,} ({name})" for name, entry in self.search.items())
+            sentence = (
+                f'"grid" has {self.grid_size:,} points, {sizes}, and may have {MOST_POINTS:,} at most; use '
+                "larger steps, or choose another sampler"
             )
             raise FieldErrors([("sampler.name", sentence)])
         return self
@@ -291,6 +304,11 @@ class StudySpec(Section):
         for part in SHORT.get(name, name).split("."):
             value = getattr(value, part)
         return [value]
+
+    @property
+    def grid_size(self) -> int:
+        """Number of combinations of a space without continuous ranges."""
+        return math.prod(entry.size or 1 for entry in self.search.values())
 
     @property
     def is_confirmation(self) -> bool:

@@ -1,5 +1,6 @@
 """The study in memory: what samplers see, repeatable asks, the cap."""
 
+import itertools
 import math
 from random import Random
 
@@ -99,6 +100,18 @@ def test_the_grid_is_made_once_for_all_asks(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "values", [[range(3), ["a", "b"], [1.5, 2.5, 3.5, 4.5]], [["only"]], [range(7), range(1)]]
+)
+def test_a_grid_has_every_combination_in_the_order_of_the_shuffled_list(values):
+    """A study that began when the whole list was made goes through the same points."""
+    expected = list(itertools.product(*values))
+    Random(7).shuffle(expected)
+    grid = module.Grid(values, 7)
+    assert [grid.point(number) for number in range(grid.size)] == expected
+    assert grid.point(grid.size) == expected[0]
+
+
+@pytest.mark.parametrize(
     ("entry", "expected"),
     [
         ([1, 2], (1, 2)),
@@ -110,6 +123,7 @@ def test_grid_values(entry, expected):
     spec = spec_of({"epochs": entry} if not isinstance(entry, list) else {"batch_size": entry})
     [distribution] = distributions(spec.search).values()
     assert list(grid_values(distribution)) == list(expected)
+    assert next(iter(spec.search.values())).size == len(expected)
 
 
 @pytest.mark.parametrize(

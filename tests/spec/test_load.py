@@ -130,6 +130,12 @@ def refusal(text: str) -> str:
         (DATA + SEARCH + '[pruner]\nname = "medan"', "pruner.name", ["'medan'", 'did you mean "median"?']),
         (DATA + SEARCH + '[sampler]\nname = "tpee"', "sampler.name", ['"tpee"', 'did you mean "tpe"?']),
         (DATA + SEARCH + '[sampler]\nname = "grid"', "sampler.name", ['"grid"', "learning_rate", "a step"]),
+        (
+            DATA + "[search]\nepochs = { low = 1, high = 1001 }\nbatch_size = { low = 1, high = 1000 }\n"
+            '[sampler]\nname = "grid"',
+            "sampler.name",
+            ["1,001,000 points", "1,001 (epochs)", "1,000,000 at most", "larger steps"],
+        ),
         (DATA + SEARCH + "[confirm]\nseeds = 1", "confirm.seeds", ["at least 2", "got 1"]),
     ],
 )
