@@ -7,6 +7,7 @@ from hpsearch.search.live import LiveTrial
 from hpsearch.search.study import Study
 from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
+from hpsearch.service.messages import TrialEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,14 @@ class Postponed:
     beside: frozenset[int] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """A trial whose workers have all died: is it its fault, or that of the machine?"""
+
+    end: TrialEnd
+    worker: Worker
+
+
 class Admission:
     """The trials that wait, and whether the study has more to give.
 
@@ -38,15 +47,50 @@ class Admission:
         self._fleet = fleet
         self._keeper = keeper
         self._waiting: list[Postponed] = []
+        self._doubtful: dict[int, Doubtful] = {}
+        self._pardoned: set[int] = set()
 
     def put_back(self, waiting: Postponed) -> None:
         """Lets a trial wait for its next attempt."""
         self._waiting.append(waiting)
 
+    def doubt(self, doubtful: Doubtful) -> None:
+        """Keeps a trial that has killed all its workers, until it is clear whether the machine has."""
+        self._doubtful[doubtful.end.number] = doubtful
+
+    def judge(self, at_once: bool) -> list[Doubtful]:
+        """Returns the trials to be failed, now that workers live through others.
+
+        Where the deaths hit several trials, something outside may have ended the workers: then each trial is
+        tried once more. In a crash loop it never gets clear: the run ends and the next one trains these trials.
+
+        Args:
+            at_once: whether the study ends, so that nothing is tried again.
+        """
+        nothing_else = self.exhausted and self._doubtful.keys() == self._study.live.keys()
+        if not (self._fleet.is_sound or at_once or nothing_else):
+            return []
+        guilty = []
+        while self._doubtful:
+            number, doubtful = self._doubtful.popitem()
+            if (
+                self._fleet.is_sound
+                and self._fleet.hit_several
+                and not at_once
+                and number not in self._pardoned
+            ):
+                self._pardoned.add(number)
+                self.put_back(Postponed(number, 0))
+            else:
+                guilty.append(doubtful)
+        return guilty
+
     def forget(self, numbers: Iterable[int]) -> None:
         """Lets go of trials that are another driver's now."""
         gone = set(numbers)
         self._waiting = [waiting for waiting in self._waiting if waiting.number not in gone]
+        for number in gone:
+            self._doubtful.pop(number, None)
 
     def is_possible(self, worker: Worker) -> bool:
         """Says whether there may be a trial for a worker."""

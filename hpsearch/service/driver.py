@@ -4,6 +4,7 @@ It meets training only in messages and the database only through `search.study.S
 """
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from hpsearch.errors import LeaseLost
 from hpsearch.search.live import LiveTrial, Verdict
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.study import Study
-from hpsearch.service.admission import Admission, Postponed
+from hpsearch.service.admission import Admission, Doubtful, Postponed
 from hpsearch.service.callbacks import Callback, Calls, WorkerNews
 from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Worker
@@ -95,7 +96,6 @@ class Driver:
         self.call = Calls(callbacks)
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
-        self._doubtful: dict[int, tuple[TrialEnd, Worker]] = {}  # the trial's fault, or all workers'?
         self.admission = Admission(study, fleet, keeper)
         self._readiness = Readiness(study, fleet, keeper, self.call)
         self.database = Database(self._lost, lambda text: self.call("on_message", text))
@@ -234,21 +234,14 @@ class Driver:
             return
         self._verdicts.pop(number, None)
         if avoid is not None and worker is not None and not self.fleet.is_sound:
-            self._doubtful[number] = end, worker
+            self.admission.doubt(Doubtful(end, worker))
             self.call("on_trial_interrupted", number)
             return
         self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
 
     def _fail_doubtful(self) -> None:
-        """Ends the trials that killed all their workers, once it is clear that workers live through others.
-
-        In a crash loop it never is: the run ends and the next one trains these trials, none is burnt.
-        """
-        nothing_else = self.admission.exhausted and self._doubtful.keys() == self.study.live.keys()
-        if self.fleet.is_sound or self.stops.ends_study or nothing_else:
-            while self._doubtful:
-                number, (end, worker) = self._doubtful.popitem()
-                self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
+        for one in self.admission.judge(at_once=self.stops.ends_study):
+            self._finish(one.end.number, Verdict(StopKind.ERROR, one.end.detail), one.end, one.worker)
 
     def _requeue(self, waiting: Postponed) -> None:
         self._verdicts.pop(waiting.number, None)  # judged anew when it is resumed
@@ -278,14 +271,16 @@ class Driver:
         self.fleet.free(worker)
         if self.stops.cold:
             return
-        self.call("on_worker", WorkerNews(left.worker, "exit", reason))
+        pause = worker.start_at - time.monotonic()
+        again = f"; it is started again in {pause:.0f} s" if 0.5 < pause < math.inf else ""
+        self.call("on_worker", WorkerNews(left.worker, "exit", reason + again))
         trial = self.study.live.get(number) if number is not None else None
         if trial is not None and trial.attempt == attempt:
             logger.warning("trial %d: worker %d %s\n%s", trial.number, left.worker, reason, left.stderr)
             if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
                 self._requeue(Postponed(trial.number, trial.failures))
             else:
-                last_words = f"; its last words: {left.stderr.splitlines()[-1]}" if left.stderr else ""
+                last_words = f"; last line of its log: {left.stderr.splitlines()[-1]}" if left.stderr else ""
                 detail = f"worker {left.worker} {reason}{last_words}"
                 trial.interruptions.append(f"{detail} (attempt {attempt}, after epoch {len(trial.results)})")
                 avoid = None if worker.proven else left.worker
@@ -373,7 +368,6 @@ class Driver:
         self.admission.forget(numbers)
         for number in numbers:
             self._verdicts.pop(number, None)
-            self._doubtful.pop(number, None)
             worker = self.fleet.with_trial(number)
             self.call("on_trial_interrupted", number)
             self.call("on_message", f"trial {number} belongs to another driver now; it is given up here")

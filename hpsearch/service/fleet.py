@@ -22,12 +22,13 @@ from hpsearch.service.messages import (
     WorkerExit,
     WorkerSetup,
 )
+from hpsearch.service.places import memory_bytes
 
 logger = logging.getLogger(__name__)
 
-MOST_DEATHS = 3  # of one worker in a row, over two trials or none, after which it is given up
+MOST_DEATHS = 3  # of one worker in a row, over two trials or none, after which it may be disabled
 LEAST_LOOP = 4  # deaths in a row, of all workers, that make a crash loop
-MOST_BACKOFF = 30.0  # seconds before a worker that keeps dying is started again
+MOST_BACKOFF = 60.0  # seconds before a worker that keeps dying is started again
 START_TIMEOUT = 600.0  # seconds without a word in which a worker may import torch and load data, at the least
 LEAVE_TIMEOUT = 60.0  # seconds in which a worker that leaves must have gone
 
@@ -52,6 +53,7 @@ class Worker:
         company: the trials that have shared its memory since it was given its own.
         active: when it last gave a sign of progress (monotonic seconds).
         proven: whether it has finished an epoch since it was started.
+        sound_at: when it last finished an epoch, or was first started (monotonic seconds).
         deaths: in a row without an epoch.
         victims: the trials that these deaths hit; None for one without a trial.
         start_at: when a worker that is DOWN is started again (monotonic seconds); never if it is infinite.
@@ -66,6 +68,7 @@ class Worker:
     since: float = 0.0
     active: float = 0.0
     proven: bool = False
+    sound_at: float = math.inf
     deaths: int = 0
     victims: set[int | None] = field(default_factory=set)
     start_at: float = 0.0
@@ -79,6 +82,11 @@ class Fleet:
     Args:
         setup: makes the setup message for a worker.
         stall_timeout: seconds without an epoch after which a worker counts as hung.
+        recovery_timeout: seconds without an epoch after which workers that keep dying are not started again,
+            if any has trained before.
+
+    Attributes:
+        hit_several: whether the last series of deaths, which an epoch has ended, was over several trials.
     """
 
     def __init__(
@@ -87,10 +95,14 @@ class Fleet:
         places: Iterable[WorkerPlace],
         setup: Callable[[WorkerPlace], WorkerSetup],
         stall_timeout: float,
+        recovery_timeout: float = 0.0,
     ) -> None:
         self._executor = executor
         self._setup = setup
         self._stall_timeout = stall_timeout
+        self._recovery_timeout = recovery_timeout
+        self._trained_at: float | None = None
+        self.hit_several = False
         self._killed: dict[int, str] = {}
         self._spared: set[int] = set()
         # Workers, with their trials, in the order of their deaths since any finished an epoch.
@@ -104,7 +116,7 @@ class Fleet:
         for worker in due:
             self._executor.start(worker.place, self._setup(worker.place))
             worker.phase, worker.number, worker.proven = Phase.STARTING, None, False
-            worker.active = now
+            worker.active, worker.sound_at = now, min(worker.sound_at, now)
         return due
 
     def receive(self, timeout: float) -> list[FromWorker]:
@@ -141,7 +153,7 @@ class Fleet:
         return not self._died
 
     def has_others(self, worker: Worker) -> bool:
-        """Says whether another worker has not been given up."""
+        """Says whether there is another worker that is not disabled."""
         return any(other is not worker and other.start_at < math.inf for other in self.workers.values())
 
     def training(self) -> list[Worker]:
@@ -217,7 +229,10 @@ class Fleet:
                     holder.active = time.monotonic()
                     if isinstance(message, EpochResult):
                         holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
+                        holder.sound_at = self._trained_at = holder.active
                         holder.victims.clear()
+                        if self._died:
+                            self.hit_several = _several({victim for _, victim in self._died})
                         self._died.clear()
             case WorkerExit():
                 self._note_exit(self.workers[message.worker])
@@ -230,13 +245,14 @@ class Fleet:
             worker.deaths += 1
             worker.victims.add(worker.number)
             self._died.append((worker.place.worker, worker.number))
-        backoff = min(0.5 * 2.0 ** (worker.deaths - 1), MOST_BACKOFF) if worker.deaths > 1 else 0.0
-        if worker.deaths >= MOST_DEATHS and _several(worker.victims):
+        now = time.monotonic()
+        worker.start_at = now + (min(2.0 ** (worker.deaths - 2), MOST_BACKOFF) if worker.deaths > 1 else 0.0)
+        is_late = now - worker.sound_at >= self._recovery_timeout
+        if worker.deaths >= MOST_DEATHS and _several(worker.victims) and is_late:
             logger.error(
-                "worker %d is given up: it died %d times in a row", worker.place.worker, worker.deaths
+                "worker %d is disabled: it died %d times in a row", worker.place.worker, worker.deaths
             )
-            backoff = math.inf
-        worker.start_at = time.monotonic() + backoff
+            worker.start_at = math.inf
 
     def explain(self, message: WorkerExit) -> str:
         """Returns why a worker has gone: what the driver did to it, or what its process says."""
@@ -245,18 +261,43 @@ class Fleet:
     def refuse_crash_loop(self, reason: str, stderr: str) -> None:
         """Stops the run when all workers die again and again before they have trained an epoch.
 
+        Where one has trained, the machine is sound and something outside ends its workers, such as a lack of
+        memory: they are started again for `recovery_timeout`.
+
         Raises:
-            WorkersFailed: with the last worker's own words.
+            WorkersFailed: with the last worker's own words, and what may help.
         """
         alive = {number for number, worker in self.workers.items() if worker.start_at < math.inf}
         died = [(number, victim) for number, victim in self._died if number in alive]
         victims = {victim for _, victim in died}
         loop = {number for number, _ in died} == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
-        if not alive or (loop and _several(victims)):
+        since = self._trained_at
+        is_over = since is None or time.monotonic() - since >= self._recovery_timeout
+        if not alive or (loop and _several(victims) and is_over):
+            until = "" if since is None else f" in study.recovery_timeout = {self._recovery_timeout:g} s"
             raise WorkersFailed(
-                f"{len(died or self._died)} workers in a row ended before they had trained an epoch, the last one "
-                f"{reason}\nits last words:\n{stderr or '(none)'}"
+                f"{len(died or self._died)} workers in a row ended before they had trained an epoch{until}, the last "
+                f"one {reason}\n{stderr or 'it said nothing in its log'}\n{remedy(reason, stderr)}"
             )
+
+
+def remedy(reason: str, stderr: str) -> str:
+    """Returns what helps to find out why workers die; nothing is lost meanwhile."""
+    resume = "what was trained is kept: run the study again to resume it"
+    if "SIGKILL" not in reason or stderr:
+        return resume
+    return (
+        f"SIGKILL comes from outside, most often from the kernel when memory runs out{_memory_in_use()}: look at "
+        f"`dmesg`, use fewer --workers or a smaller batch; {resume}"
+    )
+
+
+def _memory_in_use() -> str:
+    memory = memory_bytes()
+    if memory is None:
+        return ""
+    total, free = memory
+    return f" (now {(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB are in use)"
 
 
 def _several(victims: set[int | None]) -> bool:

@@ -93,6 +93,7 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
             places,
             lambda place: _setup(spec, options, folder, place),
             spec.study.stall_timeout,
+            spec.study.recovery_timeout,
         )
         try:
             fleet.start_due()

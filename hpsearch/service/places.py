@@ -17,6 +17,7 @@ from hpsearch.service.executor import WorkerPlace
 logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+WORKER_BYTES = 300 << 20  # a worker's own memory once torch is imported: 315 MiB, torch 2.15 on a CPU
 _UUIDS = ("GPU-", "MIG-")
 
 
@@ -186,9 +187,36 @@ def _cpu_places(wanted: Workers, threads: int) -> list[WorkerPlace]:
             "--workers sets the number of workers on the CPU"
         )
     count = wanted.workers if wanted.workers is not None else max(1, cores() // threads)
+    _check_memory(count, threads)
     if count * threads > cores():
         logger.warning("%d workers with %d threads each share %d cores", count, threads, cores())
     return [WorkerPlace(number, (), threads) for number in range(count)]
+
+
+def _check_memory(count: int, threads: int) -> None:
+    """Refuses more workers than this machine's memory can hold: the kernel would kill them one after another.
+
+    Raises:
+        DeviceError: with a number that suits the machine.
+    """
+    memory = memory_bytes()
+    if memory is None or count * WORKER_BYTES <= memory[0]:
+        return
+    raise DeviceError(
+        f"--workers {count}: each takes {WORKER_BYTES / 2**30:.1f} GiB of memory before it trains anything, "
+        f"{count * WORKER_BYTES / 2**30:.0f} GiB in all, and this machine has {memory[0] / 2**30:.1f} GiB; its "
+        f"{cores()} cores keep {max(1, cores() // threads)} busy, so give --workers {max(1, cores() // threads)}"
+    )
+
+
+def memory_bytes() -> tuple[int, int] | None:
+    """Returns the bytes of memory that this machine has, and those that are free; None where Linux does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        return kib["MemTotal"] << 10, kib["MemAvailable"] << 10
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def _groups(gpus: Sequence[str], size: int) -> list[tuple[str, ...]]:

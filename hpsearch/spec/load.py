@@ -17,8 +17,8 @@ from hpsearch.spec.study import SUFFIX, StudySpec
 
 RUN_ONLY = {
     "study": {
-        "name", "trials", "max_failures", "max_attempts", "stall_timeout", "grace", "timeout",
-        "target_value", "max_epochs_total",
+        "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
+        "timeout", "target_value", "max_epochs_total",
     },
     "data": {"root", "download", "device", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},

@@ -64,6 +64,9 @@ class StudySection(Section):
     """Deaths of a trial's worker in a row without a new checkpoint, after which the trial is a FAIL."""
     stall_timeout: Seconds = Field(1800.0, gt=0)
     """A worker that finishes no epoch for so long is taken for hung and replaced."""
+    recovery_timeout: Seconds = Field(1800.0, ge=0)
+    """How long workers that die before they finish an epoch are started again, after pauses that grow from a
+    second to a minute, once any worker has trained. Then the run ends; the next one resumes its trials."""
     grace: Seconds = Field(30.0, ge=0)
     """After SIGINT or SIGTERM: how long to wait for the epoch's end before it is given up."""
     timeout: Seconds | None = Field(None, gt=0)

@@ -81,13 +81,17 @@ class Bench:
         }
         (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
 
-    def start(self, **environ: str) -> "subprocess.Popen[bytes]":
-        """Starts a driver."""
-        command = [
-            sys.executable, "-m", "hpsearch", "run", str(self.folder / "study.toml"), "--json",
+    def command(self) -> list[str]:
+        """Returns what starts a driver."""
+        return [
+            sys.executable, "-m", "hpsearch", "run", str(self.folder / "study.toml"),
             "--storage", self.storage, "--run-folder", str(self.folder / "runs"),
             "--workers", str(self.workers), "--gpus", "none", *self.flags,
         ]  # fmt: skip
+
+    def start(self, **environ: str) -> "subprocess.Popen[bytes]":
+        """Starts a driver."""
+        command = [*self.command(), "--json"]
         with (self.folder / f"driver-{len(self.drivers)}.out").open("wb") as out:
             driver = subprocess.Popen(
                 command,
@@ -153,6 +157,15 @@ class Bench:
         """Returns the names of torch's and our own blocks in shared memory."""
         return {name for name in os.listdir("/dev/shm") if name.startswith(("torch_", "psm_", "hpsearch"))}
 
+    def worker_processes(self, driver: "subprocess.Popen[bytes]") -> list[int]:
+        """Returns the worker processes that a driver has now."""
+        children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+        return [
+            int(pid)
+            for pid in children
+            if "hpsearch.service.worker" in _command_line(pid) and alive(int(pid))
+        ]
+
     def living(self) -> list[int]:
         """Returns the processes of this bench that are alive: drivers and workers ever seen."""
         pids = {driver.pid for driver in self.drivers} | {line["pid"] for line in self.lines()}
@@ -182,6 +195,13 @@ class Bench:
         # Waited for: other tests may be using shared memory at this moment.
         self.wait_for(lambda: self.left_over() <= self.shared_memory, "nothing left in shared memory", 20)
         return {"trials": len(trials), "epochs": len(logged), "trained twice": again}
+
+
+def _command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def alive(pid: int) -> bool:

@@ -1,12 +1,18 @@
 """Faults against a running study; the ground truth is the training function's own log, not the database."""
 
+import fcntl
 import os
+import pty
+import select
 import signal
+import subprocess
+import termios
+import threading
 
 import pytest
 
 from tests.databases import proxied
-from tests.faults.bench import Bench, alive
+from tests.faults.bench import ROOT, Bench, alive
 from tests.faults.storm import storm
 
 pytestmark = pytest.mark.timeout(400)
@@ -60,12 +66,12 @@ def test_one_worker_under_fire_trains_what_an_undisturbed_one_trains(tmp_path):
         storming.end()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_warm_stop_leaves_trials_that_can_be_resumed(bench, number, status):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_warm_stop_leaves_trials_that_can_be_resumed(bench, number):
     driver = bench.start()
     bench.wait_for_training(driver, epochs=4)
     driver.send_signal(number)
-    assert driver.wait(timeout=60) == status, bench.output()
+    assert driver.wait(timeout=60) == 128 + number, bench.output()
     bench.wait_for(lambda: not bench.living(), "workers gone", 20)
     trained = len(bench.lines())
     bench.trials = 3
@@ -73,6 +79,57 @@ def test_a_warm_stop_leaves_trials_that_can_be_resumed(bench, number, status):
     bench.finish()
     # A warm stop costs no epoch at all: nothing was trained twice.
     assert bench.check(faults=0)["epochs"] > trained
+
+
+def test_a_terminal_that_closes_ends_the_run_gracefully(bench):
+    """Its SIGHUP comes with a terminal that takes no more words."""
+    ours, theirs = pty.openpty()
+    driver = subprocess.Popen(
+        bench.command(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    bench.drivers.append(driver)
+    closing = threading.Event()
+    window = threading.Thread(target=_show, args=(ours, closing))
+    window.start()
+    bench.wait_for_training(driver, epochs=4)
+    closing.set()
+    window.join()
+    assert driver.wait(timeout=60) == 128 + signal.SIGHUP
+    bench.wait_for(lambda: not bench.living(), "workers gone", 20)
+    bench.finish()
+    bench.check(faults=0)
+
+
+def _show(terminal, closing):
+    """Reads what is written to a terminal, as a window does that shows it, and closes it."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+
+
+def test_workers_killed_from_outside_again_and_again_cost_no_trial(tmp_path):
+    bench = Bench(tmp_path, trials=3, epochs=4, seconds=0.5, workers=1, max_attempts=3)
+    try:
+        driver = bench.start()
+        out = tmp_path / "driver-0.out"
+        bench.wait_for(lambda: '"event": "epoch"' in out.read_text(), "the first epoch's decision", 60)
+        for _ in range(5):
+            bench.wait_for(lambda: bench.worker_processes(driver), "a worker", 60)
+            [worker] = bench.worker_processes(driver)
+            os.kill(worker, signal.SIGKILL)
+            bench.wait_for(lambda gone=worker: gone not in bench.worker_processes(driver), "it gone", 20)
+        assert driver.wait(timeout=120) == 0, bench.output()
+        bench.check(faults=5)
+    finally:
+        bench.end()
 
 
 def test_a_second_signal_ends_at_once_and_loses_nothing_that_was_saved(tmp_path):

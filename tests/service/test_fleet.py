@@ -1,4 +1,4 @@
-"""Workers that die, hang and are given up: what the fleet makes of it, and what the run says."""
+"""Workers that die, hang and are disabled: what the fleet makes of it, and what the run says."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def test_workers_that_die_while_they_start_end_the_run(tmp_path, workers):
 
 
 def test_deaths_before_other_workers_trained_are_no_crash_loop(tmp_path):
-    """Worker 1 is given up, worker 0 trains, dies, and dies again before its next epoch."""
+    """Worker 1 is disabled, worker 0 trains, dies, and dies again before its next epoch."""
 
     def script(run):
         whole = falling(run)
@@ -41,7 +41,8 @@ def test_deaths_before_other_workers_trained_are_no_crash_loop(tmp_path):
         return Script(deaths[run.attempt], "die") if lethal else whole
 
     executor = CurveExecutor(script, stillborn={1})
-    summary, _ = run_here(tmp_path, spec_of(study={"trials": 6}), workers=2, executor=executor)
+    spec = spec_of(study={"trials": 6, "recovery_timeout": 0})
+    summary, _ = run_here(tmp_path, spec, workers=2, executor=executor)
     assert executor.starts[1] == fleet.MOST_DEATHS
     assert summary.counts == {"COMPLETE": 6}
 
@@ -52,12 +53,54 @@ def test_a_crash_loop_burns_no_trial(tmp_path, workers, sound):
     def script(run):
         return falling(run) if run.number < sound else Script((), "die")
 
-    spec = spec_of(study={"trials": 5})
+    spec = spec_of(study={"trials": 5, "recovery_timeout": 0})
     with pytest.raises(WorkersFailed, match="SIGSEGV"):
         run_here(tmp_path, spec, script, workers=workers)
     assert sum(trial.state.is_finished() for trial in stored(tmp_path).trials) == sound
     summary, _ = run_here(tmp_path, spec, workers=workers)
     assert summary.counts == {"COMPLETE": 5}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_something_outside_kills_are_started_again_once_any_has_trained(tmp_path, workers):
+    """Six deaths in a row over several trials, as when memory is short for a while: no trial pays for them."""
+    killed = []
+
+    def script(run):
+        if run.number >= 2 and len(killed) < 6:
+            killed.append(run.number)
+            return Script((), "die")
+        return falling(run)
+
+    summary, executor = run_here(tmp_path, spec_of(study={"trials": 6}), script, workers=workers)
+    assert summary.counts == {"COMPLETE": 6}
+    assert len(killed) == 6
+    assert sum(executor.starts.values()) == workers + 6
+
+
+def test_trials_that_kill_every_worker_are_tried_once_more_and_then_fail(tmp_path):
+    """Over two such trials the workers' deaths look as if they came from outside, but only once."""
+
+    def script(run):
+        return Script((), "die") if run.number in (2, 3) else falling(run)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 6}), script)
+    assert summary.counts == {"COMPLETE": 4, "FAIL": 2}
+
+
+@pytest.mark.parametrize(
+    ("reason", "stderr", "words"),
+    [
+        ("killed by SIGKILL", "", ["`dmesg`", "GiB are in use", "--workers", "resume"]),
+        ("killed by SIGSEGV", "", ["resume"]),
+        ("killed by SIGKILL", "MemoryError", ["resume"]),
+    ],
+)
+def test_the_end_of_a_crash_loop_says_what_helps(reason, stderr, words):
+    said = fleet.remedy(reason, stderr)
+    for word in words:
+        assert word in said
+    assert ("dmesg" in said) == ("`dmesg`" in words)
 
 
 @pytest.mark.parametrize("trials", [1, 3])
@@ -88,7 +131,7 @@ def test_a_trial_that_kills_its_workers_keeps_their_last_words(tmp_path, sound):
     run_here(tmp_path, spec_of(study={"trials": 2}), executor=executor)
     failed = stored(tmp_path).trials[sound].user_attrs
     assert failed["error"] == "Fatal error\n  File model.py\nKilled"
-    assert failed["stop_detail"] == "worker 0 killed by SIGSEGV; its last words: Killed"
+    assert failed["stop_detail"] == "worker 0 killed by SIGSEGV; last line of its log: Killed"
     assert failed["worker"] == 0
 
 
@@ -100,7 +143,8 @@ def test_a_run_that_ends_with_an_error_tells_its_end(tmp_path):
     last = json.loads(output.getvalue().splitlines()[-1])
     assert (last["event"], last["exit_status"]) == ("study_end", 1)
     assert last["reason"] == str(raised.value)
-    assert last["reason"].endswith("killed by SIGSEGV\nits last words:\nout of luck")
+    assert "killed by SIGSEGV\nout of luck\n" in last["reason"]
+    assert last["reason"].endswith("run the study again to resume it")
 
 
 def test_workers_that_have_begun_end_when_another_cannot_be_started(tmp_path):

@@ -157,6 +157,14 @@ def test_a_worker_on_the_cpu_sees_no_gpu():
     assert worker_environment(WorkerPlace(0), {"CUDA_VISIBLE_DEVICES": "1"})["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_more_workers_than_the_memory_holds_are_refused_with_a_number_that_suits(monkeypatch):
+    monkeypatch.setattr(places, "memory_bytes", lambda: (8 << 30, 4 << 30))
+    monkeypatch.setattr(places, "cores", lambda: 4)
+    with pytest.raises(DeviceError, match=r"--workers 500: .*, 146 GiB in all, .* 8\.0 GiB; .* --workers 2$"):
+        plan(Workers(gpus="none", workers=500), threads=2)
+    assert len(plan(Workers(gpus="none", workers=20), threads=2)) == 20
+
+
 @pytest.mark.parametrize(
     ("status", "oom", "reason"),
     [
