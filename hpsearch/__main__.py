@@ -2,14 +2,22 @@
 
 import logging
 import os
+import re
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
+from traceback import format_exception
+from types import FrameType
 
 import typer
 
 from hpsearch.cli import app
 from hpsearch.errors import HpsearchError
+from hpsearch.service.signals import heeded, on_hang_up
+from hpsearch.version import __version__
+
+_PASSWORD = re.compile(r"://[^\s/@]*@")
 
 # typer has brought its own copy of click for some time now; this is the root of its errors in either case.
 _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -17,16 +25,23 @@ _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Runs the command line and exits with its status."""
-    # SIGTERM unwinds as Ctrl-C does, so that what was started so far is ended.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # They unwind as Ctrl-C does, so that what was started so far is ended.
+    for number in heeded():
+        if number != signal.SIGINT:
+            signal.signal(number, _leave)
     sys.exit(run(sys.argv[1:]))
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    on_hang_up(number)
+    sys.exit(128 + number)
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command line and returns its exit status.
 
     0 for success, 1 for a failure, 2 for what the user can mend (arguments, study, data, storage ...), 130
-    after Ctrl-C. A traceback means a bug in hpsearch.
+    after Ctrl-C. What nobody has foreseen is a bug of hpsearch: a sentence, with the details in a file.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
@@ -43,7 +58,28 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader has gone, as in `hpsearch list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        return _complain(_bug_report(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _bug_report(error: Exception) -> str:
+    """Writes a traceback into a file and returns the sentence that says where it is."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if isinstance(error, MemoryError | OSError):  # the machine's limits
+        what = f"the machine gave no more: {what}"
+    text = f"hpsearch {__version__}, Python {sys.version}, {sys.platform}\n{''.join(format_exception(error))}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="hpsearch-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(_PASSWORD.sub("://***@", text))
+    except OSError as failed:
+        return f"{_PASSWORD.sub('://***@', what)}; the details could not be written: {failed.strerror}"
+    return (
+        f"{_PASSWORD.sub('://***@', what)}; what was stored is kept. This is a bug of hpsearch, please report it with "
+        f"{file.name}"
+    )
 
 
 def _complain(sentence: str, status: int) -> int:

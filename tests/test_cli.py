@@ -90,6 +90,30 @@ def test_a_reader_that_goes_away_is_no_error(studies: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("momentum"), "bug of hpsearch"), (OSError(24, "Too many open files"), "machine")],
+)
+def test_what_nobody_has_foreseen_is_a_sentence_and_a_file(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, said: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error from ValueError("postgresql://ann:secret@host/db")
+
+    monkeypatch.setattr("hpsearch.__main__.app", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, out, err = invoke("list")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert said in err
+    [report] = tmp_path.glob("hpsearch-bug-*.txt")
+    assert str(report) in err
+    text = report.read_text()
+    assert "Traceback" in text
+    assert "secret" not in text
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(invoke: Invoke, command: str) -> None:
     status, output, _ = invoke(command, "--help")

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +13,7 @@ import torch
 from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.results.progress import precision_text
 from hpsearch.spec.against import check_study_against
+from hpsearch.spec.locks import temporary_folder
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EndKind, EpochResult, TrialEnd
@@ -152,7 +152,7 @@ def _arguments(ends: Mapping[str, list[Any]], place: int) -> dict[str, Any]:
 
 
 def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
-    with tempfile.TemporaryDirectory(prefix="hpsearch-check-") as folder:
+    with temporary_folder("hpsearch-check") as folder:
         admit(engine, spec, folder)
         last = [_epoch(engine, spec) for _ in range(spec.train.epochs)][-1]
         end = engine.evict(0, EndKind.FINISHED)

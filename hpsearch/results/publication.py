@@ -4,8 +4,9 @@
 
 The driver's process starts it at the first publication and writes what it hands back. Requests come through
 stdin, one JSON object a line, since a storage URL may hold a password and arguments can be read by every user
-of the machine. Each answer is a file, since a pipe would block until somebody has read it all; a line of
-stdout says that it is there, or what went wrong. The process ends with its stdin, and so with its driver.
+of the machine. Each answer goes into an open file that both have, since a pipe would block until somebody has
+read it all; a line of stdout says that it is there, or what went wrong. The process ends with its driver, also
+in the middle of an answer.
 
 What is stored are the system attributes of optuna-dashboard 0.21 and of Optuna's artifacts, in their form.
 Their own functions are not used: importing optuna_dashboard takes two seconds, and they commit a figure in
@@ -19,6 +20,7 @@ import logging
 import math
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,6 +37,7 @@ from hpsearch.results.plots.interactive import figure
 from hpsearch.results.reading import opened
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.storage import DEFAULT_STORAGE, redact, translated
+from hpsearch.service.worker import leave_with_driver
 from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -53,13 +56,13 @@ class Request:
 
     Attributes:
         run_folder: holds the weights of this machine's trials and the dashboard's artifact store.
-        output: the file that the answer goes into.
+        output: descriptor of the open file that the answer goes into, which the driver reads too.
     """
 
     storage: str = field(repr=False)
     study: str
     run_folder: str
-    output: str
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,10 @@ def answer(line: str) -> dict[str, str]:
         found = compute(request)
     except (HpsearchError, OSError) as error:
         return {"error": str(error)}
-    Path(request.output).write_text(json.dumps(asdict(found)), encoding="utf-8")
+    os.ftruncate(request.output, 0)
+    with open(request.output, "wb", closefd=False) as file:
+        file.seek(0)
+        file.write(json.dumps(asdict(found)).encode())
     return {}
 
 
@@ -249,6 +255,8 @@ def main() -> None:
     """Answers requests until stdin ends."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.nice(STEP_BACK)
+    watch = (sys.stdin.fileno(), os.getppid())
+    threading.Thread(target=leave_with_driver, args=watch, daemon=True).start()
     for line in sys.stdin:
         print(json.dumps(answer(line)), flush=True)
 

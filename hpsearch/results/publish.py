@@ -84,7 +84,7 @@ class Publisher(Callback):
         The process that computes takes seconds to start on a busy machine, so that a user who has pressed
         Ctrl-C early, before any trial has ended, must not wait for a page without graphs.
         """
-        if not summary.any_finished:
+        if summary.cold or not summary.any_finished:
             self._end_process()
             return
         self.publish(summary.study, AFTER_SIGNAL if summary.exit_status > 128 else AT_END)
@@ -173,20 +173,21 @@ class _Process:
 
     def __init__(self) -> None:
         self.busy = False
-        self._folder = tempfile.TemporaryDirectory(prefix="hpsearch-publish-")
-        self._output = Path(self._folder.name) / "changes.json"
-        self._errors = Path(self._folder.name) / "stderr"
+        # Files without a name: nothing of them is left, however this process and the other one end.
+        self._files = contextlib.ExitStack()
+        output, errors = tempfile.TemporaryFile("w+b"), tempfile.TemporaryFile("w+b")  # noqa: SIM115
+        self._output, self._errors = self._files.enter_context(output), self._files.enter_context(errors)
         home = str(Path(hpsearch.__file__).parents[1])
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "hpsearch.results.publication"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is meant for the driver
-            )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hpsearch.results.publication"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            pass_fds=(self._output.fileno(),),
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is meant for the driver
+        )
         assert self._process.stdin is not None  # PIPE was asked for
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
@@ -194,7 +195,7 @@ class _Process:
     def ask(self, storage: str, study: str, run_folder: Path) -> None:
         """Sends a request; one to a process that has died is answered with its last words."""
         self.busy = True
-        request = Request(storage, study, str(run_folder), str(self._output))
+        request = Request(storage, study, str(run_folder), self._output.fileno())
         with contextlib.suppress(BrokenPipeError):
             # Far smaller than a pipe's buffer: this does not block.
             self._requests.write(json.dumps(asdict(request)).encode() + b"\n")
@@ -214,11 +215,13 @@ class _Process:
         self.busy = False
         said = self._answers.readline()
         if not said:
-            words = self._errors.read_text(errors="replace").strip().splitlines()
+            self._errors.seek(0)
+            words = self._errors.read().decode(errors="replace").strip().splitlines()
             raise HpsearchError(words[-1] if words else f"exit status {self._process.wait()}")
         if error := json.loads(said).get("error"):
             raise HpsearchError(error)
-        found = json.loads(self._output.read_text(encoding="utf-8"))
+        self._output.seek(0)
+        found = json.loads(self._output.read())
         changes = (
             Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"]))
             for one in found["changes"]
@@ -229,4 +232,4 @@ class _Process:
         """Ends it; it only reads, so nothing is lost."""
         self._process.kill()
         self._process.communicate()
-        self._folder.cleanup()
+        self._files.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hpsearch.service.signals import heeded, on_hang_up
 from hpsearch.spec.study import StudySection
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Stops:
         self.exit_status: int | None = None
         self.ends_study = False
         self.cold = False
+        self._is_signalled = False
 
     @property
     def reason(self) -> str | None:
@@ -90,16 +92,14 @@ class Stops:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Turns the first SIGINT or SIGTERM into a warm stop and the second into a cold one.
+        """Turns the first of the graceful signals into a warm stop and the second into a cold one.
 
         Outside the main thread Python allows no signal handlers; then signals keep their meaning.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, self._on_signal) for number in heeded()}
         try:
             yield
         finally:
@@ -107,10 +107,12 @@ class Stops:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.exit_status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        on_hang_up(number)
+        if self._is_signalled:
             self.cold = True
             return
         name = signal.Signals(number).name
         self._reason = None  # a signal outranks other reasons: it decides the exit status
         self.ends_study = False
-        self.stop(f"{name}: running trials are checkpointed, run the study again to go on", 128 + number)
+        self._is_signalled = True
+        self.stop(f"{name}: running trials are checkpointed, run the study again to resume it", 128 + number)

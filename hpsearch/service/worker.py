@@ -38,6 +38,7 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerSetup,
 )
+from hpsearch.service.signals import heeded
 from hpsearch.training.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,9 @@ def main() -> int:
     # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminated = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    for number in heeded():  # schedulers send their warning to all processes of a job
+        if number != signal.SIGINT:
+            signal.signal(number, lambda *_: terminated.set())
     fd = int(sys.argv[1])
     os.set_inheritable(fd, False)  # not for what a training function starts
     threading.Thread(target=leave_with_driver, args=(fd, parent), daemon=True).start()

@@ -97,7 +97,7 @@ def test_a_new_best_replaces_the_artifact(tmp_path: Path) -> None:
 
 def test_a_second_publication_writes_only_what_has_changed(tmp_path: Path) -> None:
     search(tmp_path, callbacks=(publisher(tmp_path),))
-    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs"), output="")
+    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs"), output=0)
     assert compute(request) == Answer()
 
 

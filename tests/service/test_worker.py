@@ -367,11 +367,14 @@ class TestProcess:
         assert (end.kind, end.number) == (EndKind.PREEMPTED, 0)
         assert driver.status() == 128 + signal.SIGTERM
 
-    def test_sigterm_ends_an_idle_worker(self, start: Callable[..., Driver]) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+    def test_what_a_system_or_scheduler_sends_ends_an_idle_worker(
+        self, start: Callable[..., Driver], number: signal.Signals
+    ) -> None:
         driver = start(**loop("steady"))
         driver.expect(Ready)
         assert driver.process is not None
-        driver.process.terminate()
+        driver.process.send_signal(number)
         assert driver.status() == 128 + signal.SIGTERM
 
     def test_it_is_not_started_by_hand(self) -> None:
