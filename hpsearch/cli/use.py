@@ -103,6 +103,9 @@ def predict(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
+    prepare: Annotated[
+        str | None, typer.Option(help="What prepares a picture of your own data, as my_data:prepare.")
+    ] = None,
     allow: Allow = None,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +120,7 @@ def predict(
     name = (study_name(study) or study) if is_study_file else study
     url = storage_url(storage, storage_file, run_folder)
     model = load_best_model(name, url, allowed_modules(study, allow))
-    found = predict_files(model, pictures, top)
+    found = predict_files(model, pictures, top, prepare)
     typer.echo(json.dumps([plain(one) for one in found]) if as_json else "\n".join(prediction_lines(found)))
     if any(one.error for one in found):
         raise typer.Exit(1)

@@ -153,15 +153,19 @@ def _read(text: str) -> Any:
 def export_program(model: SavedModel, path: Path) -> None:
     """Writes a model as a program of `torch.export`, and runs it to see that it gives the same outputs.
 
-    It takes float32 images in [0, 1] of shape [B, channels, height, width] for any B, normalises them itself
-    and returns the outputs. `torch.export.load(path).module()(images)` runs it.
+    It takes float32 images in [0, 1] of shape [B, channels, height, width] for any B (in the data set's own unit
+    if that was another, see `model.preparation.accepts`), normalises them itself and returns the outputs.
+    `torch.export.load(path).module()(images)` runs it.
 
     Raises:
         ModelError: torch cannot export the model, or the program gives something else.
     """
     model.to(memory_format=torch.contiguous_format)  # the only one that torch.export.save takes silently
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, model.channels, model.height, model.width, generator=generator)
+    low, high = model.preparation.float_range
+    images = (
+        torch.rand(3, model.channels, model.height, model.width, generator=generator) * (high - low) + low
+    )
     try:
         program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         torch.export.save(program, path)

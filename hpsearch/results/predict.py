@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from hpsearch.results.looks import columns
 from hpsearch.results.progress import number
-from hpsearch.training.data.decode import read_file
-from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.saved import SavedModel
 
 
@@ -30,36 +26,33 @@ class Prediction:
     error: str = ""
 
 
-def predict(model: SavedModel, files: Sequence[str], top: int = 5) -> list[Prediction]:
-    """Returns one prediction for each file, in order; a file that cannot be read gets its error."""
-    return [_predict(model, file, top) for file in files]
+def predict(
+    model: SavedModel, files: Sequence[str], top: int = 5, prepare: str | None = None
+) -> list[Prediction]:
+    """Returns one prediction for each file, in order; a file that cannot be read gets its error.
+
+    Args:
+        prepare: what prepares one picture of data of one's own; else what the study has named.
+
+    Raises:
+        DataError, ModelError: nothing says how the study's data function prepares a picture, or it failed.
+    """
+    return [_predict(model, file, top, prepare) for file in files]
 
 
-def _predict(model: SavedModel, file: str, top: int) -> Prediction:
+def _predict(model: SavedModel, file: str, top: int, prepare: str | None) -> Prediction:
     try:
-        image = read_picture(model, Path(file))
+        image = model.read(file, prepare)
     except (OSError, ValueError, SyntaxError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Prediction(file, {}, error=reason.strip() or type(error).__name__)
+    with torch.inference_mode():
+        outputs = model.judge(image)
     if not model.classes:
-        with torch.inference_mode():
-            return Prediction(file, {}, tuple(model(image)[0].tolist()))
-    found = model.probabilities(image)[0].topk(min(top, len(model.classes)))
+        return Prediction(file, {}, tuple(outputs[0].tolist()))
+    found = model.to_probabilities(outputs)[0].topk(min(top, len(model.classes)))
     names = [model.classes[index] for index in found.indices.tolist()]
     return Prediction(file, dict(zip(names, found.values.tolist(), strict=True)))
-
-
-def read_picture(model: SavedModel, path: Path) -> Tensor:
-    """Reads a picture as the training pictures were read: bytes of shape [1, channels, height, width].
-
-    Raises:
-        OSError, ValueError, SyntaxError: it cannot be decoded.
-    """
-    decoded = int(model.metadata.get("decoded_channels", model.channels))
-    # In colour even for a grey model: training data are decoded so and then made grey (`data.channels = 1`).
-    array = to_channels(read_file(path, (model.height, model.width), 3)[None], decoded)
-    # Grey pictures may be shown in three equal channels (`data.channels = 3`).
-    return torch.tensor(array).expand(-1, model.channels, -1, -1)
 
 
 def prediction_lines(predictions: Sequence[Prediction]) -> list[str]:

@@ -64,6 +64,13 @@ class DataSpec(Section):
     split: Split = Split()
     image_size: Annotated[Annotated[Int, Field(ge=1, le=4096)] | None, OrNone] = None
     """Side of the square images in pixels; resized with antialiasing once. None keeps the data's own size."""
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    """How images of another shape become square: `crop` scales the shorter side and cuts the edges of the longer
+    one off, `pad` scales the longer side and adds bars (black, or a deep picture's darkest value), `squash`
+    scales both sides and distorts."""
+    range: tuple[Float, Float] | None = None
+    """Values that become 0 and 1, such as `[0, 4095]` for cameras of 12 bits; the same for all images, and values
+    outside stay outside. None: 0 to 255 for images of 8 bits, the training part's own range for deeper ones."""
     channels: Annotated[Literal[1, 3] | None, OrNone] = None
     """1 turns photographs grey, 3 repeats a grey channel; None keeps what the data has."""
     normalize: Bool = True
@@ -89,11 +96,21 @@ class DataSpec(Section):
     """What to do about the same image in two parts, which would make validation or test too optimistic."""
     device: Literal["auto", "gpu", "cpu", "stream"] = "auto"
     """Where the images live: on the GPU, in shared memory-mapped host memory, or streamed batch by batch."""
+    predict: str | None = None
+    """What prepares one picture as your own data function does, as `my_package.data:prepare`: it is given a
+    picture as Pillow opens it and returns the image of an item. `hpsearch predict` needs it."""
     cache: str | None = None
     """Folder of decoded images (default: `cache` beside the run folder)."""
     cache_limit_gb: Float = Field(50.0, gt=0)
     """Most that the folder may hold. Photographs are kept once, but need twice their room while they are
     decoded."""
+
+    @field_validator("range")
+    @classmethod
+    def _range_grows(cls, known: tuple[float, float] | None) -> tuple[float, float] | None:
+        if known is not None and known[0] >= known[1]:
+            raise ValueError(f"the first value must be the smaller one, got {list(known)}, such as [0, 4095]")
+        return known
 
     @field_validator("progressive")
     @classmethod

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hpsearch.errors import ModelError
 from hpsearch.spec import ModelSpec
@@ -15,22 +14,27 @@ from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
 from hpsearch.training import models, weights
 from hpsearch.training.data import Prepared
+from hpsearch.training.data.preparation import from_header
+from hpsearch.training.imports import import_object
 from hpsearch.version import __version__
 
 
 class SavedModel(nn.Module):
     """A trained model that takes images as they come, in evaluation mode.
 
-    It resizes to the size of training (with antialiasing), normalises by the very operations of training, so
-    that the outputs are equal to the bit, and returns the model's outputs: one row of logits per image, or
-    the regression's targets. What was trained in bfloat16 or float16 computes its products in it again, on
-    any device, so that your own autocast is not needed; the outputs are float32 then.
+    It prepares them as training did, by the very same operations, so that the outputs are equal to the bit:
+    another size is brought to that of training by the study's `data.resize`, values are scaled and normalised.
+    It returns the model's outputs: one row of logits per image, or the regression's targets. What was trained
+    in bfloat16 or float16 computes its products in it again, on any device, so that your own autocast is not
+    needed; the outputs are float32 then.
 
     Args:
         memory_format: that of training, in which sums come out the same to the bit.
+        allow: top-level modules that may be imported to prepare a picture; None trusts all.
 
     Attributes:
         model: the network alone; it takes normalised images of shape [B, channels, height, width].
+        preparation: what is done to images before.
         classes: names in the order of the outputs; empty for regression.
         metadata: all texts kept with the weights (study, trial, epoch, val_loss ...).
     """
@@ -43,70 +47,68 @@ class SavedModel(nn.Module):
         model: nn.Module,
         metadata: dict[str, str],
         memory_format: torch.memory_format = torch.contiguous_format,
+        allow: tuple[str, ...] | None = (),
     ) -> None:
         super().__init__()
         self.model = model
         self._memory_format = memory_format
+        self._allow = allow
         # Of files that say nothing, only the weights' number type is known.
         self._precision = devices.PRECISIONS[metadata.get("precision", "float32")]
         self.metadata = metadata
+        self.preparation = from_header(metadata)
         self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
         self.task = metadata["task"]
-        self.channels, self.height, self.width = (
-            int(metadata[key]) for key in ("channels", "height", "width")
-        )
-        self._normalizes = json.loads(metadata.get("normalize", "true"))
-        # Data sets of floats outside [0, 1] are brought there; bytes become floats by 1/255.
-        self._is_float = metadata.get("stored") == "float32"
-        self._scale, self._offset = (
-            float(metadata.get(key, at)) for key, at in (("scale", 1), ("offset", 0))
-        )
-        self._mean, self._std = (json.loads(metadata[key]) for key in ("mean", "std"))
-        for name, values in (("mean", self._mean), ("std", self._std)):
+        self.channels = self.preparation.channels
+        self.height, self.width = self.preparation.size
+        for name, values in (("mean", self.preparation.mean), ("std", self.preparation.std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's outputs.
 
         Args:
-            images: of shape [B, channels, H, W]; uint8, or floats in [0, 1] (as in the data set if it
-                was one of floats).
+            images: of shape [B, channels, H, W]; uint8, or floats in [0, 1]. Of a data set of other numbers,
+                those numbers (`model.preparation.accepts` says which).
+
+        Raises:
+            ModelError: another shape, or values of which nothing says what is black and white.
         """
-        if images.dim() != 4 or images.shape[1] != self.channels:
-            raise ModelError(
-                f"images have the shape {list(images.shape)}; this model takes [B, {self.channels}, H, W]"
-            )
-        pixels = self._pixels(images)
-        if pixels.shape[-2:] != (self.height, self.width):
-            pixels = functional.interpolate(
-                pixels, (self.height, self.width), mode="bilinear", antialias=True
-            )
-        pixels = self._normalize(pixels).to(memory_format=self._memory_format)
+        return self._outputs(self.preparation.take(images, self._dtype))
+
+    def judge(self, stored: Tensor) -> Tensor:
+        """Returns the model's outputs for what `read` has read."""
+        return self._outputs(self.preparation.scale(stored.to(self._dtype, copy=True)))
+
+    def read(self, path: str | Path, predict: str | None = None) -> Tensor:
+        """Reads a picture from a file as the training pictures were read, for `judge`.
+
+        Args:
+            predict: what prepares a picture of data of one's own, as `package.module:name`; else what the
+                study has named.
+
+        Raises:
+            OSError, ValueError, SyntaxError: it cannot be decoded, or its scale is not that of training.
+            DataError, ModelError: nothing says how a data function prepares a picture, or it may not be run.
+        """
+        reference = predict or self.preparation.predict
+        prepare = import_object(reference, self._allow, field="data.predict") if reference else None
+        return self.preparation.read(Path(path), prepare)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _outputs(self, pixels: Tensor) -> Tensor:
+        images = self.preparation.normalize(pixels, self.mean, self.std)
+        images = images.to(memory_format=self._memory_format)
         half = self._precision.autocast
         if half is None:
-            outputs: Tensor = self.model(pixels)
+            outputs: Tensor = self.model(images)
             return outputs
-        with torch.autocast(pixels.device.type, half):
-            outputs = self.model(pixels)
+        with torch.autocast(images.device.type, half):
+            outputs = self.model(images)
         return outputs.float()
-
-    def _pixels(self, images: Tensor) -> Tensor:
-        """Returns images in [0, 1], in the weights' number type."""
-        pixels = images.to(next(self.model.parameters()).dtype)
-        if images.dtype == torch.uint8:
-            return pixels * (1 / 255)
-        if not self._is_float:
-            return pixels
-        shifted = pixels - self._offset if self._offset != 0.0 else pixels
-        return shifted * self._scale if self._scale != 1.0 else shifted
-
-    def _normalize(self, pixels: Tensor) -> Tensor:
-        if not self._normalizes:
-            return pixels
-        if self.channels == 1:
-            scaled: Tensor = (pixels - self._mean[0]) * (1 / self._std[0])
-            return scaled
-        return (pixels - self.mean.to(pixels.dtype)) / self.std.to(pixels.dtype)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -119,7 +121,11 @@ class SavedModel(nn.Module):
         """
         if not self.classes:
             raise ModelError("this model predicts numbers, not classes; call it with the images instead")
-        return to_probabilities(self(images), self.metadata.get("loss", "cross_entropy"))
+        return self.to_probabilities(self(images))
+
+    def to_probabilities(self, outputs: Tensor) -> Tensor:
+        """Returns what the model's outputs mean, as `probabilities` does."""
+        return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"))
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
@@ -153,20 +159,11 @@ def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[st
         "digest": digest(run.spec),
         "model": json.dumps(run.spec.model.model_dump(mode="json")),
         "hparams": json.dumps(dict(run.hparams)),
-        "channels": data.channels,
-        "height": data.height,
-        "width": data.width,
+        **data.preparation.header(),
         "outputs": data.outputs,
         "classes": json.dumps(data.classes),
-        "mean": json.dumps(data.mean),
-        "std": json.dumps(data.std),
         "task": data.task,
         "precision": devices.resolve(run.spec.train.precision, data.device).name,
-        "normalize": json.dumps(run.spec.data.normalize),
-        "stored": str(data.train.images.dtype).removeprefix("torch."),
-        "scale": repr(data.statistics.scale),
-        "offset": repr(data.statistics.offset),
-        "decoded_channels": len(data.statistics.mean),
         "loss": run.spec.train.loss,
         "hpsearch": __version__,
     }
@@ -177,7 +174,7 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
     """Returns the model whose weights a trial has kept, on the CPU, in evaluation mode.
 
     Args:
-        allow: top-level modules that the file may name as its model; None trusts all.
+        allow: top-level modules that the file may name, as its model or to prepare pictures; None trusts all.
 
     Raises:
         ModelError: the file cannot be read, was not written by a trial of the plain loop, or does not fit.
@@ -213,4 +210,4 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
         raise ModelError(f"{path}: the weights do not fit the model {spec.name}: {error}") from error
     channels, cpu = int(metadata["channels"]), torch.device("cpu")
     memory_format = models.choose_memory_format(model, cpu, channels, size, half=False)
-    return SavedModel(model, metadata, memory_format).eval()
+    return SavedModel(model, metadata, memory_format, allow).eval()

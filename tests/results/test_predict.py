@@ -9,7 +9,7 @@ from PIL import Image
 
 from hpsearch.__main__ import run
 from hpsearch.results.models import load_best_model
-from hpsearch.results.predict import predict, prediction_lines, read_picture
+from hpsearch.results.predict import predict, prediction_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
 from tests.results.digits import searched, small_spec
@@ -34,11 +34,12 @@ def test_pictures_are_read_as_in_training(photos: tuple[Path, RunOptions]) -> No
     model = load_best_model("small", options.storage)
     spec = small_spec(data=NIGHTS | {"root": str(folder / "data"), "channels": model.channels}).data
     data = load(spec, cache=folder / "runs" / "cache").at(spec)
-    normalized = model._normalize(model._pixels(torch.as_tensor(data.val.images)))
+    prepared = model.preparation.take(torch.as_tensor(data.val.images), torch.float32)
+    normalized = model.preparation.normalize(prepared, model.mean, model.std)
     assert torch.equal(normalized, data.batch(data.val, slice(None))[0])
     files = sorted((folder / "data").rglob("*.png"))
     for place, index in enumerate(data.val.index.tolist()):
-        assert torch.equal(read_picture(model, files[index])[0], data.val.images[place])
+        assert torch.equal(model.read(files[index])[0], data.val.images[place])
         answer = predict(model, [str(files[index])], top=1)[0]
         assert list(answer.probabilities) == model.classify(data.val.images[place : place + 1])
 
@@ -74,7 +75,7 @@ def test_a_picture_the_wrong_way_up_is_turned(photos: tuple[Path, RunOptions], t
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise when shown
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
-    assert torch.equal(*(read_picture(model, tmp_path / name) for name in ("a.png", "b.png")))
+    assert torch.equal(*(model.read(tmp_path / name) for name in ("a.png", "b.png")))
 
 
 def test_the_best_is_saved_and_used_on_the_command_line(

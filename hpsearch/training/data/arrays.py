@@ -16,7 +16,7 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import pixels
-from hpsearch.training.data.catalogue import Array, Progress, Size, hash_rows
+from hpsearch.training.data.catalogue import Array, Progress, Request, Size, hash_rows
 from hpsearch.training.data.progress import counted
 
 _CHUNK_BYTES = 32 << 20
@@ -29,6 +29,7 @@ class ArrayImages:
         opener: name in OPENERS of the function that opens a file.
         members: path, name of the array within, and number of images.
         rows: which images, counted through all members; None for all.
+        source: number type of the arrays.
     """
 
     kind = "arrays"
@@ -42,10 +43,15 @@ class ArrayImages:
         size: Sequence[int],
         dtype: str,
         rows: Array | Sequence[int] | None = None,
+        source: str = "uint8",
+        resize: str = "crop",
     ) -> None:
         self.channels = channels
         self.size: Size = (size[0], size[1])
         self.dtype = dtype
+        self.source = source
+        self.tag = "" if resize == "crop" else resize
+        self._resize = resize
         self._opener = opener
         self._members = [(path, name, count) for path, name, count in members]
         self._layout = layout
@@ -61,9 +67,7 @@ class ArrayImages:
 
     def take(self, rows: Array) -> "ArrayImages":
         chosen = rows if self._rows is None else self._rows[rows]
-        return ArrayImages(
-            self._opener, self._members, self._layout, self.channels, self.size, self.dtype, chosen
-        )
+        return ArrayImages(**(self.fields() | {"rows": chosen}))
 
     def chunks(self, size: Size, channels: int) -> Iterator[Array]:
         rows = np.arange(len(self)) if self._rows is None else self._rows
@@ -88,7 +92,7 @@ class ArrayImages:
 
     def _prepare(self, chunk: Array, size: Size, channels: int) -> Array:
         stored = pixels.to_stored(pixels.channels_first(chunk, self._layout), self.dtype)
-        return pixels.resize(pixels.to_channels(stored, channels), size)
+        return pixels.resize(pixels.to_channels(stored, channels), size, self._resize)
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -99,6 +103,8 @@ class ArrayImages:
             "size": self.size,
             "dtype": self.dtype,
             "rows": None if self._rows is None else self._rows.tolist(),
+            "source": self.source,
+            "resize": self._resize,
         }
 
 
@@ -111,10 +117,13 @@ def _runs(owners: Array) -> Iterator[tuple[int, int]]:
 def scan(
     opener: str,
     members: Sequence[tuple[str, str]],
-    layout: str = "auto",
-    progress: Progress | None = None,
+    request: Request,
+    layout: str = "",
 ) -> tuple[ArrayImages, Array, str]:
     """Reads arrays once to learn their shape, type and content.
+
+    Args:
+        layout: of the arrays, where the study has no say in it.
 
     Returns:
         the images, their hashes, and a sentence on the layout found.
@@ -126,7 +135,7 @@ def scan(
     if not sum(len(array) for array in arrays if array.ndim):
         raise DataError(f"{_named(members[0])} holds no images; save some")
     where = _named(members[0])
-    found = pixels.find_layout(arrays[0].shape, layout, where)
+    found = pixels.find_layout(arrays[0].shape, layout or request.spec.layout, where)
     for array, member in zip(arrays, members, strict=True):
         if array.shape[1:] != arrays[0].shape[1:] or array.dtype != arrays[0].dtype:
             raise DataError(
@@ -140,11 +149,14 @@ def scan(
     channels, size = pixels.measure(arrays[0].shape, found)
     if not channels * size[0] * size[1]:
         raise DataError(f"{where} holds images of {size[1]} x {size[0]} pixels; save them again")
-    hashes, low, high = _measure(arrays, found, progress)
+    hashes, low, high = _measure(arrays, found, request.progress)
+    pixels.refuse_lost(low, high, f"{where}: the images")
     dtype = pixels.stored_type(arrays[0].dtype, low, high)
     counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
     note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
-    return ArrayImages(opener, counted, found, channels, size, dtype), hashes, note
+    source, resize = str(arrays[0].dtype.name), request.spec.resize
+    images = ArrayImages(opener, counted, found, channels, size, dtype, source=source, resize=resize)
+    return images, hashes, note
 
 
 def _named(member: tuple[str, str]) -> str:

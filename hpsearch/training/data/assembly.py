@@ -155,12 +155,12 @@ def _divide(assembly: Assembly, spec: DataSpec, cache: Cache, progress: Progress
     if not isinstance(images, FileImages):
         return
     kept, _ = pixels.check_channels(images.channels, spec.channels)
-    if not has_fresh(cache, images.size, kept):
+    if not has_fresh(cache, images.size, kept, images.tag):
         return
     training_store(assembly, cache, progress).open(images.size, kept)
     if len(assembly.rows.test):
         sealed_store(assembly, cache, progress).open(images.size, kept)
-    drop_copies(cache, images.size, kept)
+    drop_copies(cache, images.size, kept, images.tag)
 
 
 def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cache:

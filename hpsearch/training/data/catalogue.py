@@ -47,6 +47,16 @@ class Images(Protocol):
         """ "uint8" or "float32"."""
         ...
 
+    @property
+    def source(self) -> str:
+        """Number types of the data themselves, joined by commas."""
+        ...
+
+    @property
+    def tag(self) -> str:
+        """What sets these images apart from others of their kind, size and channels in the cache; may be ""."""
+        ...
+
     def __len__(self) -> int: ...
 
     def take(self, rows: Array) -> "Images":
@@ -77,6 +87,7 @@ class Catalogue:
         hashes: uint8 of shape [N, HASH_BYTES], of each image's content.
         groups: int64 of shape [N]; samples with the same number must not be torn apart. None: no groups.
         names: of the samples, for messages; may be empty.
+        predict: what prepares one picture as the user's own data function does, as `package.module:name`.
     """
 
     images: Images
@@ -87,6 +98,7 @@ class Catalogue:
     groups: Array | None = None
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    predict: str = ""
 
     def __len__(self) -> int:
         return len(self.parts)

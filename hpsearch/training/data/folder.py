@@ -8,15 +8,17 @@ All pictures are decoded once, in parallel, at the size that the study asks for;
 the files when a trial asks for them.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import labels, pixels
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Request, Size, Source
+from hpsearch.training.data.decode import DEPTHS, FULL, WHITE, Form
 from hpsearch.training.data.listing import Listing, list_files, list_pictures
-from hpsearch.training.data.pictures import FileImages, Header, decode_new, read_headers
+from hpsearch.training.data.pictures import FileImages, Header, decode_new, highest_value, read_headers
 
 
 def read_folder(request: Request) -> Catalogue:
@@ -33,10 +35,23 @@ def read_folder(request: Request) -> Catalogue:
     size = request.size or _common_size(names, list(known.values()))
     channels = 1 if all(header.grey for header in known.values()) else 3
     kept, _ = pixels.check_channels(channels, request.spec.channels)
-    broken = decode_new(request.cache, root, names, hashes, size, (channels, kept), request.progress)
+    depths = {name: header.depth for name, header in zip(names, known.values(), strict=True)}
+    form = _choose_form(request, depths)
+    broken = decode_new(request.cache, root, names, hashes, size, (channels, kept), request.progress, form)
     _check_failures(request, failures | broken, everything=len(broken) == len(known))
     whole = np.array([place for place, name in enumerate(names) if name not in broken], np.int64)
-    images = FileImages(request.cache, str(root.resolve()), names, hashes, channels, size).take(whole)
+    images = FileImages(
+        request.cache,
+        str(root.resolve()),
+        names,
+        hashes,
+        channels,
+        size,
+        form.resize,
+        form.dtype,
+        form.range,
+        ",".join(sorted(set(depths.values()))),
+    ).take(whole)
     rows = np.array(list(known), np.int64)[whole]
     targets, classes = _to_targets(request, listing, rows)
     where = str(root / (request.spec.labels or ""))
@@ -49,7 +64,11 @@ def read_folder(request: Request) -> Catalogue:
         hashes[whole],
         None if groups is None else groups[rows],
         tuple(listing.names[row] for row in rows),
-        (_describe_sizes(list(known.values())), *_describe_failures(failures | broken)),
+        (
+            _describe_sizes(list(known.values())),
+            *_describe_depths(depths, form),
+            *_describe_failures(failures | broken),
+        ),
     )
 
 
@@ -109,6 +128,62 @@ def _common_size(names: Sequence[str], headers: Sequence[Header]) -> Size:
             f"{second} {two[1]} x {two[0]}, {len(sizes)} sizes in all); set one, such as image_size = 64"
         )
     return next(iter(sizes))
+
+
+def _choose_form(request: Request, depths: Mapping[str, str]) -> Form:
+    """Returns what pictures of these number types, by name, are decoded to.
+
+    Raises:
+        DataError: deep pictures that have no scale in common with the others, or with each other.
+    """
+    resize, known = request.spec.resize, request.spec.range
+    names = {
+        kind: [name for name, one in depths.items() if one == kind] for kind in sorted(set(depths.values()))
+    }
+    if list(names) == ["uint8"]:
+        return Form(resize)
+    if "uint8" in names:
+        for kind in (kind for kind in names if kind != "uint8" and known is None):
+            _check_white(request, kind, names[kind], names["uint8"][0])
+        return Form(resize, range=known)
+    if "float32" in names and len(names) > 1 and known is None:
+        other = next(kind for kind in names if kind != "float32")
+        raise _no_common_scale(names["float32"][0], "float32", "", names[other][0], other)
+    return Form(resize, "float32")
+
+
+def _check_white(request: Request, kind: str, names: Sequence[str], other: str) -> None:
+    """Refuses deep pictures among those of 8 bits of which it is not known what is white.
+
+    Raises:
+        DataError: names one, and what it would take.
+    """
+    highest = highest_value(request.root, names, FULL) if kind in WHITE else 0.0
+    if kind not in WHITE or (kind == "uint16" and highest < FULL) or (kind == "float32" and highest > 1):
+        reached = f" (the highest value of such pictures is {highest:g})" if kind in WHITE else ""
+        raise _no_common_scale(names[0], kind, reached, other, "uint8")
+
+
+def _no_common_scale(one: str, kind: str, reached: str, other: str, others: str) -> DataError:
+    return DataError(
+        f"data.root: {one} is a {DEPTHS[kind]} picture{reached} and {other} a {DEPTHS[others]} one, and nothing says "
+        "what they have in common; give the values that are black and white in the deep ones by data.range, such as "
+        "range = [0, 4095], or save all in one way"
+    )
+
+
+def _describe_depths(depths: Mapping[str, str], form: Form) -> tuple[str, ...]:
+    """Says how deep pictures and those of 8 bits were brought together."""
+    counts = Counter(depths.values())
+    deep = len(depths) - counts.pop("uint8", 0)
+    if form.dtype != "uint8" or not deep:
+        return ()
+    low = form.range[0] if form.range else 0
+    highs = [form.range[1]] if form.range else [WHITE[kind] for kind in sorted(counts)]
+    return (
+        f"{deep} of {len(depths)} pictures have more than 8 bits and are kept with 8, as the others are: "
+        f"{low:g} becomes black and {' or '.join(f'{high:g}' for high in highs)} white",
+    )
 
 
 def _describe_sizes(headers: Sequence[Header]) -> str:

@@ -15,14 +15,17 @@ from torch import Tensor
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.spec.trial import DataFacts
-from hpsearch.training.data import pixels
+from hpsearch.training.data import catalogue, pixels
 from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
 from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import Progress, Size
+from hpsearch.training.data.decode import DEPTHS, Form
 from hpsearch.training.data.objects import ItemImages
+from hpsearch.training.data.pictures import FileImages
 from hpsearch.training.data.pixels import Statistics
+from hpsearch.training.data.preparation import Preparation
 from hpsearch.training.data.prepared import Images, Part, Prepared
-from hpsearch.training.data.progress import told
+from hpsearch.training.data.progress import counted
 from hpsearch.training.data.sources import own_size
 from hpsearch.training.data.splits import count_below
 from hpsearch.training.data.store import images_bytes
@@ -33,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 _ROOM = 0.6
 """Share of a GPU's free memory that images may take when `data.device` is "auto"."""
-
-_MEASURED = 1024
-"""Images of a stream that mean and standard deviation are taken over."""
 
 
 def load(
@@ -97,8 +97,11 @@ class TrainingData:
         self._targets = torch.from_numpy(found.targets[chosen]).to(device)
         self._train = len(rows.train)
         self._placed: dict[tuple[Size, int], tuple[Images, Statistics]] = {}
+        self._streamed: dict[tuple[Size, int], Statistics] = {}
         self._streams = self._must_stream(spec)
+        self._predict = found.predict
         channels, (height, width) = self._form(spec)[1:]
+        self._unit = self._find_unit(spec)
         self.facts = DataFacts(
             train=len(rows.train),
             val=len(rows.val),
@@ -110,7 +113,7 @@ class TrainingData:
             task=assembly.task,
             digest=assembly.digest,
             digests=assembly.digests,
-            notes=assembly.notes,
+            notes=(*assembly.notes, *describe_range(self._store.images, self._unit, spec.range)),
         )
 
     def at(self, spec: DataSpec) -> Prepared:
@@ -131,23 +134,27 @@ class TrainingData:
         count = count_below(self._shares, spec.subset)
         train, val = slice(0, count), slice(self._train, None)
         targets = self._targets[train]
-        repeat = channels // len(statistics.mean)
-        mean = list(statistics.mean) * repeat if spec.normalize else [0.0] * channels
-        std = list(statistics.std) * repeat if spec.normalize else [1.0] * channels
+        images_of = self._store.images
+        preparation = Preparation(
+            channels=channels,
+            kept=kept,
+            size=size,
+            form=images_of.form if isinstance(images_of, FileImages) else Form(spec.resize, images_of.dtype),
+            source=images_of.source,
+            statistics=statistics.scaled(*self._unit),
+            normalizes=spec.normalize,
+            layout=spec.layout,
+            dataset=spec.dataset,
+            predict=self._predict,
+        )
         return Prepared(
             device=self.device,
             classes=self.classes,
             task=self.task,
-            channels=channels,
-            height=size[0],
-            width=size[1],
             outputs=len(self.classes) or self._targets.shape[1],
-            mean=mean,
-            std=std,
-            statistics=statistics,
-            normalizes=spec.normalize,
-            mean_C11=torch.tensor(mean, device=self.device)[:, None, None],
-            std_C11=torch.tensor(std, device=self.device)[:, None, None],
+            preparation=preparation,
+            mean_C11=torch.tensor(preparation.mean, device=self.device)[:, None, None],
+            std_C11=torch.tensor(preparation.std, device=self.device)[:, None, None],
             train=Part(_cut(images, train), targets, self._index[train]),
             val=Part(_cut(images, val), self._targets[val], self._index[val]),
             class_counts=_count(targets, len(self.classes)),
@@ -158,6 +165,27 @@ class TrainingData:
         """Returns the channels to keep, the channels to show, and the size."""
         kept, shown = pixels.check_channels(self._store.images.channels, spec.channels)
         return kept, shown, own_size(spec) or self._store.images.size
+
+    def _find_unit(self, spec: DataSpec) -> tuple[float, float]:
+        """Returns scale and offset of all images, at whatever size, from the study's own size.
+
+        Raises:
+            DataError: the training images cannot be measured.
+        """
+        images = self._store.images
+        mixed = isinstance(images, FileImages) and images.form.range is not None  # the range made bytes of it
+        if spec.range is not None and not mixed:
+            if "bool" in images.source.split(","):
+                raise DataError("data.range is for numbers, and the images are true and false; leave it out")
+            return 1 / (spec.range[1] - spec.range[0]), spec.range[0]
+        if images.dtype == "uint8":
+            return 1 / 255, 0.0
+        kept, _ = pixels.check_channels(images.channels, spec.channels)
+        known = self._measure(spec, images.size, kept)
+        return known.scale, known.offset
+
+    def _measure(self, spec: DataSpec, size: Size, kept: int) -> Statistics:
+        return self._open(spec, size, kept)[1] if self._streams else self._store.measure(size, kept)
 
     def _must_stream(self, spec: DataSpec) -> bool:
         """Whether images stay in the user's data set: when asked to, or when they do not fit into the cache.
@@ -184,10 +212,11 @@ class TrainingData:
     def _open(self, spec: DataSpec, size: Size, channels: int) -> tuple[Images, Statistics]:
         if self._streams and isinstance(self._store.images, ItemImages):
             streamed = StreamedImages(self._store.images, size, channels)
-            # The training part begins with a stratified order, so that its first images stand for all.
-            count = min(_MEASURED, self._train)
-            measured = told(streamed.sample(count), count, self._progress)
-            return streamed, pixels.statistics(measured, self._store.images.dtype)
+            if (size, channels) not in self._streamed:
+                train = streamed.cut(slice(0, self._train))
+                measured = counted(train.arrays(), self._train, self._progress)
+                self._streamed[size, channels] = pixels.statistics(measured, self._store.images.dtype)
+            return streamed, self._streamed[size, channels]
         stored = self._store.open(size, channels)
         images = torch.from_numpy(stored.images)
         if self.device.type != "cpu" and spec.device in ("auto", "gpu"):
@@ -213,6 +242,23 @@ class TrainingData:
             )
         logger.info("images (%.3g GB) stay in host memory, %s is too full", needed / 1e9, self.device)
         return images
+
+
+def describe_range(
+    images: catalogue.Images, unit: tuple[float, float], given: tuple[float, float] | None
+) -> tuple[str, ...]:
+    """Says what images are that are not simply of 8 bits, and which values become 0 and 1."""
+    if images.dtype == "uint8" and given is None:
+        return ()
+    low, high = unit[1], unit[1] + 1 / unit[0]
+    depths = " and ".join(dict.fromkeys(DEPTHS.get(kind, kind) for kind in images.source.split(",")))
+    if given is not None:
+        return (f"{depths} images, of which data.range makes {low:g} black (0) and {high:g} white (1)",)
+    if unit == (1.0, 0.0):
+        return (f"{depths} images, values as they are",)
+    return (
+        f"{depths} images, values {low:g} to {high:g} in the training part, scaled to 0 to 1 for all images",
+    )
 
 
 def _cut(images: Images, rows: slice) -> Images:

@@ -4,21 +4,23 @@ Legend: N samples, C channels, H height, W width.
 """
 
 import os
+import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from hpsearch.errors import DataError
-from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import (
     PARTS,
     Array,
     Size,
 )
-from hpsearch.training.data.decode import from_item
+from hpsearch.training.data.decode import fit, from_item, number_type
 from hpsearch.training.data.threads import in_order
 
 _CHUNK_BYTES = 32 << 20
@@ -50,6 +52,7 @@ class ItemImages:
     Args:
         size: of the images, or the one that the study asks for where they differ.
         rows: which images, counted through all members; None for all.
+        source: number types of the items.
         threads: whether items may be read by several threads.
         rebuild: makes a member's data set from its fields, where `data` is None.
     """
@@ -66,9 +69,14 @@ class ItemImages:
         dtype: str,
         *,
         rows: Array | None = None,
+        source: str = "uint8",
+        resize: str = "crop",
         threads: bool = False,
         rebuild: Callable[..., Any] | None = None,
     ) -> None:
+        self.source = source
+        self.tag = "" if resize == "crop" else resize
+        self._resize = resize
         self.channels = channels
         self.size: Size = (size[0], size[1])
         self.dtype = dtype
@@ -105,6 +113,8 @@ class ItemImages:
             self.size,
             self.dtype,
             rows=moved,
+            source=self.source,
+            resize=self._resize,
             threads=self._threads,
             rebuild=self._rebuild,
         )
@@ -124,13 +134,22 @@ class ItemImages:
     def image(self, item: tuple[Any, Any], size: Size, channels: int) -> Array:
         """Returns an item's image as [channels, *size] of `dtype`."""
         array = from_item(item[0], self._layout, "data.dataset: an item's image")
-        if self.dtype == "float32" and array.dtype == np.uint8:
-            array = array.astype(np.float32) / 255
-        if array.shape[0] == 1:
-            array = pixels.resize(array[None], size)[0]
-            return np.repeat(array, channels, 0)
-        fitted: Array = pixels.resize(pixels.to_channels(array[None], channels), size)[0]
-        return fitted
+        if array.dtype != self.dtype:
+            array = self._as_others(array, number_type(item[0]))
+        return fit(array, size, channels, self._resize)
+
+    def _as_others(self, array: Array, kind: str) -> Array:
+        """Returns bytes as the floats in [0, 1] that they are among.
+
+        Raises:
+            DataError: this is no mixture that was looked at before.
+        """
+        if kind not in self.source.split(",") or self.dtype != "float32":
+            raise DataError(
+                f"data.dataset: an item's image is {kind} and the first ones were {self.source}, which need not "
+                "have a scale in common; return all images in one number type"
+            )
+        return array.astype(np.float32) / 255
 
     def item(self, position: int) -> tuple[Any, Any]:
         """Returns the image and the label at a position of these rows, as the data set gives them."""
@@ -144,6 +163,8 @@ class ItemImages:
             "channels": self.channels,
             "size": self.size,
             "dtype": self.dtype,
+            "source": self.source,
+            "resize": self._resize,
         }
 
     def _open(self) -> list[Member]:
@@ -177,6 +198,21 @@ def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterato
         return _pair(item, f"data.dataset: item {number} of {member}")
 
     yield from in_order(get, range(len(rows)), _THREADS) if threads else map(get, range(len(rows)))
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Lets torch, NumPy and `random` draw from a seed for a while, and gives them their own states back."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def describe(error: Exception) -> str:

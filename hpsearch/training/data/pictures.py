@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from hpsearch.errors import DataError
 from hpsearch.training.data.cache import Cache, read_json, write_array, write_json
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest
-from hpsearch.training.data.decode import is_grey, read_file, upright_size
+from hpsearch.training.data.decode import BYTES, Form, depth, is_grey, read_file, upright_size, values
 from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.data.progress import told
 from hpsearch.training.data.shelves import Shelves, form
@@ -35,10 +35,10 @@ class FileImages:
         hashes: of the files' contents, uint8 of shape [N, HASH_BYTES].
         channels: 1 if all are grey, else 3.
         size: the one that the study asks for, or the pictures' own.
+        source: number types of the files' values.
     """
 
     kind = KIND
-    dtype = "uint8"
 
     def __init__(
         self,
@@ -48,9 +48,16 @@ class FileImages:
         hashes: Array,
         channels: int,
         size: Sequence[int],
+        resize: str = "crop",
+        dtype: str = "uint8",
+        range: Sequence[float] | None = None,
+        source: str = "uint8",
     ) -> None:
         self.channels = channels
         self.size: Size = (size[0], size[1])
+        self.dtype = dtype
+        self.source = source
+        self.form = Form(resize, dtype, None if range is None else (range[0], range[1]))
         self._cache = cache
         self._root = root
         self._names = names
@@ -61,20 +68,26 @@ class FileImages:
 
     def take(self, rows: Array) -> "FileImages":
         names = [self._names[row] for row in rows.tolist()]
-        return FileImages(self._cache, self._root, names, self._hashes[rows], self.channels, self.size)
+        fields = self.fields() | {"hashes": self._hashes[rows], "names": names}
+        return FileImages(self._cache, **fields)
+
+    @property
+    def tag(self) -> str:
+        return self.form.tag
 
     def chunks(self, size: Size, channels: int) -> Iterator[Array]:
         held = [
-            Shelves(self._cache, form(KIND, size, kept)) for kept in dict.fromkeys((channels, self.channels))
+            Shelves(self._cache, form(KIND, size, kept, self.tag))
+            for kept in dict.fromkeys((channels, self.channels))
         ]
         places = [shelves.find(self._hashes) for shelves in held]
         missing = np.flatnonzero(np.all([place < 0 for place in places], axis=0))
         wanted = (self._names[row] for row in missing.tolist())
-        fresh = _decode_all(Path(self._root), wanted, size, (self.channels, channels))
-        step = max(1, _CHUNK_BYTES // (channels * size[0] * size[1]))
+        fresh = _decode_all(Path(self._root), wanted, size, (self.channels, channels), self.form)
+        step = max(1, _CHUNK_BYTES // (np.dtype(self.dtype).itemsize * channels * size[0] * size[1]))
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
-            chunk = np.empty((stop - start, channels, *size), np.uint8)
+            chunk = np.empty((stop - start, channels, *size), self.dtype)
             todo = np.ones(len(chunk), bool)
             for shelves, place in zip(held, places, strict=True):
                 here = todo & (place[start:stop] >= 0)
@@ -86,7 +99,15 @@ class FileImages:
             yield chunk
 
     def fields(self) -> dict[str, Any]:
-        return {"root": self._root, "channels": self.channels, "size": self.size}
+        return {
+            "root": self._root,
+            "channels": self.channels,
+            "size": self.size,
+            "resize": self.form.resize,
+            "dtype": self.dtype,
+            "range": self.form.range,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +119,7 @@ class Unreadable:
 
 
 def _decode_all(
-    root: Path, names: Iterable[str], size: Size, channels: tuple[int, int]
+    root: Path, names: Iterable[str], size: Size, channels: tuple[int, int], form: Form = BYTES
 ) -> Iterator[Array | Unreadable]:
     """Yields pictures of shape [C, H, W] in order.
 
@@ -106,14 +127,14 @@ def _decode_all(
         channels: to decode, and to keep: grey is made of colour, so that it is the same whoever asks for it.
     """
     with ThreadPoolExecutor(1) as large:
-        yield from in_order(partial(_decode, root, size, channels, large), names, _THREADS)
+        yield from in_order(partial(_decode, root, size, channels, form, large), names, _THREADS)
 
 
 def _decode(
-    root: Path, size: Size, channels: tuple[int, int], large: Executor, name: str
+    root: Path, size: Size, channels: tuple[int, int], form: Form, large: Executor, name: str
 ) -> Array | Unreadable:
     try:
-        picture = read_file(root / name, size, channels[0], large)
+        picture = read_file(root / name, size, channels[0], large, form)
     except Exception as error:
         return Unreadable(root / name, _reason(error))
     kept: Array = to_channels(picture[None], channels[1])[0]
@@ -135,11 +156,13 @@ class Header:
 
     Attributes:
         content: hash of its file.
+        depth: number type of its values.
     """
 
     content: bytes
     size: Size
     grey: bool
+    depth: str
 
 
 def read_headers(root: Path, names: Sequence[str], progress: Progress | None) -> list[Header | str]:
@@ -156,7 +179,7 @@ def _read_header(root: Path, name: str) -> Header | str:
             content = file_digest(file, partial(blake2b, digest_size=HASH_BYTES)).digest()
             file.seek(0)
             with Image.open(file) as image:
-                return Header(content, upright_size(image), is_grey(image))
+                return Header(content, upright_size(image), is_grey(image), depth(image))
     except Exception as error:
         return _reason(error)
 
@@ -168,6 +191,20 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def highest_value(root: Path, names: Sequence[str], enough: float) -> float:
+    """Returns the highest value of deep pictures; stops looking at one that reaches `enough`."""
+    highest = 0.0
+    for name in names:
+        try:
+            with Image.open(root / name) as image:
+                highest = max(highest, float(values(image, root / name).max()))
+        except Exception:  # damaged: decoding all pictures will say so
+            continue
+        if highest >= enough:
+            break
+    return highest
+
+
 def decode_new(
     cache: Cache,
     root: Path,
@@ -176,11 +213,13 @@ def decode_new(
     size: Size,
     channels: tuple[int, int],
     progress: Progress | None,
+    decoded: Form = BYTES,
 ) -> dict[str, str]:
     """Decodes what the cache does not hold into an entry `decoded-...`, from which parts take their images.
 
     Args:
         channels: to decode, and to keep.
+        decoded: what the pictures become.
 
     Returns:
         the names of those that cannot be decoded, with the reasons.
@@ -188,7 +227,7 @@ def decode_new(
     Raises:
         DataError: the cache has no room for the pictures.
     """
-    common = form(KIND, size, channels[1])
+    common = form(KIND, size, channels[1], decoded.tag)
     lacking = np.flatnonzero(Shelves(cache, common).find(hashes) < 0)
     _, first = np.unique(_whole(hashes[lacking]), return_index=True)
     rows = lacking[np.sort(first)]
@@ -197,21 +236,21 @@ def decode_new(
 
     def build(folder: Path) -> None:
         kept, reasons = hashes[rows], {}
-        blank = np.zeros((channels[1], *size), np.uint8)
+        blank = np.zeros((channels[1], *size), decoded.dtype)
 
         def pictures() -> Iterator[Array]:
-            results = _decode_all(root, (names[row] for row in rows.tolist()), size, channels)
+            results = _decode_all(root, (names[row] for row in rows.tolist()), size, channels, decoded)
             for place, result in enumerate(told(results, len(rows), progress)):
                 if isinstance(result, Unreadable):
                     reasons[kept[place].tobytes().hex()] = result.reason
                     kept[place] = 0
                 yield blank if isinstance(result, Unreadable) else result
 
-        write_array(folder / "images.npy", (len(rows), channels[1], *size), "uint8", pictures())
+        write_array(folder / "images.npy", (len(rows), channels[1], *size), decoded.dtype, pictures())
         write_array(folder / "hashes.npy", kept.shape, "uint8", [kept])
         write_json(folder / "reasons.json", reasons)
 
-    weight = channels[1] * size[0] * size[1] * (len(rows) + len(names))  # the parts will hold them all again
+    weight = np.dtype(decoded.dtype).itemsize * channels[1] * size[0] * size[1] * (len(rows) + len(names))
     entry = cache.entry(f"decoded-{common}-{digest(hashes[rows])}", build, weight)
     reasons: dict[str, str] = read_json(entry / "reasons.json")
     bad = {row: reasons.get(hashes[row].tobytes().hex()) for row in lacking.tolist()} if reasons else {}
@@ -222,14 +261,14 @@ def _whole(hashes: Array) -> Array:
     return np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1)
 
 
-def has_fresh(cache: Cache, size: Size, kept: int) -> bool:
+def has_fresh(cache: Cache, size: Size, kept: int, tag: str) -> bool:
     """Whether pictures of this form were decoded that may not be in the entry of a part yet."""
-    return bool(cache.entries(f"decoded-{form(KIND, size, kept)}-*"))
+    return bool(cache.entries(f"decoded-{form(KIND, size, kept, tag)}-*"))
 
 
-def drop_copies(cache: Cache, size: Size, kept: int) -> None:
+def drop_copies(cache: Cache, size: Size, kept: int, tag: str) -> None:
     """Takes away what was decoded and lies in the entries of parts by now."""
-    common = form(KIND, size, kept)
+    common = form(KIND, size, kept, tag)
     parts = Shelves(cache, common, "images")
     for entry in cache.entries(f"decoded-{common}-*"):
         try:

@@ -3,12 +3,14 @@
 Legend: n images of a chunk, C channels, H height, W width.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from hpsearch.errors import DataError
@@ -112,18 +114,52 @@ def check_channels(have: int, want: int | None) -> tuple[int, int]:
     return 1, want
 
 
-def resize(chunk_nCHW: Array, size: Size) -> Array:
-    """Returns images scaled with antialiasing until they cover the size, and cut to it at the centre."""
-    height, width = chunk_nCHW.shape[2:]
-    if (height, width) == size:
+def resize(chunk_nCHW: Array, size: Size, rule: str = "crop") -> Array:
+    """Returns images at another size, bytes as bytes."""
+    if chunk_nCHW.shape[2:] == size:
         return chunk_nCHW
+    is_bytes = chunk_nCHW.dtype == np.uint8
     images = torch.from_numpy(chunk_nCHW.astype(np.float32))
-    scaled = F.interpolate(
-        images, cover((height, width), size), mode="bilinear", align_corners=False, antialias=True
-    )
-    top, left = ((have - want) // 2 for have, want in zip(scaled.shape[2:], size, strict=True))
-    cut: Array = scaled[:, :, top : top + size[0], left : left + size[1]].numpy()
-    return cut.round().clip(0, 255).astype(np.uint8) if chunk_nCHW.dtype == np.uint8 else cut
+    fitted: Array = resized(images, size, rule, black=is_bytes, whole=is_bytes).numpy()
+    return fitted.astype(np.uint8) if is_bytes else fitted
+
+
+def resized(images_nCHW: Tensor, size: Size, rule: str, *, black: bool, whole: bool) -> Tensor:
+    """Returns images scaled with antialiasing, and brought to the size by the rule of `data.resize`.
+
+    Args:
+        black: what "pad" adds is 0; else it is each image's own smallest value, for 0 means nothing where
+            values have a range of their own.
+        whole: the values are those of bytes, and are rounded to such.
+    """
+    have = (images_nCHW.shape[2], images_nCHW.shape[3])
+    scaled = scaled_size(have, size, rule)
+    if scaled != have:
+        images_nCHW = F.interpolate(images_nCHW, scaled, mode="bilinear", align_corners=False, antialias=True)
+        images_nCHW = images_nCHW.round().clamp(0, 255) if whole else images_nCHW
+    top, left = edges(scaled, size)
+    if rule != "pad":
+        return images_nCHW[:, :, top : top + size[0], left : left + size[1]]
+    fill = 0 * images_nCHW[:, :1, :1, :1] if black else images_nCHW.amin((1, 2, 3), keepdim=True)
+    whole_nCHW = fill.expand(-1, images_nCHW.shape[1], *size).clone()
+    whole_nCHW[:, :, -top : scaled[0] - top, -left : scaled[1] - left] = images_nCHW
+    return whole_nCHW
+
+
+def scaled_size(have: Size, want: Size, rule: str) -> Size:
+    """Returns the size that an image is scaled to before its edges are cut off ("crop") or bars added ("pad")."""
+    if rule == "squash":
+        return want
+    if rule == "crop":
+        return cover(have, want)
+    scale = min(want[0] / have[0], want[1] / have[1])
+    height, width = (max(1, min(w, round(h * scale))) for h, w in zip(have, want, strict=True))
+    return height, width
+
+
+def edges(scaled: Size, want: Size) -> Size:
+    """Returns where the wanted rows and columns begin in what was scaled; negative outside of it."""
+    return (scaled[0] - want[0]) // 2, (scaled[1] - want[1]) // 2
 
 
 def cover(have: Size, want: Size) -> Size:
@@ -137,7 +173,7 @@ class Statistics:
     """What normalising needs to know of the training part.
 
     Attributes:
-        mean, std: per channel, of the pixels after scaling.
+        mean, std: per channel, of the pixels after scaling; the std of a channel of one value is 1.
         scale, offset: pixel values are (stored value - offset) * scale, which lie in [0, 1].
     """
 
@@ -146,30 +182,49 @@ class Statistics:
     scale: float
     offset: float
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The stored values that become 0 and 1."""
+        return self.offset, self.offset + 1 / self.scale
+
+    def scaled(self, scale: float, offset: float) -> "Statistics":
+        """Returns the same statistics of pixels that are scaled otherwise."""
+        if (scale, offset) == (self.scale, self.offset):
+            return self
+        mean = tuple((one / self.scale + self.offset - offset) * scale for one in self.mean)
+        std = tuple(one if one == 1.0 else one / self.scale * scale for one in self.std)
+        return replace(self, mean=mean, std=std, scale=scale, offset=offset)
+
 
 def statistics(chunks: Iterable[Array], dtype: str) -> Statistics:
-    """Measures images chunk by chunk, in float64.
+    """Measures images chunk by chunk, in float64; where one chunk ends makes no difference to the last bit.
 
     Raises:
-        DataError: a value is NaN or infinite.
+        DataError: a value is NaN or infinite, or float32 cannot tell the values apart.
     """
-    count, sums, squares = 0, np.zeros(1), np.zeros(1)
-    low, high = np.inf, -np.inf
+    count, low, high = 0, math.inf, -math.inf
+    found: list[Array] = []  # sums and sums of squares of images, [2, n, C]
     for chunk in chunks:
         if dtype == "uint8":
             part = [_byte_moments(chunk[:, channel]) for channel in range(chunk.shape[1])]
-            total, square = np.array(part).T
+            found.append(np.array(part).T[:, None])
         else:
             values = chunk.astype(np.float64)
-            total, square = values.sum((0, 2, 3)), (values**2).sum((0, 2, 3))
+            found.append(np.stack([values.sum((2, 3)), (values**2).sum((2, 3))]))
             low, high = min(low, values.min()), max(high, values.max())
         count += chunk[:, 0].size
-        sums, squares = sums + total, squares + square
-    if not np.isfinite(sums).all():
+    moments = np.concatenate(found, 1)
+    if not np.isfinite(moments).all():
         raise DataError(
             "data.dataset: the training images hold NaN or infinite values; remove or replace these images"
         )
-    scale, offset = (1 / 255, 0.0) if dtype == "uint8" else _to_unit(float(low), float(high))
+    # Sums that are exact do not depend on the order: a stream's are those of the images in memory.
+    sums, squares = (np.array([math.fsum(one) for one in kind.T]) for kind in moments)
+    if dtype == "uint8":
+        scale, offset = 1 / 255, 0.0
+    else:
+        refuse_lost(float(low), float(high), "data.dataset: the training images")
+        scale, offset = _to_unit(float(low), float(high))
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)) * scale
     std = np.where(std > 1e-8, std, 1.0)
@@ -188,3 +243,16 @@ def _to_unit(low: float, high: float) -> tuple[float, float]:
     if (low >= 0 and high <= 1) or high == low:
         return 1.0, 0.0
     return 1 / (high - low), low
+
+
+def refuse_lost(low: float, high: float, where: str) -> None:
+    """Refuses values of which float32 would keep fewer than 256 levels, such as those near 1e9.
+
+    Raises:
+        DataError: it would.
+    """
+    if low < high and high - low < 256 * 2.0**-23 * max(-low, high):
+        raise DataError(
+            f"{where} hold values from {low!r} to {high!r}, which float32 cannot tell apart; subtract {low:g} "
+            "from them first"
+        )

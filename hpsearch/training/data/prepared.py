@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hpsearch.training.data.pixels import Statistics
+from hpsearch.training.data.preparation import Preparation
 from hpsearch.training.data.stream import StreamedImages
 
 Images = Tensor | StreamedImages
@@ -44,26 +44,41 @@ class Batches:
     """Makes batches from parts: `batch`, or `pixels`, augmentation and `normalize` in this order.
 
     Attributes:
-        height, width: of the images at the end of training.
         outputs: of the model: classes, or regression targets.
-        mean, std: of the training part per channel; 0 and 1 where the study does not normalise. Also as
-            tensors on the device.
-        statistics: how stored values become pixels.
+        preparation: how stored values become what the model is given.
+        mean_C11, std_C11: its mean and deviation as tensors on the device.
     """
 
     device: torch.device
     classes: tuple[str, ...]
     task: str
-    channels: int
-    height: int
-    width: int
     outputs: int
-    mean: list[float]
-    std: list[float]
-    statistics: Statistics
-    normalizes: bool
+    preparation: Preparation
     mean_C11: Tensor
     std_C11: Tensor
+
+    @property
+    def channels(self) -> int:
+        return self.preparation.channels
+
+    @property
+    def height(self) -> int:
+        """Of the images at the end of training, as `width` is."""
+        return self.preparation.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.preparation.size[1]
+
+    @property
+    def mean(self) -> list[float]:
+        """Of the training part per channel; 0 where the study does not normalise."""
+        return self.preparation.mean
+
+    @property
+    def std(self) -> list[float]:
+        """Of the training part per channel; 1 where the study does not normalise."""
+        return self.preparation.std
 
     def pixels(
         self, part: Part, index: Index, dtype: torch.dtype = torch.float32, size: int | None = None
@@ -77,19 +92,11 @@ class Batches:
         if self.device.type == "cuda" and not chosen.is_cuda:
             # As they are stored, so as bytes, and from memory that the GPU fetches them from by itself.
             chosen = chosen.pin_memory().to(self.device, non_blocking=True)
-        fresh = chosen.to(self.device, dtype)
-        known = self.statistics
-        if known.offset != 0.0:
-            fresh.sub_(known.offset)
-        return fresh.mul_(known.scale) if known.scale != 1.0 else fresh
+        return self.preparation.scale(chosen.to(self.device, dtype))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalises images in place, and returns them."""
-        if not self.normalizes:
-            return images
-        if self.channels == 1:
-            return images.sub_(self.mean[0]).mul_(1 / self.std[0])
-        return images.sub_(self.mean_C11.to(images.dtype)).div_(self.std_C11.to(images.dtype))
+        return self.preparation.normalize(images, self.mean_C11, self.std_C11)
 
     def batch(
         self, part: Part, index: Index, dtype: torch.dtype = torch.float32, size: int | None = None

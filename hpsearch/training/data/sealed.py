@@ -47,8 +47,8 @@ def open_test(
         raise DataError("data.split.test is 0: there is no test part to open; give it a share of the images")
     training = TrainingData(spec, assembly, open_cache(spec, cache), device).at(spec)
     store = sealed_store(assembly, open_cache(spec, cache))
-    kept = len(training.statistics.mean)
-    images = torch.from_numpy(store.open((training.height, training.width), kept).images)
+    prepared = training.preparation
+    images = torch.from_numpy(store.open(prepared.size, prepared.kept).images)
     names = tuple(found.name(row) for row in rows.test.tolist())
     test = Part(
         images.expand(-1, training.channels, -1, -1),

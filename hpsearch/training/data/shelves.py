@@ -18,9 +18,13 @@ VERSION = 2
 """Raised when images are decoded, or kept, in another way."""
 
 
-def form(kind: str, size: Size, channels: int) -> str:
-    """Returns what the names of all entries with images of one form have in common."""
-    return f"{kind}{VERSION}-{channels}x{size[0]}x{size[1]}"
+def form(kind: str, size: Size, channels: int, tag: str = "") -> str:
+    """Returns what the names of all entries with images of one form have in common.
+
+    Args:
+        tag: what sets them apart from bytes that were cut to their size.
+    """
+    return f"{kind}{VERSION}{tag}-{channels}x{size[0]}x{size[1]}"
 
 
 class Shelves:
@@ -50,7 +54,7 @@ class Shelves:
     def take(self, places: Array) -> Array:
         """Returns pictures of shape [n, C, H, W], n > 0."""
         owners = np.searchsorted(self._ends, places, side="right")
-        taken = np.empty((len(places), *self._pictures[0].shape[1:]), np.uint8)
+        taken = np.empty((len(places), *self._pictures[0].shape[1:]), self._pictures[0].dtype)
         for owner in np.unique(owners):
             mine = owners == owner
             pictures = self._pictures[owner]

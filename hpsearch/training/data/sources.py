@@ -44,11 +44,12 @@ CHOICES = {
     "labels": "which has labels of its own",
     "file_column": "which is not found by a table of files",
     "label_column": "which is not labelled by a table",
+    "predict": "whose pictures hpsearch prepares itself",
     "split.group_by": "which has neither file names nor columns",
 }
 """Fields of `[data]` that not all kinds of data heed, and what to say of those that do not."""
 
-_VERSION = 2
+_VERSION = 3
 """Raised when catalogues are written in another form."""
 
 _READ_WITH = (
@@ -56,6 +57,8 @@ _READ_WITH = (
     "channels",
     "task",
     "layout",
+    "resize",
+    "range",
     "labels",
     "file_column",
     "label_column",

@@ -109,7 +109,7 @@ def _read_named(
             f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
-    found, hashes, note = scan(opener, images, request.spec.layout, request.progress)
+    found, hashes, note = scan(opener, images, request)
     path = _table_path(request)
     table = _read_table(request, path) if path else None
     labelled = f"data.labels: {path}" if path else f"data.root: {where}"
@@ -198,7 +198,7 @@ def _read_mrc(request: Request) -> Catalogue:
     table_path = _table_path(request)
     if table_path is None:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
-    found, hashes, note = scan("mrc", [(str(path), "") for path in paths], "CHW", request.progress)
+    found, hashes, note = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
     table = _read_table(request, table_path)
     values = tables.label_columns(table, request.spec.label_column, str(table_path))
     rows, names = _locate(

@@ -18,6 +18,7 @@ from hpsearch.training.data.progress import counted
 from hpsearch.training.data.shelves import form
 
 _CHUNK_BYTES = 64 << 20
+_STATISTICS = "statistics.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,36 @@ class ImageStore:
             write_array(folder / "images.npy", shape, self.images.dtype, chunks)
             write_array(folder / "hashes.npy", self._hashes.shape, "uint8", [self._hashes])
             measured = _sliced(open_array(folder / "images.npy")[: self._measured])
-            write_json(folder / "statistics.json", asdict(pixels.statistics(measured, self.images.dtype)))
+            write_json(folder / _STATISTICS, asdict(pixels.statistics(measured, self.images.dtype)))
 
-        common = form(self.images.kind, size, channels)
+        common = form(self.images.kind, size, channels, self.images.tag)
         key = f"images-{common}-{digest(self._hashes, self.images.dtype, str(self._measured))}"
         folder = self.cache.entry(key, build, images_bytes(self.images, size, channels))
-        values: dict[str, Any] = read_json(folder / "statistics.json")
-        known = Statistics(
-            tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
+        return Stored(open_array(folder / "images.npy"), _read_statistics(folder))
+
+    def measure(self, size: Size, channels: int) -> Statistics:
+        """Returns the statistics of the images at a size at which they may never be wanted, and are not kept.
+
+        Raises:
+            DataError: an image cannot be read, or its values cannot be used.
+        """
+
+        def build(folder: Path) -> None:
+            chunks = self.images.take(np.arange(self._measured)).chunks(size, channels)
+            write_json(folder / _STATISTICS, asdict(pixels.statistics(chunks, self.images.dtype)))
+
+        common = form(self.images.kind, size, channels, self.images.tag)
+        hashes = self._hashes[: self._measured]
+        return _read_statistics(
+            self.cache.entry(f"measured-{common}-{digest(hashes, self.images.dtype)}", build)
         )
-        return Stored(open_array(folder / "images.npy"), known)
+
+
+def _read_statistics(folder: Path) -> Statistics:
+    values: dict[str, Any] = read_json(folder / _STATISTICS)
+    return Statistics(
+        tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
+    )
 
 
 def images_bytes(images: Images, size: Size, channels: int) -> int:

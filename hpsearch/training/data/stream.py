@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import Array, Size
-from hpsearch.training.data.objects import ItemImages
+from hpsearch.training.data.objects import ItemImages, drawing_from
 
 Index = Tensor | slice
 
+_AT_ONCE = 16
 _WORKERS = min(4, max(1, (os.cpu_count() or 1) // 2))
 
 
@@ -86,10 +87,16 @@ class StreamedImages(Dataset[Tensor]):
                 return images
         return torch.stack([self[position] for position in _positions(index, len(self))])
 
-    def sample(self, count: int) -> Iterator[Array]:
-        """Yields the first images one by one, as arrays of shape [1, C, H, W], to measure them."""
-        for position in range(min(count, len(self))):
-            yield self[position][None].numpy()
+    def arrays(self) -> Iterator[Array]:
+        """Yields all images as arrays of shape [n, C, H, W], to measure them.
+
+        Random transforms draw the same in every process, so that all measure the same.
+        """
+        batches = [slice(start, start + _AT_ONCE) for start in range(0, len(self), _AT_ONCE)]
+        with drawing_from(0):
+            self.expect(batches)
+            for batch in batches:
+                yield self.get(batch).numpy()
 
 
 def _positions(index: Index, total: int) -> list[int]:

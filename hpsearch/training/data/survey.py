@@ -3,7 +3,7 @@
 Legend: N samples, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.training.data import labels
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Progress, Request, Size, hash_rows
-from hpsearch.training.data.decode import from_item
+from hpsearch.training.data.decode import from_item, number_type
 from hpsearch.training.data.objects import ItemImages, Member, read_items
 from hpsearch.training.data.progress import told
 
@@ -49,6 +49,8 @@ def read_members(
         seen.channels,
         size or request.size or (1, 1),
         seen.dtype,
+        source=seen.source,
+        resize=request.spec.resize,
         threads=threads,
         rebuild=rebuild,
     )
@@ -103,6 +105,7 @@ class _Survey:
     sizes: set[Size]
     channels: int
     dtype: str
+    source: str
 
     @property
     def common_size(self) -> Size | None:
@@ -127,7 +130,8 @@ def _glance(
         items = told(read_items(members, np.arange(total), threads), total, progress)
         known = [[np.asarray(label).tolist() for _, label in items]]
     found = [label for part in known for label in part or ()]
-    return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype))
+    kind = number_type(first)
+    return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype), kind)
 
 
 def _known_labels(data: Any) -> list[Any] | None:
@@ -143,14 +147,18 @@ def _survey(
 ) -> _Survey:
     hashes = np.empty((total, HASH_BYTES), np.uint8)
     found: list[Any] = []
-    sizes, channels, dtypes = set(), set(), set()
+    sizes, channels = set(), set()
+    kinds: dict[str, int] = {}  # number types, and the first item of each
+    low, high = np.inf, -np.inf  # of the floats
     items = told(read_items(members, np.arange(total), threads), total, progress)
     for row, (image, label) in enumerate(items):
         array = from_item(image, layout, f"data.dataset: the image of item {row}")
         hashes[row] = hash_rows(array[None])[0]
         sizes.add((array.shape[1], array.shape[2]))
         channels.add(array.shape[0])
-        dtypes.add(str(array.dtype))
+        kinds.setdefault(number_type(image), row)
+        if array.dtype != np.uint8:
+            low, high = min(low, array.min()), max(high, array.max())
         found.append(np.asarray(label).tolist())
     if not found:
         raise _empty()
@@ -158,4 +166,26 @@ def _survey(
         raise DataError(
             f"data.dataset: the images have {sorted(channels)} channels; bring them to one number"
         )
-    return _Survey(found, hashes, sizes, max(channels), "uint8" if dtypes == {"uint8"} else "float32")
+    _refuse_mixture(kinds, float(low), float(high))
+    dtype = "uint8" if kinds.keys() <= {"uint8", "bool"} else "float32"
+    return _Survey(found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)))
+
+
+def _refuse_mixture(kinds: Mapping[str, int], low: float, high: float) -> None:
+    """Refuses images of bytes among others, unless those are floats in [0, 1], which bytes are brought to.
+
+    Args:
+        kinds: number types, and the first item of each.
+        low, high: the extremes of what are not bytes.
+
+    Raises:
+        DataError: it is such a mixture.
+    """
+    others = [kind for kind in kinds if kind not in ("uint8", "bool")]
+    if len(others) == len(kinds) or not others or (low >= 0 and high <= 1):
+        return
+    one, other = next(kind for kind in kinds if kind not in others), others[0]
+    raise DataError(
+        f"data.dataset: the image of item {kinds[one]} is {one} and that of item {kinds[other]} {other}, with values "
+        f"from {low:g} to {high:g}, which need not have a scale in common; return all images in one number type"
+    )

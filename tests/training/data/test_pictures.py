@@ -26,9 +26,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = pictures.read_file
 
-    def counted(path: Path, size: Size | None, channels: int, large: Executor | None) -> np.ndarray:
+    def counted(
+        path: Path, size: Size | None, channels: int, large: Executor | None, form: decode.Form
+    ) -> np.ndarray:
         names.append(path.name)
-        return original(path, size, channels, large)
+        return original(path, size, channels, large, form)
 
     monkeypatch.setattr(pictures, "read_file", counted)
     return names
@@ -144,7 +146,7 @@ def test_pictures_are_decoded_side_by_side_unless_they_are_very_large(
     for number in range(4):
         save(tmp_path / f"{number}.png", noise(number, 30, 30))
     monkeypatch.setattr(decode, "LARGE", large)
-    meeting, met, original = threading.Barrier(2), [], decode._to_bytes
+    meeting, met, original = threading.Barrier(2), [], decode._without_transparency
 
     def wait_for_another(image: Image.Image) -> Image.Image:
         with contextlib.suppress(threading.BrokenBarrierError):
@@ -152,7 +154,7 @@ def test_pictures_are_decoded_side_by_side_unless_they_are_very_large(
             met.append(image)
         return original(image)
 
-    monkeypatch.setattr(decode, "_to_bytes", wait_for_another)
+    monkeypatch.setattr(decode, "_without_transparency", wait_for_another)
     monkeypatch.setattr(pictures, "_THREADS", 2)
     names = [f"{number}.png" for number in range(4)]
     assert len(list(pictures._decode_all(tmp_path, names, (8, 8), (3, 3)))) == 4
