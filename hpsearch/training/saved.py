@@ -93,7 +93,7 @@ class SavedModel(nn.Module):
         """
         reference = predict or self.preparation.predict
         prepare = import_object(reference, self._allow, field="data.predict") if reference else None
-        return self.preparation.read(Path(path), prepare)
+        return self.preparation.read(Path(path), reference, prepare)
 
     @property
     def _dtype(self) -> torch.dtype:

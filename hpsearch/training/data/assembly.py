@@ -14,6 +14,7 @@ from hpsearch.spec.folders import SAMPLES, split_entry
 from hpsearch.training.data import pixels, sources, splits
 from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import (
+    FREE,
     HASH_BYTES,
     PARTS,
     TEST,
@@ -24,6 +25,7 @@ from hpsearch.training.data.catalogue import (
     Progress,
     digest,
 )
+from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages, drop_copies, has_fresh
 from hpsearch.training.data.store import ImageStore
 
@@ -75,14 +77,59 @@ def assemble(
     storage = open_cache(spec, cache, waits)
     found = sources.catalogue(spec, folder, storage, allowed, progress)
     rows = splits.split(found, spec.split)
+    _refuse_varying(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
-    notes = (*found.notes, *_balance(found), *duplicates)
+    notes = (*found.notes, *_origins(found, rows), *_balance(found), *duplicates)
     indices = (np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
     assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
     _keep_split(storage, assembly)
     _divide(assembly, spec, storage, progress)
     return assembly
+
+
+def _refuse_varying(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
+    """Refuses own data sets whose items are other images each time, where they must be the same.
+
+    Those that are judged must not vary; those of training may where they are read anew each time.
+
+    Raises:
+        DataError: names an item, and what to do.
+    """
+    images = found.images
+    if ":" not in spec.dataset or not isinstance(images, ItemImages):
+        return
+    if spec.device != "stream" and (item := images.varying(rows.train)):
+        cut = " with val and test data sets of their own" if _cut_out(found, rows) else ""
+        raise DataError(
+            f"data.dataset: {spec.dataset} gives another image each time it is asked for {item}, and images that are "
+            "read once would stay as they came; move random augmentation into data.augment, or set data.device = "
+            f'"stream"{cut} to have it each epoch'
+        )
+    for part, name in ((rows.val, "validation"), (rows.test, "test")):
+        if item := images.varying(part):
+            reason = f", and the {name} part is cut out of it" if name in _cut_out(found, rows) else ""
+            raise DataError(
+                f"data.dataset: {spec.dataset} gives another image each time it is asked for {item}{reason}: a random "
+                f"transform would change the {name} loss of a model that does not change; return (train, val, test), "
+                "with a random transform for train alone"
+            )
+
+
+def _cut_out(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
+    """Returns the parts that come out of what the source gave for training."""
+    named = (("validation", rows.val), ("test", rows.test))
+    return tuple(name for name, part in named if np.isin(found.parts[part], (FREE, TRAIN)).any())
+
+
+def _origins(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
+    """Says which parts were cut out of a training part that is the source's own."""
+    cut = _cut_out(found, rows)
+    if not cut or (len(cut) == 2 and found.images.kind != ItemImages.kind):
+        return ()
+    return (
+        f"the {' and the '.join(cut)} part {'are' if len(cut) > 1 else 'is'} cut out of the training data set",
+    )
 
 
 def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:

@@ -3,19 +3,23 @@
 The function may declare a parameter `root`. It returns data sets with `__len__` and `__getitem__`, whose
 items are (image, label): one to be split, or `train`, and optionally `val` and `test`, in a dict, a
 NamedTuple or a plain tuple of two (train, test) or three (train, val, test). What `data.split.group_by` needs
-are attributes of these data sets with one value per item: `names`, or the one that it names as a column.
+are attributes of these data sets with one value per item: `names`, or the one that it names as a column. What
+prepares one picture as they do is named by `data.predict`, or by their attribute `predict`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Subset
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source, hash_rows
+from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.decode import from_item
-from hpsearch.training.data.objects import Member, describe, read_items
+from hpsearch.training.data.objects import Member, describe, drawing_from, prepare_file, read_items
 from hpsearch.training.data.survey import read_members
 from hpsearch.training.imports import import_object
 
@@ -26,12 +30,11 @@ _BY_LENGTH = {1: ("train",), 2: ("train", "test"), 3: ("train", "val", "test")}
 def _read(request: Request) -> Catalogue:
     name = request.spec.dataset
     members = _members(_call(request), name)
-    if request.spec.device != "stream":
-        _check_steady(members, request)
-    return read_members(request, members)
+    predict = _find_predict(request, members)
+    return replace(read_members(request, members), predict=predict)
 
 
-BUILDER = Source(files=lambda request: None, read=_read, heeds=frozenset(("split.group_by",)))
+BUILDER = Source(files=lambda request: None, read=_read, heeds=frozenset(("split.group_by", "predict")))
 """Never cached as a catalogue: what the function depends on cannot be known."""
 
 
@@ -78,14 +81,68 @@ def _members(built: Any, name: str) -> list[Member]:
     return [Member(data, _PARTS[key]) for key, data in given.items()]
 
 
-def _check_steady(members: list[Member], request: Request) -> None:
-    """Refuses items that change from one reading to the next: reading them once would freeze them."""
-    seen = [next(read_items(members[:1], np.zeros(1, np.int64), threads=False))[0] for _ in range(2)]
-    first, second = (
-        hash_rows(from_item(image, request.spec.layout, "data.dataset: item 0")[None]) for image in seen
-    )
-    if not np.array_equal(first, second):
+def _find_predict(request: Request, members: Sequence[Member]) -> str:
+    """Returns what prepares one picture as these data sets do, as `package.module:name`; "" if nothing says so.
+
+    Raises:
+        DataError: it cannot be imported, or prepares a file of a data set otherwise than that does.
+    """
+    given = request.spec.predict or next(filter(None, (_attribute(one.data) for one in members)), "")
+    if not given:
+        return ""
+    name = given if isinstance(given, str) else f"{given.__module__}:{getattr(given, '__qualname__', '?')}"
+    if name.endswith((":?", ">")):
         raise DataError(
-            f"data.dataset: {request.spec.dataset} gives another image each time it is asked for item 0; "
-            'move random augmentation into data.augment, or set data.device = "stream" to have it each epoch'
+            f"data.predict: a data set of {request.spec.dataset} has an attribute predict that is {name} and cannot "
+            'be imported by other processes; write the name of a function or transform, such as "my_data:prepare"'
         )
+    prepare = import_object(name, request.allow, field="data.predict")
+    for member in members:
+        _compare(member, name, prepare, request)
+    return name
+
+
+def _attribute(data: Any) -> Any:
+    """Returns the attribute `predict` of a data set, or of the one of which it is a `Subset`."""
+    found = getattr(data, "predict", None)
+    return _attribute(data.dataset) if found is None and isinstance(data, Subset) else found
+
+
+def _compare(member: Member, name: str, prepare: Callable[..., Any], request: Request) -> None:
+    """Refuses a function that prepares the first file of a data set otherwise than the data set itself.
+
+    Only where the data set says which file that is, and does not vary.
+
+    Raises:
+        DataError: the images differ.
+    """
+    file = _first_file(member.data)
+    if file is None:
+        return
+    layout, where = request.spec.layout, f"data.predict: what {name} makes of {file}"
+    seen = []
+    for seed in range(2):
+        with drawing_from(seed):
+            image, _ = next(read_items([member], np.zeros(1, np.int64), threads=False))
+        seen.append(from_item(image, layout, f"data.dataset: item 0 of {member}"))
+    if not np.array_equal(seen[0], seen[1]):
+        return
+    made = from_item(prepare_file(prepare, name, file, len(seen[0])), layout, where)
+    if not np.array_equal(made, seen[0]):
+        raise DataError(
+            f"{where} is not item 0 of {member}, which is that file; let both do the same, for predictions are worth "
+            "nothing otherwise"
+        )
+
+
+def _first_file(data: Any) -> Path | None:
+    """Returns the file of a data set's first item where it has pairs of path and class, as torchvision's folders."""
+    place = 0
+    while isinstance(data, Subset):
+        data, place = data.dataset, int(data.indices[place])
+    samples = getattr(data, "samples", None)
+    try:
+        path = Path(samples[place][0]) if samples is not None else None
+    except (TypeError, KeyError, IndexError):  # something else by this name
+        return None
+    return path if path is not None and path.is_file() else None

@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from hpsearch.errors import DataError
 from hpsearch.training.data.catalogue import (
@@ -20,11 +22,14 @@ from hpsearch.training.data.catalogue import (
     Array,
     Size,
 )
-from hpsearch.training.data.decode import fit, from_item, number_type
+from hpsearch.training.data.decode import depth, fit, from_item, number_type
 from hpsearch.training.data.threads import in_order
 
 _CHUNK_BYTES = 32 << 20
 _THREADS = min(8, os.cpu_count() or 1)
+
+_LOOKED_AT = 16
+"""Items of a part that are read twice to see whether they vary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,29 @@ class ItemImages:
         """Returns the image and the label at a position of these rows, as the data set gives them."""
         return next(read_items(self._open(), self._rows[position : position + 1], threads=False))
 
+    def varying(self, rows: Array) -> str:
+        """Returns the name of an item, of some of these rows, whose image is another one each time; "" if none is.
+
+        Random transforms draw otherwise each time; some change a picture only now and then.
+        """
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, _LOOKED_AT).astype(int))] if len(rows) else rows
+        seen: list[list[Array]] = []
+        for seed in range(2):
+            with drawing_from(seed):
+                items = read_items(self._open(), self._rows[some], threads=False)
+                seen.append(
+                    [from_item(item[0], self._layout, "data.dataset: an item's image") for item in items]
+                )
+        for row, one, other in zip(some.tolist(), *seen, strict=True):
+            if not np.array_equal(one, other, equal_nan=True):
+                return self._name(int(self._rows[row]))
+        return ""
+
+    def _name(self, row: int) -> str:
+        ends = np.cumsum([0, *self._counts])
+        owner = int(np.searchsorted(ends, row, side="right")) - 1
+        return f"item {row - int(ends[owner])} of {self._members[owner]}"
+
     def fields(self) -> dict[str, Any]:
         return {
             "members": [(member.part, member.fields) for member in self._members],
@@ -198,6 +226,27 @@ def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterato
         return _pair(item, f"data.dataset: item {number} of {member}")
 
     yield from in_order(get, range(len(rows)), _THREADS) if threads else map(get, range(len(rows)))
+
+
+def prepare_file(prepare: Callable[[Image.Image], Any], name: str, path: Path, channels: int) -> Any:
+    """Returns what the user's own function makes of a picture file: the image of an item.
+
+    It is given what Pillow opens, in RGB where items have three channels, as torchvision's folders do it.
+
+    Raises:
+        DataError: the function failed.
+        OSError: there is no such picture.
+    """
+    with Image.open(path) as opened:
+        in_colour = channels == 3 and opened.mode != "RGB" and depth(opened) == "uint8"
+        picture = opened.convert("RGB") if in_colour else opened
+        picture.load()
+        try:
+            return prepare(picture)
+        except Exception as error:
+            raise DataError(
+                f"data.predict: {name} failed with {path}: {describe(error)}; correct it"
+            ) from error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from hpsearch.training.data.decode import (
     read_file,
     values,
 )
-from hpsearch.training.data.objects import describe
+from hpsearch.training.data.objects import prepare_file
 from hpsearch.training.data.pixels import Statistics
 
 _BYTE = 1 / 255
@@ -192,22 +192,22 @@ class Preparation:
             f"{what}, and nothing says which of their values are black and white; this model takes {self.accepts}"
         )
 
-    def read(self, path: Path, predict: Callable[[Image.Image], Any] | None = None) -> Tensor:
+    def read(self, path: Path, name: str = "", prepare: Callable[[Image.Image], Any] | None = None) -> Tensor:
         """Reads a picture from a file as the training pictures were read.
 
         Args:
-            predict: prepares it as the user's own data function does.
+            name, prepare: what prepares it as the user's own data function does.
 
         Returns:
             Its stored values, of shape [1, channels, *size].
 
         Raises:
             OSError, ValueError, SyntaxError: it cannot be decoded, or its scale is not that of training.
-            ModelError: the study's pictures are prepared by an own data function, and `predict` is None.
-            DataError: what `predict` returns is not an image as the study had them.
+            ModelError: the study's pictures are prepared by an own data function, and `prepare` is None.
+            DataError: what `prepare` returns is not an image as the study had them.
         """
-        if predict is not None:
-            array = self._read_own(path, predict)
+        if prepare is not None:
+            array = self._read_own(path, name, prepare)
         elif ":" in self.dataset:
             raise ModelError(
                 f"the images of this model came from {self.dataset}, and only that knows how it prepares a picture; "
@@ -263,23 +263,17 @@ class Preparation:
             "which of its values are black and white; save it as they are"
         )
 
-    def _read_own(self, path: Path, predict: Callable[[Image.Image], Any]) -> Array:
-        with Image.open(path) as opened:
-            # As torchvision's folders open them, where the model sees colours.
-            in_colour = self.kept == 3 and opened.mode != "RGB" and depth(opened) == "uint8"
-            try:
-                item = predict(opened.convert("RGB") if in_colour else opened)
-            except Exception as error:
-                raise DataError(
-                    f"what prepares a picture failed with {path}: {describe(error)}; correct it"
-                ) from error
-            where = f"what prepares a picture gave for {path} something that"
-            array, kind = from_item(item, self.layout, where), number_type(item)
+    def _read_own(self, path: Path, name: str, prepare: Callable[[Image.Image], Any]) -> Array:
+        item = prepare_file(prepare, name, path, self.kept)
+        array, kind = (
+            from_item(item, self.layout, f"data.predict: what {name} makes of {path}"),
+            number_type(item),
+        )
         if self._is_unit_float and array.dtype == np.uint8 and kind in self.source.split(","):
             array = array.astype(np.float32) * np.float32(_BYTE)
         if array.dtype != self.form.dtype or array.shape[0] not in {1, 3, self.kept}:
             raise DataError(
-                f"what prepares a picture gave {kind} with {array.shape[0]} channels for {path}, and the model was "
+                f"data.predict: {name} makes {kind} with {array.shape[0]} channels of {path}, and the model was "
                 f"trained on {self.source} with {self.kept}; let it do what {self.dataset} does"
             )
         return fit(array, self.size, self.kept, self.form.resize)

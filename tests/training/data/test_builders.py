@@ -44,6 +44,17 @@ class Squares(Dataset):
             return Image.fromarray(pixels), torch.tensor(label)
         if self.form == "dict":
             return {"image": pixels, "label": label}
+        if self.form == "flipped":  # one in four, by NumPy's generator
+            pixels[0, 0] = 200
+            return Image.fromarray(np.fliplr(pixels) if np.random.rand() < 0.25 else pixels), label
+        if self.form == "deep":
+            return Image.fromarray(pixels.astype(np.uint16) * 10 + 900), label
+        if self.form == "mixed":
+            return (pixels if item % 2 else pixels.astype(np.uint16) * 16), label
+        if self.form == "twofold":
+            return (pixels if item % 2 else pixels.astype(np.float32) / 255), label
+        if self.form == "whole floats":
+            return pixels.astype(np.float32), label
         if self.form == "complex":
             return pixels * 1j, label
         if self.form == "failing":
@@ -71,6 +82,33 @@ def regression():
 
 def unsteady():
     return Squares(60, form="picture", fixed=False)
+
+def unsteady_training():
+    sets = unsteady(), Squares(12, 60, "picture"), Squares(12, 80, "picture")
+    return dict(zip(("train", "val", "test"), sets))
+
+def unsteady_pair():
+    return Squares(60, form="picture", fixed=False), Squares(12, 60, "picture")
+
+def unsteady_test():
+    sets = Squares(60, form="picture"), Squares(12, 60, "picture"), Squares(12, 80, "picture", fixed=False)
+    return dict(zip(("train", "val", "test"), sets))
+
+def now_and_then():
+    data = Squares(60, form="flipped")
+    return torch.utils.data.Subset(data, range(60))
+
+def deep():
+    return Squares(60, form="deep")
+
+def mixed():
+    return Squares(60, form="mixed")
+
+def twofold():
+    return Squares(60, form="twofold")
+
+def whole_floats():
+    return Squares(60, form="whole floats")
 
 def rooted(root):
     return Squares(int(Path(root).read_text()))
@@ -205,14 +243,103 @@ def test_what_does_not_fit_is_streamed(tmp_path: Path) -> None:
         kept.at(spec)
 
 
-def test_unsteady_items_are_only_streamed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'another image each time.*data\.device = "stream"'):
-        loaded(tmp_path, "unsteady")
-    one, two = (loaded(tmp_path, "unsteady", device="stream") for _ in range(2))
+def test_unsteady_items_of_training_are_only_streamed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'another image each time.*data\.device = "stream" to have'):
+        loaded(tmp_path, "unsteady_training")
+    one, two = (loaded(tmp_path, "unsteady_training", device="stream") for _ in range(2))
     assert one.facts.digest == two.facts.digest
-    prepared = one.at(DataSpec.model_validate({"dataset": "own_squares:unsteady", "device": "stream"}))
+    spec = DataSpec.model_validate({"dataset": "own_squares:unsteady_training", "device": "stream"})
+    prepared = one.at(spec)
     draws = [prepared.pixels(prepared.train, slice(0, 20)) for _ in range(2)]
     assert not torch.equal(*draws)
+    assert prepared.mean == two.at(spec).mean, "every worker must normalise alike"
+
+
+@pytest.mark.parametrize(
+    ("function", "device", "message"),
+    [
+        ("unsteady", "auto", r'"stream" with val and test data sets of their own to have it each epoch'),
+        (
+            "unsteady",
+            "stream",
+            r"item \d+ of the train data set, and the validation part is cut out of it: a random",
+        ),
+        ("unsteady_pair", "stream", r"the validation part is cut out of it.*return \(train, val, test\)"),
+        ("unsteady_test", "stream", r"of the test data set: a random transform would change the test loss"),
+        ("unsteady_test", "auto", r"of the test data set: a random transform would change the test loss"),
+        ("now_and_then", "stream", r"of the train data set, and the validation part is cut out of it"),
+        ("now_and_then", "auto", r'"stream" with val and test'),
+    ],
+)
+def test_no_random_transform_reaches_what_is_judged(
+    tmp_path: Path, function: str, device: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"own_squares:{function} gives another image each time.*{message}"):
+        loaded(tmp_path, function, device=device)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        ("single", "the validation and the test part are cut out of the training data set"),
+        ("pair", "the validation part is cut out of the training data set"),
+        ("named", None),
+    ],
+)
+def test_which_parts_are_cut_out_is_said(tmp_path: Path, function: str, sentence: str | None) -> None:
+    notes = [note for note in loaded(tmp_path, function).facts.notes if "cut out" in note]
+    assert notes == ([sentence] if sentence else [])
+
+
+def test_deep_items_keep_their_values(tmp_path: Path) -> None:
+    data = loaded(tmp_path, "deep")
+    prepared = data.at(DataSpec(dataset="own_squares:deep"))
+    index = prepared.train.index
+    assert torch.equal(prepared.train.images[:, 0, 0, 0], index * 10.0 + 900)
+    low, high = index.min() * 10 + 900, index.max() * 10 + 900
+    assert any(
+        f"16-bit images, values {low} to {high} in the training part" in note for note in data.facts.notes
+    )
+
+
+def test_bytes_among_floats_in_the_unit_range(tmp_path: Path) -> None:
+    prepared = loaded(tmp_path, "twofold").at(DataSpec(dataset="own_squares:twofold"))
+    assert torch.allclose(prepared.train.images[:, 0, 0, 0], prepared.train.index / 255)
+    with pytest.raises(
+        DataError, match=r"item 1 is uint8 and that of item 0 uint16, with values from 0 to 928"
+    ):
+        loaded(tmp_path, "mixed")
+    streamed = loaded(tmp_path, "mixed", device="stream", range=[0, 4095])
+    with pytest.raises(DataError, match="an item's image is uint8 and the first ones were uint16"):
+        streamed.at(
+            DataSpec.model_validate({"dataset": "own_squares:mixed", "device": "stream", "range": [0, 4095]})
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "fields"),
+    [
+        ("pictures", {}),
+        ("whole_floats", {}),
+        ("single", {"image_size": 4}),
+        ("deep", {"channels": 3, "image_size": 4}),
+        ("deep", {"range": [0, 4095]}),
+    ],
+)
+def test_a_stream_is_normalised_as_images_in_memory(
+    tmp_path: Path, function: str, fields: dict[str, Any]
+) -> None:
+    """To the last bit, over all training images."""
+    kept, streamed = (
+        loaded(tmp_path, function, device=where, **fields).at(
+            DataSpec.model_validate({"dataset": f"own_squares:{function}", "device": where, **fields})
+        )
+        for where in ("cpu", "stream")
+    )
+    assert kept.preparation == streamed.preparation
+    for part in ("train", "val"):
+        one, two = (data.batch(getattr(data, part), slice(0, 6)) for data in (kept, streamed))
+        assert torch.equal(one[0], two[0])
 
 
 def test_the_root_is_handed_over(tmp_path: Path) -> None:
