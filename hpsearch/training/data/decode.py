@@ -5,15 +5,18 @@ more than 8 bits, keep the values that they have in the file, for only a whole d
 black and white; among pictures of 8 bits they become bytes.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import pixels
@@ -92,8 +95,17 @@ def _raw_mode(image: Image.Image) -> str:
 def upright_size(image: Image.Image) -> Size:
     """Returns the size of a picture after EXIF's rotation; needs only the file's header."""
     width, height = image.size
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    # Of a TIFF, Pillow tells the upright size already.
+    turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def open_picture(path: str | Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+    """Opens a picture as a file, for Pillow would map a path into memory, and then mistakes rotated TIFFs."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Path(path).open("rb")) if isinstance(path, str | Path) else path
+        yield stack.enter_context(Image.open(file))
 
 
 def read_file(
@@ -113,7 +125,7 @@ def read_file(
     Raises:
         OSError, ValueError, SyntaxError: it cannot be decoded, or not to this form.
     """
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         if size is not None and image.format == "JPEG":
             # The decoder itself can halve a large picture, which saves most of the work. Twice the wanted
             # size is left for antialiasing; both ways around, since EXIF may turn it yet.
@@ -169,7 +181,7 @@ def values(image: Image.Image, path: str | Path | IO[bytes] | None) -> Array:
 
 def _bytes_of(path: str | Path | IO[bytes], raw_mode: str) -> Array:
     """Returns a picture's pixels as if they lay in the file in another form."""
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         image.tile = [
             tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
             for tile in image.tile

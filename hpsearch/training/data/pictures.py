@@ -15,7 +15,16 @@ from PIL import Image, UnidentifiedImageError
 from hpsearch.errors import DataError
 from hpsearch.training.data.cache import Cache, read_json, write_array, write_json
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest
-from hpsearch.training.data.decode import BYTES, Form, depth, is_grey, read_file, upright_size, values
+from hpsearch.training.data.decode import (
+    BYTES,
+    Form,
+    depth,
+    is_grey,
+    open_picture,
+    read_file,
+    upright_size,
+    values,
+)
 from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.data.progress import told
 from hpsearch.training.data.shelves import Shelves, form
@@ -196,7 +205,7 @@ def highest_value(root: Path, names: Sequence[str], enough: float) -> float:
     highest = 0.0
     for name in names:
         try:
-            with Image.open(root / name) as image:
+            with open_picture(root / name) as image:
                 highest = max(highest, float(values(image, root / name).max()))
         except Exception:  # damaged: decoding all pictures will say so
             continue

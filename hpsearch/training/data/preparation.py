@@ -26,6 +26,7 @@ from hpsearch.training.data.decode import (
     fit,
     from_item,
     number_type,
+    open_picture,
     read_file,
     values,
 )
@@ -112,14 +113,17 @@ class Preparation:
             )
         if not torch.compiler.is_compiling():  # a traced program cannot look at values
             self._check(images)
-        is_float, whole = images.is_floating_point(), images.dtype == torch.uint8
-        if images.dtype == torch.bool or (whole and self._is_unit_float):
-            images, is_float = images.float() * (1 if images.dtype == torch.bool else _BYTE), True
+        given_in_unit = self._is_bytes and images.is_floating_point()
+        if images.dtype == torch.bool and self._is_bytes:  # as they are stored
+            images = images.to(torch.uint8) * 255
+        elif images.dtype == torch.uint8 and self._is_unit_float:
+            images = images.float() * _BYTE
         if tuple(images.shape[2:]) != self.size:
-            black = self.form.dtype == "uint8"
-            images = pixels.resized(images.float(), self.size, self.form.resize, black=black, whole=whole)
+            is_bytes = self.form.dtype == "uint8"
+            whole = is_bytes and not given_in_unit
+            images = pixels.resized(images.float(), self.size, self.form.resize, black=is_bytes, whole=whole)
         fresh = images.to(dtype, copy=True)
-        return fresh if is_float and self._is_bytes else self.scale(fresh)
+        return fresh if given_in_unit else self.scale(fresh)
 
     @property
     def float_range(self) -> tuple[float, float]:
@@ -220,19 +224,18 @@ class Preparation:
         return torch.tensor(array)[None].expand(-1, self.channels, -1, -1)
 
     def _read_file(self, path: Path) -> Array:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             kind = depth(image)
             deep = values(image, path) if kind != "uint8" and self.form.range is None else None
         factor = self._factor(kind, 0.0 if deep is None else float(deep.max(initial=0.0)))
-        if deep is None:
-            # In colour even for a grey model: training data are decoded so and then made grey (`data.channels = 1`).
-            read = read_file(path, self.size, 3, form=Form(self.form.resize, range=self.form.range))
-        else:
-            read = fit(deep, self.size, len(deep), self.form.resize)
-        if factor != 1.0:
-            read = read.astype(np.float32) * np.float32(factor)
-        read = read.round() if self.form.dtype == "uint8" else read
-        return fit(read, None, self.kept, self.form.resize)
+        are_bytes = self.form.dtype == "uint8"
+        if deep is not None and (factor == 1.0 or not are_bytes):
+            read = fit(deep, self.size, len(deep), self.form.resize) * np.float32(factor)
+            return fit(read.round() if are_bytes else read, None, self.kept, self.form.resize)
+        # In colour even for a grey model: training data are decoded so and then made grey (`data.channels = 1`).
+        read = read_file(path, self.size, 3, form=Form(self.form.resize, range=self.form.range))
+        read = fit(read, None, self.kept, self.form.resize)
+        return read if are_bytes else read.astype(np.float32) * np.float32(factor)
 
     def _factor(self, kind: str, highest: float) -> float:
         """Returns what makes a picture's values those that are stored.

@@ -1,0 +1,225 @@
+"""What is done to an image: the same with kept weights as in training, and nothing where that cannot be known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hpsearch.errors import ModelError
+from hpsearch.spec.data import DataSpec
+from hpsearch.training.data import Prepared, load
+from hpsearch.training.data.preparation import Preparation, from_header
+from tests.training.data.pictures import noise, save
+
+BYTES = np.random.default_rng(0).integers(0, 256, (60, 6, 10)).astype(np.uint8)
+
+SETS: dict[str, np.ndarray] = {
+    "bytes": BYTES,
+    "colours": np.random.default_rng(1).integers(0, 256, (60, 6, 10, 3)).astype(np.uint8),
+    "int64 of bytes": BYTES.astype(np.int64),
+    "booleans": BYTES > 99,
+    "unit floats": BYTES.astype(np.float32) / 255,
+    "floats": BYTES.astype(np.float64) / 64 - 2,
+    "uint16": BYTES.astype(np.uint16) * 16,
+    "int16": BYTES.astype(np.int16) * 10 - 1000,
+    "int32": BYTES.astype(np.int32) * 1000,
+}
+
+
+def prepared(tmp_path: Path, name: str, **fields: Any) -> Prepared:
+    np.savez(tmp_path / "set.npz", x=SETS[name], y=np.arange(60) % 2)
+    spec = DataSpec.model_validate({"dataset": "npz", **fields})
+    return load(spec, root=str(tmp_path / "set.npz"), cache=tmp_path / "cache").at(spec)
+
+
+def stored(data: Prepared) -> Preparation:
+    """Returns the preparation as a weights file gives it back."""
+    return from_header({name: str(value) for name, value in data.preparation.header().items()})
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"image_size": 4},
+        {"image_size": 12, "resize": "pad"},
+        {"image_size": 5, "resize": "squash"},
+        {"image_size": 4, "normalize": False},
+        {"image_size": 8, "range": [0, 4095]},
+    ],
+    ids=["own size", "crop", "pad", "squash", "not normalised", "range"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kept_weights_prepare_a_data_sets_images_as_training_did(
+    tmp_path: Path, name: str, fields: dict[str, Any], dtype: torch.dtype
+) -> None:
+    if name in ("booleans", "unit floats") and "range" in fields:
+        pytest.skip("these have a range already")
+    data = prepared(tmp_path, name, **fields)
+    known = stored(data)
+    assert known.header() == data.preparation.header()
+    x = SETS[name] if SETS[name].ndim == 4 else SETS[name][..., None]
+    images = torch.from_numpy(x[data.val.index]).permute(0, 3, 1, 2)
+    before = images.clone()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (known.mean, known.std))
+    found = known.normalize(known.take(images, dtype), mean, std)
+    expected = data.batch(data.val, slice(None), dtype)[0]
+    assert torch.equal(images, before)
+    if dtype == torch.float32:
+        assert torch.equal(found, expected)
+    else:  # bytes that are resized are rounded; floats are kept in float32
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+PHOTO = torch.full((1, 1, 6, 10), 200, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "message"),
+    [
+        ("bytes", PHOTO.to(torch.int16), r"images are int16, .* takes uint8, or floats in \[0, 1\]"),
+        ("bytes", PHOTO.to(torch.int32), "int32"),
+        ("bytes", PHOTO.to(torch.int64), "int64"),
+        ("bytes", PHOTO.to(torch.uint16), "uint16"),
+        ("bytes", PHOTO.float(), r"float32 from 200 to 200.*floats in \[0, 1\]"),
+        ("bytes", -PHOTO.double() / 255, "float64 from -0.78"),
+        ("bytes", PHOTO.float() * torch.nan, "from nan to nan"),
+        ("unit floats", PHOTO.float(), "float32 from 200 to 200"),
+        ("unit floats", PHOTO.to(torch.int64), "int64"),
+        (
+            "uint16",
+            PHOTO,
+            "images are uint8, .* takes uint16 as in the data set, where 0 is black and 4080 white",
+        ),
+        ("uint16", PHOTO.float() / 255, "float32 from 0.784314"),
+        ("int16", PHOTO, "uint8"),
+        ("int16", PHOTO > 0, "bool"),
+        ("floats", PHOTO, "uint8"),
+        ("floats", PHOTO.to(torch.int32), "int32"),
+        ("floats", PHOTO.float(), "float32 from 200"),
+        ("bytes", PHOTO[0], r"shape \[1, 6, 10\]; this model takes \[B, 1, H, W\]"),
+    ],
+)
+def test_images_of_an_unknown_scale_are_refused(
+    tmp_path: Path, name: str, images: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        stored(prepared(tmp_path, name)).take(images, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "pixel"),
+    [
+        ("bytes", PHOTO / 255, 200 / 255),
+        ("bytes", PHOTO.half() / 255, 200 / 255),
+        ("bytes", PHOTO > 0, 1.0),
+        ("int64 of bytes", PHOTO.to(torch.int64), 200 / 255),
+        ("unit floats", PHOTO, 200 / 255),
+        ("uint16", PHOTO.to(torch.int32) * 16, 3200 / 4080),
+        ("uint16", PHOTO.float() * 16, 3200 / 4080),
+        ("uint16", torch.full((1, 1, 6, 10), 7.5) * 16, 120 / 4080),
+        ("floats", torch.tensor(1.5).expand(1, 1, 6, 10), (1.5 + 2) / (255 / 64)),
+    ],
+)
+def test_images_of_a_known_scale(tmp_path: Path, name: str, images: torch.Tensor, pixel: float) -> None:
+    found = stored(prepared(tmp_path, name)).take(images, torch.float32)
+    assert found.flatten().tolist() == pytest.approx([pixel] * 60, rel=1e-3)
+
+
+OLD = {"channels": "1", "height": "8", "width": "8", "mean": "[0.5]", "std": "[0.25]"}
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        OLD,
+        OLD
+        | {
+            "stored": "uint8",
+            "scale": repr(1 / 255),
+            "offset": "0.0",
+            "decoded_channels": "1",
+            "normalize": "true",
+        },
+    ],
+)
+def test_weights_of_before_cover_and_cut(old: dict[str, str]) -> None:
+    wide = torch.zeros(1, 1, 8, 16, dtype=torch.uint8)
+    wide[..., 4:12] = 255
+    assert from_header(old).take(wide, torch.float32).min() == 1
+    assert from_header(old).form.resize == "crop"
+    deep = from_header(old | {"stored": "float32", "scale": "0.25", "offset": "-1.0"})
+    assert deep.take(torch.full((1, 1, 8, 8), 1, dtype=torch.int32), torch.float32).max() == 0.5
+
+
+def picture(path: Path, kind: str) -> Path:
+    values: dict[str, np.ndarray] = {
+        "uint8": np.full((6, 10), 200, np.uint8),
+        "uint16": np.full((6, 10), 200 * 257, np.uint16),
+        "12 bits": np.full((6, 10), 3200, np.uint16),
+        "int32": np.full((6, 10), 3200, np.int32),
+        "float32": np.full((6, 10), 0.75, np.float32),
+    }
+    Image.fromarray(values[kind]).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("bytes", "uint8", 200 / 255),
+        ("bytes", "uint16", 200 / 255),
+        ("bytes", "12 bits", r"16-bit \(up to 3200\) picture and the model was trained on 8-bit images"),
+        ("bytes", "int32", "32-bit picture"),
+        ("bytes", "float32", 191 / 255),
+        ("unit floats", "uint8", 200 / 255),
+        ("unit floats", "uint16", 200 / 255),
+        ("unit floats", "float32", 0.75),
+        ("uint16", "12 bits", 3200 / 4080),
+        ("uint16", "int32", 3200 / 4080),
+        ("uint16", "uint8", "8-bit picture and the model was trained on 16-bit images"),
+        ("uint16", "float32", "floating-point picture and the model was trained on 16-bit"),
+        ("floats", "float32", (0.75 + 2) / (255 / 64)),
+        ("floats", "uint8", "8-bit picture and the model was trained on floating-point images"),
+    ],
+)
+def test_pictures_in_files_have_the_scale_of_training(
+    tmp_path: Path, name: str, kind: str, expected: float | str
+) -> None:
+    known = stored(prepared(tmp_path, name))
+    path = picture(tmp_path / "p.tif", kind)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            known.read(path)
+    else:
+        pixels = known.scale(known.read(path).float())
+        assert pixels.flatten().tolist() == pytest.approx([expected] * 60, rel=1e-5)
+
+
+def mixed(number: int) -> np.ndarray:
+    return noise(number, 6, 10, 1) if number > 2 else noise(number, 6, 10, 1).astype(np.uint16) * 257
+
+
+def camera(number: int) -> np.ndarray:
+    return noise(number, 9, 12, 1).astype(np.uint16) * 4 + 900
+
+
+@pytest.mark.parametrize("make", [mixed, camera], ids=["16 among 8 bits", "12 bits"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"resize": "pad"}, {"channels": 3, "resize": "squash"}, {"range": [0, 9000]}]
+)
+def test_pictures_of_training_are_read_again_as_they_were(
+    tmp_path: Path, make: Any, fields: dict[str, Any]
+) -> None:
+    for number in range(30):
+        save(tmp_path / "photos" / "ab"[number % 2] / f"{number:02d}.png", make(number))
+    spec = DataSpec.model_validate({"dataset": "folder", "image_size": 7, **fields})
+    data = load(spec, root=str(tmp_path / "photos"), cache=tmp_path / "cache").at(spec)
+    names = sorted((tmp_path / "photos").rglob("*.png"))
+    for part in (data.train, data.val):
+        for place, row in enumerate(part.index.tolist()):
+            assert torch.equal(stored(data).read(names[row])[0], part.images[place])
