@@ -1,14 +1,18 @@
 """Pictures in files, predicted as the training pictures were read."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hpsearch.__main__ import run
-from hpsearch.results.models import load_best_model
+from hpsearch.errors import DataError, ModelError
+from hpsearch.results.models import export_program, load_best_model
 from hpsearch.results.predict import predict, prediction_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
@@ -89,3 +93,150 @@ def test_the_best_is_saved_and_used_on_the_command_line(
     assert "day" in capsys.readouterr().out
     assert run(["best", "small", "--storage", options.storage, "--torch-export"]) == 2
     assert "--torch-export: give --save DIR" in capsys.readouterr().err
+
+
+OWN = """
+import torch
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+prepare = v2.Compose([
+    v2.ToImage(), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.1] * 3)
+])
+other = v2.Compose([v2.ToImage(), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True)])
+
+def build(root):
+    return ImageFolder(root, transform=prepare)
+
+def named(root):
+    data = build(root)
+    data.predict = "own_prepared:prepare"
+    return data
+
+def unnamed(root):
+    data = build(root)
+    data.predict = prepare
+    return data
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A folder with photographs, and a module whose functions prepare them in their own way."""
+    (tmp_path / "own_prepared.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    day_and_night(tmp_path / "data", 20, size=9)
+    yield tmp_path
+    sys.modules.pop("own_prepared", None)
+
+
+def own_data(folder: Path, function: str, **fields: Any) -> dict[str, Any]:
+    data = {"dataset": f"own_prepared:{function}", "root": str(folder / "data"), "normalize": False}
+    return data | {"subset": 1.0} | fields
+
+
+@pytest.mark.parametrize(
+    ("function", "fields"), [("build", {"predict": "own_prepared:prepare"}), ("named", {})]
+)
+def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
+    own: Path, function: str, fields: dict[str, Any]
+) -> None:
+    data = own_data(own, function, **fields)
+    spec = small_spec(data=data, train={"batch_size": 8, "epochs": 2})
+    options = searched(own, spec)
+    model = load_best_model("small", options.storage, allow=["own_prepared"])
+    loaded = load(spec.data, cache=own / "runs" / "cache").at(spec.data)
+    files = sorted((own / "data").rglob("*.png"))
+    for place, index in enumerate(loaded.val.index.tolist()):
+        assert torch.equal(model.read(files[index])[0], loaded.val.images[place])
+    images, _ = loaded.batch(loaded.val, slice(None))
+    with torch.inference_mode():
+        expected = model.to_probabilities(model.model(images))
+    found = predict(model, [str(files[index]) for index in loaded.val.index.tolist()])
+    for one, row in zip(found, expected.tolist(), strict=True):
+        assert [one.probabilities[name] for name in model.classes] == pytest.approx(row)
+    with pytest.raises(DataError, match="own_prepared may not be imported here; allow it with --allow"):
+        predict(load_best_model("small", options.storage), [str(files[0])])
+
+
+def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = small_spec(data=own_data(own, "build"), train={"batch_size": 8, "epochs": 1})
+    options = searched(own, spec)
+    picture = str(own / "data" / "day" / "000.png")
+    with pytest.raises(ModelError, match=r"came from own_prepared:build.*--prepare.*data\.predict"):
+        predict(load_best_model("small", options.storage), [picture])
+    command = ["predict", "small", picture, "--storage", options.storage, "--allow", "own_prepared"]
+    assert run(command) == 2
+    assert "--prepare my_data:prepare" in capsys.readouterr().err
+    assert run([*command, "--prepare", "own_prepared:prepare"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "predict_by", "message"),
+    [
+        (
+            "build",
+            "own_prepared:other",
+            r"data\.predict: what own_prepared:other makes of .*000\.png is not item 0",
+        ),
+        ("build", "own_prepared:nothing", 'own_prepared has no "nothing"'),
+        ("unnamed", None, 'attribute predict that is torchvision.* write the name of .* "my_data:prepare"'),
+    ],
+)
+def test_a_rule_is_tried_before_the_training(
+    own: Path, function: str, predict_by: str | None, message: str
+) -> None:
+    spec = small_spec(data=own_data(own, function, predict=predict_by)).data
+    with pytest.raises(DataError, match=message):
+        load(spec, cache=own / "cache")
+
+
+def test_only_own_data_have_a_rule_of_their_own(tmp_path: Path) -> None:
+    spec = small_spec(data={"predict": "own_prepared:prepare"}).data
+    with pytest.raises(DataError, match=r'data\.predict is "own_prepared:prepare".*hpsearch prepares itself'):
+        load(spec, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+def test_photographs_that_are_not_square(tmp_path: Path, resize: str) -> None:
+    """Only the rule of training shows whether the bright spot is in the middle or at the edge."""
+    for number in range(24):
+        pixels = noise(number, 16, 32) // 4
+        place = (14, 2)[number % 2]
+        pixels[4:12, place : place + 5] = 250
+        save(tmp_path / "data" / ("edge" if number % 2 else "middle") / f"{number}.png", pixels)
+    data = NIGHTS | {"root": str(tmp_path / "data"), "resize": resize, "image_size": 8}
+    spec = small_spec(data=data, train={"batch_size": 8, "epochs": 12}, search={"learning_rate": [0.1]})
+    options = searched(tmp_path, spec)
+    model = load_best_model("small", options.storage)
+    files = sorted((tmp_path / "data").rglob("*.png"))
+    tensors = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
+        0, 3, 1, 2
+    )
+    answers = [next(iter(one.probabilities)) for one in predict(model, [str(file) for file in files], top=1)]
+    assert answers == model.classify(tensors)
+    assert np.mean([answer == file.parent.name for answer, file in zip(answers, files, strict=True)]) > 0.8
+
+
+def test_a_12_bit_camera(tmp_path: Path) -> None:
+    for number in range(40):
+        values = np.random.default_rng(number).integers(990, 1041, (8, 8)).astype(np.uint16)
+        save(
+            tmp_path / "data" / "ab"[number % 2] / f"{number:02d}.png", values + np.uint16(60 * (number % 2))
+        )
+    data = NIGHTS | {"root": str(tmp_path / "data")}
+    options = searched(tmp_path, small_spec(data=data, train={"batch_size": 8, "epochs": 4}))
+    model = load_best_model("small", options.storage)
+    files = [str(file) for file in sorted((tmp_path / "data").rglob("*.png"))]
+    found = [next(iter(one.probabilities)) for one in predict(model, files)]
+    assert found == [Path(file).parent.name for file in files]
+    eight = save(tmp_path / "eight.png", noise(1, 8, 8, 1))
+    assert "8-bit picture and the model was trained on 16-bit" in predict(model, [str(eight)])[0].error
+    values = torch.from_numpy(np.stack([np.array(Image.open(file)) for file in files]))[:, None]
+    assert model.classify(values) == found
+    with pytest.raises(ModelError, match="images are uint8"):
+        model(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    export_program(model, tmp_path / "m.pt2")
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    with torch.inference_mode():
+        torch.testing.assert_close(program(values.float()), model(values))
