@@ -20,13 +20,16 @@ RUN_ONLY = {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
         "timeout", "target_value", "max_epochs_total",
     },
-    "data": {"root", "download", "device", "cache", "cache_limit_gb"},
+    "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
     "confirm": {"top", "seeds"},
     "sampler": {"points"},
     "fit": {"overfit_rise", "underfit_slope", "underfit_ratio", "least_change"},
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
+
+LATER: dict[str, dict[str, Any]] = {"data": {"resize": "crop", "range": None}}
+"""Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
 
 ORDERED = "train.lr_multipliers"
 """The one table in which the order of the keys has a meaning: the first pattern that matches counts."""
@@ -167,9 +170,11 @@ def differences(stored: StudySpec, given: StudySpec) -> list[str]:
 
 
 def _comparable(spec: StudySpec) -> dict[str, Any]:
-    return spec.model_dump(
-        mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
-    )
+    tree = spec.model_dump(mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()})
+    for section, defaults in LATER.items():
+        for name in [name for name, default in defaults.items() if tree[section][name] == default]:
+            del tree[section][name]
+    return tree
 
 
 def _ordered_tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
