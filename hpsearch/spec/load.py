@@ -170,7 +170,9 @@ def differences(stored: StudySpec, given: StudySpec) -> list[str]:
 
 
 def _comparable(spec: StudySpec) -> dict[str, Any]:
-    tree = spec.model_dump(mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()})
+    tree = spec.model_dump(
+        mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
+    )
     for section, defaults in LATER.items():
         for name in [name for name, default in defaults.items() if tree[section][name] == default]:
             del tree[section][name]

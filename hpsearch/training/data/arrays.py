@@ -16,10 +16,11 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import pixels
-from hpsearch.training.data.catalogue import Array, Progress, Request, Size, hash_rows
+from hpsearch.training.data.catalogue import Array, Progress, Request, Size, find_flawed, hash_rows
 from hpsearch.training.data.progress import counted
 
 _CHUNK_BYTES = 32 << 20
+_MOST = float(np.finfo(np.float32).max)
 
 
 class ArrayImages:
@@ -119,14 +120,14 @@ def scan(
     members: Sequence[tuple[str, str]],
     request: Request,
     layout: str = "",
-) -> tuple[ArrayImages, Array, str]:
+) -> tuple[ArrayImages, Array, str, Array | None]:
     """Reads arrays once to learn their shape, type and content.
 
     Args:
         layout: of the arrays, where the study has no say in it.
 
     Returns:
-        the images, their hashes, and a sentence on the layout found.
+        the images, their hashes, a sentence on the layout found, and which are flawed.
 
     Raises:
         DataError: a file is corrupt, or the arrays do not fit each other.
@@ -149,26 +150,35 @@ def scan(
     channels, size = pixels.measure(arrays[0].shape, found)
     if not channels * size[0] * size[1]:
         raise DataError(f"{where} holds images of {size[1]} x {size[0]} pixels; save them again")
-    hashes, low, high = _measure(arrays, found, request.progress)
+    hashes, low, high, flawed = _measure(arrays, found, request.progress)
     pixels.refuse_lost(low, high, f"{where}: the images")
     dtype = pixels.stored_type(arrays[0].dtype, low, high)
     counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
     note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
     source, resize = str(arrays[0].dtype.name), request.spec.resize
     images = ArrayImages(opener, counted, found, channels, size, dtype, source=source, resize=resize)
-    return images, hashes, note
+    return images, hashes, note, flawed
 
 
 def _named(member: tuple[str, str]) -> str:
     return f"data.root: {' '.join(filter(None, member))}"
 
 
-def _measure(arrays: Sequence[Array], layout: str, progress: Progress | None) -> tuple[Array, float, float]:
-    hashes, low, high = [], np.inf, -np.inf
+def _measure(
+    arrays: Sequence[Array], layout: str, progress: Progress | None
+) -> tuple[Array, float, float, Array | None]:
+    hashes, flawed, low, high = [], [], np.inf, -np.inf
     for chunk in counted(_sliced(arrays), sum(map(len, arrays)), progress):
         hashes.append(hash_rows(pixels.channels_first(chunk, layout)))
-        low, high = min(low, chunk.min()), max(high, chunk.max())
-    return np.concatenate(hashes), float(low), float(high)
+        flawed.append(np.zeros(len(chunk), bool))
+        ends = float(chunk.min()), float(chunk.max())
+        if not all(abs(end) <= _MOST for end in ends):  # also where one is NaN
+            flawed[-1] = find_flawed(chunk)
+            sound = chunk[~flawed[-1]]
+            ends = float(sound.min(initial=np.inf)), float(sound.max(initial=-np.inf))
+        low, high = min(low, ends[0]), max(high, ends[1])
+    found = np.concatenate(flawed)
+    return np.concatenate(hashes), low, high, found if found.any() else None
 
 
 def _sliced(arrays: Sequence[Array]) -> Iterator[Array]:

@@ -77,6 +77,7 @@ def assemble(
     storage = open_cache(spec, cache, waits)
     found = sources.catalogue(spec, folder, storage, allowed, progress)
     rows = splits.split(found, spec.split)
+    _refuse_flawed(found, _parts(found, rows))
     _refuse_varying(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     notes = (*found.notes, *_origins(found, rows), *_balance(found), *duplicates)
@@ -86,6 +87,27 @@ def assemble(
     _keep_split(storage, assembly)
     _divide(assembly, spec, storage, progress)
     return assembly
+
+
+def _refuse_flawed(found: Catalogue, parts: Array) -> None:
+    """Refuses images with NaN or infinite values, whichever part they are in: a loss over them is none.
+
+    Raises:
+        DataError: names the first one and its part.
+    """
+    if found.flawed is None or not found.flawed.any():
+        return
+    rows = np.flatnonzero(found.flawed)
+    row, more = int(rows[0]), len(rows) - 1
+    others = f", as do {more} more images" if more > 1 else ", as does another image" if more else ""
+    if isinstance(found.images, ItemImages):
+        name = found.images.name(row)
+    else:
+        name = found.name(row) + ("" if found.names else f", counted from 0 to {len(found) - 1},")
+    raise DataError(
+        f"data.dataset: {name} in the {PARTS[parts[row]]} part holds NaN or infinite "
+        f"values{others}; remove or replace {'them' if more else 'it'}"
+    )
 
 
 def _refuse_varying(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:

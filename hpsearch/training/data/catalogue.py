@@ -88,6 +88,7 @@ class Catalogue:
         groups: int64 of shape [N]; samples with the same number must not be torn apart. None: no groups.
         names: of the samples, for messages; may be empty.
         predict: what prepares one picture as the user's own data function does, as `package.module:name`.
+        flawed: bool of shape [N], of images with NaN or infinite values; None where there are none.
     """
 
     images: Images
@@ -99,6 +100,7 @@ class Catalogue:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     predict: str = ""
+    flawed: Array | None = None
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -155,6 +157,15 @@ def digest(*pieces: bytes | str | Array) -> str:
 
 def _flat(piece: bytes | Array) -> Any:
     return piece if isinstance(piece, bytes) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+
+
+def find_flawed(rows: Array) -> Array:
+    """Returns which images hold values that float32 has not: NaN, infinite or too large; bool of shape [n]."""
+    if not rows.size or not np.issubdtype(rows.dtype, np.floating):
+        return np.zeros(len(rows), bool)
+    with np.errstate(over="ignore"):
+        sound: Array = np.isfinite(rows.astype(np.float32, copy=False).reshape(len(rows), -1)).all(1)
+    return ~sound
 
 
 def hash_rows(rows: Array) -> Array:

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import pixels
-from hpsearch.training.data.catalogue import Array, Size
+from hpsearch.training.data.catalogue import Array, Size, find_flawed
 
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N", "La")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -161,6 +161,8 @@ def values(image: Image.Image, path: str | Path | IO[bytes] | None) -> Array:
     raw, kind = _raw_mode(image), depth(image)
     if image.mode in _GREY:
         array = np.asarray(ImageOps.exif_transpose(image))
+        if find_flawed(array[None])[0]:
+            raise ValueError("it holds NaN or infinite values")
         return (array.view(np.uint32) if kind == "uint32" else array).astype(np.float32)[None]
     form, _, order = raw.partition(";16")
     if path is None or form not in ("RGB", "RGBA", "RGBX", "LA"):
@@ -257,12 +259,12 @@ def from_item(image: Any, layout: str, where: str) -> Array:
         DataError: it is none of these.
     """
     if isinstance(image, Image.Image):
-        if depth(image) != "uint8":
-            try:
+        try:
+            if depth(image) != "uint8":
                 return values(image, getattr(image, "filename", None) or None)
-            except ValueError as error:
-                raise DataError(f"{where}: {error}") from error
-        return from_pillow(image, None, 1 if is_grey(image) else 3)
+            return from_pillow(image, None, 1 if is_grey(image) else 3)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{where} cannot be read: {error}; remove or replace it") from error
     try:
         array: Array = np.asarray(image)
     except (TypeError, ValueError, RuntimeError) as error:

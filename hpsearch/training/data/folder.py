@@ -84,7 +84,10 @@ def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array,
     chosen = [listing.labels[row] for row in rows]
     if request.spec.labels:
         return labels.to_targets(
-            chosen, request.spec.task, f"data.labels: {request.root / request.spec.labels}"
+            chosen,
+            request.spec.task,
+            f"data.labels: {request.root / request.spec.labels}",
+            samples=[listing.names[row] for row in rows],
         )
     classes, targets = np.unique(np.array(chosen), return_inverse=True)
     if len(classes) < 2:

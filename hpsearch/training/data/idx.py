@@ -49,7 +49,7 @@ def _digits_file(request: Request) -> Path:
 
 def _read_digits(request: Request) -> Catalogue:
     path = str(_digits_file(request))
-    images, hashes, _ = scan("digits", [(path, "")], request, "HW")
+    images, hashes, *_ = scan("digits", [(path, "")], request, "HW")
     digits = digits_table(path)[:, 64]
     targets, classes = to_targets(digits, request.spec.task, f"data.root: {path}", _NUMERALS)
     return Catalogue(images, targets, classes, np.full(len(digits), FREE, np.int8), hashes)
@@ -76,7 +76,7 @@ def _packed_or_not(path: Path) -> Path | None:
 def read_idx_set(request: Request, files: Iterable[Path]) -> Catalogue:
     """Reads a set of the MNIST family, with its official test part."""
     train_x, train_y, test_x, test_y = map(str, files)
-    images, hashes, _ = scan("idx", [(train_x, ""), (test_x, "")], request, "HW")
+    images, hashes, *_ = scan("idx", [(train_x, ""), (test_x, "")], request, "HW")
     labels = [read_idx(train_y), read_idx(test_y)]
     known = CLASSES[request.spec.dataset]
     values = np.concatenate(labels)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.catalogue import Array
+from hpsearch.training.data.catalogue import Array, find_flawed
 from hpsearch.training.data.tables import Table, column
 
 
 def to_targets(
-    labels: Any, task: str, where: str, names: Sequence[str] = ()
+    labels: Any, task: str, where: str, names: Sequence[str] = (), samples: Sequence[str] = ()
 ) -> tuple[Array, tuple[str, ...]]:
     """Returns targets and class names: int64 of shape [N], or float32 of shape [N, T] and no names.
 
@@ -23,6 +23,7 @@ def to_targets(
         labels: N names or numbers, or N rows of numbers.
         task: "auto" takes numbers with a fraction, or rows of several, for regression.
         names: of the classes 0, 1, ..., if the source knows them.
+        samples: what the labels belong to, for messages.
 
     Raises:
         DataError: they are not the labels of this task.
@@ -33,8 +34,8 @@ def to_targets(
         raise DataError(
             f'{where}: "{written.flat[0]}" is no number, and data.task is "regression"; use numbers'
         )
-    if numbers is not None and not np.isfinite(numbers).all():
-        raise DataError(f"{where}: label {_first_bad(numbers)} is NaN or infinite; remove or complete it")
+    if numbers is not None:
+        _refuse_infinite(numbers, where, samples)
     if numbers is not None and task != "regression" and _is_one_hot(numbers):
         return _from_one_hot(numbers, task, where, names)
     whole = numbers is not None and numbers.ndim == 1 and bool((numbers == np.floor(numbers)).all())
@@ -143,8 +144,14 @@ def _numbered(values: Array, targets: Array, where: str) -> tuple[Array, tuple[s
     return places[targets], tuple(str(value) for value in values[order])
 
 
-def _first_bad(numbers: Array) -> int:
-    return int(np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1))[0]) + 1
+def _refuse_infinite(numbers: Array, where: str, samples: Sequence[str]) -> None:
+    bad = np.flatnonzero(find_flawed(numbers))
+    if len(bad):
+        sample = samples[bad[0]] if samples else f"image {bad[0]}"
+        more = f" ({len(bad)} labels are)" if len(bad) > 1 else ""
+        raise DataError(
+            f"{where}: the label of {sample} is NaN, infinite or too large for float32{more}; remove or complete it"
+        )
 
 
 def to_groups(group_by: str | None, names: Sequence[str], table: Table | None, where: str) -> Array | None:
@@ -169,8 +176,23 @@ def to_groups(group_by: str | None, names: Sequence[str], table: Table | None, w
         raise DataError(
             f'data.split.group_by is "{group_by}", but {where} has no file names; use "column:<name>"'
         )
+    _refuse_missing(group_by, values, where)
     found: Array = np.unique(np.array(values), return_inverse=True)[1].astype(np.int64)
     return found
+
+
+def _refuse_missing(group_by: str, values: Sequence[str], where: str) -> None:
+    """Refuses a column of numbers in which some are missing: they would all be one group."""
+    try:
+        flawed = find_flawed(np.array(values, np.float64))
+    except ValueError:  # names
+        return
+    if flawed.any():
+        row = int(np.flatnonzero(flawed)[0])
+        raise DataError(
+            f'data.split.group_by: "{group_by}" of {where} is {values[row]} in row {row}, counted from 0; give each '
+            "image a group"
+        )
 
 
 def _match(pattern: str, name: str) -> str:

@@ -175,13 +175,14 @@ class ItemImages:
                 )
         for row, one, other in zip(some.tolist(), *seen, strict=True):
             if not np.array_equal(one, other, equal_nan=True):
-                return self._name(int(self._rows[row]))
+                return self.name(row)
         return ""
 
-    def _name(self, row: int) -> str:
-        ends = np.cumsum([0, *self._counts])
+    def name(self, position: int) -> str:
+        """Returns what to call the item at a position of these rows in a message."""
+        row, ends = int(self._rows[position]), np.cumsum([0, *self._counts])
         owner = int(np.searchsorted(ends, row, side="right")) - 1
-        return f"item {row - int(ends[owner])} of {self._members[owner]}"
+        return f"item {row - ends[owner]} of {self._members[owner]}"
 
     def fields(self) -> dict[str, Any]:
         return {

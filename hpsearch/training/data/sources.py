@@ -145,6 +145,7 @@ def _write(folder: Path, found: Catalogue) -> None:
         "parts": found.parts,
         "hashes": found.hashes,
         "groups": found.groups,
+        "flawed": found.flawed,
     }
     for name, array in arrays.items():
         if array is not None:
@@ -163,7 +164,7 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
     meta: dict[str, Any] = read_json(folder / "catalogue.json")
     arrays = {
         name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
-        for name in ("targets", "parts", "hashes", "groups")
+        for name in ("targets", "parts", "hashes", "groups", "flawed")
     }
     targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
     if targets is None or parts is None or hashes is None:
@@ -178,4 +179,5 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
         arrays["groups"],
         tuple(meta["names"]),
         tuple(meta["notes"]),
+        flawed=arrays["flawed"],
     )

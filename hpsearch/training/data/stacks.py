@@ -109,7 +109,7 @@ def _read_named(
             f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
-    found, hashes, note = scan(opener, images, request)
+    found, hashes, note, flawed = scan(opener, images, request)
     path = _table_path(request)
     table = _read_table(request, path) if path else None
     labelled = f"data.labels: {path}" if path else f"data.root: {where}"
@@ -133,6 +133,7 @@ def _read_named(
         hashes,
         labels.to_groups(request.spec.split.group_by, (), columns, where),
         notes=(note,),
+        flawed=flawed,
     )
 
 
@@ -198,14 +199,15 @@ def _read_mrc(request: Request) -> Catalogue:
     table_path = _table_path(request)
     if table_path is None:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
-    found, hashes, note = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
+    found, hashes, note, flawed = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
     table = _read_table(request, table_path)
     values = tables.label_columns(table, request.spec.label_column, str(table_path))
     rows, names = _locate(
         request, table, table_path, dict(zip(paths, found.counts, strict=True)), len(values)
     )
     tables.check_rows_differ(rows.tolist(), names, values, table_path)
-    targets, classes = labels.to_targets(values, request.spec.task, f"data.labels: {table_path}")
+    where = f"data.labels: {table_path}"
+    targets, classes = labels.to_targets(values, request.spec.task, where, samples=names)
     return Catalogue(
         _only(found, rows),
         targets,
@@ -215,6 +217,7 @@ def _read_mrc(request: Request) -> Catalogue:
         labels.to_groups(request.spec.split.group_by, names, table, str(table_path)),
         tuple(names),
         (note,),
+        flawed=None if flawed is None else flawed[rows],
     )
 
 

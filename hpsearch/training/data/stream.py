@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.catalogue import Array, Size
+from hpsearch.training.data.catalogue import Array, Size, find_flawed
 from hpsearch.training.data.objects import ItemImages, drawing_from
 
 Index = Tensor | slice
@@ -43,6 +43,10 @@ class StreamedImages(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         array = self._images.image(self._images.item(index), self._size, self.shape[1])
+        if find_flawed(array[None])[0]:
+            raise DataError(
+                f"data.dataset: {self._images.name(index)} holds NaN or infinite values; remove or replace it"
+            )
         return torch.from_numpy(np.array(array))
 
     @property

@@ -11,7 +11,16 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import labels
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Progress, Request, Size, hash_rows
+from hpsearch.training.data.catalogue import (
+    HASH_BYTES,
+    Array,
+    Catalogue,
+    Progress,
+    Request,
+    Size,
+    find_flawed,
+    hash_rows,
+)
 from hpsearch.training.data.decode import from_item, number_type
 from hpsearch.training.data.objects import ItemImages, Member, read_items
 from hpsearch.training.data.progress import told
@@ -55,7 +64,7 @@ def read_members(
         rebuild=rebuild,
     )
     groups = _groups(request.spec.split.group_by, members, request.spec.dataset)
-    return Catalogue(images, targets, classes, parts, seen.hashes, groups)
+    return Catalogue(images, targets, classes, parts, seen.hashes, groups, flawed=seen.flawed)
 
 
 def _groups(group_by: str | None, members: Sequence[Member], where: str) -> Array | None:
@@ -106,6 +115,7 @@ class _Survey:
     channels: int
     dtype: str
     source: str
+    flawed: Array | None = None
 
     @property
     def common_size(self) -> Size | None:
@@ -146,6 +156,7 @@ def _survey(
     members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
     hashes = np.empty((total, HASH_BYTES), np.uint8)
+    flawed = np.zeros(total, bool)
     found: list[Any] = []
     sizes, channels = set(), set()
     kinds: dict[str, int] = {}  # number types, and the first item of each
@@ -154,6 +165,7 @@ def _survey(
     for row, (image, label) in enumerate(items):
         array = from_item(image, layout, f"data.dataset: the image of item {row}")
         hashes[row] = hash_rows(array[None])[0]
+        flawed[row] = find_flawed(array[None])[0]
         sizes.add((array.shape[1], array.shape[2]))
         channels.add(array.shape[0])
         kinds.setdefault(number_type(image), row)
@@ -168,7 +180,9 @@ def _survey(
         )
     _refuse_mixture(kinds, float(low), float(high))
     dtype = "uint8" if kinds.keys() <= {"uint8", "bool"} else "float32"
-    return _Survey(found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)))
+    return _Survey(
+        found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)), flawed if flawed.any() else None
+    )
 
 
 def _refuse_mixture(kinds: Mapping[str, int], low: float, high: float) -> None:

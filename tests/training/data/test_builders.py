@@ -57,6 +57,10 @@ class Squares(Dataset):
             return pixels.astype(np.float32), label
         if self.form == "complex":
             return pixels * 1j, label
+        if self.form == "infinite":
+            return np.where(item == 5, np.inf, pixels / 255), label
+        if self.form == "float picture":
+            return Image.fromarray(np.where(item == 5, np.nan, pixels / 255).astype(np.float32)), label
         if self.form == "failing":
             return (pixels, label) if item != 5 else 1 / 0
         if self.form == "regression":
@@ -141,6 +145,17 @@ def failing_late():
     data = Squares(60, form="failing")
     data.targets = [item % 3 for item in range(60)]
     return data
+
+def infinite():
+    return {"train": Squares(60), "test": Squares(30, form="infinite")}
+
+def infinite_late():
+    data = Squares(60, form="infinite")
+    data.targets = [item % 3 for item in range(60)]
+    return data
+
+def float_pictures():
+    return Squares(60, form="float picture")
 
 def broken():
     raise KeyError("no such thing")
@@ -371,6 +386,8 @@ def test_the_test_set_is_let_go(tmp_path: Path) -> None:
             "failing",
             r"item 5 of the test data set .*ZeroDivisionError: division by zero \(own_squares\.py, line",
         ),
+        ("infinite", r"item 5 of the test data set in the test part holds NaN or infinite values; remove"),
+        ("float_pictures", r"image of item 5 cannot be read: it holds NaN or infinite values; remove"),
         ("broken", r"data\.dataset: own_squares:broken failed with KeyError.*own_squares\.py, line"),
         ("complex_ones", "complex128"),
     ],
@@ -417,6 +434,17 @@ def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) ->
         DataError,
         match=r"^data\.dataset: item 5 of the train data set cannot be had: ZeroDivisionError.*out$",
     ):
+        stream.get(slice(0, len(stream)))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_item_of_a_stream_that_is_not_finite_is_named(tmp_path: Path, ahead: bool) -> None:
+    found = loaded(tmp_path, "infinite_late", device="stream", split={"seed": 1})._store.images
+    assert isinstance(found, ItemImages)
+    stream = StreamedImages(found, (6, 6), 1)
+    if ahead:
+        stream.expect([slice(0, len(stream))])
+    with pytest.raises(DataError, match=r"^data\.dataset: item 5 of the train data set holds NaN"):
         stream.get(slice(0, len(stream)))
 
 

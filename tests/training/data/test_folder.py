@@ -184,6 +184,19 @@ def test_an_unreadable_file_is_named_or_skipped(tmp_path: Path, damage: str, suf
     assert any(f"1 unreadable file skipped: night/broken.{suffix}" in note for note in found.facts.notes)
 
 
+def test_a_float_picture_that_is_not_finite_is_named_or_skipped(tmp_path: Path) -> None:
+    root = day_and_night(tmp_path / "photos")
+    values = noise(9, 12, 12, 1) / np.float32(255)
+    values[3, 3] = np.nan
+    save(root / "night" / "deep.tiff", values)
+    with pytest.raises(
+        DataError, match=r"deep\.tiff cannot be read.*NaN or infinite values.*skip_unreadable"
+    ):
+        loaded(root)
+    facts = loaded(root, skip_unreadable=True).facts
+    assert facts.train + facts.val + facts.test == 40
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

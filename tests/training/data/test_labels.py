@@ -49,6 +49,9 @@ def test_one_hot_rows_are_classes_if_the_study_says_so() -> None:
 @pytest.mark.parametrize(
     ("labels", "task", "message"),
     [
+        ([1, np.nan, 2], "auto", "label of image 1 is NaN, infinite"),
+        ([[1, 2], [3, 4], [5, np.inf]], "regression", "label of image 2 is NaN, infinite"),
+        (["0.5", "1e39", "inf"], "regression", r"label of image 1 is .* too large .*2 labels are"),
         (["a", "", "b"], "auto", "label 2 is empty; complete or remove it"),
         (["1", "01", "2"], "auto", '"01" and "1" are the same number; write'),
         (ONE_HOT, "auto", 'one-hot.*task = "classification".*task = "regression"'),

@@ -11,6 +11,7 @@ from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.arrays import ArrayImages
+from hpsearch.training.data.assembly import assemble
 from hpsearch.training.data.sealed import open_test
 
 LABELS = np.arange(60) % 3
@@ -90,12 +91,40 @@ def test_number_types(tmp_path: Path, x: np.ndarray, stored: torch.dtype, scaled
     assert batch.mean().item() == pytest.approx(0, abs=1e-6)
 
 
-def test_nan_is_refused(tmp_path: Path) -> None:
-    x = images(60, 4, 4, dtype="float32")
-    x[7, 1, 1] = np.nan
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_image_that_is_not_finite_is_refused_with_its_part(
+    tmp_path: Path, value: float, part: str
+) -> None:
+    x = images(60, 4, 4, dtype="float64")
     np.savez(tmp_path / "set.npz", x=x, y=LABELS)
-    with pytest.raises(DataError, match="NaN or infinite"):
-        loaded(tmp_path / "set.npz").at(DataSpec(dataset="npz"))
+    found = assemble(DataSpec(dataset="npz"), str(tmp_path / "set.npz"), tmp_path / "cache")
+    row = int(getattr(found.rows, part)[1])
+    x[row, 1, 1] = value
+    np.savez(tmp_path / "set.npz", x=x, y=LABELS)
+    with pytest.raises(DataError, match=f"image {row}, .* in the {part} part holds NaN or infinite"):
+        loaded(tmp_path / "set.npz")
+
+
+def test_a_particle_that_is_not_finite_is_refused_unless_the_table_leaves_it_out(stacks: Path) -> None:
+    mrcfile = pytest.importorskip("mrcfile", reason="needs the extra mrc")
+    with mrcfile.mmap(stacks / "b.mrcs", mode="r+") as stack:
+        stack.data[3, 2, 2] = np.inf
+    rows = [f"{n % 20 + 1}@{'a' if n < 20 else 'b'}.mrcs,{n % 3}" for n in range(30)]
+    (stacks / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(DataError, match=r"4@b\.mrcs in the (train|val|test) part holds NaN or infinite"):
+        loaded(stacks, "mrc", labels="labels.csv")
+    (stacks / "labels.csv").write_text("\n".join(["file,label", *rows[:23], *rows[24:]]))
+    facts = loaded(stacks, "mrc", labels="labels.csv").facts
+    assert facts.train + facts.val + facts.test == 29
+
+
+def test_a_group_that_is_missing_is_named(tmp_path: Path) -> None:
+    groups = np.arange(60) // 2 * 1.0
+    groups[7] = np.nan
+    np.savez(tmp_path / "set.npz", x=images(60, 4, 4), y=LABELS, p=groups)
+    with pytest.raises(DataError, match=r'"column:p" of .* is nan in row 7'):
+        loaded(tmp_path / "set.npz", **GROUPED)
 
 
 @pytest.mark.parametrize("dataset", ["npz", "npy"])
