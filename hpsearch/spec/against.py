@@ -3,6 +3,8 @@
 Asked once, when the data are known and before anything is trained: what no trial, or not every trial, could do.
 """
 
+from collections.abc import Sequence
+
 from hpsearch.errors import StudyFileError
 from hpsearch.spec.augment import Crop
 from hpsearch.spec.corners import corners
@@ -10,6 +12,9 @@ from hpsearch.spec.data import DataSpec
 from hpsearch.spec.study import METRICS, TOP, StudySpec
 from hpsearch.spec.train import NUMBER_LOSSES, TrainSpec
 from hpsearch.spec.trial import DataFacts
+
+MOST_NAMED = 20
+"""Classes up to which a sentence names all."""
 
 
 def check_study_against(spec: StudySpec, facts: DataFacts) -> None:
@@ -59,7 +64,7 @@ def _matters(name: str) -> bool:
 def _check_trial(spec: StudySpec, facts: DataFacts) -> None:
     check_loss(spec.train, facts.task)
     if facts.classes:
-        check_class_weights(spec.train, len(facts.classes))
+        check_class_weights(spec.train, len(facts.classes), facts.classes)
     _check_padding(spec.data, facts)
 
 
@@ -81,8 +86,11 @@ def check_loss(train: TrainSpec, task: str) -> None:
         raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
 
 
-def check_class_weights(train: TrainSpec, classes: int) -> None:
+def check_class_weights(train: TrainSpec, classes: int, names: Sequence[str] = ()) -> None:
     """Refuses weights that are not one for each class, or mean nothing.
+
+    Args:
+        names: of the classes, in the order of the weights.
 
     Raises:
         StudyFileError: too few, too many, negative ones, or zeros alone.
@@ -91,8 +99,14 @@ def check_class_weights(train: TrainSpec, classes: int) -> None:
     if isinstance(given, tuple) and (len(given) != classes or min(given) < 0 or max(given) == 0):
         raise StudyFileError(
             f"train.class_weights = {list(given)}: give one number for each of the "
-            f"{classes} classes, none negative and not all 0"
+            f"{classes} classes{_in_order(names)}, none negative and not all 0"
         )
+
+
+def _in_order(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return f" in the order {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
 
 
 def _check_padding(data: DataSpec, facts: DataFacts) -> None:

@@ -112,7 +112,7 @@ NORMED: dict[str, Any] = {"name": "mobilenet_v3_small"}
             {"epochs": [1]},
             {"train": {"class_weights": [1.0]}},
             StudyFileError,
-            ["class_weights = [1.0]", "10"],
+            ["class_weights = [1.0]", "10 classes in the order 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, none negative"],
         ),
         (
             {"train.class_weights": ["none", [1.0]]},

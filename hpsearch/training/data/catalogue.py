@@ -164,8 +164,8 @@ def find_flawed(rows: Array) -> Array:
     if not rows.size or not np.issubdtype(rows.dtype, np.floating):
         return np.zeros(len(rows), bool)
     with np.errstate(over="ignore"):
-        sound: Array = np.isfinite(rows.astype(np.float32, copy=False).reshape(len(rows), -1)).all(1)
-    return ~sound
+        finite = np.isfinite(rows.astype(np.float32, copy=False))
+    return np.logical_not(finite.reshape(len(rows), -1).all(axis=1))
 
 
 def hash_rows(rows: Array) -> Array:

@@ -8,6 +8,7 @@ All pictures are decoded once, in parallel, at the size that the study asks for;
 the files when a trial asks for them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -54,6 +55,7 @@ def read_folder(request: Request) -> Catalogue:
     ).take(whole)
     rows = np.array(list(known), np.int64)[whole]
     targets, classes = _to_targets(request, listing, rows)
+    order = () if request.spec.labels else _describe_order(classes)
     where = str(root / (request.spec.labels or ""))
     groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, where)
     return Catalogue(
@@ -67,6 +69,7 @@ def read_folder(request: Request) -> Catalogue:
         (
             _describe_sizes(list(known.values())),
             *_describe_depths(depths, form),
+            *order,
             *_describe_failures(failures | broken),
         ),
     )
@@ -196,6 +199,24 @@ def _describe_sizes(headers: Sequence[Header]) -> str:
         f"images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
         f"{grey} of {len(headers)} grey"
     )
+
+
+def _describe_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Says so where torchvision's order of class folders, by code point, is not the one that people expect."""
+    expected = sorted(classes, key=_as_counted)
+    if expected == list(classes):
+        return ()
+    place = next(place for place, name in enumerate(classes) if name != expected[place])
+    return (
+        f'classes are in the order of torchvision\'s ImageFolder, by characters: class {place} is "{classes[place]}" '
+        f'and not "{expected[place]}"; train.class_weights follow it',
+    )
+
+
+def _as_counted(name: str) -> list[tuple[int, str]]:
+    """Returns a key by which folders are ordered as people count: 2 before 10, b before C."""
+    pieces = re.split(r"(\d+)", name.casefold())
+    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)]
 
 
 def _describe_failures(failures: dict[str, str]) -> tuple[str, ...]:

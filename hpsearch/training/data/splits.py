@@ -57,12 +57,8 @@ def assign(catalogue: Catalogue, spec: Split) -> Array:
     parts = catalogue.parts.copy()
     if not spec.official_test:
         parts[:] = FREE
-    given = set(np.unique(parts).tolist())
     free = np.flatnonzero((parts == FREE) | (parts == TRAIN))
-    shares = {TRAIN: spec.train, VAL: spec.val, TEST: spec.test}
-    open_parts = [part for part in (TRAIN, VAL, TEST) if part == TRAIN or part not in given]
-    total = sum(shares[part] for part in open_parts)
-    wanted = [(part, shares[part] / total) for part in open_parts if shares[part] > 0]
+    wanted = _wanted(parts, spec)
     labels = strata(catalogue)[free]
     generator = np.random.default_rng([spec.seed, 0])
     if catalogue.groups is None:
@@ -71,6 +67,15 @@ def assign(catalogue: Catalogue, spec: Split) -> Array:
         _check_groups(catalogue, catalogue.groups, parts)
         parts[free] = _by_group(labels, catalogue.groups[free], wanted, generator)
     return parts
+
+
+def _wanted(parts: Array, spec: Split) -> list[tuple[int, float]]:
+    """Returns the parts that the source leaves open, each with its share of the free samples."""
+    given = set(np.unique(parts).tolist())
+    shares = {TRAIN: spec.train, VAL: spec.val, TEST: spec.test}
+    open_parts = [part for part in shares if part == TRAIN or part not in given]
+    total = sum(shares[part] for part in open_parts)
+    return [(part, shares[part] / total) for part in open_parts if shares[part] > 0]
 
 
 def _by_class(labels: Array, wanted: list[tuple[int, float]], generator: np.random.Generator) -> Array:
@@ -159,6 +164,50 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
                 f"without any image in the {PARTS[part]} part; it has too few {why}: add some, remove the "
                 f"class, or change the shares{_or_regression(catalogue)}"
             )
+
+
+def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str, ...]:
+    """Says so where the parts, or a class in them, are far from the shares that were asked for.
+
+    Far is more than a tenth, and than one image, off for a part; for a class more than half, or the one image
+    that each part gets of a class which is too small for it.
+    """
+    given = catalogue.parts if spec.official_test else np.full_like(catalogue.parts, FREE)
+    wanted = _wanted(given, spec)
+    shares_P = np.array([share for _, share in wanted])
+    held = {TRAIN: rows.train, VAL: rows.val, TEST: rows.test}
+    labels = strata(catalogue)
+    width = labels.max(initial=0) + 1
+    met_PK = np.array([np.bincount(labels[held[part]], minlength=width) for part, _ in wanted])
+    met_P, asked_PK = met_PK.sum(1), shares_P[:, None] * met_PK.sum(0)
+    asked_P, off_PK = asked_PK.sum(1), abs(met_PK - asked_PK)
+    off_K = ((off_PK > np.maximum(1, asked_PK / 2)) | ((asked_PK <= 0.5) & (met_PK == 1))).any(0)
+    if not off_K.any() and (abs(met_P - asked_P) <= np.maximum(1, asked_P / 10)).all():
+        return ()
+    names = "/".join(PARTS[part] for part, _ in wanted)
+    said = f"data.split asks for {_percent(shares_P)} % ({names}) and the parts hold {_percent(met_P / met_P.sum())} %"
+    if not catalogue.classes or not off_K.any():
+        return (f"{said}{_why_off(catalogue)}",)
+    worst = int(np.argmax(np.where(off_K, (off_PK / np.maximum(asked_PK, 0.1)).max(0), -1)))
+    count, each = int(met_PK[:, worst].sum()), "/".join(map(str, met_PK[:, worst]))
+    is_ = "is" if off_K.sum() == 1 else "are"
+    what = "too small for" if catalogue.groups is None else "far from"
+    return (
+        f"{said}{_why_off(catalogue)}; {off_K.sum()} of {len(catalogue.classes)} classes {is_} {what} these shares, "
+        f'such as "{catalogue.classes[worst]}", whose {count} images are split {each}',
+    )
+
+
+def _percent(shares: Array) -> str:
+    return "/".join(f"{round(100 * share, 1):g}" for share in shares.tolist())
+
+
+def _why_off(catalogue: Catalogue) -> str:
+    if catalogue.groups is None:
+        return ""
+    sizes = np.unique(catalogue.groups, return_counts=True)[1]
+    each = f"up to {sizes.max()}" if sizes.min() < sizes.max() else f"{sizes.max()}"
+    return f", since {len(sizes)} groups of {each} images stay whole"
 
 
 def _or_regression(catalogue: Catalogue) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec, Split
@@ -23,6 +24,28 @@ FOLDER = DataSpec(dataset="folder", image_size=12)
 def loaded(root: Path, **fields: object) -> TrainingData:
     spec = DataSpec.model_validate({"dataset": "folder", **fields})
     return load(spec, root=str(root), cache=root.parent / "cache")
+
+
+@pytest.mark.parametrize(
+    ("names", "order", "told"),
+    [
+        (["1", "2", "10"], ("1", "10", "2"), 'class 1 is "10" and not "2"; train.class_weights'),
+        (["b", "C", "a"], ("C", "a", "b"), 'class 0 is "C" and not "a"'),
+        (["x2", "x10", "y"], ("x10", "x2", "y"), 'class 0 is "x10" and not "x2"'),
+        (["01", "02", "10"], ("01", "02", "10"), ""),
+    ],
+)
+def test_class_folders_are_in_the_order_of_torchvision(
+    tmp_path: Path, names: list[str], order: tuple[str, ...], told: str
+) -> None:
+    for number, name in enumerate(names * 12):
+        save(tmp_path / "photos" / name / f"{number}.png", noise(number))
+    assert tuple(ImageFolder(tmp_path / "photos").classes) == order
+    facts = loaded(tmp_path / "photos").facts
+    assert facts.classes == order
+    described = [note for note in facts.notes if "order of" in note]
+    assert len(described) == bool(told)
+    assert all(told in note for note in described)
 
 
 def test_class_folders(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hpsearch.errors import DataError
 from hpsearch.spec.data import Split
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
-from hpsearch.training.data.splits import count_below, split, subset_order
+from hpsearch.training.data.splits import count_below, describe_shares, split, subset_order
 
 IMAGES = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8")
 
@@ -125,3 +125,65 @@ def test_an_official_part_that_tears_groups_is_refused() -> None:
     found = catalogue(np.arange(40) % 2, np.arange(40) // 2 % 10, [FREE] * 30 + [TEST] * 10)
     with pytest.raises(DataError, match=r"group_by.*official_test = false"):
         split(found, Split())
+
+
+EVEN = Split(train=0.6, val=0.2, test=0.2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "parts", "spec", "words"),
+    [
+        (
+            np.repeat(np.arange(100), 3),
+            None,
+            None,
+            Split(),
+            [
+                "80/10/10 % (train/val/test)",
+                "hold 33.3/33.3/33.3 %; 100 of 100",
+                '"0", whose 3 images',
+                "1/1/1",
+            ],
+        ),
+        (
+            np.repeat([0, 1, 2], [1000, 1000, 3]),
+            None,
+            None,
+            Split(),
+            ["hold 79.9/10/10 %; 1 of 3 classes is too small", '"2", whose 3 images are split 1/1/1'],
+        ),
+        (
+            np.repeat(np.arange(50), 4),
+            None,
+            [FREE, FREE, FREE, TEST] * 50,
+            Split(),
+            ["88.9/11.1 % (train/val)", "hold 66.7/33.3 %", "whose 3 images are split 2/1"],
+        ),
+        (
+            np.arange(60) % 2,
+            np.repeat(np.arange(5), [40, 5, 5, 5, 5]),
+            None,
+            EVEN,
+            ["60/20/20 %", "hold 66.7/16.7/16.7 %, since 5 groups of up to 40 images stay whole"],
+        ),
+        (
+            np.arange(210) % 2,
+            np.arange(210) // 35,
+            None,
+            Split(),
+            ["hold 66.7/16.7/16.7 %, since 6 groups of 35 images", "2 of 2 classes are far from", "70/18/17"],
+        ),
+        (np.repeat(np.arange(10), 180), None, None, Split(), []),
+        (np.repeat(np.arange(10), 12), None, None, Split(), []),
+        (np.arange(25) % 2, None, None, Split(), []),
+        (np.zeros((9, 2), np.float32), None, None, EVEN, []),
+        (np.arange(200) % 2, np.arange(200) // 5, None, Split(), []),
+    ],
+)
+def test_the_shares_really_met_are_told_where_they_are_far_from_those_asked(
+    labels: np.ndarray, groups: np.ndarray | None, parts: list[int] | None, spec: Split, words: list[str]
+) -> None:
+    found = catalogue(labels, groups, parts)
+    told = describe_shares(found, split(found, spec), spec)
+    assert len(told) == bool(words)
+    assert all(word in told[0] for word in words)
