@@ -80,18 +80,20 @@ def check_study(
     device: str = "auto",
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    waits: Callable[[str], None] | None = None,
 ) -> Report:
     """Loads the data, builds a trial at every corner of the search space, and trains some batches.
 
     Args:
         progress: called with the numbers of images read and of all, if they must be read.
+        waits: called with a sentence, now and then, while another process prepares the same images.
 
     Raises:
         UserError: what a run would stop at: data, model, batch size, device.
     """
     chosen = devices.choose(device)
     torch.set_num_threads(spec.train.threads)  # as a worker does
-    engine, data = build_engine(spec, chosen, data_root, str(cache), progress=progress)
+    engine, data = build_engine(spec, chosen, data_root, str(cache), progress=progress, waits=waits)
     try:
         probes: tuple[Probe, ...] = ()
         if data is not None:

@@ -27,7 +27,10 @@ def print_check(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        report = check_study(spec, data_root, cache, device, count, progress)
+        def waits(text: str) -> None:
+            bar.console.print(f"check {text}")
+
+        report = check_study(spec, data_root, cache, device, count, progress, waits)
     for line in report_lines(report):
         typer.echo(line)
 

@@ -1,7 +1,7 @@
 """`hpsearch check` on real data: what it measures and refuses."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError
 from hpsearch.results.check import check_study, middle, space_table
 from hpsearch.results.check_print import report_lines
+from hpsearch.results.confirm import exam
 from hpsearch.results.reading import open_study
 from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.run import run
@@ -16,6 +17,7 @@ from hpsearch.spec.load import parse_study
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
 from hpsearch.training import device as devices
+from hpsearch.training.data import cache
 from tests.results.digits import options_in
 from tests.results.searches import url_in
 
@@ -212,6 +214,26 @@ def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
 )
 def test_the_middle_of_an_entry(entry: Entry, expected: float) -> None:
     assert middle(entry) == pytest.approx(expected)
+
+
+def test_a_wait_for_another_process_that_prepares_the_images_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, spec, held = cache.try_lock, study({"epochs": [1]}, data={"subset": 0.1}), 1
+    monkeypatch.setattr(cache, "SAY_FIRST", 0.0)
+
+    def busy(file: IO[str]) -> bool | None:
+        nonlocal held
+        held -= 1
+        return None if held == 0 else found(file)
+
+    monkeypatch.setattr(cache, "try_lock", busy)
+    said: list[str] = []
+    check_study(spec, None, tmp_path / "checked", "cpu", waits=said.append)
+    held = 1
+    place = exam.Place(None, tmp_path / "tested", None, (), "cpu", waits=said.append)
+    assert exam.sealed_part(spec, place, {})[1] == ""
+    assert said == [cache.WAITING] * 2
 
 
 def test_the_space_as_a_table() -> None:

@@ -5,7 +5,7 @@ The studies' user attributes tell of it, see `stored`.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from hpsearch.results.progress import counted
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
 from hpsearch.search.opening import SPECIFICATION
-from hpsearch.service.callbacks import Callback
+from hpsearch.service.callbacks import Callback, Calls
 from hpsearch.service.executor import Executor
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import VISIBLE, Workers, plan
@@ -125,7 +125,7 @@ def confirm(
         return Outcome(work.record, None, message, status)
     if test:
         with _on_first_worker(options.workers):
-            _test(work)
+            _test(work, Calls(callbacks))
     confirmation = _gather(work)
     stored = confirmation.stored(findings(confirmation))
     set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
@@ -207,7 +207,7 @@ def _on_first_worker(workers: Workers) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _test(work: _Work) -> None:
+def _test(work: _Work, call: Calls) -> None:
     """Opens the test part for the configurations that have untested models, after that is on record."""
     linked = work.linked()
     tested: dict[str, Any] = parse(linked.attrs.get(RESULTS), {})
@@ -217,7 +217,7 @@ def _test(work: _Work) -> None:
         return
     from hpsearch.results.confirm.exam import sealed_part
 
-    place = _place(work.options)
+    place = _place(work.options, lambda text: call("on_message", f"the test {text}"))
     data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
@@ -264,7 +264,7 @@ def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[Tria
     return here
 
 
-def _place(options: RunOptions) -> "Place":
+def _place(options: RunOptions, waits: Callable[[str], None]) -> "Place":
     from hpsearch.results.confirm.exam import Place
 
     return Place(
@@ -273,6 +273,7 @@ def _place(options: RunOptions) -> "Place":
         options.allow,
         options.import_paths or (os.getcwd(),),
         "cpu" if options.workers.gpus == "none" else "auto",
+        waits=waits,
     )
 
 

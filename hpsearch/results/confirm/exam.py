@@ -22,6 +22,7 @@ from hpsearch.training import device as devices
 from hpsearch.training import models
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.cache import Waits
 from hpsearch.training.data.prepared import Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
@@ -41,6 +42,7 @@ class Place:
 
     Attributes:
         digest: of the data that were agreed to be opened; "" does not compare.
+        waits: called with a sentence while another process prepares the same images.
     """
 
     data_root: str | None
@@ -49,6 +51,7 @@ class Place:
     import_paths: tuple[str, ...]
     device: str = "auto"
     digest: str = ""
+    waits: Waits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,12 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
 
 def _load(spec: StudySpec, place: Place) -> TrainingData:
     return load(
-        spec.data, root=place.data_root, cache=place.cache, allow=place.allow, import_paths=place.import_paths
+        spec.data,
+        root=place.data_root,
+        cache=place.cache,
+        allow=place.allow,
+        import_paths=place.import_paths,
+        waits=place.waits,
     )
 
 
@@ -116,6 +124,7 @@ def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
         import_paths=place.import_paths,
         device=device,
         digest=place.digest,
+        waits=place.waits,
     )
 
 

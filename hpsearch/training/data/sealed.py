@@ -10,6 +10,7 @@ import torch
 from hpsearch.errors import DataError
 from hpsearch.spec.data import DataSpec
 from hpsearch.training.data.assembly import assemble, open_cache, sealed_store
+from hpsearch.training.data.cache import Waits
 from hpsearch.training.data.loading import TrainingData
 from hpsearch.training.data.prepared import Part, Sealed
 
@@ -23,6 +24,7 @@ def open_test(
     import_paths: Sequence[str] = (),
     device: torch.device | None = None,
     digest: str = "",
+    waits: Waits | None = None,
 ) -> Sealed:
     """Opens the test part at the size and channels of a trial, normalised by the training part's statistics.
 
@@ -36,7 +38,7 @@ def open_test(
     """
     sys.path[:0] = [path for path in import_paths if path not in sys.path]
     device = device or torch.device("cpu")
-    assembly = assemble(spec, root, cache, allow)
+    assembly = assemble(spec, root, cache, allow, waits=waits)
     found, rows = assembly.catalogue, assembly.rows
     if digest and assembly.digest != digest:
         raise DataError(
@@ -45,8 +47,9 @@ def open_test(
         )
     if not len(rows.test):
         raise DataError("data.split.test is 0: there is no test part to open; give it a share of the images")
-    training = TrainingData(spec, assembly, open_cache(spec, cache), device).at(spec)
-    store = sealed_store(assembly, open_cache(spec, cache))
+    shelf = open_cache(spec, cache, waits)
+    training = TrainingData(spec, assembly, shelf, device).at(spec)
+    store = sealed_store(assembly, shelf)
     prepared = training.preparation
     images = torch.from_numpy(store.open(prepared.size, prepared.kept).images)
     names = tuple(found.name(row) for row in rows.test.tolist())

@@ -180,7 +180,6 @@ def _survey(
         )
     _refuse_mixture(kinds, float(low), float(high))
     dtype = "uint8" if kinds.keys() <= {"uint8", "bool"} else "float32"
-    some = flawed if flawed.any() else None
     return _Survey(
         found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)), flawed if flawed.any() else None
     )
