@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,6 +104,7 @@ def check(
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
+    began = time.monotonic()
     from hpsearch.results import check_print
     from hpsearch.service.launch import make_folder
 
@@ -116,7 +118,7 @@ def check(
         cache = run_folder / "cache"
         if spec.data.dataset != "none" and not spec.data.cache:
             make_folder(cache)
-        check_print.print_check(spec, data_root, cache, device, workers)
+        check_print.print_check(spec, data_root, cache, device, workers, began)
 
 
 @app.command()

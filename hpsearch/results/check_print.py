@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpsearch.results.check import Probe, Report, check_study
+from hpsearch.results.check import Estimate, Probe, Report, check_study
 from hpsearch.results.looks import columns
 from hpsearch.results.progress import duration, number
 from hpsearch.service.places import Workers, plan
@@ -16,7 +16,7 @@ from hpsearch.training import device as devices
 
 
 def print_check(
-    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None
+    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None, began: float
 ) -> None:
     """Checks a study and prints what was found."""
     count = len(plan(Workers(workers=workers), spec.train.threads))
@@ -30,7 +30,7 @@ def print_check(
         def waits(text: str) -> None:
             bar.console.print(f"check {text}")
 
-        report = check_study(spec, data_root, cache, device, count, progress, waits)
+        report = check_study(spec, data_root, cache, device, count, progress, waits, began)
     for line in report_lines(report):
         typer.echo(line)
 
@@ -79,12 +79,20 @@ def report_lines(report: Report) -> list[str]:
         lines += ["trained:", *_indented(columns(head, map(_probe_row, report.probes))), ""]
     else:
         lines += [f"train.function: {spec.train.function} was found; it is not run by this check", ""]
-    if report.seconds is not None:
-        lines.append(
-            f"estimate: {duration(report.seconds)} for {spec.study.trials} trials with {report.workers} "
-            f"worker{'s' * (report.workers > 1)}, if no trial is stopped early"
-        )
+    if report.estimate is not None:
+        lines.append(_estimate_line(report, report.estimate))
     return [*lines, "the study is in order"]
+
+
+def _estimate_line(report: Report, estimate: Estimate) -> str:
+    trials, workers = report.spec.study.trials, report.workers
+    line = (
+        f"estimate: about {duration(estimate.expected)} for {trials} trials with {workers} "
+        f"worker{'s' * (workers > 1)}, start-up included"
+    )
+    if estimate.most <= estimate.expected:
+        return line
+    return f"{line}; {duration(estimate.most)} if no trial is stopped early"
 
 
 def _data_lines(data: DataFacts) -> list[str]:

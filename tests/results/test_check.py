@@ -1,5 +1,6 @@
 """`hpsearch check` on real data: what it measures and refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -7,15 +8,15 @@ import pytest
 from torch import nn
 
 from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError
-from hpsearch.results.check import check_study, middle, space_table
+from hpsearch.results.check import Estimate, Probe, check_study, epoch_seconds, space_table
 from hpsearch.results.check_print import report_lines
 from hpsearch.results.confirm import exam
 from hpsearch.results.reading import open_study
 from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.run import run
 from hpsearch.spec.load import parse_study
-from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.study import StudySpec
+from hpsearch.spec.trial import DataFacts
 from hpsearch.training import device as devices
 from hpsearch.training.data import cache
 from tests.results.digits import options_in
@@ -39,11 +40,48 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
     assert all(probe.step_seconds > 0 and probe.eval_seconds > 0 for probe in report.probes)
     assert report.data is not None
     assert (report.data.train, report.data.val, report.data.test) == (1437, 180, 180)
-    per_epoch = [1437 * probe.sample_seconds + probe.eval_seconds for probe in report.probes]
-    assert report.seconds == pytest.approx(10 * 2 * (sum(per_epoch) / 4) / 2)
+    assert report.estimate is not None
+    assert 0 < report.estimate.expected <= report.estimate.most
     text = "\n".join(report_lines(report))
     assert "1437 training, 180 validation and 180 test images of 1 x 8 x 8" in text
-    assert "for 10 trials with 2 workers" in text
+    assert "for 10 trials with 2 workers, start-up included" in text
+
+
+SMALL, LARGE = Probe("mlp", 16, (1, 8, 8), 1, 1, 0.2, 0.5), Probe("mlp", 64, (1, 8, 8), 1, 1, 0.8, 0.5)
+DATA = DataFacts(160, 20, 20, ("a", "b"), 1, 8, 8, "classification", "0")
+
+
+@pytest.mark.parametrize(
+    ("train", "probes", "expected"),
+    [
+        ({"batch_size": 16}, (SMALL, LARGE), 10 * 0.2 + 0.5),
+        ({"batch_size": 32}, (SMALL, LARGE), 5 * 0.4 + 0.5),
+        ({"batch_size": 64}, (SMALL, LARGE), 2 * 0.8 + 0.4 + 0.5),  # the last batch has 32 samples
+        ({"batch_size": 64, "drop_last": True}, (SMALL, LARGE), 2 * 0.8 + 0.5),
+        ({"batch_size": 16, "steps_per_epoch": 3}, (SMALL, LARGE), 3 * 0.2 + 0.5),
+        ({"batch_size": 16}, (SMALL, LARGE, replace(SMALL, model="cnn", step_seconds=9.0)), 10 * 0.2 + 0.5),
+        (
+            {"batch_size": 16},
+            (SMALL, LARGE, replace(SMALL, image=(1, 9, 9), step_seconds=9.0)),
+            10 * 0.2 + 0.5,
+        ),
+    ],
+)
+def test_the_seconds_of_an_epoch_between_the_batches_that_were_timed(
+    train: dict[str, Any], probes: tuple[Probe, ...], expected: float
+) -> None:
+    spec = study({"learning_rate": [0.1]}, train=train, model={"name": "mlp"})
+    assert epoch_seconds(spec, DATA, probes) == pytest.approx(expected)
+
+
+def test_a_timeout_limits_the_estimate(tmp_path: Path) -> None:
+    report = check_study(
+        study({"epochs": [1]}, study={"timeout": "1s", "trials": 1000}), None, tmp_path, "cpu"
+    )
+    assert report.estimate == Estimate(1.0, 1.0)
+    assert report_lines(report)[-2] == (
+        "estimate: about 0:01 for 1000 trials with 1 worker, start-up included"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,19 +239,6 @@ def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
         run(spec, options_in(tmp_path), executor=InProcessExecutor())
     assert caught.value.exit_status == 2
     assert open_study("s", url_in(tmp_path)).trials == []
-
-
-@pytest.mark.parametrize(
-    ("entry", "expected"),
-    [
-        (IntRange(low=5, high=50), 27.5),
-        (Choices(choices=(1, 2, 6)), 3.0),
-        (FloatRange(low=1.0, high=2.718281828459045, log=True), 1.718281828459045),
-        (IntRange(low=4, high=4, log=True), 4.0),
-    ],
-)
-def test_the_middle_of_an_entry(entry: Entry, expected: float) -> None:
-    assert middle(entry) == pytest.approx(expected)
 
 
 def test_a_wait_for_another_process_that_prepares_the_images_is_told(

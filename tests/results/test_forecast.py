@@ -1,0 +1,85 @@
+"""How long a study takes: its trials acted out, and the time that workers need for them."""
+
+from typing import Any
+
+import pytest
+
+from hpsearch.results.forecast import between, samples, span
+from hpsearch.spec.load import parse_study
+from hpsearch.spec.study import StudySpec
+
+SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+    "batch_size": [16, 32, "full"],
+    "epochs": {"low": 5, "high": 20},
+}
+
+
+def study(search: dict[str, Any] = SPACE, **tables: Any) -> StudySpec:
+    tables = {"early_stopping": {"criterion": "none"}} | tables
+    named = {"name": "s", "trials": 20} | tables.pop("study", {})
+    return parse_study({"study": named, "data": {"dataset": "digits"}, "search": search, **tables})
+
+
+def share(spec: StudySpec) -> float:
+    """Returns which share of their epochs the trials are trained."""
+    found = samples(spec)
+    assert all(5 <= one.epochs <= 20 and 1 <= one.trained <= one.epochs for one in found)
+    return sum(one.trained for one in found) / sum(one.epochs for one in found)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"pruner": {"name": "median"}},
+        {"pruner": {"name": "percentile", "percentile": 25.0}},
+        {"pruner": {"name": "asha"}},
+        {"pruner": {"name": "hyperband"}},
+        {"early_stopping": {"criterion": "patience", "patience": 2}},
+        {"early_stopping": {"criterion": "gl"}},
+        {"early_stopping": {"criterion": "pq", "alpha": 0.1}},
+        {"early_stopping": {"criterion": "up", "strip": 2}},
+        {"early_stopping": {"criterion": "overfit", "epochs": 2}},
+        {"pruner": {"name": "median"}, "study": {"metric": "val_macro_f1"}},
+        {"pruner": {"name": "median"}, "sampler": {"name": "gp"}},
+        {"pruner": {"name": "median"}, "sampler": {"name": "qmc"}},
+    ],
+)
+def test_trials_are_stopped_by_the_rules_of_the_study(tables: dict[str, Any]) -> None:
+    spec = study(**tables)
+    assert share(spec) < 0.95
+    assert samples(spec) == samples(spec)
+
+
+def test_without_rules_trials_have_all_their_epochs() -> None:
+    spec = study()
+    assert share(spec) == 1.0
+    sizes = [one.spec.train.batch_size for one in samples(spec)]
+    assert set(sizes) == {16, 32, "full"}
+
+
+def test_what_is_acted_out_is_bounded() -> None:
+    long = study(SPACE | {"epochs": {"low": 1000, "high": 2000}}, study={"trials": 5000})
+    assert sum(one.trained for one in samples(long)) < 4000 + 2000
+    assert len(samples(study({"learning_rate": [0.1, 0.2]}, study={"trials": 5000}))) == 120
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trials", "workers", "expected"),
+    [
+        ([1.0], 10, 1, 10.0),
+        ([1.0], 10, 2, 5.0),
+        ([1.0], 11, 2, 6.0),
+        ([3.0, 1.0], 4, 2, 4.0),
+        ([5.0], 1, 4, 5.0),
+        ([1.0, 3.0], 40_000, 1, 80_000.0),
+    ],
+)
+def test_the_time_of_workers(seconds: list[float], trials: int, workers: int, expected: float) -> None:
+    assert span(seconds, trials, workers) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(16, 1.0), (64, 4.0), (32, 2.0), (8, 0.5)])
+def test_a_value_between_two_points(size: float, expected: float) -> None:
+    assert between(size, (16, 1.0), (64, 4.0)) == pytest.approx(expected)
+    assert between(size, (16, 7.0), (16, 7.0)) == 7.0
