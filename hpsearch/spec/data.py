@@ -93,7 +93,8 @@ class DataSpec(Section):
     skip_unreadable: Bool = False
     """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
-    """What to do about the same image in two parts, which would make validation or test too optimistic."""
+    """What to do about the same image in two parts, which would make validation or test too optimistic. Pictures in
+    files are compared by their pixels, so a copy in another format or with other metadata is found."""
     device: Literal["auto", "gpu", "cpu", "stream"] = "auto"
     """Where the images live: on the GPU, in shared memory-mapped host memory, or streamed batch by batch."""
     predict: str | None = None

@@ -157,7 +157,7 @@ def _origins(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
 
 def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:
     """Returns digests that stay the same when files change their names or order."""
-    content, parts = _ranks(found), _parts(found, rows)
+    content, parts = _ranks(found.hashes), _parts(found, rows)
     order = np.lexsort((parts, content))
     return {
         "images": digest(found.hashes[order]),
@@ -166,9 +166,11 @@ def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:
     }
 
 
-def _ranks(found: Catalogue) -> Array:
-    """Returns a number for each sample, the same for the same content."""
-    ranks: Array = np.unique(found.hashes.view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True)[1]
+def _ranks(hashes: Array) -> Array:
+    """Returns a number for each hash, the same for the same one."""
+    ranks: Array = np.unique(
+        np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True
+    )[1]
     return ranks
 
 
@@ -264,7 +266,8 @@ def _handle_duplicates(
     Raises:
         DataError: there are some and `on_duplicates` is "error".
     """
-    content, parts = _ranks(found), _parts(found, rows)
+    content = _ranks(found.hashes if found.pixels is None else found.pixels)
+    parts = _parts(found, rows)
     strictest = np.full(content.max(initial=-1) + 1, -1, np.int8)
     np.maximum.at(strictest, content, parts)
     doubled = (parts >= 0) & (parts < strictest[content])

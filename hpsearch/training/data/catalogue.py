@@ -88,6 +88,7 @@ class Catalogue:
         groups: int64 of shape [N]; samples with the same number must not be torn apart. None: no groups.
         names: of the samples, for messages; may be empty.
         predict: what prepares one picture as the user's own data function does, as `package.module:name`.
+        pixels: as `hashes`, equal where the pixels are, whatever the files are; None where `hashes` are so.
         flawed: bool of shape [N], of images with NaN or infinite values; None where there are none.
     """
 
@@ -101,6 +102,7 @@ class Catalogue:
     notes: tuple[str, ...] = ()
     predict: str = ""
     flawed: Array | None = None
+    pixels: Array | None = None
 
     def __len__(self) -> int:
         return len(self.parts)

@@ -20,6 +20,7 @@ from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Reque
 from hpsearch.training.data.decode import DEPTHS, FULL, WHITE, Form
 from hpsearch.training.data.listing import Listing, list_files, list_pictures
 from hpsearch.training.data.pictures import FileImages, Header, decode_new, highest_value, read_headers
+from hpsearch.training.data.twins import hash_pixels
 
 
 def read_folder(request: Request) -> Catalogue:
@@ -72,6 +73,7 @@ def read_folder(request: Request) -> Catalogue:
             *order,
             *_describe_failures(failures | broken),
         ),
+        pixels=hash_pixels(images, kept, root, [names[place] for place in whole.tolist()], hashes[whole]),
     )
 
 

@@ -146,6 +146,7 @@ def _write(folder: Path, found: Catalogue) -> None:
         "hashes": found.hashes,
         "groups": found.groups,
         "flawed": found.flawed,
+        "pixels": found.pixels,
     }
     for name, array in arrays.items():
         if array is not None:
@@ -164,7 +165,7 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
     meta: dict[str, Any] = read_json(folder / "catalogue.json")
     arrays = {
         name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
-        for name in ("targets", "parts", "hashes", "groups", "flawed")
+        for name in ("targets", "parts", "hashes", "groups", "flawed", "pixels")
     }
     targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
     if targets is None or parts is None or hashes is None:
@@ -180,4 +181,5 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
         tuple(meta["names"]),
         tuple(meta["notes"]),
         flawed=arrays["flawed"],
+        pixels=arrays["pixels"],
     )

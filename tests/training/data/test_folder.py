@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 
 from hpsearch.errors import DataError
@@ -331,6 +332,47 @@ def test_duplicates_between_parts(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     dropped = loaded(root, on_duplicates="drop").facts
     assert (dropped.train + dropped.val, dropped.test) == (19, 11)
     assert dropped.digest != warned.facts.digest
+
+
+def with_twin(root: Path, kind: str) -> Path:
+    """Makes two official parts with a picture in both, in files that differ."""
+    day_and_night(root, prefix="train")
+    day_and_night(root, 5, prefix="test", seed=5000)
+    first, twin = root / "train" / "day" / "003.png", root / "test" / "day" / "twin"
+    with Image.open(first) as picture:
+        if kind == "metadata":
+            text = PngInfo()
+            text.add_text("camera", "another one")
+            picture.save(twin.with_suffix(".png"), pnginfo=text)
+        elif kind == "turned":
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            picture.transpose(Image.Transpose.ROTATE_90).save(twin.with_suffix(".png"), exif=exif)
+        else:
+            picture.save(twin.with_suffix(kind))
+    return root
+
+
+@pytest.mark.parametrize("size", [6, 12, None])
+@pytest.mark.parametrize("kind", [".bmp", ".tiff", ".ppm", "metadata", "turned"])
+def test_duplicates_are_found_by_their_pixels(tmp_path: Path, kind: str, size: int | None) -> None:
+    root = with_twin(tmp_path / "photos", kind)
+    with pytest.raises(DataError, match=r"1 image is in two parts.*train/day/003\.png \(.*test/day/twin"):
+        loaded(root, on_duplicates="error", image_size=size)
+    for _ in range(2):  # the second time from the catalogue
+        dropped = loaded(root, on_duplicates="drop", image_size=size).facts
+        assert (dropped.train + dropped.val, dropped.test) == (39, 11)
+
+
+def test_pictures_that_are_alike_only_when_they_are_small_are_no_duplicates(tmp_path: Path) -> None:
+    root = day_and_night(tmp_path / "photos", prefix="train")
+    day_and_night(root, 5, prefix="test", seed=5000)
+    pixels = np.full((64, 64, 3), 100, np.uint8)
+    for part, value in (("train", 101), ("test", 102)):
+        pixels[40, 40] = value
+        save(root / part / "day" / "plain.png", pixels)
+    facts = loaded(root, image_size=2, on_duplicates="error").facts
+    assert facts.train + facts.val + facts.test == 52
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""The same picture in files that differ: saved as PNG and as BMP, or with other metadata.
+
+What differs at the study's size differs; what is equal there may only have become so (two photographs of 8 x 8
+pixels), so these few are compared at their full size. A JPEG much larger than the study's size and its copy in
+another format are not found: the decoder shrinks the one in a way that it cannot shrink the other.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hpsearch.training.data.catalogue import HASH_BYTES, Array, digest, hash_rows
+from hpsearch.training.data.decode import read_file
+from hpsearch.training.data.pictures import FileImages
+from hpsearch.training.data.threads import in_order
+
+_THREADS = 4
+
+
+def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str], hashes: Array) -> Array:
+    """Returns the hashes of the files, but those with the same pixels have that of the first of them.
+
+    Args:
+        images: decoded at their size and with `kept` channels, in the cache.
+        names, hashes: of the files, in the same order.
+    """
+    small = _ranks(np.concatenate([hash_rows(chunk) for chunk in images.chunks(images.size, kept)]))
+    _, first, files = np.unique(_ranks(hashes), return_index=True, return_inverse=True)
+    alike = np.bincount(small[first])[small[first]] > 1
+    chosen = first[alike]  # one of each content
+    if not len(chosen):
+        return hashes
+    with ThreadPoolExecutor(1) as large:
+        decode = partial(_decode, root, images.channels, large)
+        full = list(in_order(decode, (names[row] for row in chosen.tolist()), _THREADS))
+    stands_for = np.arange(len(first))
+    seen: dict[str, int] = {}
+    for place, pixels in zip(np.flatnonzero(alike).tolist(), full, strict=True):
+        stands_for[place] = seen.setdefault(pixels, place)
+    return np.ascontiguousarray(hashes[first[stands_for[files]]])
+
+
+def _decode(root: Path, channels: int, large: Executor, name: str) -> str:
+    """Returns a digest of a picture's own pixels."""
+    picture = read_file(root / name, None, channels, large)
+    return digest(str(picture.shape), np.ascontiguousarray(picture))
+
+
+def _ranks(hashes: Array) -> Array:
+    """Returns a number for each hash, the same for the same one."""
+    ranks: Array = np.unique(
+        np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True
+    )[1]
+    return ranks
