@@ -34,7 +34,7 @@ def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str],
     if not len(chosen):
         return hashes
     with ThreadPoolExecutor(1) as large:
-        decode = partial(_decode, root, images.channels, large)
+        decode = partial(_decode, root, images, large)
         full = list(in_order(decode, (names[row] for row in chosen.tolist()), _THREADS))
     stands_for = np.arange(len(first))
     seen: dict[str, int] = {}
@@ -43,9 +43,9 @@ def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str],
     return np.ascontiguousarray(hashes[first[stands_for[files]]])
 
 
-def _decode(root: Path, channels: int, large: Executor, name: str) -> str:
+def _decode(root: Path, images: FileImages, large: Executor, name: str) -> str:
     """Returns a digest of a picture's own pixels."""
-    picture = read_file(root / name, None, channels, large)
+    picture = read_file(root / name, None, images.channels, large, images.form)
     return digest(str(picture.shape), np.ascontiguousarray(picture))
 
 
