@@ -443,7 +443,7 @@ def test_an_item_of_a_stream_that_is_not_finite_is_named(tmp_path: Path, ahead: 
     said = r"^data\.dataset: item 5 of the train data set holds NaN"
     with pytest.raises(DataError, match=said):
         loaded(tmp_path, "infinite_late", device="stream", split={"seed": 1})
-    found = loaded(tmp_path, "infinite_late", device="stream", split={"seed": 2})._store.images
+    found = loaded(tmp_path, "infinite_late", device="stream", split={"seed": 6})._store.images
     assert isinstance(found, ItemImages)
     stream = StreamedImages(found, (6, 6), 1)
     if ahead:
