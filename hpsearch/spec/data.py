@@ -94,7 +94,8 @@ class DataSpec(Section):
     """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
     """What to do about the same image in two parts, which would make validation or test too optimistic. Pictures in
-    files are compared by their pixels, so a copy in another format or with other metadata is found."""
+    files are compared by their pixels, so a copy with other metadata or in another format is found (of a JPEG that
+    is much larger than `image_size` only the former)."""
     device: Literal["auto", "gpu", "cpu", "stream"] = "auto"
     """Where the images live: on the GPU, in shared memory-mapped host memory, or streamed batch by batch."""
     predict: str | None = None

@@ -5,6 +5,7 @@ pixels), so these few are compared at their full size. A JPEG much larger than t
 another format are not found: the decoder shrinks the one in a way that it cannot shrink the other.
 """
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,8 @@ from hpsearch.training.data.catalogue import HASH_BYTES, Array, digest, hash_row
 from hpsearch.training.data.decode import read_file
 from hpsearch.training.data.pictures import FileImages
 from hpsearch.training.data.threads import in_order
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 4
 
@@ -44,8 +47,12 @@ def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str],
 
 
 def _decode(root: Path, images: FileImages, large: Executor, name: str) -> str:
-    """Returns a digest of a picture's own pixels."""
-    picture = read_file(root / name, None, images.channels, large, images.form)
+    """Returns a digest of a picture's own pixels, or its name if they cannot be had: it then has no twin."""
+    try:
+        picture = read_file(root / name, None, images.channels, large, images.form)
+    except (OSError, ValueError, SyntaxError) as error:
+        logger.warning("%s is not compared with others at its full size: %s", name, error)
+        return name
     return digest(str(picture.shape), np.ascontiguousarray(picture))
 
 
