@@ -113,6 +113,11 @@ def named(root):
     data.predict = "own_prepared:prepare"
     return data
 
+def in_unit(root):
+    data = ImageFolder(root, transform=other)
+    data.predict = "own_prepared:other"
+    return data
+
 def unnamed(root):
     data = build(root)
     data.predict = prepare
@@ -136,7 +141,8 @@ def own_data(folder: Path, function: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("function", "fields"), [("build", {"predict": "own_prepared:prepare"}), ("named", {})]
+    ("function", "fields"),
+    [("build", {"predict": "own_prepared:prepare"}), ("named", {}), ("in_unit", {})],
 )
 def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     own: Path, function: str, fields: dict[str, Any]
@@ -155,6 +161,10 @@ def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     found = predict(model, [str(files[index]) for index in loaded.val.index.tolist()])
     for one, row in zip(found, expected.tolist(), strict=True):
         assert [one.probabilities[name] for name in model.classes] == pytest.approx(row)
+    with pytest.raises(ModelError, match=r"images are 9 x 9 pixels, and those of own_prepared:.* were 6 x 6"):
+        model(torch.zeros(1, 3, 9, 9))
+    with pytest.raises(ModelError, match="images are uint8, "):
+        model(torch.zeros(1, 3, 6, 6, dtype=torch.uint8))
     with pytest.raises(DataError, match="own_prepared may not be imported here; allow it with --allow"):
         predict(load_best_model("small", options.storage), [str(files[0])])
 

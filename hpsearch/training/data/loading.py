@@ -146,6 +146,7 @@ class TrainingData:
             layout=spec.layout,
             dataset=spec.dataset,
             predict=self._predict,
+            fixed=":" in spec.dataset and own_size(spec) is None,
         )
         return Prepared(
             device=self.device,

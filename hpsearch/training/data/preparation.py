@@ -53,6 +53,7 @@ class Preparation:
         layout: of the axes of arrays.
         dataset: the study's.
         predict: what prepares one picture as the user's own data function does; "" for none.
+        fixed: whether images of another size are none of that function's.
     """
 
     channels: int
@@ -65,6 +66,7 @@ class Preparation:
     layout: str = "auto"
     dataset: str = ""
     predict: str = ""
+    fixed: bool = False
 
     @property
     def mean(self) -> list[float]:
@@ -111,6 +113,11 @@ class Preparation:
             raise ModelError(
                 f"images have the shape {list(images.shape)}; this model takes [B, {self.channels}, H, W]"
             )
+        if self.fixed and tuple(images.shape[2:]) != self.size:
+            raise ModelError(
+                f"images are {images.shape[3]} x {images.shape[2]} pixels, and those of {self.dataset} were "
+                f"{self.size[1]} x {self.size[0]}; prepare them as it does"
+            )
         if not torch.compiler.is_compiling():  # a traced program cannot look at values
             self._check(images)
         given_in_unit = self._is_bytes and images.is_floating_point()
@@ -134,10 +141,17 @@ class Preparation:
     def accepts(self) -> str:
         """What `take` takes, in words."""
         low, high = self.statistics.range
+        if self._is_unit_float and self._is_own and "uint8" not in self.source:
+            return f"floats as {self.dataset} gives them"
         if self._is_bytes or self._is_unit_float:
             return "uint8, or floats in [0, 1]"
         kinds = " or ".join(self.source.split(",")) or "values"
         return f"{kinds} as in the data set, where {low:g} is black and {high:g} white"
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the images came from a data function of the user's, so that others are prepared by that."""
+        return ":" in self.dataset
 
     @property
     def _is_bytes(self) -> bool:
@@ -159,7 +173,9 @@ class Preparation:
         name = str(images.dtype).removeprefix("torch.")
         sources = self.source.split(",")
         if images.dtype == torch.uint8:
-            known = self.form.dtype == "uint8" or self._is_unit_float or "uint8" in sources
+            known = (
+                self.form.dtype == "uint8" or "uint8" in sources or (self._is_unit_float and not self._is_own)
+            )
         elif images.dtype == torch.bool:
             known = self._is_bytes or self._is_unit_float
         elif not images.is_floating_point():
@@ -212,7 +228,7 @@ class Preparation:
         """
         if prepare is not None:
             array = self._read_own(path, name, prepare)
-        elif ":" in self.dataset:
+        elif self._is_own:
             raise ModelError(
                 f"the images of this model came from {self.dataset}, and only that knows how it prepares a picture; "
                 "name what prepares one by --prepare, such as --prepare my_data:prepare (a function or transform that "
@@ -300,6 +316,7 @@ class Preparation:
             "layout": self.layout,
             "dataset": self.dataset,
             "predict": self.predict,
+            "fixed": json.dumps(self.fixed),
         }
 
 
@@ -322,4 +339,5 @@ def from_header(texts: Mapping[str, str]) -> Preparation:
         layout=texts.get("layout", "auto"),
         dataset=texts.get("dataset", ""),
         predict=texts.get("predict", ""),
+        fixed=json.loads(texts.get("fixed", "false")),
     )
