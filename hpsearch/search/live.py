@@ -24,6 +24,8 @@ MOST_TEXT = 16_000
 LONG_CURVE = 2_000
 """Epochs from which on curves in attributes are rounded, for the same reason."""
 
+LOSSES = ("train_loss", "val_loss")
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -72,6 +74,12 @@ class LiveTrial:
         """Returns one metric over the epochs, NaN where it was not reported."""
         return [result.metrics.get(metric, math.nan) for result in self.results]
 
+    @property
+    def losses(self) -> tuple[list[float | None], list[float | None]]:
+        """Training and validation loss over the epochs, None where it was not reported."""
+        train, val = ([result.metrics.get(name) for result in self.results] for name in LOSSES)
+        return train, val
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -87,13 +95,13 @@ def attributes(
     best: tuple[float, int] | None,
     end: TrialEnd | None,
     fit: FitSpec,
-    chance_loss: float | None,
+    guessing_loss: float | None,
 ) -> dict[str, Any]:
     """Returns what is stored with a finished trial, for the dashboard and for pandas.
 
     Args:
         best: score and epoch, None if no epoch had a finite value.
-        chance_loss: the loss of guessing, for the diagnosis of the fit.
+        guessing_loss: for the diagnosis of the fit; None where it is not known.
     """
     train, val = trial.values("train_loss"), trial.values("val_loss")
     seconds = sum(result.seconds for result in trial.results)
@@ -104,7 +112,7 @@ def attributes(
         "epochs_run": len(trial.results),
         "stop_reason": verdict.kind.value,
         "stop_detail": verdict.detail,
-        "fit": diagnose(train, val, fit, chance_loss).value,
+        "fit": diagnose(*trial.losses, fit, guessing_loss).value,
         "train_loss": train,
         "val_loss": val,
         "epoch_seconds": [round(result.seconds, 4) for result in trial.results],

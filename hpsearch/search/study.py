@@ -46,7 +46,7 @@ class Study:
         self._ended: dict[int, FrozenTrial] = {}
         self._stale = False
         self._pending: tuple[int, int, int] | None = None
-        self._chance_loss: float | None = None
+        self._guessing_loss: float | None = None
         self._data = DataRecord()
 
     @property
@@ -267,7 +267,7 @@ class Study:
         best = score(trial.values(self.spec.study.metric), self.spec.study.better)
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
-        found = attributes(trial, verdict, best, end, self.spec.fit, self._chance_loss)
+        found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
         attrs = found | dict(facts)
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
@@ -360,14 +360,13 @@ class Study:
         return sum(lease.ticket not in mine for lease in self._ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
-        """Takes note of the data: the loss of guessing among K classes is ln K, the measure of underfitting.
+        """Takes note of the data, and of the loss of guessing, by which a trial's fit is judged.
 
         Raises:
             DataError: the data have changed since the study began.
         """
         self._data.check(facts)
-        if self.spec.train.loss in ("cross_entropy", "nll") and facts.classes:
-            self._chance_loss = math.log(len(facts.classes))
+        self._guessing_loss = facts.guessing_loss
 
     def _take_ticket(
         self, has_checkpoint: Callable[[int, int], bool], silent_too: bool, claim: bool

@@ -24,7 +24,7 @@ RUN_ONLY = {
     "checkpoint": {"every_seconds", "keep"},
     "confirm": {"top", "seeds"},
     "sampler": {"points"},
-    "fit": {"overfit_rise", "underfit_slope", "underfit_ratio", "least_change"},
+    "fit": {"overfit_rise", "overfit_gap", "underfit_slope", "underfit_ratio", "least_change"},
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
 

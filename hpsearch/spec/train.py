@@ -150,6 +150,9 @@ class FitSpec(Section):
     overfit_rise: Float = Field(0.1, gt=0)
     """Overfit: the validation loss ends by this share above its lowest, while the training loss went on
     falling."""
+    overfit_gap: Float = Field(0.25, gt=0)
+    """Overfit too: the validation loss ends above the training loss by this share of the loss of guessing, and
+    no longer falls."""
     underfit_slope: Float = Field(0.01, gt=0)
     """Underfit: the lowest validation loss so far still fell by this share of itself per epoch over the last
     fifth of the epochs."""

@@ -117,6 +117,7 @@ class DataFacts:
         digest: hexadecimal digits over content, labels and split, and over the files of `model.weights`.
         notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
         digests: of "images", "labels" and "split" apart; the first that differs names what has changed.
+        guessing_loss: the loss of the best constant prediction on the training part; None for own training loops.
     """
 
     train: int
@@ -130,3 +131,4 @@ class DataFacts:
     digest: str
     notes: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    guessing_loss: float | None = None

@@ -16,6 +16,7 @@ from hpsearch.training import data
 from hpsearch.training.device import is_out_of_memory, resolve
 from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
+from hpsearch.training.losses import guessing_loss
 from hpsearch.training.plain import PlainEngine
 from hpsearch.training.weights import file_digest
 
@@ -58,7 +59,9 @@ def build_engine(
     if spec.train.function is not None:
         return FunctionEngine(spec.train.function, device, loaded, allow), facts
     assert loaded is not None  # a study without data names a function, says StudySpec
-    return PlainEngine(device, loaded, allow), _with_weights(loaded.facts, spec)
+    guessing = guessing_loss(spec.train, loaded.training_targets, loaded.classes)
+    facts = _with_weights(replace(loaded.facts, guessing_loss=guessing), spec)
+    return PlainEngine(device, loaded, allow), facts
 
 
 def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:

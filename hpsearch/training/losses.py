@@ -136,6 +136,58 @@ def plain_loss(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor
     return lambda outputs, targets: per_sample(_wide(outputs), targets, 0.0).sum()
 
 
+def guessing_loss(train: TrainSpec, targets: Tensor, classes: Sequence[str]) -> float | None:
+    """Returns the yardstick of a model that sees no image: of the best constant prediction for given targets.
+
+    By probabilities p_K of the classes that is: the entropy of p for the logarithmic loss, the mean over the
+    classes of their own entropies for `binary_cross_entropy`, of p (1 - p) for `mse` and half of it for `huber`;
+    always the commonest class for `l1`. For numbers: the variance, the mean distance from the median, and the
+    least Huber loss over a constant; the mean over the targets.
+
+    Args:
+        targets: class indices of shape [N], or numbers of shape [N, T].
+        classes: names; none for a regression.
+
+    Returns:
+        None if the loss does not suit the task.
+    """
+    if not classes:
+        guess = _GUESSING_NUMBERS.get(train.loss)
+        return None if guess is None else guess(targets.double().reshape(len(targets), -1)).mean().item()
+    share_K = torch.bincount(targets, minlength=len(classes)).double() / len(targets)
+    return _GUESSING_CLASSES[train.loss](share_K).item()
+
+
+def _entropy(share: Tensor) -> Tensor:
+    return -torch.xlogy(share, share)
+
+
+def _huber_of_a_constant(targets_NT: Tensor) -> Tensor:
+    """Returns the least mean Huber loss over a constant, by halving: the sum of clipped differences is 0 there."""
+    low_T, high_T = targets_NT.amin(0), targets_NT.amax(0)
+    for _ in range(100):
+        middle_T = (low_T + high_T) / 2
+        above_T = (targets_NT - middle_T).clamp(-1, 1).sum(0) > 0
+        low_T, high_T = torch.where(above_T, middle_T, low_T), torch.where(above_T, high_T, middle_T)
+    return functional.huber_loss(low_T.expand_as(targets_NT), targets_NT, reduction="none").mean(0)
+
+
+_GUESSING_CLASSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cross_entropy": lambda share_K: _entropy(share_K).sum(),
+    "nll": lambda share_K: _entropy(share_K).sum(),
+    "binary_cross_entropy": lambda share_K: (_entropy(share_K) + _entropy(1 - share_K)).mean(),
+    "mse": lambda share_K: (share_K * (1 - share_K)).mean(),
+    "l1": lambda share_K: 2 * (1 - share_K.max()) / len(share_K),
+    "huber": lambda share_K: (share_K * (1 - share_K)).mean() / 2,
+}
+
+_GUESSING_NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mse": lambda targets_NT: targets_NT.var(0, correction=0),
+    "l1": lambda targets_NT: (targets_NT - targets_NT.median(0).values).abs().mean(0),
+    "huber": _huber_of_a_constant,
+}
+
+
 def _checked(train: TrainSpec, task: str) -> PerSample:
     check_loss(train, task)
     return (REGRESSION if task == "regression" else CLASSIFICATION)[train.loss]

@@ -98,3 +98,19 @@ def test_a_trial_says_which_weights_it_started_from(tmp_path: Path, files: list[
     assert found[0] is None
     for path, told in zip(files, found[1:], strict=True):
         assert told == next(note for note in facts.notes if path in note).removeprefix("trials start from ")
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({}, 2.3024),
+        ({"train": {"loss": "mse", "label_smoothing": 0.2, "class_weights": "balanced"}}, 0.089997),
+        ({"train": {"function": "tests.training.loops:steady"}}, None),
+    ],
+)
+def test_a_worker_tells_the_loss_of_guessing(
+    tmp_path: Path, tables: dict[str, Any], expected: float | None
+) -> None:
+    _, facts = build_engine(make_run(tmp_path, **tables).spec, CPU, cache=str(tmp_path))
+    assert facts is not None
+    assert facts.guessing_loss == (expected and pytest.approx(expected, abs=2e-5))

@@ -16,7 +16,14 @@ from hpsearch.spec.against import reported
 from hpsearch.spec.train import NUMBER_LOSSES
 from hpsearch.spec.trial import DataFacts
 from hpsearch.training.augment import Mixed
-from hpsearch.training.losses import CLASSIFICATION, REGRESSION, EpochMetrics, plain_loss, training_loss
+from hpsearch.training.losses import (
+    CLASSIFICATION,
+    REGRESSION,
+    EpochMetrics,
+    guessing_loss,
+    plain_loss,
+    training_loss,
+)
 
 CPU = torch.device("cpu")
 
@@ -297,3 +304,51 @@ def test_class_errors_in_words() -> None:
     few.update(torch.tensor([[1.0, 0.0]] * 8), torch.tensor([0] * 7 + [1]))
     few.update(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))
     assert few.class_errors(["day", "night"]) == "night: 1, day: 0.12"
+
+
+UNBALANCED = torch.tensor([0] * 11 + [1] * 6 + [2] * 3 + [4])  # class 3 is missing
+NUMBERS = torch.tensor([[0.0, 5.0], [0.1, 5.1], [0.2, 5.2], [4.0, 5.3], [9.0, -3.0], [-2.0, 5.0]])
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [*(("classification", loss) for loss in CLASSIFICATION), *(("regression", loss) for loss in REGRESSION)],
+)
+def test_no_constant_output_beats_the_loss_of_guessing(task: str, loss: str) -> None:
+    targets, columns = (UNBALANCED, 5) if task == "classification" else (NUMBERS, 2)
+    classes = tuple("abcde") if task == "classification" else ()
+    per_batch = plain_loss(spec(loss), task)
+    constant = torch.full((columns,), 0.1, dtype=torch.float64, requires_grad=True)
+    if task == "classification" and loss == "l1":
+        constant = torch.tensor([30.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([constant], lr=0.3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        found = per_batch(constant.expand(len(targets), -1), targets) / len(targets)
+        found.backward()
+        optimizer.step()
+        schedule.step()
+    guessing = guessing_loss(spec(loss), targets, classes)
+    assert guessing == pytest.approx(found.item(), abs=1e-3)  # the missing class's output falls without end
+    assert guessing is not None
+    assert guessing <= found.item() + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("cross_entropy", 0.32508),
+        ("binary_cross_entropy", 0.32508),
+        ("mse", 0.09),
+        ("l1", 0.1),
+        ("huber", 0.045),
+    ],
+)
+def test_the_loss_of_guessing_at_nine_to_one(loss: str, expected: float) -> None:
+    targets = torch.tensor([0] * 9 + [1])  # -0.9 ln 0.9 - 0.1 ln 0.1 = 0.32508
+    assert guessing_loss(spec(loss), targets, ("a", "b")) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_loss_of_guessing_of_a_loss_for_classes_is_unknown_for_numbers() -> None:
+    assert guessing_loss(spec("cross_entropy"), NUMBERS, ()) is None

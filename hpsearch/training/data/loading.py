@@ -116,6 +116,11 @@ class TrainingData:
             notes=(*assembly.notes, *describe_range(self._store.images, self._unit, spec.range)),
         )
 
+    @property
+    def training_targets(self) -> Tensor:
+        """The targets of the whole training part, as `Part` has them."""
+        return self._targets[: self._train]
+
     def at(self, spec: DataSpec) -> Prepared:
         """Returns the data as one trial wants them: image size, channels, subset, progressive sizes.
 
