@@ -16,6 +16,7 @@ class RunFolder:
         study.json                           whose folder it is: the study's token and database
         samples.csv                          which sample is in which part of the data
         weights/trial-00012.safetensors      kept weights of finished trials
+        images/test-00012.npz                what each image gave in a confirmation, for its intervals
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
         logs/worker-0.2.log                  the same of another driver that runs beside the first
@@ -51,6 +52,10 @@ class RunFolder:
     def weights(self, number: int) -> Path:
         """Returns where a finished trial's best weights are kept."""
         return self.home / "weights" / f"trial-{number:05d}.safetensors"
+
+    def images(self, part: str, number: int) -> Path:
+        """Returns where it is kept what each image of a part gave with a trial's weights."""
+        return self.home / "images" / f"{part}-{number:05d}.npz"
 
     def kept_weights(self) -> list[tuple[int, Path]]:
         """Returns the numbers of the trials whose weights are kept here, and where."""

@@ -132,8 +132,18 @@ def plain_loss(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor
     Raises:
         StudyFileError: a loss that does not suit the task.
     """
+    per_sample = sample_losses(train, task)
+    return lambda outputs, targets: per_sample(outputs, targets).sum()
+
+
+def sample_losses(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the same yardstick, but the loss of each sample, of shape [B].
+
+    Raises:
+        StudyFileError: a loss that does not suit the task.
+    """
     per_sample = _checked(train.model_copy(update={"label_smoothing": 0.0, "class_weights": None}), task)
-    return lambda outputs, targets: per_sample(_wide(outputs), targets, 0.0).sum()
+    return lambda outputs, targets: per_sample(_wide(outputs), targets, 0.0)
 
 
 def guessing_loss(train: TrainSpec, targets: Tensor, classes: Sequence[str]) -> float | None:
@@ -318,6 +328,40 @@ class EpochMetrics:
 def predicted(outputs: Tensor) -> Tensor:
     """Returns the most probable class of each row; one output says the second of two where it is positive."""
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+
+
+def sample_metrics(train: TrainSpec, task: str, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Returns what each sample adds to the metrics of `EpochMetrics`: numbers [N] whose mean is the metric.
+
+    Of the macro F1, which is no mean over samples, these are its influence values about it (the infinitesimal
+    jackknife, Efron 1982): their spread is the spread of F1 over other samples.
+
+    Args:
+        outputs: of all samples, [N, K] or [N, T]; `targets` accordingly.
+    """
+    outputs = _wide(outputs)
+    found = {"loss": sample_losses(train, task)(outputs, targets)}
+    if task == "regression":
+        return found | {"mae": (outputs - _columns(targets, outputs)).abs().flatten(1).mean(1)}
+    predicted_N, classes = predicted(outputs), max(2, outputs.shape[1])
+    found["error"] = (predicted_N != targets).double()
+    found["macro_f1"] = _f1_influence(predicted_N, targets, classes)
+    if classes > TOP:
+        found["top5_error"] = (outputs.topk(TOP, 1).indices != targets[:, None]).all(1).double()
+    return found
+
+
+def _f1_influence(predicted_N: Tensor, targets_N: Tensor, classes: int) -> Tensor:
+    """Returns F1 plus N times its derivative by each sample, through 2 TP / (2 TP + FP + FN) of the classes."""
+    right_N = predicted_N == targets_N
+    right_K = torch.bincount(targets_N[right_N], minlength=classes).double()
+    both_K = (
+        torch.bincount(targets_N, minlength=classes) + torch.bincount(predicted_N, minlength=classes)
+    ).double()
+    share_K = 1 / both_K.clamp(min=1)
+    by_both_K = -2 * right_K * share_K**2
+    change_N = right_N * 2 * share_K[targets_N] + by_both_K[targets_N] + by_both_K[predicted_N]
+    return ((2 * right_K * share_K).sum() + len(targets_N) * change_N) / (both_K > 0).sum()
 
 
 def macro_f1(confusion_KK: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""How much a search's best value promises too much: searches with `studies/digits.toml`, each confirmed.
+"""How optimistic a search's best value is: searches with `studies/digits.toml`, each confirmed.
 
     python -m tests.benchmarks.optimism --searches 10 --trials 32 --folder FOLDER
 
 Each search has its own seed, and so its own initial weights, data order and proposals; the data and their
 parts are the same. Printed: for each search its best validation loss, the mean of that configuration trained
 anew, and the difference, which is the optimism; then the mean optimism with its 95 % interval over the
-searches (above 0, searches promise too much), how often the search's first of `--top` stays first, and how
+searches (above 0, searches promise too much), how often the search's first of `--top` is still the best, and how
 the report words it. The test part stays closed.
 
 What is finished stays in FOLDER: the same command goes on where an earlier one was broken off, and searches
@@ -138,7 +138,7 @@ def report(all_found: list[Found], wanted: Wanted) -> list[str]:
         f"torch {torch.__version__}, CPU, {wanted.workers} workers",
         f"mean optimism of val_loss {total.mean:+.4f} ({share:+.0%} of the promised value){spread}, 95 % "
         f"interval over the searches {interval}",
-        f"the search's first stays first in {stayed} of {total.n}",
+        f"the search's best is still the best in {stayed} of {total.n}",
         "",
         "the report of the last search says:",
         *(f"  * {finding}" for finding in all_found[-1].findings),

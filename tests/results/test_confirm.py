@@ -388,6 +388,49 @@ def test_the_test_losses_are_those_of_the_kept_models(trained: tuple[Path, RunOp
     assert outcome.confirmation.test_metric == "test_loss"
 
 
+def test_intervals_cover_seeds_and_images(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    folder, options, outcome = trained
+    assert outcome.confirmation is not None
+    facts = load(small_spec().data, cache=folder / "runs" / "cache").facts
+    for metric, count in (("val_loss", facts.val), ("val_error", facts.val), ("test_macro_f1", facts.test)):
+        for result in outcome.confirmation.results:
+            kept, values = result.images[metric], result.values(metric)
+            assert {repeat: len(images) for repeat, images in kept.items()} == dict.fromkeys(values, count)
+            means = {repeat: images.mean() for repeat, images in kept.items()}
+            assert means == pytest.approx(values, rel=1e-4)
+            found = outcome.confirmation.summary(result, metric)
+            assert found is not None
+            assert (found.covers, found.images) == ("seeds and images", count)
+            assert found.low is not None
+            assert found.high is not None
+            assert 0 <= found.low < found.mean < found.high
+    rows = outcome.stored["statistics"]
+    assert {row["covers"] for row in rows} == {"seeds and images"}
+    assert {row["covers"] for row in outcome.stored["optimism"]} == {"seeds"}
+    words = f"cover new seeds and other images of the same kind, by {facts.val} validation images and {facts.test}"
+    assert words in "\n".join(confirmation_lines(outcome.confirmation, outcome.record))
+    assert words in markdown(build_report("small", options.storage))
+
+
+def test_without_what_each_image_gave_intervals_cover_seeds_and_say_so(
+    trained: tuple[Path, RunOptions, Outcome],
+) -> None:
+    folder, options, outcome = trained
+    home = folder / "runs" / "small.confirm"
+    for path in (home / "weights", home / "images"):
+        path.rename(path.with_suffix(".away"))
+    try:
+        elsewhere = confirm("small", options)
+    finally:
+        for path in (home / "weights", home / "images"):
+            path.with_suffix(".away").rename(path)
+    assert {row["covers"] for row in elsewhere.stored["statistics"]} == {"seeds"}
+    assert "cover new seeds, not other images" in "\n".join(
+        row["finding"] for row in elsewhere.stored["findings"]
+    )
+    assert confirm("small", options).stored == json.loads(json.dumps(outcome.stored))
+
+
 def test_the_opening_is_recorded_and_not_repeated(trained: tuple[Path, RunOptions, Outcome]) -> None:
     folder, options, outcome = trained
     (opening,) = json.loads(attrs_of(folder, "small")["test_openings"])
@@ -549,7 +592,7 @@ def test_batches_of_the_test_part_are_halved_where_memory_is_short(tmp_path: Pat
     spec = small_spec()
     sealed = open_test(spec.data, cache=tmp_path)
     cpu, precision = torch.device("cpu"), PRECISIONS["float32"]
-    outputs, counters = _outputs(spec, Cramped(), sealed, precision, cpu)
+    outputs, counters = _outputs(spec, Cramped(), sealed, sealed.test, precision, cpu)
     images, _ = sealed.batch(sealed.test, slice(None), torch.float32)
     assert torch.equal(outputs, images.flatten(1)[:, :10])
     assert sum(map(sum, counters.confusion())) == len(sealed.test) > 50

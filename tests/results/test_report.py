@@ -273,3 +273,20 @@ def test_comparison_of_two_studies(folder: Path) -> None:
 def test_what_cannot_be_compared(folder: Path, names: list[str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         read_studies(names, url_in(folder))
+
+
+def test_a_confirmation_of_an_older_version_is_shown(tmp_path: Path) -> None:
+    search(tmp_path)
+    row = {"trial": 3, "metric": "val_loss", "n": 5, "mean": 0.25, "std": 0.02, "interval_95": [0.225, 0.275]}
+    old = {
+        "study": "s", "metric": "val_loss", "seeds": 5, "first": 3, "search_first": 3, "first_stays_first": True,
+        "findings": [{"finding": "the search's first stays first"}],
+        "statistics": [row],
+        "optimism": [{**row, "search": 0.2}],
+        "comparisons": [],
+    }  # fmt: skip
+    writable(tmp_path).set_user_attr("confirm_summary", json.dumps(old))
+    text = markdown(build_report("s", url_in(tmp_path)))
+    assert "the search's first stays first" in text
+    assert "0.225 to 0.275" in text
+    assert "The 95 % intervals cover new seeds, not other images." in text

@@ -22,6 +22,7 @@ from hpsearch.training.losses import (
     EpochMetrics,
     guessing_loss,
     plain_loss,
+    sample_metrics,
     training_loss,
 )
 
@@ -352,3 +353,35 @@ def test_the_loss_of_guessing_at_nine_to_one(loss: str, expected: float) -> None
 
 def test_the_loss_of_guessing_of_a_loss_for_classes_is_unknown_for_numbers() -> None:
     assert guessing_loss(spec("cross_entropy"), NUMBERS, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "columns"),
+    [
+        *(("classification", loss, columns) for loss in CLASSIFICATION for columns in (2, 7)),
+        ("classification", "binary_cross_entropy", 1),
+        *(("regression", loss, 3) for loss in REGRESSION),
+    ],
+)
+def test_what_the_samples_add_has_the_metrics_as_its_mean(task: str, loss: str, columns: int) -> None:
+    outputs, targets = batch(200, columns)
+    if task == "regression":
+        targets = outputs + torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1))
+    elif columns == 1:
+        targets = torch.randint(2, (200,), generator=torch.Generator().manual_seed(1))
+    counters = EpochMetrics(spec(loss), task, max(2, columns) if task == "classification" else columns, CPU)
+    counters.update(outputs, targets)
+    found = sample_metrics(spec(loss), task, outputs, targets)
+    means = {f"val_{name}": values.mean().item() for name, values in found.items()}
+    assert means == pytest.approx(counters.result())
+
+
+def test_the_influence_of_samples_on_f1_is_that_of_the_bootstrap() -> None:
+    outputs, targets = batch(300, 4)
+    outputs[torch.arange(300), targets] += 3
+    values = sample_metrics(spec("cross_entropy"), "classification", outputs, targets)["macro_f1"]
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(2000):
+        drawn = torch.randint(300, (300,), generator=generator)
+        found.append(f1_score(targets[drawn], outputs[drawn].argmax(1), average="macro"))
+    assert values.std().item() / math.sqrt(300) == pytest.approx(torch.tensor(found).std().item(), rel=0.1)

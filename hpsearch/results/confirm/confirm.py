@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import HpsearchError, StudyNotFound, UserError
+from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats, tries
+from hpsearch.results.confirm.statistics import Values
 from hpsearch.results.confirm.stored import (
     DETAILS,
     RESULTS,
@@ -27,6 +29,7 @@ from hpsearch.results.confirm.stored import (
 )
 from hpsearch.results.confirm.summary import (
     Confirmation,
+    Result,
     is_value,
     ordered,
     result_of,
@@ -84,9 +87,13 @@ class _Work:
     def linked(self) -> StudyRecord:
         return _read(self.spec.study.name, self.options.storage)
 
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.options.run_folder.absolute(), self.spec.study.name)
+
     def weights(self, trial: TrialRecord) -> Path | None:
         """Returns where a linked trial's weights are on this machine."""
-        own = RunFolder(self.options.run_folder.absolute(), self.spec.study.name).weights(trial.number)
+        own = self.folder.weights(trial.number)
         named = Path(str(trial.attrs.get("weights") or own))
         return next((path for path in (own, named) if path.is_file()), None)
 
@@ -123,8 +130,9 @@ def confirm(
     if done < total:
         message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
         return Outcome(work.record, None, message, status)
-    if test:
-        with _on_first_worker(options.workers):
+    with _on_first_worker(options.workers):
+        _validate(work)
+        if test:
             _test(work, Calls(callbacks))
     confirmation = _gather(work)
     stored = confirmation.stored(findings(confirmation))
@@ -173,7 +181,7 @@ def _gather(work: _Work) -> Confirmation:
         trained = {repeat: found for repeat, found in tries(linked, candidate).items() if repeat < work.seeds}
         trials = {repeat: found[-1] for repeat, found in trained.items()}
         result = result_of(candidate, trials, tested)
-        results.append(result)
+        results.append(replace(result, images=_images(work, trials, result)))
         work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
         work.notes.extend(trained_again(candidate.trial, trained))
     best_first = ordered(results, record.metric, record.better)
@@ -187,7 +195,51 @@ def _gather(work: _Work) -> Confirmation:
         work.seeds,
         tuple(work.notes),
         details,
+        work.spec.train.function is not None,
     )
+
+
+def _images(work: _Work, trials: Mapping[int, TrialRecord], result: Result) -> dict[str, dict[int, Values]]:
+    """Returns what each image gave, by metric and repeat, as far as it is kept here."""
+    found: dict[str, dict[int, Values]] = {}
+    for part, known in (("val", result.validation), ("test", result.test)):
+        for repeat, metrics in known.items():
+            path = work.folder.images(part, trials[repeat].number)
+            for name, values in read_images(path, metrics).items():
+                found.setdefault(name, {})[repeat] = values
+    return found
+
+
+def _keep_images(work: _Work, part: str, images: Mapping[int, Mapping[str, Values]]) -> None:
+    try:
+        for number, values in images.items():
+            write_images(work.folder.images(part, number), values)
+    except OSError as error:
+        work.notes.append(f"intervals cover new seeds alone: what each image gave could not be kept: {error}")
+
+
+def _validate(work: _Work) -> None:
+    """Keeps what each validation image gives, where the weights are here and it is not kept yet."""
+    if work.spec.train.function is not None:
+        return
+    linked = work.linked()
+    for candidate in work.chosen:
+        due = [
+            trial
+            for repeat, trial in repeats(linked, candidate).items()
+            if repeat < work.seeds and is_value(trial) and work.weights(trial)
+            if not work.folder.images("val", trial.number).is_file()
+        ]
+        if not due:
+            continue
+        from hpsearch.results.confirm.exam import validate
+
+        try:
+            found = validate(*_runs(work, candidate, due), _place(work.options), work.record.attrs)
+        except HpsearchError as error:
+            work.notes.append(f"intervals of validation metrics cover new seeds alone: {error}")
+            return
+        _keep_images(work, "val", found)
 
 
 @contextmanager
@@ -237,6 +289,7 @@ def _test(work: _Work, call: Calls) -> None:
     for candidate, found in due:
         exam = _examine(work, candidate, found, replace(place, digest=data_digest))
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
+        _keep_images(work, "test", exam.images)
         set_pictures(work.options.storage, linked.name, exam.pictures)
         set_attrs(
             work.options.storage,
@@ -280,6 +333,13 @@ def _place(options: RunOptions, waits: Callable[[str], None]) -> "Place":
 def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], place: "Place") -> "Exam":
     from hpsearch.results.confirm.exam import examine
 
+    return examine(*_runs(work, candidate, trials), place)
+
+
+def _runs(
+    work: _Work, candidate: Candidate, trials: Sequence[TrialRecord]
+) -> tuple[dict[int, TrialRun], dict[int, Path]]:
+    """Returns the repeats of a configuration as runs, and their weights, by trial."""
     runs, weights = {}, {}
     for trial in trials:
         hparams = {**candidate.hparams, REPEAT: trial.hparams[REPEAT]}
@@ -287,7 +347,7 @@ def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], p
         if path is not None:
             runs[trial.number] = TrialRun(work.spec.study.name, trial.number, 1, hparams, spec, "")
             weights[trial.number] = path
-    return examine(runs, weights, place)
+    return runs, weights
 
 
 def _details(exam: "Exam") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hpsearch.errors import DataError, ModelError
+from hpsearch.results.confirm.statistics import Values
 from hpsearch.search.data_record import DataRecord
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import TrialRun
@@ -23,10 +24,10 @@ from hpsearch.training import models
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
-from hpsearch.training.data.prepared import Sealed
+from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
-from hpsearch.training.losses import EpochMetrics
+from hpsearch.training.losses import EpochMetrics, sample_metrics
 from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_weights
 
@@ -65,6 +66,7 @@ class Exam:
         wrong: the pictures that the models together took for another class with the most confidence: sample,
             name, class, predicted class, probability (the mean over the models).
         pictures: of these samples, by sample: PNG files in base64.
+        images: what each image gave, by trial and metric; none of training functions.
     """
 
     metrics: dict[int, dict[str, float]]
@@ -72,6 +74,7 @@ class Exam:
     confusion: list[list[int]] = field(default_factory=list)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[int, str] = field(default_factory=dict)
+    images: dict[int, dict[str, Values]] = field(default_factory=dict)
 
 
 def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tuple[str, str]:
@@ -104,7 +107,7 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
     return facts.digest, ""
 
 
-def _load(spec: StudySpec, place: Place) -> TrainingData:
+def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> TrainingData:
     return load(
         spec.data,
         root=place.data_root,
@@ -112,6 +115,7 @@ def _load(spec: StudySpec, place: Place) -> TrainingData:
         allow=place.allow,
         import_paths=place.import_paths,
         waits=place.waits,
+        device=device,
     )
 
 
@@ -142,35 +146,73 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     if spec.train.function is not None:
         return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
     sealed = _open(spec, place, device)
-    # As in training, so that the same weights give the same outputs.
-    devices.allow_tf32(spec.train.tf32)
-    devices.choose_repeatable_kernels()
+    _compute_as_in_training(spec)
     metrics: dict[int, dict[str, float]] = {}
+    images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
     confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
         model, precision = _model(spec, sealed, path, place, device)
-        outputs, counters = _outputs(spec, model, sealed, precision, device)
+        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
+        images[number] = _images(spec, sealed, sealed.test, outputs, "test_")
         if sealed.classes:
             probabilities = to_probabilities(outputs, spec.train.loss)
             belief_NK = probabilities if belief_NK is None else belief_NK + probabilities
             confusion += torch.tensor(counters.confusion())
     if belief_NK is None:
-        return Exam(metrics)
+        return Exam(metrics, images=images)
     few = len(sealed.classes) <= MOST_CLASSES
     places, wrong = _most_wrong(belief_NK / len(weights), sealed)
     pictures = {int(sealed.test.index[place]): picture(sealed, place) for place in places}
-    return Exam(metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures)
+    return Exam(metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures, images)
+
+
+def validate(
+    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place, attrs: Mapping[str, Any]
+) -> dict[int, dict[str, Values]]:
+    """Returns what each image of the validation part gives with the kept models of one configuration, by trial.
+
+    Args:
+        attrs: the search's user attributes, which tell of the data that it began with.
+
+    Raises:
+        HpsearchError: data, weights or model; or the data are not those of the search.
+    """
+    spec = next(iter(runs.values())).spec
+    device = devices.choose(place.device)
+    data = _load(spec, place, device)
+    record = DataRecord()
+    record.load(attrs)
+    record.check_parts(data.facts)
+    _compute_as_in_training(spec)
+    batches = data.at(spec.data)
+    found = {}
+    for number, path in weights.items():
+        model, precision = _model(spec, batches, path, place, device)
+        outputs, _ = _outputs(spec, model, batches, batches.val, precision, device)
+        found[number] = _images(spec, batches, batches.val, outputs, "val_")
+    return found
+
+
+def _compute_as_in_training(spec: StudySpec) -> None:
+    """Makes the same weights give the same outputs."""
+    devices.allow_tf32(spec.train.tf32)
+    devices.choose_repeatable_kernels()
+
+
+def _images(spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, prefix: str) -> dict[str, Values]:
+    found = sample_metrics(spec.train, batches.task, outputs, part.targets.cpu())
+    return {f"{prefix}{name}": values.double().numpy() for name, values in found.items()}
 
 
 def _model(
-    spec: StudySpec, sealed: Sealed, path: Path, place: Place, device: torch.device
+    spec: StudySpec, batches: Batches, path: Path, place: Place, device: torch.device
 ) -> tuple[nn.Module, devices.Precision]:
     """Returns a kept model on the device, and the number types of its training, which another device had."""
-    size = sealed.height, sealed.width
+    size = batches.height, batches.width
     # Built from the specification, not from what the file says of itself.
-    model = models.build(spec.model, sealed.channels, size, sealed.outputs, 0, place.allow)
+    model = models.build(spec.model, batches.channels, size, batches.outputs, 0, place.allow)
     state, facts = read_weights(path)
     precision = devices.resolve(facts.get("precision", spec.train.precision), device)
     try:
@@ -181,7 +223,12 @@ def _model(
 
 
 def _outputs(
-    spec: StudySpec, model: nn.Module, sealed: Sealed, precision: devices.Precision, device: torch.device
+    spec: StudySpec,
+    model: nn.Module,
+    batches: Batches,
+    part: Part,
+    precision: devices.Precision,
+    device: torch.device,
 ) -> tuple[Tensor, EpochMetrics]:
     """Returns the outputs for all samples, on the CPU, and what was counted of them.
 
@@ -189,16 +236,17 @@ def _outputs(
     """
 
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
-        counters = EpochMetrics(spec.train, sealed.task, sealed.outputs, device)
-        return _all_batches(model, sealed, precision, device, counters, batch), counters
+        counters = EpochMetrics(spec.train, batches.task, batches.outputs, device)
+        return _all_batches(model, batches, part, precision, device, counters, batch), counters
 
-    return devices.halving(attempt, BATCH, device, "the test part")[0]
+    return devices.halving(attempt, BATCH, device, "the images to be judged")[0]
 
 
 @torch.inference_mode()
 def _all_batches(
     model: nn.Module,
-    sealed: Sealed,
+    batches: Batches,
+    part: Part,
     precision: devices.Precision,
     device: torch.device,
     counters: EpochMetrics,
@@ -206,8 +254,8 @@ def _all_batches(
 ) -> Tensor:
     """Counts all batches and returns the outputs for all samples, on the CPU."""
     found = []
-    for start in range(0, len(sealed.test), batch):
-        images, targets = sealed.batch(sealed.test, slice(start, start + batch), precision.dtype)
+    for start in range(0, len(part), batch):
+        images, targets = batches.batch(part, slice(start, start + batch), precision.dtype)
         autocast = precision.autocast is not None
         with torch.autocast(device.type, precision.autocast, enabled=autocast):
             outputs = model(images)

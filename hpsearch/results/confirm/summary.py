@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpsearch.results.confirm.images import possible
 from hpsearch.results.confirm.plan import Candidate, broke_off
-from hpsearch.results.confirm.statistics import Comparison, Summary, compare, optimism, summarize
+from hpsearch.results.confirm.statistics import (
+    ANY,
+    Comparison,
+    Range,
+    Summary,
+    Values,
+    compare,
+    optimism,
+    stacked,
+    summarize,
+)
 from hpsearch.results.progress import counted
 from hpsearch.results.record import TrialRecord
 
-Values = Mapping[int, Mapping[str, float]]
-"""Metrics by repeat."""
+Metrics = Mapping[int, Mapping[str, float]]
+"""By repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +33,14 @@ class Result:
     Attributes:
         validation, test: metrics by repeat; `test` is empty while the test part is closed.
         failed: repeats whose training did not come to its end: they count nowhere, even with a value.
+        images: what each image gave, [N], by metric and repeat, as far as it is known.
     """
 
     candidate: Candidate
-    validation: Values
-    test: Values
+    validation: Metrics
+    test: Metrics
     failed: int = 0
+    images: Mapping[str, Mapping[int, Values]] = field(default_factory=dict)
 
     def values(self, metric: str) -> dict[int, float]:
         """Returns one metric by repeat, over the repeats that have it."""
@@ -43,6 +56,7 @@ class Confirmation:
         results: the best confirmed mean first.
         notes: sentences about what is missing, and about earlier openings of the test part.
         details: confusion matrix and most confidently wrong pictures of the first configuration.
+        own_loop: whether the metrics are those of a training function, of which little is known.
     """
 
     study: str
@@ -53,6 +67,7 @@ class Confirmation:
     seeds: int
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    own_loop: bool = False
 
     @property
     def first(self) -> int | None:
@@ -80,8 +95,22 @@ class Confirmation:
         leading = {self.metric: 0, self.test_metric: 1}
         return sorted(names, key=lambda name: (name.startswith("test_"), leading.get(name, 2), name))
 
+    def possible(self, metric: str) -> Range:
+        """Returns which values a metric can have; any, where it goes by such a name and has others."""
+        low, high = possible(metric, self.own_loop)
+        values = [value for result in self.results for value in result.values(metric).values()]
+        return (low, high) if all(low <= value <= high for value in values) else ANY
+
+    def summary(self, result: Result, metric: str) -> Summary | None:
+        """Returns the mean of one configuration over its repeats, with its interval; None without a repeat."""
+        values = result.values(metric)
+        if not values:
+            return None
+        images = stacked(result.images.get(metric, {}), list(values))
+        return summarize(list(values.values()), self.possible(metric), images)
+
     def optimisms(self) -> dict[int, Summary]:
-        """Returns by how much the search promised too much, by trial (see `statistics.optimism`)."""
+        """Returns by how much the search's values were optimistic, by trial (see `statistics.optimism`)."""
         return {
             result.candidate.trial: optimism(
                 result.candidate.promised, list(result.values(self.metric).values()), self.better
@@ -92,7 +121,11 @@ class Confirmation:
 
     def comparisons(self, metric: str) -> list[Comparison]:
         """Compares all pairs of configurations by one metric."""
-        return compare({result.candidate.trial: result.values(metric) for result in self.results})
+        return compare(
+            {result.candidate.trial: result.values(metric) for result in self.results},
+            self.possible(metric),
+            {result.candidate.trial: result.images.get(metric, {}) for result in self.results},
+        )
 
     def stored(self, findings: Sequence[str]) -> dict[str, Any]:
         """Returns the whole as JSON values: facts, and lists of flat records, which make tables."""
@@ -106,10 +139,10 @@ class Confirmation:
             "first_stays_first": self.first == self.search_first,
             "findings": [{"finding": sentence} for sentence in (*findings, *self.notes)],
             "statistics": [
-                _row({"trial": result.candidate.trial, "metric": metric}, summarize(list(values.values())))
+                _row({"trial": result.candidate.trial, "metric": metric}, found)
                 for metric in self.metrics()
                 for result in self.results
-                if (values := result.values(metric))
+                if (found := self.summary(result, metric))
             ],
             "optimism": [
                 _row(
@@ -131,7 +164,14 @@ class Confirmation:
 
 def _row(head: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
     interval = [summary.low, summary.high] if summary.low is not None else None
-    return {**head, "n": summary.n, "mean": summary.mean, "std": summary.std, "interval_95": interval}
+    return {
+        **head,
+        "n": summary.n,
+        "mean": summary.mean,
+        "std": summary.std,
+        "interval_95": interval,
+        "covers": summary.covers or None,
+    }
 
 
 def _details(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hpsearch.results.confirm.statistics import Summary, summarize
-from hpsearch.results.confirm.summary import Confirmation, class_errors
+from hpsearch.results.confirm.statistics import Summary
+from hpsearch.results.confirm.summary import Confirmation, Result, class_errors
 from hpsearch.results.looks import columns
 from hpsearch.results.progress import hparams_text, number
 from hpsearch.results.record import StudyRecord
@@ -15,49 +15,90 @@ def findings(confirmation: Confirmation) -> list[str]:
     first = confirmation.first
     if first is None or first not in confirmation.optimisms():
         return ["no repeat gave a value, so nothing is confirmed"]
-    metric, said = confirmation.metric, []
-    best = confirmation.results[0]
-    said.append(f"trial {first} is the best: {metric} {_mean(summarize(list(best.values(metric).values())))}")
-    if best.test and (tested := best.values(confirmation.test_metric)):
-        said.append(f"on the test part: {confirmation.test_metric} {_mean(summarize(list(tested.values())))}")
+    best, said = confirmation.results[0], []
+    for metric, words in (
+        (confirmation.metric, f"trial {first} is the best"),
+        (confirmation.test_metric, "on the test part"),
+    ):
+        if found := confirmation.summary(best, metric):
+            said.append(f"{words}: {metric} {_mean(found)}")
     if first == confirmation.search_first:
-        said.append("the search's first stays first")
+        said.append(f"the search's best configuration, trial {first}, is still the best")
     else:
-        said.append(f"the search's first, trial {confirmation.search_first}, is not the first any more")
-    if confirmation.search_first in confirmation.optimisms():
-        said.append(_optimism(confirmation.optimisms()[confirmation.search_first]))
-    return [*said, *_differences(confirmation)]
+        said.append(
+            f"the search's best configuration, trial {confirmation.search_first}, is no longer the best"
+        )
+    for result in confirmation.results:
+        if result.candidate.trial == confirmation.search_first and result.values(confirmation.metric):
+            said.append(_optimism(confirmation, result))
+    tested = _significant(confirmation, confirmation.test_metric)
+    return [*said, *_differences(confirmation), *tested, *_coverage(confirmation)]
 
 
-def _optimism(found: Summary) -> str:
-    words = "promised too much" if found.mean > 0 else "did not promise too much"
+def _optimism(confirmation: Confirmation, result: Result) -> str:
+    found, trial = confirmation.optimisms()[result.candidate.trial], result.candidate.trial
+    words = "was optimistic" if found.mean > 0 else "was not optimistic"
     if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
         words += ", within the noise"
+    again = found.mean if confirmation.better == "minimize" else -found.mean
     return (
-        f"the search's best value {words}: its optimism is {_mean(found, signed=True)} (how much worse the "
-        "confirmed mean is than the search's best value)"
+        f"the search's best value {words}: its optimism is {_mean(found, signed=True)} (trial {trial}, "
+        f"{confirmation.metric} on the same validation data: {number(result.candidate.promised)} in the search, "
+        f"{number(result.candidate.promised + again)} on average with new seeds)"
     )
+
+
+def _coverage(confirmation: Confirmation) -> list[str]:
+    """Returns one sentence about which luck the intervals cover."""
+    counts: dict[str, set[int]] = {}
+    for metric in confirmation.metrics():
+        for result in confirmation.results:
+            found = confirmation.summary(result, metric)
+            if found is not None and found.low is not None:
+                counts.setdefault("test" if metric.startswith("test_") else "validation", set()).add(
+                    found.images
+                )
+    if not counts:
+        return []
+    both = {part: max(images) for part, images in counts.items() if 0 not in images}
+    if not both:
+        return [
+            "the 95 % intervals cover new seeds, not other images: what each image gave is not known here"
+            + (" of a training function" if confirmation.own_loop else "")
+        ]
+    shown = " and ".join(f"{images} {part} images" for part, images in both.items())
+    rest = "".join(f"; those of the {part} new seeds alone" for part in counts if part not in both)
+    return [
+        f"the 95 % intervals cover new seeds and other images of the same kind, by {shown}{rest}; those of the "
+        "optimism cover new seeds alone, as it compares values on the same images"
+    ]
 
 
 def _differences(confirmation: Confirmation) -> list[str]:
     compared = confirmation.comparisons(confirmation.metric)
-    real = [one for one in compared if one.is_real]
-    if not compared:
-        return []
-    if not real:
-        counts = sorted({one.difference.n for one in compared})
-        repeats = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-        return [
-            f"no difference between the {len(confirmation.results)} configurations is certain by "
-            f"{confirmation.metric} over {repeats} repeats: choose the cheaper one, or add --seeds"
-        ]
+    if not compared or any(one.is_real for one in compared):
+        return _significant(confirmation, confirmation.metric)
+    counts = sorted({one.difference.n for one in compared})
+    repeats = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    images = min(one.difference.images for one in compared)
+    return [
+        f"no difference between the {len(confirmation.results)} configurations is significant by "
+        f"{confirmation.metric} over {repeats} repeats{f' and {images} images' if images else ''}: choose the "
+        "cheaper one, or add --seeds"
+    ]
+
+
+def _significant(confirmation: Confirmation, metric: str) -> list[str]:
+    """Returns a sentence for each pair of configurations that luck alone would hardly tell apart."""
+    real = [one for one in confirmation.comparisons(metric) if one.is_real]
     sign = 1.0 if confirmation.better == "minimize" else -1.0
     said = []
     for one in real:
         good, bad = (one.one, one.other) if sign * one.difference.mean < 0 else (one.other, one.one)
+        images = f" and {one.difference.images} images" if one.difference.images else ""
         said.append(
-            f"trial {good} is really better than trial {bad} by {confirmation.metric}: by "
-            f"{abs(one.difference.mean):.4g} (paired t-test over {one.difference.n} repeats, p = "
+            f"trial {good} is significantly better than trial {bad} by {metric}: by "
+            f"{abs(one.difference.mean):.4g} (paired over {one.difference.n} repeats{images}, p = "
             f"{one.p_holm:.2g} after Holm)"
         )
     return said
@@ -65,9 +106,10 @@ def _differences(confirmation: Confirmation) -> list[str]:
 
 def _mean(found: Summary, signed: bool = False) -> str:
     mean = f"{found.mean:+.4g}" if signed else number(found.mean)
-    if found.std is None or found.low is None or found.high is None:
-        return f"{mean} (one repeat)"
-    return f"{mean}, std {found.std:.2g}, n {found.n}, 95 % interval {found.low:.4g} to {found.high:.4g}"
+    if found.low is None:
+        return f"{mean} (one repeat)" if found.n == 1 else f"{mean} in all {found.n} repeats"
+    std = "one repeat" if found.std is None else f"std {found.std:.2g}, n {found.n}"
+    return f"{mean}, {std}, 95 % interval {_interval(found)}"
 
 
 def confirmation_lines(confirmation: Confirmation, record: StudyRecord) -> list[str]:
@@ -80,11 +122,11 @@ def confirmation_lines(confirmation: Confirmation, record: StudyRecord) -> list[
             number(found.mean),
             number(found.std),
             _interval(found),
+            found.covers,
         )
         for metric in confirmation.metrics()
         for result in confirmation.results
-        if (values := result.values(metric))
-        for found in [summarize(list(values.values()))]
+        if (found := confirmation.summary(result, metric))
     ]
     promised = [
         (
@@ -103,7 +145,7 @@ def confirmation_lines(confirmation: Confirmation, record: StudyRecord) -> list[
             ("trial", f"search {confirmation.metric}", "optimism", "95 % interval", "hparams"), promised
         ),
         "",
-        *columns(("trial", "metric", "n", "mean", "std", "95 % interval"), rows),
+        *columns(("trial", "metric", "n", "mean", "std", "95 % interval", "covers"), rows),
         "",
         *(_detail_lines(confirmation.details) if confirmation.details else []),
         *findings(confirmation),

@@ -38,6 +38,8 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
     blocks: list[Block] = []
     if findings := summary.get("findings"):
         blocks.append(Items(tuple(str(row["finding"]) for row in findings)))
+    if any("covers" not in row for row in summary.get("statistics", ())):  # of an older version
+        blocks.append(Text("The 95 % intervals cover new seeds, not other images."))
     blocks += _told({key: value for key, value in summary.items() if key not in special})
     if confusion := summary.get("confusion"):
         blocks += [
