@@ -139,6 +139,12 @@ def test_one_more_source_of_luck_widens_the_interval(seeds: int) -> None:
     assert alone.covers == ("seeds" if seeds > 1 else "")
 
 
+def test_equal_losses_of_all_images_have_no_interval() -> None:
+    losses = np.full((3, 37), 0.1 + 0.2)
+    found = summarize(losses.mean(1).tolist(), POSITIVE, losses)
+    assert (found.low, found.covers) == (None, "")
+
+
 def test_many_images_leave_the_luck_of_the_seeds() -> None:
     rng = np.random.default_rng(0)
     losses = 1 + 0.1 * rng.standard_normal((4, 1)) + 0.01 * rng.standard_normal((4, 5000))

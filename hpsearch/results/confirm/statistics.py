@@ -153,21 +153,25 @@ def summarize(values: Sequence[float], possible: Range = ANY, images: Values | N
 
 def _by_seeds(values: Sequence[float]) -> _Spread:
     n = len(values)
-    variance = float(np.var(values, ddof=1)) / n if n > 1 else 0.0
-    # Equal values differ in the last bit once they are summed.
-    tiny = (1e-12 * max(map(abs, values))) ** 2
-    return _Spread(variance if variance > tiny else 0.0, max(1, n - 1))
+    found = np.asarray(values)
+    return _Spread(_variance(found) / n if n > 1 else 0.0, max(1, n - 1))
+
+
+def _variance(values: Values) -> float:
+    """Returns the sample variance; 0 for values that differ in their last bits only, as sums of equal ones do."""
+    variance = float(values.var(ddof=1))
+    return variance if variance > (1e-12 * float(np.abs(values).max())) ** 2 else 0.0
 
 
 def _by_both(images: Values) -> _Spread:
     """Returns the spread of the mean of all over other seeds and other images, see the head of this module."""
     r, n = images.shape
     per_image = images.mean(0)
-    by_images = float(per_image.var(ddof=1)) / n  # MS_images / RN
+    by_images = _variance(per_image) / n  # MS_images / RN
     if r == 1:
         return _Spread(by_images, n - 1)
     per_seed = images.mean(1)
-    by_seeds = float(per_seed.var(ddof=1)) / r  # MS_seeds / RN
+    by_seeds = _variance(per_seed) / r  # MS_seeds / RN
     rest = float(((images - per_image - per_seed[:, None] + images.mean()) ** 2).sum())
     both = rest / ((r - 1) * (n - 1)) / (r * n)  # MS_rest / RN
     alone = max(0.0, by_images - both)

@@ -62,15 +62,18 @@ def _coverage(confirmation: Confirmation) -> list[str]:
         return []
     both = {part: max(images) for part, images in counts.items() if 0 not in images}
     if not both:
-        return [
-            "the 95 % intervals cover new seeds, not other images: what each image gave is not known here"
-            + (" of a training function" if confirmation.own_loop else "")
-        ]
+        why = (
+            "a training function reports means only"
+            if confirmation.own_loop
+            else "what each image gave is not kept on this machine"
+        )
+        return [f"the 95 % intervals cover new seeds, not other images: {why}"]
     shown = " and ".join(f"{images} {part} images" for part, images in both.items())
     rest = "".join(f"; those of the {part} new seeds alone" for part in counts if part not in both)
     return [
         f"the 95 % intervals cover new seeds and other images of the same kind, by {shown}{rest}; those of the "
-        "optimism cover new seeds alone, as it compares values on the same images"
+        "optimism cover new seeds alone, as it compares values on the same images. None covers that the validation "
+        "images chose the configurations and epochs"
     ]
 
 
