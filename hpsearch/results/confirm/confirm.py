@@ -131,9 +131,10 @@ def confirm(
         message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
         return Outcome(work.record, None, message, status)
     with _on_first_worker(options.workers):
-        _validate(work)
+        call = Calls(callbacks)
+        _validate(work, call)
         if test:
-            _test(work, Calls(callbacks))
+            _test(work, call)
     confirmation = _gather(work)
     stored = confirmation.stored(findings(confirmation))
     set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
@@ -218,7 +219,7 @@ def _keep_images(work: _Work, part: str, images: Mapping[int, Mapping[str, Value
         work.notes.append(f"intervals cover new seeds alone: what each image gave could not be kept: {error}")
 
 
-def _validate(work: _Work) -> None:
+def _validate(work: _Work, call: Calls) -> None:
     """Keeps what each validation image gives, where the weights are here and it is not kept yet."""
     if work.spec.train.function is not None:
         return
@@ -234,8 +235,9 @@ def _validate(work: _Work) -> None:
             continue
         from hpsearch.results.confirm.exam import validate
 
+        place = _place(work.options, lambda text: call("on_message", f"the confirmation {text}"))
         try:
-            found = validate(*_runs(work, candidate, due), _place(work.options), work.record.attrs)
+            found = validate(*_runs(work, candidate, due), place, work.record.attrs)
         except HpsearchError as error:
             work.notes.append(f"intervals of validation metrics cover new seeds alone: {error}")
             return
