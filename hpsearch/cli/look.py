@@ -12,6 +12,7 @@ from hpsearch.cli.options import (
     Json,
     OptionalStudy,
     RunFolderOption,
+    Search,
     Storage,
     StorageFile,
     allowed_modules,
@@ -56,6 +57,7 @@ def best(
     torch_export: Annotated[
         bool, typer.Option("--torch-export", help="With --save: a program that runs without hpsearch too.")
     ] = False,
+    search: Search = False,
     allow: Allow = None,
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
@@ -66,7 +68,7 @@ def best(
     from hpsearch.results.reading import best_trial, metric_name, open_study
 
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
-    found = best_trial(opened)
+    found = best_trial(opened, search)
     if found is None:
         typer.echo(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
@@ -77,7 +79,9 @@ def best(
 
         sys.path[:0] = import_paths(study)
         url, allowed = storage_url(storage, storage_file, run_folder), allowed_modules(study, allow)
-        for path in save_best(opened.study_name, url, save, export=torch_export, allow=allowed):
+        for path in save_best(
+            opened.study_name, url, save, export=torch_export, allow=allowed, search=search
+        ):
             typer.echo(f"saved {path}", err=as_json)
 
 

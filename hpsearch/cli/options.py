@@ -74,6 +74,10 @@ LeaseSeconds = Annotated[
         "--lease-seconds", min=1, help="Seconds after which a silent driver's trials are taken over."
     ),
 ]
+Search = Annotated[
+    bool, typer.Option("--search", help="What the search alone would pick, whatever `confirm` has found.")
+]
+Test = Annotated[bool, typer.Option("--test/--no-test", help="Open the test part, or leave it closed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
 

@@ -8,6 +8,7 @@ import typer
 from hpsearch.cli.options import (
     OptionalStudy,
     RunFolderOption,
+    Search,
     Storage,
     StorageFile,
     app,
@@ -31,6 +32,7 @@ def report(
     png: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the graphs as PNG files into this folder too.")
     ] = None,
+    search: Search = False,
 ) -> None:
     """Write a report: best, ranking, graphs, importance, cost."""
     from hpsearch.results.listing import makes_folder
@@ -44,7 +46,7 @@ def report(
             f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'
         )
     default = run_folder / name / f"report{'.md' if as_markdown else '.html'}"
-    for path in write_report(build_report(name, url), out or default, as_markdown, png):
+    for path in write_report(build_report(name, url, search), out or default, as_markdown, png):
         typer.echo(path)
 
 
@@ -57,12 +59,13 @@ def compare(
     page_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves too.")
     ] = None,
+    search: Search = False,
 ) -> None:
     """Compare studies: their best, and what it took."""
     from hpsearch.results.compare import comparison, comparison_lines, read_studies
 
     url = storage_url(storage, storage_file, run_folder)
-    records = read_studies([study_name(study) or study for study in studies], url)
+    records = read_studies([study_name(study) or study for study in studies], url, search)
     typer.echo("\n".join(comparison_lines(records)))
     if page_file is not None:
         from hpsearch.results.report import write_text

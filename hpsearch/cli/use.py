@@ -1,4 +1,4 @@
-"""The commands that make something of a search: confirm its best trials, predict with its best model."""
+"""The commands that make something of a search: confirm its best trials, refit the confirmed one, predict."""
 
 import json
 import sys
@@ -18,10 +18,12 @@ from hpsearch.cli.options import (
     OptionalStudy,
     Quiet,
     RunFolderOption,
+    Search,
     Share,
     Storage,
     StorageFile,
     StorageTimeout,
+    Test,
     WorkerCount,
     WorkersPerGpu,
     allowed_modules,
@@ -38,9 +40,7 @@ def confirm(
     study: OptionalStudy = None,
     top: Annotated[int | None, typer.Option(min=1, help="Configurations; overrides [confirm].")] = None,
     seeds: Annotated[int | None, typer.Option(min=2, help="Repeats of each; overrides [confirm].")] = None,
-    test: Annotated[
-        bool, typer.Option("--test/--no-test", help="Open the test part, or leave it closed.")
-    ] = True,
+    test: Test = True,
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
@@ -94,6 +94,56 @@ def confirm(
 
 
 @app.command()
+def refit(
+    study: OptionalStudy = None,
+    search: Search = False,
+    test: Test = True,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
+    allow: Allow = None,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
+) -> None:
+    """Train the confirmed trial on training and validation part."""
+    from hpsearch.results.confirm.refit import refit as refit_study
+    from hpsearch.results.display import choose_display, plain
+    from hpsearch.results.publish import Publisher
+    from hpsearch.service.launch import RunOptions
+    from hpsearch.service.places import Workers
+
+    options = RunOptions(
+        storage=storage_url(storage, storage_file, run_folder),
+        run_folder=run_folder,
+        data_root=data_root,
+        workers=Workers(gpus, 1),
+        allow=allowed_modules(study, allow),
+        import_paths=import_paths(study),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+    )
+    sys.path[:0] = options.import_paths
+    again = repeat(storage, storage_file, run_folder)
+    publisher = Publisher(options.storage, run_folder)
+    with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
+        outcome = refit_study(
+            study_name(study), options, search=search, test=test, callbacks=[display, publisher]
+        )
+    if outcome.refit is None:
+        typer.echo("\n".join(outcome.lines), err=True)
+        raise typer.Exit(outcome.exit_status or 1)
+    publisher.publish(outcome.study)  # the search's note tells of the refit
+    if as_json:
+        typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
+    elif not quiet:
+        typer.echo("\n".join(outcome.lines))
+
+
+@app.command()
 def predict(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A study, a folder of `best --save`, or a .safetensors.")
@@ -106,6 +156,7 @@ def predict(
     prepare: Annotated[
         str | None, typer.Option(help="What prepares a picture of your own data, as my_data:prepare.")
     ] = None,
+    search: Search = False,
     allow: Allow = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +170,9 @@ def predict(
     sys.path[:0] = import_paths(study if is_study_file else None)
     name = (study_name(study) or study) if is_study_file else study
     url = storage_url(storage, storage_file, run_folder)
-    model = load_best_model(name, url, allowed_modules(study, allow))
+    model = load_best_model(name, url, allowed_modules(study, allow), search)
+    if answer := model.metadata.get("answer"):
+        typer.echo(f"{model.metadata['study']}: {answer}", err=True)
     found = predict_files(model, pictures, top, prepare)
     typer.echo(json.dumps([plain(one) for one in found]) if as_json else "\n".join(prediction_lines(found)))
     if any(one.error for one in found):

@@ -80,7 +80,7 @@ def run(
     )
     again = repeat(storage, storage_file, run_folder)
     with (
-        choose_display(quiet=quiet, as_json=as_json, repeat=again) as display,
+        choose_display(quiet=quiet, as_json=as_json, repeat=again, storage=url) as display,
         launch(spec, options) as launched,
     ):
         # Only now, while the workers import torch: this process has as much to import.

@@ -13,12 +13,15 @@ from hpsearch.results.progress import hparam, number
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.results.report.content import saved_epochs
-from hpsearch.results.report.document import Block, Document, Section, Table, Text
+from hpsearch.results.report.document import Block, Document, Items, Section, Table, Text
 from hpsearch.search.storage import redact
 
 
-def read_studies(names: Sequence[str], url: str) -> list[StudyRecord]:
+def read_studies(names: Sequence[str], url: str, by_search: bool = False) -> list[StudyRecord]:
     """Reads the studies that are to be compared.
+
+    Args:
+        by_search: leave confirmations aside.
 
     Raises:
         StudyNotFound: one of them is not there.
@@ -29,7 +32,7 @@ def read_studies(names: Sequence[str], url: str) -> list[StudyRecord]:
     records = []
     for name in names:
         with reading_study(name, url) as study:
-            records.append(read_record(study, redact(url)))
+            records.append(replace(read_record(study, redact(url)), by_search=by_search))
     metrics = {f"{record.metric} ({record.better})" for record in records}
     if len(metrics) > 1:
         raise UserError(f"compare: the studies measure different things: {', '.join(sorted(metrics))}")
@@ -39,30 +42,42 @@ def read_studies(names: Sequence[str], url: str) -> list[StudyRecord]:
 def results_table(records: Sequence[StudyRecord]) -> Table:
     """Returns one row per study: its best, and what it took."""
     head = (
-        "study", "finished", f"best {records[0].metric}", "trial", "epochs", "saved", "training time",
+        "study", "finished", f"best {records[0].metric}", "trial", "confirmed", "epochs", "saved", "training time",
         "found after", "complete", "pruned", "fail",
     )  # fmt: skip
     return Table(
         head,
         tuple(map(_result, records)),
-        "`saved`: epochs left out by early stopping and pruning; `found after`: trials until the best.",
+        "`confirmed`: the mean over the repeats with other seeds; `saved`: epochs left out by early stopping and "
+        "pruning; `found after`: trials until the best.",
     )
 
 
 def _result(record: StudyRecord) -> tuple[str, ...]:
-    best = record.best
+    best = record.chosen
     numbers = [trial.number for trial in record.finished]
     return (
         record.name,
         str(len(record.finished)),
         number(best.score if best else None),
         str(best.number) if best else "-",
+        _worth(record) if best else "-",
         str(sum(trial.epochs_run for trial in record.finished)),
         str(saved_epochs(record)),
         time_spent(sum(trial.seconds or 0.0 for trial in record.finished)),
         str(numbers.index(best.number) + 1) if best else "-",
         *(str(record.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")),
     )
+
+
+def _worth(record: StudyRecord) -> str:
+    confirmed = record.answer.confirmed
+    return record.answer.status or "-" if confirmed is None else f"{number(confirmed.mean)} (n {confirmed.n})"
+
+
+def answer_sentences(records: Sequence[StudyRecord]) -> list[str]:
+    """Returns what must be known beside the studies' answers."""
+    return [f"{record.name}: {said}" for record in records for said in record.answer.sentences()]
 
 
 def hparams_table(records: Sequence[StudyRecord]) -> Table:
@@ -73,7 +88,7 @@ def hparams_table(records: Sequence[StudyRecord]) -> Table:
 
 
 def _of_best(record: StudyRecord, name: str) -> str:
-    return hparam(record.best.hparams.get(name, "-")) if record.best else "-"
+    return hparam(record.chosen.hparams.get(name, "-")) if record.chosen else "-"
 
 
 def curves_table(records: Sequence[StudyRecord], rows: int = 8) -> Table:
@@ -120,6 +135,8 @@ def _chart(records: Sequence[StudyRecord], cost: str) -> Chart:
 def comparison(records: Sequence[StudyRecord]) -> Document:
     """Returns the comparison as a document."""
     tables: tuple[Block, ...] = (results_table(records), hparams_table(records))
+    if said := answer_sentences(records):
+        tables = (*tables, Items(tuple(said)))
     caution = Text(
         "Best values of different searches are each the best of many trials: `hpsearch confirm` tells which "
         "differences are real."
@@ -140,4 +157,4 @@ def comparison_lines(records: Sequence[StudyRecord]) -> list[str]:
     for table in (results_table(records), hparams_table(records), curves_table(records)):
         if table.rows:
             lines += [*columns(table.head, table.rows), ""]
-    return lines[:-1]
+    return [*lines[:-1], *answer_sentences(records)]

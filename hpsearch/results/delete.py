@@ -1,4 +1,4 @@
-"""Removes a study for good: its rows, its checkpoints and weights, its artifacts, and its confirmation."""
+"""Removes a study for good: its rows, its checkpoints and weights, its artifacts, and what belongs to it."""
 
 import json
 import shutil
@@ -13,13 +13,12 @@ from optuna.storages import RDBStorage
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.confirm.stored import OPENINGS
 from hpsearch.results.listing import own_folder
-from hpsearch.results.reading import confirmed_by, opened
+from hpsearch.results.reading import linked_to, opened
 from hpsearch.results.status import find_row, living_drivers
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import TOKEN, Ledger
 from hpsearch.search.storage import redact, translated
 from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.study import SUFFIX
 
 _ARTIFACT = "artifacts:"  # prefix of Optuna's system attributes that describe artifacts
 
@@ -32,7 +31,7 @@ class Deletion:
         folder: None when it has none on this machine.
         foreign: a folder of the study's name that stays, since it is not known to be the study's.
         openings: how often the test part was opened; the record of that goes with the study.
-        linked: the study's confirmation, which goes too.
+        linked: the study's confirmation and refit, which go too.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Deletion:
     size: int
     artifacts: tuple[Path, ...]
     openings: int = 0
-    linked: "Deletion | None" = None
+    linked: "tuple[Deletion, ...]" = ()
 
 
 def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
@@ -51,17 +50,17 @@ def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
 
     Raises:
         StudyNotFound: no study of this name.
-        UserError: a live driver runs the study or its confirmation.
+        UserError: a live driver runs the study, its confirmation or its refit.
     """
     with opened(url) as storage:
         with translated(storage):
             attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-        linked = name + SUFFIX
-        goes_too = linked in attrs and confirmed_by(linked, attrs) == name
-        return _plan(name, storage, run_folder, _plan(linked, storage, run_folder) if goes_too else None)
+        go_too = [other for other in attrs if linked_to(other, attrs) == name]
+        linked = tuple(_plan(other, storage, run_folder) for other in go_too)
+        return _plan(name, storage, run_folder, linked)
 
 
-def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: Deletion | None = None) -> Deletion:
+def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deletion, ...] = ()) -> Deletion:
     row = find_row(name, storage, run_folder)
     _refuse_running(storage, name, row.study_id)
     with translated(storage):
@@ -100,7 +99,7 @@ def _token_in(folder: RunFolder) -> str | None:
 
 
 def delete_study(deletion: Deletion, url: str) -> None:
-    """Deletes what `plan_deletion` found; the confirmation first, so that a second try finds both.
+    """Deletes what `plan_deletion` found; those linked to it first, so that a second try finds all.
 
     Raises:
         StudyNotFound: it was deleted meanwhile.
@@ -108,8 +107,8 @@ def delete_study(deletion: Deletion, url: str) -> None:
             is gone from the database.
         StorageError, StorageAway: the database.
     """
-    if deletion.linked is not None:
-        delete_study(deletion.linked, url)
+    for linked in deletion.linked:
+        delete_study(linked, url)
     # The rows first, so that nothing refers to files that are gone.
     with opened(url, readonly=False) as storage, translated(storage):
         _refuse_running(storage, deletion.name, deletion.study_id)

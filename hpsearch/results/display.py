@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
@@ -17,17 +17,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpsearch.errors import HpsearchError
 from hpsearch.results.progress import (
     ASCII_BLOCKS,
     BLOCKS,
     Progress,
     Repeat,
     closing_lines,
-    counted,
     counts_text,
     duration,
+    ended_line,
     hparams_text,
     number,
+    opening_lines,
     sparkline,
 )
 from hpsearch.service.callbacks import (
@@ -40,6 +42,11 @@ from hpsearch.service.callbacks import (
     WorkerNews,
 )
 from hpsearch.spec.trial import EpochResult
+
+if TYPE_CHECKING:
+    from hpsearch.results.reading import BestTrial
+
+logger = logging.getLogger(__name__)
 
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
@@ -66,6 +73,7 @@ class LiveDisplay(Display):
 
     Args:
         repeat: see `closing_lines`.
+        storage: URL of the database, from which the study's answer is read at the end.
     """
 
     def __init__(
@@ -73,10 +81,12 @@ class LiveDisplay(Display):
         console: Console | None = None,
         repeat: Repeat | None = None,
         clock: Callable[[], float] = time.monotonic,
+        storage: str = "",
     ) -> None:
         self.console = console or Console()
         self.progress = Progress(clock)
         self._repeat = repeat
+        self._storage = storage
         self._clock = clock
         self._drawn = -math.inf
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -124,7 +134,7 @@ class LiveDisplay(Display):
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
         if trial.state == "FAIL":
-            self._say(ended_line(trial, self.progress.metric))
+            self._say(ended_line(trial, self.progress))
         self._draw()
 
     def on_message(self, text: str) -> None:
@@ -137,7 +147,7 @@ class LiveDisplay(Display):
         self.progress.on_study_end(summary)
         self._live.update(Text(""))
         self._live.stop()
-        for line in closing_lines(summary, self._repeat):
+        for line in _closing_lines(summary, self.progress, self._repeat, self._storage):
             self._say(line)
 
     def _say(self, text: str) -> None:
@@ -157,10 +167,12 @@ class PlainDisplay(Display):
         output: TextIO | None = None,
         repeat: Repeat | None = None,
         clock: Callable[[], float] = time.monotonic,
+        storage: str = "",
     ) -> None:
         self._output = output or sys.stdout
         self.progress = Progress(clock)
         self._repeat = repeat
+        self._storage = storage
         self._clock = clock
         self._said = clock()
 
@@ -175,7 +187,8 @@ class PlainDisplay(Display):
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
         resumed = f" goes on after epoch {len(trial.curve)}" if trial.curve else " begins"
-        self._say(f"trial {trial.number}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
+        name = self.progress.trial_name(trial)
+        self._say(f"{name}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self.progress.on_epoch(trial, result)
@@ -188,9 +201,7 @@ class PlainDisplay(Display):
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
-        self._say(
-            f"[{self.progress.finished}/{self.progress.total}] {ended_line(trial, self.progress.metric)}"
-        )
+        self._say(f"[{self.progress.finished}/{self.progress.total}] {ended_line(trial, self.progress)}")
 
     def on_message(self, text: str) -> None:
         self._say(text)
@@ -199,14 +210,14 @@ class PlainDisplay(Display):
         if self._clock() - self._said < PLAIN_REPORT:
             return
         epochs = ", ".join(
-            f"trial {trial.number} epoch {len(trial.curve)}/{trial.epochs}"
+            f"{self.progress.trial_name(trial)} epoch {len(trial.curve)}/{trial.epochs}"
             for trial in self.progress.running.values()
         )
         self._say(f"[{self.progress.finished}/{self.progress.total}] {epochs or 'no trial is running'}")
 
     def on_study_end(self, summary: RunSummary) -> None:
         self.progress.on_study_end(summary)
-        self._say(*closing_lines(summary, self._repeat))
+        self._say(*_closing_lines(summary, self.progress, self._repeat, self._storage))
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
@@ -215,10 +226,11 @@ class PlainDisplay(Display):
 
 
 class JsonDisplay(Display):
-    """One JSON object per line and event; the last one, `study_end`, is the summary."""
+    """One JSON object per line and event; the last one, `study_end`, is the summary with the study's answer."""
 
-    def __init__(self, output: TextIO | None = None) -> None:
+    def __init__(self, output: TextIO | None = None, storage: str = "") -> None:
         self._output = output or sys.stdout
+        self._storage = storage
 
     def on_study_start(self, info: StudyInfo) -> None:
         self._write("study_start", info)
@@ -242,7 +254,9 @@ class JsonDisplay(Display):
         self._write("message", {"text": text})
 
     def on_study_end(self, summary: RunSummary) -> None:
-        self._write("study_end", summary)
+        best = _read_answer(summary, self._storage)
+        answer = None if best is None else best.answer
+        self._write("study_end", {**plain(summary), "answer": answer})
 
     def _write(self, event: str, record: Any) -> None:
         self._output.write(json.dumps({"event": event, **plain(record)}, ensure_ascii=False) + "\n")
@@ -261,36 +275,47 @@ class _ConsoleHandler(logging.Handler):
 
 
 def choose_display(
-    *, quiet: bool, as_json: bool, repeat: Repeat | None = None, output: TextIO | None = None
+    *,
+    quiet: bool,
+    as_json: bool,
+    repeat: Repeat | None = None,
+    output: TextIO | None = None,
+    storage: str = "",
 ) -> Display:
-    """Returns the display for the flags and the output at hand; `repeat` is for `closing_lines`."""
+    """Returns the display for the flags and the output at hand; `repeat` and `storage` are for its last lines."""
     if as_json:
-        return JsonDisplay(output)
+        return JsonDisplay(output, storage)
     if quiet:
         return Display()
     console = Console(file=output)
-    return LiveDisplay(console, repeat) if console.is_terminal else PlainDisplay(output, repeat)
+    if console.is_terminal:
+        return LiveDisplay(console, repeat, storage=storage)
+    return PlainDisplay(output, repeat, storage=storage)
 
 
-def opening_lines(info: StudyInfo) -> list[str]:
-    """Returns what is said when a run begins."""
-    done = sum(info.finished.values())
-    going_on = f", {done} of them finished before" if done else ""
-    return [
-        f"{info.spec.study.name}: {info.total} trials{going_on}; {info.storage}; files in {info.folder}",
-        f"{len(info.workers)} workers: {', '.join(info.workers)}",
-    ]
+def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | None, storage: str) -> list[str]:
+    """Returns what a run says at its end, with the study's answer, which a confirmation may have given."""
+    answer = None
+    if not progress.repeats and (best := _read_answer(summary, storage)) is not None:
+        from hpsearch.results.looks import run_lines
+
+        answer = run_lines(progress.metric, best)
+    return closing_lines(summary, repeat, answer, progress.repeats)
 
 
-def ended_line(trial: FinishedTrial, metric: str) -> str:
-    """Returns one finished trial in one line."""
-    where = f" at epoch {trial.best_epoch}" if trial.best_epoch else ""
-    detail = f": {trial.detail}" if trial.detail else ""
-    best = ", the best so far" if trial.is_best else ""
-    return (
-        f"trial {trial.number} {trial.state} after {counted(trial.epochs_run, 'epoch')}, "
-        f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
-    )
+def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
+    """Returns a study's answer; None without one, and when the database does not give it."""
+    if not storage or summary.best is None:
+        return None
+    # Only now: importing Optuna would delay the start of the workers.
+    from hpsearch.results.reading import best_trial, reading_study
+
+    try:
+        with reading_study(summary.study, storage) as study:
+            return best_trial(study)
+    except HpsearchError as error:
+        logger.warning("whether the study is confirmed could not be read: %s", error)
+        return None
 
 
 def picture(progress: Progress, console: Console) -> RenderableType:
@@ -298,7 +323,7 @@ def picture(progress: Progress, console: Console) -> RenderableType:
     parts = [_bar(progress), Text(counts_text(progress.states, progress.stop_reasons), style="dim")]
     if progress.loading is not None:
         parts.append(_loading_bar(progress.loading))
-    if progress.best is not None:
+    if progress.best is not None and not progress.repeats:
         best = progress.best
         score = (
             f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}"
@@ -337,7 +362,7 @@ def _running_table(progress: Progress, ascii_only: bool) -> Table:
     table.add_column("", no_wrap=True)
     trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
     for trial in trials[:MOST_ROWS]:
-        table.add_row(*_running_row(trial, progress.metric, ASCII_BLOCKS if ascii_only else BLOCKS))
+        table.add_row(*_running_row(trial, progress, ASCII_BLOCKS if ascii_only else BLOCKS))
     if len(trials) > MOST_ROWS:
         table.add_row("", f"and {len(trials) - MOST_ROWS} more")
     return table
@@ -348,12 +373,13 @@ def _shown(metric: str) -> list[str]:
     return list(dict.fromkeys(["val_loss", metric]))
 
 
-def _running_row(trial: RunningTrial, metric: str, blocks: str) -> list[str]:
+def _running_row(trial: RunningTrial, progress: Progress, blocks: str) -> list[str]:
+    metric = progress.metric
     last = trial.curve[-1].metrics if trial.curve else {}
     values = [result.metrics.get(metric, math.nan) for result in trial.curve]
     return [
         str(trial.worker),
-        str(trial.number),
+        progress.trial_name(trial).removeprefix("trial "),
         f"{len(trial.curve)}/{trial.epochs}",
         number(last.get("train_loss")),
         *(number(last.get(name)) for name in _shown(metric)),

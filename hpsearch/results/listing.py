@@ -11,7 +11,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
-from hpsearch.results.reading import confirmed_by, opened
+from hpsearch.results.answer import Confirmed, read_confirmed, study_status
+from hpsearch.results.reading import linked_to, opened
 from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.writes import TRIALS, VALUES
@@ -26,11 +27,13 @@ class StudyRow:
 
     Attributes:
         total: finished trials that it asks for; None for a study that hpsearch did not make.
-        best: None before a trial is COMPLETE, and for a study of several objectives.
+        best: the search's own best value; None before a trial is COMPLETE, and for a study of several objectives.
+        confirmed: what the last confirmation put first.
+        status: "confirmed", "not confirmed", or "" for a study that cannot be.
         counts: trials by state, states without trials left out.
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
-        confirms: the search that it confirms; None for a study of its own.
+        confirms: the search whose confirmation or refit it is; None for a study of its own.
     """
 
     name: str
@@ -43,6 +46,8 @@ class StudyRow:
     changed: datetime | None
     size: int
     confirms: str | None = None
+    confirmed: Confirmed | None = None
+    status: str = ""
 
     @property
     def finished(self) -> int:
@@ -78,7 +83,7 @@ def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
     return [
         replace(
             _row(study, counts.get(study._study_id, {}), spans, values, run_folder),
-            confirms=confirmed_by(study.study_name, attrs),
+            confirms=linked_to(study.study_name, attrs),
         )
         for study in studies
     ]
@@ -108,6 +113,8 @@ def _row(
         started=span[0],
         changed=span[1],
         size=_size(own_folder(RunFolder(run_folder, study.study_name))),
+        confirmed=read_confirmed(attrs) if ours else None,
+        status=study_status(attrs),
     )
 
 

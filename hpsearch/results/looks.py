@@ -8,6 +8,7 @@ from hpsearch.results.listing import StudyRow
 from hpsearch.results.progress import counted, counts_text, duration, hparam, number
 from hpsearch.results.reading import BestTrial
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
+from hpsearch.spec.study import REFIT_SUFFIX
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -28,19 +29,28 @@ def list_lines(rows: Sequence[StudyRow]) -> list[str]:
 
 def _list_row(row: StudyRow) -> list[str]:
     states = [str(row.counts.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
-    best = f"{row.metric} {number(row.best)}" if row.best is not None else "-"
     finished = f"{row.finished}/{row.total}" if row.total is not None else str(row.finished)
     name = row.name if row.confirms is None else f"  {row.name}"
-    return [name, finished, *states, best, age(row.changed or row.started), size(row.size)]
+    return [name, finished, *states, _best_cell(row), age(row.changed or row.started), size(row.size)]
+
+
+def _best_cell(row: StudyRow) -> str:
+    """Returns the best value and one word on what it is worth: the confirmed mean once there is one."""
+    if row.best is None:
+        return "-"
+    value = row.best if row.confirmed is None else row.confirmed.mean
+    return f"{row.metric} {number(value)} {row.status}".rstrip()
 
 
 def status_lines(status: StudyStatus) -> list[str]:
     """Returns a study's counts and the tables of its drivers and workers."""
     row = status.row
     total = f" of {row.total}" if row.total is not None else ""
+    value = row.best if row.confirmed is None else row.confirmed.mean
+    word = f", {row.status}" if row.status and value is not None else ""
     lines = [
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
-        f"best {row.metric}: {number(row.best)}",
+        f"best {row.metric}: {number(value)}{word}",
     ]
     if not status.drivers:
         return [*lines, "no driver: nobody is running this study"]
@@ -75,23 +85,58 @@ def _worker_row(worker: WorkerStatus) -> list[str]:
 
 
 def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
-    """Returns the best trial: score, hyperparameters, facts, weights."""
-    epochs = f" at epoch {best.best_epoch} of {best.attrs.get('epochs_run')}" if best.best_epoch else ""
+    """Returns a study's answer: score, what confirms it, hyperparameters, facts, weights."""
     at_best = best.attrs.get("metrics_at_best")
     # Another program's study may mean something else by this name.
     found = at_best.items() if isinstance(at_best, Mapping) else ()
     others = {name: value for name, value in found if isinstance(value, int | float)}
     return [
-        f"{study}: trial {best.number}, {metric} {number(best.value)}{epochs}",
+        f"{study}: {headline(metric, best)}",
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        *_promise(metric, best),
         *(f"  {name}: {number(value)}" for name, value in others.items() if name != metric),
         *(
             f"  {name}: {best.attrs[name]}"
             for name in ("fit", "stop_reason", "device")
             if best.attrs.get(name)
         ),
-        f"weights: {best.weights or 'not kept'}",
+        *closing_words(best),
     ]
+
+
+def run_lines(metric: str, best: BestTrial) -> list[str]:
+    """Returns a study's answer as a run tells it at its end."""
+    fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
+    return [
+        f"best: {headline(metric, best)}{fit}",
+        *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        *_promise(metric, best),
+        *closing_words(best),
+    ]
+
+
+def headline(metric: str, best: BestTrial) -> str:
+    """Returns which trial is the answer, its value, and what that is worth."""
+    if best.answer.confirmed is not None:
+        return f"trial {best.number}, {best.answer.text}"
+    return ", ".join(filter(None, (f"trial {best.number}, {_found(metric, best)}", best.answer.status)))
+
+
+def _found(metric: str, best: BestTrial) -> str:
+    epochs = f" at epoch {best.best_epoch} of {best.attrs.get('epochs_run')}" if best.best_epoch else ""
+    return f"{metric} {number(best.value)}{epochs}"
+
+
+def _promise(metric: str, best: BestTrial) -> list[str]:
+    return [f"  in the search: {_found(metric, best)}"] if best.answer.confirmed is not None else []
+
+
+def closing_words(best: BestTrial) -> list[str]:
+    """Returns what must be known beside the answer, and whose weights are handed out."""
+    whose = best.weights_of
+    plain = whose is None or whose.text == f"trial {best.number}"
+    said = [] if plain or whose is None else [f"weights of {whose.text}"]
+    return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
 
 
 def deletion_text(deletion: Deletion) -> str:
@@ -103,17 +148,20 @@ def deletion_text(deletion: Deletion) -> str:
         parts.append(counted(len(deletion.artifacts), "artifact"))
     if deletion.openings:
         parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
-    text = ", ".join(parts)
-    return text if deletion.linked is None else f"{text}; its confirmation: {deletion_text(deletion.linked)}"
+    linked = [f"its {_kind(one)}: {deletion_text(one)}" for one in deletion.linked]
+    return "; ".join([", ".join(parts), *linked])
+
+
+def _kind(linked: Deletion) -> str:
+    return "refit" if linked.name.endswith(REFIT_SUFFIX) else "confirmation"
 
 
 def deletion_warnings(deletion: Deletion) -> list[str]:
     """Returns what stays although it bears the study's name."""
-    both = [one for one in (deletion, deletion.linked) if one is not None]
     return [
         f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
         "of another database; remove it by hand if nobody needs it"
-        for one in both
+        for one in (deletion, *deletion.linked)
         if one.foreign is not None
     ]
 

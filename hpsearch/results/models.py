@@ -1,8 +1,8 @@
 """A study's best model, ready for inference in any process: loaded, saved into a folder, exported."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
+from hpsearch.results.looks import headline
 from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.training.saved import SavedModel, load_model
-from hpsearch.training.weights import read_weights
+from hpsearch.training.weights import read_weights, save_weights
 
 WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
@@ -21,8 +22,13 @@ def load_best_model(
     study: str | Path | None = None,
     storage: str = "sqlite:///runs/hpsearch.db",
     allow: Sequence[str] = (),
+    search: bool = False,
 ) -> SavedModel:
-    """Returns the best trial's model with the weights of its best epoch, in evaluation mode, on the CPU.
+    """Returns a study's best model, in evaluation mode, on the CPU.
+
+    Before `hpsearch confirm` that is the search's first trial with the weights of its best epoch. Afterwards it
+    is the confirmed configuration: its refit (`hpsearch refit`) if there is one, else the repeat with the median
+    validation score. `model.metadata["answer"]` says which trial it is and what confirms it.
 
     It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
     normalises them itself, and computes in the number type of training (`model.metadata["precision"]`);
@@ -33,27 +39,39 @@ def load_best_model(
             `.safetensors` file of a trial.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
+        search: what the search alone would pick, whatever a confirmation has found.
 
     Raises:
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    return load_model(model_file(study, storage), tuple(allow))
+    path, facts = model_file(study, storage, search)
+    model = load_model(path, tuple(allow))
+    model.metadata.update(facts)
+    return model
 
 
-def model_file(study: str | Path | None, storage: str) -> Path:
-    """Returns the weights file that a study's name, a folder or a file means.
+def model_file(study: str | Path | None, storage: str, search: bool = False) -> tuple[Path, dict[str, str]]:
+    """Returns the weights file that a study's name, a folder or a file means, and what the study says of it.
 
     Raises:
         UserError: no COMPLETE trial, or its weights are not on this machine.
     """
     if study is not None and str(study).endswith(".safetensors"):
-        return Path(study)
+        return Path(study), {}
     if study is not None and (Path(study) / WEIGHTS).is_file():
-        return Path(study) / WEIGHTS
+        return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name = best_trial(opened), opened.study_name
-    return weights_of(best, name)
+        best, name, metric = best_trial(opened, search), opened.study_name, metric_name(opened)
+    path = weights_of(best, name)
+    assert best is not None
+    return path, _facts(best, name, metric)
+
+
+def _facts(best: BestTrial, study: str, metric: str) -> dict[str, str]:
+    """Returns what is known of a study's answer beside its weights, which another study's trial may have kept."""
+    whose = f"; weights of {best.weights_of.text}" if best.weights_of is not None else ""
+    return {"study": study, "trial": str(best.number), "answer": f"{headline(metric, best)}{whose}"}
 
 
 def weights_of(best: BestTrial | None, study: str) -> Path:
@@ -64,27 +82,42 @@ def weights_of(best: BestTrial | None, study: str) -> Path:
     """
     if best is None:
         raise UserError(f'study "{study}" has no COMPLETE trial yet, so there is no best model')
-    if not best.weights:
+    whose = best.weights_of
+    if whose is None or not whose.path:
         raise UserError(
             f'study "{study}": trial {best.number} kept no weights; '
             "a training function keeps them with trial.save(model)"
         )
-    path = Path(best.weights)
+    path = Path(whose.path)
     if not path.is_file():
-        host = best.attrs.get("host", "another machine")
         raise UserError(
-            f"the weights of trial {best.number} are not here: {path}, trained on {host}; copy them"
+            f"the weights of {whose.text} are not here: {path}, trained on {whose.host}; copy them"
+            + _other_ways(best, study)
         )
     return path
 
 
+def _other_ways(best: BestTrial, study: str) -> str:
+    """Returns what else gives a confirmed model; a search keeps the weights of its own first alone."""
+    if best.answer.confirmed is None:
+        return ""
+    return f", or train the model anew: hpsearch refit {study}"
+
+
 def save_best(
-    study: str | None, storage: str, folder: Path, *, export: bool = False, allow: Sequence[str] = ()
+    study: str | None,
+    storage: str,
+    folder: Path,
+    *,
+    export: bool = False,
+    allow: Sequence[str] = (),
+    search: bool = False,
 ) -> list[Path]:
     """Writes the best model into a folder: weights, and a description for people; returns the files.
 
     Args:
         export: write it as a program of `torch.export` too, which runs without hpsearch.
+        search: what the search alone would pick.
 
     Raises:
         UserError: no such study, no weights, a folder that cannot be written, a model that torch cannot
@@ -92,16 +125,16 @@ def save_best(
         CheckpointError: the weights are damaged.
     """
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened), opened.study_name
+        best, name = best_trial(opened, search), opened.study_name
         attrs, metric = opened.user_attrs, metric_name(opened)
     source = weights_of(best, name)
-    _, metadata = read_weights(source)
+    state, metadata = read_weights(source)
     assert best is not None
     found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Copied beside first, so that an interrupted copy is not taken for a model.
-        shutil.copyfile(source, folder / f".{WEIGHTS}")
+        # Written beside first, so that an interrupted copy is not taken for a model.
+        save_weights(folder / f".{WEIGHTS}", state, metadata | _facts(best, name, metric))
         (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
         text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
@@ -120,7 +153,9 @@ def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "value": best.value,
         "trial": best.number,
-        "epoch": best.best_epoch,
+        "answer": asdict(best.answer),
+        "weights_of": best.weights_of.text if best.weights_of is not None else None,
+        "epoch": int(known["epoch"]) if "epoch" in known else best.best_epoch,
         "hparams": dict(best.hparams),
         "metrics": dict(best.attrs.get("metrics_at_best") or {}),
         "versions": {"hpsearch": metadata.get("hpsearch"), "training": best.attrs.get("versions")},

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hpsearch.results.answer import SUMMARY
 from hpsearch.results.progress import duration, hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.search.storage import DEFAULT_STORAGE, HIDDEN
@@ -53,7 +54,7 @@ def _reading(record: StudyRecord) -> list[str]:
 
 
 def _best(record: StudyRecord) -> list[str]:
-    best = record.best
+    best, answer = record.chosen, record.answer
     counts = ", ".join(
         f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
         if record.count(state)
@@ -61,17 +62,25 @@ def _best(record: StudyRecord) -> list[str]:
     if best is None:
         return ["## Best so far", "", f"No trial is COMPLETE yet ({counts})."]
     rows = [(f"`{name}`", f"`{hparam(value)}`") for name, value in best.hparams.items()]
+    found = f"{record.metric} {number(best.score)}"
+    where = f"at epoch {best.best_epoch} of {best.epochs_run}; {counts}."
+    if answer.confirmed is not None:
+        title, promise = f"The best: trial {best.number}, {answer.text}", f"In the search: {found} {where}"
+    else:
+        title = ", ".join(filter(None, (f"Best so far: {record.trial_name(best)}, {found}", answer.status)))
+        promise = f"{where[0].upper()}{where[1:]}"
     return [
-        f"## Best so far: trial {best.number}, {record.metric} {number(best.score)}",
+        f"## {title}",
         "",
-        f"At epoch {best.best_epoch} of {best.epochs_run}; {counts}.",
+        promise,
         "",
+        *(line for said in answer.sentences() for line in (f"* {said}", "")),
         *markdown_table(("hyperparameter", "value"), rows),
     ]
 
 
 def _confirmed(record: StudyRecord) -> list[str]:
-    stored = record.attrs.get("confirm_summary")
+    stored = record.attrs.get(SUMMARY)
     if stored is None:
         return []
     findings = [f"* {row['finding']}" for row in json.loads(stored)["findings"]]

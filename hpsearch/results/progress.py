@@ -17,6 +17,7 @@ from hpsearch.service.callbacks import (
     StudyInfo,
     WorkerNews,
 )
+from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import EpochResult
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,6 +37,7 @@ class Progress(Callback):
         self._first_trial: float | None = None
         self._finished_before = 0
         self.name = ""
+        self.spec: StudySpec | None = None
         self.metric = "value"
         self.total = 0
         self.states: Counter[str] = Counter()
@@ -43,6 +45,17 @@ class Progress(Callback):
         self.running: dict[int, RunningTrial] = {}
         self.best: FinishedTrial | None = None
         self.loading: WorkerNews | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the run trains configurations of a search anew, so that no trial of it is the best."""
+        return self.spec is not None and self.spec.is_confirmation
+
+    def trial_name(self, trial: RunningTrial | FinishedTrial) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        if self.spec is None:
+            return f"trial {trial.number}"
+        return self.spec.trial_name(trial.number, trial.hparams)
 
     def on_worker(self, news: WorkerNews) -> None:
         if news.kind == "loading":
@@ -52,6 +65,7 @@ class Progress(Callback):
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.name, self.metric, self.total = info.spec.study.name, info.spec.study.metric, info.total
+        self.spec = info.spec
         self.states, self.stop_reasons = Counter(info.finished), Counter(info.stop_reasons)
         self.best = info.best
         self._finished_before = self.finished
@@ -182,10 +196,41 @@ class Repeat:
     command: str | None = None
 
 
-def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str]:
+def opening_lines(info: StudyInfo) -> list[str]:
+    """Returns what is said when a run begins."""
+    done = sum(info.finished.values())
+    going_on = f", {done} of them finished before" if done else ""
+    return [
+        f"{info.spec.study.name}: {info.total} trials{going_on}; {info.storage}; files in {info.folder}",
+        f"{len(info.workers)} workers: {', '.join(info.workers)}",
+    ]
+
+
+def ended_line(trial: FinishedTrial, progress: Progress) -> str:
+    """Returns one finished trial in one line."""
+    metric = progress.metric
+    where = f" at epoch {trial.best_epoch}" if trial.best_epoch else ""
+    detail = f": {trial.detail}" if trial.detail else ""
+    best = ", the best so far" if trial.is_best and not progress.repeats else ""
+    return (
+        f"{progress.trial_name(trial)} {trial.state} after {counted(trial.epochs_run, 'epoch')}, "
+        f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
+    )
+
+
+def closing_lines(
+    summary: RunSummary,
+    repeat: Repeat | None = None,
+    answer: Sequence[str] | None = None,
+    repeats: bool = False,
+) -> list[str]:
     """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
 
     A run that failed before any trial was finished has only its error to tell, which follows anyway.
+
+    Args:
+        answer: the study's answer in words, if it is known.
+        repeats: whether it trained configurations of a search anew: what came of that is told elsewhere.
     """
     if summary.failed and not summary.any_finished:
         return []
@@ -195,9 +240,11 @@ def closing_lines(summary: RunSummary, repeat: Repeat | None = None) -> list[str
     lines = [
         f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",
         f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
-        *_best_lines(summary),
     ]
-    return [*lines, "next:", *(f"  {command}" for command in _next_commands(summary, repeat))]
+    if not repeats:
+        lines += answer or _best_lines(summary)
+    commands = _next_commands(summary, repeat, repeats)
+    return [*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands)]
 
 
 def _best_lines(summary: RunSummary) -> list[str]:
@@ -215,7 +262,13 @@ def _best_lines(summary: RunSummary) -> list[str]:
     ]
 
 
-def _next_commands(summary: RunSummary, repeat: Repeat) -> list[str]:
+def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[str]:
+    if repeats:
+        return (
+            [f"{repeat.command}    # goes on where it stopped"]
+            if repeat.command and summary.can_go_on
+            else []
+        )
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
     commands = [

@@ -34,7 +34,7 @@ from hpsearch.results.artifact import place_weights
 from hpsearch.results.notes import study_note, trial_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
-from hpsearch.results.reading import opened
+from hpsearch.results.reading import BestTrial, best_trial, opened
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.storage import DEFAULT_STORAGE, redact, translated
 from hpsearch.service.worker import leave_with_driver
@@ -166,8 +166,10 @@ def _existing(prefix: str, stored: Mapping[str, Any]) -> list[str]:
     return [f"{prefix}{number}" for number in sorted((n for n in numbers if n.isdigit()), key=int)]
 
 
-def _weights(record: StudyRecord, stored: Mapping[str, Any], folder: RunFolder) -> Change | None:
-    """Puts the best weights into the artifact store and returns the change that shows them.
+def _weights(
+    record: StudyRecord, best: BestTrial | None, stored: Mapping[str, Any], runs: Path
+) -> Change | None:
+    """Puts the weights of the study's answer into the artifact store and returns the change that shows them.
 
     The bytes come first, whole under their name, then the row that offers them; Optuna's `upload_artifact`
     does it the other way round. The name is the same each time, so that a change that is never written leaves
@@ -176,20 +178,24 @@ def _weights(record: StudyRecord, stored: Mapping[str, Any], folder: RunFolder) 
     Raises:
         CheckpointError: what lies in the weights' place is not a file of weights.
     """
-    best = record.best
     before = _record_of_artifact(stored.get(BEST_ARTIFACT))
-    if best is None or before.get("trial") == best.number:
+    if best is None or best.weights_of is None:
         return None
-    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{record.name}/{best.number}/{best.score!r}"))
-    if not place_weights(folder, best.number, folder.artifacts / name):
+    study, number = best.weights_of.study, best.weights_of.trial
+    if (before.get("study", record.name), before.get("trial")) == (study, number):
+        return None
+    folder = RunFolder(runs, study)
+    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{study}/{number}/{best.value!r}"))
+    if not place_weights(folder, number, folder.artifacts / name):
         return None  # trained on another machine, or another driver has found a better one by now
     meta = {
         "artifact_id": name,
-        "filename": f"{record.name}-trial-{best.number:05d}.safetensors",
+        "filename": f"{study}-trial-{number:05d}.safetensors",
         "mimetype": "application/octet-stream",
         "encoding": None,
     }
-    attrs = {f"artifacts:{name}": json.dumps(meta), BEST_ARTIFACT: {"artifact": name, "trial": best.number}}
+    shown = {"artifact": name, "study": study, "trial": number}
+    attrs = {f"artifacts:{name}": json.dumps(meta), BEST_ARTIFACT: shown}
     old = before.get("artifact")
     if not isinstance(old, str) or not _is_uuid(old) or old == name:
         return Change("best weights", attrs)
@@ -218,10 +224,10 @@ def compute(request: Request) -> Answer:
     with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
-        record = read_record(study, _shown(request.storage))
+        record, best = read_record(study, _shown(request.storage)), best_trial(study)
     found, warnings = list(changes(record, stored)), []
     try:
-        weights = _weights(record, stored, RunFolder(Path(request.run_folder), request.study))
+        weights = _weights(record, best, stored, Path(request.run_folder))
     except CheckpointError as error:  # the graphs are worth showing without
         warnings.append(str(error))
     else:

@@ -1,6 +1,6 @@
 """Opens stored studies to read them, and finds the best trial of one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,20 +12,42 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
+from hpsearch.results.answer import Answer, answer
+from hpsearch.results.confirm.plan import Candidate, middle_repeat
+from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.opening import is_confirmation, is_ours
 from hpsearch.search.storage import open_storage, reading, redact, translated
 from hpsearch.search.writes import TRIALS, VALUES
-from hpsearch.spec.study import SUFFIX
+from hpsearch.spec.study import LINKED, REFIT_SUFFIX, SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsOf:
+    """Whose weights an answer hands out.
+
+    Attributes:
+        study, trial: where they were trained: the search, its confirmation or its refit.
+        text: the same in words.
+        host: the machine.
+    """
+
+    study: str
+    trial: int
+    text: str
+    host: str
+    path: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class BestTrial:
-    """The best trial of a study.
+    """The trial that is a study's answer: the confirmed one if there is one, else the search's first.
 
     Attributes:
-        value: the best value of the study's metric, reached at `best_epoch`.
+        value: the best value of the study's metric in the search, reached at `best_epoch`.
         weights: path of its weights on the machine that trained it, if they were kept.
         attrs: all else that is known of it.
+        answer: what confirms it, and what the search alone would have picked.
+        weights_of: whose weights they are.
     """
 
     number: int
@@ -34,6 +56,8 @@ class BestTrial:
     hparams: Mapping[str, Any]
     weights: str | None
     attrs: Mapping[str, Any] = field(repr=False)
+    answer: Answer = field(default=Answer(None, None))
+    weights_of: "WeightsOf | None" = None
 
 
 def open_study(name: str | None, url: str) -> optuna.Study:
@@ -68,7 +92,7 @@ def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with translated(storage):
         names = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-        searches = [one for one in names if confirmed_by(one, names) is None]
+        searches = [one for one in names if linked_to(one, names) is None]
         if name is None and len(searches) == 1:
             name = searches[0]
         if name not in names:
@@ -83,14 +107,14 @@ def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
     return study
 
 
-def confirmed_by(name: str, studies: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Returns the search that a study confirms, if it is there too; None for a study of its own.
+def linked_to(name: str, studies: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Returns the search whose confirmation or refit a study is, if it is there too; None for a study of its own.
 
     Args:
         studies: the user attributes of all studies, by name.
     """
-    search = name.removesuffix(SUFFIX)
-    return search if search != name and search in studies and is_confirmation(studies[name]) else None
+    search = next((name.removesuffix(suffix) for suffix in LINKED if name.endswith(suffix)), None)
+    return search if search in studies and is_confirmation(studies[name]) else None
 
 
 def _not_found(name: str | None, names: list[str], url: str) -> str:
@@ -106,14 +130,19 @@ def metric_name(study: optuna.Study) -> str:
     return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
 
 
+def _database(study: optuna.Study) -> RDBStorage:
+    storage = study._storage
+    database = storage._backend if isinstance(storage, _CachedStorage) else storage
+    assert isinstance(database, RDBStorage)
+    return database
+
+
 def _first_of_equal(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
     """Returns the first of the COMPLETE trials that are as good as this one, of which a database gives any.
 
     Asks the database, as Optuna would read all trials with their curves: seconds for thousands of them.
     """
-    storage = study._storage
-    database = storage._backend if isinstance(storage, _CachedStorage) else storage
-    assert isinstance(database, RDBStorage)
+    database = _database(study)
     complete = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.state == TrialState.COMPLETE)
     query = select(TRIALS.c.trial_id, VALUES.c.value).join(VALUES).where(complete).order_by(TRIALS.c.number)
     with reading(database) as connection:
@@ -122,22 +151,92 @@ def _first_of_equal(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
     return database.get_trial(first)
 
 
-def best_trial(study: optuna.Study) -> BestTrial | None:
-    """Returns the best COMPLETE trial, of equal ones the first, whose weights are kept; or None."""
+def best_trial(study: optuna.Study, by_search: bool = False) -> BestTrial | None:
+    """Returns the trial that is a study's answer, with its weights; None before a trial is COMPLETE.
+
+    Args:
+        by_search: take the best COMPLETE trial, of equal ones the first, whose weights the search has kept,
+            whatever a confirmation says.
+    """
     try:
         trial = study.best_trial
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
     ours = is_ours(study.user_attrs)
+    known: Mapping[str, Any] = {}  # others may mean anything by our names
+    found = Answer(trial.number, trial.number)
     if ours:
         trial = _first_of_equal(study, trial)
-    attrs = trial.user_attrs
-    known = attrs if ours else {}  # others may mean anything by these names
+        complete = _Complete(study)
+        found = answer(study.study_name, study.user_attrs, trial.number, complete.hparams, by_search)
+        trial = complete.trial(found.trial) or trial
+        known = trial.user_attrs
+    weights = _weights(study, trial, found) if ours else None
     return BestTrial(
         number=trial.number,
         value=float(trial.values[0]),
         best_epoch=known.get("best_epoch"),
         hparams=dict(trial.params),
-        weights=known.get("weights") or None,
-        attrs=attrs,
+        weights=weights.path if weights is not None else None,
+        attrs=trial.user_attrs,
+        answer=found,
+        weights_of=weights,
     )
+
+
+class _Complete:
+    """A study's COMPLETE trials by number, each read when it is asked for."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._storage, self._study_id = _database(study), study._study_id
+
+    def trial(self, number: int | None) -> FrozenTrial | None:
+        if number is None:
+            return None
+        try:
+            found = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        except KeyError:
+            return None
+        trial = self._storage.get_trial(found)
+        return trial if trial.state is TrialState.COMPLETE else None
+
+    def hparams(self, number: int) -> Mapping[str, Any] | None:
+        trial = self.trial(number)
+        return None if trial is None else trial.params
+
+
+def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer) -> WeightsOf:
+    """Returns whose weights an answer hands out.
+
+    Those of its refit. Else, once confirmed, those of the repeat with the median validation score: the search's
+    own weights of this trial are the lucky ones, and need not be kept. The test part has no say. Without a
+    repeat, as after the confirmation was deleted, those of the search.
+    """
+    name, number = study.study_name, trial.number
+    if found.refit is not None and (refits := _linked(study, [name + REFIT_SUFFIX])) is not None:
+        for refit in refits.trials:
+            if refit.number == found.refit.number:
+                return _weights_of(refits.name, refit.number, refit.attrs, f"the refit of trial {number}")
+    if found.confirmed is not None:
+        linked = _linked(study, [name + SUFFIX, found.confirmed.study + SUFFIX])
+        candidate = Candidate(number, float(trial.values[0]), trial.params)
+        middle = middle_repeat(linked, candidate) if linked is not None else None
+        if linked is not None and middle is not None:
+            repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
+            text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
+            return _weights_of(linked.name, middle.number, middle.attrs, text)
+    text = f"trial {number}" if found.confirmed is None else f"trial {number} as the search trained it"
+    return _weights_of(name, number, trial.user_attrs, text)
+
+
+def _weights_of(study: str, trial: int, attrs: Mapping[str, Any], text: str) -> WeightsOf:
+    host = str(attrs.get("host", "another machine"))
+    return WeightsOf(study, trial, text, host, attrs.get("weights") or None)
+
+
+def _linked(study: optuna.Study, names: Sequence[str]) -> StudyRecord | None:
+    """Returns the first of these linked studies that is there."""
+    storage = _database(study)
+    known = {one.study_name: one.user_attrs for one in storage.get_all_studies()}
+    name = next((one for one in names if one in known and is_confirmation(known[one])), None)
+    return None if name is None else read_record(optuna.load_study(study_name=name, storage=storage))

@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
+from hpsearch.results.answer import Answer, answer
 from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.spec.load import parse_stored
 from hpsearch.spec.search import SHORT
@@ -96,6 +97,7 @@ class StudyRecord:
         spec: None for a study that hpsearch did not make.
         attrs: the study's user attributes; empty for a study that hpsearch did not make.
         storage: the database's URL without its password.
+        by_search: whether confirmations are to be left aside.
     """
 
     name: str
@@ -105,6 +107,7 @@ class StudyRecord:
     trials: tuple[TrialRecord, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     storage: str = ""
+    by_search: bool = False
 
     @cached_property
     def finished(self) -> tuple[TrialRecord, ...]:
@@ -121,8 +124,27 @@ class StudyRecord:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best COMPLETE trial: no finished trial was ever better."""
+        """The best COMPLETE trial by the search's own values: no finished trial was ever better."""
         return next((trial for trial in self.ranked if trial.state == "COMPLETE"), None)
+
+    @cached_property
+    def answer(self) -> Answer:
+        """Which trial the study's answer is, and what confirms it."""
+        found = {trial.number: trial.hparams for trial in self.trials if trial.state == "COMPLETE"}
+        best = self.best
+        return answer(self.name, self.attrs, best.number if best else None, found.get, self.by_search)
+
+    @property
+    def chosen(self) -> TrialRecord | None:
+        """The trial that is the study's answer."""
+        number = self.answer.trial
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+    def trial_name(self, trial: TrialRecord) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        if self.spec is None:
+            return f"trial {trial.number}"
+        return self.spec.trial_name(trial.number, trial.hparams)
 
     def count(self, state: str) -> int:
         """Returns the number of trials in a state."""

@@ -10,6 +10,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from hpsearch.results.answer import read_confirmed
 from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.search.opening import is_ours
 from hpsearch.service.callbacks import RunSummary
@@ -18,7 +19,7 @@ CURVES = ("train_loss", "val_loss", "epoch_seconds")
 """Trial attributes that hold one value per epoch."""
 
 _HEAD = ("trial", "state")
-_FIRST = ("score", "best_epoch", "epochs_run", "stop_reason", "fit")
+_FIRST = ("score", "confirmed", "best_epoch", "epochs_run", "stop_reason", "fit")
 _LAST = ("stop_detail", "device", "worker", "attempt", "host", "weights", "error")
 
 
@@ -36,9 +37,15 @@ class StudyResult:
 
     @property
     def best(self) -> BestTrial | None:
-        """The best trial; None while no trial is COMPLETE."""
+        """The study's answer: its confirmed trial, else the search's first; None while no trial is COMPLETE."""
         with reading_study(self.name, self.storage) as study:
             return best_trial(study)
+
+    @property
+    def search_best(self) -> BestTrial | None:
+        """What the search alone would pick, whatever a confirmation has found."""
+        with reading_study(self.name, self.storage) as study:
+            return best_trial(study, by_search=True)
 
     def dataframe(self) -> pd.DataFrame:
         """Returns one row per trial."""
@@ -55,15 +62,20 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """Returns one row per trial: state, score, hyperparameters under their own names, then everything else.
 
     Metrics of the best epoch stand in columns of their own (`val_error`, ...); curves are in `epochs_frame`.
+    Once a study is confirmed, `confirmed` is the mean over a trial's repeats.
     Times are in UTC; `weights` names only files that are on this machine.
     """
     trials = study.get_trials(deepcopy=False)
     ours = is_ours(study.user_attrs)
     rows = [_trial_row(trial, ours) for trial in trials]
+    confirmed = read_confirmed(study.user_attrs) if ours else None
+    if confirmed is not None:
+        rows = [row | {"confirmed": confirmed.means.get(row["trial"])} for row in rows]
     found = list(dict.fromkeys(name for row in rows for name in row))
     hparams = sorted({name for trial in trials for name in trial.params})
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
-    order = [*_HEAD, *_FIRST, *hparams, *rest, *(name for name in _LAST if name in found)]
+    first = [name for name in _FIRST if name != "confirmed" or confirmed is not None]
+    order = [*_HEAD, *first, *hparams, *rest, *(name for name in _LAST if name in found)]
     return pd.DataFrame(rows, columns=order)
 
 

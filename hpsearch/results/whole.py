@@ -6,13 +6,14 @@ Whatever is stored as JSON text stands as values; times carry their zone; a numb
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpsearch.results.reading import metric_name
+from hpsearch.results.reading import BestTrial, best_trial, metric_name
 from hpsearch.results.tables import CURVES, aware
 from hpsearch.search.opening import SPECIFICATION, is_ours
 from hpsearch.spec import stored_tree
@@ -29,6 +30,7 @@ def whole_study(study: optuna.Study) -> dict[str, Any]:
         "study": study.study_name,
         "metric": metric,
         "direction": study.direction.name.lower(),
+        "answer": _answer(best_trial(study)),
         "attributes": {key: _value(value) for key, value in _unpacked(study.user_attrs).items()},
         "trials": [_trial(trial, metric) for trial in study.get_trials(deepcopy=False)],
     }
@@ -40,6 +42,11 @@ def _unpacked(attrs: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**attrs, SPECIFICATION: stored_tree(attrs[SPECIFICATION])} if is_ours(attrs) else attrs
     except ValueError:  # of another program, or damaged: it is exported as it stands
         return attrs
+
+
+def _answer(best: BestTrial | None) -> dict[str, Any] | None:
+    """Returns which trial is the study's answer, and what confirms it."""
+    return None if best is None else {"value": best.value, **_value(asdict(best.answer))}
 
 
 def encode_study(whole: Mapping[str, Any]) -> bytes:

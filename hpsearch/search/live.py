@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.search import writes
 from hpsearch.search.fit import diagnose
-from hpsearch.search.outcome import StopKind
+from hpsearch.search.outcome import StopKind, score
 from hpsearch.search.stopping import Criterion
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.train import FitSpec
@@ -79,6 +79,17 @@ class LiveTrial:
         """Training and validation loss over the epochs, None where it was not reported."""
         train, val = ([result.metrics.get(name) for result in self.results] for name in LOSSES)
         return train, val
+
+    def best(self) -> tuple[float, int] | None:
+        """Returns the score and its epoch, from 1; None if no epoch had a finite value.
+
+        A refit's are those of its last epoch, whose weights are kept: there is nothing to choose another by.
+        """
+        study = self.spec.study
+        values = self.values(study.metric)
+        if self.spec.is_refit and values and math.isfinite(values[-1]):
+            return values[-1], len(values)
+        return score(values, study.better)
 
 
 @dataclass(frozen=True, slots=True)

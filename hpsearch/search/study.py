@@ -18,7 +18,7 @@ from hpsearch.search import writes
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, completed, end_operations
-from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
+from hpsearch.search.outcome import StopKind, decide, memory_constraint
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.tables import Lease
@@ -264,7 +264,7 @@ class Study:
             facts: further user attributes (worker, host, weights ...).
         """
         trial = self.live.pop(number)
-        best = score(trial.values(self.spec.study.metric), self.spec.study.better)
+        best = trial.best()
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
         found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)

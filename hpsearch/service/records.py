@@ -21,7 +21,7 @@ def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
         attempt=trial.attempt,
         worker=worker.place.worker,
         hparams=trial.hparams,
-        epochs=trial.spec.train.epochs,
+        epochs=trial.spec.train.ends_after,
         since=worker.since,
         curve=tuple(trial.results),
     )
@@ -80,7 +80,7 @@ def _worker_row(worker: Worker, study: Study) -> dict[str, Any]:
         "memory_mb": resident_mb(worker.pid),
         "trial": worker.number,
         "epoch": worker.epoch,
-        "epochs": trial.spec.train.epochs if trial else None,
+        "epochs": trial.spec.train.ends_after if trial else None,
         "since": worker.since if worker.phase is Phase.TRAINING else None,
         "attempt": trial.attempt if trial else None,
     }

@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpsearch.spec.augment import Augment, check_unique
-from hpsearch.spec.base import Bool, Float, Int, OrNone, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Quiet, Section
 
 
-class Split(Section):
+class Split(Quiet):
     """Shares of the three parts; stratified by label, seeded, the same for every trial and worker.
 
     The training part teaches, the validation part chooses between trials and stops them, the test part is
     opened by `hpsearch confirm` alone. A data set's official test part is used as it is unless
     `official_test = false`; `train` and `val` then share what remains in their proportion.
     """
+
+    _quiet = ("join_val",)
 
     train: Float = Field(0.8, gt=0, le=1)
     val: Float = Field(0.1, gt=0, lt=1)
@@ -26,6 +28,8 @@ class Split(Section):
     """Samples that must not be torn apart: `"column:patient"` of the labels CSV (an array of this name in a
     .npz file, an attribute of data sets of your own with one value per item), or a regular expression on the
     file name (`names` of your own data sets) whose first group, or whole match, names the group."""
+    join_val: Bool = False
+    """Trains on the validation part too, so that nothing is left to choose by; `hpsearch refit` sets it."""
 
     @field_validator("group_by")
     @classmethod

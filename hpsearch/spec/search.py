@@ -39,6 +39,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "train.drop_last": "any",
     "train.steps_per_epoch": "int",
     "train.repeat": "int",
+    "train.last_epoch": "int",
     "data.subset": "float",
     "data.image_size": "int",
     "data.channels": "any",

@@ -41,6 +41,18 @@ RESERVED_NAMES = ("cache", "artifacts", "hpsearch.db", "hpsearch.db-wal", "hpsea
 SUFFIX = ".confirm"
 """Ends the name of the study that `hpsearch confirm` makes, which goes with the search when that is deleted."""
 
+REFIT_SUFFIX = ".refit"
+"""The same of the study that `hpsearch refit` makes."""
+
+LINKED = (SUFFIX, REFIT_SUFFIX)
+"""How the names of studies end that belong to a search."""
+
+CONFIRMS = "confirms"
+"""What is said of a trial of these studies: the trial of the search that found its configuration."""
+
+TRAIN_LOSS = "train_loss"
+"""What a refit is scored by: no validation part is left."""
+
 
 def _known(metric: str) -> str:
     hint = " (val_error is 1 - accuracy)" if "acc" in metric.lower() else ""
@@ -186,7 +198,7 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _loop_reports_the_metrics(self) -> "StudySpec":
         for field, metric in self.metrics_used().items():
-            if metric in METRICS:
+            if metric in METRICS or self.is_refit:
                 continue
             if self.train.function is None:
                 sentence = (
@@ -200,6 +212,15 @@ class StudySpec(Section):
                     f"these. {nearest(metric, METRICS)}"
                 )
                 raise FieldErrors([(field, sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_part_to_choose_by(self) -> "StudySpec":
+        if self.data.split.join_val and not self.is_refit:
+            sentence = (
+                "is true, which leaves no validation part to choose by; remove it (hpsearch refit sets it)"
+            )
+            raise FieldErrors([("data.split.join_val", sentence)])
         return self
 
     @model_validator(mode="after")
@@ -317,6 +338,18 @@ class StudySpec(Section):
     def is_confirmation(self) -> bool:
         """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""
         return self.sampler.name == "points" and "train.repeat" in self.search
+
+    @property
+    def is_refit(self) -> bool:
+        """Whether this is a study such as `hpsearch refit` makes: points, trained on all but the test part."""
+        return self.is_confirmation and self.data.split.join_val and self.study.metric == TRAIN_LOSS
+
+    def trial_name(self, number: int, hparams: Mapping[str, Any]) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        confirms = self.sampler.attrs(number).get(CONFIRMS)
+        if confirms is None or not self.is_confirmation:
+            return f"trial {number}"
+        return f"trial {confirms}" if self.is_refit else f"trial {confirms}, repeat {hparams['train.repeat']}"
 
     @property
     def max_epochs(self) -> int:

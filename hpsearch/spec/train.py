@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpsearch.spec.base import Bool, Float, Int, OrNone, Seconds, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Quiet, Seconds, Section
 from hpsearch.spec.sentences import check_plain
 
 NUMBER_LOSSES = ("mse", "l1", "huber")
@@ -35,9 +35,11 @@ class ModelSpec(Section):
     that a study begins with: another content is noticed when the study goes on."""
 
 
-class TrainSpec(Section):
+class TrainSpec(Quiet):
     """The training loop. All but `loss`, `tf32`, `compile`, `threads` and `function` are searchable; a field
     whose default is None takes "none" too, also among the choices of a search."""
+
+    _quiet = ("last_epoch",)
 
     learning_rate: Float = Field(0.05, gt=0)
     """Size of a step against the gradient. Too small learns too slowly, too large jumps over the minimum or
@@ -47,6 +49,9 @@ class TrainSpec(Section):
     samples is a noisy guess of the whole one, but many guesses are made in the time of one certainty."""
     epochs: Int = Field(20, ge=1)
     """Passes over the training part."""
+    last_epoch: Annotated[Count | None, OrNone] = None
+    """Epoch after which training ends although the learning rate's schedule spans `epochs`; `hpsearch refit`
+    sets it. None: the last of them."""
     loss: Literal["cross_entropy", "binary_cross_entropy", "nll", "mse", "l1", "huber"] = "cross_entropy"
     """What training makes small: `hpsearch.training.losses` has the formulas. Numbers as targets take `mse`,
     `l1` and `huber`. Not searchable: under another loss, losses cannot be compared."""
@@ -111,6 +116,11 @@ class TrainSpec(Section):
     so that they can be compared in pairs; `hpsearch confirm` sets it. None: each trial draws its own."""
     function: str | None = None
     """Your own training loop, `my_package.train:train`, a generator that yields a dict per epoch."""
+
+    @property
+    def ends_after(self) -> int:
+        """The epoch after which a trial ends by itself."""
+        return self.epochs if self.last_epoch is None else min(self.last_epoch, self.epochs)
 
     @field_validator("batch_size")
     @classmethod

@@ -93,7 +93,7 @@ class Trial:
         trial number, epoch), so that a resumed trial draws what an unbroken one does.
         """
         done = self._resumed.epoch if self._resumed else 0
-        for epoch in range(done + 1, self._run.spec.train.epochs + 1):
+        for epoch in range(done + 1, self._run.spec.train.ends_after + 1):
             seed_epoch(self._run, epoch, self.device)
             yield epoch
 

@@ -134,7 +134,7 @@ class FunctionEngine:
             epoch,
             metrics,
             seconds=seconds,
-            last=epoch == run.spec.train.epochs,
+            last=epoch == run.spec.train.ends_after,
         )
         return slot.record(result, running.trial.state if running.trial.has_saved else None)
 

@@ -126,10 +126,15 @@ class Training:
         loss_sum = self.train_epoch(epoch)
         train_loss = float(loss_sum) / self._samples  # the only wait for the device while training
         trained = time.perf_counter()
-        metrics, counters = self.validate()
-        metrics = {"train_loss": train_loss, **metrics}
-        self._learner.epoch_end(metrics["val_loss"])
-        if slot.improves(metrics):
+        last = epoch == run.spec.train.ends_after
+        if len(self._data.val):
+            found, counters = self.validate()
+            metrics = {"train_loss": train_loss, **found}
+            keeps = slot.improves(metrics)
+        else:  # a refit: nothing is left to choose an epoch by
+            metrics, counters, keeps = {"train_loss": train_loss}, None, last
+        self._learner.epoch_end(metrics.get("val_loss", train_loss))
+        if keeps:
             self._keep_best(epoch, metrics, counters)
         validated = time.perf_counter()
         self._seconds.append(trained - began)
@@ -141,7 +146,7 @@ class Training:
             seconds=validated - began,
             eval_seconds=validated - trained,
             samples=self._samples,
-            last=epoch == run.spec.train.epochs,
+            last=last,
         )
         return slot.record(result, self._learner.state_dict)
 
@@ -237,12 +242,12 @@ class Training:
             what = f"batch_size {batch} does not fit into memory, not even one sample at a time"
         return replace(end, detail=f"{what}: {end.detail}", facts=self._facts())
 
-    def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics) -> None:
+    def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics | None) -> None:
         run, learner = self.slot.run, self._learner
         metadata = weights_metadata(run, self._data, epoch, metrics)
-        if self._data.classes:
+        if counters is not None and self._data.classes:
             metadata["class_errors"] = counters.class_errors(self._data.classes)
-        if 0 < len(self._data.classes) <= MOST_CLASSES:
+        if counters is not None and 0 < len(self._data.classes) <= MOST_CLASSES:
             metadata["confusion"] = json.dumps(counters.confusion())
         with learner.averaged():
             self.slot.keep(epoch, metrics[run.spec.study.metric], learner.model.state_dict(), metadata)

@@ -82,7 +82,7 @@ def test_a_study_of_its_own_is_not_taken_for_a_confirmation(sqlite_url: str, tmp
     make_study(sqlite_url, "one.confirm", own=True)
     assert [row.confirms for row in list_studies(sqlite_url, tmp_path)] == [None, None]
     deletion = plan_deletion("one", sqlite_url, tmp_path)
-    assert deletion.linked is None
+    assert deletion.linked == ()
     delete_study(deletion, sqlite_url)
     assert plan_deletion("one.confirm", sqlite_url, tmp_path).trials == 5
 
@@ -91,7 +91,7 @@ def test_a_confirmation_is_deleted_alone(sqlite_url: str, tmp_path: Path) -> Non
     for name in ("one", "one.confirm"):
         with_folder(sqlite_url, tmp_path, name)
     delete_study(plan_deletion("one.confirm", sqlite_url, tmp_path), sqlite_url)
-    assert plan_deletion("one", sqlite_url, tmp_path).linked is None
+    assert plan_deletion("one", sqlite_url, tmp_path).linked == ()
     assert RunFolder(tmp_path, "one").weights(1).exists()
 
 

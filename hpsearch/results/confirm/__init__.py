@@ -7,4 +7,5 @@ stored.py      what is kept in the studies' attributes, openings of the test par
 summary.py      what came of it, as values
 words.py        the same in sentences and tables
 confirm.py      all of it in order
+refit.py        the answer trained once more, on training and validation part
 """

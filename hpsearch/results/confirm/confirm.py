@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
+from hpsearch.results.answer import SUMMARY
 from hpsearch.results.confirm.images import read_images, write_images
-from hpsearch.results.confirm.plan import REPEAT, Candidate, candidates, linked_spec, repeats, tries
+from hpsearch.results.confirm.plan import (
+    REPEAT,
+    Candidate,
+    candidates,
+    is_value,
+    known,
+    linked_spec,
+    repeats,
+    tries,
+)
 from hpsearch.results.confirm.statistics import Values
 from hpsearch.results.confirm.stored import (
     DETAILS,
     RESULTS,
-    SUMMARY,
     earlier_openings,
     inherit_data,
     opened_before,
@@ -30,7 +39,6 @@ from hpsearch.results.confirm.stored import (
 from hpsearch.results.confirm.summary import (
     Confirmation,
     Result,
-    is_value,
     ordered,
     result_of,
     shortfalls,
@@ -85,17 +93,18 @@ class _Work:
     notes: list[str] = field(default_factory=list)
 
     def linked(self) -> StudyRecord:
-        return _read(self.spec.study.name, self.options.storage)
+        return read_study(self.spec.study.name, self.options.storage)
 
     @property
     def folder(self) -> RunFolder:
         return RunFolder(self.options.run_folder.absolute(), self.spec.study.name)
 
     def weights(self, trial: TrialRecord) -> Path | None:
-        """Returns where a linked trial's weights are on this machine."""
-        own = self.folder.weights(trial.number)
-        named = Path(str(trial.attrs.get("weights") or own))
-        return next((path for path in (own, named) if path.is_file()), None)
+        return weights_here(self.options, self.spec.study.name, trial)
+
+    def compared(self, linked: StudyRecord) -> tuple[Candidate, ...]:
+        """Returns the configurations to compare: those chosen, and those of earlier confirmations."""
+        return (*self.chosen, *known(self.record, linked, self.chosen))
 
 
 def confirm(
@@ -120,7 +129,7 @@ def confirm(
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not go on; what was trained is kept.
     """
-    work = _plan(_read(study, options.storage), options, top, seeds)
+    work = _plan(read_study(study, options.storage), options, top, seeds)
     inherit_data(work.record, work.spec, options.storage)
     status, done = 0, _finished(work)
     if done < len(work.spec.sampler.points):
@@ -130,8 +139,8 @@ def confirm(
     if done < total:
         message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
         return Outcome(work.record, None, message, status)
-    with _on_first_worker(options.workers):
-        call = Calls(callbacks)
+    call = Calls(callbacks)
+    with on_first_worker(options.workers):
         _validate(work, call)
         if test:
             _test(work, call)
@@ -141,9 +150,22 @@ def confirm(
     return Outcome(work.record, confirmation, "", 0 if confirmation.optimisms() else 1, stored)
 
 
-def _read(name: str | None, url: str) -> StudyRecord:
+def read_study(name: str | None, url: str) -> StudyRecord:
+    """Reads a study.
+
+    Raises:
+        StudyNotFound: there is none of this name.
+        StorageError, StorageAway: the database.
+    """
     with reading_study(name, url) as study:
         return read_record(study)
+
+
+def weights_here(options: RunOptions, study: str, trial: TrialRecord) -> Path | None:
+    """Returns where a trial's weights are on this machine."""
+    own = RunFolder(options.run_folder.absolute(), study).weights(trial.number)
+    named = Path(str(trial.attrs.get("weights") or own))
+    return next((path for path in (own, named) if path.is_file()), None)
 
 
 def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None) -> _Work:
@@ -162,7 +184,7 @@ def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int 
 
 def _linked_before(record: StudyRecord, url: str) -> StudyRecord | None:
     try:
-        return _read(f"{record.name}{SUFFIX}", url)
+        return read_study(f"{record.name}{SUFFIX}", url)
     except StudyNotFound:
         return None
 
@@ -178,7 +200,7 @@ def _gather(work: _Work) -> Confirmation:
     linked, record = work.linked(), work.record
     tested = parse(linked.attrs.get(RESULTS), {})
     results = []
-    for candidate in work.chosen:
+    for candidate in work.compared(linked):
         trained = {repeat: found for repeat, found in tries(linked, candidate).items() if repeat < work.seeds}
         trials = {repeat: found[-1] for repeat, found in trained.items()}
         result = result_of(candidate, trials, tested)
@@ -203,8 +225,8 @@ def _gather(work: _Work) -> Confirmation:
 def _images(work: _Work, trials: Mapping[int, TrialRecord], result: Result) -> dict[str, dict[int, Values]]:
     """Returns what each image gave, by metric and repeat, as far as it is kept here."""
     found: dict[str, dict[int, Values]] = {}
-    for part, known in (("val", result.validation), ("test", result.test)):
-        for repeat, metrics in known.items():
+    for part, by_repeat in (("val", result.validation), ("test", result.test)):
+        for repeat, metrics in by_repeat.items():
             path = work.folder.images(part, trials[repeat].number)
             for name, values in read_images(path, metrics).items():
                 found.setdefault(name, {})[repeat] = values
@@ -224,7 +246,7 @@ def _validate(work: _Work, call: Calls) -> None:
     if work.spec.train.function is not None:
         return
     linked = work.linked()
-    for candidate in work.chosen:
+    for candidate in work.compared(linked):
         due = [
             trial
             for repeat, trial in repeats(linked, candidate).items()
@@ -235,7 +257,7 @@ def _validate(work: _Work, call: Calls) -> None:
             continue
         from hpsearch.results.confirm.exam import validate
 
-        place = _place(work.options, lambda text: call("on_message", f"the confirmation {text}"))
+        place = place_of(work.options, lambda text: call("on_message", f"the confirmation {text}"))
         try:
             found = validate(*_runs(work, candidate, due), place, work.record.attrs)
         except HpsearchError as error:
@@ -245,7 +267,7 @@ def _validate(work: _Work, call: Calls) -> None:
 
 
 @contextmanager
-def _on_first_worker(workers: Workers) -> Iterator[None]:
+def on_first_worker(workers: Workers) -> Iterator[None]:
     """Shows this process the GPUs of the first worker alone; CUDA heeds it until it is first used."""
     place = plan(workers, threads=1)[0]
     shown = {VISIBLE: ",".join(place.gpus), **place.env}
@@ -265,13 +287,13 @@ def _test(work: _Work, call: Calls) -> None:
     """Opens the test part for the configurations that have untested models, after that is on record."""
     linked = work.linked()
     tested: dict[str, Any] = parse(linked.attrs.get(RESULTS), {})
-    models = [(candidate, _models(work, linked, candidate)) for candidate in work.chosen]
+    models = [(candidate, _models(work, linked, candidate)) for candidate in work.compared(linked)]
     due = [pair for pair in models if any(str(trial.number) not in tested for trial in pair[1])]
     if not due:
         return
     from hpsearch.results.confirm.exam import sealed_part
 
-    place = _place(work.options, lambda text: call("on_message", f"the test {text}"))
+    place = place_of(work.options, lambda text: call("on_message", f"the test {text}"))
     data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
@@ -319,7 +341,12 @@ def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[Tria
     return here
 
 
-def _place(options: RunOptions, waits: Callable[[str], None]) -> "Place":
+def place_of(options: RunOptions, waits: Callable[[str], None] | None = None) -> "Place":
+    """Returns where the test part is opened.
+
+    Args:
+        waits: told when another process prepares the same images.
+    """
     from hpsearch.results.confirm.exam import Place
 
     return Place(

@@ -12,16 +12,16 @@ the failed one stays there, and the newer one counts.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.spec.load import differences, digest, parse_study
-from hpsearch.spec.study import SUFFIX, StudySpec
+from hpsearch.spec.study import CONFIRMS, LINKED, SUFFIX, StudySpec
 
-CONFIRMS, REPEAT = "confirms", "train.repeat"
+REPEAT = "train.repeat"
 MOST_REPEATS = 10_000
 
 
@@ -42,13 +42,7 @@ def candidates(record: StudyRecord, top: int) -> list[Candidate]:
     Raises:
         UserError: there is none, or the study itself is a confirmation.
     """
-    if record.name.endswith(SUFFIX) and record.spec is not None and record.spec.is_confirmation:
-        parent = record.name.removesuffix(SUFFIX)
-        raise UserError(
-            f'study "{record.name}" is a confirmation; confirm the search: hpsearch confirm {parent}'
-        )
-    if record.spec is None:
-        raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained anew')
+    refuse_linked(record, "confirm")
     found: dict[str, Candidate] = {}
     for trial in record.ranked:
         if trial.state == "COMPLETE" and trial.score is not None and len(found) < top:
@@ -56,6 +50,36 @@ def candidates(record: StudyRecord, top: int) -> list[Candidate]:
     if not found:
         raise UserError(f'study "{record.name}" has no COMPLETE trial yet: there is nothing to confirm')
     return list(found.values())
+
+
+def known(record: StudyRecord, linked: StudyRecord | None, chosen: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the configurations beside those chosen that earlier confirmations have trained.
+
+    They take part in the comparison, or a search that was continued could lose what was confirmed as better.
+    """
+    trained = [] if linked is None else [trial for trial in linked.trials if is_value(trial)]
+    keys = {_key({**trial.hparams, REPEAT: None}) for trial in trained}
+    keys -= {_key({**candidate.hparams, REPEAT: None}) for candidate in chosen}
+    found: dict[str, Candidate] = {}
+    for trial in record.ranked:
+        key = _key({**trial.hparams, REPEAT: None})
+        if key in keys and trial.state == "COMPLETE" and trial.score is not None:
+            found.setdefault(key, Candidate(trial.number, trial.score, dict(trial.hparams)))
+    return list(found.values())
+
+
+def refuse_linked(record: StudyRecord, verb: str) -> None:
+    """Refuses a study that is no search of hpsearch.
+
+    Raises:
+        UserError: it is a confirmation or a refit, or another program's.
+    """
+    if record.spec is None:
+        raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained anew')
+    suffix = next((one for one in LINKED if record.name.endswith(one)), None)
+    if suffix is not None and record.spec.is_confirmation:
+        kind, parent = "refit" if record.spec.is_refit else "confirmation", record.name.removesuffix(suffix)
+        raise UserError(f'study "{record.name}" is a {kind}; {verb} the search: hpsearch {verb} {parent}')
 
 
 def linked_spec(
@@ -82,19 +106,42 @@ def linked_spec(
         for repeat in range(seeds)
         for candidate in chosen
     ]
-    spec = _with_points(record.name, record.spec, wanted)
+    spec = record.spec
+    name = record.name + SUFFIX
+    return continued(
+        wanted, before, lambda points: parse_study(linked_tree(name, spec, points), source=name), record.name
+    )
+
+
+def continued(
+    wanted: Sequence[Mapping[str, Any]],
+    before: StudyRecord | None,
+    make: Callable[[Sequence[Mapping[str, Any]]], StudySpec],
+    search: str,
+) -> StudySpec:
+    """Returns a linked study with the points that are wanted and those that it has already.
+
+    Args:
+        make: returns the study of some points.
+        search: the name of the search.
+
+    Raises:
+        DigestMismatch, UserError: see `linked_spec`.
+    """
+    spec = make(wanted)
     if before is None or before.spec is None:
         return spec
     if not before.spec.is_confirmation:
+        kind = "refit" if spec.is_refit else "confirmation"
         raise UserError(
-            f'study "{before.name}" is a study of its own and has the name that the confirmation of '
-            f'"{record.name}" needs; run the search under another name, or delete that study (hpsearch delete '
+            f'study "{before.name}" is a study of its own and has the name that the {kind} of '
+            f'"{search}" needs; run the search under another name, or delete that study (hpsearch delete '
             f"{before.name})"
         )
     if digest(before.spec) != digest(spec):
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(
-            f'study "{spec.study.name}" confirms another search of the name "{record.name}"; delete it (hpsearch '
+            f'study "{spec.study.name}" belongs to another search of the name "{search}"; delete it (hpsearch '
             f"delete {spec.study.name}), or restore these fields:\n{lines}"
         )
     known = [point.model_dump() for point in before.spec.sampler.points]
@@ -108,7 +155,7 @@ def linked_spec(
         for point, key in zip(wanted, keys, strict=True)
         if not have[key] or (again and have[key] <= lost[key])
     ]
-    return _with_points(record.name, record.spec, [*known, *missing])
+    return make([*known, *missing])
 
 
 def broke_off(trial: TrialRecord) -> bool:
@@ -119,16 +166,17 @@ def broke_off(trial: TrialRecord) -> bool:
     return trial.is_finished and (trial.state == "FAIL" or trial.stop_reason in ("error", "out_of_memory"))
 
 
-def _with_points(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> StudySpec:
+def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the tables of a study that trains points of a search anew: no trial is stopped by comparison."""
     tree: dict[str, Any] = spec.model_dump()
-    tree["study"] |= {"name": name + SUFFIX, "trials": len(points)}
+    tree["study"] |= {"name": name, "trials": len(points)}
     tree["study"] |= {"timeout": None, "target_value": None, "max_epochs_total": None}
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}
     tree["pruner"] = {"name": "none"}
     tree["early_stopping"] |= {"outcome": "complete"}
     tree["checkpoint"] |= {"keep": "all"}
-    return parse_study(tree, source=name + SUFFIX)
+    return tree
 
 
 def repeats(record: StudyRecord, candidate: Candidate) -> dict[int, TrialRecord]:
@@ -143,6 +191,23 @@ def tries(record: StudyRecord, candidate: Candidate) -> dict[int, list[TrialReco
         if trial.is_finished and _key({**trial.hparams, REPEAT: None}) == wanted:
             found.setdefault(int(trial.hparams[REPEAT]), []).append(trial)
     return found
+
+
+def middle_repeat(record: StudyRecord, candidate: Candidate) -> TrialRecord | None:
+    """Returns the repeat of a configuration with the median score, of two the worse; None without any."""
+    whole = {trial.number for trial in repeats(record, candidate).values() if is_value(trial)}
+    ranked = [trial for trial in record.ranked if trial.number in whole]
+    return ranked[len(ranked) // 2] if ranked else None
+
+
+def is_value(trial: TrialRecord) -> bool:
+    """Says whether a repeat confirms anything: it was trained to its end, and reached a score."""
+    return trial.is_full and trial.score is not None
+
+
+def same_point(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Says whether two trials have the same hyperparameters."""
+    return _key(one) == _key(other)
 
 
 def _key(hparams: Mapping[str, Any]) -> str:

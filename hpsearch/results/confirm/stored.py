@@ -21,7 +21,7 @@ from hpsearch.search.opening import create_or_find, is_confirmation
 from hpsearch.search.storage import translated
 from hpsearch.spec.study import StudySpec
 
-OPENINGS, SUMMARY = "test_openings", "confirm_summary"
+OPENINGS = "test_openings"
 RESULTS, DETAILS = "test_results", "test_details:"
 PICTURE = "hpsearch:test_picture:"
 """Prefix of the linked study's system attributes that hold pictures of test samples, by the sample. One for all

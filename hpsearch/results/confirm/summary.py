@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpsearch.results.confirm.images import possible
-from hpsearch.results.confirm.plan import Candidate, broke_off
+from hpsearch.results.confirm.plan import Candidate, broke_off, is_value
 from hpsearch.results.confirm.statistics import (
     ANY,
     Comparison,
@@ -218,11 +218,6 @@ def result_of(
         if str(trial.number) in tested
     }
     return Result(candidate, validation, test, len(trials) - len(full))
-
-
-def is_value(trial: TrialRecord) -> bool:
-    """Says whether a repeat confirms anything: it was trained to its end, and reached a score."""
-    return trial.is_full and trial.score is not None
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """`hpsearch report`: a study as one HTML page, as Markdown, as PNG files."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hpsearch.errors import UserError
@@ -16,15 +17,18 @@ from hpsearch.spec.study import SUFFIX
 __all__ = ["build_report", "write_report", "write_text"]
 
 
-def build_report(name: str | None, url: str) -> Document:
+def build_report(name: str | None, url: str, by_search: bool = False) -> Document:
     """Reads a study and, if there is one, its confirmation, and returns the report.
+
+    Args:
+        by_search: call the search's own first the best, whatever the confirmation says.
 
     Raises:
         StudyNotFound: no study of this name.
         StorageError, StorageAway: the database.
     """
     with reading_study(name, url) as study:
-        record = read_record(study, redact(url))
+        record = replace(read_record(study, redact(url)), by_search=by_search)
         importances = importance(study, record)
     return report(record, importances, read_pictures(record.name + SUFFIX, url))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
-from hpsearch.results.confirm.stored import SUMMARY
+from hpsearch.results.answer import SUMMARY
 from hpsearch.results.progress import hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
@@ -42,7 +42,7 @@ def failures(record: StudyRecord) -> list[str]:
 
 def at_the_edge(record: StudyRecord) -> list[str]:
     """The best value of a hyperparameter lies at the end of what was searched, and most good ones near it."""
-    best, good = record.best, _good(record)
+    best, good = record.chosen, _good(record)
     if best is None or record.spec is None or len(record.ranked) < ENOUGH:
         return []
     found = []
@@ -222,7 +222,10 @@ def _wobble(trial: TrialRecord) -> float:
 
 
 def not_confirmed(record: StudyRecord) -> list[str]:
-    """Nothing was confirmed yet."""
+    """Nothing was confirmed yet, or the search has found something better since."""
+    answer = record.answer
+    if answer.news:
+        return [f"T{answer.news[1:]}."]
     if record.best is None or SUMMARY in record.attrs:
         return []
     return [

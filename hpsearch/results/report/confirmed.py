@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.confirm.stored import OPENINGS, SUMMARY
+from hpsearch.results.answer import SUMMARY
+from hpsearch.results.confirm.stored import OPENINGS
 from hpsearch.results.progress import number
 from hpsearch.results.record import StudyRecord
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text

@@ -47,21 +47,39 @@ def report(
         Section("Environment", _environment(record)),
     ]
     return Document(
-        title=f"Hyperparameter search: {record.name}",
+        title=", ".join(filter(None, (f"Hyperparameter search: {record.name}", _worth(record)))),
         summary=_summary(record),
         sections=tuple(section for section in sections if section.blocks),
     )
 
 
+def _worth(record: StudyRecord) -> str:
+    """Returns what the answer is worth, for the title: a confirmed trial, or "not confirmed"."""
+    confirmed = record.answer.confirmed
+    if confirmed is None:
+        return record.answer.status if record.best is not None else ""
+    return f"trial {confirmed.trial} confirmed"
+
+
 def _summary(record: StudyRecord) -> str:
-    best, count = record.best, len(record.finished)
+    best, count, answer = record.chosen, len(record.finished), record.answer
     if best is None:
         return f"{count} trials are finished and none is COMPLETE yet."
     hparams = ", ".join(f"`{name} = {hparam(value)}`" for name, value in best.hparams.items())
-    return (
-        f"The best of {count} finished trials is trial {best.number}: {record.metric} {number(best.score)} "
-        f"at epoch {best.best_epoch} of {best.epochs_run}, with {hparams}."
-    )
+    found = f"{record.metric} {number(best.score)} at epoch {best.best_epoch} of {best.epochs_run}"
+    if answer.confirmed is not None:
+        lead = f"The best of {count} finished trials is trial {best.number}, {answer.text}, with {hparams}."
+        return " ".join(
+            [lead, f"The search itself had promised {found}.", *map(_sentence, answer.sentences())]
+        )
+    worth = f" ({answer.status})" if answer.status else ""
+    name = record.trial_name(best)
+    lead = f"The best of {count} finished trials is {name}: {found}{worth}, with {hparams}."
+    return " ".join([lead, *map(_sentence, answer.sentences())])
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _next(record: StudyRecord) -> tuple[Block, ...]:
@@ -92,12 +110,18 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
 
 
 def _best(record: StudyRecord) -> tuple[Block, ...]:
-    best = record.best
+    best, answer = record.chosen, record.answer
     if best is None:
         return ()
     rows = [(name, hparam(value)) for name, value in best.hparams.items()]
     at_best = best.attrs.get("metrics_at_best") or {record.metric: best.score}
-    facts = [(name, number(value)) for name, value in at_best.items()]
+    promised = " in the search" if answer.confirmed is not None else ""
+    facts = [("trial", ", ".join(filter(None, (str(best.number), answer.text))))]
+    if answer.is_other:
+        facts.append(("the search alone would have picked", f"trial {answer.searched}"))
+    if answer.refit is not None:
+        facts.append(("refit", answer.refit.text))
+    facts += [(f"{name}{promised}", number(value)) for name, value in at_best.items()]
     facts += [
         ("best epoch", f"{best.best_epoch} of {best.epochs_run}"),
         ("fit", best.fit),
@@ -132,7 +156,20 @@ def _ranking(record: StudyRecord) -> tuple[Block, ...]:
     rows = [_ranked(rank, trial, names) for rank, trial in enumerate(record.ranked[:RANKED], start=1)]
     left = len(record.ranked) - len(rows)
     note = f"{left} more trials: `hpsearch export {record.name}`." if left > 0 else ""
-    return (Table(head, tuple(rows), note),)
+    table = Table(head, tuple(rows), note)
+    return (
+        (Text(f"By the search's own values: {_sentence(said)}"), table)
+        if (said := _other(record))
+        else (table,)
+    )
+
+
+def _other(record: StudyRecord) -> str:
+    """Returns what to know of a ranking that the confirmation has turned round."""
+    answer = record.answer
+    if answer.confirmed is None or not answer.is_other:
+        return ""
+    return f"the confirmation puts trial {answer.trial} first, not trial {answer.searched}"
 
 
 def _ranked(rank: int, trial: TrialRecord, names: Sequence[str]) -> tuple[str, ...]:

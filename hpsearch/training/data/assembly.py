@@ -86,6 +86,8 @@ def assemble(
     whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
     assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
     _keep_split(storage, assembly)
+    if spec.split.join_val:  # behind the digests: these are the data of the search
+        assembly = replace(assembly, rows=splits.joined(rows))
     _divide(assembly, spec, storage, progress)
     return assembly
 

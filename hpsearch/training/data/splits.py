@@ -27,6 +27,13 @@ class Rows:
     shares: Array
 
 
+def joined(rows: Rows) -> Rows:
+    """Returns the split whose training part has the validation part's samples too, behind its own."""
+    extra = np.ones(len(rows.val), rows.shares.dtype)
+    train, shares = np.concatenate([rows.train, rows.val]), np.concatenate([rows.shares, extra])
+    return Rows(train, rows.val[:0], rows.test, shares)
+
+
 def count_below(shares: Array, share: float) -> int:
     """Returns how many rows belong to a subset of this share."""
     return int(np.searchsorted(shares, share)) if share < 1 else len(shares)

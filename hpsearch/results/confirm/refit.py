@@ -1,0 +1,284 @@
+"""`hpsearch refit`: a study's answer trained once more, on training and validation part, judged once on the test part.
+
+Nothing is left to choose by, so how long to train must be known before: for the median best epoch of the
+confirmation's repeats. The learning rate's schedule still spans all epochs of the configuration and is broken off
+there, so that every epoch is trained at the rate that it was confirmed with. Mean and deviation of the images,
+class weights and the order of the data are those of the larger part, `data.subset` is 1.
+
+The linked study `NAME.refit` is trained by the same driver and workers, from checkpoints if it was interrupted.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.answer import REFIT, Refit
+from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_study, weights_here
+from hpsearch.results.confirm.plan import (
+    REPEAT,
+    Candidate,
+    broke_off,
+    continued,
+    is_value,
+    linked_tree,
+    refuse_linked,
+    repeats,
+    same_point,
+)
+from hpsearch.results.confirm.stored import (
+    RESULTS,
+    earlier_openings,
+    inherit_data,
+    opened_before,
+    parse,
+    record_opening,
+    set_attrs,
+)
+from hpsearch.results.progress import counted
+from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.search.data_record import DATA
+from hpsearch.service.callbacks import Callback
+from hpsearch.service.executor import Executor
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.run import run
+from hpsearch.spec.load import parse_study
+from hpsearch.spec.study import CONFIRMS, REFIT_SUFFIX, SUFFIX, TRAIN_LOSS, StudySpec
+from hpsearch.spec.trial import TrialRun
+
+LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"
+MOST_EPOCHS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is trained, and how long.
+
+    Attributes:
+        trial: of the search.
+        epochs, planned: to train, and those that the schedule spans.
+        why: where `epochs` comes from.
+    """
+
+    trial: TrialRecord
+    epochs: int
+    planned: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """What `refit` leaves behind; without `refit`, `lines` say what is left to do."""
+
+    study: str
+    refit: Refit | None
+    lines: tuple[str, ...]
+    exit_status: int = 0
+
+
+def refit(
+    study: str | None,
+    options: RunOptions,
+    *,
+    search: bool = False,
+    test: bool = True,
+    callbacks: Sequence[Callback] = (),
+    executor: Executor | None = None,
+) -> Refitted:
+    """Trains a study's answer on training and validation part; goes on where an earlier call stopped.
+
+    Args:
+        search: take what the search alone would pick, whatever a confirmation says.
+        test: whether the test part may be opened.
+
+    Raises:
+        UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
+        HpsearchError: the run could not go on; what was trained is kept.
+    """
+    record = read_study(study, options.storage)
+    course = plan_course(record, options.storage, search)
+    point = _point(course)
+    spec = refit_spec(record, point, _linked(record, REFIT_SUFFIX, options.storage))
+    inherit_data(record, spec, options.storage)
+    status, trial = 0, _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
+    if trial is None or broke_off(trial):
+        status = run(spec, options, callbacks, executor).exit_status
+        trial = _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
+    if trial is None:
+        return Refitted(record.name, None, ("the refit is not finished; refit again to go on",), status)
+    if not is_value(trial):
+        why = trial.attrs.get("stop_detail") or trial.stop_reason
+        return Refitted(
+            record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
+        )
+    notes: list[str] = []
+    tested = _test(record, spec, trial, options, notes) if test else {}
+    return _told(record, course, trial, tested, options, notes)
+
+
+def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
+    """Returns what a refit would train.
+
+    Raises:
+        UserError: the study cannot be refitted, or is not confirmed.
+    """
+    refuse_linked(record, "refit")
+    assert record.spec is not None
+    if record.spec.train.function is not None:
+        raise UserError(
+            f'train.function: "{record.spec.train.function}" trains by a loop of your own, whose parts hpsearch '
+            "cannot join; train it on both parts in your own script, with the values of `hpsearch best "
+            f"{record.name}`"
+        )
+    if record.best is None:
+        raise UserError(f'study "{record.name}" has no COMPLETE trial yet: there is nothing to refit')
+    if record.answer.confirmed is None and not search:
+        raise UserError(
+            f'study "{record.name}" is not confirmed; run `hpsearch confirm {record.name}` first, or give '
+            f"--search to refit the search's first, trial {record.best.number}"
+        )
+    course = _searched(record, record.best) if search else _confirmed(record, url)
+    if record.spec.with_hparams(course.trial.hparams).train.schedule == "plateau":
+        raise UserError(
+            'train.schedule: "plateau" lowers the learning rate by the validation loss, which a refit does not '
+            f"have; use the confirmed model (hpsearch best {record.name} --save DIR), or search with another schedule"
+        )
+    return course
+
+
+def _searched(record: StudyRecord, best: TrialRecord) -> Course:
+    planned = record.planned_epochs(best)
+    return Course(best, best.best_epoch or planned, planned, "its best epoch in the search")
+
+
+def _confirmed(record: StudyRecord, url: str) -> Course:
+    confirmed, trial = record.answer.confirmed, record.chosen
+    assert confirmed is not None
+    assert trial is not None
+    linked = _linked(record, SUFFIX, url)
+    found = {} if linked is None else repeats(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
+    epochs = [one.best_epoch for one in found.values() if is_value(one) and one.best_epoch is not None]
+    if not epochs:
+        raise UserError(
+            f'study "{record.name}{SUFFIX}" has no repeat of trial {trial.number}, whose best epochs say how long '
+            f"to train; run `hpsearch confirm {record.name}` again"
+        )
+    why = f"the median best epoch of its {counted(len(epochs), 'repeat')}"
+    return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why)
+
+
+def _point(course: Course) -> dict[str, Any]:
+    hparams = {name: value for name, value in course.trial.hparams.items() if name != SUBSET}
+    return {
+        "hparams": {**hparams, REPEAT: 0, LAST_EPOCH: course.epochs},
+        "attrs": {CONFIRMS: course.trial.number},
+    }
+
+
+def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecord | None) -> StudySpec:
+    """Returns the study that trains a configuration on all but the test part.
+
+    Args:
+        before: the linked study so far, whose trials stay.
+
+    Raises:
+        DigestMismatch, UserError: see `continued`.
+    """
+    spec = record.spec
+    assert spec is not None
+
+    def make(points: Sequence[Mapping[str, Any]]) -> StudySpec:
+        tree = linked_tree(record.name + REFIT_SUFFIX, spec, points)
+        tree["study"] |= {"metric": TRAIN_LOSS, "direction": "minimize"}
+        tree["early_stopping"] = {"criterion": "none"}
+        tree["data"] |= {"subset": 1.0}
+        tree["data"]["split"] |= {"join_val": True}
+        tree["search"].pop(SUBSET, None)
+        tree["search"] |= {LAST_EPOCH: {"low": 1, "high": MOST_EPOCHS}}
+        return parse_study(tree, source=record.name + REFIT_SUFFIX)
+
+    return continued([point], before, make, record.name)
+
+
+def _linked(record: StudyRecord, suffix: str, url: str) -> StudyRecord | None:
+    try:
+        return read_study(record.name + suffix, url)
+    except StudyNotFound:
+        return None
+
+
+def _newest(linked: StudyRecord | None, point: Mapping[str, Any]) -> TrialRecord | None:
+    """Returns the last finished try at a point."""
+    trials = linked.trials if linked is not None else ()
+    same = [one for one in trials if one.is_finished and same_point(one.hparams, point["hparams"])]
+    return same[-1] if same else None
+
+
+def _test(
+    record: StudyRecord, spec: StudySpec, trial: TrialRecord, options: RunOptions, notes: list[str]
+) -> dict[str, float]:
+    """Opens the test part for the model, after that is on record; what was tested before is not tested again."""
+    linked = read_study(spec.study.name, options.storage)
+    tested: dict[str, dict[str, float]] = parse(linked.attrs.get(RESULTS), {})
+    if str(trial.number) in tested:
+        return tested[str(trial.number)]
+    path = weights_here(options, linked.name, trial)
+    if path is None:
+        host = trial.attrs.get("host", "another machine")
+        notes.append(f"its weights are not on this machine (trained on {host}), so that it was not tested")
+        return {}
+    from hpsearch.results.confirm.exam import examine, sealed_part
+
+    with on_first_worker(options.workers):
+        place = place_of(options)
+        digest, reason = sealed_part(spec, place, record.attrs)
+        if reason:
+            notes.append(f"the test part was not opened: {reason}")
+            return {}
+        before = earlier_openings(record.name, options.storage)
+        notes.extend(opened_before(before))
+        confirms = trial.attrs.get(CONFIRMS)
+        facts = {"configurations": f"refit of trial {confirms}", "models": 1, "data": digest}
+        record_opening(record, options.storage, before, facts)
+        resolved = spec.with_hparams(trial.hparams)
+        runs = {trial.number: TrialRun(linked.name, trial.number, 1, trial.hparams, resolved, "")}
+        found = examine(runs, {trial.number: path}, place).metrics[trial.number]
+    set_attrs(options.storage, linked.name, {RESULTS: json.dumps(tested | {str(trial.number): found})})
+    return found
+
+
+def _told(
+    record: StudyRecord,
+    course: Course,
+    trial: TrialRecord,
+    tested: Mapping[str, float],
+    options: RunOptions,
+    notes: Sequence[str],
+) -> Refitted:
+    """Stores what came of it with the search, and says it."""
+    linked = read_study(record.name + REFIT_SUFFIX, options.storage)
+    data = linked.attrs.get(DATA) or {"train": 0, "val": 0}  # the search's own record, of both parts
+    found = Refit(
+        course.trial.number, trial.number, course.epochs, course.planned, data["train"] + data["val"], tested
+    )
+    set_attrs(options.storage, record.name, {REFIT: json.dumps(asdict(found))})
+    answer = read_study(record.name, options.storage).answer
+    handed = "`best --save`, `predict` and `load_best_model` hand it out from now on"
+    if answer.refit is None:
+        handed = f"`best`, `predict` and `load_best_model` keep to trial {answer.trial}, which is confirmed"
+    whole = record.spec is not None and record.spec.with_hparams(course.trial.hparams).data.subset
+    return Refitted(
+        record.name,
+        found,
+        (
+            f"{record.name}: trial {found.trial}, {found.text}",
+            f"epochs: {course.why}; the learning rate follows the schedule of all {course.planned}",
+            *([f"data.subset: 1 instead of {whole:g}: all images of both parts"] if whole != 1 else []),
+            *notes,
+            f"weights: {trial.attrs.get('weights') or 'not kept'}",
+            handed,
+        ),
+    )
