@@ -132,12 +132,14 @@ def answer(
         searched: the best COMPLETE trial by the search's own values.
         by_search: leave the confirmation aside.
     """
-    status, confirmed = study_status(attrs), read_confirmed(attrs)
+    status = study_status(attrs)
+    if not status:
+        return Answer(searched, searched)
+    confirmed = read_confirmed(attrs)
     if by_search:
         return Answer(searched, searched, status=BY_SEARCH if status == CONFIRMED else status)
-    if not status or confirmed is None or searched is None or hparams_of(confirmed.trial) is None:
-        status = status and NOT_CONFIRMED
-        return Answer(searched, searched, refit=_refit(attrs, searched, hparams_of), status=status)
+    if confirmed is None or searched is None or hparams_of(confirmed.trial) is None:
+        return Answer(searched, searched, refit=_refit(attrs, searched, hparams_of), status=NOT_CONFIRMED)
     refit, news = _refit(attrs, confirmed.trial, hparams_of), _news(study, confirmed, searched, hparams_of)
     return Answer(confirmed.trial, searched, confirmed, refit, news, CONFIRMED)
 

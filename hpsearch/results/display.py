@@ -17,7 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpsearch.errors import HpsearchError
 from hpsearch.results.progress import (
     ASCII_BLOCKS,
     BLOCKS,
@@ -45,8 +44,6 @@ from hpsearch.spec.trial import EpochResult
 
 if TYPE_CHECKING:
     from hpsearch.results.reading import BestTrial
-
-logger = logging.getLogger(__name__)
 
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
@@ -304,18 +301,12 @@ def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | Non
 
 
 def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
-    """Returns a study's answer; None without one, and when the database does not give it."""
     if not storage or summary.best is None:
         return None
     # Only now: importing Optuna would delay the start of the workers.
-    from hpsearch.results.reading import best_trial, reading_study
+    from hpsearch.results.looks import read_answer
 
-    try:
-        with reading_study(summary.study, storage) as study:
-            return best_trial(study)
-    except HpsearchError as error:
-        logger.warning("whether the study is confirmed could not be read: %s", error)
-        return None
+    return read_answer(summary.study, storage)
 
 
 def picture(progress: Progress, console: Console) -> RenderableType:

@@ -1,14 +1,18 @@
 """Studies, workers and the best trial as lines for a terminal."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from hpsearch.errors import HpsearchError
 from hpsearch.results.delete import Deletion
 from hpsearch.results.listing import StudyRow
 from hpsearch.results.progress import counted, counts_text, duration, hparam, number
-from hpsearch.results.reading import BestTrial
+from hpsearch.results.reading import BestTrial, best_trial, reading_study
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
 from hpsearch.spec.study import REFIT_SUFFIX
+
+logger = logging.getLogger(__name__)
 
 
 def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -102,6 +106,16 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
         ),
         *closing_words(best),
     ]
+
+
+def read_answer(study: str, url: str) -> BestTrial | None:
+    """Returns a study's answer at the end of a run; None without one, and when the database does not give it."""
+    try:
+        with reading_study(study, url) as opened:
+            return best_trial(opened)
+    except HpsearchError as error:
+        logger.warning("whether the study is confirmed could not be read: %s", error)
+        return None
 
 
 def run_lines(metric: str, best: BestTrial) -> list[str]:

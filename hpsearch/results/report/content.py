@@ -157,11 +157,7 @@ def _ranking(record: StudyRecord) -> tuple[Block, ...]:
     left = len(record.ranked) - len(rows)
     note = f"{left} more trials: `hpsearch export {record.name}`." if left > 0 else ""
     table = Table(head, tuple(rows), note)
-    return (
-        (Text(f"By the search's own values: {_sentence(said)}"), table)
-        if (said := _other(record))
-        else (table,)
-    )
+    return (Text(f"By the search's own values: {said}."), table) if (said := _other(record)) else (table,)
 
 
 def _other(record: StudyRecord) -> str:

@@ -1,0 +1,309 @@
+"""One answer after a confirmation: every command gives out the same trial, and names the search's own."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import hpsearch
+from hpsearch.__main__ import run as run_command
+from hpsearch.errors import UserError
+from hpsearch.results.answer import Answer, answer
+from hpsearch.results.compare import comparison_lines, read_studies
+from hpsearch.results.confirm.confirm import confirm
+from hpsearch.results.confirm.plan import Candidate, known, middle_repeat
+from hpsearch.results.confirm.refit import refit
+from hpsearch.results.delete import plan_deletion
+from hpsearch.results.display import PlainDisplay
+from hpsearch.results.notes import study_note
+from hpsearch.results.publication import Request, compute
+from hpsearch.results.report import build_report
+from hpsearch.results.report.document import markdown
+from hpsearch.results.tables import StudyResult
+from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.service.launch import RunOptions
+from hpsearch.spec import parse_study
+from hpsearch.spec.load import stored_form
+from hpsearch.training.weights import read_weights
+from tests.results.digits import options_in, searched, small_spec
+from tests.results.searches import record_of, search, writable
+from tests.results.test_confirm import played
+
+OURS = stored_form(small_spec())
+HPARAMS = {1: {"a": 1.0}, 2: {"a": 2.0}, 3: {"a": 3.0}, 4: {"a": 2.0}}
+
+
+def summary(first: int | None, means: Mapping[int, float]) -> str:
+    """What `confirm` stores, as it did before there was one answer."""
+    rows = [
+        {"trial": trial, "metric": "val_loss", "n": 5, "mean": mean, "std": 0.1, "interval_95": [0.1, 0.9]}
+        for trial, mean in means.items()
+    ]
+    other = [{"trial": 1, "metric": "test_loss", "n": 5, "mean": 9.0, "std": 0.1, "interval_95": None}]
+    return json.dumps(
+        {"study": "s", "metric": "val_loss", "first": first, "search_first": 1, "statistics": [*other, *rows]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "searched_first", "trial", "status", "news"),
+    [
+        (None, 1, 1, "not confirmed", ""),
+        (None, None, None, "not confirmed", ""),
+        (summary(2, {1: 0.6, 2: 0.5}), 1, 2, "confirmed", ""),
+        (summary(1, {1: 0.4, 2: 0.5}), 1, 1, "confirmed", ""),
+        (summary(2, {1: 0.6, 2: 0.5}), 3, 2, "confirmed", "trial 3"),  # found since
+        (summary(2, {1: 0.6, 2: 0.5}), 4, 2, "confirmed", ""),  # found again, with the same hyperparameters
+        (summary(1, {}), 1, 1, "not confirmed", ""),  # no repeat gave a value
+        (summary(9, {9: 0.5}), 1, 1, "not confirmed", ""),  # of a trial that is not there
+    ],
+)
+def test_the_last_confirmation_decides(
+    stored: str | None, searched_first: int | None, trial: int | None, status: str, news: str
+) -> None:
+    attrs = {"specification": OURS} | ({"confirm_summary": stored} if stored else {})
+    found = answer("s", attrs, searched_first, HPARAMS.get)
+    assert (found.trial, found.searched, found.status) == (trial, searched_first, status)
+    assert news in found.news
+    assert bool(found.news) is bool(news)
+    alone = answer("s", attrs, searched_first, HPARAMS.get, by_search=True)
+    assert (alone.trial, alone.confirmed) == (searched_first, None)
+
+
+def test_other_programs_studies_have_no_such_word() -> None:
+    assert answer("s", {"confirm_summary": "theirs"}, 1, HPARAMS.get) == Answer(1, 1)
+
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOptions]:
+    """A search whose first, trial 3, is not the first of its confirmation, which is trial 0."""
+    folder = tmp_path_factory.mktemp("turned")
+    spec = small_spec(
+        "lucky",
+        study={"trials": 4, "seed": 2},
+        data={"split": {"train": 0.85, "val": 0.05, "test": 0.1}},
+        train={"epochs": 3},
+        search={"learning_rate": [0.1, 0.15, 0.2, 0.3]},
+        confirm={"top": 3, "seeds": 2},
+    )
+    options = searched(folder, spec)
+    outcome = confirm("lucky", options, test=False, executor=InProcessExecutor()).confirmation
+    assert outcome is not None
+    assert outcome.first != outcome.search_first
+    return folder, options
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    assert run_command(list(command)) == 0
+    out, err = capsys.readouterr()
+    return out + err
+
+
+def test_every_command_names_the_confirmed_trial(
+    turned: tuple[Path, RunOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, options = turned
+    record = record_of(folder, "lucky")
+    first, lucky = record.answer.trial, record.answer.searched
+    assert record.best is not None
+    assert (record.best.number, first) == (lucky, json.loads(record.attrs["confirm_summary"])["first"])
+    linked = record_of(folder, "lucky.confirm")
+    assert record.chosen is not None
+    middle = middle_repeat(linked, Candidate(record.chosen.number, 0.0, record.chosen.hparams))
+    assert middle is not None
+    state, _ = read_weights(Path(middle.attrs["weights"]))
+    where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
+    mean = f"confirmed: val_loss {record.answer.confirmed.mean:.4g}, mean of 2 repeats"  # type: ignore[union-attr]
+    other = f"the search alone would have picked trial {lucky}"
+
+    shown = said_by(capsys, "best", "lucky", *where)
+    assert shown.startswith(f"lucky: trial {first}, {mean}")
+    assert other in shown
+    assert f"weights: {middle.attrs['weights']}" in shown
+    shown = said_by(capsys, "best", "lucky", "--search", *where)
+    assert shown.startswith(f"lucky: trial {lucky}, val_loss {record.best.score:.4g}")
+    assert json.loads(said_by(capsys, "best", "lucky", "--json", *where))["number"] == first
+
+    said_by(capsys, "best", "lucky", "--save", str(tmp_path / "out"), *where)
+    described = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
+    assert (described["trial"], described["answer"]["searched"]) == (first, lucky)
+    for model in (
+        hpsearch.load_best_model("lucky", options.storage),
+        hpsearch.load_best_model(tmp_path / "out"),
+    ):
+        assert (model.metadata["study"], model.metadata["trial"]) == ("lucky", str(first))
+        assert f"trial {first}, {mean}" in model.metadata["answer"]
+        kept = model.model.state_dict()
+        assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
+    alone = hpsearch.load_best_model("lucky", options.storage, search=True)
+    assert alone.metadata["trial"] == str(lucky)
+
+    Image.fromarray((load_digits().images[0] * 15).astype("uint8")).save(tmp_path / "zero.png")
+    picture = str(tmp_path / "zero.png")
+    assert f"lucky: trial {first}, {mean}" in said_by(capsys, "predict", "lucky", picture, *where)
+    assert f"lucky: trial {lucky}, " in said_by(capsys, "predict", "lucky", picture, "--search", *where)
+
+    text = markdown(build_report("lucky", options.storage))
+    assert text.startswith(f"# Hyperparameter search: lucky, trial {first} confirmed\n")
+    assert f"is trial {first}, {mean}" in text
+    assert f"| the search alone would have picked | trial {lucky} |" in text
+    assert f"the confirmation puts trial {first} first, not trial {lucky}" in text
+    assert f"is trial {lucky}: val_loss" in markdown(build_report("lucky", options.storage, by_search=True))
+    note = study_note(record)
+    assert f"## The best: trial {first}, {mean}" in note
+    assert other in note
+
+    assert f"{record.answer.confirmed.mean:.4g} confirmed" in said_by(capsys, "list", *where)  # type: ignore[union-attr]
+    assert f"{record.answer.confirmed.mean:.4g}, confirmed" in said_by(capsys, "status", "lucky", *where)  # type: ignore[union-attr]
+    result = StudyResult("lucky", options.storage)
+    assert result.best is not None
+    assert result.search_best is not None
+    assert (result.best.number, result.search_best.number) == (first, lucky)
+    frame = result.dataframe().set_index("trial")
+    assert frame["confirmed"][first] == record.answer.confirmed.mean  # type: ignore[union-attr]
+    whole = json.loads(said_by(capsys, "export", "lucky", "--study", *where))
+    assert (whole["answer"]["trial"], whole["answer"]["searched"]) == (first, lucky)
+    changes = compute(Request(options.storage, "lucky", str(options.run_folder), output="")).changes
+    (artifact,) = [one for one in changes if one.what == "best weights"]
+    assert artifact.attrs["hpsearch:best_artifact"]["trial"] == middle.number
+
+
+def test_a_run_that_goes_on_ends_with_the_confirmed_trial(
+    turned: tuple[Path, RunOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, options = turned
+    record = record_of(folder, "lucky")
+    assert record.spec is not None
+    output = io.StringIO()
+    hpsearch.run(record.spec, [PlainDisplay(output, storage=options.storage)], options)
+    assert f"best: trial {record.answer.trial}, confirmed: val_loss" in output.getvalue()
+    assert f"the search alone would have picked trial {record.answer.searched}" in output.getvalue()
+
+
+def test_the_refit_is_trained_on_both_parts_and_handed_out(
+    turned: tuple[Path, RunOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, options = turned
+    record = record_of(folder, "lucky")
+    found = refit("lucky", options, executor=InProcessExecutor())
+    assert found.refit is not None
+    data = record.attrs["data"]
+    assert found.refit.trial == record.answer.trial
+    assert found.refit.images == data["train"] + data["val"]
+    assert "test_loss" in found.refit.test
+    (opening,) = json.loads(record_of(folder, "lucky").attrs["test_openings"])
+    assert (opening["configurations"], opening["models"]) == (f"refit of trial {record.answer.trial}", 1)
+    linked = record_of(folder, "lucky.refit")
+    (trial,) = linked.trials
+    assert trial.attrs["samples_per_second"] > 0
+    assert (trial.state, trial.epochs_run, trial.best_epoch) == (
+        "COMPLETE",
+        found.refit.epochs,
+        found.refit.epochs,
+    )
+    state, facts = read_weights(Path(trial.attrs["weights"]))
+    assert facts["epoch"] == str(found.refit.epochs)
+    images = load_digits().images / 16
+    assert float(json.loads(facts["mean"])[0]) == pytest.approx(images.mean(), abs=0.004)
+    model = hpsearch.load_best_model("lucky", options.storage)
+    assert all(torch.equal(model.model.state_dict()[name], tensor) for name, tensor in state.items())
+    assert f"weights of the refit of trial {record.answer.trial}" in model.metadata["answer"]
+    again = refit("lucky", options, executor=InProcessExecutor())
+    assert again == found
+    assert len(json.loads(record_of(folder, "lucky").attrs["test_openings"])) == 1
+    where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
+    assert "  lucky.refit" in said_by(capsys, "list", *where)
+    linked_names = [one.name for one in plan_deletion("lucky", options.storage, options.run_folder).linked]
+    assert sorted(linked_names) == ["lucky.confirm", "lucky.refit"]
+    assert hpsearch.load_best_model(None, options.storage).metadata["study"] == "lucky"
+
+
+@pytest.mark.parametrize(
+    ("tables", "wanted", "words"),
+    [
+        ({}, {}, "is not confirmed; run `hpsearch confirm small` first, or give --search"),
+        (
+            {"train": {"schedule": "plateau"}},
+            {"search": True},
+            "lowers the learning rate by the validation loss",
+        ),
+        ({"train": {"function": "tests.results.own_loop:train"}}, {"search": True}, "a loop of your own"),
+    ],
+)
+def test_what_cannot_be_refitted(
+    tmp_path: Path, tables: dict[str, Any], wanted: dict[str, bool], words: str
+) -> None:
+    options = searched(tmp_path, small_spec(study={"trials": 1}, **tables))
+    with pytest.raises(UserError, match=words):
+        refit("small", options, executor=InProcessExecutor(), **wanted)
+    with pytest.raises(UserError, match='no study "other"'):
+        refit("other", options)
+
+
+def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> None:
+    options = searched(tmp_path, small_spec(study={"trials": 2}))
+    best = record_of(tmp_path, "small").best
+    found = refit("small", options, search=True, test=False, executor=InProcessExecutor()).refit
+    assert best is not None
+    assert found is not None
+    assert (found.trial, found.epochs, found.test) == (best.number, best.best_epoch, {})
+    assert record_of(tmp_path, "small").answer.refit == found
+    assert "test_openings" not in record_of(tmp_path, "small").attrs
+    with pytest.raises(UserError, match="is a refit; confirm the search: hpsearch confirm small"):
+        confirm("small.refit", options)
+
+
+def test_a_study_file_cannot_give_its_validation_part_away() -> None:
+    split = {"train": 0.8, "val": 0.1, "test": 0.1, "join_val": True}
+    with pytest.raises(UserError, match=r"data\.split\.join_val: is true, which leaves no validation part"):
+        parse_study({"data": {"dataset": "digits", "split": split}, "search": {"epochs": [2]}})
+
+
+def test_what_was_confirmed_before_stays_in_the_comparison(tmp_path: Path) -> None:
+    search(tmp_path)
+    first = played(tmp_path, top=3, seeds=2).confirmation
+    again = played(tmp_path, top=1, seeds=2).confirmation
+    assert first is not None
+    assert again is not None
+    assert [one.candidate.trial for one in again.results] == [one.candidate.trial for one in first.results]
+    assert len(record_of(tmp_path, "s.confirm").trials) == 6
+    assert known(record_of(tmp_path), None, []) == []
+
+
+def test_repeats_are_shown_under_the_numbers_of_the_search(tmp_path: Path) -> None:
+    search(tmp_path)
+    output = io.StringIO()
+    outcome = played(tmp_path, top=2, seeds=2, callbacks=[PlainDisplay(output)]).confirmation
+    assert outcome is not None
+    ended = [line for line in output.getvalue().splitlines() if " COMPLETE after " in line]
+    numbers = [one.candidate.trial for one in outcome.results]
+    wanted = {f"trial {number}, repeat {repeat} COMPLETE" for number in numbers for repeat in (0, 1)}
+    assert {line.partition("] ")[2].partition(" after")[0] for line in ended} == wanted
+    assert "best" not in output.getvalue()
+
+
+def test_a_deleted_confirmation_leaves_its_word_and_the_searchs_weights(tmp_path: Path) -> None:
+    search(tmp_path)
+    played(tmp_path, top=1, seeds=2)
+    storage = writable(tmp_path)._storage
+    storage.delete_study(storage.get_study_id_from_name("s.confirm"))
+    result = StudyResult("s", options_in(tmp_path).storage).best
+    assert result is not None
+    assert result.answer.status == "confirmed"
+    assert result.weights_of is not None
+    assert (result.weights_of.study, result.weights_of.trial) == ("s", result.number)
+
+
+def test_studies_side_by_side_say_what_they_are_worth(tmp_path: Path) -> None:
+    search(tmp_path)
+    played(tmp_path, top=1, seeds=2)
+    search(tmp_path, small_spec("t"))
+    text = "\n".join(comparison_lines(read_studies(["s", "t"], options_in(tmp_path).storage)))
+    assert "(n 2)" in text
+    assert "not confirmed" in text
