@@ -136,6 +136,18 @@ def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str,
     assert equal(kept(engine.evict(0, EndKind.FINISHED)), expected_best)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_a_trial_that_ends_before_its_schedule_follows_it_to_there(
+    engine: PlainEngine, tmp_path: Path, schedule: str
+) -> None:
+    whole = train(engine, run_of(tmp_path / "whole", train={"schedule": schedule}))
+    engine.close()
+    short = run_of(tmp_path / "short", train={"schedule": schedule, "last_epoch": 3})
+    results = train(engine, short, 3)
+    assert metrics(results) == metrics(whole)[:3]
+    assert [result.last for result in results] == [False, False, True]
+
+
 def test_every_epoch_has_an_order_of_its_own(engine: PlainEngine, tmp_path: Path) -> None:
     run = run_of(tmp_path)
     engine.admit(run)

@@ -342,3 +342,21 @@ def test_where_images_live(tmp_path: Path, where: str, kind: str) -> None:
     with no_waiting():
         pixels = prepared.pixels(prepared.train, stored)
     assert torch.equal(pixels.cpu(), host.pixels(host.train, index))
+
+
+def test_the_parts_of_a_refit_are_those_of_the_search_joined(tmp_path: Path) -> None:
+    apart, joined = Split(), Split(join_val=True)
+    parts, whole = (load(DIGITS.model_copy(update={"split": one}), cache=tmp_path) for one in (apart, joined))
+    assert whole.facts.digest == parts.facts.digest
+    assert whole.facts.digests == parts.facts.digests
+    assert (whole.facts.train, whole.facts.val) == (parts.facts.train + parts.facts.val, 0)
+    two, one = parts.at(DIGITS), whole.at(DIGITS)
+    assert sorted(one.train.index.tolist()) == sorted([*two.train.index.tolist(), *two.val.index.tolist()])
+    assert one.class_counts.sum() == len(one.train)
+    images = load_digits().images[one.train.index.numpy()] / 16
+    assert one.mean == pytest.approx([images.mean()], abs=1e-3)
+    assert one.mean != two.mean
+    spec = DIGITS.model_copy(update={"split": joined})
+    sealed = open_test(spec, cache=tmp_path, digest=parts.facts.digest)
+    assert sealed.mean == one.mean
+    assert sealed.test.index.tolist() == open_test(DIGITS, cache=tmp_path).test.index.tolist()
