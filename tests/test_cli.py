@@ -182,7 +182,7 @@ def test_best(invoke: Invoke, studies: Path) -> None:
     status, output, _ = invoke("best", "one")
     assert status == 0
     assert output.splitlines() == [
-        "one: trial 1, val_loss 0.2 at epoch 2 of 3",
+        "one: trial 1, val_loss 0.2 at epoch 2 of 3, not confirmed",
         "  learning_rate = 0.01",
         "  batch_size = full",
         "  val_error: 0.25",
@@ -248,7 +248,20 @@ def test_the_list(invoke: Invoke, studies: Path) -> None:
         "study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size",
     ]  # fmt: skip
     assert sorted(row.split()[0] for row in rows) == ["one", "two"]
-    assert rows[0].split()[1:] == ["4/4", "2", "1", "1", "1", "val_loss", "0.2", "now", "0", "B"]
+    assert rows[0].split()[1:] == [
+        "4/4",
+        "2",
+        "1",
+        "1",
+        "1",
+        "val_loss",
+        "0.2",
+        "not",
+        "confirmed",
+        "now",
+        "0",
+        "B",
+    ]
     assert {row["name"] for row in json.loads(invoke("list", "--json")[1])} == {"one", "two"}
 
 
@@ -257,7 +270,7 @@ def test_the_status_of_a_study_that_nobody_runs(invoke: Invoke, studies: Path) -
     assert status == 0
     assert output.splitlines() == [
         "one: 4 of 4 trials finished, 2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING",
-        "best val_loss: 0.2",
+        "best val_loss: 0.2, not confirmed",
         "no driver: nobody is running this study",
     ]
     assert invoke("stop", "one")[1] == 'study "one" is not being run\n'
