@@ -48,6 +48,8 @@ def _reading(record: StudyRecord) -> list[str]:
         "its two curves say: underfit, good or overfit.",
         "* The graphs at the study's page: learning curves of the best trials, best score so far, where good "
         "trials lie, what they cost, why trials ended, what the workers did.",
+        "* The dashboard's own importance graph counts COMPLETE trials only and ranks chance as well: "
+        f"`hpsearch report {record.name}` says which hyperparameters matter, and whether any does.",
         "* All scores are of the validation part, and the best of many is too good by luck: "
         f"`hpsearch confirm {record.name}` trains the best ones anew and opens the test part once.",
     ]

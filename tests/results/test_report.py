@@ -10,12 +10,15 @@ import pytest
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.compare import comparison_lines, read_studies
+from hpsearch.results.importance import Importances, Share, importances
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, write_report
 from hpsearch.results.report.content import report, saved_epochs, worker_hours
 from hpsearch.results.report.document import Document, Section, Table, Text, markdown
+from hpsearch.results.report.evidence import Claim, chosen
 from hpsearch.results.report.page import page
+from tests.benchmarks.simulated import Truth, simulate, spec_of
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 
 
@@ -44,13 +47,35 @@ def many(count: int, **changes) -> list[TrialRecord]:
     return [trial(n, 1.0 + 0.01 * n, **changes) for n in range(count)]
 
 
-def best_with(**hparams) -> list[TrialRecord]:
-    return [trial(0, 0.5, hparams=hparams), *many(15)[1:]]
+def falling(name: str, low: float, high: float, count: int = 30, turn: float = 0.0) -> list[TrialRecord]:
+    """Trials spread over a range, logarithmically, whose scores get better towards its upper end.
+
+    Args:
+        turn: how far from that end the best value lies, as a share of the range.
+    """
+    away = [(7 * n % count) / (count - 1) for n in range(count)]
+    values = [high * (low / high) ** share for share in away]
+    whole = name == "epochs"
+    return [
+        trial(n, 1.0 + abs(share - turn), hparams={name: round(value) if whole else value})
+        for n, (share, value) in enumerate(zip(away, values, strict=True))
+    ]
 
 
-def near_edge(**hparams) -> list[TrialRecord]:
-    """The best trial and the next one have these hyperparameters."""
-    return [trial(0, 0.5, hparams=hparams), trial(1, 0.6, hparams=hparams), *many(15)[2:]]
+def rising(name: str, low: float, high: float) -> list[TrialRecord]:
+    return [replace(t, score=3.0 - t.score) for t in falling(name, low, high)]
+
+
+def by_choice(scores: dict[object, float], each: int = 10) -> list[TrialRecord]:
+    """Trials with each batch size, whose scores differ by a little from the one given."""
+    pairs = [(choice, score + 0.01 * n) for n in range(each) for choice, score in scores.items()]
+    return [trial(n, score, hparams={"batch_size": choice}) for n, (choice, score) in enumerate(pairs)]
+
+
+def learnt(count: int, best: int) -> list[TrialRecord]:
+    """A search whose later half is better than its first, with the best at one place."""
+    scores = [2.0 - (n >= count // 2) + 0.001 * n for n in range(count)]
+    return [trial(n, 0.1 if n == best else score) for n, score in enumerate(scores)]
 
 
 def restless(moves: float, scores: tuple[float, ...] = (0.5, 0.51, 0.52)) -> list[TrialRecord]:
@@ -59,43 +84,62 @@ def restless(moves: float, scores: tuple[float, ...] = (0.5, 0.51, 0.52)) -> lis
     return [replace(trial(n, score), val=curve) for n, score in enumerate(scores)]
 
 
-def diverged(number: int, rate: float) -> TrialRecord:
-    return trial(number, 9.0, "PRUNED", stop_reason="diverged", hparams={"learning_rate": rate})
+def diverged(number: int, rate: float = 5.0) -> TrialRecord:
+    return trial(number, None, "PRUNED", stop_reason="diverged", hparams={"learning_rate": rate})
+
+
+def mixed(good: int, bad: int, rate: float) -> list[TrialRecord]:
+    """Trials of which `bad` diverged at a learning rate of `rate` or a little above."""
+    return [*many(good), *(diverged(good + n, rate * (1 + 0.1 * n)) for n in range(bad))]
+
+
+def fits(*kinds: str) -> list[TrialRecord]:
+    """Trials of these fits, the best first."""
+    return [trial(n, 1.0 + n, fit=kind) for n, kind in enumerate(kinds)]
 
 
 RULES = [
     (rules.failures, [trial(0, 1.0)], None),
     (rules.failures, [trial(0, 1.0), trial(1, None, "FAIL", stop_detail="no layer")], "1 of 2 .*no layer"),
-    (rules.at_the_edge, near_edge(learning_rate=9.9),
-     r"best learning rate \(9.9\).*upper end.*2 of the 3 best trials.*widen"),
-    (rules.at_the_edge, near_edge(learning_rate=0.00011), "learning rate.*lower end"),
-    (rules.at_the_edge, best_with(learning_rate=9.9), None),  # one trial there may be luck
-    (rules.at_the_edge, near_edge(learning_rate=2.0), None),  # near the edge, but not at it
-    (rules.at_the_edge, best_with(learning_rate=0.1), None),
-    (rules.at_the_edge, best_with(learning_rate=1.0), None),
-    (rules.at_the_edge, near_edge(epochs=20), r"best epochs \(20\).*upper end"),
-    (rules.at_the_edge, near_edge(batch_size=16), None),  # "full" is among the choices: they have no end
-    (rules.at_the_edge, near_edge(learning_rate=9.9)[:5], None),
-    (rules.still_improving, many(12, best_epoch=10), "3 of the 3 best .*still improving.*raise epochs"),
+    (rules.at_the_edge, falling("learning_rate", 1e-4, 10.0),
+     r"Learning rate: the 6 trials in the highest fifth .* other 24, median val_loss 1.\d+ against 1.\d+ "
+     r"\(p .* after correction for \d+ comparisons\): .*above 10; widen learning_rate there"),
+    (rules.at_the_edge, rising("learning_rate", 1e-4, 10.0), "lowest fifth.*below 0.0001; widen learning_rate"),
+    (rules.at_the_edge, falling("epochs", 5, 20, 60), "Epochs: the .* highest fifth.*above 20"),
+    (rules.at_the_edge, falling("learning_rate", 1e-4, 10.0, turn=0.3), None),  # the best value lies inside
+    (rules.at_the_edge, falling("learning_rate", 1e-4, 10.0, turn=0.5), None),
+    (rules.at_the_edge, falling("learning_rate", 1e-4, 10.0)[:9], None),
+    (rules.at_the_edge, [trial(n, 1.0, hparams={"learning_rate": 9.9}) for n in range(30)], None),  # all there
+    (rules.at_the_edge, by_choice({16: 1.0, 64: 2.0, "full": 3.0}), None),  # "full": the choices have no end
+    (rules.at_the_edge, many(30), None),
+    (rules.still_improving, many(12, best_epoch=10), "6 of the 6 best .*still improving.*raise epochs"),
     (rules.still_improving, many(12, best_epoch=9), None),
+    (rules.still_improving, many(5, best_epoch=10), None),  # five are too few to tell of most
     (rules.still_improving, many(12, best_epoch=10, stop_reason="pruner"), None),
-    (rules.overfitting, many(12, fit="overfit"), "3 of the 3 best trials overfit"),
+    (rules.overfitting, many(12, fit="overfit"), "6 of the 6 best trials overfit.*fewer epochs"),
+    (rules.overfitting, fits("overfit", "overfit", "good", "overfit", "overfit", "overfit"), None),
     (rules.overfitting, many(12), None),
-    (rules.underfitting, many(12, fit="underfit"), "3 of the 3 best trials are underfit"),
+    (rules.underfitting, many(12, fit="underfit"), "6 of the 6 best trials are underfit"),
     (rules.underfitting, many(12, fit="overfit"), None),
-    (rules.divergence, [*many(8), diverged(8, 3.5), diverged(9, 2.5), diverged(10, 8.0)],
-     r"3 of 11 trials diverged: lower search.learning_rate's upper limit \(they lie above 2.5\)"),
-    (rules.divergence, [*many(19), diverged(19, 2.5)], None),
+    (rules.divergence, mixed(8, 4, 2.5), r"4 of 12 trials diverged, median learning rate 2.875 against 0.1 .*"
+     r"lower search.learning_rate's upper limit \(they lie above 2.5\)"),
+    (rules.divergence, mixed(40, 12, 0.0001), "^12 of 52 trials diverged: add train.warmup_epochs"),  # not high
+    (rules.divergence, mixed(8, 1, 2.5), None),
+    (rules.divergence, mixed(19, 2, 2.5), None),
+    (rules.divergence, [diverged(n, 3.0 + n) for n in range(3)],
+     "^All 3 finished trials diverged: lower the learning rate: search below 3, the lowest that was tried"),
     (rules.memory, [*many(3), trial(3, None, "PRUNED", stop_reason="out_of_memory")], "1 of 4 .*did not fit"),
     (rules.memory, many(3), None),
     (rules.few_trials, many(12), "12 trials for 3 hyperparameters are few: raise study.trials to 30"),
     (rules.few_trials, many(30), None),
-    (rules.late_best, many(30), "last 29 trials brought nothing better"),
-    (rules.late_best, [*many(30), trial(30, 0.1)], "the 31st of 31.*more trials may help"),
-    (rules.late_best, [*many(111), trial(111, 0.1)], "the 112th of 112"),
-    (rules.late_best, [*many(20)[1:], trial(20, 0.1), *(trial(n, 2.0) for n in range(21, 30))], None),
-    (rules.one_sided, many(30), "All of the 5 best trials have batch_size = 64"),
-    (rules.one_sided, [trial(0, 0.5, hparams={"batch_size": 16}), *many(30)[1:]], None),
+    (rules.late_best, learnt(30, best=4), "later half .* last 25 trials brought nothing better.*hardly help"),
+    (rules.late_best, learnt(30, best=29), "the 30th of 30 .*more trials may help"),
+    (rules.late_best, learnt(112, best=111), "the 112th of 112"),
+    (rules.late_best, learnt(30, best=20), None),
+    (rules.late_best, many(30), None),  # the later half is no better: nothing was learnt
+    (rules.one_sided, by_choice({16: 2.0, 64: 1.0, "full": 2.0}), "The 10 trials with batch_size = 64 score .*fix"),
+    (rules.one_sided, by_choice({16: 1.0, 64: 1.0, "full": 2.0}), None),  # two are equally good
+    (rules.one_sided, many(30), None),  # nothing else was tried
     (rules.unsettled, restless(0.03), "lie within 0.02, .* moves by 0.03 .*hpsearch confirm s --top 3"),
     (rules.unsettled, restless(0.01), None),
     (rules.unsettled, restless(0.03)[:2], None),
@@ -108,12 +152,60 @@ RULES = [
 
 @pytest.mark.parametrize(("rule", "trials", "words"), RULES)
 def test_a_rule_speaks_only_where_it_should(rule, trials: list[TrialRecord], words: str | None) -> None:
-    said = rule(study(*trials))
+    said = chosen(rule(study(*trials)))
     if words is None:
         assert said == []
     else:
         assert len(said) == 1
         assert re.search(words, said[0]), said
+
+
+@pytest.mark.parametrize(
+    ("claims", "stays"),
+    [
+        ([("a", "x", None), ("b", "y", None)], "ab"),
+        ([("a", "x", None), ("b", "x", None)], "a"),
+        ([("a", "x", None), ("b", "yx", None)], "a"),  # its second remedy might contradict
+        ([("a", "yx", None), ("b", "x", None), ("c", "z", None)], "ac"),
+        ([("a", "x", 0.9), ("b", "x", 0.01)], "b"),  # what does not hold stands in no way
+        ([("a", "x", 0.02), ("b", "y", 0.04)], "ab"),  # Holm: 2 * 0.02, then 1 * 0.04
+        ([("a", "x", 0.03), ("b", "y", 0.9)], ""),
+    ],
+)
+def test_claims_that_may_stand(claims: list, stays: str) -> None:
+    said = chosen([Claim(seen, "do it", tuple(fields), p) for seen, fields, p in claims])
+    assert "".join(sentence[0] for sentence in said) == stays
+
+
+def test_a_study_of_which_all_trials_diverged_says_so_first() -> None:
+    document = report(study(*(diverged(n) for n in range(4))), None)
+    assert document.summary == (
+        "All 4 finished trials diverged: the loss did not stay finite. Lower the learning rate."
+    )
+    assert rules.advice(study(*(diverged(n) for n in range(4))))[0].startswith(
+        "All 4 finished trials diverged"
+    )
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_studies_in_which_nothing_matters_get_no_advice(sampler: str) -> None:
+    noise = [simulate(spec_of(sampler, seed, 40), Truth()) for seed in range(20)]
+    told = [s for record in noise for s in about_hparams(record)]
+    assert len(told) <= 2, told  # 5 % of 20 is one; the rules before these spoke in 13 and more
+    assert sum(bool(importances(record).shares) for record in noise) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_an_optimum_outside_the_range_is_told_and_ranked_first(sampler: str) -> None:
+    truth = Truth(loss=lambda places: 0.8 * (1 - places["learning_rate"]))
+    records = [simulate(spec_of(sampler, seed, 60), truth) for seed in range(8)]
+    told = [any("widen learning_rate" in s for s in about_hparams(record)) for record in records]
+    assert sum(told) >= 6
+    assert [importances(record).shares[0][0] for record in records] == ["learning_rate"] * 8
+
+
+def about_hparams(record: StudyRecord) -> list[str]:
+    return [s for s in rules.advice(record) if "hpsearch confirm" not in s and "are few" not in s]
 
 
 def test_a_confirmed_study_is_not_told_to_confirm() -> None:
@@ -131,7 +223,9 @@ def test_the_environment_says_whether_the_precision_was_chosen_by_the_device() -
         trial(1, 1.0, precision="float32", hparams={"train.precision": "float32"}),
         trial(2, 1.0, precision="float32", hparams={"train.precision": "auto"}),
     ]
-    assert "| precision | bfloat16 (auto), float32, float32 (auto) |" in markdown(report(study(*trials), {}))
+    assert "| precision | bfloat16 (auto), float32, float32 (auto) |" in markdown(
+        report(study(*trials), None)
+    )
 
 
 def test_cost_counts_epochs_saved_and_hours_by_what_workers_train_on() -> None:
@@ -141,7 +235,7 @@ def test_cost_counts_epochs_saved_and_hours_by_what_workers_train_on() -> None:
         trial(2, 1.0, "PRUNED", stop_reason="diverged", epochs_run=1, seconds=36.0, device="cpu"),
     )
     assert saved_epochs(record) == 6
-    text = markdown(report(record, {}))
+    text = markdown(report(record, None))
     assert "| GPU workers' hours of training | 1.5 |" in text
     assert "the workers' hours, not the GPUs'" in text
     assert worker_hours(record) == pytest.approx({"GPU": 1.5, "CPU": 0.01})
@@ -156,8 +250,11 @@ def test_the_report_tells_what_is_stored(folder: Path) -> None:
     assert "| learning_rate | 0.0001 to 10 | logarithmic |" in text
     assert "| epochs trained | " + f"{sum(t.epochs_run for t in record.finished):,} |" in text
     assert "made to end with error" in text
-    assert "by Optuna's PED-ANOVA" in text
-    assert "Caution:" in text
+    found = importances(record)
+    assert found.trials == sum(
+        t.score is not None and t.stop_reason != "out_of_memory" for t in record.finished
+    )
+    assert f"{found.trials} trials with a score" in text
     assert "The test part has not been opened." in text
     assert "hpsearch confirm s" in text
 
@@ -186,16 +283,16 @@ def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
 )
 def test_what_early_stopping_watches_is_told(stopping: dict[str, str], words: str) -> None:
     spec = digits_spec(early_stopping=stopping)
-    assert words in markdown(report(replace(study(trial(0, 1.0)), spec=spec), {}))
+    assert words in markdown(report(replace(study(trial(0, 1.0)), spec=spec), None))
 
 
 def test_the_best_trials_errors_by_class_are_told() -> None:
-    text = markdown(report(study(trial(0, 1.0, class_errors="8: 0.12, 3: 0.05")), {}))
+    text = markdown(report(study(trial(0, 1.0, class_errors="8: 0.12, 3: 0.05")), None))
     assert "| validation error by class, the worst first | 8: 0.12, 3: 0.05 |" in text
 
 
 def test_a_study_without_trials_makes_a_report() -> None:
-    document = report(study(), {})
+    document = report(study(), None)
     assert "none is COMPLETE yet" in document.summary
     assert document.charts() == []
     assert "Plotly" not in page(document)
@@ -226,7 +323,8 @@ def test_the_page_needs_nothing_else(folder: Path, tmp_path: Path) -> None:
 def test_names_from_the_database_cannot_leave_their_place() -> None:
     evil = "</script><script>alert(1)</script>"
     record = replace(study(trial(0, 1.0, host=evil, stop_detail=evil, hparams={"x": evil})), name=evil)
-    text = page(report(record, {evil: 1.0}))
+    share = Share(0.5, 0.4, 0.6)
+    text = page(report(record, Importances(9, share, ((evil, share),))))
     assert evil not in text
     assert text.count("<script") == 3
     assert markdown(Document("t", "s", (Section("a", (Table(("h",), (("a | b",),)),)),))).count("\\|") == 1

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from hpsearch.errors import UserError
 from hpsearch.results.confirm.stored import read_pictures
+from hpsearch.results.importance import importances
 from hpsearch.results.plots.static import write_pngs
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import read_record
-from hpsearch.results.report.content import importance, report
+from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.search.storage import redact
 from hpsearch.spec.study import SUFFIX
@@ -29,8 +30,7 @@ def build_report(name: str | None, url: str, by_search: bool = False) -> Documen
     """
     with reading_study(name, url) as study:
         record = replace(read_record(study, redact(url)), by_search=by_search)
-        importances = importance(study, record)
-    return report(record, importances, read_pictures(record.name + SUFFIX, url))
+    return report(record, importances(record), read_pictures(record.name + SUFFIX, url))
 
 
 def write_report(

@@ -4,7 +4,7 @@ A rule says what was seen, with its number, and what to change; `evidence.chosen
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
@@ -13,7 +13,7 @@ from hpsearch.results.confirm.statistics import CERTAINTY
 from hpsearch.results.progress import number
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.effects import ENOUGH, at_the_edge, divergence, late_best, one_sided
-from hpsearch.results.report.evidence import Change, Claim, chosen, luck_of_share
+from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
 
 TOP_SHARE = 0.2
 """Of the ranked trials, those that count as good."""
@@ -35,7 +35,7 @@ def failures(record: StudyRecord) -> list[Claim]:
         return []
     reason = str(failed[-1].attrs.get("stop_detail") or failed[-1].stop_reason).rstrip(".")
     seen = f"{len(failed)} of {len(record.finished)} trials failed, the last one (trial {failed[-1].number})"
-    return [Claim(f'{seen} with "{reason}"', "fix that first", {"train.function": Change.FIX})]
+    return [Claim(f'{seen} with "{reason}"', "fix that first", ("train.function",))]
 
 
 def overfitting(record: StudyRecord) -> list[Claim]:
@@ -46,7 +46,7 @@ def overfitting(record: StudyRecord) -> list[Claim]:
         sum(trial.fit == "overfit" for trial in good),
         "overfit",
         "add augmentation or weight decay to the search, use more data, or fewer epochs",
-        {"epochs": Change.DOWN, "train.weight_decay": Change.UP, "data.augment": Change.UP},
+        ("epochs", "train.weight_decay", "data.augment"),
     )
 
 
@@ -58,12 +58,7 @@ def underfitting(record: StudyRecord) -> list[Claim]:
         sum(trial.fit == "underfit" for trial in good),
         "are underfit",
         "raise epochs, try a larger model, or less augmentation and weight decay",
-        {
-            "epochs": Change.UP,
-            "model.name": Change.UP,
-            "train.weight_decay": Change.DOWN,
-            "data.augment": Change.DOWN,
-        },
+        ("epochs", "model.name", "train.weight_decay", "data.augment"),
     )
 
 
@@ -71,16 +66,14 @@ def still_improving(record: StudyRecord) -> list[Claim]:
     """Most good trials reached their best value at their very last epoch."""
     good = _good(record)
     count = sum(trial.stop_reason == "finished" and trial.best_epoch == trial.epochs_run for trial in good)
-    return _most(
-        good, count, "were still improving at their last epoch", "raise epochs", {"epochs": Change.UP}
-    )
+    return _most(good, count, "were still improving at their last epoch", "raise epochs", ("epochs",))
 
 
 CURVE_RULES = (overfitting, underfitting, still_improving)
 
 
 def _most(
-    good: tuple[TrialRecord, ...], count: int, seen: str, remedy: str, changes: Mapping[str, Change]
+    good: tuple[TrialRecord, ...], count: int, seen: str, remedy: str, fields: tuple[str, ...]
 ) -> list[Claim]:
     """Returns a claim about most good trials where such trials are more than half, by a 95 % bound.
 
@@ -92,7 +85,7 @@ def _most(
     words = (
         f"{count} of the {len(good)} best trials {seen}, which is more than half beyond chance (p = {p:.2g})"
     )
-    return [Claim(words, remedy, changes)]
+    return [Claim(words, remedy, fields)]
 
 
 def _good(record: StudyRecord) -> tuple[TrialRecord, ...]:
@@ -108,7 +101,7 @@ def memory(record: StudyRecord) -> list[Claim]:
         Claim(
             f"{len(full)} of {len(record.finished)} trials did not fit into memory",
             "use a smaller image size or model, or train.precision = \"bfloat16\" if the device has it",
-            {"data.image_size": Change.DOWN, "model.name": Change.DOWN, "batch_size": Change.DOWN},
+            ("data.image_size", "model.name", "batch_size"),
         )
     ]  # fmt: skip
 
@@ -122,7 +115,7 @@ def few_trials(record: StudyRecord) -> list[Claim]:
         Claim(
             f"{len(record.finished)} trials for {len(record.hparam_names())} hyperparameters are few",
             f"raise study.trials to {wanted} or more and run the study again, it continues from here",
-            {"study.trials": Change.UP},
+            ("study.trials",),
         )
     ]
 
@@ -141,7 +134,7 @@ def unsettled(record: StudyRecord) -> list[Claim]:
             f"The three best trials lie within {number(gap)}, and the {record.metric} of the best one moves by "
             f"{number(wobble)} from one epoch to the next: which of them is best is not settled",
             f"train them again with `hpsearch confirm {record.name} --top 3` before you choose",
-            {"confirm": Change.UP},
+            ("confirm",),
         )
     ]
 
@@ -165,7 +158,7 @@ def not_confirmed(record: StudyRecord) -> list[Claim]:
             f"The best {record.metric} is the best of {len(record.ranked)}, which is too good by luck",
             f"`hpsearch confirm {record.name}` trains the best trials again with other seeds and opens "
             "the test part",
-            {"confirm": Change.UP},
+            ("confirm",),
         )
     ]
 
@@ -173,9 +166,9 @@ def not_confirmed(record: StudyRecord) -> list[Claim]:
 RULES: tuple[Rule, ...] = (
     failures,
     divergence,
+    memory,
     *CURVE_RULES,
     at_the_edge,
-    memory,
     one_sided,
     late_best,
     few_trials,

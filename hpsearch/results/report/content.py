@@ -1,11 +1,9 @@
 """What a report says of a study: question, space, best, ranking, plots, importance, cost, what to do next."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
-
+from hpsearch.results.importance import Importances, Share
 from hpsearch.results.notes import space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
@@ -14,22 +12,20 @@ from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.advice import advice
 from hpsearch.results.report.confirmed import confirmation_blocks, from_json
 from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+from hpsearch.results.report.effects import all_diverged
 from hpsearch.spec.study import StudySpec
 
-logger = logging.getLogger(__name__)
-
 RANKED = 20
-FEW_FOR_IMPORTANCE = 30
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
 
 
 def report(
-    record: StudyRecord, importances: Mapping[str, float], pictures: Mapping[int, str] | None = None
+    record: StudyRecord, importances: Importances | None, pictures: Mapping[int, str] | None = None
 ) -> Document:
     """Returns the report of a study.
 
     Args:
-        importances: share of each hyperparameter, see `importance`; empty when it cannot be told.
+        importances: of the hyperparameters; None leaves them out.
         pictures: of test samples, PNG files in base64, kept by the confirmation.
     """
     drawn = {chart.id: chart for chart in charts(record)}
@@ -41,7 +37,7 @@ def report(
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
         Section("Graphs", tuple(c for name, c in drawn.items() if name not in (*OUTCOMES, "workers"))),
-        Section("Importance of the hyperparameters", _importance(record, importances)),
+        Section("Importance of the hyperparameters", _importance(importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
         Section("Cost", _cost(record, drawn.get("workers"))),
         Section("Environment", _environment(record)),
@@ -63,6 +59,8 @@ def _worth(record: StudyRecord) -> str:
 
 def _summary(record: StudyRecord) -> str:
     best, count, answer = record.chosen, len(record.finished), record.answer
+    if diverged := all_diverged(record):
+        return f"{diverged}: the loss did not stay finite. Lower the learning rate."
     if best is None:
         return f"{count} trials are finished and none is COMPLETE yet."
     hparams = ", ".join(f"`{name} = {hparam(value)}`" for name, value in best.hparams.items())
@@ -182,32 +180,30 @@ def _ranked(rank: int, trial: TrialRecord, names: Sequence[str]) -> tuple[str, .
     )
 
 
-def _importance(record: StudyRecord, importances: Mapping[str, float]) -> tuple[Block, ...]:
-    if not importances:
+def _importance(importances: Importances | None) -> tuple[Block, ...]:
+    if not importances or importances.explained is None:
         return ()
-    rows = [(name, f"{share:.1%}") for name, share in sorted(importances.items(), key=lambda pair: -pair[1])]
-    complete = record.count("COMPLETE")
+    whole, count = importances.explained, importances.trials
+    if not importances.shares:
+        return (
+            Text(
+                f"The {count} trials with a score do not tell which hyperparameter matters: a model learnt from "
+                f"them explains {whole.value:.0%} of the differences between trials that it has not seen (95 % "
+                f"interval {_interval(whole)}), which is nothing beyond chance. So none is ranked."
+            ),
+        )
     text = Text(
-        "How much of the difference between good and other trials each hyperparameter explains, by Optuna's "
-        f"PED-ANOVA over {complete} COMPLETE trials."
+        f"A model learnt from the {count} trials with a score, COMPLETE and PRUNED, explains {whole.value:.0%} of "
+        f"the differences between trials that it has not seen (95 % interval {_interval(whole)}). The importance "
+        "of a hyperparameter is the share lost when its values are shuffled. Where the interval includes 0, it "
+        "may be chance."
     )
-    caution = Text(
-        f"Caution: {complete} COMPLETE trials are few; below {FEW_FOR_IMPORTANCE} the order may be chance."
-    )
-    table = Table(("hyperparameter", "importance"), tuple(rows))
-    return (text, table, caution) if complete < FEW_FOR_IMPORTANCE else (text, table)
+    rows = [(name, f"{share.value:.1%}", _interval(share)) for name, share in importances.shares]
+    return (text, Table(("hyperparameter", "importance", "95 % interval"), tuple(rows)))
 
 
-def importance(study: optuna.Study, record: StudyRecord) -> dict[str, float]:
-    """Returns Optuna's hyperparameter importances; empty with fewer than two COMPLETE trials or values."""
-    complete = [trial for trial in record.trials if trial.state == "COMPLETE"]
-    if len({trial.score for trial in complete}) < 2:
-        return {}
-    try:
-        return optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError) as error:  # Optuna's words for too few or too equal trials
-        logger.info("no importances: %s", error)
-        return {}
+def _interval(share: Share) -> str:
+    return f"{share.low:.0%} to {share.high:.0%}"
 
 
 def _outcomes(record: StudyRecord, pictures: Sequence[Chart]) -> tuple[Block, ...]:

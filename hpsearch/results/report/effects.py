@@ -10,11 +10,10 @@ from statistics import median
 import numpy as np
 from scipy import stats
 
+from hpsearch.results.confirm.statistics import CERTAINTY
 from hpsearch.results.progress import hparam
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.evidence import (
-    FEWEST,
-    Change,
     Claim,
     cost,
     judged,
@@ -71,9 +70,8 @@ def _edge(
     seen = f"{plain(name).capitalize()}: the {len(at_end)} trials {where} score better than the other {len(others)}"
     if at_end and others:
         seen += f", {medians(record, (at_end, others))}"
-    further = Change.UP if end == "upper" else Change.DOWN
     beyond = "above" if end == "upper" else "below"
-    return Claim(seen, f"the best value may lie {beyond} {limit}; widen {name} there", {name: further}, p)
+    return Claim(seen, f"the best value may lie {beyond} {limit}; widen {name} there", (name,), p)
 
 
 def _improves_to_its_end(inward: Sequence[tuple[float, float]]) -> bool:
@@ -155,7 +153,7 @@ def _choice(record: StudyRecord, name: str, choice: str, groups: Mapping[str, Se
     seen = f"The {len(own)} trials with {name} = {choice} score better than those with any other choice"
     if own and others:
         seen += f", {medians(record, (own, others))}"
-    return Claim(seen, "fix it, and search the other hyperparameters more finely", {name: Change.FIX}, p)
+    return Claim(seen, "fix it, and search the other hyperparameters more finely", (name,), p)
 
 
 def late_best(record: StudyRecord) -> list[Claim]:
@@ -173,14 +171,12 @@ def late_best(record: StudyRecord) -> list[Claim]:
     )
     if at > 0.9 * len(costs):
         seen = f"{learnt}, and the best was the {_ordinal(at)} of {len(costs)}"
-        return [
-            Claim(seen, "the search has not settled, more trials may help", {"study.trials": Change.UP}, p)
-        ]
+        return [Claim(seen, "the search has not settled, more trials may help", ("study.trials",), p)]
     if at > half:
         return []
     seen = f"{learnt}, yet the last {len(costs) - at} trials brought nothing better"
     remedy = "more trials in this space will hardly help; narrow it, or change model, data or augmentation"
-    return [Claim(seen, remedy, {"study.trials": Change.DOWN}, p)]
+    return [Claim(seen, remedy, ("study.trials",), p)]
 
 
 def _ordinal(count: int) -> str:
@@ -205,7 +201,7 @@ def divergence(record: StudyRecord) -> list[Claim]:
             f"search below {hparam(min(rates))}, the lowest that was tried" if rates else _fixed_rate(record)
         )
         remedy = f"lower the learning rate: {limit}"
-        return [Claim(seen, remedy, {"learning_rate": Change.DOWN})]
+        return [Claim(seen, remedy, ("learning_rate",))]
     if len(record.finished) < ENOUGH or not diverged:
         return []
     return list(_many_diverged(record, diverged, rates))
@@ -223,21 +219,21 @@ def _fixed_rate(record: StudyRecord) -> str:
 def _many_diverged(
     record: StudyRecord, diverged: Sequence[TrialRecord], rates: Sequence[float]
 ) -> Iterator[Claim]:
-    share = luck_of_share(len(diverged), len(record.finished), RARE)
+    """Yields that many trials diverged, if by a 95 % bound they are more than a few, and whether the rate did it."""
+    if luck_of_share(len(diverged), len(record.finished), RARE) > 1 - CERTAINTY:
+        return
     seen = f"{len(diverged)} of {len(record.finished)} trials diverged"
     otherwise = "add train.warmup_epochs or train.clip_norm"
+    lower = ("learning_rate", "train.clip_norm")
     if not rates:
-        remedy = f"lower {_fixed_rate(record)}, or {otherwise}"
-        yield Claim(seen, remedy, {"learning_rate": Change.DOWN}, share)
+        yield Claim(seen, f"lower {_fixed_rate(record)}, or {otherwise}", lower)
         return
     others = _rates([trial for trial in judged(record) if trial.stop_reason != "diverged"])
-    p = max(share, luck([-rate for rate in rates], [-rate for rate in others]))
-    if len(others) >= FEWEST:
+    p = luck([-rate for rate in rates], [-rate for rate in others])
+    if others:
         against = (
             f"median learning rate {hparam(median(rates))} against {hparam(median(others))} of the others"
         )
-        remedy = (
-            f"lower search.learning_rate's upper limit (they lie above {hparam(min(rates))}), or {otherwise}"
-        )
-        yield Claim(f"{seen}, {against}", remedy, {"learning_rate": Change.DOWN}, p)
-    yield Claim(seen, otherwise, {"train.clip_norm": Change.UP}, share)
+        limit = f"search.learning_rate's upper limit (they lie above {hparam(min(rates))})"
+        yield Claim(f"{seen}, {against}", f"lower {limit}, or {otherwise}", lower, p)
+    yield Claim(seen, otherwise, ("train.clip_norm",))

@@ -7,27 +7,18 @@ comes of it.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import median
 
 from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY, holm
-from hpsearch.results.progress import number
+from hpsearch.results.progress import counted, number
 from hpsearch.results.record import StudyRecord, TrialRecord
 
 FEWEST = 3
 """Trials that a group needs before anything is said of it."""
-
-
-class Change(StrEnum):
-    """What a claim wants done with a field."""
-
-    UP = "up"
-    DOWN = "down"
-    FIX = "fix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +28,33 @@ class Claim:
     Attributes:
         seen: what was observed, with its numbers.
         remedy: what to do.
-        changes: the fields that the remedy changes and how; the first one is what the claim is about.
+        fields: of the study file, which the remedy is about.
         p: how likely luck alone gives what was seen; None for what was counted and is so.
     """
 
     seen: str
     remedy: str
-    changes: Mapping[str, Change]
+    fields: tuple[str, ...]
     p: float | None = None
 
 
 def chosen(claims: Sequence[Claim]) -> list[str]:
     """Returns the sentences of the claims that hold, all that were tested considered (Holm 1979).
 
-    A claim gives way to those before it: to one about the same field, and to one that changes a field of
-    its own the other way.
+    A claim gives way to those before it that are about one of its fields: so no two contradict each other.
     """
     tested = [claim.p for claim in claims if claim.p is not None]
     corrected = iter(holm(tested))
-    sentences, subjects, changes = [], set[str](), dict[str, Change]()
+    sentences: list[str] = []
+    spoken_of: set[str] = set()
     for claim in claims:
         p = None if claim.p is None else next(corrected)
-        subject = next(iter(claim.changes))
-        against = any(changes.get(field, change) is not change for field, change in claim.changes.items())
-        if (p is not None and p > 1 - CERTAINTY) or subject in subjects or against:
+        if (p is not None and p > 1 - CERTAINTY) or not spoken_of.isdisjoint(claim.fields):
             continue
-        subjects.add(subject)
-        changes |= claim.changes
-        luck = "" if p is None else f" ({_p_words(p)} after correction for {len(tested)} comparisons)"
+        spoken_of.update(claim.fields)
+        luck = (
+            "" if p is None else f" ({_p_words(p)} after correction for {counted(len(tested), 'comparison')})"
+        )
         sentences.append(f"{claim.seen}{luck}: {claim.remedy}.")
     return sentences
 
