@@ -189,10 +189,10 @@ def test_a_study_of_which_all_trials_diverged_says_so_first() -> None:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_studies_in_which_nothing_matters_get_no_advice(sampler: str) -> None:
-    noise = [simulate(spec_of(sampler, seed, 40), Truth()) for seed in range(20)]
+    noise = [simulate(spec_of(sampler, seed, 30), Truth()) for seed in range(12)]
     told = [s for record in noise for s in about_hparams(record)]
-    assert len(told) <= 2, told  # 5 % of 20 is one; the rules before these spoke in 13 and more
-    assert sum(bool(importances(record).shares) for record in noise) <= 1
+    assert len(told) <= 1, told
+    assert sum(bool(importances(record).shares) for record in noise[:6]) == 0
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
