@@ -6,8 +6,10 @@ Every rule returns all claims that it has tested, since the correction counts th
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY
@@ -21,7 +23,7 @@ from hpsearch.results.report.evidence import (
     luck_of_share,
     medians,
 )
-from hpsearch.spec.search import Choices, Entry, label
+from hpsearch.spec.search import Choices, Entry
 
 ENOUGH = 10
 """Finished trials before anything is compared."""
@@ -30,6 +32,8 @@ END = 0.2
 TURN = 0.6
 """Share of a range, up to its end, over which the scores must show no turn before the end."""
 FIFTHS = {"lower": "lowest fifth", "upper": "highest fifth"}
+RIDGE = 10.0
+"""Weight of the ridge regression, in trials."""
 RARE = 0.1
 """Share of diverged trials that is no reason for a word."""
 
@@ -39,27 +43,38 @@ def at_the_edge(record: StudyRecord) -> list[Claim]:
     trials = judged(record)
     if record.spec is None or len(trials) < ENOUGH:
         return []
+    costs, apart = (
+        [cost(record, trial) for trial in trials],
+        _without_others(record.spec.search, record, trials),
+    )
     claims: list[Claim] = []
     for name, entry in record.spec.search.items():
-        found = {t.number: place(entry, t.hparams.get(name)) for t in trials}
-        placed = [(where, cost(record, t)) for t in trials if (where := found[t.number]) is not None]
+        found = [place(entry, trial.hparams.get(name)) for trial in trials]
+        placed = [
+            _Placed(where, *paid)
+            for where, *paid in zip(found, costs, apart[name], strict=True)
+            if where is not None
+        ]
         if placed:
             claims += [_edge(record, name, entry, placed, end) for end in FIFTHS]
     return claims
 
 
-def _edge(
-    record: StudyRecord, name: str, entry: Entry, placed: Sequence[tuple[float, float]], end: str
-) -> Claim:
-    """Returns the claim about one end.
+class _Placed(NamedTuple):
+    """A trial's place in a range, its cost, and that cost without what other hyperparameters explain."""
 
-    Args:
-        placed: each trial's place in the range, from 0 to 1, and its cost.
-    """
-    inward = [(1 - where if end == "upper" else where, paid) for where, paid in placed]
-    at_end = [paid for where, paid in inward if where <= END]
-    others = [paid for where, paid in inward if where > END]
-    p = luck(at_end, others)
+    where: float
+    cost: float
+    apart: float
+
+
+def _edge(record: StudyRecord, name: str, entry: Entry, placed: Sequence[_Placed], end: str) -> Claim:
+    """Returns the claim about one end."""
+    inward = [trial._replace(where=1 - trial.where) if end == "upper" else trial for trial in placed]
+    at_end = [trial for trial in inward if trial.where <= END]
+    others = [trial for trial in inward if trial.where > END]
+    groups = [[trial.cost for trial in group] for group in (at_end, others)]
+    p = max(luck(*groups), luck([trial.apart for trial in at_end], [trial.apart for trial in others]))
     if p < 1 and not _improves_to_its_end(inward):
         p = 1.0
     values = entry.extremes() if not isinstance(entry, Choices) else sorted(entry.choices)
@@ -69,22 +84,53 @@ def _edge(
     )
     seen = f"{plain(name).capitalize()}: the {len(at_end)} trials {where} score better than the other {len(others)}"
     if at_end and others:
-        seen += f", {medians(record, (at_end, others))}"
+        seen += f", {medians(record, groups)}"
     beyond = "above" if end == "upper" else "below"
     return Claim(seen, f"the best value may lie {beyond} {limit}; widen {name} there", (name,), p)
 
 
-def _improves_to_its_end(inward: Sequence[tuple[float, float]]) -> bool:
+def _without_others(
+    search: Mapping[str, Entry], record: StudyRecord, trials: Sequence[TrialRecord]
+) -> dict[str, NDArray[np.float64]]:
+    """Returns for each hyperparameter the trials' costs without what the others explain of them.
+
+    A sampler that learns moves all hyperparameters towards good trials at once, so that one which does nothing
+    goes with good scores too. The costs' ranks are regressed on all of them (a parabola over each range, a step
+    for each choice; ridge regression), and what the others account for is taken away.
+    """
+    goal = stats.norm.ppf((stats.rankdata([cost(record, trial) for trial in trials]) - 0.5) / len(trials))
+    blocks = [
+        _columns(entry, [trial.hparams.get(name) for trial in trials]) for name, entry in search.items()
+    ]
+    owner = np.repeat(np.arange(len(blocks)), [block.shape[1] for block in blocks])
+    table = np.concatenate(blocks, axis=1)
+    table = (table - table.mean(axis=0)) / np.maximum(table.std(axis=0), 1e-9)
+    weights = np.linalg.solve(table.T @ table + RIDGE * np.eye(len(owner)), table.T @ goal)
+    return {
+        name: goal - table[:, owner != place] @ weights[owner != place] for place, name in enumerate(search)
+    }
+
+
+def _columns(entry: Entry, values: Sequence[object]) -> NDArray[np.float64]:
+    places = [place(entry, value) for value in values]
+    if isinstance(entry, Choices) and all(where is None for where in places):
+        steps = [[str(value) == str(choice) for choice in entry.labels()] for value in values]
+        return np.array(steps, dtype=np.float64)
+    line = np.array([0.5 if where is None else where for where in places])
+    return np.stack([line, line**2], axis=1)
+
+
+def _improves_to_its_end(inward: Sequence[_Placed]) -> bool:
     """Says whether trials do not get worse towards an end.
 
     The last fifth must rank no worse than the next one (or the nearest place there is), and a parabola
     through the ranks must not rise towards the end: an optimum shortly before it is no reason to widen.
 
     Args:
-        inward: distance from the end and cost of each trial.
+        inward: with their distances from the end.
     """
-    ranks = stats.rankdata([paid for _, paid in inward])
-    away = np.array([where for where, _ in inward])
+    ranks = stats.rankdata([trial.cost for trial in inward])
+    away = np.array([trial.where for trial in inward])
     beside = away[away > END].min()
     near = (away > END) & (away <= max(beside, 2 * END))
     if ranks[away <= END].mean() > ranks[near].mean():
@@ -127,33 +173,47 @@ def one_sided(record: StudyRecord) -> list[Claim]:
     trials = judged(record)
     if record.spec is None or len(trials) < 2 * ENOUGH:
         return []
+    costs, apart = (
+        [cost(record, trial) for trial in trials],
+        _without_others(record.spec.search, record, trials),
+    )
     claims: list[Claim] = []
     for name, entry in record.spec.search.items():
         if isinstance(entry, Choices) and len(entry.choices) > 1:
-            groups = _by_choice(record, trials, name, entry)
-            claims += [_choice(record, name, choice, groups) for choice in groups]
+            chosen = [str(trial.hparams.get(name)) for trial in trials]
+            both = [_by_choice(entry, chosen, costs), _by_choice(entry, chosen, apart[name].tolist())]
+            claims += [_choice(record, name, choice, both) for choice in both[0]]
     return claims
 
 
-def _by_choice(
-    record: StudyRecord, trials: Sequence[TrialRecord], name: str, entry: Choices
-) -> dict[str, list[float]]:
+def _by_choice(entry: Choices, chosen: Sequence[str], costs: Sequence[float]) -> dict[str, list[float]]:
     """Returns the costs of the trials with each choice."""
-    groups: dict[str, list[float]] = {str(label(choice)): [] for choice in entry.choices}
-    for trial in trials:
-        groups.get(str(trial.hparams.get(name)), []).append(cost(record, trial))
+    groups: dict[str, list[float]] = {str(choice): [] for choice in entry.labels()}
+    for choice, paid in zip(chosen, costs, strict=True):
+        groups.get(choice, []).append(paid)
     return groups
 
 
-def _choice(record: StudyRecord, name: str, choice: str, groups: Mapping[str, Sequence[float]]) -> Claim:
-    own = groups[choice]
-    rest = [group for other, group in groups.items() if other != choice]
-    others = [paid for group in rest for paid in group]
-    p = max(luck(own, others), *(luck(own, group) for group in rest))
+def _choice(
+    record: StudyRecord, name: str, choice: str, both: Sequence[Mapping[str, Sequence[float]]]
+) -> Claim:
+    """Returns the claim about one choice.
+
+    Args:
+        both: costs by choice, and the same without what other hyperparameters explain.
+    """
+    p = max(luck(groups[choice], group) for groups in both for group in _rivals(groups, choice))
+    own, others = both[0][choice], _rivals(both[0], choice)[0]
     seen = f"The {len(own)} trials with {name} = {choice} score better than those with any other choice"
     if own and others:
         seen += f", {medians(record, (own, others))}"
     return Claim(seen, "fix it, and search the other hyperparameters more finely", (name,), p)
+
+
+def _rivals(groups: Mapping[str, Sequence[float]], choice: str) -> list[list[float]]:
+    """Returns the costs of all other choices together, and of each of them."""
+    rest = [list(group) for other, group in groups.items() if other != choice]
+    return [[paid for group in rest for paid in group], *rest]
 
 
 def late_best(record: StudyRecord) -> list[Claim]:
