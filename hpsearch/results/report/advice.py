@@ -150,12 +150,12 @@ def not_confirmed(record: StudyRecord) -> list[Claim]:
     """Nothing was confirmed yet, or the search has found something better since."""
     if record.answer.news:
         seen, _, remedy = record.answer.news.partition(": ")
-        return [Claim(f"T{seen[1:]}", remedy, {"confirm": Change.UP})]
+        return [Claim(f"T{seen[1:]}", remedy, ("confirm",))]
     if record.best is None or SUMMARY in record.attrs:
         return []
     return [
         Claim(
-            f"The best {record.metric} is the best of {len(record.ranked)}, which is too good by luck",
+            f"The best {record.metric} is the best of {len(record.ranked)}, so it is optimistically biased",
             f"`hpsearch confirm {record.name}` trains the best trials again with other seeds and opens "
             "the test part",
             ("confirm",),
