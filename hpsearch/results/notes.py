@@ -50,7 +50,7 @@ def _reading(record: StudyRecord) -> list[str]:
         "trials lie, what they cost, why trials ended, what the workers did.",
         "* The dashboard's own importance graph counts COMPLETE trials only and ranks chance as well: "
         f"`hpsearch report {record.name}` says which hyperparameters matter, and whether any does.",
-        "* All scores are of the validation part, and the best of many is too good by luck: "
+        "* All scores are of the validation part, and the best of many is optimistically biased: "
         f"`hpsearch confirm {record.name}` trains the best ones anew and opens the test part once.",
     ]
 

@@ -1,16 +1,9 @@
 """What every section of a study file shares."""
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -19,23 +12,6 @@ class Section(BaseModel):
     """One table of a study file: frozen, unknown keys refused, no infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Quiet(Section):
-    """A table with fields that only commands of hpsearch set: not stored at their defaults.
-
-    So a study keeps the form, and the digest, that it had before there were such fields.
-    """
-
-    _quiet: ClassVar[tuple[str, ...]]
-
-    @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        stored: dict[str, Any] = handler(self)
-        for name in self._quiet:
-            if stored.get(name) == type(self).model_fields[name].default:
-                stored.pop(name, None)
-        return stored
 
 
 def parse_duration(value: Any) -> Any:

@@ -6,18 +6,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpsearch.spec.augment import Augment, check_unique
-from hpsearch.spec.base import Bool, Float, Int, OrNone, Quiet, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Section
 
 
-class Split(Quiet):
+class Split(Section):
     """Shares of the three parts; stratified by label, seeded, the same for every trial and worker.
 
     The training part teaches, the validation part chooses between trials and stops them, the test part is
     opened by `hpsearch confirm` alone. A data set's official test part is used as it is unless
     `official_test = false`; `train` and `val` then share what remains in their proportion.
     """
-
-    _quiet = ("join_val",)
 
     train: Float = Field(0.8, gt=0, le=1)
     val: Float = Field(0.1, gt=0, lt=1)

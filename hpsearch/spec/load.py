@@ -6,6 +6,8 @@ import json
 import tomllib
 import zlib
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,12 @@ RUN_ONLY = {
 }  # fmt: skip
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
 
-LATER: dict[str, dict[str, Any]] = {"data": {"resize": "crop", "range": None}}
+LATER: dict[str, Any] = {
+    "data.resize": "crop",
+    "data.range": None,
+    "data.split.join_val": False,
+    "train.last_epoch": None,
+}
 """Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
 
 ORDERED = "train.lr_multipliers"
@@ -173,9 +180,11 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     tree = spec.model_dump(
         mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
     )
-    for section, defaults in LATER.items():
-        for name in [name for name, default in defaults.items() if tree[section][name] == default]:
-            del tree[section][name]
+    for name, default in LATER.items():
+        *path, field = name.split(".")
+        section = reduce(getitem, path, tree)
+        if section[field] == default:
+            del section[field]
     return tree
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpsearch.spec.base import Bool, Float, Int, OrNone, Quiet, Seconds, Section
+from hpsearch.spec.base import Bool, Float, Int, OrNone, Seconds, Section
 from hpsearch.spec.sentences import check_plain
 
 NUMBER_LOSSES = ("mse", "l1", "huber")
@@ -35,11 +35,9 @@ class ModelSpec(Section):
     that a study begins with: another content is noticed when the study goes on."""
 
 
-class TrainSpec(Quiet):
+class TrainSpec(Section):
     """The training loop. All but `loss`, `tf32`, `compile`, `threads` and `function` are searchable; a field
     whose default is None takes "none" too, also among the choices of a search."""
-
-    _quiet = ("last_epoch",)
 
     learning_rate: Float = Field(0.05, gt=0)
     """Size of a step against the gradient. Too small learns too slowly, too large jumps over the minimum or
