@@ -103,6 +103,9 @@ def dashboard(
         str | None,
         typer.Option(metavar="NAME", help="Put a user, or a new password, into the file of --auth; end."),
     ] = None,
+    remove_user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take a user out of the file of --auth; end.")
+    ] = None,
     proxy: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +118,11 @@ def dashboard(
         from hpsearch.results import accounts
 
         typer.echo(accounts.add_user_with_prompt(auth, add_user, sys.stdin))
+        return
+    if remove_user is not None:
+        from hpsearch.results import accounts
+
+        typer.echo(accounts.remove_user(auth, remove_user))
         return
     from hpsearch.results.dashboard import Access, Dashboard
 

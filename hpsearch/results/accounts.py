@@ -6,10 +6,12 @@ One line for each user: `name:scrypt:n:r:p:salt:hash`, salt and hash in base64.
 import base64
 import getpass
 import hashlib
+import logging
 import os
 import re
 import secrets
 import stat
+import threading
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import TextIO
 
 from hpsearch.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SHORTEST = 8
 LONGEST = 1024  # characters; more is no password and would only cost time
@@ -68,7 +72,7 @@ class Users:
     def __init__(self, hashes: Mapping[str, PasswordHash]) -> None:
         self._hashes = dict(hashes)
         # An unknown name costs the same work as a known one, so that time does not tell which names exist.
-        known = next(iter(self._hashes.values()))
+        known = next(iter(self._hashes.values()), PasswordHash(b"", bytes(32)))
         self._nobody = PasswordHash(
             secrets.token_bytes(16), secrets.token_bytes(len(known.digest)), known.n, known.r, known.p
         )
@@ -80,6 +84,48 @@ class Users:
         name = unicodedata.normalize("NFC", name)
         fits = self._hashes.get(name, self._nobody).fits(password)
         return fits and name in self._hashes
+
+    def mark(self, name: str) -> bytes:
+        """Returns 32 bytes that change with the user's password; nothing for an unknown name."""
+        known = self._hashes.get(unicodedata.normalize("NFC", name))
+        return hashlib.sha256(known.stored_form().encode("ascii")).digest() if known is not None else b""
+
+
+class UsersFile:
+    """The users of a file at each moment: it is read again when it has changed.
+
+    While the file cannot be read, nobody is a user: one who was removed must not get in because of a slip.
+
+    Raises:
+        UserError: the file is wrong at the start.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._seen = _stamp(file)
+        self._users = read_users(file)
+
+    def __call__(self) -> Users:
+        with self._lock:
+            # Before the file is read: a change in between is seen the next time.
+            seen = _stamp(self._file)
+            if seen != self._seen:
+                try:
+                    self._users = read_users(self._file)
+                except UserError as error:
+                    logger.warning("nobody can log in: %s", error)
+                    self._users = Users({})
+                self._seen = seen
+            return self._users
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def read_users(file: Path) -> Users:
@@ -112,8 +158,27 @@ def add_user(file: Path, name: str, password: str) -> bool:
     hashes = _read(file) if file.exists() else {}
     is_new = name not in hashes
     hashes[name] = hash_password(password)
-    _write(file, "".join(f"{user}:{entry.stored_form()}\n" for user, entry in hashes.items()))
+    _write(file, hashes)
     return is_new
+
+
+def remove_user(file: Path | None, name: str) -> str:
+    """Takes a user out of the file, and says what was done.
+
+    Raises:
+        UserError: no file, or the name is not in it.
+    """
+    if file is None:
+        raise UserError("--remove-user: name the file of users with --auth FILE")
+    name = unicodedata.normalize("NFC", name)
+    hashes = _read(file)
+    if name not in hashes:
+        known = ", ".join(sorted(hashes)) or "nobody"
+        raise UserError(f"--remove-user {name!r}: not a user in {file}; in it: {known:.200}")
+    del hashes[name]
+    _write(file, hashes)
+    done = f"removed {name} from {file}"
+    return done if hashes else f"{done}, the last user: nobody can log in until --add-user NAME adds one"
 
 
 def add_user_with_prompt(file: Path | None, name: str, stdin: TextIO) -> str:
@@ -125,8 +190,7 @@ def add_user_with_prompt(file: Path | None, name: str, stdin: TextIO) -> str:
     if file is None:
         raise UserError("--add-user: name the file of users with --auth FILE")
     is_new = add_user(file, name, _read_password(name, stdin))
-    done = f"added {name} to {file}" if is_new else f"changed the password of {name} in {file}"
-    return f"{done}; a dashboard that runs must be restarted to know of it"
+    return f"added {name} to {file}" if is_new else f"changed the password of {name} in {file}"
 
 
 def _read_password(name: str, stdin: TextIO) -> str:
@@ -184,7 +248,8 @@ def _entry(file: Path, number: int, line: str) -> tuple[str, PasswordHash]:
     return fields[0], entry
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, hashes: Mapping[str, PasswordHash]) -> None:
+    text = "".join(f"{user}:{entry.stored_form()}\n" for user, entry in hashes.items())
     beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

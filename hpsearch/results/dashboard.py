@@ -1,4 +1,4 @@
-"""optuna-dashboard on a cached storage, behind a guard, served by waitress."""
+"""optuna-dashboard on a cached storage, behind a guard, on a server of its own."""
 
 import ipaddress
 import logging
@@ -17,28 +17,27 @@ from typing import Any, BinaryIO
 from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
-import waitress
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage, get_storage
 from sqlalchemy import and_, select
 
 from hpsearch.errors import StorageAway, StudyNotFound, UserError
-from hpsearch.results.accounts import read_users
+from hpsearch.results.accounts import UsersFile
 from hpsearch.results.driven import Driven
 from hpsearch.results.graph_order import in_order
-from hpsearch.results.guard import LOCAL_NAMES, Application, Environ, Guard, Headers, StartResponse
+from hpsearch.results.guard import LOCAL_NAMES, Guard
 from hpsearch.results.login import Login
+from hpsearch.results.server import Application, Environ, Headers, Limits, Server, StartResponse, same_address
 from hpsearch.search.storage import open_storage, reading
 from hpsearch.search.writes import STUDIES, TRIALS
 from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 16
 _LARGEST_UPLOAD = 128 * 2**20  # bytes, the dashboard's own limit for artifacts
-# The server takes a whole body before anybody is asked for a name. Files that a page uploads are a third longer
-# in its body; docker/Caddyfile sets the same limit.
-LARGEST_BODY_BEFORE_LOGIN = 8 * 2**20
+# What users of a network may send at once, and docker/Caddyfile lets through. Files that a page uploads are a third
+# longer in its body.
+LARGEST_SHARED_BODY = 8 * 2**20
 _WARM = 5  # the newest studies, of which somebody will want to see one
 _LOOK_EVERY = 2.0  # seconds between looks for studies that were deleted
 
@@ -70,6 +69,10 @@ class Access:
             )
         if self.auth is None and self.proxy is not None:
             raise UserError(f"--proxy {self.proxy}: give --auth FILE too, or the proxy's users all get in")
+        if self.proxy is not None and not same_address(self.proxy, self.proxy):
+            raise UserError(
+                f"--proxy {self.proxy}: not an IP address; give the one that the proxy calls from"
+            )
 
     @property
     def is_local(self) -> bool:
@@ -94,11 +97,11 @@ class Dashboard:
     """
 
     def __init__(self, url: str, run_folder: Path, access: Access = Access()) -> None:
-        login = Login(read_users(access.auth)) if access.auth is not None else None
+        login = Login(UsersFile(access.auth)) if access.auth is not None else None
         hosts = None if login else LOCAL_NAMES | {access.host.lower()}
         self._app = Refreshed(_open(url), ArtifactFolder(RunFolder(run_folder, "").artifacts))
         self._server = _bind(Guard(self._app, login, hosts, access.read_only), access)
-        self.address = _address(access.host, self._server.effective_port)
+        self.address = _address(access.host, self._server.port)
         self.warnings: tuple[str, ...] = ()
         if not access.is_local and access.proxy is None:
             self.warnings = (
@@ -165,7 +168,7 @@ def _open(url: str) -> RDBStorage:
         raise StudyNotFound(f"{error}; begin with: hpsearch run STUDY.toml") from None
 
 
-def _bind(app: Application, access: Access) -> Any:
+def _bind(guard: Guard, access: Access) -> Server:
     family = socket.AF_INET6 if ":" in access.host else socket.AF_INET
     try:
         listener = socket.create_server((access.host, access.port), family=family, backlog=128)
@@ -173,25 +176,13 @@ def _bind(app: Application, access: Access) -> Any:
         raise UserError(
             f"--host {access.host} --port {access.port}: {error.strerror}; choose another host or port"
         ) from None
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it complains of every short queue
-    trust: dict[str, Any] = {}
-    if access.proxy is not None:
-        headers = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
-        trust = {"trusted_proxy": access.proxy, "trusted_proxy_headers": headers}
-    return waitress.create_server(
-        app,
-        sockets=[listener],
-        threads=_THREADS,
-        max_request_body_size=_largest_body(access),
-        ident=None,
-        **trust,
-    )
+    return Server(guard, listener, Limits(_largest_body(access)), guard.screen, access.proxy)
 
 
 def _largest_body(access: Access) -> int:
     if access.read_only:
         return 2**20
-    return _LARGEST_UPLOAD if access.auth is None else LARGEST_BODY_BEFORE_LOGIN
+    return _LARGEST_UPLOAD if access.auth is None else LARGEST_SHARED_BODY
 
 
 def _address(host: str, port: int) -> str:

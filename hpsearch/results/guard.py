@@ -5,20 +5,19 @@ the same machine.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from hpsearch.results.login import COOKIE, Login
+from hpsearch.results.server import Application, Environ, Headers, StartResponse
 
 logger = logging.getLogger(__name__)
 
-Environ = dict[str, Any]
-Headers = list[tuple[str, str]]
-StartResponse = Callable[..., Any]
-Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+_SCREENED = "hpsearch.screened"  # the headers that a request let through by `screen` has to be answered with
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -62,20 +61,28 @@ class Guard:
     read_only: bool = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path, secure = environ.get("PATH_INFO", ""), environ.get("wsgi.url_scheme") == "https"
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard fails without it
-        extra: Headers = []
-        refusal = self._place(environ)
-        if refusal is None and self.login is not None:
-            refusal = self._identity(self.login, environ, secure, extra)
-        refusal = refusal or self._deed(environ)
-        if refusal is not None:
-            return refusal.answer(environ, start_response, _hardened([], path, extra))
+        instead = None if _SCREENED in environ else self.screen(environ)
+        if instead is not None:
+            return instead(environ, start_response)
+        path, extra = environ.get("PATH_INFO", ""), environ.pop(_SCREENED)
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
             return start_response(status, _hardened(headers, path, extra), exc_info)
 
         return self.app(environ, start)
+
+    def screen(self, environ: Environ) -> Application | None:
+        """Judges a request by its headers; returns what answers in the application's place, or None."""
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard fails without it
+        extra: Headers = []
+        refusal = self._place(environ)
+        if refusal is None and self.login is not None:
+            refusal = self._identity(self.login, environ, extra)
+        refusal = refusal or self._deed(environ)
+        if refusal is None:
+            environ[_SCREENED] = extra
+            return None
+        return partial(refusal.answer, headers=_hardened([], environ.get("PATH_INFO", ""), extra))
 
     def _place(self, environ: Environ) -> "Refusal | None":
         host = _host_name(environ.get("HTTP_HOST", ""))
@@ -83,21 +90,19 @@ class Guard:
             return None
         return Refusal(HTTPStatus.MISDIRECTED_REQUEST, f"this dashboard does not answer to the name {host!r}")
 
-    def _identity(self, login: Login, environ: Environ, secure: bool, extra: Headers) -> "Refusal | None":
+    def _identity(self, login: Login, environ: Environ, extra: Headers) -> "Refusal | None":
         verdict = login.check(
             environ.get("HTTP_AUTHORIZATION"), environ.get("HTTP_COOKIE", ""), environ.get("REMOTE_ADDR", "")
         )
         if verdict.cookie:
-            flags = "; Secure" if secure else ""
+            flags = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
             value = f"{COOKIE}={verdict.cookie}; Path=/; HttpOnly; SameSite=Strict{flags}"
             extra.append(("Set-Cookie", value))
         if verdict.admitted:
             return None
         if verdict.wait:
             extra.append(("Retry-After", str(verdict.wait)))
-            return Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS, f"too many failed logins: wait {verdict.wait} seconds"
-            )
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, f"{verdict.reason}: wait {verdict.wait} s")
         extra.append(("WWW-Authenticate", 'Basic realm="hpsearch dashboard", charset="UTF-8"'))
         return Refusal(HTTPStatus.UNAUTHORIZED, "name and password, please")
 
@@ -119,7 +124,7 @@ class Refusal:
     status: HTTPStatus
     reason: str
 
-    def answer(self, environ: Environ, start_response: StartResponse, headers: Headers) -> list[bytes]:
+    def answer(self, environ: Environ, start_response: StartResponse, *, headers: Headers) -> list[bytes]:
         body = f"{self.reason}\n".encode()
         length = ("Content-Length", str(len(body)))
         plain = ("Content-Type", "text/plain; charset=utf-8")

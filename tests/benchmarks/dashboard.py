@@ -171,7 +171,7 @@ def main() -> None:
         url = f"sqlite:///{folder}/measured.db"
         fill(url, options.trials, options.epochs)
         figures = measure(url, Path(folder), options.rounds, options.trials, options.epochs)
-    figures["versions"] = {name: version(name) for name in ("optuna", "optuna-dashboard", "waitress")}
+    figures["versions"] = {name: version(name) for name in ("optuna", "optuna-dashboard", "tornado")}
     figures["python"] = platform.python_version()
     text = json.dumps(figures, indent=2)
     print(text)

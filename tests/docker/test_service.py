@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpsearch.results.dashboard import LARGEST_BODY_BEFORE_LOGIN
+from hpsearch.results.dashboard import LARGEST_SHARED_BODY
 from tests.browser import opened_page
 from tests.databases import fresh_database, stored_trials
 from tests.docker.files import DOCKER, PAGE, ROOT, compose
@@ -224,7 +224,7 @@ def test_caddy_takes_no_larger_bodies_than_the_dashboard():
         pytest.skip("no caddy on this machine")
     config = ["--config", str(DOCKER / "Caddyfile"), "--adapter", "caddyfile"]
     adapted = subprocess.run([caddy, "adapt", *config], capture_output=True, text=True, check=True).stdout
-    assert f'"max_size":{LARGEST_BODY_BEFORE_LOGIN}' in adapted
+    assert f'"max_size":{LARGEST_SHARED_BODY}' in adapted
 
 
 @pytest.mark.browser

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from hpsearch.errors import UserError
-from hpsearch.results.accounts import add_user, add_user_with_prompt, hash_password, read_users
+from hpsearch.results.accounts import add_user, add_user_with_prompt, hash_password, read_users, remove_user
 
 
 def test_a_user_that_was_added_gets_in_with_the_password_alone(tmp_path):
@@ -144,3 +144,29 @@ def test_an_unknown_name_costs_the_same_work(tmp_path, monkeypatch):
     assert not users.admit("eve", "wrong")
     assert len(costs) == 2
     assert costs[0] == costs[1]
+
+
+def test_a_user_is_removed_and_the_others_stay(tmp_path):
+    file = tmp_path / "users"
+    for name in ("ada", "zoë"):
+        add_user(file, name, "a password")
+    with pytest.raises(UserError, match=r"--remove-user 'eve': not a user in .*users; in it: ada, zoë"):
+        remove_user(file, "eve")
+    assert remove_user(file, "zoe\N{COMBINING DIAERESIS}") == f"removed zoë from {file}"
+    assert read_users(file).admit("ada", "a password")
+    assert not read_users(file).admit("zoë", "a password")
+    assert "the last user: nobody can log in until --add-user" in remove_user(file, "ada")
+    with pytest.raises(UserError, match="no user in it"):
+        read_users(file)
+    with pytest.raises(UserError, match="in it: nobody"):
+        remove_user(file, "ada")
+    assert add_user(file, "ada", "a password")
+    assert read_users(file).admit("ada", "a password")
+
+
+def test_to_remove_a_user_the_file_must_be_named_and_be_there(tmp_path):
+    with pytest.raises(UserError, match="--remove-user: name the file"):
+        remove_user(None, "ada")
+    with pytest.raises(UserError, match="no such file"):
+        remove_user(tmp_path / "users", "ada")
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,13 @@
 """What the dashboard's guard lets through; the application behind it counts what it was asked."""
 
 import base64
+import functools
 import hashlib
 import threading
 
 import pytest
 
-from hpsearch.results.accounts import PasswordHash, Users
+from hpsearch.results.accounts import PasswordHash, Users, UsersFile, add_user, remove_user
 from hpsearch.results.guard import LOCAL_NAMES, Guard
 from hpsearch.results.login import COOKIE, Delays, Login
 from tests.results.requests import ask, basic
@@ -38,6 +39,7 @@ class Clock:
         return self.now
 
 
+@functools.cache
 def users():
     digest = hashlib.scrypt(PASSWORD.encode(), salt=b"saltsalt", n=2**14, r=8, p=1, maxmem=2**26, dklen=32)
     return Users({NAME: PasswordHash(b"saltsalt", digest, n=2**14, p=1)})
@@ -46,7 +48,7 @@ def users():
 def guarded(**delays):
     app = App()
     delays = {"free": 10**6, **delays}
-    return Guard(app, login=Login(users(), Delays(**delays))), app
+    return Guard(app, login=Login(users, Delays(**delays))), app
 
 
 def encoded(raw: bytes) -> str:
@@ -205,6 +207,77 @@ def test_an_owner_of_a_network_has_one_delay_and_memory_is_bounded():
     for number in range(1000):
         delays.begin(f"client {number}")
     assert len(delays._failures) == 100
+
+
+def test_failures_under_one_name_do_not_lock_out_the_others_of_an_address():
+    clock = Clock()
+    guard, _ = guarded(free=2, names=5, clock=clock)
+
+    def attempt(name, password="wrong", address="10.0.0.1"):
+        authorization = basic(name, password)
+        return ask(guard, HTTP_AUTHORIZATION=authorization, REMOTE_ADDR=address).status
+
+    assert [attempt("eve") for _ in range(5)] == [401, 401, 429, 429, 429]
+    assert attempt(NAME, PASSWORD) == 200
+    # But who tries many names from one address is made to wait too, whichever comes next.
+    assert [attempt(f"guess {number}") for number in range(8)] == [401] * 8
+    assert [attempt(f"another {number}") for number in range(8)] == [429] * 8
+    assert attempt(NAME, PASSWORD) == 429
+    assert attempt(NAME, PASSWORD, "10.0.0.2") == 200
+    clock.now += 1000
+    assert attempt(NAME, PASSWORD) == 200
+
+
+@pytest.mark.parametrize("failures", [100, 2000])
+def test_the_wait_stays_bounded_however_often_somebody_fails(failures):
+    clock = Clock()
+    delays = Delays(longest=5.0, clock=clock)
+    for _ in range(failures):
+        clock.now += 5.0
+        assert delays.begin("10.0.0.1", "eve") == 0
+    assert delays.begin("10.0.0.1", "eve") == 5.0
+
+
+def test_an_ipv4_address_within_ipv6_is_its_own():
+    delays = Delays(free=1, clock=Clock())
+    assert delays.begin("::ffff:192.0.2.1") == 0
+    assert delays.begin("::ffff:192.0.2.2") == 0
+    assert delays.begin("192.0.2.1") > 0
+
+
+def test_a_removed_user_and_an_old_password_are_out_at_once_with_their_cookies(tmp_path):
+    file = tmp_path / "users"
+    people = {name: basic(name, "a password") for name in ("ada", "bob", "eve")}
+    for name in people:
+        add_user(file, name, "a password")
+    users = UsersFile(file)
+    guard = Guard(App(), login=Login(users, Delays(free=10**6)))
+    cookies = {
+        name: ask(guard, HTTP_AUTHORIZATION=header).headers["Set-Cookie"].partition(";")[0]
+        for name, header in people.items()
+    }
+
+    def statuses():
+        return [
+            ask(guard, HTTP_AUTHORIZATION=header, HTTP_COOKIE=cookies[name]).status
+            for name, header in people.items()
+        ]
+
+    assert statuses() == [200, 200, 200]
+    remove_user(file, "bob")
+    assert statuses() == [200, 401, 200]
+    add_user(file, "eve", "another password")
+    assert statuses() == [200, 401, 401]
+    assert ask(guard, HTTP_AUTHORIZATION=basic("eve", "another password")).status == 200
+    add_user(file, "bob", "a password")
+    assert statuses() == [200, 200, 401]
+    text = file.read_bytes()
+    file.write_text("ada:no hash\n")
+    assert statuses() == [401, 401, 401]  # who was removed must not get in because of a slip in the file
+    file.write_bytes(text)
+    assert statuses() == [200, 200, 401]
+    file.unlink()
+    assert statuses() == [401, 401, 401]
 
 
 def test_many_guesses_at_once_are_counted_before_they_are_checked():
