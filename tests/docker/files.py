@@ -71,3 +71,18 @@ def page_commands() -> Iterator[list[str]]:
     inline = re.findall(r"`(docker compose [^`]+)`", PAGE)
     for line in blocks + inline:
         yield shlex.split(re.split(r"\s[<>]\s", line)[0], comments=True)[2:]
+
+
+def small_study(trials: int, epochs: str, name: str = "digits") -> str:
+    """Returns the digits study with another space and number of trials."""
+    text = (ROOT / "studies" / "digits.toml").read_text(encoding="utf-8")
+    changes = {
+        r"^trials = \d+": f'name = "{name}"\ntrials = {trials}',
+        r"^epochs = .*": f"epochs = {epochs}",
+        r"^batch_size = .*": "batch_size = [64, 128]",
+        r"^learning_rate = .*": "learning_rate = { low = 1e-3, high = 1e-2 }",  # none diverges
+    }
+    for pattern, value in changes.items():
+        text, count = re.subn(pattern, value, text, flags=re.MULTILINE)
+        assert count == 1
+    return text

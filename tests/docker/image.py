@@ -1,8 +1,8 @@
 """Runs commands as the image would, without Docker, in a file system of their own made of this machine's.
 
 As in compose.yaml: user 10001 without capabilities, everything read-only but /runs and /tmp, the study files in
-/studies, the secrets in /run/secrets, and the environment of the Dockerfile. Python and its packages are this
-machine's. It needs root and the right to make mounts.
+/studies, the secrets in /run/secrets, the users in /users, and the environment of the Dockerfile. Python and its
+packages are this machine's. It needs root and the right to make mounts.
 """
 
 import functools
@@ -23,8 +23,8 @@ USER = 10001
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"]
 NO_RIGHTS = ["--bounding-set=-all", "--inh-caps=-all"]
 
-# $1 the folder with runs, studies, data, secrets and bin, $2 what of the root is seen, $3 "secrets" to see them in
-# /secrets, where they can be written; the command follows.
+# $1 the folder with runs, studies, data, users, secrets and bin, $2 what of the root is seen, $3 "users" where they
+# can be written; the command follows.
 # In a mount namespace of its own.
 _ENTER = r"""
 here=$1; seen=$2; more=$3; shift 3
@@ -36,13 +36,13 @@ for entry in $seen; do
     if [ -d "$entry" ]; then mkdir "$root$entry" && mount --rbind "$entry" "$root$entry"; fi
 done
 mkdir -p "$root/image" "$root/tmp" "$root/run/secrets"
-for each in runs studies data $more; do mkdir "$root/$each" && mount --bind "$here/$each" "$root/$each"; done
+for each in runs studies data users; do mkdir "$root/$each" && mount --bind "$here/$each" "$root/$each"; done
 mount --bind "$here/secrets" "$root/run/secrets"
 mount --bind "$here/bin" "$root/image"
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$root/tmp"
 cut -d ' ' -f 5 /proc/self/mountinfo | while read -r place; do
     case $place in
-        "$root"/runs|"$root"/secrets|"$root"/tmp|"$root"/proc*|"$root"/sys*|"$root"/dev*) ;;
+        "$root"/runs|"$root/${more:-runs}"|"$root"/tmp|"$root"/proc*|"$root"/sys*|"$root"/dev*) ;;
         "$root"|"$root"/*) mount -o remount,bind,ro "$place" ;;
     esac
 done
@@ -71,7 +71,7 @@ class Image:
         os.chown(path, USER, USER)
 
     def command(self, *words: object, more: str = "") -> list[str]:
-        """Returns the command that runs these words as the image's user; `more`: "secrets" to change them."""
+        """Returns the command that runs these words as the image's user; `more`: "users" to change them."""
         environment = image_environment() | {
             "HPSEARCH_STORAGE_FILE": "/run/secrets/storage_url",
             "PATH": "/image:/usr/bin:/bin",
@@ -105,12 +105,13 @@ def make_image(folder: Path) -> Image:
         "studies": 0o755,
         "data": 0o755,
         "secrets": 0o700,
+        "users": 0o700,
         "bin": 0o755,
         "root": 0o755,
     }.items():
         (folder / name).mkdir()
         (folder / name).chmod(mode)
-    for name in ("runs", "secrets"):
+    for name in ("runs", "secrets", "users"):
         os.chown(folder / name, USER, USER)
     for name, call in {"python": f"{interpreter()}", "hpsearch": "python -m hpsearch"}.items():
         program = folder / "bin" / name

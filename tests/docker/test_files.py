@@ -100,7 +100,7 @@ def test_our_services_run_without_rights_on_a_read_only_root():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["tmpfs"] == ["/tmp:exec"], name
         writable = {v.split(":")[1] for v in service["volumes"] if not v.endswith(":ro")}
-        assert writable == ({"/secrets"} if name == "add-user" else {"/runs"})
+        assert writable == ({"/users"} if name == "add-user" else {"/runs"})
     last = dockerfile()[-1][0]
     assert [rest for stage, word, rest in dockerfile() if (stage, word) == (last, "USER")] == ["10001:10001"]
 
@@ -188,7 +188,9 @@ def test_compose_commands_of_the_page_are_right(words):
     service, rest = words[0].partition(":")[0], words[1:]
     assert service in whole
     if "--entrypoint" in options:
-        assert options["--entrypoint"] in ("tar", "sh")
+        assert options["--entrypoint"] in ("tar", "sh", "hpsearch")
+        if options["--entrypoint"] == "hpsearch":
+            understood(rest)
     elif service in WORKERS and rest and rest[0] not in whole:
         understood(rest)
     elif service == "postgres" and rest:

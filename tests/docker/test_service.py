@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from hpsearch.results.dashboard import LARGEST_SHARED_BODY
 from tests.browser import opened_page
 from tests.databases import fresh_database, stored_trials
-from tests.docker.files import DOCKER, PAGE, ROOT, compose
+from tests.docker.files import DOCKER, PAGE, ROOT, compose, small_study
 from tests.docker.image import USER, Image, make_image
 from tests.results.requests import DEADLINE, basic, listens, until
 
@@ -32,21 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LOGIN = {"username": "alice", "password": "correct horse"}
 SERVICES = compose()["services"]
-
-
-def small_study(trials: int, epochs: str, name: str = "digits") -> str:
-    """Returns the digits study with another space and number of trials."""
-    text = (ROOT / "studies" / "digits.toml").read_text(encoding="utf-8")
-    changes = {
-        r"^trials = \d+": f'name = "{name}"\ntrials = {trials}',
-        r"^epochs = .*": f"epochs = {epochs}",
-        r"^batch_size = .*": "batch_size = [64, 128]",
-        r"^learning_rate = .*": "learning_rate = { low = 1e-3, high = 1e-2 }",  # none diverges
-    }
-    for pattern, value in changes.items():
-        text, count = re.subn(pattern, value, text, flags=re.MULTILINE)
-        assert count == 1
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +149,7 @@ def running(command: list[str], port: int, log: Path, **environment: str) -> Ite
 def dashboard(searched, tmp_path_factory) -> Iterator[int]:
     """The port of the compose file's dashboard, with the user that its add-user made."""
     added = searched.run(
-        *SERVICES["add-user"]["entrypoint"], LOGIN["username"], more="secrets", input=LOGIN["password"] + "\n"
+        *SERVICES["add-user"]["entrypoint"], LOGIN["username"], more="users", input=LOGIN["password"] + "\n"
     )
     assert added.returncode == 0, added.stderr
     port = free_port()
