@@ -30,6 +30,7 @@ from hpsearch.results.login import Login
 from hpsearch.results.server import Application, Environ, Headers, Limits, Server, StartResponse, same_address
 from hpsearch.search.storage import open_storage, reading
 from hpsearch.search.writes import STUDIES, TRIALS
+from hpsearch.service.signals import heeded
 from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Dashboard:
         return thread
 
     def serve(self, open_browser: bool = False, ready: Callable[[], object] = lambda: None) -> None:
-        """Serves until SIGINT or SIGTERM, then returns; `ready` is called when these are heeded."""
+        """Serves until SIGINT, SIGTERM or the like, then returns; `ready` is called when these are heeded."""
         with _ended_by_signals():
             ready()
             self.warm()
@@ -142,7 +143,7 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can heed signals: its owner calls close()
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in heeded()}
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in before:
