@@ -10,6 +10,7 @@ import typer
 
 from hpsearch.cli import app
 from hpsearch.errors import HpsearchError
+from hpsearch.text import LineFormatter, in_lines
 
 # typer has brought its own copy of click for some time now; this is the root of its errors in either case.
 _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -28,7 +29,9 @@ def run(arguments: list[str]) -> int:
     0 for success, 1 for a failure, 2 for what the user can mend (arguments, study, data, storage ...), 130
     after Ctrl-C. A traceback means a bug in hpsearch.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         status = app(arguments, prog_name="hpsearch", standalone_mode=False)
     except HpsearchError as error:
@@ -47,7 +50,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(sentence: str, status: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(in_lines(f"error: {sentence}"), file=sys.stderr)
     return status
 
 
