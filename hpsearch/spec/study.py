@@ -292,6 +292,11 @@ class StudySpec(Section):
             value = getattr(value, part)
         return [value]
 
+    def objects(self) -> list[str]:
+        """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
+        named = (*self.values_of("model.name"), self.data.dataset, self.train.function)
+        return [str(name) for name in named if ":" in str(name)]
+
     @property
     def is_confirmation(self) -> bool:
         """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""

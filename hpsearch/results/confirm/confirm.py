@@ -44,7 +44,7 @@ from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import VISIBLE, Workers, plan
 from hpsearch.service.run import run
 from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.load import stored_form
+from hpsearch.spec.load import refuse_foreign_places, refuse_other, stored_form
 from hpsearch.spec.study import SUFFIX, StudySpec
 from hpsearch.spec.trial import TrialRun
 
@@ -95,6 +95,7 @@ def confirm(
     study: str | None,
     options: RunOptions,
     *,
+    given: StudySpec | None = None,
     top: int | None = None,
     seeds: int | None = None,
     test: bool = True,
@@ -106,6 +107,7 @@ def confirm(
     What broke off in an earlier call is trained once more.
 
     Args:
+        given: this machine's own study file, which counts in place of what the database says.
         top, seeds: how many configurations and repeats; by default those of `[confirm]`.
         test: whether the test part may be opened.
 
@@ -113,7 +115,7 @@ def confirm(
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not go on; what was trained is kept.
     """
-    work = _plan(_read(study, options.storage), options, top, seeds)
+    work = _plan(_given(_read(study, options.storage), given, options), options, top, seeds)
     inherit_data(work.record, work.spec, options.storage)
     status, done = 0, _finished(work)
     if done < len(work.spec.sampler.points):
@@ -135,6 +137,20 @@ def confirm(
 def _read(name: str | None, url: str) -> StudyRecord:
     with reading_study(name, url) as study:
         return read_record(study)
+
+
+def _given(record: StudyRecord, given: StudySpec | None, options: RunOptions) -> StudyRecord:
+    """Returns a search as this machine's study file has it; without one, as the database has it.
+
+    Raises:
+        StudyFileError: the two differ, or what is stored would be written to a foreign place.
+    """
+    if given is not None:
+        refuse_other(record.attrs.get(SPECIFICATION), given)
+        return replace(record, spec=given)
+    if record.spec is not None:
+        refuse_foreign_places(record.spec, options.data_root)
+    return record
 
 
 def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None) -> _Work:
@@ -216,8 +232,10 @@ def _test(work: _Work) -> None:
     if not due:
         return
     from hpsearch.results.confirm.exam import sealed_part
+    from hpsearch.training.imports import look_in
 
-    place = _place(work.options)
+    options, place = work.options, _place(work.options)
+    look_in(options.import_paths, work.spec.objects() if options.allow is None else options.allow)
     data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
@@ -271,7 +289,6 @@ def _place(options: RunOptions) -> "Place":
         options.data_root,
         RunFolder(options.run_folder.absolute(), "").cache,
         options.allow,
-        options.import_paths or (os.getcwd(),),
         "cpu" if options.workers.gpus == "none" else "auto",
     )
 

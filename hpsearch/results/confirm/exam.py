@@ -46,7 +46,6 @@ class Place:
     data_root: str | None
     cache: Path
     allow: tuple[str, ...] | None
-    import_paths: tuple[str, ...]
     device: str = "auto"
     digest: str = ""
 
@@ -102,9 +101,7 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
 
 
 def _load(spec: StudySpec, place: Place) -> TrainingData:
-    return load(
-        spec.data, root=place.data_root, cache=place.cache, allow=place.allow, import_paths=place.import_paths
-    )
+    return load(spec.data, root=place.data_root, cache=place.cache, allow=place.allow)
 
 
 def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
@@ -113,7 +110,6 @@ def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
-        import_paths=place.import_paths,
         device=device,
         digest=place.digest,
     )
