@@ -15,6 +15,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.errors import HpsearchError
 from hpsearch.service.signals import heeded, on_hang_up
+from hpsearch.text import LineFormatter, in_lines
 from hpsearch.version import __version__
 
 _PASSWORD = re.compile(r"://[^\s/@]*@")
@@ -43,7 +44,9 @@ def run(arguments: list[str]) -> int:
     0 for success, 1 for a failure, 2 for what the user can mend (arguments, study, data, storage ...), 130
     after Ctrl-C. What nobody has foreseen is a bug of hpsearch: a sentence, with the details in a file.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         status = app(arguments, prog_name="hpsearch", standalone_mode=False)
     except HpsearchError as error:
@@ -83,7 +86,7 @@ def _bug_report(error: Exception) -> str:
 
 
 def _complain(sentence: str, status: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(in_lines(f"error: {sentence}"), file=sys.stderr)
     return status
 
 

@@ -86,6 +86,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'did you mean "cosine"? Known: constant, cosine'
     """
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    meant = _MEANT.get(name.rpartition(".")[2].lower())
+    close = [one for one in names if meant in (one, one.rpartition(".")[2])] if meant else []
+    close += get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f'did you mean "{close[0]}"? ' if close else ""
-    return f"{guess}Known: {', '.join(names)}"
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return f"{guess}Known: {', '.join(names[:_MOST])}{more}"
+
+
+_MOST = 100  # names in a sentence; the search space has 50
+
+_MEANT = {
+    "lr": "learning_rate",
+    "eta": "learning_rate",
+    "bs": "batch_size",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_epochs": "epochs",
+    "wd": "weight_decay",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "dataset_path": "root",
+    "n_trials": "trials",
+    "num_trials": "trials",
+}
+"""What other libraries call a field, which no likeness of letters would lead to."""

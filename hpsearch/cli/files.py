@@ -17,6 +17,7 @@ from hpsearch.cli.options import (
     study_name,
 )
 from hpsearch.errors import UserError
+from hpsearch.text import one_line, say
 
 
 @app.command()
@@ -55,6 +56,8 @@ def export(
         write(content, output)
     elif chosen == "parquet" and sys.stdout.isatty():
         raise UserError("--format parquet: a terminal cannot show it; give --output FILE")
+    elif sys.stdout.isatty():  # a program reads what is true, a person what is harmless
+        say(*content.decode().split("\n")[:-1])
     else:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
@@ -75,8 +78,8 @@ def delete(
     url = storage_url(storage, storage_file, run_folder)
     deletion = plan_deletion(study_name(study) or study, url, run_folder)
     for warning in deletion_warnings(deletion):
-        typer.echo(f"warning: {warning}", err=True)
-    if not yes and not typer.confirm(f"Delete {deletion_text(deletion)}?"):
+        say(f"warning: {warning}", err=True)
+    if not yes and not typer.confirm(one_line(f"Delete {deletion_text(deletion)}?")):
         raise typer.Exit(1)
     delete_study(deletion, url)
-    typer.echo(f"deleted {deletion_text(deletion)}")
+    say(f"deleted {deletion_text(deletion)}")

@@ -15,13 +15,15 @@ from hpsearch.cli.options import (
     Search,
     Storage,
     StorageFile,
-    allowed_modules,
+    allowed,
     app,
+    given_study,
     import_paths,
     storage_url,
     study_name,
 )
 from hpsearch.errors import UserError
+from hpsearch.text import say
 
 
 @app.command()
@@ -41,7 +43,10 @@ def status(
     url = storage_url(storage, storage_file, run_folder)
     name = study_name(study) or open_study(None, url).study_name
     found = study_status(name, url, run_folder)
-    typer.echo(json.dumps(plain(found)) if as_json else "\n".join(status_lines(found)))
+    if as_json:
+        typer.echo(json.dumps(plain(found)))
+    else:
+        say(*status_lines(found))
 
 
 @app.command()
@@ -67,22 +72,27 @@ def best(
     from hpsearch.results.looks import best_lines
     from hpsearch.results.reading import best_trial, metric_name, open_study
 
-    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
+    given = given_study(study)
+    # What is only shown may be another study of that name; what is loaded may not.
+    agrees = given if save is not None else None
+    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder), agrees)
     found = best_trial(opened, search)
     if found is None:
-        typer.echo(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
+        say(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
     lines = best_lines(opened.study_name, metric_name(opened), found)
-    typer.echo(json.dumps(plain(found)) if as_json else "\n".join(lines))
+    if as_json:
+        typer.echo(json.dumps(plain(found)))
+    else:
+        say(*lines)
     if save is not None:
         from hpsearch.results.models import save_best
+        from hpsearch.training.imports import look_in
 
-        sys.path[:0] = import_paths(study)
-        url, allowed = storage_url(storage, storage_file, run_folder), allowed_modules(study, allow)
-        for path in save_best(
-            opened.study_name, url, save, export=torch_export, allow=allowed, search=search
-        ):
-            typer.echo(f"saved {path}", err=as_json)
+        url, names = storage_url(storage, storage_file, run_folder), allowed(given, allow)
+        look_in(import_paths(study), names)
+        for path in save_best(opened.study_name, url, save, export=torch_export, allow=names, search=search):
+            say(f"saved {path}", err=as_json)
 
 
 @app.command()
@@ -117,20 +127,20 @@ def dashboard(
     if add_user is not None:
         from hpsearch.results import accounts
 
-        typer.echo(accounts.add_user_with_prompt(auth, add_user, sys.stdin))
+        say(accounts.add_user_with_prompt(auth, add_user, sys.stdin))
         return
     if remove_user is not None:
         from hpsearch.results import accounts
 
-        typer.echo(accounts.remove_user(auth, remove_user))
+        say(accounts.remove_user(auth, remove_user))
         return
     from hpsearch.results.dashboard import Access, Dashboard
 
     access = Access(host=host, port=port, auth=auth, proxy=proxy, read_only=read_only)
     served = Dashboard(storage_url(storage, storage_file, run_folder), run_folder, access)
     for warning in served.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    served.serve(open_browser, ready=lambda: typer.echo(f"dashboard at {served.address} (Ctrl-C ends it)"))
+        say(f"warning: {warning}", err=True)
+    served.serve(open_browser, ready=lambda: say(f"dashboard at {served.address} (Ctrl-C ends it)"))
 
 
 @app.command("list")
@@ -146,4 +156,7 @@ def list_command(
     from hpsearch.results.looks import list_lines
 
     rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
-    typer.echo(json.dumps(plain(rows)) if as_json else "\n".join(list_lines(rows)))
+    if as_json:
+        typer.echo(json.dumps(plain(rows)))
+    else:
+        say(*list_lines(rows))

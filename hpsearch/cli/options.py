@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpsearch.errors import UserError
+
 if TYPE_CHECKING:
     from hpsearch.results.progress import Repeat
+    from hpsearch.spec.study import StudySpec
 
 app = typer.Typer(
     name="hpsearch",
@@ -101,34 +104,36 @@ def is_study_file(study: str) -> bool:
     return study.endswith(".toml") or (os.sep in study and Path(study).is_file())
 
 
-def study_name(study: str | None) -> str | None:
-    """Returns the name that an argument means: a study file is opened for its name."""
+def given_study(study: str | None) -> "StudySpec | None":
+    """Returns what a study file says, if the argument means one."""
     if study is None or not is_study_file(study):
-        return study
+        return None
     from hpsearch.spec.load import load_study_file
 
-    return load_study_file(study).study.name
+    return load_study_file(study)
 
 
-def allowed_modules(study: str | None, allow: list[str] | None) -> tuple[str, ...]:
-    """Returns the modules that a stored study may name: those of --allow, and those that a study file names.
+def study_name(study: str | None) -> str | None:
+    """Returns the name that an argument means: a study file is opened for its name."""
+    given = given_study(study)
+    return study if given is None else given.study.name
 
-    A row of a database must not become code here; a study file was chosen by the user.
+
+def allowed(given: "StudySpec | None", allow: list[str] | None) -> tuple[str, ...]:
+    """Returns what may be imported by name: what this machine's own study file names, and what --allow does.
+
+    Raises:
+        UserError: --allow gives something that is not the name of a module.
     """
-    modules = list(allow or ())
-    if study is not None and study.endswith(".toml"):
-        from hpsearch.spec.load import load_study_file
-
-        spec = load_study_file(study)
-        named = (spec.model.name, spec.data.dataset, spec.train.function or "")
-        modules += [name.partition(":")[0].partition(".")[0] for name in named if ":" in name]
-    return tuple(dict.fromkeys(modules))
+    for name in allow or ():
+        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
+            raise UserError(f'--allow: "{name}" is not the name of a module; write it as in my_package.nets')
+    return tuple(dict.fromkeys([*(given.objects() if given is not None else ()), *(allow or ())]))
 
 
 def import_paths(study: str | None) -> tuple[str, ...]:
-    """Returns the folders in which a study's own modules are looked for: the file's, and the current one."""
-    here = [str(Path(study).absolute().parent)] if study is not None and is_study_file(study) else []
-    return tuple(dict.fromkeys([*here, os.getcwd()]))
+    """Returns the folders of a study's own modules: that of its file."""
+    return (str(Path(study).absolute().parent),) if study is not None and is_study_file(study) else ()
 
 
 def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> "Repeat":

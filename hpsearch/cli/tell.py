@@ -16,6 +16,7 @@ from hpsearch.cli.options import (
     study_name,
 )
 from hpsearch.errors import UserError
+from hpsearch.text import say
 
 
 @app.command()
@@ -47,7 +48,7 @@ def report(
         )
     default = run_folder / name / f"report{'.md' if as_markdown else '.html'}"
     for path in write_report(build_report(name, url, search), out or default, as_markdown, png):
-        typer.echo(path)
+        say(path)
 
 
 @app.command()
@@ -66,10 +67,10 @@ def compare(
 
     url = storage_url(storage, storage_file, run_folder)
     records = read_studies([study_name(study) or study for study in studies], url, search)
-    typer.echo("\n".join(comparison_lines(records)))
+    say(*comparison_lines(records))
     if page_file is not None:
         from hpsearch.results.report import write_text
         from hpsearch.results.report.page import page
 
         write_text(page(comparison(records)), page_file)
-        typer.echo(f"\n{page_file}")
+        say("", page_file)

@@ -1,7 +1,6 @@
 """The commands that make something of a search: confirm its best trials, refit the confirmed one, predict."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,13 +25,15 @@ from hpsearch.cli.options import (
     Test,
     WorkerCount,
     WorkersPerGpu,
-    allowed_modules,
+    allowed,
     app,
+    given_study,
     import_paths,
     repeat,
     storage_url,
     study_name,
 )
+from hpsearch.text import say
 
 
 @app.command()
@@ -64,32 +65,38 @@ def confirm(
     from hpsearch.service.launch import RunOptions
     from hpsearch.service.places import Workers
 
+    given = given_study(study)
     options = RunOptions(
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
         workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
         share=share,
-        allow=allowed_modules(study, allow),
+        allow=allowed(given, allow),
         import_paths=import_paths(study),
         storage_timeout=storage_timeout,
         lease_seconds=lease_seconds,
     )
-    sys.path[:0] = options.import_paths
     again = repeat(storage, storage_file, run_folder)
     publisher = Publisher(options.storage, run_folder)
     with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
         outcome = confirm_study(
-            study_name(study), options, top=top, seeds=seeds, test=test, callbacks=[display, publisher]
+            study_name(study),
+            options,
+            given=given,
+            top=top,
+            seeds=seeds,
+            test=test,
+            callbacks=[display, publisher],
         )
     if outcome.confirmation is not None:
         publisher.publish(outcome.record.name)  # the search's note tells of the confirmation
     if outcome.confirmation is None:
-        typer.echo(outcome.message, err=True)
+        say(outcome.message, err=True)
     elif as_json:
         typer.echo(json.dumps({"event": "confirmation", **outcome.stored}))
     elif not quiet:
-        typer.echo("\n".join(confirmation_lines(outcome.confirmation, outcome.record)))
+        say(*confirmation_lines(outcome.confirmation, outcome.record))
     raise typer.Exit(outcome.exit_status)
 
 
@@ -116,31 +123,36 @@ def refit(
     from hpsearch.service.launch import RunOptions
     from hpsearch.service.places import Workers
 
+    given = given_study(study)
     options = RunOptions(
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
         workers=Workers(gpus, 1),
-        allow=allowed_modules(study, allow),
+        allow=allowed(given, allow),
         import_paths=import_paths(study),
         storage_timeout=storage_timeout,
         lease_seconds=lease_seconds,
     )
-    sys.path[:0] = options.import_paths
     again = repeat(storage, storage_file, run_folder)
     publisher = Publisher(options.storage, run_folder)
     with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
         outcome = refit_study(
-            study_name(study), options, search=search, test=test, callbacks=[display, publisher]
+            study_name(study),
+            options,
+            given=given,
+            search=search,
+            test=test,
+            callbacks=[display, publisher],
         )
     if outcome.refit is None:
-        typer.echo("\n".join(outcome.lines), err=True)
+        say(*outcome.lines, err=True)
         raise typer.Exit(outcome.exit_status or 1)
     publisher.publish(outcome.study)  # the search's note tells of the refit
     if as_json:
         typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
     elif not quiet:
-        typer.echo("\n".join(outcome.lines))
+        say(*outcome.lines)
 
 
 @app.command()
@@ -165,15 +177,23 @@ def predict(
     from hpsearch.results.models import load_best_model
     from hpsearch.results.predict import predict as predict_files
     from hpsearch.results.predict import prediction_lines
+    from hpsearch.results.reading import open_study
+    from hpsearch.training.imports import look_in
 
-    is_study_file = study.endswith(".toml")
-    sys.path[:0] = import_paths(study if is_study_file else None)
-    name = (study_name(study) or study) if is_study_file else study
-    url = storage_url(storage, storage_file, run_folder)
-    model = load_best_model(name, url, allowed_modules(study, allow), search)
+    # A file of weights is not a study file, though it may be written with a slash as well.
+    file = study if study.endswith(".toml") else None
+    given, url = given_study(file), storage_url(storage, storage_file, run_folder)
+    if given is not None:
+        open_study(given.study.name, url, given)
+    names = allowed(given, allow)
+    look_in(import_paths(file), names)
+    model = load_best_model(study if given is None else given.study.name, url, names, search)
     if answer := model.metadata.get("answer"):
-        typer.echo(f"{model.metadata['study']}: {answer}", err=True)
+        say(f"{model.metadata['study']}: {answer}", err=True)
     found = predict_files(model, pictures, top, prepare)
-    typer.echo(json.dumps([plain(one) for one in found]) if as_json else "\n".join(prediction_lines(found)))
+    if as_json:
+        typer.echo(json.dumps([plain(one) for one in found]))
+    else:
+        say(*prediction_lines(found))
     if any(one.error for one in found):
         raise typer.Exit(1)

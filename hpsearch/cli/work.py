@@ -1,10 +1,8 @@
 """The commands that begin and end work: run, check, stop."""
 
-import os
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,13 +22,16 @@ from hpsearch.cli.options import (
     StudyArgument,
     WorkerCount,
     WorkersPerGpu,
+    allowed,
     app,
-    is_study_file,
+    given_study,
+    import_paths,
     repeat,
     storage_url,
     study_name,
 )
 from hpsearch.errors import UserError
+from hpsearch.text import in_lines, say
 
 if TYPE_CHECKING:
     from hpsearch.spec.study import StudySpec
@@ -62,19 +63,20 @@ def run(
     from hpsearch.results.display import choose_display
     from hpsearch.service.launch import RunOptions, launch
     from hpsearch.service.places import Workers
+    from hpsearch.spec.load import with_limits
 
     url = storage_url(storage, storage_file, run_folder)
-    spec, from_database = _specification(study, url)
-    spec = _override(spec, trials, timeout)
+    given = given_study(study)
+    spec = given if given is not None else _stored(study, url, data_root)
+    spec = with_limits(spec, trials, timeout, source="flags")
     options = RunOptions(
         storage=url,
         run_folder=run_folder,
         data_root=data_root,
         workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
         share=share,
-        # A row of a database must not become code here; a study file was chosen by the user.
-        allow=tuple(allow or ()) if from_database else None,
-        import_paths=tuple(dict.fromkeys([str(Path(study).absolute().parent), os.getcwd()])),
+        allow=allowed(given, allow),
+        import_paths=import_paths(study),
         storage_timeout=storage_timeout,
         lease_seconds=lease_seconds,
     )
@@ -90,7 +92,7 @@ def run(
         summary = drive(launched, [display, Publisher(url, run_folder)])
     if quiet and summary.exit_status == 1:
         none = "" if summary.best else ", and none was COMPLETE"
-        typer.echo(f"error: {summary.study}: {summary.reason}{none}", err=True)
+        say(*in_lines(f"error: {summary.study}: {summary.reason}{none}").split("\n"), err=True)
     raise typer.Exit(summary.exit_status)
 
 
@@ -113,8 +115,11 @@ def check(
     if dtypes:
         check_print.print_dtypes(device)
     if study is not None:
-        spec, _ = _specification(study, url="")
-        sys.path[:0] = [str(Path(study).absolute().parent), os.getcwd()]
+        from hpsearch.spec.load import load_study_file
+        from hpsearch.training.imports import look_in
+
+        spec = load_study_file(study)
+        look_in([str(Path(study).absolute().parent)], spec.objects())
         cache = run_folder / "cache"
         if spec.data.dataset != "none" and not spec.data.cache:
             make_folder(cache)
@@ -134,32 +139,20 @@ def stop(
     name = study_name(study) or study
     count = request_stop(name, storage_url(storage, storage_file, run_folder), run_folder)
     if count == 0:
-        typer.echo(f'study "{name}" is not being run')
+        say(f'study "{name}" is not being run')
     else:
-        typer.echo(
-            f'asked {count} driver{"s" * (count > 1)} of "{name}" to stop; running trials are checkpointed'
-        )
+        say(f'asked {count} driver{"s" * (count > 1)} of "{name}" to stop; running trials are checkpointed')
 
 
-def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
-    """Returns a study's specification, and whether it came from the database rather than from a file."""
-    from hpsearch.spec.load import load_study_file, parse_stored
-
-    if is_study_file(study) or not url:
-        return load_study_file(study), False
+def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
+    """Returns the specification that the database has of a study."""
     from hpsearch.results.reading import open_study
     from hpsearch.search.opening import is_ours
+    from hpsearch.spec.load import parse_stored, refuse_foreign_places
 
     attrs = open_study(study, url).user_attrs
     if not is_ours(attrs):
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    return parse_stored(attrs["specification"], source=study), True
-
-
-def _override(spec: "StudySpec", trials: int | None, timeout: str | None) -> "StudySpec":
-    from hpsearch.spec.load import parse_study
-
-    tree: dict[str, Any] = spec.model_dump()
-    given = {"trials": trials, "timeout": timeout}
-    tree["study"] |= {key: value for key, value in given.items() if value is not None}
-    return parse_study(tree, source="flags")
+    spec = parse_stored(attrs["specification"], source=study)
+    refuse_foreign_places(spec, data_root)
+    return spec

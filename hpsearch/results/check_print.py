@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,6 +11,7 @@ from hpsearch.results.progress import duration, number
 from hpsearch.service.places import Workers, plan
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts
+from hpsearch.text import say
 from hpsearch.training import device as devices
 
 
@@ -32,7 +32,7 @@ def print_check(
 
         report = check_study(spec, data_root, cache, device, count, progress, waits, began)
     for line in report_lines(report):
-        typer.echo(line)
+        say(line)
 
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -41,7 +41,7 @@ _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
 def print_dtypes(device: str) -> None:
     """Prints which number types a device has, each tried by a real sum, product and training step."""
     chosen = devices.choose(device)
-    typer.echo(f"number types of {chosen}:")
+    say(f"number types of {chosen}:")
     head = ("type", "bits", "sum", "matrix product", "training")
     rows = [
         [
@@ -52,7 +52,7 @@ def print_dtypes(device: str) -> None:
         for kind in devices.supported_dtypes(chosen)
     ]
     for line in columns(head, rows):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def report_lines(report: Report) -> list[str]:

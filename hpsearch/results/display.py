@@ -41,6 +41,7 @@ from hpsearch.service.callbacks import (
     WorkerNews,
 )
 from hpsearch.spec.trial import EpochResult
+from hpsearch.text import LineFormatter, in_lines, one_line
 
 if TYPE_CHECKING:
     from hpsearch.results.reading import BestTrial
@@ -148,7 +149,7 @@ class LiveDisplay(Display):
             self._say(line)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(in_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self, at_once: bool = False) -> None:
         if at_once or self._clock() - self._drawn >= REFRESH:
@@ -218,7 +219,7 @@ class PlainDisplay(Display):
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
-        self._output.write("".join(f"{line}\n" for line in lines))
+        self._output.write("".join(f"{in_lines(line)}\n" for line in lines))
         self._output.flush()
 
 
@@ -256,7 +257,7 @@ class JsonDisplay(Display):
         self._write("study_end", {**plain(summary), "answer": answer})
 
     def _write(self, event: str, record: Any) -> None:
-        self._output.write(json.dumps({"event": event, **plain(record)}, ensure_ascii=False) + "\n")
+        self._output.write(json.dumps({"event": event, **plain(record)}) + "\n")
         self._output.flush()
 
 
@@ -265,6 +266,7 @@ class _ConsoleHandler(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
+        self.setFormatter(LineFormatter())
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -311,7 +313,7 @@ def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
 
 def picture(progress: Progress, console: Console) -> RenderableType:
     """Returns the whole live picture."""
-    parts = [_bar(progress), Text(counts_text(progress.states, progress.stop_reasons), style="dim")]
+    parts = [_bar(progress), _text(counts_text(progress.states, progress.stop_reasons), style="dim")]
     if progress.loading is not None:
         parts.append(_loading_bar(progress.loading))
     if progress.best is not None and not progress.repeats:
@@ -319,17 +321,21 @@ def picture(progress: Progress, console: Console) -> RenderableType:
         score = (
             f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}"
         )
-        parts.append(Text(f"{score}  {hparams_text(best.hparams)}", style="green"))
+        parts.append(_text(f"{score}  {hparams_text(best.hparams)}", style="green"))
     if progress.running:
         parts.append(_running_table(progress, console.options.ascii_only))
     return Group(*parts)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(one_line(text), style=style)
 
 
 def _bar(progress: Progress) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     left = f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "..."
     grid.add_row(
-        Text(progress.name, style="bold"),
+        _text(progress.name, style="bold"),
         Text(f"{progress.finished}/{progress.total} trials"),
         ProgressBar(total=max(1, progress.total), completed=progress.finished, width=30),
         Text(f"{duration(progress.elapsed)}, {left}"),
@@ -340,7 +346,7 @@ def _bar(progress: Progress) -> RenderableType:
 def _loading_bar(news: WorkerNews) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_row(
-        Text(f"worker {news.worker} {news.text}"),
+        _text(f"worker {news.worker} {news.text}"),
         ProgressBar(total=max(1, news.total), completed=news.done, width=30),
     )
     return grid
@@ -349,7 +355,7 @@ def _loading_bar(news: WorkerNews) -> RenderableType:
 def _running_table(progress: Progress, ascii_only: bool) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
     for name in ("worker", "trial", "epoch", "train loss", *_shown(progress.metric)):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(_text(name), justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
     for trial in trials[:MOST_ROWS]:

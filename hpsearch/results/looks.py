@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from rich.cells import cell_len
+
 from hpsearch.errors import HpsearchError
 from hpsearch.results.delete import Deletion
 from hpsearch.results.listing import StudyRow
@@ -11,16 +13,23 @@ from hpsearch.results.progress import counted, counts_text, duration, hparam, nu
 from hpsearch.results.reading import BestTrial, best_trial, reading_study
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
 from hpsearch.spec.study import REFIT_SUFFIX
+from hpsearch.text import one_line
 
 logger = logging.getLogger(__name__)
 
 
-def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Returns a table as lines, columns as wide as their longest cell."""
-    cells = [list(head), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = 60) -> list[str]:
+    """Returns a table as lines, columns as wide as their longest cell.
+
+    Args:
+        most: characters of a cell; the last of a row may be longer.
+    """
+    cells = [[*(one_line(cell, most) for cell in inner), one_line(last)] for *inner, last in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in cells
     ]
 

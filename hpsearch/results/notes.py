@@ -1,6 +1,7 @@
 """What the dashboard's notes say: Markdown for a study and for its best trials."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from hpsearch.results.progress import duration, hparam, number
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.search.storage import DEFAULT_STORAGE, HIDDEN
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.text import LABEL, LONGEST, as_code, in_markdown, one_line
 
 
 def study_note(record: StudyRecord) -> str:
@@ -25,13 +27,13 @@ def study_note(record: StudyRecord) -> str:
 def _searched(record: StudyRecord) -> list[str]:
     spec = record.spec
     if spec is None:
-        return [f"# {record.name}", "", "This study was not made by hpsearch."]
+        return [f"# {in_markdown(record.name)}", "", "This study was not made by hpsearch."]
     model = spec.train.function or spec.model.name
     return [
-        f"# {record.name}",
+        f"# {in_markdown(record.name)}",
         "",
-        f"{spec.study.trials} trials of `{model}` on `{spec.data.dataset}`; a trial's value is the best "
-        f"`{record.metric}` of its epochs ({record.better}d), sampler `{spec.sampler.name}`.",
+        f"{spec.study.trials} trials of {as_code(model)} on {as_code(spec.data.dataset)}; a trial's value is the "
+        f"best {as_code(record.metric)} of its epochs ({record.better}d), sampler `{spec.sampler.name}`.",
         "",
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]
@@ -49,9 +51,9 @@ def _reading(record: StudyRecord) -> list[str]:
         "* The graphs at the study's page: learning curves of the best trials, best score so far, where good "
         "trials lie, what they cost, why trials ended, what the workers did.",
         "* The dashboard's own importance graph counts COMPLETE trials only and ranks chance as well: "
-        f"`hpsearch report {record.name}` says which hyperparameters matter, and whether any does.",
+        f"{as_code(f'hpsearch report {record.name}')} says which hyperparameters matter, and whether any does.",
         "* All scores are of the validation part, and the best of many is optimistically biased: "
-        f"`hpsearch confirm {record.name}` trains the best ones anew and opens the test part once.",
+        f"{as_code(f'hpsearch confirm {record.name}')} trains the best ones anew and opens the test part once.",
     ]
 
 
@@ -72,11 +74,11 @@ def _best(record: StudyRecord) -> list[str]:
         title = ", ".join(filter(None, (f"Best so far: {record.trial_name(best)}, {found}", answer.status)))
         promise = f"{where[0].upper()}{where[1:]}"
     return [
-        f"## {title}",
+        f"## {inline(title)}",
         "",
         promise,
         "",
-        *(line for said in answer.sentences() for line in (f"* {said}", "")),
+        *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
         *markdown_table(("hyperparameter", "value"), rows),
     ]
 
@@ -85,13 +87,14 @@ def _confirmed(record: StudyRecord) -> list[str]:
     stored = record.attrs.get(SUMMARY)
     if stored is None:
         return []
-    findings = [f"* {row['finding']}" for row in json.loads(stored)["findings"]]
+    findings = [f"* {inline(row['finding'])}" for row in json.loads(stored)["findings"]]
     return ["## Confirmed with other seeds", "", *findings, ""]
 
 
 def _loading(record: StudyRecord) -> list[str]:
     """Returns code that works when it is copied, without a password in it."""
-    name, command = repr(record.name), f"hpsearch best {shlex.quote(record.name)} --save best-model"
+    shown = one_line(record.name)  # a line end would lead out of the block of code
+    name, command = repr(shown), f"hpsearch best {shlex.quote(shown)} --save best-model"
     imports, remark = ["import hpsearch"], ""
     if record.storage in ("", DEFAULT_STORAGE):
         call, remark = f"hpsearch.load_best_model({name})", "in the folder from which the search was run"
@@ -175,13 +178,19 @@ def entry_words(entry: Entry) -> tuple[str, str]:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Returns a Markdown table as lines; bars in cells are escaped."""
+    """Returns a Markdown table as lines; what stands between backquotes is set as code."""
     return [
-        f"| {' | '.join(head)} |",
+        f"| {' | '.join(map(_cell, head))} |",
         f"| {' | '.join('---' for _ in head)} |",
         *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
     ]
 
 
 def _cell(value: Any) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())
+    return inline(str(value), LABEL)
+
+
+def inline(text: str, most: int = LONGEST) -> str:
+    """Returns a sentence as Markdown; what stands between backquotes is set as code, all else is plain text."""
+    parts = re.split(r"`([^`]*)`", one_line(text, most))
+    return "".join(as_code(part) if place % 2 else in_markdown(part) for place, part in enumerate(parts))

@@ -58,7 +58,7 @@ def _predict(model: SavedModel, file: str, top: int, prepare: str | None) -> Pre
 def prediction_lines(predictions: Sequence[Prediction]) -> list[str]:
     """Returns a table: one line per file, its classes with their probabilities."""
     rows = [(one.file, _answer(one), _others(one)) for one in predictions]
-    return columns(("file", "prediction", "then"), rows)
+    return columns(("file", "prediction", "then"), rows, most=1000)
 
 
 def _answer(prediction: Prediction) -> str:

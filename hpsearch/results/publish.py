@@ -10,19 +10,18 @@ import logging
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hpsearch
 from hpsearch.errors import HpsearchError, StorageAway
 from hpsearch.results.publication import Answer, Change, Request
 from hpsearch.search.storage import open_storage
 from hpsearch.search.writes import change_study_attrs
 from hpsearch.service.callbacks import Callback, FinishedTrial, RunSummary, StudyInfo
+from hpsearch.service.local import own_paths, python_module
 
 logger = logging.getLogger(__name__)
 
@@ -177,15 +176,13 @@ class _Process:
         self._files = contextlib.ExitStack()
         output, errors = tempfile.TemporaryFile("w+b"), tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._output, self._errors = self._files.enter_context(output), self._files.enter_context(errors)
-        home = str(Path(hpsearch.__file__).parents[1])
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hpsearch.results.publication"],
+            python_module("hpsearch.results.publication"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             pass_fds=(self._output.fileno(),),
-            env={**os.environ, "PYTHONPATH": path},
+            env=own_paths(os.environ),
             start_new_session=True,  # Ctrl-C is meant for the driver
         )
         assert self._process.stdin is not None  # PIPE was asked for

@@ -15,10 +15,11 @@ from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.answer import Answer, answer
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.opening import is_confirmation, is_ours
+from hpsearch.search.opening import SPECIFICATION, is_confirmation, is_ours
 from hpsearch.search.storage import open_storage, reading, redact, translated
 from hpsearch.search.writes import TRIALS, VALUES
-from hpsearch.spec.study import LINKED, REFIT_SUFFIX, SUFFIX
+from hpsearch.spec.load import refuse_other
+from hpsearch.spec.study import LINKED, REFIT_SUFFIX, SUFFIX, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,22 @@ class BestTrial:
     weights_of: "WeightsOf | None" = None
 
 
-def open_study(name: str | None, url: str) -> optuna.Study:
+def open_study(name: str | None, url: str, given: StudySpec | None = None) -> optuna.Study:
     """Opens a study to read it; without a name, the only one in the storage, confirmations not counted.
 
+    Args:
+        given: what this machine's own study file says, which the stored study must agree with.
+
     Raises:
+        StudyFileError: it does not.
         StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
         UserError: a study of several objectives.
         StorageError, StorageAway: the database.
     """
-    return _find(name, open_storage(url, readonly=True))
+    study = _find(name, open_storage(url, readonly=True))
+    if given is not None:
+        refuse_other(study.user_attrs.get(SPECIFICATION), given)
+    return study
 
 
 @contextmanager

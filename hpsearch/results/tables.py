@@ -1,6 +1,6 @@
 """A stored study as tables of pandas: one row per trial, one row per epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +76,17 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
     first = [name for name in _FIRST if name != "confirmed" or confirmed is not None]
     order = [*_HEAD, *first, *hparams, *rest, *(name for name in _LAST if name in found)]
-    return pd.DataFrame(rows, columns=order)
+    return whole_numbers(pd.DataFrame(rows, columns=order), rows)
+
+
+def whole_numbers(frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Returns a table whose columns of whole numbers stay so where some are missing: pandas makes them floats."""
+    for name in frame.columns[frame.dtypes == "float64"]:
+        values = [row.get(name) for row in rows]
+        found = [value for value in values if value is not None]
+        if found and all(type(value) is int and abs(value) < 2**63 for value in found):
+            frame[name] = pd.array(values, dtype="Int64")
+    return frame
 
 
 def _trial_row(trial: FrozenTrial, ours: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The data that a study began with, kept with the study, so that a changed folder is noticed later."""
+"""The data and the code that a study began with, kept with it, so that what has changed is noticed later."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +13,9 @@ from hpsearch.spec.trial import DataFacts
 DATA = "data"
 """The study's user attribute: `DataFacts` as a table, with the digest over content, labels and split."""
 
+CODE = "code"
+"""The study's user attribute: digests of the sources of the user's own modules, by what the study names of them."""
+
 MOST_NAMES = 1_000
 """Names of classes that are kept: MariaDB's TEXT takes 64 kB."""
 
@@ -23,15 +26,28 @@ class DataRecord:
     def __init__(self) -> None:
         self._stored: Mapping[str, Any] | None = None
         self._fresh: DataFacts | None = None
+        self._code: Mapping[str, str] = {}
+        self._fresh_code: dict[str, str] = {}
 
     @property
     def unwritten(self) -> bool:
         """Whether there is a record to be written."""
-        return self._fresh is not None
+        return self._fresh is not None or bool(self._fresh_code)
 
     def load(self, attrs: Mapping[str, Any]) -> None:
         """Reads the record among the study's user attributes, if an earlier run has left one."""
         self._stored = attrs.get(DATA)
+        self._code = attrs.get(CODE) or {}
+
+    def changed_code(self, digests: Mapping[str, str]) -> list[str]:
+        """Returns a sentence for each of the user's modules whose source is not that which the study began with."""
+        self._fresh_code |= {name: one for name, one in digests.items() if name not in self._code}
+        return [
+            f"the source of {name.partition(':')[0]} ({name}) has changed since the study began, so trials may not "
+            "be comparable; put the old one back, or give the study another name"
+            for name, one in digests.items()
+            if self._code.get(name, one) != one
+        ]
 
     def check(self, facts: DataFacts) -> None:
         """Compares the data that are there now with the record; without one, they are it.
@@ -62,6 +78,12 @@ class DataRecord:
             StorageAway: the database does not answer; the call may be repeated.
             DataError: another driver's data differ.
         """
+        if self._fresh_code:
+            with translated(storage):
+                known = storage.get_study_user_attrs(study_id).get(CODE) or {}
+                self._code = {**self._fresh_code, **known}
+                storage.set_study_user_attr(study_id, CODE, self._code)
+            self._fresh_code = {}
         if self._fresh is None:
             return
         with translated(storage):

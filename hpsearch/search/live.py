@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -17,7 +17,7 @@ from hpsearch.search.outcome import StopKind, score
 from hpsearch.search.stopping import Criterion
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.train import FitSpec
-from hpsearch.spec.trial import EpochResult, TrialEnd
+from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd
 
 MOST_TEXT = 16_000
 """Characters of a traceback that are kept: MariaDB's TEXT takes 64 kB, and more is not read."""
@@ -33,6 +33,11 @@ class Verdict:
 
     kind: StopKind
     detail: str = ""
+
+    @classmethod
+    def of(cls, end: TrialEnd) -> Self:
+        """Returns why a trial ends that nobody judged: all its epochs are done, or its own loop gave it up."""
+        return cls(StopKind.PRUNER if end.kind is EndKind.PRUNED else StopKind.FINISHED, end.detail)
 
 
 @dataclass(slots=True)

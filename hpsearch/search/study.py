@@ -47,7 +47,7 @@ class Study:
         self._stale = False
         self._pending: tuple[int, int, int] | None = None
         self._guessing_loss: float | None = None
-        self._data = DataRecord()
+        self.data = DataRecord()
 
     @property
     def total(self) -> int:
@@ -73,7 +73,7 @@ class Study:
     @property
     def unwritten(self) -> int:
         """Number of operations that wait for the database."""
-        return len(self._queue) + self._data.unwritten
+        return len(self._queue) + self.data.unwritten
 
     def load(self) -> None:
         """Fills the view from the database.
@@ -83,7 +83,7 @@ class Study:
         """
         with translated(self._storage):
             trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
-            self._data.load(self._storage.get_study_user_attrs(self.study_id))
+            self.data.load(self._storage.get_study_user_attrs(self.study_id))
         for trial in trials:
             self._see(trial)
 
@@ -287,7 +287,7 @@ class Study:
             LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
             DataError: another driver of the study has begun with other data.
         """
-        self._data.write(self._storage, self.study_id)
+        self.data.write(self._storage, self.study_id)
         if not self._queue:
             return False
         if self._stale:
@@ -365,7 +365,7 @@ class Study:
         Raises:
             DataError: the data have changed since the study began.
         """
-        self._data.check(facts)
+        self.data.check(facts)
         self._guessing_loss = facts.guessing_loss
 
     def _take_ticket(

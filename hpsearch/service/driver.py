@@ -193,8 +193,8 @@ class Driver:
         if trial is None or trial.attempt != end.attempt:
             return
         match end.kind:
-            case EndKind.FINISHED | EndKind.STOPPED:
-                verdict = self._verdicts.pop(end.number, Verdict(StopKind.FINISHED))
+            case EndKind.FINISHED | EndKind.STOPPED | EndKind.PRUNED:
+                verdict = self._verdicts.pop(end.number, Verdict.of(end))
                 self._finish(end.number, verdict, end, worker)
             case EndKind.OUT_OF_MEMORY:
                 self._on_no_room(end, worker)

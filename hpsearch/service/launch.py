@@ -3,7 +3,6 @@
 So nothing here needs Optuna, SQLAlchemy or pandas, which the driver imports meanwhile.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from hpsearch.service.mps import shared
 from hpsearch.service.places import Workers, plan
 from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import StudySpec
+from hpsearch.training.imports import warn_of_hidden
 
 LEAVE = 5.0  # seconds in which workers that train nothing any more must have left
 
@@ -32,8 +32,8 @@ class RunOptions:
         storage: URL of the database.
         data_root: overrides `data.root` of the study.
         share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `service.mps`).
-        allow: top-level modules that the study may name; None trusts every name in it.
-        import_paths: folders in which the study's own modules are looked for.
+        allow: what the study may name, see `training.imports.import_object`; None trusts every name in it.
+        import_paths: folders of the study's own modules, beside those of the current one that it names.
         storage_timeout: seconds that the database may be away.
         lease_seconds: seconds after which a silent driver's trials may be taken over.
     """
@@ -84,6 +84,8 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
         UserError: the run folder cannot be made or written.
     """
     begun = time.monotonic()
+    for study_folder in options.import_paths:
+        warn_of_hidden(study_folder)
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
     planned = plan(options.workers, spec.train.threads)
     with shared(options.share, planned, folder.home / "mps") as places:
@@ -127,6 +129,6 @@ def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: Worke
         device="cuda" if place.gpus else "cpu",
         data_root=options.data_root,
         cache=str(folder.cache),
-        import_paths=options.import_paths or (os.getcwd(),),
+        import_paths=options.import_paths,
         allow=options.allow,
     )

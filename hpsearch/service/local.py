@@ -4,9 +4,11 @@ import logging
 import math
 import os
 import signal
+import site
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +62,7 @@ class LocalExecutor:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(theirs.fileno())],
+                [*python_module(self._module), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,7 +194,7 @@ def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str
     """
     threads = str(place.threads)
     return {
-        **environ,
+        **own_paths(environ),
         "CUDA_VISIBLE_DEVICES": ",".join(place.gpus),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -200,6 +202,27 @@ def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str
         "PYTHONUNBUFFERED": "1",
         **place.env,
     }
+
+
+def python_module(module: str) -> list[str]:
+    """Returns the command of a process that runs one of our modules.
+
+    -P: the current folder, where anything may lie, is no place to import from.
+    """
+    return [sys.executable, "-P", "-m", module]
+
+
+def own_paths(environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
+    """Returns an environment in which hpsearch is found, and nothing in the current folder.
+
+    PYTHONPATH may have an empty part, as in ":/somewhere", which would mean that folder.
+    """
+    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    home = str(Path(__file__).parents[2])
+    if home not in (sysconfig.get_path("purelib"), site.getusersitepackages(), *paths):
+        paths.append(home)  # a clone of the sources: libraries' own folders must stay behind Python's
+    others = {name: value for name, value in environ.items() if name != "PYTHONPATH"}
+    return {**others, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
 
 
 def exit_reason(status: int, oom_kill_seen: bool) -> str:

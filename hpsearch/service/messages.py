@@ -20,7 +20,7 @@ an epoch too many. So does a worker that resumes a trial: the driver judges the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hpsearch.spec.study import StudySpec
@@ -63,8 +63,8 @@ class WorkerSetup:
         device: "cpu", "cuda" (the first that the worker's CUDA_VISIBLE_DEVICES shows) or "auto".
         data_root: overrides `spec.data.root`.
         cache: folder of decoded images, shared by all workers and runs.
-        import_paths: folders put at the front of `sys.path`, so that the study's own modules are found.
-        allow: top-level modules that the study may name; None trusts all (a study file given by the user).
+        import_paths: folders of the study's own modules, see `training.imports.look_in`.
+        allow: what the study may name, see `training.imports.import_object`; None trusts all.
     """
 
     worker: int
@@ -78,7 +78,12 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker can train: its device, its versions, and the data as it found it (None: own loop, own data)."""
+    """A worker can train.
+
+    Attributes:
+        data: as the worker found it; None for an own loop with its own data.
+        code: digests of the sources of the user's modules, by what the study names of them.
+    """
 
     worker: int
     pid: int
@@ -86,6 +91,7 @@ class Ready:
     versions: Mapping[str, str]
     data: DataFacts | None
     seconds: float
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

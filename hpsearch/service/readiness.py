@@ -1,5 +1,6 @@
 """What workers say before their first trial: whether they can train this study, and on which data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from hpsearch import errors
@@ -24,6 +25,7 @@ class Readiness:
         self._someone_was_ready = False
         self._failed: set[int] = set()
         self._reasons: dict[int, str] = {}
+        self._said: set[str] = set()
 
     def hear(self, message: Waiting | Loading | Ready | SetupFailed) -> None:
         """Acts on one message.
@@ -43,6 +45,7 @@ class Readiness:
             case Ready(worker, _, device):
                 if message.data is not None:
                     self._check_data(message.data)
+                self._check_code(message.code)
                 self._someone_was_ready = True
                 self._reasons.pop(message.worker, None)
                 text = f"ready on {device} after {message.seconds:.1f} s"
@@ -65,6 +68,12 @@ class Readiness:
         self._keeper.keep_split(Path(cache), facts.digest)
         for note in facts.notes:
             self._call("on_message", f"data: {note}")
+
+    def _check_code(self, digests: Mapping[str, str]) -> None:
+        for sentence in self._study.data.changed_code(digests):
+            if sentence not in self._said:  # every worker finds the same
+                self._said.add(sentence)
+                self._call("on_message", sentence)
 
     def _on_failure(self, failed: SetupFailed) -> None:
         self._failed.add(failed.worker)

@@ -39,6 +39,7 @@ from hpsearch.service.messages import (
     WorkerSetup,
 )
 from hpsearch.service.signals import heeded
+from hpsearch.text import LineFormatter
 from hpsearch.training.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ def main() -> int:
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
         print("hpsearch.service.worker is started by hpsearch run, not by hand", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     parent = os.getppid()
     wake_with_drivers_end()
     # The terminal sends SIGINT to the whole group; what it means to the trials is the driver's decision.
@@ -192,10 +195,11 @@ def prepare(
     Raises:
         HpsearchError: the device is not there, the data cannot be loaded, or the model cannot be built.
     """
-    sys.path[:0] = [path for path in setup.import_paths if path not in sys.path]
-    from hpsearch.training import device
+    from hpsearch.training import device, imports
     from hpsearch.training.build import build_corners, build_engine
 
+    # Only now, so that no file of a study's folder takes the place of what these import.
+    imports.look_in(setup.import_paths, setup.spec.objects() if setup.allow is None else setup.allow)
     chosen = device.choose(setup.device)
     engine, facts = build_engine(
         setup.spec, chosen, setup.data_root, setup.cache, setup.allow, progress, waits
@@ -209,6 +213,7 @@ def prepare(
         versions=device.versions(),
         data=facts,
         seconds=time.monotonic() - began,
+        code=imports.source_digests(setup.spec.objects()),
     )
     return engine, ready
 
@@ -256,7 +261,9 @@ class Loop:
         try:
             started = self._engine.admit(run)
         except Exception as error:
-            self._fail(run, error, hopeless=isinstance(error, UserError))
+            from hpsearch.training import failures
+
+            self._fail(run, error, hopeless=failures.comes_again(error, first=True))
             return
         self._active[run.number] = run
         self._pipe.send(started)

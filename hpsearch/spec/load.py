@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import tomllib
 import zlib
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpsearch.errors import StudyFileError, nearest
+from hpsearch.errors import DigestMismatch, StudyFileError, nearest
 from hpsearch.spec.sentences import field_errors
 from hpsearch.spec.study import SUFFIX, StudySpec
 
@@ -99,6 +100,20 @@ def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
         raise StudyFileError("\n".join(lines)) from None
 
 
+def with_limits(
+    spec: StudySpec, trials: int | None = None, timeout: str | float | None = None, source: str = "study"
+) -> StudySpec:
+    """Returns a study with another number of trials or another time; None leaves what it says.
+
+    Raises:
+        StudyFileError: what no study may say.
+    """
+    tree: dict[str, Any] = spec.model_dump()
+    given = {"trials": trials, "timeout": timeout}
+    tree["study"] |= {key: value for key, value in given.items() if value is not None}
+    return parse_study(tree, source)
+
+
 def stored_form(spec: StudySpec) -> str:
     """Returns the JSON text that is kept with the study in the database, in the order in which it was written.
 
@@ -162,6 +177,46 @@ def is_same_study(stored_text: str, spec: StudySpec) -> bool:
     if list(tree) == sorted(tree):  # Up to version 0.1.0 all keys were sorted, and their own order was lost.
         spec = parse_study(json.loads(json.dumps(spec.model_dump(mode="json"), sort_keys=True)))
     return digest(stored) == digest(spec)
+
+
+def refuse_other(stored: Any, given: StudySpec) -> None:
+    """Makes sure that a database has a study as this machine's own study file has it.
+
+    Args:
+        stored: what the database has as its specification; None for a study of another program.
+
+    Raises:
+        DigestMismatch: the two differ, or the stored one cannot be read; the message shows in what.
+    """
+    name = given.study.name
+    if not isinstance(stored, str):
+        raise DigestMismatch(
+            f'study "{name}" was not made by hpsearch; look at it by its name, not by a study file'
+        )
+    if not is_same_study(stored, given):
+        lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored), given))
+        raise DigestMismatch(
+            f'study "{name}" is another one in the database than in the study file; restore these fields, or '
+            f"look at it by its name:\n{lines}"
+        )
+
+
+def refuse_foreign_places(spec: StudySpec, data_root: str | None) -> None:
+    """Makes sure that a specification out of a database lets nothing be written above the current folder.
+
+    Raises:
+        StudyFileError: naming the field.
+    """
+    into = spec.data.root if spec.data.download and data_root is None else None
+    for field, place, remedy in (
+        ("data.cache", spec.data.cache, "start it with its study file"),
+        ("data.root", into, "start it with its study file, or give --data-root"),
+    ):
+        if place is not None and not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
+            raise StudyFileError(
+                f'study "{spec.study.name}": {field} = "{place}" comes from the database, and files would be written '
+                f"there; {remedy}"
+            )
 
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:

@@ -219,7 +219,8 @@ def searchable_kind(name: str) -> Literal["float", "int", "any"]:
             f'is a table, not a field; write a dotted name in quotes, such as "{inner[0]}" = [...]'
         )
     known = [*SEARCHABLE, "model.args.<argument>", "data.augment.<transform>.<parameter>", "function.<name>"]
-    raise ValueError(f"is not searchable; {nearest(name, known)}")
+    own = [field for field in SEARCHABLE if field.rpartition(".")[2] == name.rpartition(".")[2]]
+    raise ValueError(f"is not searchable; {nearest(own[0] if own else name, known)}")
 
 
 def _transform_kind(name: str) -> Literal["float", "int"]:

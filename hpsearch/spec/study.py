@@ -329,6 +329,11 @@ class StudySpec(Section):
             value = getattr(value, part)
         return [value]
 
+    def objects(self) -> list[str]:
+        """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
+        named = (*self.values_of("model.name"), self.data.dataset, self.data.predict, self.train.function)
+        return [str(name) for name in named if ":" in str(name)]
+
     @property
     def grid_size(self) -> int:
         """Number of combinations of a space without continuous ranges."""

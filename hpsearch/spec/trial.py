@@ -13,6 +13,7 @@ class EndKind(StrEnum):
 
     FINISHED = "finished"  # all its epochs
     STOPPED = "stopped"  # the driver decided so
+    PRUNED = "pruned"  # the training function gave it up, by raising optuna.TrialPruned
     PREEMPTED = "preempted"  # checkpointed and given back, to be resumed
     OUT_OF_MEMORY = "out_of_memory"  # it cannot be built, or not even a micro-batch of one sample fits
     UNSAVED = "unsaved"  # a checkpoint could not be written: no fault of the trial, which can be resumed

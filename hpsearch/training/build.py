@@ -34,7 +34,7 @@ def build_engine(
 
     Args:
         data_root: overrides `spec.data.root`.
-        allow: top-level modules that the study may name; None trusts all.
+        allow: what the study may name, see `import_object`; None trusts all.
         progress: called with the numbers of images read and of all, if they must be read.
         waits: called with a sentence, now and then, while another process prepares the same images.
 

@@ -2,7 +2,7 @@
 
 import traceback
 
-from hpsearch.errors import CheckpointError, HpsearchError
+from hpsearch.errors import CheckpointError, HpsearchError, ModelError, UserError
 from hpsearch.spec.trial import EndKind, TrialEnd, TrialRun
 from hpsearch.training.device import is_out_of_memory
 
@@ -16,6 +16,8 @@ def trial_end(run: TrialRun, error: BaseException, weights: str | None = None) -
     kind = EndKind.OUT_OF_MEMORY if is_out_of_memory(error) else EndKind.ERROR
     if isinstance(error, CheckpointError):
         kind = EndKind.UNSAVED
+    if _is_pruned(error):
+        kind = EndKind.PRUNED
     return TrialEnd(
         run.number,
         run.attempt,
@@ -24,6 +26,28 @@ def trial_end(run: TrialRun, error: BaseException, weights: str | None = None) -
         traceback="".join(traceback.format_exception(error)) if kind is EndKind.ERROR else "",
         weights=weights,
     )
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Says whether it is Optuna's word for a trial that is given up; known by its name, as Optuna is not imported."""
+    return any(
+        kind.__name__ == "TrialPruned" and kind.__module__.startswith("optuna.")
+        for kind in type(error).__mro__
+    )
+
+
+def comes_again(error: BaseException, first: bool) -> bool:
+    """Says whether another attempt would surely end alike: what a loop yields, or a slip in its code.
+
+    Args:
+        first: whether it came before the end of the trial's first epoch.
+    """
+    return isinstance(error, ModelError if not first else (UserError, *_SLIPS)) and not is_out_of_memory(
+        error
+    )
+
+
+_SLIPS = (TypeError, NameError, AttributeError, KeyError, ImportError, SyntaxError, NotImplementedError)
 
 
 def sentence(error: BaseException) -> str:

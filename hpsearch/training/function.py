@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,10 @@ class FunctionEngine:
         except Exception as error:
             if failures.spoils_process(error):
                 raise
-            end = failures.trial_end(running.slot.run, error, running.slot.rescue_best())
+            end = replace(
+                failures.trial_end(running.slot.run, error, running.slot.rescue_best()),
+                hopeless=failures.comes_again(error, first=not running.slot.curve),
+            )
         # Only here, outside the handler, does nothing hold the failed step's tensors any more.
         self._close(self._take(end.number))
         return [end]
@@ -220,7 +223,7 @@ def check_metrics(yielded: Any, metric: str, function: str) -> dict[str, float]:
     if not isinstance(yielded, Mapping):
         raise ModelError(f'{where} {yielded!r}; yield a dict, such as {{"train_loss": a, "{metric}": b}}')
     if metric not in yielded:
-        names = ", ".join(map(str, yielded)) or "nothing"
+        names = ", ".join(f'"{name}"' for name in yielded) or "nothing"
         raise ModelError(
             f'{where} {names}, but study.metric is "{metric}"; yield it too, or name another metric'
         )

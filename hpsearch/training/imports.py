@@ -1,10 +1,25 @@
-"""Objects of the user's own modules, named in a study file as `my_package.nets:build`."""
+"""Objects of the user's own modules, named in a study file as `my_package.nets:build`.
 
+Here alone modules are imported by a name that is data, and here alone it is said where they are looked for. A
+specification may come from a database, which a team shares, or from a file of weights: a row in a table must not
+become code on this machine.
+"""
+
+import functools
+import hashlib
 import importlib
-from collections.abc import Callable, Collection
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from hpsearch.errors import DataError, ModelError, UserError, nearest
+
+logger = logging.getLogger(__name__)
 
 
 def import_object(
@@ -12,13 +27,10 @@ def import_object(
 ) -> Callable[..., Any]:
     """Imports the function or class that a field of a study file names.
 
-    A specification may come from a database, which a team shares: a row in a table must not become code on
-    this machine. So only modules that the process was started with may be named, unless the study file is the
-    user's own.
-
     Args:
         reference: `package.module:name`; the name may have dots (`module:Class.method`).
-        allow: top-level modules that may be imported; None trusts all.
+        allow: what may be used: references as they stand in this machine's own study file, and modules, of
+            which functions and classes that they, or modules inside them, define; None trusts all.
         field: the study file's field, for the messages.
 
     Raises:
@@ -30,30 +42,122 @@ def import_object(
     module_name, colon, path = reference.partition(":")
     if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")]):
         raise error(f"{where}: write package.module:function, such as my_package.nets:build")
+    modules = None if allow is None or reference in allow else [one for one in allow if ":" not in one]
     top = module_name.partition(".")[0]
-    if allow is not None and top not in allow:
+    if modules is not None and not _is_inside(module_name, modules):
         raise error(f"{where}: the module {top} may not be imported here; allow it with --allow {top}")
-    found = _import_module(module_name, where, error)
+    found: Any = _import_module(module_name, where, error)
     for name in path.split("."):
-        if not hasattr(found, name):
-            known = [known for known in dir(found) if known[0] != "_" and callable(getattr(found, known))]
-            raise error(f'{where}: {module_name} has no "{name}"; {nearest(name, known)}')
-        found = getattr(found, name)
+        found = _attribute(found, name, f"{where}: {module_name}", error)
+        if modules is not None and not _is_defined_in(found, modules):
+            raise error(
+                f"{where}: {name} is not a function or a class that {module_name} itself defines, and "
+                f"--allow allows no others; name one of these, or write your own around it"
+            )
     if not callable(found):
         raise error(f"{where} is {type(found).__name__}, which cannot be called; name a function or a class")
     return found  # type: ignore[no-any-return]
 
 
-def _import_module(name: str, where: str, error: type[UserError]) -> Any:
+def _is_inside(module: str, allowed: Iterable[str]) -> bool:
+    """Says whether a module is one of those allowed, or lies in one: not a package's own program."""
+    return "__main__" not in module.split(".") and any(f"{module}.".startswith(f"{one}.") for one in allowed)
+
+
+def _is_defined_in(found: Any, modules: Iterable[str]) -> bool:
+    home = getattr(found, "__module__", None)
+    own = isinstance(found, FunctionType | MethodType | type)
+    return own and isinstance(home, str) and _is_inside(home, modules)
+
+
+def _attribute(owner: Any, name: str, where: str, error: type[UserError]) -> Any:
+    if not hasattr(owner, name):
+        known = [known for known in dir(owner) if known[0] != "_" and callable(getattr(owner, known))]
+        file = f" ({owner.__file__})" if getattr(owner, "__file__", None) else ""
+        raise error(f'{where}{file} has no "{name}"; {nearest(name, known)}')
+    return getattr(owner, name)
+
+
+def _import_module(name: str, where: str, error: type[UserError]) -> ModuleType:
     """Imports a module; tells a module that is not there from one that fails while it is imported."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name is not None and f"{name}.".startswith(f"{missing.name}."):
             raise error(
-                f"{where}: there is no module {missing.name}; start hpsearch in the folder that holds it, "
-                "or install it"
+                f"{where}: there is no module {missing.name}; put it beside the study file, start hpsearch in the "
+                "folder that holds it, or install it"
             ) from missing
-        raise error(f"{where}: {name} imports {missing.name}, which is not installed") from missing
-    except Exception as failure:
+        raise error(
+            f"{where}: {name} imports {missing.name}, which is neither installed nor beside the study file"
+        ) from missing
+    except (Exception, SystemExit) as failure:
         raise error(f"{where}: importing {name} failed: {type(failure).__name__}: {failure}") from failure
+
+
+def source_digests(references: Iterable[str]) -> dict[str, str]:
+    """Returns 16 hexadecimal digits over the source of the module that each reference is in, of those imported."""
+    files = {one: getattr(sys.modules.get(one.partition(":")[0]), "__file__", None) for one in references}
+    return {
+        one: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+        for one, file in files.items()
+        if file is not None and Path(file).is_file()
+    }
+
+
+class _Beside:
+    """Finds in one folder the modules that were named, and no others; asked when nobody else knows a module."""
+
+    def __init__(self, folder: str, names: Collection[str]) -> None:
+        self.folder = folder
+        self.names = frozenset(names)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [self.folder]) if path is None and name in self.names else None
+
+
+def look_in(folders: Iterable[str], named: Iterable[str]) -> None:
+    """Lets the user's own modules be found from now on.
+
+    A study's own folder comes first of all, as that of a program does, and a warning says which library a file
+    there hides. Of the current folder, where anything may lie, nothing but the modules named is ever imported, and
+    only if they are found nowhere else.
+
+    Args:
+        named: modules or references to what they hold.
+    """
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+            warn_of_hidden(folder)
+    names = {one.partition(":")[0].partition(".")[0] for one in named}
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beside)]
+    sys.meta_path.append(_Beside(os.getcwd(), names))
+
+
+@functools.cache
+def warn_of_hidden(folder: str) -> None:
+    """Warns once of the modules that a study's folder hides."""
+    for sentence in hidden_modules(folder):
+        logger.warning("%s", sentence)
+
+
+def hidden_modules(folder: str) -> list[str]:
+    """Returns a sentence on each module in a study's folder that others expect to be another one."""
+    elsewhere = [path for path in sys.path if os.path.realpath(path) != os.path.realpath(folder)]
+    sentences = []
+    for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
+        name = path.stem if path.suffix == ".py" else path.name if (path / "__init__.py").is_file() else ""
+        if name.isidentifier() and name != "test" and (whose := _other_module(name, elsewhere)):
+            sentences.append(f"{path} hides {whose} from all that is imported after it; rename it")
+    return sentences
+
+
+def _other_module(name: str, folders: list[str]) -> str:
+    """Returns what else goes by a module's name, if anything does."""
+    if name in sys.stdlib_module_names:
+        return f"Python's own module {name}"
+    spec = PathFinder.find_spec(name, folders)
+    return f"the library {name} ({spec.origin})" if spec is not None and spec.origin else ""

@@ -27,7 +27,7 @@ class Learner:
     Args:
         steps_per_epoch: optimizer steps.
         done: epochs that a checkpoint has behind it; the caller loads its state afterwards.
-        allow: top-level modules that the study may name as its model; None trusts all.
+        allow: what the study may name as its model, see `import_object`; None trusts all.
 
     Attributes:
         started_from: the file of `model.weights` and what it held; "" without one.

@@ -44,7 +44,7 @@ def build(
         image_size: height and width.
         outputs: classes, or regression targets.
         seed: of the weights; torch's global generator is left as it was.
-        allow: top-level modules that the study may name as its model; None trusts all.
+        allow: what the study may name as its model, see `import_object`; None trusts all.
 
     Raises:
         ModelError: an unknown name, arguments that do not suit, or a model that cannot take these images.

@@ -35,7 +35,7 @@ class PlainEngine:
     """Trains one trial at a time.
 
     Args:
-        allow: top-level modules that a study may name as its model; None trusts all.
+        allow: what a study may name as its model, see `import_object`; None trusts all.
     """
 
     capacity = 1

@@ -174,7 +174,7 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
     """Returns the model whose weights a trial has kept, on the CPU, in evaluation mode.
 
     Args:
-        allow: top-level modules that the file may name, as its model or to prepare pictures; None trusts all.
+        allow: what the file may name, as its model or to prepare pictures, see `import_object`; None trusts all.
 
     Raises:
         ModelError: the file cannot be read, was not written by a trial of the plain loop, or does not fit.

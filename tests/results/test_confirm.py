@@ -605,7 +605,7 @@ def test_the_test_part_is_examined_in_the_number_type_of_training(
     trial = record_of(folder, "small.confirm").trials[0]
     state, facts = read_weights(Path(trial.attrs["weights"]))
     run = make_run(tmp_path)
-    place = Place(None, folder / "runs" / "cache", None, (), "cpu")
+    place = Place(None, folder / "runs" / "cache", None, "cpu")
     losses = []
     for precision in ("float32", "bfloat16"):
         path = tmp_path / f"{precision}.safetensors"

@@ -1,5 +1,6 @@
 """Tables read back from real databases: trials, epochs, the best, the list of studies."""
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.errors import StudyNotFound
+from hpsearch.results.export import encode
 from hpsearch.results.listing import list_studies
 from hpsearch.results.looks import list_lines
 from hpsearch.results.reading import best_trial, open_study, opened, reading_study
@@ -175,3 +177,13 @@ def test_without_a_name_confirmations_do_not_count(sqlite_url: str) -> None:
     make_study(sqlite_url, "two")
     with pytest.raises(StudyNotFound, match=r"2 studies in .*name one of them: one, two$"):
         open_study(None, sqlite_url)
+
+
+def test_whole_numbers_stay_whole_where_some_are_missing() -> None:
+    study = optuna.create_study()
+    for fields in ({"steps": 3, "share": 0.5, "big": 2**53 + 1}, {}, {"steps": 4, "share": 1.0, "big": 5}):
+        study.add_trial(create_trial(value=1.0, user_attrs=fields))
+    frame = trials_frame(study)
+    lines = encode(frame[["steps", "share", "big"]], "csv").decode().splitlines()
+    assert lines == ["steps,share,big", "3,0.5,9007199254740993", ",,", "4,1.0,5"]
+    assert json.loads(encode(frame, "json"))[1]["steps"] is None

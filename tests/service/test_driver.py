@@ -51,6 +51,54 @@ def table(tmp_path):
     return [(t.number, t.state, t.value, t.params, t.intermediate_values) for t in stored(tmp_path).trials]
 
 
+def test_a_trial_that_its_own_loop_gives_up_is_pruned(tmp_path):
+    def script(run):
+        return Script((1.0,)) if run.number == 0 else Script((2.0, 3.0), EndKind.PRUNED)
+
+    summary, _ = run_here(tmp_path, spec_of(), script)
+    states = [trial.state.name for trial in stored(tmp_path).trials]
+    assert states == ["COMPLETE", *["PRUNED"] * 11]
+    assert summary.stop_reasons["pruner"] == 11
+    assert summary.exit_status == 0
+
+
+class WithCode(CurveExecutor):
+    """Its workers have found the user's module as `code` says."""
+
+    code = "aaaa"
+
+    def start(self, place, setup):
+        super().start(place, setup)
+        ready = self.messages.pop()
+        self.messages.append(replace(ready, code={"loop:train": self.code}))
+
+
+def test_code_that_has_changed_since_the_study_began_is_said_once_a_run(tmp_path):
+    said = []
+    for code, trials in (("aaaa", 2), ("aaaa", 4), ("bbbb", 6), ("bbbb", 8), ("aaaa", 10)):
+        listener = Messages()
+        executor = WithCode(falling)
+        executor.code = code
+        run_here(
+            tmp_path, spec_of(study={"trials": trials}), workers=2, callbacks=[listener], executor=executor
+        )
+        said.append([text for text in listener.texts if "has changed" in text])
+    sentence = (
+        "the source of loop (loop:train) has changed since the study began, so trials may not be comparable; put "
+        "the old one back, or give the study another name"
+    )
+    assert said == [[], [], [sentence], [sentence], []]
+    assert stored(tmp_path).user_attrs["code"] == {"loop:train": "aaaa"}
+
+
+class Messages(Callback):
+    def __init__(self):
+        self.texts = []
+
+    def on_message(self, text):
+        self.texts.append(text)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_study_runs_to_its_total(tmp_path, workers):
     summary, executor = run_here(tmp_path, spec_of(), workers=workers)

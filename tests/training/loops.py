@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 from torch import nn
 
@@ -142,6 +143,24 @@ def raises(trial: Any) -> Iterator[Metrics]:
 
 
 HELD: list[weakref.ref[torch.Tensor]] = []
+
+
+def gives_up(trial: Any) -> Iterator[Metrics]:
+    yield {"val_loss": 1.0}
+    raise optuna.TrialPruned("not good enough")
+
+
+def slips_at_once(trial: Any) -> Iterator[Metrics]:
+    yield {"val_loss": 1.0 + "0.5"}
+
+
+def slips_later(trial: Any) -> Iterator[Metrics]:
+    yield {"val_loss": 1.0}
+    yield {"val_loss": 1.0 + "0.5"}
+
+
+def meets_bad_luck(trial: Any) -> Iterator[Metrics]:
+    yield {"val_loss": float(Path("/nowhere/at/all").read_text())}
 
 
 def fails_with_a_tensor(trial: Any) -> Iterator[Metrics]:

@@ -80,7 +80,7 @@ def test_a_function_that_returns_has_finished(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("yields_a_number", r'yielded 0\.5; yield a dict, such as .*"val_loss"'),
-        ("yields_no_metric", r'yielded loss, but study\.metric is "val_loss"'),
+        ("yields_no_metric", r'yielded "loss", but study\.metric is "val_loss"'),
         ("yields_text", r"\"val_loss\": 'small', which is no number"),
         ("never_yields", "returned without a single yield"),
         ("asks_for_nonsense", r'no value "temprature".*did you mean "temperature"'),
@@ -93,9 +93,31 @@ def test_wrong_functions_get_a_sentence(tmp_path: Path, name: str, message: str)
     engine.admit(run)
     end = end_of(engine.step()[0])
     assert end.kind is EndKind.ERROR
+    assert end.hopeless
     assert engine.busy == 0
     with pytest.raises(ModelError, match=message):
         raise ModelError(end.detail)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "hopeless"),
+    [
+        ("slips_at_once", 1, True),
+        ("slips_later", 2, False),
+        ("meets_bad_luck", 1, False),
+        ("raises", 2, False),
+    ],
+)
+def test_only_an_error_that_comes_again_is_hopeless(
+    tmp_path: Path, name: str, epochs: int, hopeless: bool
+) -> None:
+    end = end_of(steps(run_of(tmp_path, name), epochs)[-1])
+    assert (end.kind, end.hopeless) == (EndKind.ERROR, hopeless)
+
+
+def test_optunas_own_word_for_a_pruned_trial_is_understood(tmp_path: Path) -> None:
+    end = end_of(steps(run_of(tmp_path, "gives_up"), 2)[-1])
+    assert (end.kind, end.detail, end.traceback) == (EndKind.PRUNED, "TrialPruned: not good enough", "")
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_one_output_does_for_two_classes() -> None:
         ("tests.training.nets:number", {}, "returned int, not an nn.Module"),
         ("tests.training.nets:fails", {}, "cannot be built .*ZeroDivisionError: no model for 10"),
         ("tests.training.nets:Picky", {}, "cannot take images of 3 x 32 x 32: I dislike images"),
-        ("tests.training.nets:nowhere", {}, r'tests\.training\.nets has no "nowhere"'),
+        ("tests.training.nets:nowhere", {}, r'nets\.py\) has no "nowhere"'),
     ],
 )
 def test_models_that_cannot_be_had_are_refused(name: str, args: dict[str, Any], message: str) -> None:

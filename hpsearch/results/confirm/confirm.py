@@ -55,7 +55,7 @@ from hpsearch.service.launch import RunOptions
 from hpsearch.service.places import VISIBLE, Workers, plan
 from hpsearch.service.run import run
 from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.load import stored_form
+from hpsearch.spec.load import refuse_foreign_places, refuse_other, stored_form
 from hpsearch.spec.study import SUFFIX, StudySpec
 from hpsearch.spec.trial import TrialRun
 
@@ -111,6 +111,7 @@ def confirm(
     study: str | None,
     options: RunOptions,
     *,
+    given: StudySpec | None = None,
     top: int | None = None,
     seeds: int | None = None,
     test: bool = True,
@@ -122,6 +123,7 @@ def confirm(
     What broke off in an earlier call is trained once more.
 
     Args:
+        given: this machine's own study file, which counts in place of what the database says.
         top, seeds: how many configurations and repeats; by default those of `[confirm]`.
         test: whether the test part may be opened.
 
@@ -129,7 +131,7 @@ def confirm(
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not go on; what was trained is kept.
     """
-    work = _plan(read_study(study, options.storage), options, top, seeds)
+    work = _plan(read_search(study, options, given), options, top, seeds)
     inherit_data(work.record, work.spec, options.storage)
     status, done = 0, _finished(work)
     if done < len(work.spec.sampler.points):
@@ -159,6 +161,21 @@ def read_study(name: str | None, url: str) -> StudyRecord:
     """
     with reading_study(name, url) as study:
         return read_record(study)
+
+
+def read_search(name: str | None, options: RunOptions, given: StudySpec | None) -> StudyRecord:
+    """Returns a search as this machine's study file has it; without one, as the database has it.
+
+    Raises:
+        StudyFileError: the two differ, or what is stored would be written to a foreign place.
+    """
+    record = read_study(name, options.storage)
+    if given is not None:
+        refuse_other(record.attrs.get(SPECIFICATION), given)
+        return replace(record, spec=given)
+    if record.spec is not None:
+        refuse_foreign_places(record.spec, options.data_root)
+    return record
 
 
 def weights_here(options: RunOptions, study: str, trial: TrialRecord) -> Path | None:
@@ -257,7 +274,7 @@ def _validate(work: _Work, call: Calls) -> None:
             continue
         from hpsearch.results.confirm.exam import validate
 
-        place = place_of(work.options, lambda text: call("on_message", f"the confirmation {text}"))
+        place = place_of(work.spec, work.options, lambda text: call("on_message", f"the confirmation {text}"))
         try:
             found = validate(*_runs(work, candidate, due), place, work.record.attrs)
         except HpsearchError as error:
@@ -293,7 +310,7 @@ def _test(work: _Work, call: Calls) -> None:
         return
     from hpsearch.results.confirm.exam import sealed_part
 
-    place = place_of(work.options, lambda text: call("on_message", f"the test {text}"))
+    place = place_of(work.spec, work.options, lambda text: call("on_message", f"the test {text}"))
     data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
@@ -341,19 +358,20 @@ def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[Tria
     return here
 
 
-def place_of(options: RunOptions, waits: Callable[[str], None] | None = None) -> "Place":
-    """Returns where the test part is opened.
+def place_of(spec: StudySpec, options: RunOptions, waits: Callable[[str], None] | None = None) -> "Place":
+    """Returns where a study's data are opened, and lets its own modules be found.
 
     Args:
         waits: told when another process prepares the same images.
     """
     from hpsearch.results.confirm.exam import Place
+    from hpsearch.training.imports import look_in
 
+    look_in(options.import_paths, spec.objects() if options.allow is None else options.allow)
     return Place(
         options.data_root,
         RunFolder(options.run_folder.absolute(), "").cache,
         options.allow,
-        options.import_paths or (os.getcwd(),),
         "cpu" if options.workers.gpus == "none" else "auto",
         waits=waits,
     )

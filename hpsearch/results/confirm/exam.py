@@ -49,7 +49,6 @@ class Place:
     data_root: str | None
     cache: Path
     allow: tuple[str, ...] | None
-    import_paths: tuple[str, ...]
     device: str = "auto"
     digest: str = ""
     waits: Waits | None = None
@@ -113,7 +112,6 @@ def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> 
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
-        import_paths=place.import_paths,
         waits=place.waits,
         device=device,
     )
@@ -125,7 +123,6 @@ def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
-        import_paths=place.import_paths,
         device=device,
         digest=place.digest,
         waits=place.waits,

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.answer import REFIT, Refit
-from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_study, weights_here
+from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, read_study, weights_here
 from hpsearch.results.confirm.plan import (
     REPEAT,
     Candidate,
@@ -83,6 +83,7 @@ def refit(
     study: str | None,
     options: RunOptions,
     *,
+    given: StudySpec | None = None,
     search: bool = False,
     test: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -91,6 +92,7 @@ def refit(
     """Trains a study's answer on training and validation part; goes on where an earlier call stopped.
 
     Args:
+        given: this machine's own study file, which counts in place of what the database says.
         search: take what the search alone would pick, whatever a confirmation says.
         test: whether the test part may be opened.
 
@@ -98,7 +100,7 @@ def refit(
         UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
         HpsearchError: the run could not go on; what was trained is kept.
     """
-    record = read_study(study, options.storage)
+    record = read_search(study, options, given)
     course = plan_course(record, options.storage, search)
     point = _point(course)
     spec = refit_spec(record, point, _linked(record, REFIT_SUFFIX, options.storage))
@@ -233,7 +235,7 @@ def _test(
     from hpsearch.results.confirm.exam import examine, sealed_part
 
     with on_first_worker(options.workers):
-        place = place_of(options)
+        place = place_of(spec, options)
         digest, reason = sealed_part(spec, place, record.attrs)
         if reason:
             notes.append(f"the test part was not opened: {reason}")

@@ -16,7 +16,7 @@ from typing import Any
 from hpsearch.errors import UserError
 from hpsearch.results.reading import opened, reading_study
 from hpsearch.results.record import StudyRecord
-from hpsearch.search.data_record import DATA
+from hpsearch.search.data_record import CODE, DATA
 from hpsearch.search.opening import create_or_find, is_confirmation
 from hpsearch.search.storage import translated
 from hpsearch.spec.study import StudySpec
@@ -42,7 +42,7 @@ def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
 
 
 def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
-    """Lets the linked study begin with the search's record of its data, so that its run refuses others.
+    """Lets the linked study begin with the search's record of its data and code, so that its run refuses others.
 
     Makes the linked study if there is none yet. A search without a record, of an older version, gives none.
 
@@ -50,16 +50,18 @@ def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
         UserError: the linked study was trained on other data than the search.
         StorageError, StorageAway: the database.
     """
-    if not record.attrs.get(DATA):
+    known = {key: record.attrs[key] for key in (DATA, CODE) if record.attrs.get(key)}
+    if not known:
         return
     with opened(url, readonly=False) as storage, translated(storage):
         study_id = create_or_find(storage, spec)
         attrs = storage.get_study_user_attrs(study_id)
         if not is_confirmation(attrs):
             return  # the run refuses it in its own words
-        if not attrs.get(DATA):
-            storage.set_study_user_attr(study_id, DATA, record.attrs[DATA])
-        elif attrs[DATA]["digest"] != record.attrs[DATA]["digest"]:
+        for key, value in known.items():
+            if not attrs.get(key):
+                storage.set_study_user_attr(study_id, key, value)
+        if DATA in known and attrs.get(DATA) and attrs[DATA]["digest"] != known[DATA]["digest"]:
             name = spec.study.name
             raise UserError(
                 f'study "{name}" was trained on other data than the search "{record.name}"; delete it (hpsearch delete '

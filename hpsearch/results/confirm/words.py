@@ -171,7 +171,7 @@ def _detail_lines(details: Mapping[str, Any]) -> list[str]:
             for name, counts, row in zip(classes, confusion, errors, strict=True)
         ]
         lines += ["test part, all models of the first (rows: true class, columns: predicted)"]
-        lines += [*columns(("", *classes, "error"), rows), ""]
+        lines += [*columns(("", *classes, "error"), rows, most=20), ""]
     if details["wrong"]:
         wrong = [
             (str(one["sample"]), one["name"], one["class"], one["predicted"], f"{one['probability']:.1%}")

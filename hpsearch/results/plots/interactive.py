@@ -5,9 +5,11 @@ the publishing process starts often. Lists stay lists, since plotly.py would pac
 test or a person cannot read. Nothing is drawn with WebGL, so that a page prints.
 """
 
+import html
 from typing import Any
 
 from hpsearch.results.plots.chart import Axis, Chart, Mark, Scale, Series, log_ticks
+from hpsearch.text import one_line
 
 Figure = dict[str, Any]
 """`data` and `layout`, as `plotly.graph_objects.Figure` takes and plotly.js draws them."""
@@ -21,7 +23,7 @@ def figure(chart: Chart) -> Figure:
     """Returns a chart as a plotly figure."""
     bars = any(series.mark is Mark.BAR for series in chart.series)
     layout: dict[str, Any] = {
-        "title": {"text": chart.title, "x": 0, "xanchor": "left", "xref": "container", "pad": {"l": 12},
+        "title": {"text": _label(chart.title), "x": 0, "xanchor": "left", "xref": "container", "pad": {"l": 12},
                   "font": {"size": 16}},
         "font": {"color": TEXT, "family": "system-ui, sans-serif"},
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
@@ -42,6 +44,11 @@ def figure(chart: Chart) -> Figure:
     return {"data": [_trace(series) for series in chart.series], "layout": layout}
 
 
+def _label(text: str) -> str:
+    """Returns a text that plotly shows as it is, but for our own line ends: it takes a few tags, links among them."""
+    return "<br>".join(html.escape(one_line(part), quote=False) for part in text.split("<br>"))
+
+
 def _legend(chart: Chart) -> dict[str, Any]:
     """A few names stand in rows below the plot, many in a column beside it: never on it, nor on its title."""
     if sum(series.in_legend for series in chart.series) > 6:
@@ -59,7 +66,7 @@ def _legend(chart: Chart) -> dict[str, Any]:
 
 def _axis(axis: Axis, values: list[float | None]) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "title": {"text": axis.title},
+        "title": {"text": _label(axis.title)},
         "type": "log" if axis.log else "linear",
         "gridcolor": GRID,
         "linecolor": GRID,
@@ -73,13 +80,17 @@ def _axis(axis: Axis, values: list[float | None]) -> dict[str, Any]:
         shown |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     if axis.labels:
         places = list(range(len(axis.labels)))
-        shown |= {"tickvals": places, "ticktext": list(axis.labels), "range": [-0.6, len(places) - 0.4]}
+        shown |= {
+            "tickvals": places,
+            "ticktext": list(map(_label, axis.labels)),
+            "range": [-0.6, len(places) - 0.4],
+        }
     return shown
 
 
 def _trace(series: Series) -> dict[str, Any]:
     trace: dict[str, Any] = {
-        "name": series.name,
+        "name": _label(series.name),
         "x": list(series.x),
         "y": list(series.y),
         "showlegend": series.in_legend,
@@ -89,7 +100,7 @@ def _trace(series: Series) -> dict[str, Any]:
     if series.order and series.mark is not Mark.BAR:
         trace["zorder"] = series.order
     if series.group:
-        trace["legendgroup"] = series.group
+        trace["legendgroup"] = one_line(series.group)
     return trace
 
 
@@ -98,10 +109,10 @@ def _hover(series: Series) -> dict[str, Any]:
         return {"hoverinfo": "x+y+name"}
     if len(series.hover) == 1:
         return {
-            "hovertext": series.hover[0],
+            "hovertext": _label(series.hover[0]),
             "hovertemplate": "%{x}: %{y:.4g}<br>%{hovertext}<extra></extra>",
         }
-    return {"hovertext": list(series.hover), "hovertemplate": "%{hovertext}<extra></extra>"}
+    return {"hovertext": list(map(_label, series.hover)), "hovertemplate": "%{hovertext}<extra></extra>"}
 
 
 def _look(series: Series) -> dict[str, Any]:
@@ -142,5 +153,5 @@ def _colors(scale: Scale) -> dict[str, Any]:
         "cmin": min(scale.low, scale.high),
         "cmax": max(scale.low, scale.high),
         "showscale": scale.in_margin,
-        "colorbar": {"title": {"text": scale.title}, "thickness": 14, "outlinewidth": 0},
+        "colorbar": {"title": {"text": _label(scale.title)}, "thickness": 14, "outlinewidth": 0},
     }

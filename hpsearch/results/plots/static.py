@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import UserError
 from hpsearch.results.plots.chart import Axis, Chart, Mark, Series, log_ticks
+from hpsearch.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,12 +51,19 @@ def draw_figure(chart: Chart) -> "Figure":
     figure = Figure(figsize=(10.0, 4.8), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     draw(chart, axes)
-    axes.set_title(chart.title, loc="left", fontsize=11)
+    axes.set_title(_label(chart.title), loc="left", fontsize=11)
     if 0 < len(names) <= MOST_NAMES:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     # A picture travels without the page around it, and colours and symbols must be said.
-    figure.supxlabel(textwrap.fill(chart.caption, 140), x=0.01, ha="left", fontsize=8, color="#606060")
+    figure.supxlabel(
+        textwrap.fill(_label(chart.caption), 140), x=0.01, ha="left", fontsize=8, color="#606060"
+    )
     return figure
+
+
+def _label(text: str) -> str:
+    """Returns a text that matplotlib shows as it is: between two dollars it would read a formula, or fail to."""
+    return one_line(text).replace("$", r"\$")
 
 
 def draw(chart: Chart, axes: "Axes") -> None:
@@ -76,7 +84,7 @@ def draw(chart: Chart, axes: "Axes") -> None:
 
 
 def _set_axis(drawn: Any, axis: Axis, values: list[float | None]) -> None:
-    drawn.set_label_text(axis.title)
+    drawn.set_label_text(_label(axis.title))
     if axis.log:
         drawn.axes.set(**{f"{drawn.axis_name}scale": "log"})
         if ticks := log_ticks(values):
@@ -84,7 +92,7 @@ def _set_axis(drawn: Any, axis: Axis, values: list[float | None]) -> None:
             drawn.set_ticks([], minor=True)
             drawn.axes.set(**{f"{drawn.axis_name}lim": _room(values)})
     if axis.labels:
-        drawn.set_ticks(range(len(axis.labels)), labels=list(axis.labels))
+        drawn.set_ticks(range(len(axis.labels)), labels=list(map(_label, axis.labels)))
         drawn.axes.set(**{f"{drawn.axis_name}lim": (-0.6, len(axis.labels) - 0.4)})
 
 
@@ -97,7 +105,7 @@ def _room(values: list[float | None]) -> tuple[float, float]:
 
 def _draw_series(series: Series, axes: "Axes", stacked: dict[float, float]) -> None:
     x, y = ([float("nan") if value is None else value for value in values] for values in (series.x, series.y))
-    label = series.name if series.in_legend else None
+    label = _label(series.name) if series.in_legend else None
     match series.mark:
         case Mark.BAR:
             lefts = [stacked.get(place, 0.0) for place in y]
@@ -140,4 +148,4 @@ def _draw_points(series: Series, x: list[float], y: list[float], axes: "Axes", l
         **edge,
     )
     if series.scale.in_margin:
-        axes.figure.colorbar(drawn, ax=axes, label=series.scale.title)
+        axes.figure.colorbar(drawn, ax=axes, label=_label(series.scale.title))

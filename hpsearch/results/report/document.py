@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpsearch.results.notes import markdown_table
+from hpsearch.results.notes import inline, markdown_table
 from hpsearch.results.plots.chart import Chart
+from hpsearch.text import in_markdown, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,11 @@ def markdown(document: Document, pictures: str = "") -> str:
     Args:
         pictures: folder of the charts' PNG files as seen from the text; without it charts are left out.
     """
-    lines = [f"# {document.title}", "", document.summary, ""]
+    lines = [f"# {in_markdown(document.title)}", "", inline(document.summary), ""]
     for section in document.sections:
         blocks = [b for b in section.blocks if pictures or not isinstance(b, Chart)]
         if blocks:
-            lines += [f"## {section.title}", ""]
+            lines += [f"## {in_markdown(section.title)}", ""]
             for block in blocks:
                 lines += [*_markdown(block, pictures), ""]
     return "\n".join(lines)
@@ -101,14 +102,14 @@ def markdown(document: Document, pictures: str = "") -> str:
 def _markdown(block: Block, pictures: str) -> Sequence[str]:
     match block:
         case Text(text):
-            return [text]
+            return [inline(text)]
         case Items(items):
-            return [f"* {item}" for item in items]
+            return [f"* {inline(item)}" for item in items]
         case Code(text):
-            return ["```", text, "```"]
+            return ["```", *map(one_line, text.split("\n")), "```"]
         case Pictures(items):
-            return [f"* {picture.caption}" for picture in items]
+            return [f"* {inline(picture.caption)}" for picture in items]
         case Table(head, rows, note):
-            return [*markdown_table(head, rows), *(["", note] if note else [])]
+            return [*markdown_table(head, rows), *(["", inline(note)] if note else [])]
         case Chart():
-            return [f"![{block.title}]({pictures}/{block.id}.png)", "", block.caption]
+            return [f"![{in_markdown(block.title)}]({pictures}/{block.id}.png)", "", inline(block.caption)]

@@ -20,6 +20,7 @@ from hpsearch.results.report.document import (
     Table,
     Text,
 )
+from hpsearch.text import LABEL, LONGEST, in_html
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -98,10 +99,10 @@ WIDE = ("learning-curves", "workers")
 def page(document: Document) -> str:
     """Returns a report as a web page."""
     return _PAGE.substitute(
-        title=html.escape(document.title),
+        title=in_html(document.title),
         style=_STYLE,
         summary=_inline(document.summary),
-        contents=" ".join(f'<a href="#{_anchor(s)}">{html.escape(s.title)}</a>' for s in document.sections),
+        contents=" ".join(f'<a href="#{_anchor(s)}">{in_html(s.title)}</a>' for s in document.sections),
         sections="\n".join(map(_section, document.sections)),
         scripts=_scripts(document.charts()),
     )
@@ -123,7 +124,7 @@ def _section(section: Section) -> str:
         parts.append(_block(block))
     parts += _grid(pictures)
     body = "\n".join(parts)
-    return f'<section id="{_anchor(section)}"><h2>{html.escape(section.title)}</h2>\n{body}</section>'
+    return f'<section id="{_anchor(section)}"><h2>{in_html(section.title)}</h2>\n{body}</section>'
 
 
 def _grid(pictures: list[str]) -> list[str]:
@@ -137,19 +138,20 @@ def _block(block: Block) -> str:
         case Items(items):
             return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in items)}</ul>"
         case Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            lines = "\n".join(map(in_html, text.split("\n")))
+            return f"<pre>{lines}</pre>"
         case Table():
             return _table(block)
         case Pictures(items):
             return f'<div class="pictures">{"".join(map(_picture, items))}</div>'
         case Chart():
             kind = ' class="wide"' if block.id in WIDE else ""
-            caption = f"<figcaption>{html.escape(block.caption)}</figcaption>"
-            return f'<figure{kind}><div id="chart-{html.escape(block.id)}"></div>{caption}</figure>'
+            caption = f"<figcaption>{in_html(block.caption)}</figcaption>"
+            return f'<figure{kind}><div id="chart-{in_html(block.id)}"></div>{caption}</figure>'
 
 
 def _picture(picture: Picture) -> str:
-    alt = html.escape(picture.caption)
+    alt = in_html(picture.caption)
     source = f"data:image/png;base64,{html.escape(picture.png)}"
     image = f'<img src="{source}" alt="{alt}">' if picture.png else ""
     return f"<figure>{image}<figcaption>{alt}</figcaption></figure>"
@@ -173,7 +175,7 @@ def _cells(tag: str, cells: tuple[str, ...], right: list[bool], shades: tuple[fl
     kinds = [' class="number"' if number else "" for number in right]
     styles = [_style(shade) for shade in shades] or [""] * len(cells)
     every = zip(kinds, styles, cells, strict=True)
-    return "".join(f"<{tag}{kind}{style}>{_inline(cell)}</{tag}>" for kind, style, cell in every)
+    return "".join(f"<{tag}{kind}{style}>{_inline(cell, LABEL)}</{tag}>" for kind, style, cell in every)
 
 
 def _style(shade: float) -> str:
@@ -188,9 +190,9 @@ def _is_number(cell: str) -> bool:
     return cell == "-" or re.fullmatch(r"[-+]?[\d.,:]+(e[-+]?\d+)?( ?[%sh])?", cell) is not None
 
 
-def _inline(text: str) -> str:
+def _inline(text: str, most: int = LONGEST) -> str:
     """Escapes a text; what stands between backquotes is set as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", in_html(text, most))
 
 
 def _scripts(charts: list[Chart]) -> str:

@@ -118,7 +118,7 @@ class Request:
 
     Attributes:
         root: the folder or file of `data.root`, or what overrides it; need not exist.
-        allow: top-level modules that the study may name; None trusts all.
+        allow: what the study may name, see `import_object`; None trusts all.
         size: side lengths at which the study wants the images; None for the images' own.
     """
 

@@ -55,7 +55,7 @@ def list_pictures(request: Request) -> Listing:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
-            f"data.root: the folder {root} {what}; name the folder of images by data.root or --data-root"
+            f"data.root: the folder {root.absolute()} {what}; name the folder of images by data.root or --data-root"
         )
     return _list_by_folder(root) if table is None else _list_by_table(request, tables.find_table(root, table))
 
@@ -64,7 +64,7 @@ def _list_by_folder(root: Path) -> Listing:
     pictures, others = _walk(root)
     if not pictures:
         raise DataError(
-            f"data.root: no images under {root} (looked for {' '.join(sorted(SUFFIXES))}); there should be "
+            f"data.root: no images under {root.absolute()} (looked for {' '.join(sorted(SUFFIXES))}); there should be "
             "one folder of images for each class"
         )
     _check_names(root, pictures)

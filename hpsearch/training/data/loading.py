@@ -4,7 +4,6 @@ The test part is not among them; see `hpsearch.training.data.sealed`.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def load(
     root: str | None = None,
     cache: Path,
     allow: Sequence[str] | None = None,
-    import_paths: Sequence[str] = (),
     device: torch.device | None = None,
     progress: Progress | None = None,
     waits: Waits | None = None,
@@ -54,8 +52,7 @@ def load(
     Args:
         root: overrides `spec.root`.
         cache: folder of decoded images, unless `spec.cache` names one.
-        allow: top-level modules that the study may name; None trusts all.
-        import_paths: put at the front of `sys.path`.
+        allow: what the study may name, see `import_object`; None trusts all.
         device: where batches are wanted.
         progress: called with the numbers of images done and of all, in each pass over them anew: reading,
             decoding, and making the images of one size. Cheap, and often: after each picture.
@@ -64,7 +61,6 @@ def load(
     Raises:
         DataError: the data are missing, corrupt, or do not fit the study.
     """
-    sys.path[:0] = [path for path in import_paths if path not in sys.path]
     assembly = assemble(spec, root, cache, allow, progress, waits)
     store = open_cache(spec, cache, waits)
     return TrainingData(spec, assembly, store, device or torch.device("cpu"), progress)

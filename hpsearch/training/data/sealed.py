@@ -1,6 +1,5 @@
 """The way to the test part: for `hpsearch confirm` alone, which import-linter watches over."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ def open_test(
     root: str | None = None,
     cache: Path,
     allow: Sequence[str] | None = None,
-    import_paths: Sequence[str] = (),
     device: torch.device | None = None,
     digest: str = "",
     waits: Waits | None = None,
@@ -36,7 +34,6 @@ def open_test(
     Raises:
         DataError: the study has no test part, or the data are missing, corrupt, or others than those named.
     """
-    sys.path[:0] = [path for path in import_paths if path not in sys.path]
     device = device or torch.device("cpu")
     assembly = assemble(spec, root, cache, allow, waits=waits)
     found, rows = assembly.catalogue, assembly.rows

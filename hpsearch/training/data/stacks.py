@@ -32,7 +32,7 @@ def _find_files(request: Request, *suffixes: str) -> list[Path]:
     found = sorted(path for path in root.iterdir() if path.suffix in suffixes) if root.is_dir() else [root]
     if not found or not found[0].is_file():
         raise DataError(
-            f"data.root: there is no {' or '.join(suffixes)} file at {root}; name it by data.root or "
+            f"data.root: there is no {' or '.join(suffixes)} file at {root.absolute()}; name it by data.root or "
             "--data-root"
         )
     return found

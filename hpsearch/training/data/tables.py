@@ -23,7 +23,7 @@ def find_table(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise DataError(f"data.labels: there is no file {path}; the name is relative to data.root")
+        raise DataError(f"data.labels: there is no file {path.absolute()}; the name is relative to data.root")
     return path
 
 

@@ -63,8 +63,8 @@ def missing(request: Request) -> DataError:
     """Returns what to say when a set is not there."""
     there = "" if request.root.exists() else ", a folder that does not exist"
     return DataError(
-        f"data.root: {request.spec.dataset} is not in {request.root}{there}; name the folder by data.root or "
-        "--data-root, or set download = true in [data]"
+        f"data.root: {request.spec.dataset} is not in {request.root.absolute()}{there}; name the folder by "
+        "data.root or --data-root, or set download = true in [data]"
     )
 
 

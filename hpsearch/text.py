@@ -1,0 +1,82 @@
+"""Text from elsewhere (a database, a file, the network) on its way to a terminal, a log or a page.
+
+    sentence, cell, label      one_line    no line ends, nothing invisible, not endless
+    error, log record          in_lines    its later lines are indented: none of them can pass for one of ours
+    HTML                       in_html     one_line, escaped
+    Markdown                   in_markdown, as_code
+
+What a program reads (JSON, CSV, Parquet) keeps the true value.
+"""
+
+import html
+import logging
+import re
+import unicodedata
+
+LONGEST = 4000  # characters of a line
+LABEL = 200  # of a name in a page or a note
+
+# Line and paragraph separators, half characters, what turns the direction of writing or cannot be seen.
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # Persian, Hindi and compound emoji need them
+
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|<(?=[\w/!?])|&(?=[\w#])|(?<!\w)_|_(?!\w)|^[#>+=-]")
+
+
+def one_line(value: object, most: int = LONGEST) -> str:
+    r"""Returns a text as it may stand in one line of ours; one that is too long loses its middle.
+
+    >>> one_line("x\x1b[2J\nerror: \u202e")
+    'x\\x1b[2J\\nerror: \\u202e'
+    """
+    text = _shortened(str(value), most)
+    return text if text.isprintable() else _shortened("".join(map(_visible, text)), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    tail = most // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[len(text) - tail :]}"
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def in_lines(text: str) -> str:
+    """Returns an error or a log record, which may have several lines: all but the first are indented."""
+    first, *rest = (one_line(line.rstrip("\r").replace("\t", "    ")) for line in text.split("\n"))
+    return "\n".join([first, *(line if line[:1] in ("", " ") else f"  {line}" for line in rest)])
+
+
+def in_html(value: object, most: int = LONGEST) -> str:
+    """Returns a text as it may stand in a page, between tags or in an attribute."""
+    return html.escape(one_line(value, most))
+
+
+def in_markdown(value: object, most: int = LONGEST) -> str:
+    """Returns a text whose every character Markdown shows as it is: no link, no picture, no tag, no new cell."""
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(value, most))
+
+
+def as_code(value: object, most: int = LABEL) -> str:
+    """Returns a text as code in a line of Markdown, also in a cell of a table."""
+    text = one_line(value, most).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " * (text[:1] == "`" or text[-1:] == "`")
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def say(*lines: object, err: bool = False) -> None:
+    """Prints lines, the only way of the commands to the terminal."""
+    import typer  # a program that only uses the errors has no need of it
+
+    typer.echo("\n".join(map(one_line, lines)), err=err)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats log records, whatever they quote, so that one is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return in_lines(super().format(record))
