@@ -58,7 +58,7 @@ def test_a_worker_says_that_it_waits_for_the_images_that_another_driver_prepares
     deadline = time.monotonic() + DEADLINE
     while not (tmp_path / "reading").exists():
         assert time.monotonic() < deadline, "the first worker does not begin to read"
-        assert not prepares.receive(0.1)
+        assert all(isinstance(message, Loading) for message in prepares.receive(0.1))
     waits = start("two")
     message = first(waits)
     assert isinstance(message, Waiting), message
