@@ -20,7 +20,7 @@ LABEL = 200  # of a name in a page or a note
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"  # Persian, Hindi and compound emoji need them
 
-_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|<(?=[\w/!?])|&(?=[\w#])|(?<!\w)_|_(?!\w)|^[#>+=-]")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|<(?=[\w/!?])|&(?=[\w#])|(?<!\w)_|_(?!\w)|^>|^[#+=-](?![\w.])")
 
 
 def one_line(value: object, most: int = LONGEST) -> str:

@@ -65,6 +65,8 @@ def test_a_later_line_cannot_pass_for_one_of_ours() -> None:
         ("<img src=x>", "\\<img src=x>"),
         ("![a](http://x) [b]", "!\\[a\\](http://x) \\[b\\]"),
         ("a|b`c`$d$", "a\\|b\\`c\\`\\$d\\$"),
+        ("-0.5", "-0.5"),
+        ("- item", "\\- item"),
         ("# big\n# more", "\\# big\\\\n# more"),
     ],
 )
