@@ -54,8 +54,12 @@ class Importances:
     shares: tuple[tuple[str, Share], ...] = ()
 
 
-def importances(record: StudyRecord) -> Importances:
-    """Returns the importances of a study's hyperparameters."""
+def importances(record: StudyRecord, least: float = 0.0) -> Importances:
+    """Returns the importances of a study's hyperparameters.
+
+    Args:
+        least: share that the model must explain, by the lower end of its interval, for any to be ranked.
+    """
     trials = scored(record)
     names = [name for name in record.hparam_names() if len({str(t.hparams.get(name)) for t in trials}) > 1]
     if len(trials) < FEWEST or not names or len({trial.score for trial in trials}) < 2:
@@ -65,7 +69,7 @@ def importances(record: StudyRecord) -> Importances:
     spread = (goal - goal.mean()) ** 2
     weights = np.random.default_rng(0).multinomial(len(goal), np.full(len(goal), 1 / len(goal)), DRAWS)
     explained = _share(spread - whole, spread, weights)
-    if explained.low <= 0:
+    if explained.low <= least:
         return Importances(len(trials), explained)
     shares = [
         (name, _share(errors - whole, spread, weights)) for name, errors in zip(names, without, strict=True)

@@ -190,8 +190,8 @@ def test_a_study_of_which_all_trials_diverged_says_so_first() -> None:
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_studies_in_which_nothing_matters_get_no_advice(sampler: str) -> None:
     noise = [simulate(spec_of(sampler, seed, 30), Truth()) for seed in range(12)]
-    told = [s for record in noise for s in about_hparams(record)]
-    assert len(told) <= 1, told
+    told = [sentences for record in noise if (sentences := about_hparams(record))]
+    assert len(told) <= 2, told  # where 5 % get any, 12 studies have more than two in 2 % of such tests
     assert sum(bool(importances(record).shares) for record in noise[:6]) == 0
 
 
@@ -201,6 +201,10 @@ def test_an_optimum_outside_the_range_is_told_and_ranked_first(sampler: str) -> 
     records = [simulate(spec_of(sampler, seed, 60), truth) for seed in range(8)]
     told = [any("widen learning_rate" in s for s in about_hparams(record)) for record in records]
     assert sum(told) >= 6
+    others = [
+        s for r in records for s in about_hparams(r) if "widen " in s and "widen learning_rate" not in s
+    ]
+    assert len(others) <= 1, others  # a sampler that learns moves the others along with it
     assert [importances(record).shares[0][0] for record in records] == ["learning_rate"] * 8
 
 
