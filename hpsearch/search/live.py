@@ -11,10 +11,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.errors import StudyFileError
 from hpsearch.search import writes
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import StopKind
-from hpsearch.search.stopping import Criterion
+from hpsearch.search.stopping import Criterion, Curve
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.train import FitSpec
 from hpsearch.spec.trial import EpochResult, TrialEnd
@@ -79,6 +80,51 @@ class Ended:
 
     trial: FrozenTrial
     is_best: bool
+
+
+def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
+    """Says whether a trial ends with its last epoch by itself, without looking at other trials.
+
+    Args:
+        spec: of the study.
+        value: of the study's metric at that epoch.
+
+    Raises:
+        StudyFileError: early stopping needs what the training function does not yield.
+    """
+    result = trial.results[-1]
+    losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
+    if not all(map(math.isfinite, [value, *losses])):
+        shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
+        return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
+    if result.last:
+        return Verdict(StopKind.FINISHED)
+    if trial.criterion is None:
+        return None
+    if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
+        raise StudyFileError(
+            "early_stopping.criterion: it needs the training loss, but train.function yields no "
+            '"train_loss"; yield it, or choose patience, gl or up'
+        )
+    metric, sign = _judged(trial, spec)
+    val = tuple(sign * number for number in trial.values(metric))
+    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss"))))
+    if reason is None:
+        return None
+    words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
+    return Verdict(StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words))
+
+
+def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
+    """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
+    metric, reported = spec.early_stopping.metric, trial.results[-1].metrics
+    if metric not in reported:
+        if metric != "val_loss":
+            raise StudyFileError(
+                f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
+            )
+        metric = spec.study.metric
+    return metric, -1.0 if spec.better(metric) == "maximize" else 1.0
 
 
 def attributes(

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 
 from hpsearch.errors import DigestMismatch, StudyFileError
 from hpsearch.search.identity import DriverIdentity
@@ -60,9 +61,10 @@ def open_study(
         if _is_mistaken(storage, ledger, study_id, spec):
             storage.delete_study(study_id)
             study_id = create_or_find(storage, spec)
+        made_here = is_ours(storage.get_study_user_attrs(study_id))
         _compare(storage, study_id, spec)
     ledger.register(study_id, json.dumps(devices))
-    study = Study(spec, storage, study_id, ledger)
+    study = Study(spec, storage, study_id, ledger, made_here)
     study.load()
     return study
 
@@ -104,25 +106,46 @@ def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: Study
 
 
 def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    """Makes sure that the study of this name is the one that is meant, and keeps its specification up to date.
+
+    Raises:
+        StudyFileError: it is another program's, or looks for the other end of its values.
+        DigestMismatch: it has another specification.
+    """
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
     if stored_text is None:
-        if storage.get_all_trials(study_id, deepcopy=False):
+        # Queued trials alone (`study.enqueue_trial`) are what hpsearch is to begin with.
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        if any(trial.state is not TrialState.WAITING for trial in trials):
             raise StudyFileError(
                 f'study.name: a study "{spec.study.name}" that hpsearch did not make is in '
                 f"{redact(storage.url)}; choose another name or another --storage"
             )
-        # Another driver has created the study this very moment and not yet said what it is, or died before it
-        # could: the same words twice do no harm.
+    else:
+        stored = parse_study(json.loads(stored_text), source="stored specification")
+        if digest(stored) != digest(spec):
+            lines = "\n".join(f"  {line}" for line in differences(stored, spec))
+            raise DigestMismatch(
+                f'study.name: a study "{spec.study.name}" with another specification is in '
+                f"{redact(storage.url)}; choose another name, restore these fields, or remove it with "
+                f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
+            )
+    _compare_directions(storage, study_id, spec)
+    # Without one: another driver has created the study this very moment and not yet said what it is, or died
+    # before it could, or somebody made it in the dashboard; the same words twice do no harm. With one: a raised
+    # total, another timeout, another name since it was renamed: `status` and `list` show them.
+    if stored_text != stored_form(spec):
         storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
         storage.set_study_user_attr(study_id, DIGEST, digest(spec))
-        return
-    stored = parse_study(json.loads(stored_text), source="stored specification")
-    if digest(stored) != digest(spec):
-        lines = "\n".join(f"  {line}" for line in differences(stored, spec))
-        raise DigestMismatch(
-            f'study.name: a study "{spec.study.name}" with another specification is in '
-            f"{redact(storage.url)}; choose another name, restore these fields, or remove it with "
-            f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
+        storage.set_study_user_attr(study_id, "metric", spec.study.metric)
+
+
+def _compare_directions(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    found = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
+    if found != [spec.study.better]:
+        what = f"to {found[0]} its value" if len(found) == 1 else f"for {len(found)} objectives"
+        raise StudyFileError(
+            f'study.name: the study "{spec.study.name}" in {redact(storage.url)} was made {what}, but '
+            f"{spec.study.metric} (study.metric) is to {spec.study.better}; choose another name, or remove it "
+            f'with `hpsearch delete "{spec.study.name}"`'
         )
-    if stored_text != stored_form(spec):  # a raised total, another timeout: `status` and `list` show them
-        storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))

@@ -13,15 +13,24 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.errors import LeaseLost, StudyFileError
+from hpsearch.errors import LeaseLost
 from hpsearch.search import writes
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, completed, end_operations
+from hpsearch.search.live import (
+    Ended,
+    LiveTrial,
+    Verdict,
+    as_record,
+    attributes,
+    completed,
+    end_operations,
+    judge,
+)
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
-from hpsearch.search.stopping import Curve, build
+from hpsearch.search.stopping import build
 from hpsearch.search.storage import reading, translated
-from hpsearch.search.tables import Lease
+from hpsearch.search.tables import DriverState, Lease
 from hpsearch.search.view import StudyView
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
@@ -32,7 +41,9 @@ logger = logging.getLogger(__name__)
 class Study:
     """One study of one driver; see `hpsearch.search.opening` for how it is opened."""
 
-    def __init__(self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger) -> None:
+    def __init__(
+        self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger, made_here: bool = True
+    ) -> None:
         self.spec = spec
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
@@ -48,6 +59,7 @@ class Study:
         self._pending: tuple[int, int, int] | None = None
         self._chance_loss: float | None = None
         self._data = DataRecord()
+        self._made_here = made_here
 
     @property
     def total(self) -> int:
@@ -214,47 +226,11 @@ class Study:
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
-        return self._judge(trial, result, value)
-
-    def _judge(self, trial: LiveTrial, result: EpochResult, value: float) -> Verdict | None:
-        losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
-        if not all(map(math.isfinite, [value, *losses])):
-            shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
-            return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
-        if result.last:
-            return Verdict(StopKind.FINISHED)
-        if trial.criterion is not None:
-            if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
-                raise StudyFileError(
-                    "early_stopping.criterion: it needs the training loss, but train.function yields no "
-                    '"train_loss"; yield it, or choose patience, gl or up'
-                )
-            metric, sign = self._judged(trial)
-            reason = trial.criterion.judge(self._curve(trial))
-            if reason is not None:
-                words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
-                detail = reason.detail.replace("the validation loss", words)
-                return Verdict(StopKind.EARLY_STOPPING, detail)
-        if self.view.should_prune(trial.number):
+        verdict = judge(trial, self.spec, value)
+        if verdict is None and self.view.should_prune(number):
             detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
             return Verdict(StopKind.PRUNER, detail)
-        return None
-
-    def _curve(self, trial: LiveTrial) -> Curve:
-        metric, sign = self._judged(trial)
-        val = tuple(sign * value for value in trial.values(metric))
-        return Curve(val=val, train=tuple(trial.values("train_loss")))
-
-    def _judged(self, trial: LiveTrial) -> tuple[str, float]:
-        """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
-        metric, reported = self.spec.early_stopping.metric, trial.results[-1].metrics
-        if metric not in reported:
-            if metric != "val_loss":
-                raise StudyFileError(
-                    f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
-                )
-            metric = self.spec.study.metric
-        return metric, -1.0 if self.spec.better(metric) == "maximize" else 1.0
+        return verdict
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.
@@ -349,6 +325,22 @@ class Study:
             tickets.append(self._pending[0])
         self._ledger.release(self.study_id, tickets)
         self._ledger.unregister()
+
+    def discard_empty(self) -> None:
+        """Removes the study if nothing was ever begun in it and no other driver is at it: the run was refused.
+
+        One that another program has made stays.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        self._ledger.unregister()
+        with translated(self._storage):
+            empty = not self._storage.get_all_trials(self.study_id, deepcopy=False)
+            alone = all(row.state is not DriverState.ALIVE for row in self._ledger.drivers(self.study_id))
+            if self._made_here and empty and alone:
+                self._ledger.forget_study(self.study_id)
+                self._storage.delete_study(self.study_id)
 
     def stop_requested(self) -> bool:
         """Says whether `hpsearch stop` has asked this driver to stop."""

@@ -47,13 +47,30 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
         HpsearchError: the run could not go on; what was trained is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spec, options, fleet = launched.spec, launched.options, launched.fleet
+    spec, options = launched.spec, launched.options
     study = open_study(spec, options.storage, launched.devices, options.lease_seconds)
+    try:
+        return _drive(launched, study, callbacks)
+    except HpsearchError:
+        _discard(study)
+        raise
+
+
+def _discard(study: Study) -> None:
+    """Leaves no empty study behind that was refused at its start."""
+    try:
+        study.discard_empty()
+    except HpsearchError as error:
+        logger.warning("%s; the study has no trials and can be deleted", error)
+
+
+def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> RunSummary:
+    spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
     keeper.take_folder(study.token, _absolute(options.storage))
     keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
-    driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
+    driver = Driver(study, launched.fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
     if spec.checkpoint.every_seconds > 0:
         seconds = f"{spec.checkpoint.every_seconds:g} s"
