@@ -66,7 +66,7 @@ def best(
     from hpsearch.results.reading import best_trial, metric_name, open_study
 
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
-    found = best_trial(opened)
+    found = best_trial(opened, run_folder)
     if found is None:
         typer.echo(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
@@ -77,7 +77,7 @@ def best(
 
         sys.path[:0] = import_paths(study)
         url, allowed = storage_url(storage, storage_file, run_folder), allowed_modules(study, allow)
-        for path in save_best(opened.study_name, url, save, export=torch_export, allow=allowed):
+        for path in save_best(opened.study_name, url, save, run_folder, export=torch_export, allow=allowed):
             typer.echo(f"saved {path}", err=as_json)
 
 

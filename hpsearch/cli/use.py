@@ -116,7 +116,7 @@ def predict(
     sys.path[:0] = import_paths(study if is_study_file else None)
     name = (study_name(study) or study) if is_study_file else study
     url = storage_url(storage, storage_file, run_folder)
-    model = load_best_model(name, url, allowed_modules(study, allow))
+    model = load_best_model(name, url, allowed_modules(study, allow), run_folder)
     found = predict_files(model, pictures, top)
     typer.echo(json.dumps([plain(one) for one in found]) if as_json else "\n".join(prediction_lines(found)))
     if any(one.error for one in found):

@@ -1,6 +1,5 @@
 """The commands that begin and end work: run, check, stop."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -142,17 +141,18 @@ def stop(
 
 def _specification(study: str, url: str) -> tuple["StudySpec", bool]:
     """Returns a study's specification, and whether it came from the database rather than from a file."""
-    from hpsearch.spec.load import load_study_file, parse_study
+    from hpsearch.spec.load import load_study_file
 
     if is_study_file(study) or not url:
         return load_study_file(study), False
     from hpsearch.results.reading import open_study
-    from hpsearch.search.opening import is_ours
+    from hpsearch.search.opening import is_ours, stored_specification
 
-    attrs = open_study(study, url).user_attrs
+    opened = open_study(study, url)
+    attrs = opened.user_attrs
     if not is_ours(attrs):
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    return parse_study(json.loads(attrs["specification"]), source=study), True
+    return stored_specification(attrs, opened.study_name), True
 
 
 def _override(spec: "StudySpec", trials: int | None, timeout: str | None) -> "StudySpec":

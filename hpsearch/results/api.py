@@ -45,7 +45,7 @@ def run(
         chosen = replace(chosen, import_paths=chosen.import_paths or (beside, os.getcwd()))
         spec = load_study_file(spec)
     summary = run_study(spec, chosen, callbacks)
-    return StudyResult(spec.study.name, chosen.storage, summary)
+    return StudyResult(spec.study.name, chosen.storage, summary, chosen.run_folder)
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
         f"best {row.metric}: {number(row.best)}",
     ]
+    if row.foreign:
+        lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
     if not status.drivers:
         return [*lines, "no driver: nobody is running this study"]
     for driver in status.drivers:
@@ -110,7 +112,12 @@ def deletion_text(deletion: Deletion) -> str:
 def deletion_warnings(deletion: Deletion) -> list[str]:
     """Returns what stays although it bears the study's name."""
     both = [one for one in (deletion, deletion.linked) if one is not None]
-    return [
+    shared = [
+        f'{one.shared} stays: a copy of the study "{one.name}" in the database names weights in it'
+        for one in both
+        if one.shared is not None
+    ]
+    return shared + [
         f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
         "of another database; remove it by hand if nobody needs it"
         for one in both

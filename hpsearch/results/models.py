@@ -21,6 +21,7 @@ def load_best_model(
     study: str | Path | None = None,
     storage: str = "sqlite:///runs/hpsearch.db",
     allow: Sequence[str] = (),
+    run_folder: str | Path = "runs",
 ) -> SavedModel:
     """Returns the best trial's model with the weights of its best epoch, in evaluation mode, on the CPU.
 
@@ -33,15 +34,16 @@ def load_best_model(
             `.safetensors` file of a trial.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
+        run_folder: where the study's weights are; they are also looked for beside an SQLite database.
 
     Raises:
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    return load_model(model_file(study, storage), tuple(allow))
+    return load_model(model_file(study, storage, Path(run_folder)), tuple(allow))
 
 
-def model_file(study: str | Path | None, storage: str) -> Path:
+def model_file(study: str | Path | None, storage: str, run_folder: Path = Path("runs")) -> Path:
     """Returns the weights file that a study's name, a folder or a file means.
 
     Raises:
@@ -52,7 +54,7 @@ def model_file(study: str | Path | None, storage: str) -> Path:
     if study is not None and (Path(study) / WEIGHTS).is_file():
         return Path(study) / WEIGHTS
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name = best_trial(opened), opened.study_name
+        best, name = best_trial(opened, run_folder), opened.study_name
     return weights_of(best, name)
 
 
@@ -69,21 +71,28 @@ def weights_of(best: BestTrial | None, study: str) -> Path:
             f'study "{study}": trial {best.number} kept no weights; '
             "a training function keeps them with trial.save(model)"
         )
-    path = Path(best.weights)
-    if not path.is_file():
+    if not best.is_here:
         host = best.attrs.get("host", "another machine")
         raise UserError(
-            f"the weights of trial {best.number} are not here: {path}, trained on {host}; copy them"
+            f"the weights of trial {best.number} are not here: {best.weights}, trained on {host}; copy them into "
+            "the run folder (--run-folder)"
         )
-    return path
+    return Path(best.weights)
 
 
 def save_best(
-    study: str | None, storage: str, folder: Path, *, export: bool = False, allow: Sequence[str] = ()
+    study: str | None,
+    storage: str,
+    folder: Path,
+    run_folder: Path = Path("runs"),
+    *,
+    export: bool = False,
+    allow: Sequence[str] = (),
 ) -> list[Path]:
     """Writes the best model into a folder: weights, and a description for people; returns the files.
 
     Args:
+        run_folder: where the study's weights are.
         export: write it as a program of `torch.export` too, which runs without hpsearch.
 
     Raises:
@@ -92,7 +101,7 @@ def save_best(
         CheckpointError: the weights are damaged.
     """
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened), opened.study_name
+        best, name = best_trial(opened, run_folder), opened.study_name
         attrs, metric = opened.user_attrs, metric_name(opened)
     source = weights_of(best, name)
     _, metadata = read_weights(source)

@@ -21,7 +21,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.reading import opened
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.storage import DEFAULT_STORAGE, redact, translated
+from hpsearch.search.storage import DEFAULT_STORAGE, reading, redact, translated
+from hpsearch.search.trials import artifacts_elsewhere
 from hpsearch.spec.folders import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -215,14 +216,19 @@ def compute(request: Request) -> Answer:
     with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
+        with reading(storage) as connection:
+            elsewhere = artifacts_elsewhere(connection, study._study_id)
         record = read_record(study, _shown(request.storage))
-    found, warnings = list(changes(record, stored)), []
+    found: list[Change] = list(changes(record, stored))
+    warnings: list[str] = []
     try:
         weights = _weights(record, stored, RunFolder(Path(request.run_folder), request.study))
     except CheckpointError as error:  # the graphs are worth showing without
         warnings.append(str(error))
     else:
-        found[:0] = [weights] if weights is not None else []
+        if weights is not None:  # a copy of the study may name the old artifact
+            keep = any(key in elsewhere for key in weights.removed)
+            found.insert(0, replace(weights, files=()) if keep else weights)
     return Answer(tuple(found), tuple(warnings))
 
 

@@ -1,20 +1,24 @@
 """Opens stored studies to read them, and finds the best trial of one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.search.opening import is_confirmation, is_ours
 from hpsearch.search.storage import open_storage, reading, redact, translated
+from hpsearch.search.trials import TOKEN, foreign_trials
 from hpsearch.search.writes import TRIALS, VALUES
+from hpsearch.spec.folders import RunFolder
 from hpsearch.spec.study import SUFFIX
 
 
@@ -24,8 +28,10 @@ class BestTrial:
 
     Attributes:
         value: the best value of the study's metric, reached at `best_epoch`.
-        weights: path of its weights on the machine that trained it, if they were kept.
+        weights: path of its weights, if they were kept; as the machine that trained it named it, if they are not
+            on this one.
         attrs: all else that is known of it.
+        is_here: whether the weights are on this machine.
     """
 
     number: int
@@ -34,6 +40,7 @@ class BestTrial:
     hparams: Mapping[str, Any]
     weights: str | None
     attrs: Mapping[str, Any] = field(repr=False)
+    is_here: bool = True
 
 
 def open_study(name: str | None, url: str) -> optuna.Study:
@@ -106,38 +113,81 @@ def metric_name(study: optuna.Study) -> str:
     return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
 
 
-def _first_of_equal(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    """Returns the first of the COMPLETE trials that are as good as this one, of which a database gives any.
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns a study's trials by number without those of other programs (see `hpsearch.search.trials`).
 
-    Asks the database, as Optuna would read all trials with their curves: seconds for thousands of them.
+    In a study that hpsearch did not make, all are its own.
     """
+    trials = study.get_trials(deepcopy=False)
+    if not is_ours(study.user_attrs):
+        return trials
+    foreign = foreign_trials(_database(study), study._study_id).get(study._study_id, {})
+    return [trial for trial in trials if trial._trial_id not in foreign]
+
+
+def _database(study: optuna.Study) -> RDBStorage:
     storage = study._storage
     database = storage._backend if isinstance(storage, _CachedStorage) else storage
     assert isinstance(database, RDBStorage)
-    complete = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.state == TrialState.COMPLETE)
+    return database
+
+
+def _best_of_ours(study: optuna.Study) -> FrozenTrial | None:
+    """Returns the best of the study's own COMPLETE trials, of equal ones the first.
+
+    Asks the database, as Optuna would read all trials with their curves: seconds for thousands of them.
+    """
+    database, number = _database(study), study._study_id
+    foreign = foreign_trials(database, number).get(number, {})
+    complete = (TRIALS.c.study_id == number) & (TRIALS.c.state == TrialState.COMPLETE)
     query = select(TRIALS.c.trial_id, VALUES.c.value).join(VALUES).where(complete).order_by(TRIALS.c.number)
     with reading(database) as connection:
-        equal = (one for one, value in connection.execute(query) if value == trial.value)
-        first = next(equal, trial._trial_id)
-    return database.get_trial(first)
+        own = [(trial_id, value) for trial_id, value in connection.execute(query) if trial_id not in foreign]
+    sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+    finite = [(sign * value, trial_id) for trial_id, value in own if value is not None]
+    return database.get_trial(min(finite, key=lambda pair: pair[0])[1]) if finite else None
 
 
-def best_trial(study: optuna.Study) -> BestTrial | None:
-    """Returns the best COMPLETE trial, of equal ones the first, whose weights are kept; or None."""
+def weights_finder(study: optuna.Study, run_folder: Path) -> Callable[[FrozenTrial], str | None]:
+    """Returns what says where a trial's weights are on this machine: in the run folder, or beside an SQLite file."""
+    database = _database(study)
+    token = database.get_study_system_attrs(study._study_id).get(TOKEN)
+    roots = [run_folder]
+    if database.engine.dialect.name == "sqlite":
+        roots.append(Path(database.engine.url.database or "").parent)
+    folders = [RunFolder(root, study.study_name) for root in roots]
+
+    def find(trial: FrozenTrial) -> str | None:
+        named = trial.user_attrs.get("weights")
+        found = (folder.find_weights(trial.number, named, token) for folder in folders)
+        return next((str(path) for path in found if path is not None), None)
+
+    return find
+
+
+def best_trial(study: optuna.Study, run_folder: Path = Path("runs")) -> BestTrial | None:
+    """Returns the best COMPLETE trial, of equal ones the first, whose weights are kept; or None.
+
+    Args:
+        run_folder: where its weights are looked for.
+    """
+    ours = is_ours(study.user_attrs)
     try:
-        trial = study.best_trial
+        trial = _best_of_ours(study) if ours else study.best_trial
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
-    ours = is_ours(study.user_attrs)
-    if ours:
-        trial = _first_of_equal(study, trial)
+    if trial is None:
+        return None
     attrs = trial.user_attrs
     known = attrs if ours else {}  # others may mean anything by these names
+    named = known.get("weights") or None
+    here = weights_finder(study, run_folder)(trial) if named else None
     return BestTrial(
         number=trial.number,
         value=float(trial.values[0]),
         best_epoch=known.get("best_epoch"),
         hparams=dict(trial.params),
-        weights=known.get("weights") or None,
+        weights=here or named,
+        is_here=here is not None or named is None,
         attrs=attrs,
     )

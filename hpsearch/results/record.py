@@ -1,6 +1,5 @@
 """A stored study as plain values: read once, then drawn, told and judged without a database."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
-from hpsearch.search.opening import SPECIFICATION, is_ours
-from hpsearch.spec.load import parse_study
+from hpsearch.results.reading import own_trials
+from hpsearch.search.opening import is_ours, stored_specification
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec.search import SHORT
 from hpsearch.spec.study import Direction, StudySpec
 
@@ -163,19 +163,19 @@ def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
         name=study.study_name,
         metric=str(attrs.get("metric", "value")),
         better="maximize" if study.direction is StudyDirection.MAXIMIZE else "minimize",
-        spec=_specification(attrs.get(SPECIFICATION)),
-        trials=tuple(map(_trial if ours else _foreign_trial, study.get_trials(deepcopy=False))),
+        spec=_specification(attrs, study.study_name),
+        trials=tuple(map(_trial if ours else _foreign_trial, own_trials(study))),
         attrs=attrs,
         storage=storage,
     )
 
 
-def _specification(text: str | None) -> StudySpec | None:
-    if text is None:
+def _specification(attrs: Mapping[str, Any], name: str) -> StudySpec | None:
+    if SPECIFICATION not in attrs:
         return None
     try:
-        return parse_study(json.loads(text), source="stored specification")
-    except (StudyFileError, ValueError) as error:  # stored by another version; the rest can be shown
+        return stored_specification(attrs, name)
+    except StudyFileError as error:  # stored by another version; the rest can be shown
         logger.warning("%s", error)
         return None
 

@@ -10,7 +10,14 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.reading import (
+    BestTrial,
+    best_trial,
+    metric_name,
+    own_trials,
+    reading_study,
+    weights_finder,
+)
 from hpsearch.search.opening import is_ours
 from hpsearch.service.callbacks import RunSummary
 
@@ -33,17 +40,18 @@ class StudyResult:
     name: str
     storage: str = field(repr=False)
     summary: RunSummary | None = None
+    run_folder: Path = Path("runs")
 
     @property
     def best(self) -> BestTrial | None:
         """The best trial; None while no trial is COMPLETE."""
         with reading_study(self.name, self.storage) as study:
-            return best_trial(study)
+            return best_trial(study, self.run_folder)
 
     def dataframe(self) -> pd.DataFrame:
         """Returns one row per trial."""
         with reading_study(self.name, self.storage) as study:
-            return trials_frame(study)
+            return trials_frame(study, self.run_folder)
 
     def epochs(self) -> pd.DataFrame:
         """Returns one row per epoch of every trial."""
@@ -51,15 +59,19 @@ class StudyResult:
             return epochs_frame(study)
 
 
-def trials_frame(study: optuna.Study) -> pd.DataFrame:
+def trials_frame(study: optuna.Study, run_folder: Path = Path("runs")) -> pd.DataFrame:
     """Returns one row per trial: state, score, hyperparameters under their own names, then everything else.
 
     Metrics of the best epoch stand in columns of their own (`val_error`, ...); curves are in `epochs_frame`.
     Times are in UTC; `weights` names only files that are on this machine.
     """
-    trials = study.get_trials(deepcopy=False)
+    trials = own_trials(study)
     ours = is_ours(study.user_attrs)
     rows = [_trial_row(trial, ours) for trial in trials]
+    if ours:
+        find = weights_finder(study, run_folder)
+        for row, trial in zip(rows, trials, strict=True):
+            row["weights"] = find(trial)
     found = list(dict.fromkeys(name for row in rows for name in row))
     hparams = sorted({name for trial in trials for name in trial.params})
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
@@ -70,8 +82,6 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
 def _trial_row(trial: FrozenTrial, ours: bool) -> dict[str, Any]:
     attrs = dict(trial.user_attrs)
     at_best = attrs.pop("metrics_at_best", None) if ours else None
-    if ours:
-        attrs["weights"] = weights_here(attrs.get("weights"))
     facts = {key: value for key, value in attrs.items() if isinstance(value, str | int | float | None)}
     metrics = {key: value for key, value in (at_best or {}).items() if key not in facts}
     score = trial.values[0] if trial.values else None
@@ -92,11 +102,6 @@ def aware(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def weights_here(path: Any) -> str | None:
-    """Returns the path of a trial's weights if they are on this machine: those of lesser trials are not kept."""
-    return str(path) if path and Path(str(path)).is_file() else None
-
-
 def epochs_frame(study: optuna.Study) -> pd.DataFrame:
     """Returns one row per epoch of every trial that has begun, running ones included (without train_loss).
 
@@ -105,7 +110,7 @@ def epochs_frame(study: optuna.Study) -> pd.DataFrame:
     """
     metric = metric_name(study)
     read = _epoch_rows if is_ours(study.user_attrs) else _report_rows
-    rows = [row for trial in study.get_trials(deepcopy=False) for row in read(trial, metric)]
+    rows = [row for trial in own_trials(study) for row in read(trial, metric)]
     columns = ["trial", "state", "epoch", "train_loss", "val_loss", metric, "epoch_seconds"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 

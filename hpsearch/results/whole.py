@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from hpsearch.results.reading import metric_name
+from hpsearch.results.reading import metric_name, own_trials
 from hpsearch.results.tables import CURVES, aware
 
 FORMAT = 1
@@ -28,7 +28,7 @@ def whole_study(study: optuna.Study) -> dict[str, Any]:
         "metric": metric,
         "direction": study.direction.name.lower(),
         "attributes": {key: _value(value) for key, value in study.user_attrs.items()},
-        "trials": [_trial(trial, metric) for trial in study.get_trials(deepcopy=False)],
+        "trials": [_trial(trial, metric) for trial in own_trials(study)],
     }
 
 

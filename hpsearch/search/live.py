@@ -15,7 +15,7 @@ from hpsearch.errors import StudyFileError
 from hpsearch.search import writes
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import StopKind
-from hpsearch.search.stopping import Criterion, Curve
+from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.train import FitSpec
 from hpsearch.spec.trial import EpochResult, TrialEnd
@@ -72,6 +72,23 @@ class LiveTrial:
     def values(self, metric: str) -> list[float]:
         """Returns one metric over the epochs, NaN where it was not reported."""
         return [result.metrics.get(metric, math.nan) for result in self.results]
+
+
+def begun(
+    spec: StudySpec, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any], problem: str | None
+) -> LiveTrial:
+    """Returns a trial that begins.
+
+    Args:
+        spec: of the study.
+        problem: why it cannot be trained, if that is known already.
+    """
+    try:
+        resolved = spec.with_hparams(hparams)
+    except ValueError as error:
+        problem, resolved = str(error), spec
+    criterion = None if problem else build(spec.early_stopping, resolved.train.epochs)
+    return LiveTrial(number, trial_id, ticket, 1, hparams, resolved, criterion, problem=problem)
 
 
 @dataclass(frozen=True, slots=True)

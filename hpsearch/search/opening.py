@@ -15,12 +15,12 @@ from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, redact, translated
 from hpsearch.search.study import Study
 from hpsearch.search.tables import DriverState
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec.load import differences, digest, parse_study, stored_form, taken_name
 from hpsearch.spec.study import SUFFIX, StudySpec
 
 logger = logging.getLogger(__name__)
 
-SPECIFICATION = "specification"
 DIGEST = "digest"
 METRIC_NAMES = "study:metric_names"
 """Optuna's own key for the names of objectives, which the dashboard writes on its axes."""
@@ -81,6 +81,20 @@ def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
     return study_id
+
+
+def stored_specification(attrs: Mapping[str, Any], name: str) -> StudySpec:
+    """Returns the specification that is stored with a study, under the name that the study has now.
+
+    Raises:
+        StudyFileError: it was stored by another version, or the study was given a name that hpsearch cannot use.
+    """
+    try:
+        tree = json.loads(attrs[SPECIFICATION])
+        tree["study"]["name"] = name
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyFileError(f'study "{name}": its stored specification cannot be read: {error}') from None
+    return parse_study(tree, source=f'study "{name}"')
 
 
 def is_confirmation(attrs: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import LeaseLost
-from hpsearch.search import writes
+from hpsearch.search import trials, writes
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.live import (
@@ -23,12 +23,13 @@ from hpsearch.search.live import (
     Verdict,
     as_record,
     attributes,
+    begun,
     completed,
     end_operations,
     judge,
 )
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
-from hpsearch.search.stopping import build
+from hpsearch.search.sampler import total_trials
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.tables import DriverState, Lease
 from hpsearch.search.view import StudyView
@@ -60,17 +61,23 @@ class Study:
         self._chance_loss: float | None = None
         self._data = DataRecord()
         self._made_here = made_here
+        self._told_of_foreign = False
+        self.shared_weights: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
         """Trials that the study asks for; a grid may have fewer points."""
-        size = self.view.sampling.size
-        return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
+        return total_trials(self.spec)
 
     @property
     def token(self) -> str:
         """What tells this study from all others, of whatever database and name."""
         return self._ledger.token(self.study_id)
+
+    def others(self) -> dict[str, str]:
+        """Returns the tokens of the other studies of the database, by their names."""
+        with reading(self._storage) as connection:
+            return trials.other_tokens(connection, self.study_id)
 
     @property
     def registered_at(self) -> float:
@@ -94,9 +101,13 @@ class Study:
             StorageAway: the database does not answer.
         """
         with translated(self._storage):
-            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+            stored = self._storage.get_all_trials(self.study_id, deepcopy=False)
             self._data.load(self._storage.get_study_user_attrs(self.study_id))
-        for trial in trials:
+        own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+        trials.enter_copies(self._storage, self.study_id, own)
+        with reading(self._storage) as connection:
+            self.shared_weights = trials.shared_weights(connection, self.study_id)
+        for trial in stored:
             self._see(trial)
 
     def complete_scores(self) -> dict[int, float]:
@@ -109,8 +120,8 @@ class Study:
         unwritten = {record.number for record in self._ended.values()}
         return not self._stale and self.view.is_finished(number) and number not in unwritten
 
-    def sync(self) -> list[FrozenTrial]:
-        """Reads in what other drivers did; returns their trials that have finished since.
+    def sync(self) -> None:
+        """Reads in what other drivers, and other programs, did.
 
         Raises:
             StorageAway: the database does not answer.
@@ -118,33 +129,31 @@ class Study:
         if self._stale:
             self._rebuild()
         with reading(self._storage) as connection:
-            rows = writes.trial_states(
+            self.shared_weights = trials.shared_weights(connection, self.study_id)
+            rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
             )
-        finished = []
         for trial_id, number, state in rows:
             known = number in self.view
-            if known and not state.is_finished() and self.view.params(number):
+            awaited = state is TrialState.WAITING or (known and self.view.params(number))
+            if known and awaited and not state.is_finished():
                 continue
             with translated(self._storage):
                 trial = self._storage.get_trial(trial_id)
-            if not known:
+            if not known or not trials.is_own(trial, self.token, self.view.space):
                 self._see(trial)
             elif state.is_finished():
                 self.view.replace(trial)
                 del self._foreign[number]
             else:
                 self.view.set_params(number, trial.params)
-            if state.is_finished():
-                finished.append(trial)
-        return finished
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
         with translated(self._storage):
-            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+            stored = self._storage.get_all_trials(self.study_id, deepcopy=False)
         self.view, self._foreign = StudyView(self.spec), {}
-        for trial in trials:
+        for trial in stored:
             self._see(trial)
         for number, live in self.live.items():
             self._foreign.pop(number, None)
@@ -182,8 +191,8 @@ class Study:
             return None
         ticket, attempt, failures = self._pending
         fence = self._ledger.fence(self.study_id, [ticket])
-        trial_id, number = writes.create_trial(self._storage, self.study_id, ticket, fence)
-        if self.view.next_number < number:
+        trial_id, number, was_there = trials.create_trial(self._storage, self.study_id, ticket, fence)
+        if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
@@ -192,7 +201,7 @@ class Study:
             self._foreign.pop(number, None)
             self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
         self._pending = None
-        trial = self._live(number, trial_id, ticket, hparams)
+        trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
         trial.attempt, trial.failures = attempt, failures
         # Until its checkpoint is read, and should there be none: the epochs that are in the database.
         reported = self.view.reported(number)
@@ -244,7 +253,7 @@ class Study:
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
         found = attributes(trial, verdict, best, end, self.spec.fit, self._chance_loss)
-        attrs = found | dict(facts)
+        attrs = {**found, **self.spec.sampler.attrs(self.view.place(number)), **facts}
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
@@ -378,15 +387,14 @@ class Study:
         ticket = self._ledger.claim(self.study_id, self.total) if claim else None
         return None if ticket is None else (ticket, 1, 0)
 
-    def _live(self, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any]) -> LiveTrial:
-        try:
-            spec = self.spec.with_hparams(hparams)
-        except ValueError as error:
-            return LiveTrial(number, trial_id, ticket, 1, hparams, self.spec, None, problem=str(error))
-        criterion = build(self.spec.early_stopping, spec.train.epochs)
-        return LiveTrial(number, trial_id, ticket, 1, hparams, spec, criterion)
-
     def _see(self, trial: FrozenTrial) -> None:
+        if not trials.is_own(trial, self.token, self.view.space):
+            if not self._told_of_foreign:
+                logger.warning("trial %d was begun by another program; %s", trial.number, trials.LEFT_OUT)
+            self._told_of_foreign = True
+            self._foreign.pop(trial.number, None)
+            self.view.leave_out(trial.number)
+            return
         self.view.add(trial)
         if not trial.state.is_finished():
             self._foreign[trial.number] = trial._trial_id

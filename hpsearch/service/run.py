@@ -68,8 +68,10 @@ def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> Run
     spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
-    keeper.take_folder(study.token, _absolute(options.storage))
-    keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
+    keeper.take_folder(study.token, _absolute(options.storage), study.others())
+    keeper.tidy(
+        study.complete_scores(), study.has_ended, study.shared_weights
+    )  # what a killed driver has left
     driver = Driver(study, launched.fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
     if spec.checkpoint.every_seconds > 0:
@@ -125,7 +127,7 @@ def _leave(driver: Driver) -> None:
             except LeaseLost as error:
                 study.drop(error.tickets)
                 study.sync()
-        driver.keeper.tidy(study.complete_scores(), study.has_ended)
+        driver.keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights)
     except HpsearchError as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
 

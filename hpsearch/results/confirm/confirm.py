@@ -37,7 +37,7 @@ from hpsearch.results.confirm.words import findings
 from hpsearch.results.progress import counted
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
-from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.service.callbacks import Callback
 from hpsearch.service.executor import Executor
 from hpsearch.service.launch import RunOptions
@@ -86,9 +86,10 @@ class _Work:
 
     def weights(self, trial: TrialRecord) -> Path | None:
         """Returns where a linked trial's weights are on this machine."""
-        own = RunFolder(self.options.run_folder.absolute(), self.spec.study.name).weights(trial.number)
-        named = Path(str(trial.attrs.get("weights") or own))
-        return next((path for path in (own, named) if path.is_file()), None)
+        folder = RunFolder(self.options.run_folder.absolute(), self.spec.study.name)
+        return folder.find_weights(
+            trial.number, trial.attrs.get("weights") or str(folder.weights(trial.number))
+        )
 
 
 def confirm(
