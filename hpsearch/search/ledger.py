@@ -35,7 +35,7 @@ from hpsearch.search.tables import (
     upsert,
 )
 from hpsearch.search.trials import TOKEN, mark_leased
-from hpsearch.search.writes import STUDY_SYSTEM_ATTRS, Fence, lock_study
+from hpsearch.search.writes import STUDY_SYSTEM_ATTRS, Fence, lock_study, older_copy
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ class Ledger:
         mine = _tickets(study_id, held)
         query = select(LEASE.c.ticket, LEASE.c.driver, LEASE.c.done).where(mine).order_by(LEASE.c.ticket)
         rows = connection.execute(query.with_for_update()).all()
+        if missing := held.keys() - {row.ticket for row in rows}:
+            raise older_copy(missing)
         ours = {row.ticket: row.done for row in rows if row.driver == self._driver.id}
         own = and_(mine, LEASE.c.driver == self._driver.id, LEASE.c.done.is_(False))
         connection.execute(update(LEASE).where(own).values(expires=expires))

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -68,6 +68,15 @@ class LiveTrial:
     def failures_with_this(self) -> int:
         """Attempts in a row without a new checkpoint, should this one end now."""
         return 0 if self.progress else self.failures + 1
+
+    def take_up(self, attempt: int, failures: int, reported: Sequence[float]) -> None:
+        """Begins an attempt; until its checkpoint is read, with the epochs that are in the database."""
+        self.attempt, self.failures = attempt, failures
+        metric = self.spec.study.metric
+        self.results = [
+            EpochResult(self.number, attempt - 1, epoch, {metric: value})
+            for epoch, value in enumerate(reported, start=1)
+        ]
 
     def values(self, metric: str) -> list[float]:
         """Returns one metric over the epochs, NaN where it was not reported."""

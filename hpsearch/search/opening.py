@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from hpsearch.errors import DigestMismatch, StudyFileError
+from hpsearch.search.archive import restore
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.storage import open_storage, redact, translated
@@ -38,6 +40,7 @@ def open_study(
     devices: list[str],
     lease_seconds: float = 60.0,
     timeout: float = 5.0,
+    unsaved: Sequence[Path] = (),
 ) -> Study:
     """Opens or creates a study as a driver and reads all its trials into memory.
 
@@ -46,6 +49,7 @@ def open_study(
         devices: what this driver trains on, shown by `hpsearch status`.
         lease_seconds: how long a silent driver keeps its trials.
         timeout: seconds that a call to the database may take.
+        unsaved: files of trials that the database has lost (see `hpsearch.search.archive`); they are brought back.
 
     Raises:
         DigestMismatch: a study of this name has another specification; the message shows the difference.
@@ -55,6 +59,10 @@ def open_study(
     if spec.study.name.endswith(SUFFIX) and not spec.is_confirmation:
         raise StudyFileError(taken_name(spec.study.name))
     storage = open_storage(url, timeout=timeout)
+    for path in unsaved:
+        count = restore(storage, spec, path)
+        path.replace(path.with_name(path.name.replace("unsaved", "restored", 1)))
+        logger.warning("%d trials that the database had lost were brought back from %s", count, path)
     ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
     with translated(storage):
         study_id = create_or_find(storage, spec)
@@ -67,6 +75,23 @@ def open_study(
     study = Study(spec, storage, study_id, ledger, made_here)
     study.load()
     return study
+
+
+def discard_empty(study: Study) -> None:
+    """Removes a study in which nothing was ever begun, as its run was refused, and that no other driver is at.
+
+    One that another program has made stays.
+
+    Raises:
+        StorageAway: the database does not answer.
+    """
+    study.ledger.unregister()
+    with translated(study.storage):
+        empty = not study.storage.get_all_trials(study.study_id, deepcopy=False)
+        alive = [row for row in study.ledger.drivers(study.study_id) if row.state is DriverState.ALIVE]
+        if study.made_here and empty and not alive:
+            study.ledger.forget_study(study.study_id)
+            study.storage.delete_study(study.study_id)
 
 
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:

@@ -8,6 +8,7 @@ is begun, running trials go on, and the queue waits.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import LeaseLost
 from hpsearch.search import trials, writes
+from hpsearch.search.archive import Archive, unfinished
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
 from hpsearch.search.live import (
@@ -31,8 +33,9 @@ from hpsearch.search.live import (
 from hpsearch.search.outcome import StopKind, decide, memory_constraint, score
 from hpsearch.search.sampler import total_trials
 from hpsearch.search.storage import reading, translated
-from hpsearch.search.tables import DriverState, Lease
+from hpsearch.search.tables import Lease
 from hpsearch.search.view import StudyView
+from hpsearch.spec.load import stored_form
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
 
@@ -49,8 +52,8 @@ class Study:
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
         self.view = StudyView(spec)
-        self._storage = storage
-        self._ledger = ledger
+        self.storage = storage
+        self.ledger = ledger
         self._writer = writes.TrialWriter(storage)
         self._queue: list[tuple[int, writes.Operation]] = []
         self._foreign: dict[int, int] = {}
@@ -60,8 +63,10 @@ class Study:
         self._pending: tuple[int, int, int] | None = None
         self._chance_loss: float | None = None
         self._data = DataRecord()
-        self._made_here = made_here
+        self.made_here = made_here
         self._told_of_foreign = False
+        self.archive = Archive()
+        self._newest: int | None = None  # the last trial whose end was written
         self.shared_weights: frozenset[str] = frozenset()
 
     @property
@@ -72,22 +77,12 @@ class Study:
     @property
     def token(self) -> str:
         """What tells this study from all others, of whatever database and name."""
-        return self._ledger.token(self.study_id)
+        return self.ledger.token(self.study_id)
 
     def others(self) -> dict[str, str]:
         """Returns the tokens of the other studies of the database, by their names."""
-        with reading(self._storage) as connection:
+        with reading(self.storage) as connection:
             return trials.other_tokens(connection, self.study_id)
-
-    @property
-    def registered_at(self) -> float:
-        """When this driver was entered into the study, by the database server's clock."""
-        return self._ledger.registered_at
-
-    @property
-    def lease_seconds(self) -> float:
-        """Seconds after which this driver's trials may be taken over, unless it beats."""
-        return self._ledger.lease_seconds
 
     @property
     def unwritten(self) -> int:
@@ -100,15 +95,16 @@ class Study:
         Raises:
             StorageAway: the database does not answer.
         """
-        with translated(self._storage):
-            stored = self._storage.get_all_trials(self.study_id, deepcopy=False)
-            self._data.load(self._storage.get_study_user_attrs(self.study_id))
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            attrs = self.storage.get_study_user_attrs(self.study_id)
+            self.archive.know_study(attrs, self.storage.get_study_system_attrs(self.study_id))
+        self._data.load(attrs)
         own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
-        trials.enter_copies(self._storage, self.study_id, own)
-        with reading(self._storage) as connection:
-            self.shared_weights = trials.shared_weights(connection, self.study_id)
+        trials.enter_copies(self.storage, self.study_id, own)
         for trial in stored:
             self._see(trial)
+        self.sync()
 
     def complete_scores(self) -> dict[int, float]:
         """Returns the scores of the COMPLETE trials by number, as far as they are in the database."""
@@ -128,7 +124,8 @@ class Study:
         """
         if self._stale:
             self._rebuild()
-        with reading(self._storage) as connection:
+        with reading(self.storage) as connection:
+            trials.check_end(connection, self.study_id, self._newest)
             self.shared_weights = trials.shared_weights(connection, self.study_id)
             rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
@@ -138,11 +135,12 @@ class Study:
             awaited = state is TrialState.WAITING or (known and self.view.params(number))
             if known and awaited and not state.is_finished():
                 continue
-            with translated(self._storage):
-                trial = self._storage.get_trial(trial_id)
+            with translated(self.storage):
+                trial = self.storage.get_trial(trial_id)
             if not known or not trials.is_own(trial, self.token, self.view.space):
                 self._see(trial)
             elif state.is_finished():
+                self.archive.add(trial)
                 self.view.replace(trial)
                 del self._foreign[number]
             else:
@@ -150,8 +148,8 @@ class Study:
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
-        with translated(self._storage):
-            stored = self._storage.get_all_trials(self.study_id, deepcopy=False)
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         self.view, self._foreign = StudyView(self.spec), {}
         for trial in stored:
             self._see(trial)
@@ -190,8 +188,8 @@ class Study:
         if self._pending is None:
             return None
         ticket, attempt, failures = self._pending
-        fence = self._ledger.fence(self.study_id, [ticket])
-        trial_id, number, was_there = trials.create_trial(self._storage, self.study_id, ticket, fence)
+        fence = self.ledger.fence(self.study_id, [ticket])
+        trial_id, number, was_there = trials.create_trial(self.storage, self.study_id, ticket, fence)
         if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         if number in self.view and (hparams := self.view.params(number)):
@@ -202,13 +200,7 @@ class Study:
             self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
         self._pending = None
         trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
-        trial.attempt, trial.failures = attempt, failures
-        # Until its checkpoint is read, and should there be none: the epochs that are in the database.
-        reported = self.view.reported(number)
-        trial.results = [
-            EpochResult(number, attempt - 1, epoch, {self.spec.study.metric: value})
-            for epoch, value in enumerate(reported, start=1)
-        ]
+        trial.take_up(attempt, failures, self.view.reported(number))
         self.live[number] = trial
         return trial
 
@@ -261,6 +253,7 @@ class Study:
             self._queue.append((trial.ticket, operation))
         self._queue.append((trial.ticket, writes.CloseLease(self.study_id, trial.ticket)))
         self._ended[trial.ticket] = record
+        self.archive.add(record)
         self.view.replace(record)
         return Ended(record, is_best)
 
@@ -272,16 +265,18 @@ class Study:
             LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
             DataError: another driver of the study has begun with other data.
         """
-        self._data.write(self._storage, self.study_id)
+        self._data.write(self.storage, self.study_id)
         if not self._queue:
             return False
         if self._stale:
             self._rebuild()
         batch = list(self._queue)
         tickets = {ticket for ticket, _ in batch}
-        self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
+        self._writer.write([op for _, op in batch], self.ledger.fence(self.study_id, tickets))
         del self._queue[: len(batch)]
         closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        ends = [op.trial_id for _, op in batch if isinstance(op, writes.Finish)]
+        self._newest = ends[-1] if ends else self._newest
         for ticket in closed:
             del self._ended[ticket]
         return bool(closed)
@@ -294,7 +289,7 @@ class Study:
             LeaseLost: another driver owns the trial.
         """
         trial = self.live[number]
-        trial.attempt = self._ledger.retry(self.study_id, trial.ticket, failures)
+        trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
         return trial
 
@@ -305,7 +300,7 @@ class Study:
             StorageAway: the database does not answer.
             LeaseLost: some leases are gone; call `drop` for them.
         """
-        lost = self._ledger.beat(workers)
+        lost = self.ledger.beat(workers)
         if lost:
             raise LeaseLost(f"tickets {sorted(lost)} belong to another driver now", lost)
 
@@ -332,33 +327,17 @@ class Study:
         tickets = [trial.ticket for trial in self.live.values()]
         if self._pending is not None:
             tickets.append(self._pending[0])
-        self._ledger.release(self.study_id, tickets)
-        self._ledger.unregister()
-
-    def discard_empty(self) -> None:
-        """Removes the study if nothing was ever begun in it and no other driver is at it: the run was refused.
-
-        One that another program has made stays.
-
-        Raises:
-            StorageAway: the database does not answer.
-        """
-        self._ledger.unregister()
-        with translated(self._storage):
-            empty = not self._storage.get_all_trials(self.study_id, deepcopy=False)
-            alone = all(row.state is not DriverState.ALIVE for row in self._ledger.drivers(self.study_id))
-            if self._made_here and empty and alone:
-                self._ledger.forget_study(self.study_id)
-                self._storage.delete_study(self.study_id)
+        self.ledger.release(self.study_id, tickets)
+        self.ledger.unregister()
 
     def stop_requested(self) -> bool:
         """Says whether `hpsearch stop` has asked this driver to stop."""
-        return self._ledger.stop_requested(self.study_id, self.registered_at)
+        return self.ledger.stop_requested(self.study_id, self.ledger.registered_at)
 
     def others_unfinished(self) -> int:
         """Returns how many trials other drivers have in work."""
         mine = {trial.ticket for trial in self.live.values()}
-        return sum(lease.ticket not in mine for lease in self._ledger.unfinished(self.study_id))
+        return sum(lease.ticket not in mine for lease in self.ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
         """Takes note of the data: the loss of guessing among K classes is ln K, the measure of underfitting.
@@ -381,13 +360,29 @@ class Study:
                 lease.elsewhere and bool(self.view.reported(lease.number))
             )
 
-        lease = self._ledger.adopt(self.study_id, progressed, silent_too)
+        lease = self.ledger.adopt(self.study_id, progressed, silent_too)
         if lease is not None:
             return lease.ticket, lease.attempt, lease.failures
-        ticket = self._ledger.claim(self.study_id, self.total) if claim else None
+        ticket = self.ledger.claim(self.study_id, self.total) if claim else None
         return None if ticket is None else (ticket, 1, 0)
 
+    def save(self, path: Path) -> int:
+        """Writes what memory holds into a file, for a database that has lost it; returns the finished trials.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
+            (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
+        ]
+        space, token, spec = self.view.space, self.token, self.spec
+        left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
+        changes = {trials.SPECIFICATION: stored_form(spec), **self._data.attrs}
+        return self.archive.write(path, spec.study.name, changes, left)
+
     def _see(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished():
+            self.archive.add(trial)
         if not trials.is_own(trial, self.token, self.view.space):
             if not self._told_of_foreign:
                 logger.warning("trial %d was begun by another program; %s", trial.number, trials.LEFT_OUT)

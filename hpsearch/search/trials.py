@@ -52,6 +52,8 @@ LEFT_OUT = (
 
 ARTIFACT = "artifacts:"
 """How Optuna's attributes begin that describe artifacts."""
+ATTEMPT = "hpsearch:attempt"
+"""A restored trial's system attribute: the attempts that were made before the database lost it."""
 QUEUED = "fixed_params"
 """Where Optuna keeps what `study.enqueue_trial` was given."""
 
@@ -137,12 +139,15 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
     """
     with reading(storage) as connection:
         missing = _without_ticket(connection, study_id, own)
-    if not missing:
+        ended = connection.scalars(_ended_leases(study_id)).all()
+    if not missing and not ended:
         return
     with writing(storage) as connection:
         lock_study(connection, study_id)
+        mine = (LEASE.c.study_id == study_id) & LEASE.c.ticket.in_(ended)
+        connection.execute(update(LEASE).where(mine).values(done=True))
         last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id)) or 0
-        free = {"driver": None, "attempt": 1, "failures": 0, "expires": 0.0, "preempted": True}
+        free = {"driver": None, "failures": 0, "expires": 0.0, "preempted": True}
         rows = [
             {
                 **free,
@@ -150,6 +155,7 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
                 "ticket": last + place,
                 "trial_id": trial._trial_id,
                 "number": trial.number,
+                "attempt": trial.system_attrs.get(ATTEMPT, 1),
                 "done": trial.state.is_finished(),
             }
             for place, trial in enumerate(_without_ticket(connection, study_id, missing), start=1)
@@ -157,6 +163,19 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
         if rows:
             connection.execute(insert(LEASE), rows)
             _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
+
+
+def _ended_leases(study_id: int) -> Any:
+    """Selects the tickets that are not done although their trials have ended: these were restored."""
+    trial = and_(TRIALS.c.trial_id == LEASE.c.trial_id, TRIALS.c.state.not_in(_OPEN))
+    return (
+        select(LEASE.c.ticket)
+        .join(TRIALS, trial)
+        .where(LEASE.c.study_id == study_id, LEASE.c.done.is_(False))
+    )
+
+
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
 
 def _without_ticket(connection: Connection, study_id: int, own: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -292,3 +311,21 @@ def artifacts_elsewhere(connection: Connection, study_id: int) -> frozenset[str]
         .where(TRIALS.c.study_id != study_id, SYSTEM_ATTRS.c.key.like(f"{ARTIFACT}%"))
     )
     return frozenset([*connection.scalars(found), *connection.scalars(of_trials)])
+
+
+def check_end(connection: Connection, study_id: int, trial_id: int | None) -> None:
+    """Makes sure that a trial whose end was written is still there and has ended.
+
+    Raises:
+        StudyNotFound: it has not: an older copy of the database was put back, or the study was deleted.
+    """
+    if trial_id is None:
+        return
+    state = connection.scalar(
+        select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id, TRIALS.c.study_id == study_id)
+    )
+    if state is None or not state.is_finished():
+        raise StudyNotFound(
+            "the database has forgotten a trial whose end was written: the study was deleted from it, or an older "
+            "copy of it was put back"
+        )

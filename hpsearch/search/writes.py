@@ -314,10 +314,20 @@ def check_fence(connection: Connection, fence: Fence) -> None:
     rows = {row.ticket: row for row in connection.execute(_LEASES, key | {"tickets": sorted(fence.attempts)})}
     owners = {ticket: (row.driver, row.attempt) for ticket, row in rows.items()}
     lost = {t for t, attempt in fence.attempts.items() if owners.get(t) != (fence.driver, attempt)}
+    if missing := fence.attempts.keys() - rows.keys():
+        raise older_copy(missing)
     if lost:
         numbers = {ticket: row.number for ticket, row in rows.items()}
         names = [f"ticket {t}" if numbers.get(t) is None else f"trial {numbers[t]}" for t in sorted(lost)]
         raise LeaseLost(f"another driver owns {', '.join(names)} now; nothing was written", lost)
+
+
+def older_copy(tickets: Iterable[int]) -> StudyNotFound:
+    """Returns what is said when leases have vanished, which no driver removes."""
+    return StudyNotFound(
+        f"the database does not know tickets {_listed(tickets)} any more: the study was deleted from it, or an older "
+        "copy of it was put back"
+    )
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -98,9 +98,9 @@ class Driver:
         self._doubtful: dict[int, tuple[TrialEnd, Worker]] = {}  # the trial's fault, or all workers'?
         self.admission = Admission(study, fleet, keeper)
         self._readiness = Readiness(study, fleet, keeper, self.call)
-        self.database = Database(self._lost, lambda text: self.call("on_message", text))
+        self.database = Database(self._lost, lambda text: self.call("on_message", text), stops)
         self._flush = Every(GATHER)
-        self._beat = Every(min(MOST_BEAT, study.lease_seconds / 4))
+        self._beat = Every(min(MOST_BEAT, study.ledger.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
         self._last_turn = time.time()

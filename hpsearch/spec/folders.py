@@ -15,6 +15,7 @@ class RunFolder:
       artifacts/                             what the dashboard offers for download
       fashion-mnist/
         study.json                           whose folder it is: the study's token and database
+        unsaved-20260131-120000-4711.jsonl   trials that the database has lost; the next run brings them back
         samples.csv                          which sample is in which part of the data
         weights/trial-00012.safetensors      kept weights of finished trials
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
@@ -40,6 +41,10 @@ class RunFolder:
     @property
     def owner(self) -> Path:
         return self.home / OWNER
+
+    def unsaved(self) -> list[Path]:
+        """Returns the files that hold what the database has lost, the oldest first."""
+        return sorted(self.home.glob("unsaved-*.jsonl"))
 
     @property
     def trials(self) -> Path:
