@@ -1,6 +1,7 @@
 """All studies of a storage at a glance: counted by the database, so that no curve is read."""
 
 import json
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -176,15 +177,15 @@ def makes_folder(name: str) -> bool:
 
 
 def _size(folder: Path | None) -> int:
-    """Returns the bytes below a folder; a file that goes away meanwhile counts nothing."""
+    """Returns the bytes below a folder; a file that goes away meanwhile, or may not be looked at, counts nothing."""
     if folder is None:
         return 0
     sizes = []
     for path in folder.rglob("*"):
         try:
             status = path.lstat()
-        except FileNotFoundError:
+        except OSError:
             continue
         # A kept file may have two names, in the checkpoint and among the weights.
-        sizes.append(status.st_size / max(status.st_nlink, 1) if path.is_file() else 0)
+        sizes.append(status.st_size / max(status.st_nlink, 1) if stat.S_ISREG(status.st_mode) else 0)
     return round(sum(sizes))

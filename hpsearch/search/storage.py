@@ -20,7 +20,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
-from hpsearch.search.sqlite import identity, tune, turn_on_wal
+from hpsearch.search.sqlite import identity, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,9 @@ def _connect(url: URL, readonly: bool, timeout: float) -> _Storage:
     # Optuna fills the URL like a format string.
     template = _text(url).replace("{", "{{").replace("}", "}}")
     options = _ENGINE_OPTIONS[url.get_backend_name()](url, timeout)
+    connect = opener(Path(url.database or ""), timeout) if readonly and "sqlite" in url.drivername else None
+    if connect is not None:
+        options = {"creator": connect}
     return _Storage(template, engine_kwargs=options, skip_table_creation=readonly)
 
 
