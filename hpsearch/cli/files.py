@@ -51,7 +51,7 @@ def export(
     if whole:
         content = encode_study(whole_study(opened))
     else:
-        content = encode(epochs_frame(opened) if epochs else trials_frame(opened), chosen)
+        content = encode(epochs_frame(opened) if epochs else trials_frame(opened, run_folder), chosen)
     if output is not None:
         write(content, output)
     elif chosen == "parquet" and sys.stdout.isatty():

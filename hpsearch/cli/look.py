@@ -76,7 +76,7 @@ def best(
     # What is only shown may be another study of that name; what is loaded may not.
     agrees = given if save is not None else None
     opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder), agrees)
-    found = best_trial(opened, search)
+    found = best_trial(opened, run_folder, search)
     if found is None:
         say(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
@@ -91,7 +91,9 @@ def best(
 
         url, names = storage_url(storage, storage_file, run_folder), allowed(given, allow)
         look_in(import_paths(study), names)
-        for path in save_best(opened.study_name, url, save, export=torch_export, allow=names, search=search):
+        for path in save_best(
+            opened.study_name, url, save, run_folder, export=torch_export, allow=names, search=search
+        ):
             say(f"saved {path}", err=as_json)
 
 

@@ -187,7 +187,7 @@ def predict(
         open_study(given.study.name, url, given)
     names = allowed(given, allow)
     look_in(import_paths(file), names)
-    model = load_best_model(study if given is None else given.study.name, url, names, search)
+    model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)
     found = predict_files(model, pictures, top, prepare)

@@ -147,12 +147,13 @@ def stop(
 def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
     """Returns the specification that the database has of a study."""
     from hpsearch.results.reading import open_study
-    from hpsearch.search.opening import is_ours
-    from hpsearch.spec.load import parse_stored, refuse_foreign_places
+    from hpsearch.search.opening import is_ours, stored_specification
+    from hpsearch.spec.load import refuse_foreign_places
 
-    attrs = open_study(study, url).user_attrs
+    opened = open_study(study, url)
+    attrs = opened.user_attrs
     if not is_ours(attrs):
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    spec = parse_stored(attrs["specification"], source=study)
+    spec = stored_specification(attrs, opened.study_name)
     refuse_foreign_places(spec, data_root)
     return spec

@@ -50,7 +50,7 @@ def run(
     chosen = replace(chosen, import_paths=chosen.import_paths or _folders(spec))
     spec = with_limits(spec if isinstance(spec, StudySpec) else load_study_file(spec), trials, timeout)
     summary = run_study(spec, chosen, callbacks)
-    return StudyResult(spec.study.name, chosen.storage, summary)
+    return StudyResult(spec.study.name, chosen.storage, summary, chosen.run_folder)
 
 
 def _folders(spec: StudySpec | str | Path) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from hpsearch.results.listing import own_folder
 from hpsearch.results.reading import linked_to, opened
 from hpsearch.results.status import find_row, living_drivers
 from hpsearch.search.identity import DriverIdentity
-from hpsearch.search.ledger import TOKEN, Ledger
-from hpsearch.search.storage import redact, translated
-from hpsearch.spec.folders import RunFolder
-
-_ARTIFACT = "artifacts:"  # prefix of Optuna's system attributes that describe artifacts
+from hpsearch.search.ledger import Ledger
+from hpsearch.search.storage import reading, redact, translated
+from hpsearch.search.trials import ARTIFACT, TOKEN, artifacts_elsewhere, shared_weights
+from hpsearch.spec.folders import RunFolder, read_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,7 @@ class Deletion:
     Attributes:
         folder: None when it has none on this machine.
         foreign: a folder of the study's name that stays, since it is not known to be the study's.
+        shared: its folder that stays, since a copy of the study in the database names weights in it.
         openings: how often the test part was opened; the record of that goes with the study.
         linked: the study's confirmation and refit, which go too.
     """
@@ -41,6 +41,7 @@ class Deletion:
     foreign: Path | None
     size: int
     artifacts: tuple[Path, ...]
+    shared: Path | None = None
     openings: int = 0
     linked: "tuple[Deletion, ...]" = ()
 
@@ -66,16 +67,22 @@ def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deleti
     with translated(storage):
         openings = json.loads(storage.get_study_user_attrs(row.study_id).get(OPENINGS, "[]"))
         token = storage.get_study_system_attrs(row.study_id).get(TOKEN)
-    folder = own_folder(RunFolder(run_folder, name))
-    is_owner = folder is not None and token is not None and _token_in(RunFolder(run_folder, name)) == token
+    place = RunFolder(run_folder, name)
+    folder = own_folder(place)
+    is_owner = folder is not None and token is not None and (read_owner(folder) or {}).get("token") == token
+    with reading(storage) as connection:
+        named = shared_weights(connection, row.study_id)
+    is_shared = is_owner and any(place.names(path) & named for _, path in place.kept_weights())
+    goes = is_owner and not is_shared
     return Deletion(
         name,
         row.study_id,
-        sum(row.counts.values()),
-        folder if is_owner else None,
+        sum(row.counts.values()) + row.foreign,
+        folder if goes else None,
         None if is_owner else folder,
-        row.size if is_owner else 0,
-        tuple(_artifact_files(storage, row.study_id, RunFolder(run_folder, name).artifacts)),
+        row.size if goes else 0,
+        tuple(_artifact_files(storage, row.study_id, place.artifacts)),
+        folder if is_shared else None,
         len(openings),
         linked,
     )
@@ -88,14 +95,6 @@ def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
             f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
             f"stop it first: hpsearch stop {name}"
         )
-
-
-def _token_in(folder: RunFolder) -> str | None:
-    """Returns the token of the study that a folder belongs to; None when nothing readable says so."""
-    try:
-        return str(json.loads(folder.owner.read_text(encoding="utf-8"))["token"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def delete_study(deletion: Deletion, url: str) -> None:
@@ -128,14 +127,17 @@ def delete_study(deletion: Deletion, url: str) -> None:
 
 
 def _artifact_files(storage: RDBStorage, study_id: int, folder: Path) -> Iterable[Path]:
+    """Yields the files of the study's artifacts that no other study names; a copy of it names the same."""
     with translated(storage):
         attrs = [storage.get_study_system_attrs(study_id)]
         attrs += [trial.system_attrs for trial in storage.get_all_trials(study_id, deepcopy=False)]
-    for keys in attrs:
+    with reading(storage) as connection:
+        elsewhere = artifacts_elsewhere(connection, study_id)
+    for keys in (set(found) - elsewhere for found in attrs):
         for key in keys:
-            name = key.removeprefix(_ARTIFACT)
+            name = key.removeprefix(ARTIFACT)
             # A row of the database must not name a file outside of the folder.
-            if key.startswith(_ARTIFACT) and _is_uuid(name) and (folder / name).is_file():
+            if key.startswith(ARTIFACT) and _is_uuid(name) and (folder / name).is_file():
                 yield folder / name
 
 

@@ -308,7 +308,7 @@ def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
     # Only now: importing Optuna would delay the start of the workers.
     from hpsearch.results.looks import read_answer
 
-    return read_answer(summary.study, storage)
+    return read_answer(summary, storage)
 
 
 def picture(progress: Progress, console: Console) -> RenderableType:

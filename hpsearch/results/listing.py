@@ -1,5 +1,7 @@
 """All studies of a storage at a glance: counted by the database, so that no curve is read."""
 
+import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,13 +13,16 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
+from hpsearch.errors import StudyFileError
 from hpsearch.results.answer import Confirmed, read_confirmed, study_status
 from hpsearch.results.reading import linked_to, opened
-from hpsearch.search.opening import SPECIFICATION, is_ours
+from hpsearch.search.opening import is_ours
+from hpsearch.search.sampler import total_trials
 from hpsearch.search.storage import reading, translated
+from hpsearch.search.trials import SPECIFICATION, foreign_trials
 from hpsearch.search.writes import TRIALS, VALUES
 from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.load import stored_tree
+from hpsearch.spec.load import parse_stored
 from hpsearch.spec.study import RESERVED_NAMES
 
 
@@ -30,7 +35,8 @@ class StudyRow:
         best: the search's own best value; None before a trial is COMPLETE, and for a study of several objectives.
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
-        counts: trials by state, states without trials left out.
+        counts: own trials by state, states without trials left out.
+        foreign: trials of other programs, which are left out of all else (see `hpsearch.search.trials`).
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
         confirms: the search whose confirmation or refit it is; None for a study of its own.
@@ -48,6 +54,7 @@ class StudyRow:
     confirms: str | None = None
     confirmed: Confirmed | None = None
     status: str = ""
+    foreign: int = 0
 
     @property
     def finished(self) -> int:
@@ -79,11 +86,13 @@ def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
     with translated(storage):
         studies = storage.get_all_studies()
     attrs = {study.study_name: study.user_attrs for study in studies}
-    counts, spans, values = _counts(storage)
+    foreign = foreign_trials(storage)
+    counts, spans, values = _counts(storage, foreign)
     return [
         replace(
             _row(study, counts.get(study._study_id, {}), spans, values, run_folder),
             confirms=linked_to(study.study_name, attrs),
+            foreign=len(foreign.get(study._study_id, ())),
         )
         for study in studies
     ]
@@ -118,13 +127,16 @@ def _row(
     )
 
 
-def _counts(storage: RDBStorage) -> tuple[dict[int, dict[str, int]], dict[int, Any], dict[int, Any]]:
-    """Returns by study: trials by state, (first start, last end), (lowest, highest) COMPLETE value."""
+def _counts(
+    storage: RDBStorage, foreign: Mapping[int, Mapping[int, TrialState]]
+) -> tuple[dict[int, dict[str, int]], dict[int, Any], dict[int, Any]]:
+    """Returns by study: own trials by state, (first start, last end), (lowest, highest) own COMPLETE value."""
     group = TRIALS.c.study_id
     states = select(group, TRIALS.c.state, func.count()).group_by(group, TRIALS.c.state)
     spans = select(group, func.min(TRIALS.c.datetime_start), func.max(TRIALS.c.datetime_complete))
     complete = and_(VALUES.c.trial_id == TRIALS.c.trial_id, TRIALS.c.state == TrialState.COMPLETE)
     values = select(group, func.min(VALUES.c.value), func.max(VALUES.c.value)).join(VALUES, complete)
+    mixed = select(group, TRIALS.c.trial_id, VALUES.c.value).join(VALUES, complete).where(group.in_(foreign))
     counts: dict[int, dict[str, int]] = {}
     with reading(storage) as connection:
         for number, state, count in connection.execute(states):
@@ -134,6 +146,17 @@ def _counts(storage: RDBStorage) -> tuple[dict[int, dict[str, int]], dict[int, A
             for number, first, last in connection.execute(spans.group_by(group))
         }
         extremes = {n: (low, high) for n, low, high in connection.execute(values.group_by(group))}
+        found = connection.execute(mixed).all() if foreign else []
+    for number, others in foreign.items():
+        for state, count in Counter(state.name for state in others.values()).items():
+            counts[number][state] -= count
+        counts[number] = {state: count for state, count in counts[number].items() if count > 0}
+        own = [
+            value
+            for study, trial_id, value in found
+            if study == number and trial_id not in others and value is not None
+        ]
+        extremes[number] = (min(own, default=None), max(own, default=None))
     return counts, moments, extremes
 
 
@@ -142,10 +165,10 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def _total(specification: str) -> int | None:
-    """Returns the trials that a study asks for; None for a specification of another form."""
+    """Returns the trials that a study asks for; None for a specification of another version."""
     try:
-        return int(stored_tree(specification)["study"]["trials"])
-    except (ValueError, TypeError, KeyError):
+        return total_trials(parse_stored(specification))
+    except (StudyFileError, TypeError):
         return None
 
 
@@ -160,15 +183,15 @@ def makes_folder(name: str) -> bool:
 
 
 def _size(folder: Path | None) -> int:
-    """Returns the bytes below a folder; a file that goes away meanwhile counts nothing."""
+    """Returns the bytes below a folder; a file that goes away meanwhile, or may not be looked at, counts nothing."""
     if folder is None:
         return 0
     sizes = []
     for path in folder.rglob("*"):
         try:
             status = path.lstat()
-        except FileNotFoundError:
+        except OSError:
             continue
         # A kept file may have two names, in the checkpoint and among the weights.
-        sizes.append(status.st_size / max(status.st_nlink, 1) if path.is_file() else 0)
+        sizes.append(status.st_size / max(status.st_nlink, 1) if stat.S_ISREG(status.st_mode) else 0)
     return round(sum(sizes))

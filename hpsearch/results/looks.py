@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.cells import cell_len
 
@@ -12,6 +13,7 @@ from hpsearch.results.listing import StudyRow
 from hpsearch.results.progress import counted, counts_text, duration, hparam, number
 from hpsearch.results.reading import BestTrial, best_trial, reading_study
 from hpsearch.results.status import DriverStatus, StudyStatus, WorkerStatus
+from hpsearch.service.callbacks import RunSummary
 from hpsearch.spec.study import REFIT_SUFFIX
 from hpsearch.text import one_line
 
@@ -65,6 +67,8 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
         f"best {row.metric}: {number(value)}{word}",
     ]
+    if row.foreign:
+        lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
     if not status.drivers:
         return [*lines, "no driver: nobody is running this study"]
     for driver in status.drivers:
@@ -117,11 +121,11 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
     ]
 
 
-def read_answer(study: str, url: str) -> BestTrial | None:
+def read_answer(summary: RunSummary, url: str) -> BestTrial | None:
     """Returns a study's answer at the end of a run; None without one, and when the database does not give it."""
     try:
-        with reading_study(study, url) as opened:
-            return best_trial(opened)
+        with reading_study(summary.study, url) as opened:
+            return best_trial(opened, Path(summary.folder).parent)
     except HpsearchError as error:
         logger.warning("whether the study is confirmed could not be read: %s", error)
         return None
@@ -181,7 +185,12 @@ def _kind(linked: Deletion) -> str:
 
 def deletion_warnings(deletion: Deletion) -> list[str]:
     """Returns what stays although it bears the study's name."""
-    return [
+    shared = [
+        f'{one.shared} stays: a copy of the study "{one.name}" in the database names weights in it'
+        for one in (deletion, *deletion.linked)
+        if one.shared is not None
+    ]
+    return shared + [
         f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
         "of another database; remove it by hand if nobody needs it"
         for one in (deletion, *deletion.linked)

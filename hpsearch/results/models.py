@@ -23,6 +23,7 @@ def load_best_model(
     storage: str = "sqlite:///runs/hpsearch.db",
     allow: Sequence[str] = (),
     search: bool = False,
+    run_folder: str | Path = "runs",
 ) -> SavedModel:
     """Returns a study's best model, in evaluation mode, on the CPU.
 
@@ -40,18 +41,21 @@ def load_best_model(
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
         search: what the search alone would pick, whatever a confirmation has found.
+        run_folder: where the study's weights are; they are also looked for beside an SQLite database.
 
     Raises:
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    path, facts = model_file(study, storage, search)
+    path, facts = model_file(study, storage, search, Path(run_folder))
     model = load_model(path, tuple(allow))
     model.metadata.update(facts)
     return model
 
 
-def model_file(study: str | Path | None, storage: str, search: bool = False) -> tuple[Path, dict[str, str]]:
+def model_file(
+    study: str | Path | None, storage: str, search: bool = False, run_folder: Path = Path("runs")
+) -> tuple[Path, dict[str, str]]:
     """Returns the weights file that a study's name, a folder or a file means, and what the study says of it.
 
     Raises:
@@ -62,7 +66,7 @@ def model_file(study: str | Path | None, storage: str, search: bool = False) -> 
     if study is not None and (Path(study) / WEIGHTS).is_file():
         return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name, metric = best_trial(opened, search), opened.study_name, metric_name(opened)
+        best, name, metric = best_trial(opened, run_folder, search), opened.study_name, metric_name(opened)
     path = weights_of(best, name)
     assert best is not None
     return path, _facts(best, name, metric)
@@ -88,13 +92,12 @@ def weights_of(best: BestTrial | None, study: str) -> Path:
             f'study "{study}": trial {best.number} kept no weights; '
             "a training function keeps them with trial.save(model)"
         )
-    path = Path(whose.path)
-    if not path.is_file():
+    if not whose.is_here:
         raise UserError(
-            f"the weights of {whose.text} are not here: {path}, trained on {whose.host}; copy them"
-            + _other_ways(best, study)
+            f"the weights of {whose.text} are not here: {whose.path}, trained on {whose.host}; copy them into the "
+            f"run folder (--run-folder){_other_ways(best, study)}"
         )
-    return path
+    return Path(whose.path)
 
 
 def _other_ways(best: BestTrial, study: str) -> str:
@@ -108,6 +111,7 @@ def save_best(
     study: str | None,
     storage: str,
     folder: Path,
+    run_folder: Path = Path("runs"),
     *,
     export: bool = False,
     allow: Sequence[str] = (),
@@ -116,6 +120,7 @@ def save_best(
     """Writes the best model into a folder: weights, and a description for people; returns the files.
 
     Args:
+        run_folder: where the study's weights are.
         export: write it as a program of `torch.export` too, which runs without hpsearch.
         search: what the search alone would pick.
 
@@ -125,7 +130,7 @@ def save_best(
         CheckpointError: the weights are damaged.
     """
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened, search), opened.study_name
+        best, name = best_trial(opened, run_folder, search), opened.study_name
         attrs, metric = opened.user_attrs, metric_name(opened)
     source = weights_of(best, name)
     state, metadata = read_weights(source)

@@ -23,7 +23,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.reading import BestTrial, best_trial, opened
 from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.storage import DEFAULT_STORAGE, redact, translated
+from hpsearch.search.storage import DEFAULT_STORAGE, reading, redact, translated
+from hpsearch.search.trials import artifacts_elsewhere
 from hpsearch.service.worker import leave_with_driver
 from hpsearch.spec.folders import RunFolder
 
@@ -224,14 +225,22 @@ def compute(request: Request) -> Answer:
     with opened(request.storage) as storage, translated(storage):
         study = optuna.load_study(study_name=request.study, storage=storage)
         stored = storage.get_study_system_attrs(study._study_id)
-        record, best = read_record(study, _shown(request.storage)), best_trial(study)
-    found, warnings = list(changes(record, stored)), []
+        with reading(storage) as connection:
+            elsewhere = artifacts_elsewhere(connection, study._study_id)
+        record, best = (
+            read_record(study, _shown(request.storage)),
+            best_trial(study, Path(request.run_folder)),
+        )
+    found: list[Change] = list(changes(record, stored))
+    warnings: list[str] = []
     try:
         weights = _weights(record, best, stored, Path(request.run_folder))
     except CheckpointError as error:  # the graphs are worth showing without
         warnings.append(str(error))
     else:
-        found[:0] = [weights] if weights is not None else []
+        if weights is not None:  # a copy of the study may name the old artifact
+            keep = any(key in elsewhere for key in weights.removed)
+            found.insert(0, replace(weights, files=()) if keep else weights)
     return Answer(tuple(found), tuple(warnings))
 
 

@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import select
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.answer import Answer, answer
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
-from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.opening import SPECIFICATION, is_confirmation, is_ours
-from hpsearch.search.storage import open_storage, reading, redact, translated
-from hpsearch.search.writes import TRIALS, VALUES
+from hpsearch.results.own import database, foreign_ones, own_best, weights_finder
+from hpsearch.results.record import read_record
+from hpsearch.search.opening import is_confirmation, is_ours
+from hpsearch.search.storage import open_storage, redact, translated
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec.load import refuse_other
 from hpsearch.spec.study import LINKED, REFIT_SUFFIX, SUFFIX, StudySpec
 
@@ -29,7 +29,9 @@ class WeightsOf:
     Attributes:
         study, trial: where they were trained: the search, its confirmation or its refit.
         text: the same in words.
-        host: the machine.
+        host: the machine that trained them.
+        path: None if they were not kept; as that machine named it, if they are not on this one.
+        is_here: whether they are on this machine.
     """
 
     study: str
@@ -37,6 +39,7 @@ class WeightsOf:
     text: str
     host: str
     path: str | None
+    is_here: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class BestTrial:
 
     Attributes:
         value: the best value of the study's metric in the search, reached at `best_epoch`.
-        weights: path of its weights on the machine that trained it, if they were kept.
+        weights: path of its weights, see `weights_of`.
         attrs: all else that is known of it.
         answer: what confirms it, and what the search alone would have picked.
         weights_of: whose weights they are.
@@ -58,7 +61,12 @@ class BestTrial:
     weights: str | None
     attrs: Mapping[str, Any] = field(repr=False)
     answer: Answer = field(default=Answer(None, None))
-    weights_of: "WeightsOf | None" = None
+    weights_of: WeightsOf | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its weights are on this machine."""
+        return self.weights_of is not None and self.weights_of.is_here
 
 
 def open_study(name: str | None, url: str, given: StudySpec | None = None) -> optuna.Study:
@@ -138,48 +146,40 @@ def metric_name(study: optuna.Study) -> str:
     return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
 
 
-def _database(study: optuna.Study) -> RDBStorage:
-    storage = study._storage
-    database = storage._backend if isinstance(storage, _CachedStorage) else storage
-    assert isinstance(database, RDBStorage)
-    return database
-
-
-def _first_of_equal(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    """Returns the first of the COMPLETE trials that are as good as this one, of which a database gives any.
-
-    Asks the database, as Optuna would read all trials with their curves: seconds for thousands of them.
-    """
-    database = _database(study)
-    complete = (TRIALS.c.study_id == study._study_id) & (TRIALS.c.state == TrialState.COMPLETE)
-    query = select(TRIALS.c.trial_id, VALUES.c.value).join(VALUES).where(complete).order_by(TRIALS.c.number)
-    with reading(database) as connection:
-        equal = (one for one, value in connection.execute(query) if value == trial.value)
-        first = next(equal, trial._trial_id)
-    return database.get_trial(first)
-
-
-def best_trial(study: optuna.Study, by_search: bool = False) -> BestTrial | None:
+def best_trial(
+    study: optuna.Study, run_folder: Path = Path("runs"), by_search: bool = False
+) -> BestTrial | None:
     """Returns the trial that is a study's answer, with its weights; None before a trial is COMPLETE.
 
     Args:
+        run_folder: where its weights are looked for.
         by_search: take the best COMPLETE trial, of equal ones the first, whose weights the search has kept,
             whatever a confirmation says.
     """
+    if is_ours(study.user_attrs):
+        return _our_best(study, run_folder, by_search)
     try:
         trial = study.best_trial
     except ValueError:  # Optuna's word for "no trial is COMPLETE"
         return None
-    ours = is_ours(study.user_attrs)
-    known: Mapping[str, Any] = {}  # others may mean anything by our names
-    found = Answer(trial.number, trial.number)
-    if ours:
-        trial = _first_of_equal(study, trial)
-        complete = _Complete(study)
-        found = answer(study.study_name, study.user_attrs, trial.number, complete.hparams, by_search)
-        trial = complete.trial(found.trial) or trial
-        known = trial.user_attrs
-    weights = _weights(study, trial, found) if ours else None
+    # Others may mean anything by our names.
+    return _best(trial, {}, Answer(trial.number, trial.number), None)
+
+
+def _our_best(study: optuna.Study, run_folder: Path, by_search: bool) -> BestTrial | None:
+    foreign = foreign_ones(study)
+    searched = own_best(study, foreign)
+    if searched is None:
+        return None
+    complete = _Complete(study, foreign)
+    found = answer(study.study_name, study.user_attrs, searched.number, complete.hparams, by_search)
+    trial = complete.trial(found.trial) or searched
+    return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
+
+
+def _best(
+    trial: FrozenTrial, known: Mapping[str, Any], found: Answer, weights: WeightsOf | None
+) -> BestTrial:
     return BestTrial(
         number=trial.number,
         value=float(trial.values[0]),
@@ -193,10 +193,10 @@ def best_trial(study: optuna.Study, by_search: bool = False) -> BestTrial | None
 
 
 class _Complete:
-    """A study's COMPLETE trials by number, each read when it is asked for."""
+    """A study's own COMPLETE trials by number, each read when it is asked for."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._storage, self._study_id = _database(study), study._study_id
+    def __init__(self, study: optuna.Study, foreign: Mapping[int, TrialState]) -> None:
+        self._storage, self._study_id, self._foreign = database(study), study._study_id, foreign
 
     def trial(self, number: int | None) -> FrozenTrial | None:
         if number is None:
@@ -204,6 +204,8 @@ class _Complete:
         try:
             found = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         except KeyError:
+            return None
+        if found in self._foreign:
             return None
         trial = self._storage.get_trial(found)
         return trial if trial.state is TrialState.COMPLETE else None
@@ -213,7 +215,7 @@ class _Complete:
         return None if trial is None else trial.params
 
 
-def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer) -> WeightsOf:
+def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer, run_folder: Path) -> WeightsOf:
     """Returns whose weights an answer hands out.
 
     Those of its refit. Else, once confirmed, those of the repeat with the median validation score: the search's
@@ -222,29 +224,34 @@ def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer) -> WeightsO
     """
     name, number = study.study_name, trial.number
     if found.refit is not None and (refits := _linked(study, [name + REFIT_SUFFIX])) is not None:
-        for refit in refits.trials:
+        for refit in read_record(refits).trials:
             if refit.number == found.refit.number:
-                return _weights_of(refits.name, refit.number, refit.attrs, f"the refit of trial {number}")
+                text = f"the refit of trial {number}"
+                return _weights_of(refits, refit.number, refit.attrs, text, run_folder)
     if found.confirmed is not None:
         linked = _linked(study, [name + SUFFIX, found.confirmed.study + SUFFIX])
         candidate = Candidate(number, float(trial.values[0]), trial.params)
-        middle = middle_repeat(linked, candidate) if linked is not None else None
+        middle = middle_repeat(read_record(linked), candidate) if linked is not None else None
         if linked is not None and middle is not None:
             repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
             text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
-            return _weights_of(linked.name, middle.number, middle.attrs, text)
+            return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
     text = f"trial {number}" if found.confirmed is None else f"trial {number} as the search trained it"
-    return _weights_of(name, number, trial.user_attrs, text)
+    return _weights_of(study, number, trial.user_attrs, text, run_folder)
 
 
-def _weights_of(study: str, trial: int, attrs: Mapping[str, Any], text: str) -> WeightsOf:
+def _weights_of(
+    study: optuna.Study, trial: int, attrs: Mapping[str, Any], text: str, run_folder: Path
+) -> WeightsOf:
+    named = attrs.get("weights") or None
+    here = weights_finder(study, run_folder)(trial, named) if named else None
     host = str(attrs.get("host", "another machine"))
-    return WeightsOf(study, trial, text, host, attrs.get("weights") or None)
+    return WeightsOf(study.study_name, trial, text, host, here or named, here is not None)
 
 
-def _linked(study: optuna.Study, names: Sequence[str]) -> StudyRecord | None:
+def _linked(study: optuna.Study, names: Sequence[str]) -> optuna.Study | None:
     """Returns the first of these linked studies that is there."""
-    storage = _database(study)
+    storage = database(study)
     known = {one.study_name: one.user_attrs for one in storage.get_all_studies()}
     name = next((one for one in names if one in known and is_confirmation(known[one])), None)
-    return None if name is None else read_record(optuna.load_study(study_name=name, storage=storage))
+    return None if name is None else optuna.load_study(study_name=name, storage=storage)

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
 from hpsearch.results.answer import Answer, answer
-from hpsearch.search.opening import SPECIFICATION, is_ours
-from hpsearch.spec.load import parse_stored
+from hpsearch.results.own import own_trials
+from hpsearch.search.opening import is_ours, stored_specification
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec.search import SHORT
 from hpsearch.spec.study import Direction, StudySpec
 
@@ -184,18 +185,18 @@ def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
         name=study.study_name,
         metric=str(attrs.get("metric", "value")),
         better="maximize" if study.direction is StudyDirection.MAXIMIZE else "minimize",
-        spec=_specification(attrs.get(SPECIFICATION)),
-        trials=tuple(map(_trial if ours else _foreign_trial, study.get_trials(deepcopy=False))),
+        spec=_specification(attrs, study.study_name),
+        trials=tuple(map(_trial if ours else _foreign_trial, own_trials(study))),
         attrs=attrs,
         storage=storage,
     )
 
 
-def _specification(text: str | None) -> StudySpec | None:
-    if text is None:
+def _specification(attrs: Mapping[str, Any], name: str) -> StudySpec | None:
+    if SPECIFICATION not in attrs:
         return None
     try:
-        return parse_stored(text)
+        return stored_specification(attrs, name)
     except StudyFileError as error:  # stored by another version; the rest can be shown
         logger.warning("%s", error)
         return None

@@ -11,6 +11,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from hpsearch.results.answer import read_confirmed
+from hpsearch.results.own import own_trials, weights_finder
 from hpsearch.results.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.search.opening import is_ours
 from hpsearch.service.callbacks import RunSummary
@@ -34,23 +35,24 @@ class StudyResult:
     name: str
     storage: str = field(repr=False)
     summary: RunSummary | None = None
+    run_folder: Path = Path("runs")
 
     @property
     def best(self) -> BestTrial | None:
         """The study's answer: its confirmed trial, else the search's first; None while no trial is COMPLETE."""
         with reading_study(self.name, self.storage) as study:
-            return best_trial(study)
+            return best_trial(study, self.run_folder)
 
     @property
     def search_best(self) -> BestTrial | None:
         """What the search alone would pick, whatever a confirmation has found."""
         with reading_study(self.name, self.storage) as study:
-            return best_trial(study, by_search=True)
+            return best_trial(study, self.run_folder, by_search=True)
 
     def dataframe(self) -> pd.DataFrame:
         """Returns one row per trial."""
         with reading_study(self.name, self.storage) as study:
-            return trials_frame(study)
+            return trials_frame(study, self.run_folder)
 
     def epochs(self) -> pd.DataFrame:
         """Returns one row per epoch of every trial."""
@@ -58,16 +60,20 @@ class StudyResult:
             return epochs_frame(study)
 
 
-def trials_frame(study: optuna.Study) -> pd.DataFrame:
+def trials_frame(study: optuna.Study, run_folder: Path = Path("runs")) -> pd.DataFrame:
     """Returns one row per trial: state, score, hyperparameters under their own names, then everything else.
 
     Metrics of the best epoch stand in columns of their own (`val_error`, ...); curves are in `epochs_frame`.
     Once a study is confirmed, `confirmed` is the mean over a trial's repeats.
     Times are in UTC; `weights` names only files that are on this machine.
     """
-    trials = study.get_trials(deepcopy=False)
+    trials = own_trials(study)
     ours = is_ours(study.user_attrs)
     rows = [_trial_row(trial, ours) for trial in trials]
+    if ours:
+        find = weights_finder(study, run_folder)
+        for row, trial in zip(rows, trials, strict=True):
+            row["weights"] = find(trial.number, trial.user_attrs.get("weights"))
     confirmed = read_confirmed(study.user_attrs) if ours else None
     if confirmed is not None:
         rows = [row | {"confirmed": confirmed.means.get(row["trial"])} for row in rows]
@@ -92,8 +98,6 @@ def whole_numbers(frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> pd.
 def _trial_row(trial: FrozenTrial, ours: bool) -> dict[str, Any]:
     attrs = dict(trial.user_attrs)
     at_best = attrs.pop("metrics_at_best", None) if ours else None
-    if ours:
-        attrs["weights"] = weights_here(attrs.get("weights"))
     facts = {key: value for key, value in attrs.items() if isinstance(value, str | int | float | None)}
     metrics = {key: value for key, value in (at_best or {}).items() if key not in facts}
     score = trial.values[0] if trial.values else None
@@ -114,11 +118,6 @@ def aware(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone(UTC)
 
 
-def weights_here(path: Any) -> str | None:
-    """Returns the path of a trial's weights if they are on this machine: those of lesser trials are not kept."""
-    return str(path) if path and Path(str(path)).is_file() else None
-
-
 def epochs_frame(study: optuna.Study) -> pd.DataFrame:
     """Returns one row per epoch of every trial that has begun, running ones included (without train_loss).
 
@@ -127,7 +126,7 @@ def epochs_frame(study: optuna.Study) -> pd.DataFrame:
     """
     metric = metric_name(study)
     read = _epoch_rows if is_ours(study.user_attrs) else _report_rows
-    rows = [row for trial in study.get_trials(deepcopy=False) for row in read(trial, metric)]
+    rows = [row for trial in own_trials(study) for row in read(trial, metric)]
     columns = ["trial", "state", "epoch", "train_loss", "val_loss", metric, "epoch_seconds"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 

@@ -13,9 +13,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from hpsearch.results.own import own_trials
 from hpsearch.results.reading import BestTrial, best_trial, metric_name
 from hpsearch.results.tables import CURVES, aware
-from hpsearch.search.opening import SPECIFICATION, is_ours
+from hpsearch.search.opening import is_ours
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec import stored_tree
 
 FORMAT = 1
@@ -32,7 +34,7 @@ def whole_study(study: optuna.Study) -> dict[str, Any]:
         "direction": study.direction.name.lower(),
         "answer": _answer(best_trial(study)),
         "attributes": {key: _value(value) for key, value in _unpacked(study.user_attrs).items()},
-        "trials": [_trial(trial, metric) for trial in study.get_trials(deepcopy=False)],
+        "trials": [_trial(trial, metric) for trial in own_trials(study)],
     }
 
 

@@ -34,6 +34,12 @@ class DataRecord:
         """Whether there is a record to be written."""
         return self._fresh is not None or bool(self._fresh_code)
 
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The record as the study's user attribute, if there is one."""
+        known = _table(self._fresh) if self._fresh is not None else self._stored
+        return {} if known is None else {DATA: known}
+
     def load(self, attrs: Mapping[str, Any]) -> None:
         """Reads the record among the study's user attributes, if an earlier run has left one."""
         self._stored = attrs.get(DATA)

@@ -34,11 +34,10 @@ from hpsearch.search.tables import (
     server_time,
     upsert,
 )
-from hpsearch.search.writes import STUDIES, STUDY_SYSTEM_ATTRS, Fence
+from hpsearch.search.trials import TOKEN, mark_leased
+from hpsearch.search.writes import STUDY_SYSTEM_ATTRS, Fence, lock_study, older_copy
 
 logger = logging.getLogger(__name__)
-
-TOKEN = "hpsearch:token"
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # seconds until the row of a vanished driver without leases is removed
 
@@ -143,6 +142,8 @@ class Ledger:
         mine = _tickets(study_id, held)
         query = select(LEASE.c.ticket, LEASE.c.driver, LEASE.c.done).where(mine).order_by(LEASE.c.ticket)
         rows = connection.execute(query.with_for_update()).all()
+        if missing := held.keys() - {row.ticket for row in rows}:
+            raise older_copy(missing)
         ours = {row.ticket: row.done for row in rows if row.driver == self._driver.id}
         own = and_(mine, LEASE.c.driver == self._driver.id, LEASE.c.done.is_(False))
         connection.execute(update(LEASE).where(own).values(expires=expires))
@@ -317,8 +318,7 @@ class Ledger:
             return  # whether it still is the same study, each change asks by `_check_study`
         token_rows = and_(STUDY_SYSTEM_ATTRS.c.study_id == study_id, STUDY_SYSTEM_ATTRS.c.key == TOKEN)
         with writing(self._storage) as connection:
-            study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
-            if connection.scalar(study) is None:
+            if not lock_study(connection, study_id):
                 raise StudyNotFound(f"the study with id {study_id} is gone from {redact(self._storage.url)}")
             stored = connection.scalar(select(STUDY_SYSTEM_ATTRS.c.value_json).where(token_rows))
             known = connection.scalar(select(CONTROL.c.token).where(CONTROL.c.study_id == study_id))
@@ -329,6 +329,7 @@ class Ledger:
                 if stored is None:
                     attr = {"study_id": study_id, "key": TOKEN, "value_json": json.dumps(token)}
                     connection.execute(insert(STUDY_SYSTEM_ATTRS).values(**attr))
+            mark_leased(connection, study_id)
         self._attached[study_id] = token
 
     def token(self, study_id: int) -> str:

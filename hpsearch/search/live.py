@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
@@ -11,10 +11,11 @@ from typing import Any, Self
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.errors import StudyFileError
 from hpsearch.search import writes
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import StopKind, score
-from hpsearch.search.stopping import Criterion
+from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.train import FitSpec
 from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd
@@ -75,6 +76,15 @@ class LiveTrial:
         """Attempts in a row without a new checkpoint, should this one end now."""
         return 0 if self.progress else self.failures + 1
 
+    def take_up(self, attempt: int, failures: int, reported: Sequence[float]) -> None:
+        """Begins an attempt; until its checkpoint is read, with the epochs that are in the database."""
+        self.attempt, self.failures = attempt, failures
+        metric = self.spec.study.metric
+        self.results = [
+            EpochResult(self.number, attempt - 1, epoch, {metric: value})
+            for epoch, value in enumerate(reported, start=1)
+        ]
+
     def values(self, metric: str) -> list[float]:
         """Returns one metric over the epochs, NaN where it was not reported."""
         return [result.metrics.get(metric, math.nan) for result in self.results]
@@ -97,12 +107,74 @@ class LiveTrial:
         return score(values, study.better)
 
 
+def begun(
+    spec: StudySpec, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any], problem: str | None
+) -> LiveTrial:
+    """Returns a trial that begins.
+
+    Args:
+        spec: of the study.
+        problem: why it cannot be trained, if that is known already.
+    """
+    try:
+        resolved = spec.with_hparams(hparams)
+    except ValueError as error:
+        problem, resolved = str(error), spec
+    criterion = None if problem else build(spec.early_stopping, resolved.train.epochs)
+    return LiveTrial(number, trial_id, ticket, 1, hparams, resolved, criterion, problem=problem)
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A finished trial: its record as stored, and whether it is the best."""
 
     trial: FrozenTrial
     is_best: bool
+
+
+def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
+    """Says whether a trial ends with its last epoch by itself, without looking at other trials.
+
+    Args:
+        spec: of the study.
+        value: of the study's metric at that epoch.
+
+    Raises:
+        StudyFileError: early stopping needs what the training function does not yield.
+    """
+    result = trial.results[-1]
+    losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
+    if not all(map(math.isfinite, [value, *losses])):
+        shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
+        return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
+    if result.last:
+        return Verdict(StopKind.FINISHED)
+    if trial.criterion is None:
+        return None
+    if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
+        raise StudyFileError(
+            "early_stopping.criterion: it needs the training loss, but train.function yields no "
+            '"train_loss"; yield it, or choose patience, gl or up'
+        )
+    metric, sign = _judged(trial, spec)
+    val = tuple(sign * number for number in trial.values(metric))
+    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss"))))
+    if reason is None:
+        return None
+    words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
+    return Verdict(StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words))
+
+
+def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
+    """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
+    metric, reported = spec.early_stopping.metric, trial.results[-1].metrics
+    if metric not in reported:
+        if metric != "val_loss":
+            raise StudyFileError(
+                f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
+            )
+        metric = spec.study.metric
+    return metric, -1.0 if spec.better(metric) == "maximize" else 1.0
 
 
 def attributes(

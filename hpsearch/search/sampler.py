@@ -2,7 +2,7 @@
 
 TPE, random and GP are seeded anew for each trial from (study seed, trial number): a study that is stopped and
 continued samples what an unbroken one samples. QMC and grid keep the study's seed, since reseeding destroys
-their evenness; their point is a function of the trial number.
+their evenness; their point is a function of the trial's place among the study's own trials.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError
 from hpsearch.search.outcome import StopKind
-from hpsearch.spec.study import Direction, Point, SamplerSpec
+from hpsearch.spec.study import Direction, Point, SamplerSpec, StudySpec
 
 Space = dict[str, BaseDistribution]
 
@@ -41,9 +41,13 @@ class Sampling:
     seed: int
     space: Space
 
-    def sampler(self, number: int) -> BaseSampler:
-        """Returns the sampler for one trial."""
-        return _SAMPLERS[self.spec.name](self, number)
+    def sampler(self, number: int, place: int) -> BaseSampler:
+        """Returns the sampler for one trial.
+
+        Args:
+            place: of the trial among the study's own ones; its number if other programs have added none.
+        """
+        return _SAMPLERS[self.spec.name](self, number, place)
 
     @property
     def size(self) -> int | None:
@@ -83,6 +87,12 @@ class Grid:
         return order
 
 
+def total_trials(spec: StudySpec) -> int:
+    """Returns how many trials a study has when it is complete; a grid may have fewer points than it asks for."""
+    sizes = {"points": len(spec.sampler.points), "grid": spec.grid_size}
+    return min(spec.study.trials, sizes.get(spec.sampler.name, spec.study.trials))
+
+
 class SpaceTPE(TPESampler):
     """TPE over a space that is known: it need not be inferred from all past trials at every ask.
 
@@ -98,42 +108,38 @@ class SpaceTPE(TPESampler):
 
 
 class NumberedQMC(QMCSampler):
-    """A scrambled Sobol sequence whose index is the trial's number.
+    """A scrambled Sobol sequence whose index is the trial's place.
 
     Optuna's own index counts asks in the study's attributes, which a continued study or a second driver
     would count anew.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, seed: int, place: int) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             super().__init__(qmc_type="sobol", scramble=True, seed=seed)
         self._space = space
-        self._number = 0
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._number = trial.number
-        super().before_trial(study, trial)
+        self._place = place
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return varying(self._space)
 
     def _find_sample_id(self, study: Study, search_space: Space) -> int:
-        return self._number
+        return self._place
 
 
 class NumberedGrid(BaseSampler):
-    """All combinations in a given order; the trial's number picks one."""
+    """All combinations in a given order; the trial's place picks one."""
 
-    def __init__(self, space: Space, grid: Grid) -> None:
+    def __init__(self, space: Space, grid: Grid, place: int) -> None:
         self._space = space
-        self._grid = grid
+        self._point = grid.point(place)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return dict(self._space)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        return dict(zip(self._space, self._grid.point(trial.number), strict=True))
+        return dict(zip(self._space, self._point, strict=True))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -142,17 +148,17 @@ class NumberedGrid(BaseSampler):
 
 
 class GivenPoints(BaseSampler):
-    """The points of the study file, in order; the trial's number picks one."""
+    """The points of the study file, in order; the trial's place picks one."""
 
-    def __init__(self, space: Space, points: Sequence[Point]) -> None:
+    def __init__(self, space: Space, points: Sequence[Point], place: int) -> None:
         self._space = space
-        self._points = points
+        self._point = points[place % len(points)]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return dict(self._space)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        return dict(self._points[trial.number % len(self._points)].hparams)
+        return dict(self._point.hparams)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -227,33 +233,33 @@ def worse(direction: Direction, first: float | None, second: float | None) -> fl
     return max(known) if direction == "minimize" else min(known)
 
 
-def _tpe(sampling: Sampling, number: int) -> BaseSampler:
+def _tpe(sampling: Sampling, number: int, place: int) -> BaseSampler:
     seed = derived_seed(sampling.seed, number)
     return SpaceTPE(sampling.space, seed, sampling.spec.startup_trials)
 
 
-def _gp(sampling: Sampling, number: int) -> BaseSampler:
+def _gp(sampling: Sampling, number: int, place: int) -> BaseSampler:
     seed = derived_seed(sampling.seed, number)
     return GPSampler(seed=seed, n_startup_trials=sampling.spec.startup_trials)
 
 
-def _random(sampling: Sampling, number: int) -> BaseSampler:
+def _random(sampling: Sampling, number: int, place: int) -> BaseSampler:
     return RandomSampler(seed=derived_seed(sampling.seed, number))
 
 
-def _qmc(sampling: Sampling, number: int) -> BaseSampler:
-    return NumberedQMC(sampling.space, sampling.seed)
+def _qmc(sampling: Sampling, number: int, place: int) -> BaseSampler:
+    return NumberedQMC(sampling.space, sampling.seed, place)
 
 
-def _grid(sampling: Sampling, number: int) -> BaseSampler:
-    return NumberedGrid(sampling.space, sampling.grid)
+def _grid(sampling: Sampling, number: int, place: int) -> BaseSampler:
+    return NumberedGrid(sampling.space, sampling.grid, place)
 
 
-def _points(sampling: Sampling, number: int) -> BaseSampler:
-    return GivenPoints(sampling.space, sampling.spec.points)
+def _points(sampling: Sampling, number: int, place: int) -> BaseSampler:
+    return GivenPoints(sampling.space, sampling.spec.points, place)
 
 
-_SAMPLERS: dict[str, Callable[[Sampling, int], BaseSampler]] = {
+_SAMPLERS: dict[str, Callable[[Sampling, int, int], BaseSampler]] = {
     "tpe": _tpe,
     "gp": _gp,
     "random": _random,

@@ -9,16 +9,18 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, event, exc
-from sqlalchemy.engine import URL, Engine, make_url
+from optuna.storages._rdb import models
+from sqlalchemy import Connection, exc
+from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
+from hpsearch.search.sqlite import identity, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,11 @@ _HELD = (
     "was a run suspended (Ctrl-Z)? Let it go on with fg, or end it"
 )
 _LEAST_TRIES = 4
+_LOST = re.compile(
+    r"no such table|malformed|not a database|relation .* does not exist|table .* doesn't exist|"
+    r"database .* does not exist|unknown database",
+    re.IGNORECASE,
+)
 _MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist", re.IGNORECASE)
 
 
@@ -124,7 +131,8 @@ def open_storage(url: str, *, readonly: bool = False, timeout: float = 5.0) -> R
         problem = _opening_problem(error, parsed, readonly)
     else:
         if kind == "sqlite":
-            _tune_sqlite(storage.engine, "BEGIN" if readonly else "BEGIN IMMEDIATE")
+            tune(storage.engine, "BEGIN" if readonly else "BEGIN IMMEDIATE")
+            storage.file = None if readonly else identity(path)
         return storage
     raise problem
 
@@ -166,15 +174,14 @@ def _text(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _connect(url: URL, readonly: bool, timeout: float) -> RDBStorage:
-    # Optuna fills the URL like a format string.
-    template = _text(url).replace("{", "{{").replace("}", "}}")
-    options = _ENGINE_OPTIONS[url.get_backend_name()](url, timeout)
-    return _Storage(template, engine_kwargs=options, skip_table_creation=readonly)
-
-
 class _Storage(RDBStorage):
-    """Optuna's storage, which leaves no connection open when it cannot be made."""
+    """Optuna's storage, which leaves no connection open when it cannot be made.
+
+    Attributes:
+        file: what tells the SQLite file that a driver has opened from one that takes its place later.
+    """
+
+    file: tuple[int, int] | None = None
 
     def __init__(self, url: str, **options: Any) -> None:
         try:
@@ -183,6 +190,29 @@ class _Storage(RDBStorage):
             if hasattr(self, "engine"):
                 self.engine.dispose()
             raise
+
+
+def _connect(url: URL, readonly: bool, timeout: float) -> _Storage:
+    # Optuna fills the URL like a format string.
+    template = _text(url).replace("{", "{{").replace("}", "}}")
+    options = _ENGINE_OPTIONS[url.get_backend_name()](url, timeout)
+    connect = opener(Path(url.database or ""), timeout) if readonly and "sqlite" in url.drivername else None
+    if connect is not None:
+        options = {"creator": connect}
+    return _Storage(template, engine_kwargs=options, skip_table_creation=readonly)
+
+
+def _check_file(storage: RDBStorage) -> None:
+    """Notices that an SQLite file is gone: its open connections would go on writing into nothing.
+
+    Raises:
+        StudyNotFound: it was deleted, moved, emptied or replaced.
+    """
+    file = getattr(storage, "file", None)
+    path = Path(storage.engine.url.database or "")
+    if file is not None and identity(path) != file:
+        what = "replaced" if identity(path) else "emptied" if path.exists() else "deleted or moved"
+        raise StudyNotFound(f"the database {redact(storage.url)} was {what} while it was in use")
 
 
 def _sqlite_options(url: URL, timeout: float) -> dict[str, Any]:
@@ -238,41 +268,15 @@ def _prepare_file(path: Path, readonly: bool, timeout: float) -> None:
         else:
             if not readonly:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                settle(lambda: _turn_on_wal(path, timeout), timeout)
+                settle(lambda: turn_on_wal(path, timeout), timeout)
             return
     except (OSError, sqlite3.Error) as error:
-        problem = StorageError(f"cannot open the SQLite file {path}: {_reason(error)}")
+        reason = _reason(error)
+        remedy = (
+            f"; move it away with {path.name}-wal beside it, and run again" if _LOST.search(reason) else ""
+        )
+        problem = StorageError(f"cannot open the SQLite file {path}: {reason}{remedy}")
     raise problem
-
-
-def _turn_on_wal(path: Path, timeout: float) -> None:
-    with closing(sqlite3.connect(path, timeout=timeout)) as connection:
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    if mode != "wal":
-        logger.warning("%s: no write-ahead log on this file system; the search will be slower", path)
-
-
-def _tune_sqlite(engine: Engine, begin: str) -> None:
-    """Sets how transactions begin.
-
-    Only now, not while Optuna makes its tables: it then nests two connections, and the second would wait for
-    the first one's write lock for ever.
-    """
-
-    def on_connect(connection: sqlite3.Connection, record: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions by itself
-        # NORMAL: a commit survives the death of any process. After a power cut the last commits may be
-        # missing, but the file is whole and the trials they told of are trained again. FULL would add an
-        # fsync to every commit.
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    def on_begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("hpsearch_reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else begin)
-
-    engine.dispose()
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
 
 
 def settle(action: Callable[[], Result], timeout: float) -> Result:
@@ -329,13 +333,27 @@ def writing(storage: RDBStorage) -> Iterator[Connection]:
 
 @contextmanager
 def translated(storage: RDBStorage) -> Iterator[None]:
-    """Turns every error that says "the database does not answer" into `StorageAway`, and no other error."""
+    """Turns errors of the database into sentences, and no other errors.
+
+    Raises:
+        StorageAway: it does not answer.
+        StudyNotFound: what it held is not there any more, or damaged.
+    """
+    _check_file(storage)
     try:
         yield
+    except KeyError as error:
+        if error.args != (models.NOT_FOUND_MSG,):
+            raise
+        raise StudyNotFound(f"the study is gone from {redact(storage.url)}") from None
     except (exc.SQLAlchemyError, StorageInternalError) as error:
+        reason = _hide_password(_reason(error), storage.engine.url)
+        if _LOST.search(reason):
+            raise StudyNotFound(
+                f"the database {redact(storage.url)} was damaged or replaced: {reason}"
+            ) from None
         if not is_away(error):
             raise
-        reason = _hide_password(_reason(error), storage.engine.url)
         raise StorageAway(f"the database {redact(storage.url)} does not answer: {reason}") from None
 
 

@@ -8,21 +8,34 @@ is begun, running trials go on, and the queue waits.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.errors import LeaseLost, StudyFileError
-from hpsearch.search import writes
+from hpsearch.errors import LeaseLost
+from hpsearch.search import trials, writes
+from hpsearch.search.archive import Archive, unfinished
 from hpsearch.search.data_record import DataRecord
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.live import Ended, LiveTrial, Verdict, as_record, attributes, completed, end_operations
+from hpsearch.search.live import (
+    Ended,
+    LiveTrial,
+    Verdict,
+    as_record,
+    attributes,
+    begun,
+    completed,
+    end_operations,
+    judge,
+)
 from hpsearch.search.outcome import StopKind, decide, memory_constraint
-from hpsearch.search.stopping import Curve, build
+from hpsearch.search.sampler import total_trials
 from hpsearch.search.storage import reading, translated
 from hpsearch.search.tables import Lease
 from hpsearch.search.view import StudyView
+from hpsearch.spec.load import stored_form
 from hpsearch.spec.study import StudySpec
 from hpsearch.spec.trial import DataFacts, EpochResult, TrialEnd
 
@@ -32,13 +45,15 @@ logger = logging.getLogger(__name__)
 class Study:
     """One study of one driver; see `hpsearch.search.opening` for how it is opened."""
 
-    def __init__(self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger) -> None:
+    def __init__(
+        self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger, made_here: bool = True
+    ) -> None:
         self.spec = spec
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
         self.view = StudyView(spec)
-        self._storage = storage
-        self._ledger = ledger
+        self.storage = storage
+        self.ledger = ledger
         self._writer = writes.TrialWriter(storage)
         self._queue: list[tuple[int, writes.Operation]] = []
         self._foreign: dict[int, int] = {}
@@ -48,27 +63,26 @@ class Study:
         self._pending: tuple[int, int, int] | None = None
         self._guessing_loss: float | None = None
         self.data = DataRecord()
+        self.made_here = made_here
+        self._told_of_foreign = False
+        self.archive = Archive()
+        self._newest: int | None = None  # the last trial whose end was written
+        self.shared_weights: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
         """Trials that the study asks for; a grid may have fewer points."""
-        size = self.view.sampling.size
-        return self.spec.study.trials if size is None else min(size, self.spec.study.trials)
+        return total_trials(self.spec)
 
     @property
     def token(self) -> str:
         """What tells this study from all others, of whatever database and name."""
-        return self._ledger.token(self.study_id)
+        return self.ledger.token(self.study_id)
 
-    @property
-    def registered_at(self) -> float:
-        """When this driver was entered into the study, by the database server's clock."""
-        return self._ledger.registered_at
-
-    @property
-    def lease_seconds(self) -> float:
-        """Seconds after which this driver's trials may be taken over, unless it beats."""
-        return self._ledger.lease_seconds
+    def others(self) -> dict[str, str]:
+        """Returns the tokens of the other studies of the database, by their names."""
+        with reading(self.storage) as connection:
+            return trials.other_tokens(connection, self.study_id)
 
     @property
     def unwritten(self) -> int:
@@ -81,11 +95,16 @@ class Study:
         Raises:
             StorageAway: the database does not answer.
         """
-        with translated(self._storage):
-            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
-            self.data.load(self._storage.get_study_user_attrs(self.study_id))
-        for trial in trials:
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            attrs = self.storage.get_study_user_attrs(self.study_id)
+            self.archive.know_study(attrs, self.storage.get_study_system_attrs(self.study_id))
+        self.data.load(attrs)
+        own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+        trials.enter_copies(self.storage, self.study_id, own)
+        for trial in stored:
             self._see(trial)
+        self.sync()
 
     def complete_scores(self) -> dict[int, float]:
         """Returns the scores of the COMPLETE trials by number, as far as they are in the database."""
@@ -97,42 +116,42 @@ class Study:
         unwritten = {record.number for record in self._ended.values()}
         return not self._stale and self.view.is_finished(number) and number not in unwritten
 
-    def sync(self) -> list[FrozenTrial]:
-        """Reads in what other drivers did; returns their trials that have finished since.
+    def sync(self) -> None:
+        """Reads in what other drivers, and other programs, did.
 
         Raises:
             StorageAway: the database does not answer.
         """
         if self._stale:
             self._rebuild()
-        with reading(self._storage) as connection:
-            rows = writes.trial_states(
+        with reading(self.storage) as connection:
+            trials.check_end(connection, self.study_id, self._newest)
+            self.shared_weights = trials.shared_weights(connection, self.study_id)
+            rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
             )
-        finished = []
         for trial_id, number, state in rows:
             known = number in self.view
-            if known and not state.is_finished() and self.view.params(number):
+            awaited = state is TrialState.WAITING or (known and self.view.params(number))
+            if known and awaited and not state.is_finished():
                 continue
-            with translated(self._storage):
-                trial = self._storage.get_trial(trial_id)
-            if not known:
+            with translated(self.storage):
+                trial = self.storage.get_trial(trial_id)
+            if not known or not trials.is_own(trial, self.token, self.view.space):
                 self._see(trial)
             elif state.is_finished():
+                self.archive.add(trial)
                 self.view.replace(trial)
                 del self._foreign[number]
             else:
                 self.view.set_params(number, trial.params)
-            if state.is_finished():
-                finished.append(trial)
-        return finished
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
-        with translated(self._storage):
-            trials = self._storage.get_all_trials(self.study_id, deepcopy=False)
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         self.view, self._foreign = StudyView(self.spec), {}
-        for trial in trials:
+        for trial in stored:
             self._see(trial)
         for number, live in self.live.items():
             self._foreign.pop(number, None)
@@ -169,9 +188,9 @@ class Study:
         if self._pending is None:
             return None
         ticket, attempt, failures = self._pending
-        fence = self._ledger.fence(self.study_id, [ticket])
-        trial_id, number = writes.create_trial(self._storage, self.study_id, ticket, fence)
-        if self.view.next_number < number:
+        fence = self.ledger.fence(self.study_id, [ticket])
+        trial_id, number, was_there = trials.create_trial(self.storage, self.study_id, ticket, fence)
+        if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
@@ -180,14 +199,8 @@ class Study:
             self._foreign.pop(number, None)
             self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
         self._pending = None
-        trial = self._live(number, trial_id, ticket, hparams)
-        trial.attempt, trial.failures = attempt, failures
-        # Until its checkpoint is read, and should there be none: the epochs that are in the database.
-        reported = self.view.reported(number)
-        trial.results = [
-            EpochResult(number, attempt - 1, epoch, {self.spec.study.metric: value})
-            for epoch, value in enumerate(reported, start=1)
-        ]
+        trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
+        trial.take_up(attempt, failures, self.view.reported(number))
         self.live[number] = trial
         return trial
 
@@ -214,47 +227,11 @@ class Study:
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
-        return self._judge(trial, result, value)
-
-    def _judge(self, trial: LiveTrial, result: EpochResult, value: float) -> Verdict | None:
-        losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
-        if not all(map(math.isfinite, [value, *losses])):
-            shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
-            return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
-        if result.last:
-            return Verdict(StopKind.FINISHED)
-        if trial.criterion is not None:
-            if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
-                raise StudyFileError(
-                    "early_stopping.criterion: it needs the training loss, but train.function yields no "
-                    '"train_loss"; yield it, or choose patience, gl or up'
-                )
-            metric, sign = self._judged(trial)
-            reason = trial.criterion.judge(self._curve(trial))
-            if reason is not None:
-                words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
-                detail = reason.detail.replace("the validation loss", words)
-                return Verdict(StopKind.EARLY_STOPPING, detail)
-        if self.view.should_prune(trial.number):
+        verdict = judge(trial, self.spec, value)
+        if verdict is None and self.view.should_prune(number):
             detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
             return Verdict(StopKind.PRUNER, detail)
-        return None
-
-    def _curve(self, trial: LiveTrial) -> Curve:
-        metric, sign = self._judged(trial)
-        val = tuple(sign * value for value in trial.values(metric))
-        return Curve(val=val, train=tuple(trial.values("train_loss")))
-
-    def _judged(self, trial: LiveTrial) -> tuple[str, float]:
-        """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
-        metric, reported = self.spec.early_stopping.metric, trial.results[-1].metrics
-        if metric not in reported:
-            if metric != "val_loss":
-                raise StudyFileError(
-                    f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
-                )
-            metric = self.spec.study.metric
-        return metric, -1.0 if self.spec.better(metric) == "maximize" else 1.0
+        return verdict
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.
@@ -268,7 +245,7 @@ class Study:
         value = best[0] if best else None
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
         found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
-        attrs = found | dict(facts)
+        attrs = {**found, **self.spec.sampler.attrs(self.view.place(number)), **facts}
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
@@ -276,6 +253,7 @@ class Study:
             self._queue.append((trial.ticket, operation))
         self._queue.append((trial.ticket, writes.CloseLease(self.study_id, trial.ticket)))
         self._ended[trial.ticket] = record
+        self.archive.add(record)
         self.view.replace(record)
         return Ended(record, is_best)
 
@@ -287,16 +265,18 @@ class Study:
             LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
             DataError: another driver of the study has begun with other data.
         """
-        self.data.write(self._storage, self.study_id)
+        self.data.write(self.storage, self.study_id)
         if not self._queue:
             return False
         if self._stale:
             self._rebuild()
         batch = list(self._queue)
         tickets = {ticket for ticket, _ in batch}
-        self._writer.write([op for _, op in batch], self._ledger.fence(self.study_id, tickets))
+        self._writer.write([op for _, op in batch], self.ledger.fence(self.study_id, tickets))
         del self._queue[: len(batch)]
         closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        ends = [op.trial_id for _, op in batch if isinstance(op, writes.Finish)]
+        self._newest = ends[-1] if ends else self._newest
         for ticket in closed:
             del self._ended[ticket]
         return bool(closed)
@@ -309,7 +289,7 @@ class Study:
             LeaseLost: another driver owns the trial.
         """
         trial = self.live[number]
-        trial.attempt = self._ledger.retry(self.study_id, trial.ticket, failures)
+        trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
         return trial
 
@@ -320,7 +300,7 @@ class Study:
             StorageAway: the database does not answer.
             LeaseLost: some leases are gone; call `drop` for them.
         """
-        lost = self._ledger.beat(workers)
+        lost = self.ledger.beat(workers)
         if lost:
             raise LeaseLost(f"tickets {sorted(lost)} belong to another driver now", lost)
 
@@ -347,17 +327,17 @@ class Study:
         tickets = [trial.ticket for trial in self.live.values()]
         if self._pending is not None:
             tickets.append(self._pending[0])
-        self._ledger.release(self.study_id, tickets)
-        self._ledger.unregister()
+        self.ledger.release(self.study_id, tickets)
+        self.ledger.unregister()
 
     def stop_requested(self) -> bool:
         """Says whether `hpsearch stop` has asked this driver to stop."""
-        return self._ledger.stop_requested(self.study_id, self.registered_at)
+        return self.ledger.stop_requested(self.study_id, self.ledger.registered_at)
 
     def others_unfinished(self) -> int:
         """Returns how many trials other drivers have in work."""
         mine = {trial.ticket for trial in self.live.values()}
-        return sum(lease.ticket not in mine for lease in self._ledger.unfinished(self.study_id))
+        return sum(lease.ticket not in mine for lease in self.ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
         """Takes note of the data, and of the loss of guessing, by which a trial's fit is judged.
@@ -379,21 +359,36 @@ class Study:
                 lease.elsewhere and bool(self.view.reported(lease.number))
             )
 
-        lease = self._ledger.adopt(self.study_id, progressed, silent_too)
+        lease = self.ledger.adopt(self.study_id, progressed, silent_too)
         if lease is not None:
             return lease.ticket, lease.attempt, lease.failures
-        ticket = self._ledger.claim(self.study_id, self.total) if claim else None
+        ticket = self.ledger.claim(self.study_id, self.total) if claim else None
         return None if ticket is None else (ticket, 1, 0)
 
-    def _live(self, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any]) -> LiveTrial:
-        try:
-            spec = self.spec.with_hparams(hparams)
-        except ValueError as error:
-            return LiveTrial(number, trial_id, ticket, 1, hparams, self.spec, None, problem=str(error))
-        criterion = build(self.spec.early_stopping, spec.train.epochs)
-        return LiveTrial(number, trial_id, ticket, 1, hparams, spec, criterion)
+    def save(self, path: Path) -> int:
+        """Writes what memory holds into a file, for a database that has lost it; returns the finished trials.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
+            (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
+        ]
+        space, token, spec = self.view.space, self.token, self.spec
+        left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
+        changes = {trials.SPECIFICATION: stored_form(spec), **self.data.attrs}
+        return self.archive.write(path, spec.study.name, changes, left)
 
     def _see(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished():
+            self.archive.add(trial)
+        if not trials.is_own(trial, self.token, self.view.space):
+            if not self._told_of_foreign:
+                logger.warning("trial %d was begun by another program; %s", trial.number, trials.LEFT_OUT)
+            self._told_of_foreign = True
+            self._foreign.pop(trial.number, None)
+            self.view.leave_out(trial.number)
+            return
         self.view.add(trial)
         if not trial.state.is_finished():
             self._foreign[trial.number] = trial._trial_id

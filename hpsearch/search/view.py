@@ -7,11 +7,12 @@ told as the sampler should see them (`hpsearch.search.sampler`).
 import copy
 import itertools
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -19,6 +20,7 @@ from hpsearch.search.outcome import Scoreboard, StopKind
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
+from hpsearch.search.trials import QUEUED
 from hpsearch.spec.study import StudySpec
 
 BEST_SHOWN = 200
@@ -59,7 +61,11 @@ class CappedStorage(InMemoryStorage):
 
 
 class StudyView:
-    """One study in memory: asks, reports, prunes, and keeps score."""
+    """One study in memory: asks, reports, prunes, and keeps score.
+
+    Attributes:
+        misfits: why queued trials cannot be trained as they were given, by number.
+    """
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec = spec
@@ -83,6 +89,9 @@ class StudyView:
             pruner=optuna.pruners.NopPruner(),
         )
         self._ids: dict[int, int] = {}
+        self._queued: set[int] = set()
+        self._foreign: list[int] = []
+        self.misfits: dict[int, str] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._ids
@@ -93,21 +102,53 @@ class StudyView:
         return len(self._ids)
 
     def add(self, trial: FrozenTrial) -> None:
-        """Adds a trial read from the database; numbers must come without gaps.
+        """Adds an own trial read from the database; numbers must come without gaps.
 
         Args:
             trial: as stored, finished or not; `stop_reason` and `score` among its user attributes.
         """
         if not trial.state.is_finished():
-            self._insert(_running(trial))
-            self._storage.running.add(trial.number)
-            self.counts[TrialState.RUNNING.name] += 1
+            self._add_unfinished(trial)
             return
         self._insert(self._as_seen(trial))
         self._count(trial)
 
+    def _add_unfinished(self, trial: FrozenTrial) -> None:
+        queued = Queued(trial, self.space)
+        if queued.problem:
+            self.misfits[trial.number] = queued.problem
+        self._insert(_running(trial, queued.values))
+        self._storage.running.add(trial.number)
+        self.counts[trial.state.name] += 1
+        if trial.state is TrialState.WAITING:
+            self._queued.add(trial.number)
+
+    def leave_out(self, number: int) -> None:
+        """Keeps the place of a foreign trial, of which samplers, pruners and counts know nothing."""
+        nothing = create_trial(state=TrialState.FAIL)
+        insort(self._foreign, number)
+        if number not in self:
+            self._insert(nothing)
+            return
+        self.begin(number)  # it was queued, and another program has taken it
+        self._storage._set_trial(self._ids[number], self._numbered(nothing, number))
+        self._storage.running.discard(number)
+        self.counts[TrialState.RUNNING.name] -= 1
+
+    def begin(self, number: int) -> None:
+        """Notes that a trial runs, which may have been queued."""
+        if number in self._queued:
+            self._queued.discard(number)
+            self.counts[TrialState.WAITING.name] -= 1
+            self.counts[TrialState.RUNNING.name] += 1
+
+    def place(self, number: int) -> int:
+        """Returns the place of a trial among the own ones."""
+        return number - bisect_left(self._foreign, number)
+
     def replace(self, trial: FrozenTrial) -> None:
         """Puts the finished record of a trial, as stored, in the place of its running one."""
+        self.begin(trial.number)
         self._storage._set_trial(self._ids[trial.number], self._numbered(self._as_seen(trial), trial.number))
         self._storage.running.discard(trial.number)
         self.counts[TrialState.RUNNING.name] -= 1
@@ -115,6 +156,7 @@ class StudyView:
 
     def set_params(self, number: int, params: Mapping[str, Any]) -> None:
         """Gives a running trial of another driver the parameters that it was found with."""
+        self.begin(number)
         for name, value in params.items():
             distribution = self.space[name]
             self._storage.set_trial_param(
@@ -123,13 +165,14 @@ class StudyView:
 
     def ask(self, number: int) -> dict[str, Any]:
         """Samples the hyperparameters of a trial that is running in the view, or of the next one."""
-        self._study.sampler = self.sampling.sampler(number)
+        self._study.sampler = self.sampling.sampler(number, self.place(number))
         if number not in self._ids:
             trial = self._study.ask(fixed_distributions=self.space)
             self._ids[trial.number] = trial._trial_id
             self._storage.running.add(trial.number)
             self.counts[TrialState.RUNNING.name] += 1
             return dict(trial.params)
+        self.begin(number)
         trial = optuna.trial.Trial(self._study, self._ids[number])
         return {name: trial._suggest(name, distribution) for name, distribution in self.space.items()}
 
@@ -222,10 +265,46 @@ def _told(trial: FrozenTrial, seen: Seen) -> FrozenTrial:
     )
 
 
-def _running(trial: FrozenTrial) -> FrozenTrial:
+class Queued:
+    """What `study.enqueue_trial` was given for a trial; the sampler completes it.
+
+    Attributes:
+        values: those that are in the space.
+        problem: why the others are not, as a sentence; "" if all are.
+    """
+
+    def __init__(self, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> None:
+        self.values: dict[str, Any] = {}
+        given = trial.system_attrs.get(QUEUED)
+        wrong = []
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            if name not in space:
+                wrong.append(f"{name} is not searched")
+                continue
+            try:
+                inner = space[name].to_internal_repr(value)
+                fits = space[name]._contains(inner)
+            except (TypeError, ValueError):  # another type, or no choice of the list
+                fits = False
+            if fits:
+                self.values[name] = space[name].to_external_repr(inner)
+            else:
+                wrong.append(f"{name} = {value!r} is not in {_shown(space[name])}")
+        self.problem = f"queued with values outside of [search]: {'; '.join(wrong)}" if wrong else ""
+
+
+def _shown(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"the list {', '.join(map(repr, distribution.choices))}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return f"{distribution.low:g} to {distribution.high:g}"
+
+
+def _running(trial: FrozenTrial, queued: Mapping[str, Any]) -> FrozenTrial:
     return create_trial(
         state=TrialState.RUNNING,
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=trial.intermediate_values,
+        system_attrs={QUEUED: dict(queued)} if queued else {},
     )

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.search.storage import redact, translated, writing
@@ -25,6 +25,7 @@ from hpsearch.search.tables import LEASE, upsert
 KNOWN_SCHEMA = (12, "v3.2.0.a")
 
 STUDIES: Table = models.StudyModel.__table__
+STUDY_USER_ATTRS: Table = models.StudyUserAttributeModel.__table__
 STUDY_SYSTEM_ATTRS: Table = models.StudySystemAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
@@ -203,7 +204,7 @@ class _Batch:
             if isinstance(op, Finish):
                 open_trials.discard(op.trial_id)
                 self.ends.append(
-                    {"of_trial": op.trial_id, "end_state": op.state, "end_time": _naive_utc(op.completed)}
+                    {"of_trial": op.trial_id, "end_state": op.state, "end_time": naive_utc(op.completed)}
                 )
 
     def _cut(self, op: Truncate) -> None:
@@ -286,7 +287,8 @@ def _rows(op: TrialOperation) -> Iterator[tuple[Table, dict[str, Any]]]:
             yield VALUES, {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": sign}
 
 
-def _naive_utc(moment: datetime) -> datetime:
+def naive_utc(moment: datetime) -> datetime:
+    """Returns a time as Optuna stores it."""
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
@@ -312,69 +314,30 @@ def check_fence(connection: Connection, fence: Fence) -> None:
     rows = {row.ticket: row for row in connection.execute(_LEASES, key | {"tickets": sorted(fence.attempts)})}
     owners = {ticket: (row.driver, row.attempt) for ticket, row in rows.items()}
     lost = {t for t, attempt in fence.attempts.items() if owners.get(t) != (fence.driver, attempt)}
+    if missing := fence.attempts.keys() - rows.keys():
+        raise older_copy(missing)
     if lost:
         numbers = {ticket: row.number for ticket, row in rows.items()}
         names = [f"ticket {t}" if numbers.get(t) is None else f"trial {numbers[t]}" for t in sorted(lost)]
         raise LeaseLost(f"another driver owns {', '.join(names)} now; nothing was written", lost)
 
 
+def older_copy(tickets: Iterable[int]) -> StudyNotFound:
+    """Returns what is said when leases have vanished, which no driver removes."""
+    return StudyNotFound(
+        f"the database does not know tickets {_listed(tickets)} any more: the study was deleted from it, or an older "
+        "copy of it was put back"
+    )
+
+
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(str(number) for number in sorted(numbers))
 
 
-def create_trial(
-    storage: RDBStorage, study_id: int, ticket: int, fence: Fence | None = None
-) -> tuple[int, int]:
-    """Creates the RUNNING trial of a ticket and binds it to its lease, or returns the one that exists.
-
-    One attempt in one transaction, whereas Optuna's own method retries five times and sleeps. May be called
-    again when the outcome is unknown.
-
-    Returns:
-        The trial's id and its number.
-
-    Raises:
-        LeaseLost: `fence` does not hold.
-        StudyNotFound: The study was deleted.
-    """
-    with writing(storage) as connection:
-        if fence is not None:
-            check_fence(connection, fence)
-        # Optuna locks the study as well while it counts the trial's number.
-        study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
-        if connection.scalar(study) is None:
-            raise StudyNotFound(f"the study with id {study_id} is gone from {redact(storage.url)}")
-        lease = (LEASE.c.study_id == study_id) & (LEASE.c.ticket == ticket)
-        bound = connection.execute(select(LEASE.c.trial_id, LEASE.c.number).where(lease)).one_or_none()
-        if bound is not None and bound.trial_id is not None:
-            return bound.trial_id, bound.number
-        trial_id, number = _insert_trial(connection, study_id)
-        connection.execute(update(LEASE).where(lease).values(trial_id=trial_id, number=number))
-        return trial_id, number
-
-
-def _insert_trial(connection: Connection, study_id: int) -> tuple[int, int]:
-    row = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": _naive_utc(datetime.now())}
-    key: Any = connection.execute(insert(TRIALS).values(**row)).inserted_primary_key
-    trial_id: int = key[0]
-    earlier = select(func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id < trial_id)
-    number = connection.execute(earlier).scalar_one()
-    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(number=number))
-    return trial_id, number
-
-
-def trial_states(
-    connection: Connection, study_id: int, first: int, also: Iterable[int]
-) -> list[tuple[int, int, TrialState]]:
-    """Returns (id, number, state) of trials numbered `first` or higher and of those with the ids `also`."""
-    ids = sorted(also)
-    query = (
-        select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
-        .where(TRIALS.c.study_id == study_id)
-        .where((TRIALS.c.number >= first) | TRIALS.c.trial_id.in_(ids))
-        .order_by(TRIALS.c.number)
-    )
-    return [(row.trial_id, row.number, row.state) for row in connection.execute(query)]
+def lock_study(connection: Connection, study_id: int) -> bool:
+    """Locks a study until the transaction's end; says whether it is there."""
+    study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+    return connection.scalar(study) is not None
 
 
 def change_study_attrs(

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from hpsearch.errors import LeaseLost, StorageAway
+from hpsearch.errors import LeaseLost, StorageAway, StudyNotFound
+from hpsearch.service.watch import Stops
 
 Result = TypeVar("Result")
 
@@ -18,9 +19,17 @@ class Database:
     Args:
         on_lost: called when leases turn out to belong to another driver.
         on_message: called with a sentence when the database goes away and when it is back.
+        stops: asked to stop the run when the study is gone.
+
+    Attributes:
+        gone: why the study is not in the database any more, as a sentence; "" as long as it is.
     """
 
-    def __init__(self, on_lost: Callable[[LeaseLost], None], on_message: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_lost: Callable[[LeaseLost], None], on_message: Callable[[str], None], stops: Stops
+    ) -> None:
+        self.gone = ""
+        self._stops = stops
         self._on_lost = on_lost
         self._on_message = on_message
         self._away_since: float | None = None
@@ -29,7 +38,9 @@ class Database:
 
     @property
     def away_for(self) -> float:
-        """Seconds since the database stopped answering; 0 while it answers."""
+        """Seconds since the database stopped answering; 0 while it answers, infinite when the study is gone."""
+        if self.gone:
+            return math.inf
         return 0.0 if self._away_since is None else time.monotonic() - self._away_since
 
     @property
@@ -43,7 +54,7 @@ class Database:
 
     def due(self) -> bool:
         """Says whether a call would be made now."""
-        return time.monotonic() >= self._try_again_at
+        return not self.gone and time.monotonic() >= self._try_again_at
 
     def __call__(self, call: Callable[[], Result]) -> Result | None:
         """Makes one call; returns None when the database is away or the leases are gone."""
@@ -57,10 +68,19 @@ class Database:
         except LeaseLost as error:
             self._on_lost(error)
             return None
+        except StudyNotFound as error:
+            self.lose(error)
+            return None
         if self._away_since is not None:
             self._on_message(f"the database is back after {self.away_for:.0f} s")
             self._away_since, self._back_since = None, time.monotonic()
         return result
+
+    def lose(self, error: StudyNotFound) -> None:
+        """Notes that the study is gone: no call is made any more, and running trials end at their checkpoints."""
+        self.gone = str(error)
+        self._stops.stop(self.gone, exit_status=1)
+        self._on_message(f"{error}; running trials are checkpointed")
 
     def _went_away(self, error: StorageAway) -> None:
         now = time.monotonic()

@@ -98,9 +98,9 @@ class Driver:
         self._verdicts: dict[int, Verdict] = {}
         self.admission = Admission(study, fleet, keeper)
         self._readiness = Readiness(study, fleet, keeper, self.call)
-        self.database = Database(self._lost, lambda text: self.call("on_message", text))
+        self.database = Database(self._lost, lambda text: self.call("on_message", text), stops)
         self._flush = Every(GATHER)
-        self._beat = Every(min(MOST_BEAT, study.lease_seconds / 4))
+        self._beat = Every(min(MOST_BEAT, study.ledger.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
         self._last_turn = time.time()
@@ -249,7 +249,7 @@ class Driver:
         self.call("on_trial_interrupted", waiting.number)
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
-        facts: dict[str, Any] = {"host": socket.gethostname(), **self.study.spec.sampler.attrs(number)}
+        facts: dict[str, Any] = {"host": socket.gethostname()}
         if worker is not None:
             told = end.facts if end is not None else {}  # the engine's word names the GPU's model
             facts |= {"worker": worker.place.worker, "device": told.get("device", worker.device)}
@@ -260,7 +260,7 @@ class Driver:
         self.tally.note(ended.trial.state, f"trial {number}: {verdict.detail}")
         if self.tally.failures_in_a_row >= self.study.spec.study.max_failures:
             self.stops.stop(self.tally.complaint, exit_status=1)
-        record = finished(ended.trial, number, ended.is_best, facts["weights"])
+        record = finished(ended.trial, number, ended.is_best, self.keeper.folder)
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
         self.call("on_trial_end", record)
@@ -297,7 +297,7 @@ class Driver:
             self._tidy()
 
     def _tidy(self) -> None:
-        self.keeper.tidy(self.study.complete_scores(), self.study.has_ended)
+        self.keeper.tidy(self.study.complete_scores(), self.study.has_ended, self.study.shared_weights)
 
     def _supervise(self) -> None:
         if self.database.due() and self._beat.due():

@@ -4,12 +4,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
-from hpsearch.spec.folders import SAMPLES, RunFolder, attempt_folder, split_entry
+from hpsearch.spec.folders import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
 from hpsearch.spec.study import Direction
 from hpsearch.spec.train import CheckpointSpec
 
@@ -28,21 +28,25 @@ class WeightsKeeper:
         self._spec = spec
         self._sign = 1.0 if better == "minimize" else -1.0
 
-    def take_folder(self, token: str, storage: str) -> None:
+    def take_folder(self, token: str, storage: str, others: Mapping[str, str]) -> None:
         """Makes sure that the study's folder is its own: a study of another database may have the same name.
+
+        Files go with their study: those of one that was renamed meanwhile are moved out of its way, and those
+        that this one had under its former name are moved here.
 
         Args:
             token: of the study.
             storage: URL of its database, without a password.
+            others: the tokens of the other studies of the database, by their names.
 
         Raises:
             UserError: the folder holds another study's files, or cannot be written.
         """
-        try:
-            owner = json.loads(self.folder.owner.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            owner = None
-        if owner is not None and owner["token"] != token:
+        owner = read_owner(self.folder.home)
+        renamed = [name for name, other in others.items() if owner is not None and other == owner["token"]]
+        if owner is not None and owner["token"] != token and renamed:
+            self._move(self.folder.home, self.folder.root / renamed[0])
+        elif owner is not None and owner["token"] != token:
             # In the same database only one study has this name, so that the other one was deleted.
             if owner["storage"] != storage and not _is_gone(owner["storage"]):
                 raise UserError(
@@ -51,8 +55,28 @@ class WeightsKeeper:
                 )
             for part in (self.folder.trials, self.folder.home / "weights"):
                 shutil.rmtree(part, ignore_errors=True)
+        for home in self.folder.root.glob("*/"):
+            left = home.name not in others and home != self.folder.home
+            if left and (read_owner(home) or {}).get("token") == token:
+                self._move(home, self.folder.home)
         with self._writing(self.folder.owner) as beside:
             beside.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
+
+    def _move(self, home: Path, target: Path) -> None:
+        """Moves a study's files from one folder to another, which says last whose they are."""
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            parts = [path for part in ("trials", "weights") for path in (home / part).glob("*")]
+            for path in [*parts, home / SAMPLES, home / OWNER]:
+                place = target / path.relative_to(home)
+                place.parent.mkdir(exist_ok=True)
+                if path.exists() and not place.exists():
+                    path.replace(place)
+        except OSError as error:
+            raise UserError(
+                f"--run-folder: the files of a renamed study cannot be moved from {home} to {target}: "
+                f"{error.strerror or error}; move them by hand"
+            ) from error
 
     def keep_split(self, cache: Path, digest: str) -> None:
         """Keeps with the study which sample is in which part, as the workers have noted it in the cache.
@@ -91,6 +115,8 @@ class WeightsKeeper:
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
 
+        It is told from the run folder on, which may be moved.
+
         A link rather than a move: until the trial's end is in the database, its checkpoint must stay whole.
 
         Args:
@@ -112,7 +138,7 @@ class WeightsKeeper:
                 f"trial {number}: its weights cannot be kept in {target}: {error.strerror or error}; its "
                 "checkpoint is intact, make room and run the study again"
             ) from error
-        return str(target)
+        return target.relative_to(self.folder.root).as_posix()
 
     def has_checkpoint(self, number: int, attempt: int) -> bool:
         """Says whether an attempt at a trial has left a checkpoint here."""
@@ -123,13 +149,16 @@ class WeightsKeeper:
         newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
         return None if newest is None else str(newest)
 
-    def tidy(self, scores: Mapping[int, float], has_ended: Callable[[int], bool]) -> None:
+    def tidy(
+        self, scores: Mapping[int, float], has_ended: Callable[[int], bool], shared: Collection[str] = ()
+    ) -> None:
         """Deletes checkpoints of trials that have ended, and the weights of those that are not among the best.
 
         Args:
             scores: of the COMPLETE trials by number; of equal ones the first is the study's best.
             has_ended: says whether a trial's end is in the database. Another driver of this folder may just be
                 linking the weights of one that has not.
+            shared: weights that copies of the study name too: they stay.
         """
         for folder in self.folder.trials.glob("*"):
             if folder.name.isdecimal() and has_ended(int(folder.name)):
@@ -139,7 +168,8 @@ class WeightsKeeper:
         count = 1 if self._spec.keep == "best" else self._spec.keep
         best = sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count]
         for number, path in self.folder.kept_weights():
-            if number not in best and has_ended(number):
+            is_shared = not self.folder.names(path).isdisjoint(shared)
+            if number not in best and has_ended(number) and not is_shared:
                 path.unlink(missing_ok=True)
 
 

@@ -27,9 +27,10 @@ def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
     )
 
 
-def finished(trial: FrozenTrial, number: int, is_best: bool, weights: str) -> FinishedTrial:
-    """Returns what callbacks are told of a finished trial."""
+def finished(trial: FrozenTrial, number: int, is_best: bool, folder: RunFolder) -> FinishedTrial:
+    """Returns what callbacks are told of a finished trial, with its weights where they are here."""
     attrs = trial.user_attrs
+    weights = folder.find_weights(number, attrs.get("weights"))
     return FinishedTrial(
         number=number,
         state=trial.state.name,
@@ -41,7 +42,7 @@ def finished(trial: FrozenTrial, number: int, is_best: bool, weights: str) -> Fi
         attrs=attrs,
         detail=attrs["stop_detail"],
         is_best=is_best,
-        weights=weights or None,
+        weights=str(weights) if weights else attrs.get("weights") or None,
     )
 
 
@@ -60,9 +61,7 @@ def best(study: Study, folder: RunFolder) -> FinishedTrial | None:
     trial = study.view.best
     if trial is None:
         return None
-    weights = folder.weights(trial.number)
-    kept = str(weights) if weights.exists() else trial.user_attrs.get("weights") or ""
-    return finished(trial, trial.number, is_best=True, weights=kept)
+    return finished(trial, trial.number, True, folder)
 
 
 def worker_rows(fleet: Fleet, study: Study) -> str:

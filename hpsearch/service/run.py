@@ -1,14 +1,15 @@
 """One run of a study on this machine: opens the study, drives the workers, and cleans up."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
 
-from hpsearch.errors import HpsearchError, LeaseLost
-from hpsearch.search.opening import open_study
+from hpsearch.errors import CheckpointError, HpsearchError, LeaseLost, StudyNotFound
+from hpsearch.search.opening import discard_empty, open_study
 from hpsearch.search.storage import redact
 from hpsearch.search.study import Study
 from hpsearch.service.callbacks import Callback, RunSummary, StudyInfo
@@ -47,13 +48,35 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
         HpsearchError: the run could not go on; what was trained is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spec, options, fleet = launched.spec, launched.options, launched.fleet
-    study = open_study(spec, options.storage, launched.devices, options.lease_seconds)
+    spec, options = launched.spec, launched.options
+    unsaved = launched.folder.unsaved()
+    study = open_study(spec, options.storage, launched.devices, options.lease_seconds, unsaved=unsaved)
+    try:
+        return _drive(launched, study, callbacks)
+    except HpsearchError:
+        _discard(study)
+        raise
+    finally:
+        study.storage.engine.dispose()
+
+
+def _discard(study: Study) -> None:
+    """Leaves no empty study behind that was refused at its start."""
+    try:
+        discard_empty(study)
+    except HpsearchError as error:
+        logger.warning("%s; the study has no trials and can be deleted", error)
+
+
+def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> RunSummary:
+    spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
-    keeper.take_folder(study.token, _absolute(options.storage))
-    keeper.tidy(study.complete_scores(), study.has_ended)  # what a killed driver has left
-    driver = Driver(study, fleet, keeper, stops, callbacks, options.storage_timeout)
+    keeper.take_folder(study.token, _absolute(options.storage), study.others())
+    keeper.tidy(
+        study.complete_scores(), study.has_ended, study.shared_weights
+    )  # what a killed driver has left
+    driver = Driver(study, launched.fleet, keeper, stops, callbacks, options.storage_timeout)
     driver.call("on_study_start", _info(launched, study))
     if spec.checkpoint.every_seconds > 0:
         seconds = f"{spec.checkpoint.every_seconds:g} s"
@@ -96,9 +119,12 @@ def _leave(driver: Driver) -> None:
 
     A cold end must not wait for the database: the next run on this machine sees that this driver is gone.
     """
+    study = driver.study
+    if driver.database.gone:
+        _save(driver)
+        return
     if driver.stops.cold:
         return
-    study = driver.study
     try:
         while True:
             try:
@@ -108,9 +134,28 @@ def _leave(driver: Driver) -> None:
             except LeaseLost as error:
                 study.drop(error.tickets)
                 study.sync()
-        driver.keeper.tidy(study.complete_scores(), study.has_ended)
+        driver.keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights)
+    except StudyNotFound as error:
+        driver.database.lose(error)
+        _save(driver)
     except HpsearchError as error:
         logger.warning("%s; what is not written comes from the checkpoints at the next run", error)
+
+
+def _save(driver: Driver) -> None:
+    """Writes beside what memory holds of a study that is gone from its database."""
+    gone = driver.database.gone
+    home = driver.keeper.folder.home
+    path = home / f"unsaved-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    try:
+        count = driver.study.save(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{gone}; its trials cannot be kept in {path}: {error.strerror or error}"
+        ) from error
+    driver.database.gone = (
+        f"{gone}; {count} finished trials are kept in {path}: run the study again to bring them back"
+    )
 
 
 def _info(launched: Launch, study: Study) -> StudyInfo:
@@ -131,8 +176,10 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
 def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | None = None) -> RunSummary:
     study, stops = driver.study, driver.stops
     found = best(study, launched.folder)
-    reason = stops.reason or f"all {study.total} trials are finished"
+    reason = driver.database.gone or stops.reason or f"all {study.total} trials are finished"
     status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
+    if driver.database.gone:  # outranks a signal
+        status = 1
     if error is not None:
         reason = str(error) or type(error).__name__
         status = error.exit_status if isinstance(error, HpsearchError) else 1
@@ -144,7 +191,8 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         best=found,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
-        can_go_on=study.view.board.finished < study.total and not stops.ends_study,
+        can_go_on=bool(driver.database.gone)
+        or (study.view.board.finished < study.total and not stops.ends_study),
         cold=stops.cold,
         failed=error is not None,
         epochs=driver.tally.epochs,

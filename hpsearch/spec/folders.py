@@ -1,5 +1,6 @@
 """Every path below the run folder, in one place."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ class RunFolder:
       artifacts/                             what the dashboard offers for download
       fashion-mnist/
         study.json                           whose folder it is: the study's token and database
+        unsaved-20260131-120000-4711.jsonl   trials that the database has lost; the next run brings them back
         samples.csv                          which sample is in which part of the data
         weights/trial-00012.safetensors      kept weights of finished trials
         images/test-00012.npz                what each image gave in a confirmation, for its intervals
@@ -39,7 +41,11 @@ class RunFolder:
 
     @property
     def owner(self) -> Path:
-        return self.home / "study.json"
+        return self.home / OWNER
+
+    def unsaved(self) -> list[Path]:
+        """Returns the files that hold what the database has lost, the oldest first."""
+        return sorted(self.home.glob("unsaved-*.jsonl"))
 
     @property
     def trials(self) -> Path:
@@ -57,6 +63,28 @@ class RunFolder:
         """Returns where it is kept what each image of a part gave with a trial's weights."""
         return self.home / "images" / f"{part}-{number:05d}.npz"
 
+    def names(self, path: Path) -> set[str]:
+        """Returns by what a trial's attribute may name a file of the run folder, today or by older versions."""
+        return {str(path), str(path.absolute()), path.relative_to(self.root).as_posix()}
+
+    def find_weights(self, number: int, named: object, token: str | None = None) -> Path | None:
+        """Returns where a finished trial's weights are on this machine, None if they are not.
+
+        Args:
+            named: as stored with the trial: a path below the run folder, or one from the root on by an older
+                version, which is wrong once the folder was moved.
+            token: of the study: a folder that says it is another study's is left alone.
+        """
+        if not named or not isinstance(named, str):
+            return None
+        path = Path(named)
+        if ".." in path.parts:
+            return None
+        below = self.root / path  # `path` itself, if that begins at the root
+        own = self.weights(number) if Path(self.study).name == self.study else below
+        homes = {below: self.root / path.parts[0], own: self.home}
+        return next((one for one, home in homes.items() if _is_of(home, token) and one.is_file()), None)
+
     def kept_weights(self) -> list[tuple[int, Path]]:
         """Returns the numbers of the trials whose weights are kept here, and where."""
         found = (self.home / "weights").glob("trial-*.safetensors")
@@ -68,6 +96,21 @@ class RunFolder:
         return self.home / "logs" / f"worker-{worker}{f'.{driver}' if driver > 1 else ''}.log"
 
 
+def read_owner(home: Path) -> dict[str, str] | None:
+    """Returns whose a study's folder is, its `token` and its database (`storage`); None if it does not say."""
+    try:
+        owner = json.loads((home / OWNER).read_text(encoding="utf-8"))
+        return {"token": str(owner["token"]), "storage": str(owner["storage"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_of(home: Path, token: str | None) -> bool:
+    owner = read_owner(home)
+    return owner is None or token is None or owner["token"] == token
+
+
+OWNER = "study.json"
 SAMPLES = "samples.csv"
 
 

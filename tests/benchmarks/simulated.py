@@ -14,9 +14,9 @@ import optuna
 
 from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.live import LiveTrial, Verdict, as_record, attributes
-from hpsearch.search.opening import SPECIFICATION
 from hpsearch.search.outcome import StopKind, decide, score
 from hpsearch.search.stopping import Curve, build
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.search.view import StudyView
 from hpsearch.spec import StudySpec, parse_study
 from hpsearch.spec.load import stored_form

@@ -1,6 +1,7 @@
 """Studies as hpsearch leaves them in a database, written with Optuna itself."""
 
 import json
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.search.storage import open_storage
+from hpsearch.search.trials import MARK, TOKEN
 from hpsearch.spec.load import digest, parse_study, stored_form
 from hpsearch.spec.search import IntRange
 from hpsearch.spec.study import SUFFIX, Point, SamplerSpec, StudySpec
@@ -59,6 +61,9 @@ def make_study(url: str, name: str, weights: str = "", own: bool = False) -> opt
     study.add_trial(_trial([], TrialState.FAIL, "error", 0.5, 16))
     running = study.ask(SPACE)
     running.report(0.7, 1)
+    token = str(uuid.uuid4())
+    storage.set_study_system_attr(study._study_id, TOKEN, token)
+    storage.set_trial_system_attr(running._trial_id, MARK, token)
     storage.engine.dispose()
     return study
 

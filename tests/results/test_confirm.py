@@ -380,7 +380,7 @@ def test_the_test_losses_are_those_of_the_kept_models(trained: tuple[Path, RunOp
         candidate = next(c for c in candidates(record, 2) if c.trial == result.candidate.trial)
         for repeat, trial in repeats(linked, candidate).items():
             with torch.inference_mode():
-                outputs = load_model(trial.attrs["weights"])(images)
+                outputs = load_model(folder / "runs" / trial.attrs["weights"])(images)
             loss = torch.nn.functional.cross_entropy(outputs, targets).item()
             error = (outputs.argmax(1) != targets).float().mean().item()
             assert result.test[repeat]["test_loss"] == pytest.approx(loss, rel=1e-5)
@@ -603,7 +603,7 @@ def test_the_test_part_is_examined_in_the_number_type_of_training(
 ) -> None:
     folder, _, _ = trained
     trial = record_of(folder, "small.confirm").trials[0]
-    state, facts = read_weights(Path(trial.attrs["weights"]))
+    state, facts = read_weights(folder / "runs" / trial.attrs["weights"])
     run = make_run(tmp_path)
     place = Place(None, folder / "runs" / "cache", None, "cpu")
     losses = []

@@ -30,7 +30,7 @@ def with_folder(url: str, runs: Path, name: str) -> optuna.Study:
     ledger = Ledger(open_storage(url), DriverIdentity.here())
     ledger.claim(study._study_id, 4)
     folder = RunFolder(runs, name)
-    WeightsKeeper(folder, CheckpointSpec(), "minimize").take_folder(ledger.token(study._study_id), url)
+    WeightsKeeper(folder, CheckpointSpec(), "minimize").take_folder(ledger.token(study._study_id), url, {})
     folder.weights(1).parent.mkdir()
     folder.weights(1).write_bytes(b"w")
     return study

@@ -7,7 +7,7 @@ from optuna.storages import RDBStorage
 
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.ledger import Ledger
-from hpsearch.search.writes import create_trial
+from hpsearch.search.trials import create_trial
 
 
 @dataclass

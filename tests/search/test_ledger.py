@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 from hpsearch.errors import LeaseLost, StorageAway
 from hpsearch.search.identity import DriverIdentity
 from hpsearch.search.tables import Lease
-from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter, create_trial
+from hpsearch.search.trials import create_trial
+from hpsearch.search.writes import CloseLease, Finish, Report, TrialWriter
 from tests.search.scenes import Scene, elsewhere
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.errors import DigestMismatch
-from hpsearch.search.opening import DIGEST, SPECIFICATION, open_study
+from hpsearch.search.opening import DIGEST, open_study
 from hpsearch.search.storage import open_storage
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.spec import digest, parse_stored, parse_study, stored_form
 from hpsearch.spec.study import StudySpec
 
@@ -45,7 +46,7 @@ def opened(url: str) -> Iterator[RDBStorage]:
 
 def drive(written: StudySpec, url: str) -> None:
     """Opens a study as a driver does."""
-    open_study(written, url, ["cpu"])._storage.engine.dispose()
+    open_study(written, url, ["cpu"]).storage.engine.dispose()
 
 
 def read(url: str) -> StudySpec:

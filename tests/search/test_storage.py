@@ -20,10 +20,10 @@ from hpsearch.search import storage as storage_module
 from hpsearch.search import writes
 from hpsearch.search.storage import open_storage, read_storage_url, reading, redact, translated, writing
 from hpsearch.search.tables import create_tables
+from hpsearch.search.trials import create_trial
 from hpsearch.search.writes import (
     Report,
     TrialWriter,
-    create_trial,
 )
 from tests.databases import proxied
 
@@ -288,7 +288,7 @@ def test_server_away_is_noticed_in_time_and_comes_back(server_database_url: str,
         study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "study")
         create_tables(storage)
         writer = TrialWriter(storage)
-        trial_id, _ = create_trial(storage, study_id, 1)
+        trial_id, _, _ = create_trial(storage, study_id, 1)
         getattr(line, trouble)()
         for epoch in (1, 2):  # a broken connection, then no connection
             began = time.monotonic()

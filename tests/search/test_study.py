@@ -29,7 +29,7 @@ SPEC = parse_study(
 def study(database_url: str) -> Iterator[Study]:
     opened = open_study(SPEC, database_url, ["cpu"])
     yield opened
-    opened._storage.engine.dispose()
+    opened.storage.engine.dispose()
 
 
 def begin(study: Study) -> int:

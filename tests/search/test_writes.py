@@ -15,6 +15,7 @@ from hpsearch.errors import LeaseLost, StudyNotFound
 from hpsearch.search import writes
 from hpsearch.search.storage import reading, writing
 from hpsearch.search.tables import LEASE
+from hpsearch.search.trials import create_trial
 from hpsearch.search.writes import (
     CloseLease,
     Fence,
@@ -25,7 +26,6 @@ from hpsearch.search.writes import (
     SetSystemAttr,
     TrialWriter,
     Truncate,
-    create_trial,
 )
 
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
@@ -91,7 +91,7 @@ def test_stored_trial_equals_its_twin_by_optuna(
 ) -> None:
     twins = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "twins")
     twin = twin_by_optuna(storage, twins, state, value)
-    trial_id, number = create_trial(storage, study_id, 1)
+    trial_id, number, _ = create_trial(storage, study_id, 1)
     TrialWriter(storage).write(whole_trial(trial_id, state, value))
     plain = database_url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
     fresh = RDBStorage(plain)  # as any other program opens it
@@ -109,7 +109,7 @@ def test_stored_trial_equals_its_twin_by_optuna(
 
 
 def test_moments_are_naive_utc_in_the_database(storage: RDBStorage, study_id: int) -> None:
-    trial_id, _ = create_trial(storage, study_id, 1)
+    trial_id, _, _ = create_trial(storage, study_id, 1)
     ended = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=5)))
     TrialWriter(storage).write([Finish(trial_id, TrialState.COMPLETE, 1.0, ended)])
     with reading(storage) as connection:
@@ -118,7 +118,7 @@ def test_moments_are_naive_utc_in_the_database(storage: RDBStorage, study_id: in
 
 
 def test_batch_written_twice_changes_nothing(storage: RDBStorage, study_id: int) -> None:
-    trial_id, _ = create_trial(storage, study_id, 1)
+    trial_id, _, _ = create_trial(storage, study_id, 1)
     writer = TrialWriter(storage)
     batch = whole_trial(trial_id, TrialState.COMPLETE, 0.5)
     writer.write(batch[:-1])
@@ -158,7 +158,7 @@ def test_last_value_wins_and_nothing_follows_the_end(storage: RDBStorage, study_
 
 
 def test_batch_is_all_or_nothing(storage: RDBStorage, study_id: int) -> None:
-    trial_id, _ = create_trial(storage, study_id, 1)
+    trial_id, _, _ = create_trial(storage, study_id, 1)
     writer = TrialWriter(storage)
     with pytest.raises(StudyNotFound, match="study was deleted"):
         writer.write([Report(trial_id, 1, 0.5), Report(trial_id + 1, 1, 0.5)])
@@ -195,7 +195,7 @@ def test_fence_refuses_the_whole_batch(
 ) -> None:
     add_lease(storage, study_id, 1, "me", 1)
     add_lease(storage, study_id, 2, driver, attempt)
-    trial_id, number = create_trial(storage, study_id, 1)
+    trial_id, number, _ = create_trial(storage, study_id, 1)
     create_trial(storage, study_id, 2)
     fence = Fence("me", study_id, {1: 1, 2: 2, 3: 1})
     with pytest.raises(LeaseLost, match=r"trial 1, ticket 3 now") as caught:
@@ -208,7 +208,7 @@ def test_fence_refuses_the_whole_batch(
 def test_end_and_lease_close_together_and_may_be_written_again(storage: RDBStorage, study_id: int) -> None:
     add_lease(storage, study_id, 1, "me")
     fence = Fence("me", study_id, {1: 1})
-    trial_id, number = create_trial(storage, study_id, 1, fence)
+    trial_id, number, _ = create_trial(storage, study_id, 1, fence)
     batch = [Finish(trial_id, TrialState.COMPLETE, 0.5, datetime.now()), CloseLease(study_id, 1)]
     for _ in range(2):
         TrialWriter(storage).write(batch, fence)
@@ -222,9 +222,9 @@ def test_trial_of_a_ticket_is_created_once(storage: RDBStorage, study_id: int) -
     storage.create_new_trial(study_id)
     add_lease(storage, study_id, 7, "me")
     fence = Fence("me", study_id, {7: 1})
-    made = create_trial(storage, study_id, 7, fence)
+    made = create_trial(storage, study_id, 7, fence)[:2]
     assert made[1] == 1
-    assert create_trial(storage, study_id, 7, fence) == made
+    assert create_trial(storage, study_id, 7, fence) == (*made, True)
     trial = storage.get_trial(made[0])
     assert trial.state is TrialState.RUNNING
     assert trial.system_attrs == {}

@@ -229,6 +229,7 @@ def test_another_driver_with_other_data_is_refused(tmp_path):
             study = stored(tmp_path)
             if "data" not in study.user_attrs:
                 study.set_user_attr("data", {**asdict(DATA), "digest": "b2"})
+                study.ask()
             return super().receive(timeout)
 
     with pytest.raises(DataError, match="the data are not those that the study began with"):

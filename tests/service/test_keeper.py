@@ -52,7 +52,7 @@ def test_a_trial_whose_worker_died_keeps_the_weights_of_its_checkpoint(tmp_path)
     folder = RunFolder(tmp_path, "s")
     keeper = WeightsKeeper(folder, CheckpointSpec(), "minimize")
     checkpointed(folder, 7, "the best so far")
-    assert keeper.keep(7, None) == str(folder.weights(7))
+    assert keeper.keep(7, None) == "s/weights/trial-00007.safetensors"
     assert folder.weights(7).read_text() == "the best so far"
     assert keeper.keep(8, None) is None
 
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_the_owner_and_the_split_as_they_are(tmp_path, monkey
     entry = tmp_path / "cache" / split_entry("abc")
     entry.mkdir(parents=True)
     (entry / SAMPLES).write_text("old")
-    keeper.take_folder("token", "sqlite:///a.db")
+    keeper.take_folder("token", "sqlite:///a.db", {})
     keeper.keep_split(tmp_path / "cache", "abc")
     (entry / SAMPLES).unlink()
     (entry / SAMPLES).write_text("new")
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_owner_and_the_split_as_they_are(tmp_path, monkey
 
     monkeypatch.setattr(module.os, "fsync", full)
     for write in (
-        lambda: keeper.take_folder("token", "sqlite:///moved.db"),
+        lambda: keeper.take_folder("token", "sqlite:///moved.db", {}),
         lambda: keeper.keep_split(tmp_path / "cache", "abc"),
     ):
         with pytest.raises(UserError, match=r"--run-folder: .* cannot be written: No space left.*make room"):

@@ -48,7 +48,7 @@ from hpsearch.results.confirm.words import findings
 from hpsearch.results.progress import counted
 from hpsearch.results.reading import reading_study
 from hpsearch.results.record import StudyRecord, TrialRecord, read_record
-from hpsearch.search.opening import SPECIFICATION
+from hpsearch.search.trials import SPECIFICATION
 from hpsearch.service.callbacks import Callback, Calls
 from hpsearch.service.executor import Executor
 from hpsearch.service.launch import RunOptions
@@ -180,9 +180,9 @@ def read_search(name: str | None, options: RunOptions, given: StudySpec | None) 
 
 def weights_here(options: RunOptions, study: str, trial: TrialRecord) -> Path | None:
     """Returns where a trial's weights are on this machine."""
-    own = RunFolder(options.run_folder.absolute(), study).weights(trial.number)
-    named = Path(str(trial.attrs.get("weights") or own))
-    return next((path for path in (own, named) if path.is_file()), None)
+    folder = RunFolder(options.run_folder.absolute(), study)
+    named = trial.attrs.get("weights") or str(folder.weights(trial.number))
+    return folder.find_weights(trial.number, named)
 
 
 def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None) -> _Work:

@@ -1,0 +1,141 @@
+"""The database loses the study while it runs: nothing is lost, and the next run brings it back."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hpsearch.errors import StorageError, StudyFileError
+from hpsearch.search.storage import open_storage
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.places import Workers
+from hpsearch.service.run import run
+from hpsearch.spec.folders import RunFolder
+from tests.databases import stored_trials
+from tests.service.curves import CurveExecutor, falling
+from tests.service.test_driver import spec_of
+
+
+class Accident(CurveExecutor):
+    """`act` happens once so many trials have ended in the database."""
+
+    def __init__(self, act, url, after):
+        super().__init__(falling)
+        self.act, self.url, self.after, self.seen = act, url, after, {}
+
+    def receive(self, timeout):
+        if self.act is not None and self.log:
+            self.seen = {t.number: t for t in stored_trials(self.url, "s") if t.state.is_finished()}
+            if len(self.seen) >= self.after:
+                act, self.act = self.act, None
+                act(self.url)
+        return super().receive(timeout)
+
+
+def run_at(url, tmp_path, executor=None, **study):
+    options = RunOptions(url, tmp_path, workers=Workers(gpus="none", workers=2))
+    executor = executor or CurveExecutor(falling)
+    return run(spec_of(study={"trials": 9, **study}), options, (), executor)
+
+
+def file_of(url):
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def remove(url):
+    for path in file_of(url).parent.glob("study.db*"):
+        path.unlink()
+
+
+def move(url):
+    file_of(url).rename(file_of(url).with_name("elsewhere.db"))
+
+
+def empty(url):
+    file_of(url).write_bytes(b"")
+
+
+def make_anew(url):
+    remove(url)
+    optuna.create_study(study_name="another", storage=url)
+
+
+TABLES = [
+    "trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes",
+    "trial_system_attributes", "hpsearch_lease",
+]  # fmt: skip
+
+
+def older_copy(url):
+    """What `sqlite3 hpsearch.db .restore` does: into the open file, as it was before the last trials."""
+    old = file_of(url).with_name("old.db")
+    with closing(sqlite3.connect(file_of(url))) as here, closing(sqlite3.connect(old)) as there:
+        here.backup(there)
+        for table in TABLES:
+            there.execute(f"DELETE FROM {table} WHERE trial_id > 3")
+        there.commit()
+        there.backup(here)
+
+
+def delete_study(url):
+    storage = open_storage(url)
+    optuna.delete_study(study_name="s", storage=storage)
+    storage.engine.dispose()
+
+
+def check(url, tmp_path, act, after=4):
+    accident = Accident(act, url, after)
+    summary = run_at(url, tmp_path, accident)
+    assert accident.act is None
+    assert summary.exit_status == 1
+    assert summary.can_go_on
+    (path,) = RunFolder(tmp_path, "s").unsaved()
+    assert str(path) in summary.reason
+    assert "run the study again" in summary.reason
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    assert head["study"] == "s"
+    kept = {row["number"]: row["value"] for row in rows if row["state"] == "COMPLETE"}
+    assert kept.items() >= {number: trial.value for number, trial in accident.seen.items()}.items()
+    if act is empty:  # what is left of it is damaged
+        with pytest.raises(StorageError, match=r"malformed; move it away with study.db-wal"):
+            run_at(url, tmp_path)
+        remove(url)
+    again = run_at(url, tmp_path)
+    assert again.exit_status == 0
+    trials = stored_trials(url, "s")
+    assert [trial.number for trial in trials] == list(range(9))
+    assert all(trial.state.is_finished() for trial in trials)
+    assert {number: trials[number].value for number in kept} == kept
+    for number, before in accident.seen.items():
+        assert trials[number].params == before.params
+        assert trials[number].intermediate_values == before.intermediate_values
+        assert trials[number].user_attrs == before.user_attrs
+    assert RunFolder(tmp_path, "s").unsaved() == []
+
+
+@pytest.mark.parametrize("act", [remove, move, empty, make_anew, older_copy, delete_study])
+def test_a_study_that_the_sqlite_file_loses_is_kept_and_brought_back(sqlite_url, tmp_path, act):
+    check(sqlite_url, tmp_path, act)
+
+
+def test_a_study_that_a_server_loses_is_kept_and_brought_back(server_database_url, tmp_path):
+    check(server_database_url, tmp_path, delete_study)
+
+
+def test_it_is_noticed_at_the_very_end(sqlite_url, tmp_path):
+    check(sqlite_url, tmp_path, remove, after=8)
+
+
+def test_unsaved_trials_of_another_specification_are_not_lost_by_a_new_study(sqlite_url, tmp_path):
+    run_at(sqlite_url, tmp_path, Accident(remove, sqlite_url, 4))
+    (path,) = RunFolder(tmp_path, "s").unsaved()
+    options = RunOptions(sqlite_url, tmp_path, workers=Workers(gpus="none", workers=2))
+    with pytest.raises(StudyFileError, match=r"unsaved-.*jsonl: it holds \d+ unsaved trials of a study"):
+        run(spec_of(early_stopping={"patience": 4}), options, (), CurveExecutor(falling))
+    path.write_text("{")
+    with pytest.raises(StudyFileError, match=r"unsaved-.*jsonl: it holds unsaved trials, but cannot be read"):
+        run_at(sqlite_url, tmp_path)
+    assert path.exists()

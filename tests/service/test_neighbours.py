@@ -1,0 +1,349 @@
+"""A study lives among other programs and people: what a run does about their trials, names and files."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hpsearch.__main__ import run as command
+from hpsearch.errors import StudyFileError, UserError
+from hpsearch.results.listing import list_studies
+from hpsearch.results.progress import Progress
+from hpsearch.results.reading import best_trial, reading_study
+from hpsearch.results.record import read_record
+from hpsearch.results.tables import epochs_frame, trials_frame
+from hpsearch.results.whole import whole_study
+from hpsearch.search.opening import stored_specification
+from hpsearch.spec.folders import RunFolder, attempt_folder
+from hpsearch.spec.trial import DataFacts, TrialRun
+from tests.service.curves import CurveExecutor, Script, falling
+from tests.service.test_driver import run_here, spec_of, stored
+
+SMALL = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
+
+
+def names(tmp_path):
+    return optuna.get_all_study_names(f"sqlite:///{tmp_path}/s.db")
+
+
+def refused_by_workers(tmp_path):
+    executor = CurveExecutor(falling, SMALL)
+    run_here(tmp_path, spec_of(train={"batch_size": 1000}), executor=executor)
+
+
+def refused_by_the_folder(tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    run_here(one, spec_of(study={"trials": 1}), folder=tmp_path / "runs")
+    run_here(tmp_path, spec_of(study={"trials": 1}), folder=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("refused", [refused_by_workers, refused_by_the_folder])
+def test_a_study_refused_at_its_start_is_not_left_behind(tmp_path, refused):
+    with pytest.raises(UserError):
+        refused(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_refused_study_that_somebody_else_made_stays(tmp_path):
+    optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db")
+    with pytest.raises(StudyFileError):
+        refused_by_workers(tmp_path)
+    assert names(tmp_path) == ["s"]
+
+
+class Colleague(CurveExecutor):
+    """A plain script of Optuna's joins the study when so many epochs are trained; `act` gets the study."""
+
+    def __init__(self, tmp_path, act, after=4):
+        super().__init__(falling)
+        self.tmp_path, self.act, self.after = tmp_path, act, after
+
+    def receive(self, timeout):
+        if self.act is not None and len(self.log) >= self.after:
+            act, self.act = self.act, None
+            act(stored(self.tmp_path))
+        return super().receive(timeout)
+
+
+def another_parameter(study):
+    trial = study.ask()
+    trial.suggest_float("momentum", 0, 1)
+    study.tell(trial, -5.0)
+
+
+def attributes_like_ours(study):
+    trial = study.ask()
+    for name, value in LIKE_OURS.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, -5.0)
+
+
+LIKE_OURS = {
+    "stop_reason": "patience ran out", "val_loss": "text", "score": "good", "epochs_run": "many", "best_epoch": [1],
+    "attempt": None, "metrics_at_best": 3, "fit": 1, "weights": 7, "seconds": "2 h",
+}  # fmt: skip
+
+
+def another_list(study):
+    trial = study.ask()
+    trial.suggest_categorical("batch_size", ["small", "big"])
+    study.tell(trial, -5.0)
+
+
+def no_parameters(study):
+    study.tell(study.ask(), -5.0)
+
+
+def a_failure(study):
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+
+
+def an_infinite_value(study):
+    study.tell(study.ask(), float("-inf"))
+
+
+def one_that_runs_for_ever(study):
+    study.ask().suggest_float("learning_rate", 1e-4, 1.0, log=True)
+
+
+def a_trial_of_another_study(study):
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=-5.0,
+            params={"momentum": 0.5},
+            distributions={"momentum": optuna.distributions.FloatDistribution(0, 1)},
+            user_attrs={"stop_reason": "finished", "score": -5.0, "attempt": 1, "epochs_run": 3},
+            system_attrs={"hpsearch:study": "another token"},
+        )
+    )
+
+
+FOREIGN = [
+    another_parameter, attributes_like_ours, another_list, no_parameters, a_failure, an_infinite_value,
+    one_that_runs_for_ever, a_trial_of_another_study,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Some regimes")
+@pytest.mark.parametrize("act", FOREIGN)
+def test_a_foreign_trial_is_left_out_everywhere_and_counted_one_way(tmp_path, act, capsys):
+    url, runs = f"sqlite:///{tmp_path}/s.db", str(tmp_path)
+    progress = Progress()
+    summary, _ = run_here(
+        tmp_path, spec_of(study={"trials": 6}), callbacks=[progress], executor=Colleague(tmp_path, act)
+    )
+    assert len(stored(tmp_path).trials) == 7
+    assert summary.exit_status == 0
+    assert summary.best.score > 0
+    assert progress.finished == sum(summary.counts.values()) == 6
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 8}))
+    assert (summary.exit_status, sum(summary.counts.values())) == (0, 8)
+    with reading_study("s", url) as study:
+        record, best = read_record(study), best_trial(study)
+        assert len(trials_frame(study)) == len(record.trials) == 8
+        assert len(whole_study(study)["trials"]) == 8
+        epochs_frame(study)
+    assert best.number == record.best.number == summary.best.number
+    assert best.value == summary.best.score
+    (row,) = list_studies(url, tmp_path)
+    assert (row.finished, row.total, row.foreign, row.best) == (8, 8, 1, best.value)
+    assert sum(row.counts.values()) == 8
+    place = ["--storage", url, "--run-folder", runs]
+    for words in (["status", "s"], ["best", "s"], ["list"], ["list", "--json"], ["export", "s", "--epochs"]):
+        assert command([*words, *place]) == 0
+    assert command(["report", "s", "--storage", url, "--out", str(tmp_path / "r.html")]) == 0
+    said = capsys.readouterr()
+    assert "8 of 8 trials finished" in said.out
+    assert "1 trial of another program, left out of all this" in said.out
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("sampler", ["grid", "qmc"])
+def test_a_foreign_trial_takes_no_point_of_an_even_sampler(tmp_path, sampler):
+    search = {"learning_rate": [0.001, 0.01, 0.1, 1.0], "epochs": [3, 5]}
+    points = []
+    for name, act in (("alone", None), ("beside", no_parameters)):
+        (tmp_path / name).mkdir()
+        spec = spec_of(search=search, sampler={"name": sampler}, study={"trials": 8})
+        run_here(tmp_path / name, spec, executor=Colleague(tmp_path / name, act, after=9))
+        points.append([tuple(t.params.values()) for t in stored(tmp_path / name).trials if t.params])
+    assert points[0] == points[1]
+    assert len(points[0]) == 8
+
+
+def test_trials_that_an_older_version_trained_are_the_studys_own(tmp_path):
+    """It left no marks: the leases tell, and in a copy of its study the records."""
+    run_here(tmp_path, spec_of(study={"trials": 4}))
+    unmark(tmp_path)
+    assert [row.finished for row in list_studies(f"sqlite:///{tmp_path}/s.db", tmp_path)] == [4]
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 5}))
+    assert summary.counts == {"COMPLETE": 5}
+    unmark(tmp_path)
+    url = f"sqlite:///{tmp_path}/s.db"
+    optuna.copy_study(from_study_name="s", from_storage=url, to_storage=url, to_study_name="copy")
+    assert [row.finished for row in list_studies(url, tmp_path)] == [5, 5]
+    summary, _ = run_here(tmp_path, spec_of(study={"name": "copy", "trials": 6}))
+    assert summary.counts == {"COMPLETE": 6}
+    assert len(stored(tmp_path, "copy").trials) == 6
+
+
+def unmark(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        connection.execute("DELETE FROM trial_system_attributes WHERE key = 'hpsearch:study'")
+        connection.commit()
+
+
+def enqueue(tmp_path, *given):
+    """Queues trials in the study, which is made if there is none yet."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    study = optuna.create_study(study_name="s", storage=url, load_if_exists=True)
+    for values in given:
+        study.enqueue_trial(values)
+
+
+def test_queued_trials_run_first_and_the_sampler_completes_them(tmp_path):
+    enqueue(tmp_path, {"learning_rate": 0.25}, {"learning_rate": 1, "epochs": 4}, {})
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 5}))
+    trials = stored(tmp_path).trials
+    assert summary.counts == {"COMPLETE": 5}
+    assert trials[0].params["learning_rate"] == 0.25
+    assert 3 <= trials[0].params["epochs"] <= 9
+    assert trials[1].params == {"learning_rate": 1.0, "epochs": 4}
+    assert trials[2].params.keys() == {"learning_rate", "epochs"}
+
+
+def test_a_trial_queued_while_the_study_runs_is_the_next(tmp_path):
+    act = lambda study: study.enqueue_trial({"learning_rate": 0.5})  # noqa: E731
+    run_here(tmp_path, spec_of(study={"trials": 6}), executor=Colleague(tmp_path, act, after=1))
+    trials = stored(tmp_path).trials
+    assert len(trials) == 6
+    assert [t.number for t in trials if t.params["learning_rate"] == 0.5] == [1]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"learning_rate": 7.0}, "learning_rate = 7.0 is not in 0.0001 to 1"),
+        ({"learning_rate": "high"}, "learning_rate = 'high' is not in"),
+        ({"momentum": 0.5}, "momentum is not searched"),
+    ],
+)
+def test_queued_values_outside_of_the_space_fail_with_their_sentence(tmp_path, values, words):
+    enqueue(tmp_path, values)
+    run_here(tmp_path, spec_of(study={"trials": 2}))
+    first, second = stored(tmp_path).trials
+    assert first.state.name == "FAIL"
+    assert words in first.user_attrs["stop_detail"]
+    assert second.state.name == "COMPLETE"
+
+
+def test_a_complete_grid_is_listed_as_complete(tmp_path):
+    search = {"learning_rate": [0.001, 0.01], "epochs": [3, 5]}
+    run_here(tmp_path, spec_of(search=search, sampler={"name": "grid"}, study={"trials": 99}))
+    (row,) = list_studies(f"sqlite:///{tmp_path}/s.db", tmp_path)
+    assert (row.finished, row.total) == (4, 4)
+
+
+def rename(tmp_path, old, new, keep=False):
+    """Renames a study as the stock dashboard does it: a copy, and the original deleted."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    optuna.copy_study(from_study_name=old, from_storage=url, to_storage=url, to_study_name=new)
+    if not keep:
+        optuna.delete_study(study_name=old, storage=url)
+
+
+class Weighty(CurveExecutor):
+    """Its trials leave weights."""
+
+    def send(self, worker, message):
+        if isinstance(message, TrialRun):
+            path = attempt_folder(Path(message.folder), message.attempt) / "best-00001.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{message.study} {message.number}")
+        super().send(worker, message)
+
+
+def kept(tmp_path, name):
+    folder = RunFolder(tmp_path, name)
+    return {number: path.read_text() for number, path in folder.kept_weights()}
+
+
+def best_weights(tmp_path, name):
+    with reading_study(name, f"sqlite:///{tmp_path}/s.db") as study:
+        best = best_trial(study, tmp_path)
+        assert best.is_here
+        return Path(best.weights)
+
+
+def by_name(name, tmp_path, **study):
+    """The specification as `hpsearch run NAME` reads it from the database."""
+    spec = stored_specification(stored(tmp_path, name).user_attrs, name)
+    return spec.model_copy(update={"study": spec.study.model_copy(update=study)})
+
+
+def test_a_renamed_study_goes_on_under_its_new_name_with_its_files(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 3}), executor=Weighty(falling))
+    (text,) = kept(tmp_path, "s").values()
+    rename(tmp_path, "s", "night")
+    assert best_weights(tmp_path, "night").read_text() == text
+    summary, _ = run_here(tmp_path, by_name("night", tmp_path, trials=5), executor=Weighty(falling))
+    assert (summary.study, sum(summary.counts.values())) == ("night", 5)
+    assert names(tmp_path) == ["night"]
+    assert len(stored(tmp_path, "night").trials) == 5
+    assert len(kept(tmp_path, "night")) == 1
+    assert best_weights(tmp_path, "night") == RunFolder(tmp_path, "night").weights(summary.best.number)
+
+
+def test_a_new_study_of_the_old_name_takes_nothing_from_the_renamed_one(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 3}), executor=Weighty(falling))
+    (text,) = kept(tmp_path, "s").values()
+    rename(tmp_path, "s", "night")
+    run_here(tmp_path, spec_of(study={"trials": 2}), executor=Weighty(falling))
+    assert best_weights(tmp_path, "night").read_text() == text
+    assert len(kept(tmp_path, "s")) == len(kept(tmp_path, "night")) == 1
+
+
+@pytest.mark.parametrize("end", ["goes on", "is deleted"])
+def test_weights_that_a_copy_names_stay(tmp_path, end):
+    script = lambda run: Script((1.0 / (1 + run.number),) * 3)  # noqa: E731  each trial is better than the last
+    run_here(tmp_path, spec_of(study={"trials": 3}), executor=Weighty(script))
+    rename(tmp_path, "s", "copy", keep=True)
+    if end == "goes on":
+        run_here(tmp_path, spec_of(study={"trials": 5}), executor=Weighty(script))
+        assert kept(tmp_path, "s").keys() == {2, 4}
+    else:
+        place = ["--storage", f"sqlite:///{tmp_path}/s.db", "--run-folder", str(tmp_path)]
+        assert command(["delete", "s", "--yes", *place]) == 0
+    assert best_weights(tmp_path, "copy").read_text() == "s 2"
+
+
+def test_a_moved_run_folder_has_its_weights(tmp_path):
+    """By what is stored today, and by what older versions stored: where the file was from the root on."""
+    old, new = tmp_path / "cluster", tmp_path / "laptop"
+    old.mkdir()
+    run_here(old, spec_of(study={"trials": 2}), executor=Weighty(falling))
+    relative = stored(old).best_trial.user_attrs["weights"]
+    assert relative == f"s/weights/trial-{stored(old).best_trial.number:05d}.safetensors"
+    old.rename(new)
+    assert best_weights(new, "s").parent == new / "s" / "weights"
+    with closing(sqlite3.connect(new / "s.db")) as connection:
+        where = (
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'weights' AND value_json != '\"\"'"
+        )
+        connection.execute(where, (json.dumps(str(old / relative)),))
+        connection.commit()
+    assert best_weights(new, "s").parent == new / "s" / "weights"
+
+
+def test_the_weights_of_another_databases_study_of_the_name_are_not_taken(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        run_here(folder, spec_of(study={"trials": 1}), executor=Weighty(falling))
+    with reading_study("s", f"sqlite:///{one}/s.db") as study:
+        (one / "s").rename(one / "elsewhere")
+        assert not best_trial(study, other).is_here
