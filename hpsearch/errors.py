@@ -15,7 +15,8 @@ HpsearchError                      exit status 1
 └── WorkersFailed                  workers die before they train, whatever the trial
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -77,6 +78,23 @@ class CheckpointError(HpsearchError):
 
 class WorkersFailed(HpsearchError):
     """Workers die before they train, whatever the trial."""
+
+
+@contextmanager
+def refusing(refusal: Callable[[str], HpsearchError]) -> Iterator[None]:
+    """Says in a sentence whatever a library stumbles on in a damaged file: they raise what their parsers meet.
+
+    Args:
+        refusal: makes the error from the reason.
+    """
+    try:
+        yield
+    except HpsearchError:
+        raise
+    except MemoryError as error:
+        raise refusal("there is not enough memory for it") from error
+    except Exception as error:
+        raise refusal(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

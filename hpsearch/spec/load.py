@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
-from hpsearch.spec.sentences import field_errors
+from hpsearch.spec.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.spec.study import SUFFIX, StudySpec
 
 RUN_ONLY = {
@@ -44,6 +44,7 @@ ORDERED = "train.lr_multipliers"
 
 _PACKED = "zlib"
 _LONGEST = 30_000  # characters; quotes and backslashes take two bytes each in the database
+_LONGEST_FILE = 4 * 2**20  # characters
 _LARGEST = 64 * 2**20  # bytes of a text that a database may ask us to unpack
 
 
@@ -55,16 +56,21 @@ def load_study_file(path: str | Path) -> StudySpec:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows' Notepad may begin a file with a mark
+        with path.open(encoding="utf-8-sig") as file:  # Windows' Notepad may begin a file with a mark
+            text = file.read(_LONGEST_FILE + 1)
     except FileNotFoundError:
         beside = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         known = f"; {nearest(str(path), beside)}" if beside else ""
         raise StudyFileError(f"{path}: no such study file{known}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{path}: cannot be read: {error}") from None
+    if len(text) > _LONGEST_FILE:
+        raise StudyFileError(f"{path}: has more than {_LONGEST_FILE:,} characters and cannot be a study file")
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise StudyFileError(f"{path}: lists or tables are nested too deep; write them flat") from None
+    except ValueError as error:  # of TOML, of a date, or of a number with thousands of digits
         raise StudyFileError(f"{path}: no valid TOML: {error}") from None
     study = tree.setdefault("study", {})
     # Refused only here: in a study that comes from no file, it is how a missing name is kept.
@@ -93,8 +99,9 @@ def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
         StudyFileError: naming every wrong field, one per line.
     """
     try:
+        check_tree(tree)
         return StudySpec.model_validate(tree)
-    except ValidationError as error:
+    except (ValidationError, FieldErrors) as error:
         found = dict.fromkeys(field_errors(error, StudySpec).found)
         lines = [": ".join(filter(None, (source, field, sentence))) for field, sentence in found]
         raise StudyFileError("\n".join(lines)) from None
@@ -131,13 +138,13 @@ def stored_tree(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the text is something else.
     """
-    tree = json.loads(text)
-    if isinstance(tree, dict) and tree.keys() == {_PACKED}:
-        unpacker = zlib.decompressobj()
-        try:
+    try:
+        tree = json.loads(text)
+        if isinstance(tree, dict) and tree.keys() == {_PACKED}:
+            unpacker = zlib.decompressobj()
             tree = json.loads(unpacker.decompress(base64.b64decode(tree[_PACKED]), _LARGEST))
-        except (zlib.error, TypeError) as error:
-            raise ValueError(f"the compressed specification is damaged: {error}") from None
+    except (zlib.error, TypeError, RecursionError) as error:
+        raise ValueError(f"the specification is damaged: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError("the specification is not a table")
     return tree

@@ -64,6 +64,9 @@ OPEN_PREFIXES = ("model.args.", "data.augment.", "function.")
 """Names that end freely: a model's arguments, a transform's parameters (`data.augment.elastic.alpha`), a
 training function's own."""
 
+_FARTHEST = 1e100
+_MOST_STEPS = 1e15  # beyond which floats cannot tell the values apart
+
 SHORT = {name: f"train.{name}" for name in ("learning_rate", "batch_size", "epochs")}
 
 
@@ -243,6 +246,17 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ValueError(f"log = true and step = {step} exclude each other; remove one of them")
     if step is not None and step <= 0:
         raise ValueError(f"step must be above 0, got {step}")
+    # Sums, differences and logarithms of what is farther away overflow.
+    for name, limit in (("low", low), ("high", high)):
+        if abs(limit) > _FARTHEST or (log and limit < 1 / _FARTHEST):
+            raise ValueError(
+                f"{name} = {limit} is too far from 1 to be searched; write a number between {1 / _FARTHEST:g} and "
+                f"{_FARTHEST:g}"
+            )
+    if step is not None and (high - low) / max(step, 1e-308) > _MOST_STEPS:
+        raise ValueError(
+            f"step = {step} makes more than {_MOST_STEPS:.0e} values from {low} to {high}; write a larger one"
+        )
     if step is not None:
         count = math.floor((high - low) / step + 1e-9)
         if abs(low + count * step - high) > 1e-9 * max(abs(high), step):

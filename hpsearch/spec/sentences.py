@@ -12,6 +12,10 @@ from hpsearch.spec.augment import TRANSFORMS
 Located = tuple[str, str]
 """A field's dotted name and the sentence about it."""
 
+_DEEPEST = 20  # tables and lists within each other
+_LONGEST_TEXT = 10_000  # characters
+_SHOWN_FAULTS = 5
+
 
 class FieldErrors(ValueError):
     """Wrong fields below the one that is being validated, each with its own sentence."""
@@ -163,6 +167,46 @@ def check_plain(value: Any) -> Any:
         if isinstance(leaf, float) and not abs(leaf) < float("inf"):
             raise ValueError(f"numbers must be finite, got {leaf}")
     return value
+
+
+def check_tree(tree: Mapping[Any, Any]) -> None:
+    """Refuses what neither a database, nor a file system, nor a number of the machine can keep.
+
+    Raises:
+        FieldErrors: tables within tables, whole numbers or texts beyond what is kept; the field is named.
+    """
+    found: list[Located] = []
+    todo: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while todo and len(found) < _SHOWN_FAULTS:
+        field, value, depth = todo.pop()
+        sentence = _oversized(value, depth)
+        if sentence:
+            found.append((_shortened(field), sentence))
+        elif isinstance(value, Mapping):
+            faults = [_oversized(key, 0) for key in value]
+            found += [(_shortened(field), f"a key {fault}") for fault in faults if fault][:1]
+            todo += [(_join(field, str(key)), inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            todo += [(field, inner, depth + 1) for inner in value]
+    if found:
+        raise FieldErrors(found)
+
+
+def _oversized(value: Any, depth: int) -> str:
+    """Returns what is wrong with a value's size; empty if nothing is."""
+    if isinstance(value, Mapping | list | tuple):
+        return f"is nested more than {_DEEPEST} deep; write it flat" if depth > _DEEPEST else ""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"whole numbers have at most 64 bits, got one of {value.bit_length()}; write a smaller one"
+    if isinstance(value, str) and "\0" in value:
+        return f"holds a NUL character, got {_shown(value)}; remove it"
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"has {len(value):,} characters; write at most {_LONGEST_TEXT:,}"
+    return ""
+
+
+def _shortened(field: str) -> str:
+    return field if len(field) <= 80 else f"{field[:77]}..."
 
 
 def _leaves(value: Any) -> list[Any]:

@@ -60,6 +60,18 @@ def build(
     return model
 
 
+def outline(spec: ModelSpec, channels: int, image_size: Size, outputs: int) -> dict[str, torch.Tensor] | None:
+    """Returns a model's weights without memory, for their shapes; None if it is the user's own.
+
+    Raises:
+        ModelError: an unknown name, or arguments that do not suit.
+    """
+    if ":" in spec.name:
+        return None
+    with torch.device("meta"):
+        return _build(spec, channels, image_size, outputs, ()).state_dict()
+
+
 def _build(
     spec: ModelSpec, channels: int, image_size: Size, outputs: int, allow: Collection[str] | None
 ) -> nn.Module:

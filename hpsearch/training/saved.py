@@ -1,13 +1,16 @@
 """Kept weights as a model that is ready for use: what `hpsearch.load_best_model` returns."""
 
 import json
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hpsearch.errors import ModelError
+from hpsearch.errors import CheckpointError, ModelError, refusing
 from hpsearch.spec import ModelSpec
 from hpsearch.spec.load import digest
 from hpsearch.spec.trial import TrialRun
@@ -179,7 +182,10 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
     Raises:
         ModelError: the file cannot be read, was not written by a trial of the plain loop, or does not fit.
     """
-    state, metadata = weights.read_weights(Path(path))
+    try:
+        state, metadata = weights.read_weights(Path(path))
+    except CheckpointError as error:
+        raise ModelError(f"{error}; copy the file again, or train the model again") from error
     missing = {
         "model",
         "channels",
@@ -196,11 +202,109 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
             f"{path}: the header lacks {', '.join(sorted(missing))}, so that the model cannot be rebuilt "
             "from it (weights of your own training function are loaded by your own code)"
         )
-    if (precision := metadata.get("precision", "float32")) not in devices.PRECISIONS:
-        raise ModelError(f'{path}: it was trained with the precision "{precision}", which is unknown here')
+    _check_header(path, metadata)
+    with refusing(lambda why: ModelError(f"{path}: no model can be built from the header: {why}")):
+        return _rebuild(path, state, metadata, allow)
+
+
+def _check_header(path: str | Path, texts: dict[str, str]) -> None:
+    """Refuses texts of a header that do not say what they should.
+
+    Raises:
+        ModelError: names the first one.
+    """
+    for name, (is_valid, wanted) in _HEADER.items():
+        try:
+            valid = name not in texts or is_valid(texts[name])
+        except (ValueError, TypeError, RecursionError):
+            valid = False
+        if not valid:
+            shown = texts[name] if len(texts[name]) <= 80 else f"{texts[name][:77]}..."
+            raise ModelError(
+                f"{path}: in the header, {name} is {shown!r} and not {wanted}; the file is damaged or of a newer version; copy it again"
+            )
+    channels, outputs, classes = (
+        int(texts["channels"]),
+        int(texts["outputs"]),
+        len(json.loads(texts["classes"])),
+    )
+    sizes = {"decoded_channels": int(texts.get("decoded_channels", channels))}
+    sizes |= {name: len(json.loads(texts[name])) for name in ("mean", "std")}
+    wrong = [name for name, size in sizes.items() if size not in (1, channels)]
+    if wrong:
+        raise ModelError(
+            f"{path}: in the header, {wrong[0]} does not fit {channels} channels; copy the file again"
+        )
+    if (texts["task"] == "regression") != (classes == 0) or (classes and outputs != classes and outputs != 1):
+        raise ModelError(
+            f"{path}: in the header, {classes} classes do not fit {outputs} outputs of a {texts['task']}; copy the "
+            "file again"
+        )
+
+
+def _is_whole(most: int) -> Callable[[str], bool]:
+    return lambda text: text.isdecimal() and len(text) < 12 and 1 <= int(text) <= most
+
+
+def _is_number(text: str, above: float = -math.inf) -> bool:
+    return math.isfinite(float(text)) and float(text) > above
+
+
+def _are_numbers(text: str, above: float = -math.inf) -> bool:
+    values = json.loads(text)
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(one) in (int, float) and math.isfinite(one) and one > above for one in values)
+    )
+
+
+def _are_names(text: str) -> bool:
+    values = json.loads(text)
+    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+
+
+def _is_range(text: str) -> bool:
+    return text == "null" or (_are_numbers(text) and len(json.loads(text)) == 2)
+
+
+def _one_of(*names: str) -> tuple[Callable[[str], bool], str]:
+    return names.__contains__, f"one of {', '.join(names)}"
+
+
+_HEADER: dict[str, tuple[Callable[[str], bool], str]] = {
+    "precision": _one_of(*devices.PRECISIONS),
+    "task": _one_of("classification", "regression"),
+    "model": (lambda text: bool(ModelSpec.model_validate_json(text)), "a [model] table as JSON"),
+    "channels": (_is_whole(4_096), "a whole number from 1 to 4096"),
+    "decoded_channels": (_is_whole(4_096), "a whole number from 1 to 4096"),
+    "height": (_is_whole(16_384), "a whole number from 1 to 16384"),
+    "width": (_is_whole(16_384), "a whole number from 1 to 16384"),
+    "outputs": (_is_whole(1_000_000), "a whole number from 1 to 1000000"),
+    "classes": (_are_names, "a JSON list of names"),
+    "mean": (_are_numbers, "a JSON list of numbers"),
+    "std": (partial(_are_numbers, above=0), "a JSON list of numbers above 0"),
+    "scale": (partial(_is_number, above=0), "a number above 0"),
+    "offset": (_is_number, "a number"),
+    "range": (_is_range, "null or two numbers"),
+    "normalize": _one_of("true", "false"),
+    "stored": _one_of("uint8", "float32"),
+    "resize": _one_of("crop", "pad", "squash"),
+    "layout": _one_of("auto", "HWC", "CHW"),
+}
+"""Texts of a header: what each must be, in a function and in words."""
+
+
+def _rebuild(
+    path: str | Path, state: dict[str, Tensor], metadata: dict[str, str], allow: tuple[str, ...] | None
+) -> SavedModel:
     spec = ModelSpec.model_validate_json(metadata["model"])
-    size = int(metadata["height"]), int(metadata["width"])
-    model = models.build(spec, int(metadata["channels"]), size, int(metadata["outputs"]), 0, allow)
+    size, outputs = (int(metadata["height"]), int(metadata["width"])), int(metadata["outputs"])
+    outline = models.outline(spec, int(metadata["channels"]), size, outputs)
+    # Before memory is taken for what the header claims.
+    if outline is not None and (faults := weights.misfits(state, outline)):
+        raise ModelError(f"{path}: the weights do not fit the model {spec.name}: {faults}")
+    model = models.build(spec, int(metadata["channels"]), size, outputs, 0, allow)
     first = next((tensor for tensor in state.values() if tensor.is_floating_point()), None)
     if first is not None:
         model.to(first.dtype)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hpsearch.errors import CheckpointError, ModelError
+from hpsearch.errors import CheckpointError, ModelError, refusing
 from hpsearch.training.files import write_whole
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -53,11 +53,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: the file is not there or damaged.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: these weights cannot be read: {error}") from error
+    with (
+        refusing(lambda why: CheckpointError(f"{path}: these weights cannot be read: {why}")),
+        safe_open(str(path), framework="pt") as file,
+    ):
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def load_weights(model: nn.Module, path: str | Path) -> list[str]:
@@ -83,7 +83,8 @@ def load_weights(model: nn.Module, path: str | Path) -> list[str]:
         if name in own and tensor.dim() == 4 and _differ_in_channels(tensor, own[name]):
             found[name] = fit_channels(tensor, own[name].shape[1])
             notes.append(f"{name} was fitted from {tensor.shape[1]} channels to {own[name].shape[1]}")
-    _check_fit(found, own, path)
+    if faults := misfits(found, own):
+        raise ModelError(f'model.weights = "{path}" does not fit the model: {faults}')
     model.load_state_dict(found, strict=False)
     return notes
 
@@ -151,8 +152,8 @@ def _differ_in_channels(kernel: Tensor, wanted: Tensor) -> bool:
     return same and kernel.shape[1] == 3 and wanted.shape[1] in (1, 2, 4)
 
 
-def _check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises ModelError unless names and shapes agree; old files may lack BatchNorm's counter."""
+def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Returns in which names and shapes weights differ; old files may lack BatchNorm's counter."""
     missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
     unknown = [name for name in found if name not in own]
     other = [
@@ -165,8 +166,7 @@ def _check_fit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
         for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", other))
         if names
     ]
-    if faults:
-        raise ModelError(f'model.weights = "{path}" does not fit the model: {"; ".join(faults)}')
+    return "; ".join(faults)
 
 
 def fit_channels(kernel: Tensor, channels: int) -> Tensor:

@@ -5,22 +5,23 @@ the array with the test images in it.
 """
 
 import gzip
+import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from hpsearch.errors import DataError
+from hpsearch.errors import DataError, refusing
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Progress, Request, Size, find_flawed, hash_rows
 from hpsearch.training.data.progress import counted
 
 _CHUNK_BYTES = 32 << 20
 _MOST = float(np.finfo(np.float32).max)
+_RATIO = 1_040  # no packer of zip or gzip makes more out of one byte
 
 
 class ArrayImages:
@@ -194,20 +195,41 @@ def read_idx(path: str, _: str = "") -> Array:
     Raises:
         DataError: the file is corrupt.
     """
-    try:
-        data = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"data.root: {path} is corrupt ({error}); fetch it again") from error
-    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"data.root: {path} is corrupt: it is no idx file of bytes; fetch it again")
-    axes = data[3]
-    shape = tuple(np.frombuffer(data, ">i4", axes, 4).tolist())
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    if values.size != int(np.prod(shape)):
-        raise DataError(
-            f"data.root: {path} is corrupt: {values.size} values for the shape {list(shape)}; fetch it again"
-        )
-    return values.reshape(shape)
+    size = Path(path).stat().st_size * (_RATIO if path.endswith(".gz") else 1)
+    with (
+        refusing(lambda why: DataError(f"data.root: {path} is corrupt ({why}); fetch it again")),
+        gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file,
+    ):
+        magic = file.read(4)
+        if len(magic) < 4 or magic[:3] != b"\0\0\x08":
+            raise ValueError("it is not an idx file of bytes")
+        shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">i4", magic[3]).tolist())
+        wanted = _bytes_of(shape, np.dtype(np.uint8), size)
+        values = np.frombuffer(file.read(wanted + 1), np.uint8)
+        if values.size != wanted:
+            more = "more than " if values.size > wanted else ""
+            count = min(values.size, wanted)
+            raise ValueError(f"{more}{count} values for the shape {list(shape)}")
+        return values.reshape(shape)
+
+
+def _bytes_of(shape: Sequence[int], dtype: np.dtype[Any], most: int) -> int:
+    """Returns the size of an array that a header tells of, before any memory is taken for it.
+
+    Args:
+        most: bytes that the file can hold.
+
+    Raises:
+        ValueError: it cannot be true.
+    """
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, or something else")
+    if any(side < 0 for side in shape):
+        raise ValueError(f"the shape {list(shape)} is negative")
+    size = math.prod(shape) * dtype.itemsize
+    if size > most:
+        raise ValueError(f"it is too short for {dtype} of the shape {list(shape)}, or was damaged")
+    return size
 
 
 def read_digits(path: str, _: str = "") -> Array:
@@ -230,12 +252,11 @@ def read_npy(path: str, _: str = "") -> Array:
     Raises:
         DataError: the file is corrupt.
     """
-    try:
+    with refusing(_unreadable(path, ".npy", "save it again")):
+        with open(path, "rb") as file:
+            shape, dtype = _npy_header(file)
+            _bytes_of(shape, dtype, Path(path).stat().st_size)
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(
-            f"data.root: {path} is no readable .npy file of numbers ({why_not(error)}); save it again"
-        ) from error
     return array
 
 
@@ -245,19 +266,37 @@ def read_npz(path: str, name: str) -> Array:
     Raises:
         DataError: the file is corrupt.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            array: Array = archive[name]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"data.root: {path} is no readable .npz file of numbers ({why_not(error)}); save it again"
-        ) from error
+    with refusing(_unreadable(path, ".npz", "save it again")), zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(name if name in archive.NameToInfo else f"{name}.npy")
+        if member.file_size > member.compress_size * _RATIO + _CHUNK_BYTES:
+            raise ValueError(f"{name} claims {member.file_size} bytes, which were never packed into it")
+        with archive.open(member) as file:
+            shape, dtype = _npy_header(file)
+            _bytes_of(shape, dtype, member.file_size)
+        with archive.open(member) as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array
 
 
-def why_not(error: Exception) -> str:
-    """Returns why NumPy cannot read a file; it takes all that it does not know for pickled objects."""
-    return "it holds Python objects, or something else" if "pickle" in str(error) else str(error)
+def npz_names(path: str) -> list[str]:
+    """Returns the names of the arrays in an .npz file.
+
+    Raises:
+        DataError: it is none.
+    """
+    with refusing(_unreadable(path, ".npz", "save it with numpy.savez")), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _unreadable(path: str, kind: str, remedy: str) -> Callable[[str], DataError]:
+    return lambda why: DataError(f"data.root: {path} is no readable {kind} file of numbers ({why}); {remedy}")
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def read_mrc(path: str, _: str = "") -> Array:
@@ -272,11 +311,11 @@ def read_mrc(path: str, _: str = "") -> Array:
         raise DataError(
             'data.dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
         ) from error
-    try:
-        with mrcfile.mmap(path, mode="r") as stack:
-            array: Array = stack.data
-    except (ValueError, OSError) as error:
-        raise DataError(f"data.root: {path} is no readable MRC file ({error}); write it again") from error
+    with (
+        refusing(lambda why: DataError(f"data.root: {path} is no readable MRC file ({why}); write it again")),
+        mrcfile.mmap(path, mode="r") as stack,
+    ):
+        array: Array = stack.data
     return array[None] if array.ndim == 2 else array
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from hpsearch.errors import DataError
+from hpsearch.errors import DataError, HpsearchError
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Size, find_flawed
 
@@ -102,10 +102,19 @@ def upright_size(image: Image.Image) -> Size:
 
 @contextmanager
 def open_picture(path: str | Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
-    """Opens a picture as a file, for Pillow would map a path into memory, and then mistakes rotated TIFFs."""
+    """Opens a picture as a file, for Pillow would map a path into memory, and then mistakes rotated TIFFs.
+
+    Raises:
+        OSError, ValueError, SyntaxError: it cannot be opened, or decoded within the `with`.
+    """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(Path(path).open("rb")) if isinstance(path, str | Path) else path
-        yield stack.enter_context(Image.open(file))
+        try:
+            yield stack.enter_context(Image.open(file))
+        except (HpsearchError, OSError, ValueError, SyntaxError):
+            raise
+        except Exception as error:  # damaged files make decoders raise whatever they stumble on
+            raise ValueError(f"it is damaged, or far too large: {error or type(error).__name__}") from error
 
 
 def read_file(

@@ -19,6 +19,9 @@ SUFFIXES = frozenset(
 )
 
 
+_DEEPEST = 64  # folders
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """The pictures of a folder: names relative to the root, their parts, and labels by name.
@@ -88,6 +91,11 @@ def _list_by_table(request: Request, path: Path) -> Listing:
     spec, root = request.spec, request.root
     table = tables.read_table(path, spec.label_column, spec.file_column)
     names = tables.column(table, spec.file_column, path, "data.file_column")
+    # Windows writes backslashes, which may stand in names elsewhere.
+    names = [
+        name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
+        for name in names
+    ]
     missing = [name for name in names if not os.path.lexists(root / name)]
     if missing:
         raise DataError(
@@ -119,20 +127,32 @@ def _files(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in above:
         return
+    if len(above) >= _DEEPEST:
+        raise DataError(f"data.root: {folder} lies more than {_DEEPEST} folders deep; move the images up")
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as scanned:
+            entries = [
+                (entry.name, _is_folder(entry)) for entry in sorted(scanned, key=lambda entry: entry.name)
+            ]
     except OSError as error:
         raise DataError(
             f"data.root: the folder {folder} cannot be read ({error.strerror}); mend its permissions, or move "
             "it away"
         ) from error
-    for entry in entries:
-        if entry.name.startswith("."):
+    for name, is_folder in entries:
+        if name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _files(folder / entry.name, f"{prefix}{entry.name}{os.sep}", above | {real})
+        if is_folder:
+            yield from _files(folder / name, f"{prefix}{name}{os.sep}", above | {real})
         else:
-            yield prefix + entry.name
+            yield prefix + name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a picture that cannot be read
+        return False
 
 
 def _check_names(root: Path, names: Sequence[str]) -> None:

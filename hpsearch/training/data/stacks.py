@@ -5,7 +5,6 @@ Arrays are found by name: `x` or `images` and `y` or `labels` (or a table named 
 lie in a folder under these names.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from hpsearch.errors import DataError, nearest
 from hpsearch.training.data import labels, tables
-from hpsearch.training.data.arrays import OPENERS, ArrayImages, scan, why_not
+from hpsearch.training.data.arrays import OPENERS, ArrayImages, npz_names, scan
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Array, Catalogue, Request, Source
 
 _PARTS = {"": FREE, "_train": FREE, "_val": VAL, "_test": TEST}
@@ -66,13 +65,7 @@ def _npz_files(request: Request) -> list[Path]:
 
 def _read_npz(request: Request) -> Catalogue:
     path = _npz_files(request)[0]
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data.root: {path} is no readable .npz file ({why_not(error)}); save it with numpy.savez"
-        ) from error
+    names = npz_names(str(path))
     return _read_named(request, "npz", {name: (str(path), name) for name in names}, str(path))
 
 
@@ -253,14 +246,14 @@ def _locate(
 
 
 def _find_image(name: str, starts: Mapping[str, tuple[int, int]], path: Path) -> int:
-    place, _, file = name.rpartition("@")
+    place, _, file = name.replace("\\", "/").rpartition("@")
     start: Any = starts.get(Path(file).name)
     if start is None:
         raise DataError(f"data.labels: {path} names {file}, which is not among the stacks of data.root")
     first, count = start
     if not place and count > 1:
         raise DataError(f"data.labels: {path} names {file}, which holds {count} images; write 1@{file} ...")
-    number = int(place) if place.isdigit() else 1 if not place else 0
+    number = int(place) if place.isdecimal() else 1 if not place else 0
     if not 1 <= number <= count:
         raise DataError(f"data.labels: {path} names {name}, but {file} holds images 1 to {count}")
     return int(first) + number - 1

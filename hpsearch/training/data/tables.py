@@ -1,6 +1,7 @@
 """Tables of labels beside the images: CSV files, and the loops of STAR files."""
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -13,6 +14,10 @@ Table = dict[str, list[str]]
 """Columns by name."""
 
 _STAR_FILES = "rlnImageName"
+_LARGEST = 2**28  # bytes of a table
+_LONGEST = 1_000  # characters of a name or label
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+"""What Excel begins its texts with, and what follows."""
 
 
 def find_table(folder: Path, name: str) -> Path:
@@ -37,14 +42,8 @@ def read_table(path: Path, labels: str, file: str) -> Table:
     Raises:
         DataError: it is missing or no such table.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"data.labels: {path} cannot be read ({error}); it should be a CSV file in UTF-8"
-        ) from error
-    star = path.suffix.lower() == ".star"
-    rows = _star_rows(text, path, labels.split(","), (file, _STAR_FILES)) if star else _csv_rows(text)
+    text, star = _read_text(path), path.suffix.lower() == ".star"
+    rows = _star_rows(text, path, labels.split(","), (file, _STAR_FILES)) if star else _csv_rows(text, path)
     if len(rows) < 2:
         raise DataError(f"data.labels: {path} holds no rows; its first line names the columns")
     header, *body = [[field.strip() for field in row] for row in rows]
@@ -59,10 +58,49 @@ def read_table(path: Path, labels: str, file: str) -> Table:
     return {name: [row[place] for row in body] for place, name in enumerate(header)}
 
 
-def _csv_rows(text: str) -> list[list[str]]:
-    lines = text.splitlines()
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    return [row for row in csv.reader(lines, delimiter=separator) if row]
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise DataError(f"data.labels: {path} has more than {_LARGEST >> 20} MiB; is it the right file?")
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"data.labels: {path} cannot be read ({error}); check its permissions") from error
+    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"data.labels: {path} is not UTF-8 in line {row} ({error.reason}); save it as CSV UTF-8"
+        ) from error
+    if "\0" in text:
+        row = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"data.labels: {path} holds a NUL character in line {row}; save it as CSV UTF-8 again"
+        )
+    return text
+
+
+def _csv_rows(text: str, path: Path) -> list[list[str]]:
+    """Returns the header and the rows, which end where those of Python's `csv` end.
+
+    Above the header may stand Excel's `sep=;`, empty lines and comments that begin with `#`.
+    """
+    declared = re.match(r"""["']?sep=(.)["']?[\r\n]+""", text, re.IGNORECASE)
+    begin = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?[\r\n]+)*").match(text, declared.end() if declared else 0)
+    above, text = (text.count("\n", 0, begin.end()), text[begin.end() :]) if begin else (0, text)
+    first = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text, maxsplit=1)[0])
+    separator = declared[1] if declared else max(",;\t", key=first.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    try:
+        return [row for row in reader if row]
+    except csv.Error as error:
+        raise DataError(
+            f"data.labels: {path}, line {above + reader.line_num}: {error}; is there a stray quotation "
+            "mark? Remove it, or write two in a field in quotation marks"
+        ) from error
 
 
 def _star_rows(text: str, path: Path, columns: Sequence[str], files: Sequence[str]) -> list[list[str]]:
@@ -72,7 +110,7 @@ def _star_rows(text: str, path: Path, columns: Sequence[str], files: Sequence[st
     """
     tables: list[list[list[str]]] = []
     for block in re.split(r"^\s*loop_\s*$", text, flags=re.MULTILINE)[1:]:
-        lines = [line.strip() for line in block.splitlines()]
+        lines = [line.strip() for line in re.split(r"\r\n|\r|\n", block)]
         header = [line.split()[0].lstrip("_") for line in lines if line.startswith("_")]
         body = []
         for line in lines:
@@ -94,20 +132,34 @@ def column(table: Table, name: str, path: Path | str, field: str) -> list[str]:
     Raises:
         DataError: there is no such column, or it has gaps.
     """
-    known = {key.lstrip("_"): values for key, values in table.items()}
-    if name.lstrip("_") not in known:
-        raise DataError(f'{field}: {path} has no column "{name}"; {nearest(name, known)}')
-    values = known[name.lstrip("_")]
-    if "" in values:
-        row = values.index("") + 2
-        raise DataError(f'{field}: {path}, row {row} has no "{name}"; complete or remove the row')
+    key = _key(table, name)
+    if key is None:
+        raise DataError(f'{field}: {path} has no column "{name}"; {nearest(name, table)}')
+    values = table[key]
+    for row, value in enumerate(values, 2):
+        if not value:
+            raise DataError(f'{field}: {path}, row {row} has no "{name}"; complete or remove the row')
+        if len(value) > _LONGEST or "\n" in value or "\r" in value:
+            raise DataError(
+                f'{field}: {path}, row {row} has a "{name}" of {len(value)} characters over '
+                f"{len(value.splitlines())} lines; is there a stray quotation mark? Remove it"
+            )
     return values
+
+
+def _key(table: Table, name: str) -> str | None:
+    """Returns the column that a name means: without STAR's underscore, or in capitals if only one is called so."""
+    wanted = name.lstrip("_")
+    plain = {key: key.lstrip("_") for key in table}
+    exact = [key for key, known in plain.items() if known == wanted]
+    alike = [key for key, known in plain.items() if known.casefold() == wanted.casefold()]
+    found = exact or alike
+    return found[0] if len(found) == 1 or exact else None
 
 
 def file_column(table: Table, name: str) -> list[str] | None:
     """Returns the column of files, or RELION's of images; None if the table has neither."""
-    known = {key.lstrip("_"): key for key in table}
-    found = next((known[key] for key in (name.lstrip("_"), _STAR_FILES) if key in known), None)
+    found = _key(table, name) or _key(table, _STAR_FILES)
     return None if found is None else table[found]
 
 
