@@ -79,9 +79,12 @@ def importances(record: StudyRecord, least: float = 0.0) -> Importances:
 
 def scored(record: StudyRecord) -> list[TrialRecord]:
     """Returns the trials whose score tells of their hyperparameters: not what failed or did not fit."""
-    return [
-        trial for trial in record.ranked if trial.state != "FAIL" and trial.stop_reason != "out_of_memory"
-    ][:MOST]
+    told = [
+        trial
+        for trial in record.finished
+        if trial.score is not None and trial.state != "FAIL" and trial.stop_reason != "out_of_memory"
+    ]
+    return told[-MOST:]
 
 
 def _share(part: Floats, whole: Floats, weights: NDArray[np.int64]) -> Share:

@@ -83,7 +83,7 @@ class Publisher(Callback):
         The process that computes takes seconds to start on a busy machine, so that a user who has pressed
         Ctrl-C early, before any trial has ended, must not wait for a page without graphs.
         """
-        if summary.cold or not summary.any_finished:
+        if summary.cold or summary.lost or not summary.any_finished:
             self._end_process()
             return
         self.publish(summary.study, AFTER_SIGNAL if summary.exit_status > 128 else AT_END)

@@ -126,6 +126,7 @@ class RunSummary:
         can_go_on: whether the study has trials left that another run would train.
         cold: whether a second signal ended it at once.
         failed: whether it ended with an error, which the caller is given after this.
+        lost: whether the database has lost the study, so that there is nothing to be read or written there.
         exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal, the
             error's own after an error.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
@@ -145,6 +146,7 @@ class RunSummary:
     can_go_on: bool = False
     cold: bool = False
     failed: bool = False
+    lost: bool = False
 
     @property
     def any_finished(self) -> bool:

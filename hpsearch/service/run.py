@@ -195,6 +195,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         or (study.view.board.finished < study.total and not stops.ends_study),
         cold=stops.cold,
         failed=error is not None,
+        lost=bool(driver.database.gone),
         epochs=driver.tally.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

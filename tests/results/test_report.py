@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results import importance
 from hpsearch.results.compare import comparison_lines, read_studies
-from hpsearch.results.importance import Importances, Share, importances
+from hpsearch.results.importance import Importances, Share, importances, scored
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, write_report
@@ -206,6 +207,14 @@ def test_an_optimum_outside_the_range_is_told_and_ranked_first(sampler: str) -> 
     ]
     assert len(others) <= 1, others  # a sampler that learns moves the others along with it
     assert [importances(record).shares[0][0] for record in records] == ["learning_rate"] * 8
+
+
+def test_importances_count_the_newest_trials_with_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = trial(3, 0.1, "PRUNED", stop_reason="out_of_memory")
+    record = study(*many(3), full, trial(4, 0.2, "FAIL"), diverged(5), trial(6, 3.0, "PRUNED"), trial(7, 2.0))
+    assert [t.number for t in scored(record)] == [0, 1, 2, 6, 7]
+    monkeypatch.setattr(importance, "MOST", 2)
+    assert [t.number for t in scored(record)] == [6, 7]
 
 
 def about_hparams(record: StudyRecord) -> list[str]:

@@ -92,6 +92,7 @@ def check(url, tmp_path, act, after=4):
     assert accident.act is None
     assert summary.exit_status == 1
     assert summary.can_go_on
+    assert summary.lost
     (path,) = RunFolder(tmp_path, "s").unsaved()
     assert str(path) in summary.reason
     assert "run the study again" in summary.reason
