@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -219,8 +220,7 @@ class PlainDisplay(Display):
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
-        self._output.write("".join(f"{in_lines(line)}\n" for line in lines))
-        self._output.flush()
+        _write(self._output, "".join(f"{in_lines(line)}\n" for line in lines))
 
 
 class JsonDisplay(Display):
@@ -257,8 +257,18 @@ class JsonDisplay(Display):
         self._write("study_end", {**plain(summary), "answer": answer})
 
     def _write(self, event: str, record: Any) -> None:
-        self._output.write(json.dumps({"event": event, **plain(record)}) + "\n")
-        self._output.flush()
+        _write(self._output, json.dumps({"event": event, **plain(record)}) + "\n")
+
+
+def _write(output: TextIO, text: str) -> None:
+    """Writes a text at once; when its reader has gone, as in `| head -1`, the study goes on unseen."""
+    try:
+        output.write(text)
+        output.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -99,7 +99,8 @@ def opened(url: str, readonly: bool = True) -> Iterator[RDBStorage]:
     """Opens a storage and closes its connections at the end."""
     storage = open_storage(url, readonly=readonly)
     try:
-        yield storage
+        with translated(storage):
+            yield storage
     finally:
         storage.engine.dispose()
 

@@ -42,6 +42,10 @@ Result = TypeVar("Result")
 
 # Errors of class OperationalError that waiting cannot mend: they are defects, not absence.
 _DEFECTS = re.compile(r"no such (table|column)|syntax error|has no column|unknown column", re.IGNORECASE)
+_DAMAGED = re.compile(
+    r"malformed|not a database|corrupt|unsupported file format|no such (table|column)|invalid data in the commit",
+    re.IGNORECASE,
+)
 _LOST_RACE = re.compile(r"already exists|duplicate|UNIQUE constraint|is locked|deadlock", re.IGNORECASE)
 # SQLite's writers wait for each other, and a suspended process keeps the lock that it holds.
 _HELD = (
@@ -127,7 +131,7 @@ def open_storage(url: str, *, readonly: bool = False, timeout: float = 5.0) -> R
     except ImportError:
         _, module, extra = DRIVERS[kind]
         problem = _missing_driver(parsed, module, extra)
-    except (exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+    except (exc.SQLAlchemyError, StorageInternalError, RuntimeError, ValueError, TypeError) as error:
         problem = _opening_problem(error, parsed, readonly)
     else:
         if kind == "sqlite":
@@ -349,12 +353,33 @@ def translated(storage: RDBStorage) -> Iterator[None]:
     except (exc.SQLAlchemyError, StorageInternalError) as error:
         reason = _hide_password(_reason(error), storage.engine.url)
         if _LOST.search(reason):
-            raise StudyNotFound(
-                f"the database {redact(storage.url)} was damaged or replaced: {reason}"
-            ) from None
+            raise StudyNotFound(str(_damage(storage, reason))) from None
+        if _DAMAGED.search(reason):
+            raise _damage(storage, reason) from None
         if not is_away(error):
             raise
         raise StorageAway(f"the database {redact(storage.url)} does not answer: {reason}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # an attribute that is not JSON, or a date
+        if not _stumbled(error):
+            raise
+        raise _damage(storage, str(error)) from None
+
+
+def _damage(storage: RDBStorage, reason: str) -> StorageError:
+    return StorageError(
+        f"the database {redact(storage.url)} was damaged or replaced: {' '.join(reason.split())[:200]}; put a copy of it from "
+        "before in its place, or move it away and run again"
+    )
+
+
+def _stumbled(error: BaseException) -> bool:
+    """Says whether it was Optuna or SQLAlchemy that could not make sense of a value, and not our own code."""
+    trace, owner = error.__traceback__, ""
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        owner = package if package in ("hpsearch", "optuna", "sqlalchemy") else owner
+        trace = trace.tb_next
+    return owner in ("optuna", "sqlalchemy")
 
 
 def is_away(error: BaseException) -> bool:

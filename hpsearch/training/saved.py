@@ -221,8 +221,8 @@ def _check_header(path: str | Path, texts: dict[str, str]) -> None:
         if not valid:
             shown = texts[name] if len(texts[name]) <= 80 else f"{texts[name][:77]}..."
             raise ModelError(
-                f"{path}: in the header, {name} is {shown!r} and not {wanted}; the file is damaged or of a newer "
-                "version; copy it again"
+                f"{path}: in the header, {name} is {shown!r} and not {wanted}; the file is damaged, copy it again, or "
+                "of a newer version"
             )
     channels, outputs, classes = (
         int(texts["channels"]),

@@ -482,3 +482,29 @@ def _changed(change: dict[str, Any]) -> StudySpec:
     for section, fields in change.items():
         tree.setdefault(section, {}).update(fields)
     return parse_study(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 2000, "nested too deep; write them flat"),
+        ("a = " + "9" * 5000, "no valid TOML: Exceeds the limit"),
+        ("a = " + "[" * 30 + "]" * 30, "a: is nested more than 20 deep"),
+        (
+            DATA + SEARCH + "[study]\ntrials = " + "9" * 400,
+            "study.trials: whole numbers have at most 64 bits",
+        ),
+        ('[data]\ndataset = "di\\u0000gits"\n' + SEARCH, "data.dataset: holds a NUL character"),
+        (DATA + "[search]\nlearning_rate = { low = 0.1, high = 0.2, step = 1e-300 }", "write a larger one"),
+        (
+            DATA + "[search]\nlearning_rate = { low = 5e-324, high = 1e308, log = true }",
+            "low = 5e-324 is too far from 1",
+        ),
+    ],
+)
+def test_sizes_that_nothing_can_keep(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(StudyFileError) as caught:
+        load_study_file(path)
+    assert words in str(caught.value)
