@@ -20,6 +20,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
+from hpsearch.search.damage import DAMAGED, LOST, damage, stumbled
 from hpsearch.search.sqlite import identity, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,6 @@ Result = TypeVar("Result")
 
 # Errors of class OperationalError that waiting cannot mend: they are defects, not absence.
 _DEFECTS = re.compile(r"no such (table|column)|syntax error|has no column|unknown column", re.IGNORECASE)
-_DAMAGED = re.compile(
-    r"malformed|not a database|corrupt|unsupported file format|no such (table|column)|invalid data in the commit",
-    re.IGNORECASE,
-)
 _LOST_RACE = re.compile(r"already exists|duplicate|UNIQUE constraint|is locked|deadlock", re.IGNORECASE)
 # SQLite's writers wait for each other, and a suspended process keeps the lock that it holds.
 _HELD = (
@@ -53,11 +50,6 @@ _HELD = (
     "was a run suspended (Ctrl-Z)? Let it go on with fg, or end it"
 )
 _LEAST_TRIES = 4
-_LOST = re.compile(
-    r"no such table|malformed|not a database|relation .* does not exist|table .* doesn't exist|"
-    r"database .* does not exist|unknown database",
-    re.IGNORECASE,
-)
 _MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist", re.IGNORECASE)
 
 
@@ -277,7 +269,7 @@ def _prepare_file(path: Path, readonly: bool, timeout: float) -> None:
     except (OSError, sqlite3.Error) as error:
         reason = _reason(error)
         remedy = (
-            f"; move it away with {path.name}-wal beside it, and run again" if _LOST.search(reason) else ""
+            f"; move it away with {path.name}-wal beside it, and run again" if LOST.search(reason) else ""
         )
         problem = StorageError(f"cannot open the SQLite file {path}: {reason}{remedy}")
     raise problem
@@ -352,34 +344,17 @@ def translated(storage: RDBStorage) -> Iterator[None]:
         raise StudyNotFound(f"the study is gone from {redact(storage.url)}") from None
     except (exc.SQLAlchemyError, StorageInternalError) as error:
         reason = _hide_password(_reason(error), storage.engine.url)
-        if _LOST.search(reason):
-            raise StudyNotFound(str(_damage(storage, reason))) from None
-        if _DAMAGED.search(reason):
-            raise _damage(storage, reason) from None
+        if LOST.search(reason):
+            raise StudyNotFound(damage(redact(storage.url), reason)) from None
+        if DAMAGED.search(reason):
+            raise StorageError(damage(redact(storage.url), reason)) from None
         if not is_away(error):
             raise
         raise StorageAway(f"the database {redact(storage.url)} does not answer: {reason}") from None
     except (ValueError, TypeError, RecursionError) as error:  # an attribute that is not JSON, or a date
-        if not _stumbled(error):
+        if not stumbled(error):
             raise
-        raise _damage(storage, str(error)) from None
-
-
-def _damage(storage: RDBStorage, reason: str) -> StorageError:
-    return StorageError(
-        f"the database {redact(storage.url)} was damaged or replaced: {' '.join(reason.split())[:200]}; put a copy of it from "
-        "before in its place, or move it away and run again"
-    )
-
-
-def _stumbled(error: BaseException) -> bool:
-    """Says whether it was Optuna or SQLAlchemy that could not make sense of a value, and not our own code."""
-    trace, owner = error.__traceback__, ""
-    while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        owner = package if package in ("hpsearch", "optuna", "sqlalchemy") else owner
-        trace = trace.tb_next
-    return owner in ("optuna", "sqlalchemy")
+        raise StorageError(damage(redact(storage.url), str(error))) from None
 
 
 def is_away(error: BaseException) -> bool:
