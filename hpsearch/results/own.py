@@ -64,12 +64,16 @@ def own_best(study: optuna.Study, foreign: Mapping[int, TrialState]) -> FrozenTr
 
 
 def weights_finder(study: optuna.Study, run_folder: Path) -> FindWeights:
-    """Returns what finds the weights of a study's trials: in the run folder, or beside an SQLite file."""
+    """Returns what finds the weights of a study's trials: in the run folder, or in one at an SQLite file."""
     storage = database(study)
     token = storage.get_study_system_attrs(study._study_id).get(TOKEN)
     roots = [run_folder]
     if storage.engine.dialect.name == "sqlite":
-        roots.append(Path(storage.engine.url.database or "").parent)
+        beside = Path(storage.engine.url.database or "").parent
+        roots += [
+            beside,
+            beside / "runs",
+        ]  # as `runs/hpsearch.db` lies in its run folder, or `study.db` beside it
     folders = [RunFolder(root, study.study_name) for root in roots]
 
     def find(number: int, named: object) -> str | None:

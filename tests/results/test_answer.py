@@ -117,7 +117,7 @@ def test_every_command_names_the_confirmed_trial(
     assert record.chosen is not None
     middle = middle_repeat(linked, Candidate(record.chosen.number, 0.0, record.chosen.hparams))
     assert middle is not None
-    state, _ = read_weights(Path(middle.attrs["weights"]))
+    state, _ = read_weights(options.run_folder / middle.attrs["weights"])
     where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
     mean = f"confirmed: val_loss {record.answer.confirmed.mean:.4g}, mean of 2 repeats"  # type: ignore[union-attr]
     other = f"the search alone would have picked trial {lucky}"
@@ -125,7 +125,7 @@ def test_every_command_names_the_confirmed_trial(
     shown = said_by(capsys, "best", "lucky", *where)
     assert shown.startswith(f"lucky: trial {first}, {mean}")
     assert other in shown
-    assert f"weights: {middle.attrs['weights']}" in shown
+    assert f"weights: {options.run_folder / middle.attrs['weights']}" in shown
     shown = said_by(capsys, "best", "lucky", "--search", *where)
     assert shown.startswith(f"lucky: trial {lucky}, val_loss {record.best.score:.4g}")
     assert json.loads(said_by(capsys, "best", "lucky", "--json", *where))["number"] == first
@@ -207,7 +207,7 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
         found.refit.epochs,
         found.refit.epochs,
     )
-    state, facts = read_weights(Path(trial.attrs["weights"]))
+    state, facts = read_weights(options.run_folder / trial.attrs["weights"])
     assert facts["epoch"] == str(found.refit.epochs)
     images = load_digits().images / 16
     assert float(json.loads(facts["mean"])[0]) == pytest.approx(images.mean(), abs=0.004)
