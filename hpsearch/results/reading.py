@@ -14,7 +14,7 @@ from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.answer import Answer, answer
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
 from hpsearch.results.own import database, foreign_ones, own_best, weights_finder
-from hpsearch.results.record import read_record
+from hpsearch.results.record import StudyRecord, read_record
 from hpsearch.search.opening import is_confirmation, is_ours
 from hpsearch.search.storage import open_storage, redact, translated
 from hpsearch.search.trials import SPECIFICATION
@@ -92,6 +92,17 @@ def reading_study(name: str | None, url: str) -> Iterator[optuna.Study]:
     """Opens a study as `open_study` does, and closes the connections to its database at the end."""
     with opened(url) as storage:
         yield _find(name, storage)
+
+
+def read_study(name: str | None, url: str) -> StudyRecord:
+    """Reads a study.
+
+    Raises:
+        StudyNotFound: there is none of this name.
+        StorageError, StorageAway: the database.
+    """
+    with reading_study(name, url) as study:
+        return read_record(study)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError
 from hpsearch.search.outcome import StopKind
-from hpsearch.spec.study import Direction, Point, SamplerSpec, StudySpec
+from hpsearch.spec.sampler import Point, SamplerSpec
+from hpsearch.spec.study import Direction, StudySpec
 
 Space = dict[str, BaseDistribution]
 

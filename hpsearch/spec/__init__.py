@@ -10,9 +10,10 @@ from hpsearch.spec.load import (
     stored_form,
     stored_tree,
 )
+from hpsearch.spec.sampler import SamplerSpec
 from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.spec.stopping import EarlyStopping, Pruner
-from hpsearch.spec.study import METRICS, ConfirmSpec, Direction, SamplerSpec, StudySection, StudySpec
+from hpsearch.spec.study import METRICS, ConfirmSpec, Direction, StudySection, StudySpec
 from hpsearch.spec.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
 
 __all__ = [

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from hpsearch.errors import nearest
 from hpsearch.spec.base import Float, Int, Seconds, Section
 from hpsearch.spec.data import DataSpec
-from hpsearch.spec.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, parse_entry
+from hpsearch.spec.sampler import SamplerSpec
+from hpsearch.spec.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
 from hpsearch.spec.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.spec.stopping import EarlyStopping, Pruner
 from hpsearch.spec.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
@@ -116,33 +117,6 @@ class StudySection(Section):
     def better(self) -> Direction:
         """The direction in which the metric improves."""
         return self.direction or METRICS[self.metric]
-
-
-class Point(Section):
-    """One trial that is given rather than sampled: its hparams, as Optuna stores them, and words about it."""
-
-    hparams: dict[str, Label]
-    attrs: dict[str, Label] = Field(default_factory=dict)
-
-
-class SamplerSpec(Section):
-    """Which of Optuna's samplers proposes hyperparameters, or which `points` are tried."""
-
-    name: Literal["tpe", "gp", "qmc", "random", "grid", "points"] = "tpe"
-    startup_trials: Int = Field(10, ge=1)
-    """`tpe` and `gp`: trials sampled at random before the model of past trials is trusted."""
-    points: tuple[Point, ...] = ()
-    """`points`: the trials in order; more may be added at the end. `hpsearch confirm` uses it."""
-
-    @model_validator(mode="after")
-    def _points_suit_the_name(self) -> "SamplerSpec":
-        if bool(self.points) != (self.name == "points"):
-            raise ValueError('points are for the sampler "points", which needs at least one')
-        return self
-
-    def attrs(self, number: int) -> Mapping[str, Label]:
-        """Returns what is said of a trial that was given as a point, for its user attributes."""
-        return self.points[number % len(self.points)].attrs if self.points else {}
 
 
 class ConfirmSpec(Section):

@@ -46,8 +46,8 @@ from hpsearch.results.confirm.summary import (
 )
 from hpsearch.results.confirm.words import findings
 from hpsearch.results.progress import counted
-from hpsearch.results.reading import reading_study
-from hpsearch.results.record import StudyRecord, TrialRecord, read_record
+from hpsearch.results.reading import read_study
+from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.search.trials import SPECIFICATION
 from hpsearch.service.callbacks import Callback, Calls
 from hpsearch.service.executor import Executor
@@ -150,17 +150,6 @@ def confirm(
     stored = confirmation.stored(findings(confirmation))
     set_attrs(options.storage, work.record.name, {SUMMARY: json.dumps(stored)})
     return Outcome(work.record, confirmation, "", 0 if confirmation.optimisms() else 1, stored)
-
-
-def read_study(name: str | None, url: str) -> StudyRecord:
-    """Reads a study.
-
-    Raises:
-        StudyNotFound: there is none of this name.
-        StorageError, StorageAway: the database.
-    """
-    with reading_study(name, url) as study:
-        return read_record(study)
 
 
 def read_search(name: str | None, options: RunOptions, given: StudySpec | None) -> StudyRecord:

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.answer import REFIT, Refit
-from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, read_study, weights_here
+from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
 from hpsearch.results.confirm.plan import (
     REPEAT,
     Candidate,
@@ -39,6 +39,7 @@ from hpsearch.results.confirm.stored import (
     set_attrs,
 )
 from hpsearch.results.progress import counted
+from hpsearch.results.reading import read_study
 from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.search.data_record import DATA
 from hpsearch.service.callbacks import Callback
