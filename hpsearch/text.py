@@ -10,8 +10,10 @@ What a program reads (JSON, CSV, Parquet) keeps the true value.
 
 import html
 import logging
+import os
 import re
 import unicodedata
+from typing import TextIO
 
 LONGEST = 4000  # characters of a line
 LABEL = 200  # of a name in a page or a note
@@ -80,3 +82,14 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return in_lines(super().format(record))
+
+
+def write_at_once(output: TextIO, text: str) -> None:
+    """Writes a text at once; when its reader has gone, as in `| head -1`, the study goes on unseen."""
+    try:
+        output.write(text)
+        output.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)

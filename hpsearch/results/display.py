@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +41,7 @@ from hpsearch.service.callbacks import (
     WorkerNews,
 )
 from hpsearch.spec.trial import EpochResult
-from hpsearch.text import LineFormatter, in_lines, one_line
+from hpsearch.text import LineFormatter, in_lines, one_line, write_at_once
 
 if TYPE_CHECKING:
     from hpsearch.results.reading import BestTrial
@@ -220,7 +219,7 @@ class PlainDisplay(Display):
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
-        _write(self._output, "".join(f"{in_lines(line)}\n" for line in lines))
+        write_at_once(self._output, "".join(f"{in_lines(line)}\n" for line in lines))
 
 
 class JsonDisplay(Display):
@@ -257,18 +256,7 @@ class JsonDisplay(Display):
         self._write("study_end", {**plain(summary), "answer": answer})
 
     def _write(self, event: str, record: Any) -> None:
-        _write(self._output, json.dumps({"event": event, **plain(record)}) + "\n")
-
-
-def _write(output: TextIO, text: str) -> None:
-    """Writes a text at once; when its reader has gone, as in `| head -1`, the study goes on unseen."""
-    try:
-        output.write(text)
-        output.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, output.fileno())
-        os.close(nowhere)
+        write_at_once(self._output, json.dumps({"event": event, **plain(record)}) + "\n")
 
 
 class _ConsoleHandler(logging.Handler):
@@ -329,7 +317,8 @@ def picture(progress: Progress, console: Console) -> RenderableType:
     if progress.best is not None and not progress.repeats:
         best = progress.best
         score = (
-            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}"
+            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}, "
+            "not confirmed"
         )
         parts.append(_text(f"{score}  {hparams_text(best.hparams)}", style="green"))
     if progress.running:
