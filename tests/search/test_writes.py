@@ -195,6 +195,7 @@ def test_fence_refuses_the_whole_batch(
 ) -> None:
     add_lease(storage, study_id, 1, "me", 1)
     add_lease(storage, study_id, 2, driver, attempt)
+    add_lease(storage, study_id, 3, "other", 1)
     trial_id, number, _ = create_trial(storage, study_id, 1)
     create_trial(storage, study_id, 2)
     fence = Fence("me", study_id, {1: 1, 2: 2, 3: 1})
