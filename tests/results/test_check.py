@@ -7,7 +7,7 @@ from typing import IO, Any
 import pytest
 from torch import nn
 
-from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError
+from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError, StudyNotFound
 from hpsearch.results.check import Estimate, Probe, check_study, epoch_seconds, space_table
 from hpsearch.results.check_print import report_lines
 from hpsearch.results.confirm import exam
@@ -104,7 +104,8 @@ def test_what_a_run_would_stop_at_is_refused(
     if kind in (DataError, StudyFileError):
         with pytest.raises(kind, match=words):
             run(spec, options_in(tmp_path), executor=InProcessExecutor())
-        assert open_study("s", url_in(tmp_path)).trials == []
+        with pytest.raises(StudyNotFound):  # nor does it leave an empty study
+            open_study("s", url_in(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,8 @@ def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
     with pytest.raises(DeviceError, match=r'search: train\.precision = "float16": ') as caught:
         run(spec, options_in(tmp_path), executor=InProcessExecutor())
     assert caught.value.exit_status == 2
-    assert open_study("s", url_in(tmp_path)).trials == []
+    with pytest.raises(StudyNotFound):
+        open_study("s", url_in(tmp_path))
 
 
 def test_a_wait_for_another_process_that_prepares_the_images_is_told(

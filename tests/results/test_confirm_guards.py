@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpsearch.errors import DataError, StudyFileError, UserError
+from hpsearch.errors import DataError, StudyFileError, StudyNotFound, UserError
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.service.inprocess import InProcessExecutor
@@ -42,7 +42,8 @@ def test_changed_data_are_refused_before_anything_is_trained(tmp_path: Path) -> 
     for _ in range(2):
         with pytest.raises(DataError, match=CHANGED):
             confirmed(options)
-    assert not record_of(tmp_path, "small.confirm").finished
+    with pytest.raises(StudyNotFound):
+        record_of(tmp_path, "small.confirm")
     assert "test_openings" not in record_of(tmp_path, "small").attrs
     write_images(tmp_path, 0)
     assert confirmed(options).confirmation is not None
