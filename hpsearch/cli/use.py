@@ -186,7 +186,7 @@ def predict(
     if given is not None:
         open_study(given.study.name, url, given)
     names = allowed(given, allow)
-    look_in(import_paths(file), names)
+    look_in(import_paths(file), [*names, *filter(None, [prepare])])
     model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)

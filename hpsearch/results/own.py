@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -30,6 +30,8 @@ def database(study: optuna.Study) -> RDBStorage:
 
 def foreign_ones(study: optuna.Study) -> Mapping[int, TrialState]:
     """Returns the trials of a study of ours that other programs have added, their states by id."""
+    if isinstance(study._storage, InMemoryStorage):  # of this process alone
+        return {}
     return foreign_trials(database(study), study._study_id).get(study._study_id, {})
 
 

@@ -95,7 +95,8 @@ class SavedModel(nn.Module):
             DataError, ModelError: nothing says how a data function prepares a picture, or it may not be run.
         """
         reference = predict or self.preparation.predict
-        prepare = import_object(reference, self._allow, field="data.predict") if reference else None
+        allow = None if predict else self._allow  # what the caller names was not read from a file
+        prepare = import_object(reference, allow, field="data.predict") if reference else None
         return self.preparation.read(Path(path), reference, prepare)
 
     @property

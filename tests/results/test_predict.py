@@ -100,10 +100,16 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-prepare = v2.Compose([
+pipeline = v2.Compose([
     v2.ToImage(), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.1] * 3)
 ])
-other = v2.Compose([v2.ToImage(), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True)])
+plain = v2.Compose([v2.ToImage(), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True)])
+
+def prepare(picture):
+    return pipeline(picture)
+
+def other(picture):
+    return plain(picture)
 
 def build(root):
     return ImageFolder(root, transform=prepare)
@@ -120,7 +126,7 @@ def in_unit(root):
 
 def unnamed(root):
     data = build(root)
-    data.predict = prepare
+    data.predict = pipeline
     return data
 """
 
@@ -189,7 +195,7 @@ def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.Captu
             "own_prepared:other",
             r"data\.predict: what own_prepared:other makes of .*000\.png is not item 0",
         ),
-        ("build", "own_prepared:nothing", 'own_prepared has no "nothing"'),
+        ("build", "own_prepared:nothing", r'own_prepared \(.*\) has no "nothing"'),
         ("unnamed", None, 'attribute predict that is torchvision.* write the name of .* "my_data:prepare"'),
     ],
 )
