@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hpsearch import __main__ as entry
 from hpsearch.cli import app
 from hpsearch.results.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
+from hpsearch.results.importance import Importances, Share
 from hpsearch.results.looks import columns
 from hpsearch.results.notes import study_note, trial_note
 from hpsearch.results.plots import charts
@@ -174,7 +175,8 @@ def test_notes_and_graphs_hold_no_markup_of_others(folder: Path) -> None:
 
 
 def test_a_report_holds_no_markup_of_others(folder: Path) -> None:
-    document = report(hostile_record(folder), {BAD: 1.0})
+    known = Share(1.0, 0.9, 1.0)
+    document = report(hostile_record(folder), Importances(9, known, ((BAD, known),)))
     shown = page(document)
     body = shown.partition('<script type="application/json"')[0]
     assert harmless(body)

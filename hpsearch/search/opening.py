@@ -29,7 +29,7 @@ from hpsearch.spec.load import (
     stored_tree,
     taken_name,
 )
-from hpsearch.spec.study import SUFFIX, StudySpec
+from hpsearch.spec.study import LINKED, StudySpec
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def open_study(
         StudyFileError: the name is that of a confirmation, and the study is none.
         StorageError, StorageAway: the database.
     """
-    if spec.study.name.endswith(SUFFIX) and not spec.is_confirmation:
+    if spec.study.name.endswith(LINKED) and not spec.is_confirmation:
         raise StudyFileError(taken_name(spec.study.name))
     storage = open_storage(url, timeout=timeout)
     with ExitStack() as refused:

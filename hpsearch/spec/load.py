@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
 from hpsearch.spec.sentences import FieldErrors, check_tree, field_errors
-from hpsearch.spec.study import SUFFIX, StudySpec
+from hpsearch.spec.study import LINKED, StudySpec
 
 RUN_ONLY = {
     "study": {
@@ -79,16 +79,17 @@ def load_study_file(path: str | Path) -> StudySpec:
             f"{path}: study.name: is empty; leave study.name out, and the file's own name counts"
         )
     spec = parse_study(tree, source=str(path))
-    if spec.study.name.endswith(SUFFIX):
+    if spec.study.name.endswith(LINKED):
         raise StudyFileError(f"{path}: {taken_name(spec.study.name)}")
     return spec
 
 
 def taken_name(name: str) -> str:
-    """Returns the sentence that refuses a study of one's own the name of a confirmation."""
+    """Returns the sentence that refuses a study of one's own the name of a confirmation or a refit."""
+    suffix = next(suffix for suffix in LINKED if name.endswith(suffix))
     return (
-        f'study.name: "{name}" ends in {SUFFIX}, as only the studies that hpsearch confirm makes do; choose another '
-        "name (without study.name, the file's own name counts)"
+        f'study.name: "{name}" ends in {suffix}, as only the studies that hpsearch {suffix[1:]} makes do; choose '
+        "another name (without study.name, the file's own name counts)"
     )
 
 

@@ -111,14 +111,14 @@ def refit(
         status = run(spec, options, callbacks, executor).exit_status
         trial = _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
     if trial is None:
-        return Refitted(record.name, None, ("the refit is not finished; refit again to go on",), status)
+        return Refitted(record.name, None, ("the refit is not finished; refit again to resume it",), status)
     if not is_value(trial):
         why = trial.attrs.get("stop_detail") or trial.stop_reason
         return Refitted(
             record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
         )
     notes: list[str] = []
-    tested = _test(record, spec, trial, options, notes) if test else {}
+    tested = _test(record, spec, trial, options, notes, test)
     return _told(record, course, trial, tested, options, notes)
 
 
@@ -221,13 +221,20 @@ def _newest(linked: StudyRecord | None, point: Mapping[str, Any]) -> TrialRecord
 
 
 def _test(
-    record: StudyRecord, spec: StudySpec, trial: TrialRecord, options: RunOptions, notes: list[str]
+    record: StudyRecord,
+    spec: StudySpec,
+    trial: TrialRecord,
+    options: RunOptions,
+    notes: list[str],
+    may_open: bool,
 ) -> dict[str, float]:
     """Opens the test part for the model, after that is on record; what was tested before is not tested again."""
     linked = read_study(spec.study.name, options.storage)
     tested: dict[str, dict[str, float]] = parse(linked.attrs.get(RESULTS), {})
     if str(trial.number) in tested:
         return tested[str(trial.number)]
+    if not may_open:
+        return {}
     path = weights_here(options, linked.name, trial)
     if path is None:
         host = trial.attrs.get("host", "another machine")

@@ -65,7 +65,7 @@ def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
             name = spec.study.name
             raise UserError(
                 f'study "{name}" was trained on other data than the search "{record.name}"; delete it (hpsearch delete '
-                f"{name}), put the search's data back, and confirm again"
+                f"{name}), put the search's data back, and {'refit' if spec.is_refit else 'confirm'} again"
             )
 
 

@@ -41,7 +41,8 @@ class Claim:
 def chosen(claims: Sequence[Claim]) -> list[str]:
     """Returns the sentences of the claims that hold, all that were tested considered (Holm 1979).
 
-    A claim gives way to those before it that are about one of its fields: so no two contradict each other.
+    A claim gives way to those before it that are about one of its fields, or about a table that holds it
+    (`data.augment` and `data.augment.rotate.p`): so no two contradict each other.
     """
     tested = [claim.p for claim in claims if claim.p is not None]
     corrected = iter(holm(tested))
@@ -49,7 +50,7 @@ def chosen(claims: Sequence[Claim]) -> list[str]:
     spoken_of: set[str] = set()
     for claim in claims:
         p = None if claim.p is None else next(corrected)
-        if (p is not None and p > 1 - CERTAINTY) or not spoken_of.isdisjoint(claim.fields):
+        if (p is not None and p > 1 - CERTAINTY) or _overlap(spoken_of, claim.fields):
             continue
         spoken_of.update(claim.fields)
         luck = (
@@ -57,6 +58,14 @@ def chosen(claims: Sequence[Claim]) -> list[str]:
         )
         sentences.append(f"{claim.seen}{luck}: {claim.remedy}.")
     return sentences
+
+
+def _overlap(some: Iterable[str], others: Iterable[str]) -> bool:
+    return any(
+        f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+        for one in some
+        for other in others
+    )
 
 
 def _p_words(p: float) -> str:

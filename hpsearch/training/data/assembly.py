@@ -15,7 +15,6 @@ from hpsearch.training.data import pixels, sources, splits
 from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import (
     FREE,
-    HASH_BYTES,
     PARTS,
     TEST,
     TRAIN,
@@ -24,6 +23,7 @@ from hpsearch.training.data.catalogue import (
     Catalogue,
     Progress,
     digest,
+    ranks_of,
 )
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages, drop_copies, has_fresh
@@ -159,21 +159,13 @@ def _origins(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
 
 def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:
     """Returns digests that stay the same when files change their names or order."""
-    content, parts = _ranks(found.hashes), _parts(found, rows)
+    content, parts = ranks_of(found.hashes), _parts(found, rows)
     order = np.lexsort((parts, content))
     return {
         "images": digest(found.hashes[order]),
         "labels": digest(found.targets[order], "\n".join(found.classes)),
         "split": digest(parts[order]),
     }
-
-
-def _ranks(hashes: Array) -> Array:
-    """Returns a number for each hash, the same for the same one."""
-    ranks: Array = np.unique(
-        np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True
-    )[1]
-    return ranks
 
 
 def _parts(found: Catalogue, rows: splits.Rows) -> Array:
@@ -268,7 +260,7 @@ def _handle_duplicates(
     Raises:
         DataError: there are some and `on_duplicates` is "error".
     """
-    content = _ranks(found.hashes if found.pixels is None else found.pixels)
+    content = ranks_of(found.hashes if found.pixels is None else found.pixels)
     parts = _parts(found, rows)
     strictest = np.full(content.max(initial=-1) + 1, -1, np.int8)
     np.maximum.at(strictest, content, parts)

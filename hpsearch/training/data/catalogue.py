@@ -170,6 +170,14 @@ def find_flawed(rows: Array) -> Array:
     return np.logical_not(finite.reshape(len(rows), -1).all(axis=1))
 
 
+def ranks_of(hashes: Array) -> Array:
+    """Returns a number for each hash, the same for the same one."""
+    ranks: Array = np.unique(
+        np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True
+    )[1]
+    return ranks
+
+
 def hash_rows(rows: Array) -> Array:
     """Returns the hash of each row's values, type and shape, uint8 of shape [n, HASH_BYTES]."""
     form = blake2b(f"{rows.dtype.str} {rows.shape[1:]}".encode(), digest_size=HASH_BYTES)

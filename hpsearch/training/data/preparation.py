@@ -185,12 +185,12 @@ class Preparation:
             known = True
         if not known:
             raise self._refusal(f"images are {name}")
-        if images.is_floating_point() and images.numel():
+        if name != "uint8" and images.dtype != torch.bool and images.numel():
             low, high = (float(one) for one in images.detach().aminmax())
             self._check_range(name, low, high, float(images.detach().mean(dtype=torch.float64)))
 
     def _check_range(self, name: str, low: float, high: float, mean: float) -> None:
-        """Refuses floats that cannot be in the unit of training.
+        """Refuses numbers that cannot be in the unit of training.
 
         Raises:
             ModelError: they cannot.

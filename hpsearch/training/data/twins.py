@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, digest, hash_rows
+from hpsearch.training.data.catalogue import Array, digest, hash_rows, ranks_of
 from hpsearch.training.data.decode import read_file
 from hpsearch.training.data.pictures import FileImages
 from hpsearch.training.data.threads import in_order
@@ -30,8 +30,8 @@ def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str],
         images: decoded at their size and with `kept` channels, in the cache.
         names, hashes: of the files, in the same order.
     """
-    small = _ranks(np.concatenate([hash_rows(chunk) for chunk in images.chunks(images.size, kept)]))
-    _, first, files = np.unique(_ranks(hashes), return_index=True, return_inverse=True)
+    small = ranks_of(np.concatenate([hash_rows(chunk) for chunk in images.chunks(images.size, kept)]))
+    _, first, files = np.unique(ranks_of(hashes), return_index=True, return_inverse=True)
     alike = np.bincount(small[first])[small[first]] > 1
     chosen = first[alike]  # one of each content
     if not len(chosen):
@@ -54,11 +54,3 @@ def _decode(root: Path, images: FileImages, large: Executor, name: str) -> str:
         logger.warning("%s is not compared with others at its full size: %s", name, error)
         return name
     return digest(str(picture.shape), np.ascontiguousarray(picture))
-
-
-def _ranks(hashes: Array) -> Array:
-    """Returns a number for each hash, the same for the same one."""
-    ranks: Array = np.unique(
-        np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}").reshape(-1), return_inverse=True
-    )[1]
-    return ranks
