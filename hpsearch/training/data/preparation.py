@@ -185,9 +185,11 @@ class Preparation:
             known = True
         if not known:
             raise self._refusal(f"images are {name}")
-        if name != "uint8" and images.dtype != torch.bool and images.numel():
-            low, high = (float(one) for one in images.detach().aminmax())
-            self._check_range(name, low, high, float(images.detach().mean(dtype=torch.float64)))
+        is_foreign = "int" in name and name not in sources and not (self._is_bytes or self._is_unit_float)
+        if images.numel() and (images.is_floating_point() or is_foreign):
+            values = images.detach().to(torch.float64)
+            low, high = (float(one) for one in values.aminmax())
+            self._check_range(name, low, high, float(values.mean()))
 
     def _check_range(self, name: str, low: float, high: float, mean: float) -> None:
         """Refuses numbers that cannot be in the unit of training.

@@ -96,6 +96,8 @@ PHOTO = torch.full((1, 1, 6, 10), 200, dtype=torch.uint8)
             "images are uint8, .* takes uint16 as in the data set, where 0 is black and 4080 white",
         ),
         ("uint16", PHOTO.float() / 255, "float32 from 0.784314"),
+        ("uint16", torch.full((1, 1, 6, 10), 60_000), "images are int64 from 60000 to 60000"),
+        ("uint16", torch.full((1, 1, 6, 10), -30_000, dtype=torch.int16), "images are int16 from -30000"),
         ("int16", PHOTO, "uint8"),
         ("int16", PHOTO > 0, "bool"),
         ("floats", PHOTO, "uint8"),
