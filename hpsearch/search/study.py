@@ -180,6 +180,7 @@ class Study:
 
         Raises:
             StorageAway: the database does not answer; the call may be repeated.
+            StudyNotFound: an older copy of the database was put in its place.
         """
         if self._stale:
             self._rebuild()
@@ -190,6 +191,8 @@ class Study:
         ticket, attempt, failures = self._pending
         fence = self.ledger.fence(self.study_id, [ticket])
         trial_id, number, was_there = trials.create_trial(self.storage, self.study_id, ticket, fence)
+        if self.view.is_finished(number):  # the database has given a number twice
+            raise writes.older_copy([ticket])
         if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         if number in self.view and (hparams := self.view.params(number)):
