@@ -31,6 +31,11 @@ def test_two_drivers_on_one_sqlite_file(tmp_path):
     share(f"sqlite:///{tmp_path}/s.db", tmp_path, drivers=2, workers=2, trials=40)
 
 
+def both_train(bench):
+    """Waits until both workers have a trial: one may be ready long before the other."""
+    bench.wait_for(lambda: len({line["trial"] for line in bench.lines()}) >= 2, "both workers in training")
+
+
 def progress(bench: Bench, epochs: int) -> None:
     """Waits until so many further epochs are trained."""
     seen = len(bench.lines())
@@ -44,6 +49,7 @@ def test_running_trials_go_on_while_the_database_is_away(server_url, tmp_path):
         try:
             driver = bench.start()
             bench.wait_for_training(driver, epochs=4)
+            both_train(bench)
             line.cut()
             progress(bench, 40)
             begun = {entry["trial"] for entry in bench.lines()}
@@ -64,6 +70,7 @@ def test_drivers_that_live_keep_their_trials_over_an_outage_longer_than_their_le
         try:
             drivers = [bench.start()]
             bench.wait_for_training(drivers[0], epochs=3)
+            both_train(bench)
             bench.storage = other.url
             drivers.append(bench.start())  # has idle workers, which could take the trials over
             bench.wait_for(lambda: second.read_text().count('"ready"') == 2, "ready")
@@ -90,6 +97,7 @@ def test_a_database_that_stays_away_ends_the_run_with_checkpoints(tmp_path):
         try:
             driver = bench.start()
             bench.wait_for_training(driver, epochs=4)
+            both_train(bench)
             line.cut()
             assert driver.wait(timeout=60) == 1, bench.output()
             assert "the database was away for more than 3 s" in bench.output()
