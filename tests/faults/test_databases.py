@@ -65,7 +65,7 @@ def test_running_trials_go_on_while_the_database_is_away(server_url, tmp_path):
 def test_drivers_that_live_keep_their_trials_over_an_outage_longer_than_their_leases(tmp_path):
     with fresh_database("postgresql", tmp_path) as url, proxied(url) as line, proxied(url) as other:
         flags = ("--lease-seconds", "2")
-        bench = Bench(tmp_path, trials=2, epochs=120, seconds=0.1, workers=2, storage=line.url, flags=flags)
+        bench = Bench(tmp_path, trials=2, epochs=300, seconds=0.1, workers=2, storage=line.url, flags=flags)
         second = tmp_path / "driver-1.out"
         try:
             drivers = [bench.start()]
