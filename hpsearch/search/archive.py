@@ -20,7 +20,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpsearch.errors import StudyFileError
 from hpsearch.search.storage import translated
 from hpsearch.search.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
-from hpsearch.search.writes import Finish, Report, SetAttr, SetSystemAttr, TrialOperation, TrialWriter
+from hpsearch.search.writes import (
+    Finish,
+    Report,
+    SetAttr,
+    SetParams,
+    SetSystemAttr,
+    TrialOperation,
+    TrialWriter,
+)
 from hpsearch.spec.load import is_same_study
 from hpsearch.spec.study import StudySpec
 
@@ -160,7 +168,9 @@ def _put(
     if there is not None and there.params in ({}, trial.params):
         if there.state.is_finished() or not trial.state.is_finished():
             return False
-        TrialWriter(storage).write(list(_end(there._trial_id, trial)))
+        # One that was begun under this number before the loss was noticed has no hyperparameters yet.
+        params = [] if there.params else [SetParams(there._trial_id, trial.params, trial.distributions)]
+        TrialWriter(storage).write([*params, *_end(there._trial_id, trial)])
         return True
     if there is not None and any(other.params == trial.params for other in stored):
         return False
