@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from hpsearch.version import __version__
 
 if TYPE_CHECKING:
-    from hpsearch.results.api import run
-    from hpsearch.results.models import load_best_model
-    from hpsearch.results.tables import StudyResult
+    from hpsearch.contracts.callbacks import Callback
+    from hpsearch.results.commands.api import run
+    from hpsearch.results.commands.models import load_best_model
+    from hpsearch.results.stored.frames import StudyResult
     from hpsearch.search.pruner import EarlyStoppingPruner
-    from hpsearch.service.callbacks import Callback
-    from hpsearch.spec.load import load_study_file
+    from hpsearch.study.file import load_study_file
 
 
 __all__ = [
@@ -33,12 +33,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "Callback": "hpsearch.service.callbacks",
+    "Callback": "hpsearch.contracts.callbacks",
     "EarlyStoppingPruner": "hpsearch.search.pruner",
-    "StudyResult": "hpsearch.results.tables",
-    "load_best_model": "hpsearch.results.models",
-    "load_study_file": "hpsearch.spec.load",
-    "run": "hpsearch.results.api",
+    "StudyResult": "hpsearch.results.stored.frames",
+    "load_best_model": "hpsearch.results.commands.models",
+    "load_study_file": "hpsearch.study.file",
+    "run": "hpsearch.results.commands.api",
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL, make_url
 
-from hpsearch.search.storage import open_storage
+from hpsearch.store.connection import open_storage
 
 _SERVERS = {
     "postgresql": ("HPSEARCH_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres"),

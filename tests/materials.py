@@ -83,7 +83,7 @@ def write_particles(folder: Path) -> None:
 
 def write_weights(path: Path) -> None:
     """Writes the digits study's network as one that was trained on letters would be: with 26 outputs."""
-    from hpsearch.spec import ModelSpec
+    from hpsearch.study import ModelSpec
     from hpsearch.training import models
     from hpsearch.training.weights import save_weights
 

@@ -15,14 +15,14 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from hpsearch.results.graph_order import ORDER
-from hpsearch.results.publish import Publisher
-from hpsearch.results.reading import open_study
+from hpsearch.executors.places import Workers
+from hpsearch.results.dashboard.graph_order import ORDER
+from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.report import build_report, write_report
+from hpsearch.results.stored.reading import open_study
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec.load import load_study_file
+from hpsearch.study.file import load_study_file
 from tests.browser import _FLAGS, chromium_path
 from tests.results.requests import ours
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hpsearch.__main__ import run
-from hpsearch.search.storage import open_storage
+from hpsearch.store.connection import open_storage
 from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]

@@ -17,12 +17,11 @@ from hpsearch.__main__ import run as run_command
 from hpsearch.errors import DataError, StudyFileError
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.plots.curves import batch_size_curves
-from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.run import run
-from hpsearch.spec import load_study_file, parse_study
-from hpsearch.spec.against import check_study_against
-from hpsearch.spec.corners import corners
-from hpsearch.spec.study import StudySpec
+from hpsearch.study import load_study_file, parse_study
+from hpsearch.study.checks import check_study_against, corners
+from hpsearch.study.specification import StudySpec
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.materials import make_materials
 from tests.results.digits import options_in
 from tests.results.searches import record_of
@@ -172,7 +171,7 @@ TOLD = {
 def test_every_fragment_trains(title: str, bench: Path, tmp_path: Path) -> None:
     import torch
 
-    from hpsearch.spec.trial import EndKind, EpochResult, TrialRun
+    from hpsearch.contracts.trial import EndKind, EpochResult, TrialRun
     from hpsearch.training.build import build_engine
 
     spec = parse_study(laid_over_digits(FRAGMENTS[title]))
@@ -195,7 +194,7 @@ def test_pictures_that_do_not_fit_are_streamed(bench: Path) -> None:
     import torch
 
     from hpsearch.training.build import build_engine
-    from hpsearch.training.data.stream import StreamedImages
+    from hpsearch.training.data.prepared import StreamedImages
     from hpsearch.training.plain import PlainEngine
 
     spec = parse_study(laid_over_digits(FRAGMENTS["More pictures than memory"]))

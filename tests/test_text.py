@@ -12,16 +12,16 @@ from typer.testing import CliRunner
 
 from hpsearch import __main__ as entry
 from hpsearch.cli import app
-from hpsearch.results.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
-from hpsearch.results.importance import Importances, Share
-from hpsearch.results.looks import columns
-from hpsearch.results.notes import study_note, trial_note
+from hpsearch.results.dashboard.notes import study_note, trial_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.plots.static import draw_figure
 from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Code, Document, Items, Section, Table, Text, markdown
+from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.report.page import page
+from hpsearch.results.terminal.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
+from hpsearch.results.terminal.lines import columns
 from hpsearch.text import LineFormatter, as_code, in_html, in_lines, in_markdown, one_line
 from tests.results.searches import record_of, search
 

@@ -12,9 +12,9 @@ import pytest
 
 from hpsearch import __main__ as entry
 from hpsearch.errors import DigestMismatch, StudyFileError
-from hpsearch.search.storage import open_storage
-from hpsearch.service.local import own_paths, python_module
-from hpsearch.spec.load import (
+from hpsearch.executors.local import own_paths, python_module
+from hpsearch.store.connection import open_storage
+from hpsearch.study.file import (
     load_study_file,
     parse_stored,
     parse_study,

@@ -36,10 +36,10 @@ def export(
     ] = False,
 ) -> None:
     """Write the trials, or their epochs, as CSV, Parquet or JSON."""
-    from hpsearch.results.export import choose_format, encode, write
-    from hpsearch.results.reading import open_study
-    from hpsearch.results.tables import epochs_frame, trials_frame
-    from hpsearch.results.whole import encode_study, whole_study
+    from hpsearch.results.commands.export import choose_format, encode, write
+    from hpsearch.results.stored.document import encode_study, whole_study
+    from hpsearch.results.stored.frames import epochs_frame, trials_frame
+    from hpsearch.results.stored.reading import open_study
 
     chosen = "json" if whole and kind is None and output is None else choose_format(kind, output)
     if whole and (epochs or chosen != "json"):
@@ -72,8 +72,8 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study with its confirmation, weights and artifacts."""
-    from hpsearch.results.delete import delete_study, plan_deletion
-    from hpsearch.results.looks import deletion_text, deletion_warnings
+    from hpsearch.results.commands.delete import delete_study, plan_deletion
+    from hpsearch.results.terminal.lines import deletion_text, deletion_warnings
 
     url = storage_url(storage, storage_file, run_folder)
     deletion = plan_deletion(study_name(study) or study, url, run_folder)

@@ -35,10 +35,10 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show a study's counts, its drivers and their workers."""
-    from hpsearch.results.display import plain
-    from hpsearch.results.looks import status_lines
-    from hpsearch.results.reading import open_study
-    from hpsearch.results.status import study_status
+    from hpsearch.results.stored.reading import open_study
+    from hpsearch.results.stored.status import study_status
+    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.terminal.lines import status_lines
 
     url = storage_url(storage, storage_file, run_folder)
     name = study_name(study) or open_study(None, url).study_name
@@ -68,9 +68,9 @@ def best(
     """Show the best trial: hyperparameters, score and weights."""
     if torch_export and save is None:
         raise UserError("--torch-export: give --save DIR, where the program is written")
-    from hpsearch.results.display import plain
-    from hpsearch.results.looks import best_lines
-    from hpsearch.results.reading import best_trial, metric_name, open_study
+    from hpsearch.results.stored.reading import best_trial, metric_name, open_study
+    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.terminal.lines import best_lines
 
     given = given_study(study)
     # What is only shown may be another study of that name; what is loaded may not.
@@ -86,7 +86,7 @@ def best(
     else:
         say(*lines)
     if save is not None:
-        from hpsearch.results.models import save_best
+        from hpsearch.results.commands.models import save_best
         from hpsearch.training.imports import look_in
 
         url, names = storage_url(storage, storage_file, run_folder), allowed(given, allow)
@@ -127,16 +127,16 @@ def dashboard(
 ) -> None:
     """Serve optuna-dashboard on all studies, also while they run."""
     if add_user is not None:
-        from hpsearch.results import accounts
+        from hpsearch.results.dashboard import accounts
 
         say(accounts.add_user_with_prompt(auth, add_user, sys.stdin))
         return
     if remove_user is not None:
-        from hpsearch.results import accounts
+        from hpsearch.results.dashboard import accounts
 
         say(accounts.remove_user(auth, remove_user))
         return
-    from hpsearch.results.dashboard import Access, Dashboard
+    from hpsearch.results.dashboard.serve import Access, Dashboard
 
     access = Access(host=host, port=port, auth=auth, proxy=proxy, read_only=read_only)
     served = Dashboard(storage_url(storage, storage_file, run_folder), run_folder, access)
@@ -153,9 +153,9 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List all studies with their counts, best, age and size."""
-    from hpsearch.results.display import plain
-    from hpsearch.results.listing import list_studies
-    from hpsearch.results.looks import list_lines
+    from hpsearch.results.stored.listing import list_studies
+    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.terminal.lines import list_lines
 
     rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
     if as_json:

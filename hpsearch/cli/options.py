@@ -11,8 +11,8 @@ import typer
 from hpsearch.errors import UserError
 
 if TYPE_CHECKING:
-    from hpsearch.results.progress import Repeat
-    from hpsearch.spec.study import StudySpec
+    from hpsearch.results.terminal.progress import Repeat
+    from hpsearch.study.specification import StudySpec
 
 app = typer.Typer(
     name="hpsearch",
@@ -94,7 +94,7 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     named = option or file or os.environ.get("HPSEARCH_STORAGE") or os.environ.get("HPSEARCH_STORAGE_FILE")
     if not named:
         return f"sqlite:///{run_folder / 'hpsearch.db'}"
-    from hpsearch.search.storage import read_storage_url
+    from hpsearch.store.connection import read_storage_url
 
     return read_storage_url(option, file, os.environ)
 
@@ -108,7 +108,7 @@ def given_study(study: str | None) -> "StudySpec | None":
     """Returns what a study file says, if the argument means one."""
     if study is None or not is_study_file(study):
         return None
-    from hpsearch.spec.load import load_study_file
+    from hpsearch.study.file import load_study_file
 
     return load_study_file(study)
 
@@ -138,7 +138,7 @@ def import_paths(study: str | None) -> tuple[str, ...]:
 
 def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> "Repeat":
     """Returns how the commands must be written that the running one proposes; never with a password."""
-    from hpsearch.results.progress import Repeat
+    from hpsearch.results.terminal.progress import Repeat
 
     flags: list[str] = []
     if storage is not None:
@@ -154,6 +154,6 @@ def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> 
 def _safe(argument: str) -> str:
     if "://" not in argument:
         return argument
-    from hpsearch.search.storage import redact
+    from hpsearch.store.connection import redact
 
     return redact(argument)

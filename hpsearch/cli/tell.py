@@ -36,9 +36,9 @@ def report(
     search: Search = False,
 ) -> None:
     """Write a report: best, ranking, graphs, importance, cost."""
-    from hpsearch.results.listing import makes_folder
-    from hpsearch.results.reading import open_study
     from hpsearch.results.report import build_report, write_report
+    from hpsearch.results.stored.listing import makes_folder
+    from hpsearch.results.stored.reading import open_study
 
     url = storage_url(storage, storage_file, run_folder)
     name = open_study(study_name(study), url).study_name
@@ -63,7 +63,7 @@ def compare(
     search: Search = False,
 ) -> None:
     """Compare studies: their best, and what it took."""
-    from hpsearch.results.compare import comparison, comparison_lines, read_studies
+    from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
 
     url = storage_url(storage, storage_file, run_folder)
     records = read_studies([study_name(study) or study for study in studies], url, search)

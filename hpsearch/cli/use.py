@@ -58,12 +58,12 @@ def confirm(
     as_json: JsonEvents = False,
 ) -> None:
     """Train the best trials anew with other seeds, then test them."""
+    from hpsearch.executors.places import Workers
     from hpsearch.results.confirm.confirm import confirm as confirm_study
     from hpsearch.results.confirm.words import confirmation_lines
-    from hpsearch.results.display import choose_display
-    from hpsearch.results.publish import Publisher
+    from hpsearch.results.dashboard.publisher import Publisher
+    from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions
-    from hpsearch.service.places import Workers
 
     given = given_study(study)
     options = RunOptions(
@@ -117,11 +117,11 @@ def refit(
     as_json: JsonEvents = False,
 ) -> None:
     """Train the confirmed trial on training and validation part."""
+    from hpsearch.executors.places import Workers
     from hpsearch.results.confirm.refit import refit as refit_study
-    from hpsearch.results.display import choose_display, plain
-    from hpsearch.results.publish import Publisher
+    from hpsearch.results.dashboard.publisher import Publisher
+    from hpsearch.results.terminal.display import choose_display, plain
     from hpsearch.service.launch import RunOptions
-    from hpsearch.service.places import Workers
 
     given = given_study(study)
     options = RunOptions(
@@ -173,11 +173,11 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify picture files with a study's best model."""
-    from hpsearch.results.display import plain
-    from hpsearch.results.models import load_best_model
-    from hpsearch.results.predict import predict as predict_files
-    from hpsearch.results.predict import prediction_lines
-    from hpsearch.results.reading import open_study
+    from hpsearch.results.commands.models import load_best_model
+    from hpsearch.results.commands.predict import predict as predict_files
+    from hpsearch.results.commands.predict import prediction_lines
+    from hpsearch.results.stored.reading import open_study
+    from hpsearch.results.terminal.display import plain
     from hpsearch.training.imports import look_in
 
     # A file of weights is not a study file, though it may be written with a slash as well.

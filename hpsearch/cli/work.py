@@ -34,7 +34,7 @@ from hpsearch.errors import UserError
 from hpsearch.text import in_lines, say
 
 if TYPE_CHECKING:
-    from hpsearch.spec.study import StudySpec
+    from hpsearch.study.specification import StudySpec
 
 
 @app.command()
@@ -60,10 +60,10 @@ def run(
     as_json: JsonEvents = False,
 ) -> None:
     """Run a study, or go on with it: until its trials are finished."""
-    from hpsearch.results.display import choose_display
+    from hpsearch.executors.places import Workers
+    from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions, launch
-    from hpsearch.service.places import Workers
-    from hpsearch.spec.load import with_limits
+    from hpsearch.study.file import with_limits
 
     url = storage_url(storage, storage_file, run_folder)
     given = given_study(study)
@@ -86,7 +86,7 @@ def run(
         launch(spec, options) as launched,
     ):
         # Only now, while the workers import torch: this process has as much to import.
-        from hpsearch.results.publish import Publisher
+        from hpsearch.results.dashboard.publisher import Publisher
         from hpsearch.service.run import drive
 
         summary = drive(launched, [display, Publisher(url, run_folder)])
@@ -107,15 +107,15 @@ def check(
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
     began = time.monotonic()
-    from hpsearch.results import check_print
+    from hpsearch.results.terminal import check_lines
     from hpsearch.service.launch import make_folder
 
     if study is None and not dtypes:
         raise UserError("check: name a study file, or give --dtypes")
     if dtypes:
-        check_print.print_dtypes(device)
+        check_lines.print_dtypes(device)
     if study is not None:
-        from hpsearch.spec.load import load_study_file
+        from hpsearch.study.file import load_study_file
         from hpsearch.training.imports import look_in
 
         spec = load_study_file(study)
@@ -123,7 +123,7 @@ def check(
         cache = run_folder / "cache"
         if spec.data.dataset != "none" and not spec.data.cache:
             make_folder(cache)
-        check_print.print_check(spec, data_root, cache, device, workers, began)
+        check_lines.print_check(spec, data_root, cache, device, workers, began)
 
 
 @app.command()
@@ -134,7 +134,7 @@ def stop(
     run_folder: RunFolderOption = Path("runs"),
 ) -> None:
     """Ask a study's drivers, on any machine, to stop warmly."""
-    from hpsearch.results.status import request_stop
+    from hpsearch.results.stored.status import request_stop
 
     name = study_name(study) or study
     count = request_stop(name, storage_url(storage, storage_file, run_folder), run_folder)
@@ -146,9 +146,9 @@ def stop(
 
 def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
     """Returns the specification that the database has of a study."""
-    from hpsearch.results.reading import open_study
-    from hpsearch.search.opening import is_ours, stored_specification
-    from hpsearch.spec.load import refuse_foreign_places
+    from hpsearch.results.stored.reading import open_study
+    from hpsearch.service.opening import is_ours, stored_specification
+    from hpsearch.study.file import refuse_foreign_places
 
     opened = open_study(study, url)
     attrs = opened.user_attrs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from hpsearch.spec.train import FitSpec
+from hpsearch.study.train import FitSpec
 
 END = 3
 """Epochs, at least, whose median stands for a curve's end: one bad epoch must not decide."""

@@ -14,8 +14,8 @@ from typing import TypeGuard
 
 from optuna.trial import TrialState
 
-from hpsearch.spec.stopping import OutcomeSwitch
-from hpsearch.spec.study import Direction
+from hpsearch.study.specification import Direction
+from hpsearch.study.stopping import OutcomeSwitch
 
 FEW = 5
 """While fewer trials than this are finished, every score is competitive."""

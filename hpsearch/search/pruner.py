@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.search.stopping import Criterion, Curve
-from hpsearch.spec.stopping import Pruner
+from hpsearch.study.stopping import Pruner
 
 
 class EarlyStoppingPruner(BasePruner):

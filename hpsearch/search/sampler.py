@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError
 from hpsearch.search.outcome import StopKind
-from hpsearch.spec.sampler import Point, SamplerSpec
-from hpsearch.spec.study import Direction, StudySpec
+from hpsearch.study.sampler import Point, SamplerSpec
+from hpsearch.study.specification import Direction, StudySpec
 
 Space = dict[str, BaseDistribution]
 

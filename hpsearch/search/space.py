@@ -10,7 +10,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpsearch.spec.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 
 
 def distributions(search: Mapping[str, Entry]) -> dict[str, BaseDistribution]:

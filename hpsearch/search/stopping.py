@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Protocol
 
-from hpsearch.spec.stopping import (
+from hpsearch.study.stopping import (
     DEFAULT_ALPHA,
     DEFAULT_STRIP,
     EarlyStopping,

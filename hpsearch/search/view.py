@@ -20,13 +20,15 @@ from hpsearch.search.outcome import Scoreboard, StopKind
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
-from hpsearch.search.trials import QUEUED
-from hpsearch.spec.study import StudySpec
+from hpsearch.study.specification import StudySpec
 
 BEST_SHOWN = 200
 NEWEST_SHOWN = 800
 RUNG_PREFIX = "completed_rung_"
 """How Optuna's ASHA and Hyperband name the values that they compare, in a trial's system attributes."""
+
+QUEUED = "fixed_params"
+"""Where Optuna keeps what `study.enqueue_trial` was given."""
 
 
 class CappedStorage(InMemoryStorage):

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpsearch.search.live import LiveTrial
-from hpsearch.search.study import Study
+from hpsearch.contracts.messages import TrialEnd
 from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.service.messages import TrialEnd
+from hpsearch.service.live import LiveTrial
+from hpsearch.service.study import Study
 
 
 @dataclass(frozen=True, slots=True)

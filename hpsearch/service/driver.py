@@ -13,16 +13,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from hpsearch.errors import LeaseLost
-from hpsearch.search.live import LiveTrial, Verdict
-from hpsearch.search.outcome import StopKind
-from hpsearch.search.study import Study
-from hpsearch.service.admission import Admission, Doubtful, Postponed
-from hpsearch.service.callbacks import Callback, Calls, WorkerNews
-from hpsearch.service.database import Database
-from hpsearch.service.fleet import Fleet, Worker
-from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.service.messages import (
+from hpsearch.contracts.callbacks import Callback, Calls, WorkerNews
+from hpsearch.contracts.messages import (
     Action,
     Decision,
     EndKind,
@@ -37,8 +29,16 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerExit,
 )
+from hpsearch.errors import LeaseLost
+from hpsearch.search.outcome import StopKind
+from hpsearch.service.admission import Admission, Doubtful, Postponed
+from hpsearch.service.database import Database
+from hpsearch.service.fleet import Fleet, Worker
+from hpsearch.service.keeper import WeightsKeeper
+from hpsearch.service.live import LiveTrial, Verdict
 from hpsearch.service.readiness import Readiness
-from hpsearch.service.records import finished, running, standing, worker_rows
+from hpsearch.service.snapshots import finished, running, standing, worker_rows
+from hpsearch.service.study import Study
 from hpsearch.service.watch import Every, Stops
 
 logger = logging.getLogger(__name__)

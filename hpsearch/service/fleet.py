@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hpsearch.errors import WorkersFailed
-from hpsearch.service.executor import Executor, WorkerPlace
-from hpsearch.service.messages import (
+from hpsearch.contracts.executor import Executor, WorkerPlace
+from hpsearch.contracts.messages import (
     EpochResult,
     FromWorker,
     Loading,
@@ -22,7 +21,8 @@ from hpsearch.service.messages import (
     WorkerExit,
     WorkerSetup,
 )
-from hpsearch.service.places import memory_bytes
+from hpsearch.errors import WorkersFailed
+from hpsearch.executors.places import memory_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
-from hpsearch.spec.folders import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
-from hpsearch.spec.study import Direction
-from hpsearch.spec.train import CheckpointSpec
+from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
+from hpsearch.study.specification import Direction
+from hpsearch.study.train import CheckpointSpec
 
 logger = logging.getLogger(__name__)
 

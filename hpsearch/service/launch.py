@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpsearch.contracts.executor import Executor, WorkerPlace
+from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.errors import UserError
-from hpsearch.service.executor import Executor, WorkerPlace
+from hpsearch.executors.local import LocalExecutor
+from hpsearch.executors.mps import shared
+from hpsearch.executors.places import Workers, plan
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.fleet import Fleet
-from hpsearch.service.local import LocalExecutor
-from hpsearch.service.messages import WorkerSetup
-from hpsearch.service.mps import shared
-from hpsearch.service.places import Workers, plan
-from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.study import StudySpec
+from hpsearch.study.specification import StudySpec
 from hpsearch.training.imports import warn_of_hidden
 
 LEAVE = 5.0  # seconds in which workers that train nothing any more must have left

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpsearch import errors
+from hpsearch.contracts.callbacks import Calls, WorkerNews
+from hpsearch.contracts.messages import DataFacts, Loading, Ready, SetupFailed, Waiting
 from hpsearch.errors import DataError, HpsearchError, WorkersFailed
-from hpsearch.search.study import Study
-from hpsearch.service.callbacks import Calls, WorkerNews
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.service.messages import DataFacts, Loading, Ready, SetupFailed, Waiting
-from hpsearch.spec.against import check_study_against
+from hpsearch.service.study import Study
+from hpsearch.study.checks import check_study_against
 
 
 class Readiness:

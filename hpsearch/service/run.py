@@ -8,18 +8,18 @@ from pathlib import Path
 
 import optuna
 
+from hpsearch.contracts.callbacks import Callback, RunSummary, StudyInfo
+from hpsearch.contracts.executor import Executor
 from hpsearch.errors import CheckpointError, HpsearchError, LeaseLost, StudyNotFound
-from hpsearch.search.opening import discard_empty, open_study
-from hpsearch.search.storage import redact
-from hpsearch.search.study import Study
-from hpsearch.service.callbacks import Callback, RunSummary, StudyInfo
 from hpsearch.service.driver import Driver
-from hpsearch.service.executor import Executor
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.launch import LEAVE, Launch, RunOptions, launch
-from hpsearch.service.records import best, standing
+from hpsearch.service.opening import discard_empty, open_study
+from hpsearch.service.snapshots import best, standing
+from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
-from hpsearch.spec.study import StudySpec
+from hpsearch.store.connection import redact
+from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from hpsearch.service.signals import heeded, on_hang_up
-from hpsearch.spec.study import StudySection
+from hpsearch.study.specification import StudySection
 
 logger = logging.getLogger(__name__)
 

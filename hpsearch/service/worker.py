@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from hpsearch.errors import HpsearchError, UserError
-from hpsearch.service.messages import (
+from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.messages import (
     Action,
     Decision,
     EndKind,
@@ -38,9 +38,9 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerSetup,
 )
+from hpsearch.errors import HpsearchError, UserError
 from hpsearch.service.signals import heeded
 from hpsearch.text import LineFormatter
-from hpsearch.training.engine import Engine
 
 logger = logging.getLogger(__name__)
 

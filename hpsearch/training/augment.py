@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from hpsearch.errors import DataError
-from hpsearch.spec import augment as spec
+from hpsearch.study import augment as spec
 from hpsearch.training import transforms
 from hpsearch.training.transforms import AFFINE, COLOUR, Size
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
+from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import DeviceError, ModelError, UserError
-from hpsearch.spec import StudySpec
-from hpsearch.spec.corners import corners
-from hpsearch.spec.trial import DataFacts, TrialRun
+from hpsearch.study import StudySpec
+from hpsearch.study.checks import DataFacts, corners
 from hpsearch.training import data
 from hpsearch.training.device import is_out_of_memory, resolve
-from hpsearch.training.engine import Engine
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.losses import guessing_loss
 from hpsearch.training.plain import PlainEngine

@@ -32,11 +32,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpsearch.contracts.trial import EpochResult, TrialRun
 from hpsearch.errors import CheckpointError, HpsearchError
-from hpsearch.spec.folders import attempt_folder
-from hpsearch.spec.load import digest
-from hpsearch.spec.trial import EpochResult, TrialRun
-from hpsearch.training.files import sync_file, sync_folder, write_whole
+from hpsearch.files.atomic import sync_file, sync_folder, write_whole
+from hpsearch.files.run_folder import attempt_folder
+from hpsearch.study.file import digest
 from hpsearch.training.weights import read_weights, save_weights
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import DataError, ModelError, nearest
-from hpsearch.spec import TrainSpec
-from hpsearch.spec.trial import TrialRun
+from hpsearch.study import TrainSpec
 from hpsearch.training import device as devices
 from hpsearch.training.checkpoint import Checkpoint
 from hpsearch.training.data import Prepared, TrainingData

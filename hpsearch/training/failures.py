@@ -2,8 +2,8 @@
 
 import traceback
 
+from hpsearch.contracts.trial import EndKind, TrialEnd, TrialRun
 from hpsearch.errors import CheckpointError, HpsearchError, ModelError, UserError
-from hpsearch.spec.trial import EndKind, TrialEnd, TrialRun
 from hpsearch.training.device import is_out_of_memory
 
 

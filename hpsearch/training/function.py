@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
 from hpsearch.errors import ModelError
-from hpsearch.spec import StudySpec
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.study import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.context import Trial, seed_epoch

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
-from hpsearch.spec.trial import TrialRun
 from hpsearch.training import device as devices
 from hpsearch.training import losses, models, optim, weights
 from hpsearch.training.augment import Mixed

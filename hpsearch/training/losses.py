@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hpsearch.errors import ModelError
-from hpsearch.spec import TrainSpec
-from hpsearch.spec.against import check_class_weights, check_loss
-from hpsearch.spec.study import TOP
+from hpsearch.study import TrainSpec
+from hpsearch.study.checks import check_class_weights, check_loss
+from hpsearch.study.specification import TOP
 from hpsearch.training.augment import Mixed
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]

@@ -19,7 +19,7 @@ from torch import nn
 from torch.func import functional_call
 
 from hpsearch.errors import ModelError, nearest
-from hpsearch.spec import ModelSpec
+from hpsearch.study import ModelSpec
 from hpsearch.training.device import is_out_of_memory
 from hpsearch.training.imports import import_object
 from hpsearch.training.weights import fit_channels

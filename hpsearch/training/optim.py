@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpsearch.errors import ModelError
-from hpsearch.spec import TrainSpec
+from hpsearch.study import TrainSpec
 from hpsearch.training.optimizers import OPTIMIZERS, Optimizer
 from hpsearch.training.weights import matching
 

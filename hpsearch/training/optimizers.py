@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hpsearch.spec import TrainSpec
+from hpsearch.study import TrainSpec
 
 Group = dict[str, Any]
 """Parameters that share a learning rate: "params", "lr" as it is now, and "base_lr", its highest."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import CheckpointError, ModelError, refusing
-from hpsearch.spec import ModelSpec
-from hpsearch.spec.load import digest
-from hpsearch.spec.trial import TrialRun
+from hpsearch.study import ModelSpec
+from hpsearch.study.file import digest
 from hpsearch.training import device as devices
 from hpsearch.training import models, weights
 from hpsearch.training.data import Prepared

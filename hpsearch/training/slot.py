@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hpsearch.contracts.trial import EpochResult, TrialRun, TrialStarted
 from hpsearch.errors import HpsearchError
-from hpsearch.spec.study import Direction
-from hpsearch.spec.trial import EpochResult, TrialRun, TrialStarted
+from hpsearch.study.specification import Direction
 from hpsearch.training import device
 from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
 

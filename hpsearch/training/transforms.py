@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scipy.special import betaincinv
 from torch import Generator, Tensor
 
-from hpsearch.spec import augment as spec
+from hpsearch.study import augment as spec
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, refusing
-from hpsearch.training.files import write_whole
+from hpsearch.files.atomic import write_whole
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which keys training scripts keep the weights in a larger dict."""

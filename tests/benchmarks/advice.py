@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import optuna
 
-from hpsearch.results.record import StudyRecord
 from hpsearch.results.report.advice import advice
+from hpsearch.results.stored.study import StudyRecord
 from tests.benchmarks.simulated import Truth, first, simulate, spec_of
 
 WIDEN = "above 1; widen learning_rate"

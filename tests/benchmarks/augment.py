@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 from torch import Generator, Tensor
 from torchvision.transforms import v2
 
-from hpsearch.spec.augment import Augment
+from hpsearch.study.augment import Augment
 from hpsearch.training.augment import Augmentation
 
 BATCH = 128

@@ -29,8 +29,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from hpsearch.search.storage import open_storage
-from hpsearch.search.writes import Finish, Operation, Report, SetAttr, SetParams, TrialWriter
+from hpsearch.store.connection import open_storage
+from hpsearch.store.writes import Finish, Operation, Report, SetAttr, SetParams, TrialWriter
 from tests.results.requests import Server, ours, stock
 
 SPACE: dict[str, BaseDistribution] = {

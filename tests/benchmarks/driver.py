@@ -27,17 +27,17 @@ from unittest import mock
 
 import optuna
 
-from hpsearch.results.display import PlainDisplay
-from hpsearch.results.publish import Publisher
-from hpsearch.search.live import Verdict
-from hpsearch.search.study import Study
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.executors.local import LocalExecutor
+from hpsearch.executors.places import Workers
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.dashboard.publisher import Publisher
+from hpsearch.results.terminal.display import PlainDisplay
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.local import LocalExecutor
-from hpsearch.service.places import Workers
+from hpsearch.service.live import Verdict
 from hpsearch.service.run import run
-from hpsearch.spec import parse_study
-from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.trial import EpochResult
+from hpsearch.service.study import Study
+from hpsearch.study import parse_study
 
 PEER = """
 import json, sys, time, random, optuna

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from hpsearch.service.mps import CONTROL, shared
-from hpsearch.service.places import Workers, choose_gpus, plan
-from hpsearch.spec.trial import TrialRun
+from hpsearch.contracts.trial import TrialRun
+from hpsearch.executors.mps import CONTROL, shared
+from hpsearch.executors.places import Workers, choose_gpus, plan
 from hpsearch.training import device as devices
 from tests.benchmarks import gpu_search
 from tests.benchmarks.gpu_bench import Bench, Cases, Row

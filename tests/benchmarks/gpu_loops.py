@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
-from hpsearch.spec import parse_study
-from hpsearch.spec.trial import EpochResult, TrialRun
+from hpsearch.contracts.trial import EpochResult, TrialRun
+from hpsearch.study import parse_study
 from hpsearch.training import device as devices
 from hpsearch.training.build import build_engine
 from hpsearch.training.plain import PlainEngine

@@ -24,8 +24,8 @@ from optuna.importance import (
     PedAnovaImportanceEvaluator,
 )
 
-from hpsearch.results.importance import importances, scored
-from hpsearch.results.record import StudyRecord
+from hpsearch.results.report.importance import importances, scored
+from hpsearch.results.stored.study import StudyRecord
 from hpsearch.search.space import distributions
 from tests.benchmarks.simulated import Truth, simulate, spec_of
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from hpsearch.spec import ModelSpec, TrainSpec
+from hpsearch.study import ModelSpec, TrainSpec
 from hpsearch.training import models, optim
 from hpsearch.training.device import describe
 

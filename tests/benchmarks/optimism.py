@@ -24,15 +24,15 @@ from pathlib import Path
 import torch
 
 from hpsearch.errors import StudyNotFound
+from hpsearch.executors.places import Workers
 from hpsearch.results.confirm.confirm import confirm
+from hpsearch.results.confirm.linked import SUMMARY
 from hpsearch.results.confirm.statistics import summarize
-from hpsearch.results.confirm.stored import SUMMARY
-from hpsearch.results.reading import reading_study
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import StudySpec, parse_study
-from hpsearch.spec.load import load_study_file
+from hpsearch.study import StudySpec, parse_study
+from hpsearch.study.file import load_study_file
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits.toml"
 

@@ -20,12 +20,12 @@ from pathlib import Path
 import optuna
 import torch
 
-from hpsearch.results.display import PlainDisplay
-from hpsearch.results.publish import Publisher
+from hpsearch.executors.places import Workers
+from hpsearch.results.dashboard.publisher import Publisher
+from hpsearch.results.terminal.display import PlainDisplay
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import load_study_file
+from hpsearch.study import load_study_file
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits.toml"
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpsearch.spec import parse_study
-from hpsearch.spec.trial import EpochResult, TrialRun
+from hpsearch.contracts.trial import EpochResult, TrialRun
+from hpsearch.study import parse_study
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import Prepared, load
 

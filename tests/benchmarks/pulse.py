@@ -13,7 +13,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hpsearch.service.messages import (
+from hpsearch.contracts.messages import (
     Action,
     EndKind,
     EpochResult,

@@ -12,16 +12,16 @@ from typing import Any
 
 import optuna
 
-from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.live import LiveTrial, Verdict, as_record, attributes
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.results.stored.study import StudyRecord, read_record
 from hpsearch.search.outcome import StopKind, decide, score
 from hpsearch.search.stopping import Curve, build
-from hpsearch.search.trials import SPECIFICATION
 from hpsearch.search.view import StudyView
-from hpsearch.spec import StudySpec, parse_study
-from hpsearch.spec.load import stored_form
-from hpsearch.spec.search import Choices, Entry
-from hpsearch.spec.trial import EpochResult
+from hpsearch.service.live import LiveTrial, Verdict, as_record, attributes
+from hpsearch.store.trials import SPECIFICATION
+from hpsearch.study import StudySpec, parse_study
+from hpsearch.study.file import stored_form
+from hpsearch.study.search import Choices, Entry
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},

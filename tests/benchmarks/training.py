@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpsearch.spec import parse_study
-from hpsearch.spec.study import StudySpec
-from hpsearch.spec.trial import EpochResult, TrialRun
+from hpsearch.contracts.trial import EpochResult, TrialRun
+from hpsearch.study import parse_study
+from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training.build import build_engine
 from hpsearch.training.plain import PlainEngine
@@ -39,7 +39,7 @@ BATCH = 128
 KEEPER = """
 import json, sys
 from pathlib import Path
-from hpsearch.spec import parse_study
+from hpsearch.study import parse_study
 from hpsearch.training.data import load
 spec = parse_study(json.loads(sys.argv[1])).data
 prepared = load(spec, cache=Path(sys.argv[2])).at(spec)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import HpsearchError
-from hpsearch.search.storage import open_storage
+from hpsearch.store.connection import open_storage
 from tests.docker.files import PAGE, compose
 from tests.results.requests import DEADLINE, listens, until
 

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpsearch.results.dashboard import LARGEST_SHARED_BODY
+from hpsearch.results.dashboard.serve import LARGEST_SHARED_BODY
 from tests.browser import opened_page
 from tests.databases import fresh_database, stored_trials
 from tests.docker.files import DOCKER, PAGE, ROOT, compose, small_study

@@ -32,12 +32,12 @@ SPEC = {
 DRIVER = """
 import sys
 from pathlib import Path
-from hpsearch.service.local import LocalExecutor
-from hpsearch.service.places import Workers
+from hpsearch.executors.local import LocalExecutor
+from hpsearch.executors.places import Workers
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.spec import parse_study
-from hpsearch.spec.folders import RunFolder
+from hpsearch.study import parse_study
+from hpsearch.files.run_folder import RunFolder
 from tests.faults.drivers import SPEC
 url, folder, workers, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 spec = parse_study({**SPEC, "study": {**SPEC["study"], "trials": trials}})

@@ -215,7 +215,7 @@ def _study_files() -> list[bytes]:
 
 
 def _load_study(path: Path) -> None:
-    from hpsearch.spec.load import digest, load_study_file, stored_form
+    from hpsearch.study.file import digest, load_study_file, stored_form
 
     spec = load_study_file(path)
     stored_form(spec)
@@ -223,13 +223,13 @@ def _load_study(path: Path) -> None:
 
 
 def _stored() -> list[bytes]:
-    from hpsearch.spec.load import load_study_file, stored_form
+    from hpsearch.study.file import load_study_file, stored_form
 
     return [stored_form(load_study_file(path)).encode() for path in sorted((ROOT / "studies").glob("*.toml"))]
 
 
 def _parse_stored(path: Path) -> None:
-    from hpsearch.spec.load import parse_stored
+    from hpsearch.study.file import parse_stored
 
     parse_stored(path.read_text(encoding="utf-8", errors="replace"))
 
@@ -261,8 +261,14 @@ def _star() -> list[bytes]:
 
 def _table(suffix: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
-        from hpsearch.training.data.labels import to_groups, to_targets
-        from hpsearch.training.data.tables import column, file_column, label_columns, read_table
+        from hpsearch.training.data.labels import (
+            column,
+            file_column,
+            label_columns,
+            read_table,
+            to_groups,
+            to_targets,
+        )
 
         named = path.rename(path.with_suffix(suffix))
         table = read_table(named, "label", "file")
@@ -327,7 +333,7 @@ def _idx() -> list[bytes]:
 
 def _images(dataset: str, suffix: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
-        from hpsearch.spec.data import DataSpec
+        from hpsearch.study.data import DataSpec
         from hpsearch.training.data.cache import Cache
         from hpsearch.training.data.catalogue import Request
         from hpsearch.training.data.stacks import MRC, NPY, NPZ
@@ -392,7 +398,7 @@ def _weights() -> list[bytes]:
     import safetensors.torch
     import torch
 
-    from hpsearch.spec import ModelSpec
+    from hpsearch.study import ModelSpec
     from hpsearch.training import models
 
     texts = {
@@ -481,10 +487,10 @@ def _databases() -> list[bytes]:
 
 
 def _read_database(path: Path) -> None:
-    from hpsearch.results.listing import list_studies
-    from hpsearch.results.reading import reading_study
-    from hpsearch.results.record import read_record
-    from hpsearch.results.status import study_status
+    from hpsearch.results.stored.listing import list_studies
+    from hpsearch.results.stored.reading import reading_study
+    from hpsearch.results.stored.status import study_status
+    from hpsearch.results.stored.study import read_record
 
     url = f"sqlite:///{path}"
     list_studies(url, path.parent)

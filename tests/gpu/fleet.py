@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpsearch.errors import DeviceError
-from hpsearch.service.executor import WorkerPlace
-from hpsearch.service.local import LocalExecutor
-from hpsearch.service.messages import (
+from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.messages import (
     Action,
     Decision,
     EpochResult,
@@ -20,8 +18,10 @@ from hpsearch.service.messages import (
     Waiting,
     WorkerSetup,
 )
-from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.trial import TrialRun
+from hpsearch.contracts.trial import TrialRun
+from hpsearch.errors import DeviceError
+from hpsearch.executors.local import LocalExecutor
+from hpsearch.files.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 180.0  # seconds; several processes import torch at once

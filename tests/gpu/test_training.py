@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpsearch.contracts.trial import EndKind, TrialEnd
 from hpsearch.errors import DeviceError
-from hpsearch.spec.trial import EndKind, TrialEnd
 from tests.gpu.trials import AUGMENT, different_sizes, finished, run_of, train
 
 if TYPE_CHECKING:

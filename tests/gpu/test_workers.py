@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hpsearch.contracts.trial import EndKind
 from hpsearch.errors import DeviceError
-from hpsearch.service.mps import CONTROL, shared
-from hpsearch.service.places import Workers, choose_gpus, plan
-from hpsearch.spec.trial import EndKind
+from hpsearch.executors.mps import CONTROL, shared
+from hpsearch.executors.places import Workers, choose_gpus, plan
 from tests.gpu.fleet import Crew
 from tests.gpu.trials import run_of
 

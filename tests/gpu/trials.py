@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from tests.training.trials import make_run
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.executors.places import Workers
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import StudySpec, parse_study
+from hpsearch.study import StudySpec, parse_study
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.results.searches import url_in
 
 

@@ -7,15 +7,15 @@ from typing import Any
 import optuna
 from safetensors.numpy import save_file
 
-from hpsearch.results.reading import open_study
-from hpsearch.results.record import StudyRecord, read_record
-from hpsearch.search.storage import open_storage
-from hpsearch.service.callbacks import Callback, RunSummary
+from hpsearch.contracts.callbacks import Callback, RunSummary
+from hpsearch.contracts.messages import EndKind, TrialEnd, TrialRun
+from hpsearch.executors.places import Workers
+from hpsearch.results.stored.reading import open_study
+from hpsearch.results.stored.study import StudyRecord, read_record
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.messages import EndKind, TrialEnd, TrialRun
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import StudySpec, parse_study
+from hpsearch.store.connection import open_storage
+from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 
 

@@ -9,12 +9,12 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.search.storage import open_storage
-from hpsearch.search.trials import MARK, TOKEN
-from hpsearch.spec.load import digest, parse_study, stored_form
-from hpsearch.spec.sampler import Point, SamplerSpec
-from hpsearch.spec.search import IntRange
-from hpsearch.spec.study import SUFFIX, StudySpec
+from hpsearch.store.connection import open_storage
+from hpsearch.store.trials import MARK, TOKEN
+from hpsearch.study.file import digest, parse_study, stored_form
+from hpsearch.study.sampler import Point, SamplerSpec
+from hpsearch.study.search import IntRange
+from hpsearch.study.specification import SUFFIX, StudySpec
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1.0, log=True),

@@ -7,7 +7,13 @@ import stat
 import pytest
 
 from hpsearch.errors import UserError
-from hpsearch.results.accounts import add_user, add_user_with_prompt, hash_password, read_users, remove_user
+from hpsearch.results.dashboard.accounts import (
+    add_user,
+    add_user_with_prompt,
+    hash_password,
+    read_users,
+    remove_user,
+)
 
 
 def test_a_user_that_was_added_gets_in_with_the_password_alone(tmp_path):

@@ -14,22 +14,22 @@ from sklearn.datasets import load_digits
 import hpsearch
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import UserError
-from hpsearch.results.answer import Answer, answer
-from hpsearch.results.compare import comparison_lines, read_studies
+from hpsearch.results.commands.delete import plan_deletion
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.plan import Candidate, known, middle_repeat
 from hpsearch.results.confirm.refit import refit
-from hpsearch.results.delete import plan_deletion
-from hpsearch.results.display import PlainDisplay
-from hpsearch.results.notes import study_note
-from hpsearch.results.publication import Request, compute
+from hpsearch.results.dashboard.notes import study_note
+from hpsearch.results.dashboard.publication import Request, compute
 from hpsearch.results.report import build_report
+from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
-from hpsearch.results.tables import StudyResult
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.frames import StudyResult
+from hpsearch.results.terminal.display import PlainDisplay
 from hpsearch.service.launch import RunOptions
-from hpsearch.spec import parse_study
-from hpsearch.spec.load import stored_form
+from hpsearch.study import parse_study
+from hpsearch.study.file import stored_form
+from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training.weights import read_weights
 from tests.results.digits import options_in, searched, small_spec
 from tests.results.searches import record_of, search, writable

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import hpsearch
-from hpsearch.spec import StudySpec
+from hpsearch.study import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -32,7 +32,7 @@ def test_a_study_file_runs_from_anywhere_with_plain_settings(tmp_path: Path, mon
 
 def test_trials_and_timeout_stand_for_the_studys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[StudySpec] = []
-    monkeypatch.setattr("hpsearch.results.api.run_study", lambda spec, *_: ran.append(spec))
+    monkeypatch.setattr("hpsearch.results.commands.api.run_study", lambda spec, *_: ran.append(spec))
     hpsearch.run(STUDIES / "digits.toml", storage=f"sqlite:///{tmp_path}/s.db", trials=3, timeout="2h")
     assert (ran[0].study.trials, ran[0].study.timeout) == (3, 7200.0)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hpsearch.contracts.callbacks import Callback
 from hpsearch.errors import CheckpointError
-from hpsearch.results import publish
-from hpsearch.results.artifact import place_weights
-from hpsearch.results.publication import BEST_ARTIFACT, Request, compute
-from hpsearch.results.publish import Publisher
-from hpsearch.service.callbacks import Callback
-from hpsearch.spec.folders import RunFolder
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.dashboard import publisher
+from hpsearch.results.dashboard.artifact import place_weights
+from hpsearch.results.dashboard.publication import BEST_ARTIFACT, Request, compute
+from hpsearch.results.dashboard.publisher import Publisher
 from tests.results.searches import record_of, search, url_in, writable
 from tests.results.stored import make_study
 
@@ -144,7 +144,7 @@ def test_a_row_that_names_a_file_changes_nothing_about_the_studys_own(folder: Ru
 def test_weights_that_were_swapped_are_said_once_and_the_graphs_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(publish, "AT_END", 60.0)
+    monkeypatch.setattr(publisher, "AT_END", 60.0)
 
     class Swapping(Callback):
         """Puts a link in the place of all weights, just before the last publication."""

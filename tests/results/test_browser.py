@@ -4,7 +4,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from playwright.sync_api import Error
 
-from hpsearch.results.accounts import add_user
+from hpsearch.results.dashboard.accounts import add_user
 from tests.browser import opened_page
 from tests.results.requests import ours
 from tests.results.stored import make_study

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import hpsearch
-from hpsearch.results import publish
-from hpsearch.results.graph_order import ORDER
-from hpsearch.results.publish import Publisher
-from hpsearch.results.reading import open_study
+from hpsearch.results.dashboard import publisher
+from hpsearch.results.dashboard.graph_order import ORDER
+from hpsearch.results.dashboard.publisher import Publisher
+from hpsearch.results.stored.reading import open_study
 from hpsearch.service.run import run
 from tests.browser import opened_page
 from tests.results.digits import options_in, small_spec
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pruner={"name": "median", "startup_trials": 3},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "AT_END", 60.0)  # a machine that is busy with other tests
+        patch.setattr(publisher, "AT_END", 60.0)  # a machine that is busy with other tests
         summary = run(spec, options_in(folder), [Publisher(url_in(folder), folder / "runs")])
     assert summary.exit_status == 0
     return folder

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from hpsearch.results import publish
 from hpsearch.results.confirm.confirm import confirm
-from hpsearch.results.publish import Publisher
+from hpsearch.results.dashboard import publisher
+from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.report import build_report, write_report
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.browser import opened_page
 from tests.results.digits import searched
 from tests.results.requests import ours
@@ -44,7 +44,7 @@ PUBLISHED = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shown")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "AT_END", 60.0)
+        patch.setattr(publisher, "AT_END", 60.0)
         search(folder, callbacks=(Publisher(url_in(folder), folder / "runs"),))
     return folder
 

@@ -8,15 +8,15 @@ import pytest
 from torch import nn
 
 from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError, StudyNotFound
-from hpsearch.results.check import Estimate, Probe, check_study, epoch_seconds, space_table
-from hpsearch.results.check_print import report_lines
+from hpsearch.results.commands.check import Estimate, Probe, check_study, epoch_seconds, space_table
 from hpsearch.results.confirm import exam
-from hpsearch.results.reading import open_study
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.results.stored.reading import open_study
+from hpsearch.results.terminal.check_lines import report_lines
 from hpsearch.service.run import run
-from hpsearch.spec.load import parse_study
-from hpsearch.spec.study import StudySpec
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.file import parse_study
+from hpsearch.study.specification import StudySpec
+from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training import device as devices
 from hpsearch.training.data import cache
 from tests.results.digits import options_in

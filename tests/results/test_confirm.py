@@ -15,22 +15,22 @@ import torch
 from PIL import Image
 
 from hpsearch.__main__ import run as run_command
+from hpsearch.contracts.callbacks import Callback, FinishedTrial
+from hpsearch.contracts.messages import EndKind, EpochResult, TrialRun
 from hpsearch.errors import DigestMismatch, StudyFileError, UserError
+from hpsearch.executors.places import Gpu, Workers
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture
+from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
-from hpsearch.results.confirm.stored import read_pictures
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
-from hpsearch.service.callbacks import Callback, FinishedTrial
-from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.messages import EndKind, EpochResult, TrialRun
-from hpsearch.service.places import Gpu, Workers
-from hpsearch.spec import DataSpec, digest, parse_study
+from hpsearch.study import DataSpec, digest, parse_study
+from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
@@ -565,7 +565,7 @@ def test_the_test_part_is_opened_where_the_first_worker_was(
     folder, options, _ = trained
     writable(folder, "small.confirm").set_user_attr("test_results", "{}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("hpsearch.service.places.installed_gpus", lambda: (Gpu("GPU-a"), Gpu("GPU-b")))
+    monkeypatch.setattr("hpsearch.executors.places.installed_gpus", lambda: (Gpu("GPU-a"), Gpu("GPU-b")))
     seen: list[dict[str, str]] = []
     examine = confirm_module._examine
 

@@ -9,10 +9,10 @@ import pytest
 from hpsearch.errors import DataError, StudyFileError, StudyNotFound, UserError
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import confirm
-from hpsearch.service.inprocess import InProcessExecutor
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.spec import load_study_file
+from hpsearch.study import load_study_file
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.results.digits import options_in, searched, small_spec
 from tests.results.searches import record_of, writable
 from tests.results.stored import make_study

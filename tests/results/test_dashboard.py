@@ -14,12 +14,12 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from hpsearch.__main__ import run as command
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.accounts import add_user, read_users
-from hpsearch.results.dashboard import Access, ArtifactFolder, Dashboard, Refreshed
-from hpsearch.search.storage import open_storage
+from hpsearch.executors.places import Workers
+from hpsearch.results.dashboard.accounts import add_user, read_users
+from hpsearch.results.dashboard.serve import Access, ArtifactFolder, Dashboard, Refreshed
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
+from hpsearch.store.connection import open_storage
 from tests.results.requests import ask, basic, ours, stock, until
 from tests.results.stored import make_study, specification
 from tests.service.curves import CurveExecutor, Script
@@ -297,7 +297,7 @@ def test_the_command_adds_users(tmp_path, monkeypatch, capsys):
 
 
 def test_a_study_that_takes_the_number_of_a_deleted_one_is_shown_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpsearch.results.dashboard._LOOK_EVERY", 0.0)
+    monkeypatch.setattr("hpsearch.results.dashboard.serve._LOOK_EVERY", 0.0)
     url = f"sqlite:///{tmp_path}/s.db"
     make_study(url, "again")
     app = Refreshed(open_storage(url, readonly=True), ArtifactFolder(tmp_path / "artifacts"))

@@ -5,9 +5,9 @@ import threading
 
 import optuna
 
-from hpsearch.results.dashboard import Access, ArtifactFolder, Dashboard, Refreshed
-from hpsearch.results.graph_order import ORDER
-from hpsearch.search.storage import open_storage
+from hpsearch.results.dashboard.graph_order import ORDER
+from hpsearch.results.dashboard.serve import Access, ArtifactFolder, Dashboard, Refreshed
+from hpsearch.store.connection import open_storage
 from tests.results.requests import ask
 from tests.results.stored import make_study
 

@@ -9,18 +9,18 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.delete import delete_study, plan_deletion
-from hpsearch.results.listing import list_studies
-from hpsearch.results.looks import deletion_text, deletion_warnings
-from hpsearch.results.reading import opened
-from hpsearch.results.status import request_stop, study_status
-from hpsearch.search.identity import DriverIdentity
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import open_storage, reading
-from hpsearch.search.tables import LEASE
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.commands.delete import delete_study, plan_deletion
+from hpsearch.results.stored.listing import list_studies
+from hpsearch.results.stored.reading import opened
+from hpsearch.results.stored.status import request_stop, study_status
+from hpsearch.results.terminal.lines import deletion_text, deletion_warnings
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.spec import CheckpointSpec
-from hpsearch.spec.folders import RunFolder
+from hpsearch.store.connection import open_storage, reading
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.ledger import Ledger
+from hpsearch.store.schema import LEASE
+from hpsearch.study import CheckpointSpec
 from tests.results.stored import make_study
 
 

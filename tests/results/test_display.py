@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hpsearch.results.display import (
+from hpsearch.contracts.callbacks import FinishedTrial, RunningTrial, RunSummary, StudyInfo, WorkerNews
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.results.terminal.display import (
     Display,
     JsonDisplay,
     LiveDisplay,
@@ -19,9 +21,7 @@ from hpsearch.results.display import (
     choose_display,
     picture,
 )
-from hpsearch.results.progress import Progress, Repeat, closing_lines, duration, sparkline
-from hpsearch.service.callbacks import FinishedTrial, RunningTrial, RunSummary, StudyInfo, WorkerNews
-from hpsearch.spec.trial import EpochResult
+from hpsearch.results.terminal.progress import Progress, Repeat, closing_lines, duration, sparkline
 from tests.results.stored import specification
 
 INFO = StudyInfo(

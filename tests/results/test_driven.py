@@ -5,10 +5,10 @@ import json
 import optuna
 import pytest
 
-from hpsearch.results.dashboard import ArtifactFolder, Refreshed
-from hpsearch.search.identity import DriverIdentity
-from hpsearch.search.ledger import Ledger
-from hpsearch.search.storage import open_storage
+from hpsearch.results.dashboard.serve import ArtifactFolder, Refreshed
+from hpsearch.store.connection import open_storage
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.ledger import Ledger
 from tests.results.requests import ask
 from tests.results.stored import make_study
 

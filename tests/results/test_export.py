@@ -12,10 +12,10 @@ import pytest
 
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import UserError
-from hpsearch.results.export import choose_format, encode, write
-from hpsearch.results.reading import open_study
-from hpsearch.results.tables import epochs_frame, trials_frame
-from hpsearch.results.whole import encode_study, whole_study
+from hpsearch.results.commands.export import choose_format, encode, write
+from hpsearch.results.stored.document import encode_study, whole_study
+from hpsearch.results.stored.frames import epochs_frame, trials_frame
+from hpsearch.results.stored.reading import open_study
 from tests.results.stored import make_study
 
 READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hpsearch.results.forecast import between, samples, span
-from hpsearch.spec.load import parse_study
-from hpsearch.spec.study import StudySpec
+from hpsearch.results.commands.forecast import between, samples, span
+from hpsearch.study.file import parse_study
+from hpsearch.study.specification import StudySpec
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},

@@ -6,8 +6,8 @@ import optuna
 import pytest
 
 from hpsearch.__main__ import run as command
-from hpsearch.results.dashboard import ArtifactFolder, Refreshed
-from hpsearch.search.storage import open_storage
+from hpsearch.results.dashboard.serve import ArtifactFolder, Refreshed
+from hpsearch.store.connection import open_storage
 from tests.results.requests import ask
 from tests.results.stored import make_study
 
@@ -111,8 +111,8 @@ def test_a_study_of_optunas_own_is_shown(url, tmp_path, fill, direction, capsys)
 
 
 def test_its_reports_are_its_curve_and_its_values_are_its_scores(url, capsys):
-    from hpsearch.results.reading import reading_study
-    from hpsearch.results.record import read_record
+    from hpsearch.results.stored.reading import reading_study
+    from hpsearch.results.stored.study import read_record
 
     foreign(url, varied)
     with reading_study("theirs", url) as study:

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from hpsearch.results.accounts import PasswordHash, Users, UsersFile, add_user, remove_user
-from hpsearch.results.guard import LOCAL_NAMES, Guard
-from hpsearch.results.login import COOKIE, Delays, Login
+from hpsearch.results.dashboard.accounts import PasswordHash, Users, UsersFile, add_user, remove_user
+from hpsearch.results.dashboard.guard import LOCAL_NAMES, Guard
+from hpsearch.results.dashboard.login import COOKIE, Delays, Login
 from tests.results.requests import ask, basic
 
 NAME, PASSWORD = "zoë", "pässwörd: 1"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import hpsearch
 from hpsearch.errors import CheckpointError, ModelError, UserError
-from hpsearch.results.models import export_program, load_best_model, save_best
-from hpsearch.results.reading import best_trial, reading_study
+from hpsearch.results.commands.models import export_program, load_best_model, save_best
+from hpsearch.results.stored.reading import best_trial, reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.models import build
 from hpsearch.training.saved import SavedModel, to_probabilities
@@ -51,8 +51,8 @@ LOSS = """
 import sys, torch
 from pathlib import Path
 import hpsearch
-from hpsearch.spec.data import DataSpec
-from hpsearch.spec import TrainSpec
+from hpsearch.study.data import DataSpec
+from hpsearch.study import TrainSpec
 from hpsearch.training.data import load
 from hpsearch.training.losses import EpochMetrics
 torch.set_num_threads(1)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.results.notes import study_note
-from hpsearch.results.publication import Request, compute
-from hpsearch.search.storage import redact
+from hpsearch.results.dashboard.notes import study_note
+from hpsearch.results.dashboard.publication import Request, compute
+from hpsearch.store.connection import redact
 from tests.results.digits import searched, small_spec
 from tests.results.searches import record_of
 

@@ -16,8 +16,8 @@ from hpsearch.results.plots.interactive import figure
 from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
 from hpsearch.results.plots.static import draw, draw_figure, write_pngs
-from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.page import WIDE
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from tests.results.searches import record_of, search
 
 

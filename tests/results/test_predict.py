@@ -12,8 +12,8 @@ from PIL import Image
 
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, ModelError
-from hpsearch.results.models import export_program, load_best_model
-from hpsearch.results.predict import predict, prediction_lines
+from hpsearch.results.commands.models import export_program, load_best_model
+from hpsearch.results.commands.predict import predict, prediction_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
 from tests.results.digits import searched, small_spec

@@ -14,14 +14,14 @@ from optuna_dashboard import get_note, save_note
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from safetensors.numpy import load_file
 
-from hpsearch.results import publish
-from hpsearch.results.graph_order import ORDER
+from hpsearch.contracts.callbacks import Callback, RunSummary
+from hpsearch.results.dashboard import publisher as publish
+from hpsearch.results.dashboard.graph_order import ORDER
+from hpsearch.results.dashboard.publication import Answer, compute
+from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.plots import charts
-from hpsearch.results.publication import Answer, compute
-from hpsearch.results.publish import Publisher
-from hpsearch.results.reading import open_study
+from hpsearch.results.stored.reading import open_study
 from hpsearch.service import driver
-from hpsearch.service.callbacks import Callback, RunSummary
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 from tests.service.curves import Script
 
@@ -191,7 +191,7 @@ def test_the_password_is_not_in_the_arguments(tmp_path: Path, monkeypatch: pytes
 
 def test_the_driver_pays_for_no_plotly() -> None:
     costly = {"plotly", "optuna_dashboard", "torch", "pandas"}
-    code = "import sys, hpsearch.results.publish; print(*sys.modules)"
+    code = "import sys, hpsearch.results.dashboard.publisher; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert costly.isdisjoint(answer.stdout.split())
 

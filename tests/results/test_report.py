@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results import importance
-from hpsearch.results.compare import comparison_lines, read_studies
-from hpsearch.results.importance import Importances, Share, importances, scored
-from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report import advice as rules
-from hpsearch.results.report import build_report, write_report
+from hpsearch.results.report import build_report, importance, write_report
+from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.content import report, saved_epochs, worker_hours
 from hpsearch.results.report.document import Document, Section, Table, Text, markdown
 from hpsearch.results.report.evidence import Claim, chosen
+from hpsearch.results.report.importance import Importances, Share, importances, scored
 from hpsearch.results.report.page import page
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from tests.benchmarks.simulated import Truth, simulate, spec_of
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
-from hpsearch.results.server import Limits, Server, make_environ
+from hpsearch.results.dashboard.wsgi import Limits, Server, make_environ
 from tests.results.requests import until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"

@@ -10,12 +10,12 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.errors import StudyNotFound
-from hpsearch.results.export import encode
-from hpsearch.results.listing import list_studies
-from hpsearch.results.looks import list_lines
-from hpsearch.results.reading import best_trial, open_study, opened, reading_study
-from hpsearch.results.tables import StudyResult, epochs_frame, trials_frame
-from hpsearch.search.storage import open_storage
+from hpsearch.results.commands.export import encode
+from hpsearch.results.stored.frames import StudyResult, epochs_frame, trials_frame
+from hpsearch.results.stored.listing import list_studies
+from hpsearch.results.stored.reading import best_trial, open_study, opened, reading_study
+from hpsearch.results.terminal.lines import list_lines
+from hpsearch.store.connection import open_storage
 from tests.results.stored import make_study
 
 

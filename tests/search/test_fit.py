@@ -6,7 +6,7 @@ import random
 import pytest
 
 from hpsearch.search.fit import Fit, diagnose
-from hpsearch.spec.train import FitSpec
+from hpsearch.study.train import FitSpec
 
 CHANCE = math.log(10)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from hpsearch.search.outcome import Scoreboard, StopKind, decide, memory_constraint, score
-from hpsearch.spec.stopping import OutcomeSwitch
-from hpsearch.spec.study import Direction
+from hpsearch.study.specification import Direction
+from hpsearch.study.stopping import OutcomeSwitch
 
 nan, inf = math.nan, math.inf
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL

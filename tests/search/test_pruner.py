@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.search.pruner import EarlyStoppingPruner, build_pruner
 from hpsearch.search.stopping import GeneralizationLoss, Overfit, Patience, ProgressQuotient
-from hpsearch.spec.stopping import Pruner
-from hpsearch.spec.study import Direction
+from hpsearch.study.specification import Direction
+from hpsearch.study.stopping import Pruner
 
 MakeStudy = Callable[..., optuna.Study]
 

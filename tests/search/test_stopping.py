@@ -23,7 +23,7 @@ from hpsearch.search.stopping import (
     training_progress,
     warmup_epochs,
 )
-from hpsearch.spec.stopping import CriterionTable, EarlyStopping
+from hpsearch.study.stopping import CriterionTable, EarlyStopping
 
 nan, inf = math.nan, math.inf
 

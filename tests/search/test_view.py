@@ -13,7 +13,7 @@ from hpsearch.search.outcome import StopKind
 from hpsearch.search.sampler import grid_values, seen_by_sampler
 from hpsearch.search.space import distributions
 from hpsearch.search.view import BEST_SHOWN, NEWEST_SHOWN, StudyView
-from hpsearch.spec import parse_study
+from hpsearch.study import parse_study
 
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},

@@ -5,8 +5,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from hpsearch.service.executor import WorkerPlace
-from hpsearch.service.messages import (
+from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.messages import (
     Action,
     Decision,
     EndKind,
@@ -22,7 +22,7 @@ from hpsearch.service.messages import (
     WorkerExit,
     WorkerSetup,
 )
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study.checks import DataFacts
 
 Ending = EndKind | str
 

@@ -5,7 +5,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from hpsearch.service.messages import Ready
+from hpsearch.contracts.messages import Ready
 
 
 def main() -> None:

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.messages import EndKind
 from hpsearch.errors import DataError, DeviceError, DigestMismatch, StudyFileError, UserError, WorkersFailed
+from hpsearch.executors.places import Workers
+from hpsearch.files.run_folder import RunFolder, attempt_folder
 from hpsearch.service import fleet
-from hpsearch.service.callbacks import Callback
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.messages import EndKind
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import parse_study
-from hpsearch.spec.folders import RunFolder, attempt_folder
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study import parse_study
+from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 
 

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.messages import Loading, TrialRun, WorkerSetup
 from hpsearch.errors import UserError, WorkersFailed
-from hpsearch.results.display import JsonDisplay
+from hpsearch.results.terminal.display import JsonDisplay
 from hpsearch.service import fleet
-from hpsearch.service.callbacks import Callback
-from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.fleet import Fleet
-from hpsearch.service.messages import Loading, TrialRun, WorkerSetup
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
 

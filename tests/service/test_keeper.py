@@ -6,10 +6,10 @@ import os
 import pytest
 
 from hpsearch.errors import UserError
+from hpsearch.files.run_folder import SAMPLES, RunFolder, attempt_folder, split_entry
 from hpsearch.service import keeper as module
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.spec import CheckpointSpec
-from hpsearch.spec.folders import SAMPLES, RunFolder, attempt_folder, split_entry
+from hpsearch.study import CheckpointSpec
 
 
 def checkpointed(folder, number, text="weights"):

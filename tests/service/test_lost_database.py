@@ -9,11 +9,11 @@ import optuna
 import pytest
 
 from hpsearch.errors import StorageError, StudyFileError
-from hpsearch.search.storage import open_storage
+from hpsearch.executors.places import Workers
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec.folders import RunFolder
+from hpsearch.store.connection import open_storage
 from tests.databases import stored_trials
 from tests.service.curves import CurveExecutor, falling
 from tests.service.test_driver import spec_of

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from hpsearch.service.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary
-from hpsearch.service.executor import Executor
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary
+from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.messages import EndKind, TrialRun
+from hpsearch.executors.places import Workers
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.messages import EndKind, TrialRun
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import StudySpec, parse_study
+from hpsearch.study import StudySpec, parse_study
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.service.curves import CurveExecutor, Script
 
 DEADLINE = 60.0  # seconds

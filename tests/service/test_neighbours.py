@@ -9,16 +9,17 @@ import optuna
 import pytest
 
 from hpsearch.__main__ import run as command
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import StudyFileError, UserError
-from hpsearch.results.listing import list_studies
-from hpsearch.results.progress import Progress
-from hpsearch.results.reading import best_trial, reading_study
-from hpsearch.results.record import read_record
-from hpsearch.results.tables import epochs_frame, trials_frame
-from hpsearch.results.whole import whole_study
-from hpsearch.search.opening import stored_specification
-from hpsearch.spec.folders import RunFolder, attempt_folder
-from hpsearch.spec.trial import DataFacts, TrialRun
+from hpsearch.files.run_folder import RunFolder, attempt_folder
+from hpsearch.results.stored.document import whole_study
+from hpsearch.results.stored.frames import epochs_frame, trials_frame
+from hpsearch.results.stored.listing import list_studies
+from hpsearch.results.stored.reading import best_trial, reading_study
+from hpsearch.results.stored.study import read_record
+from hpsearch.results.terminal.progress import Progress
+from hpsearch.service.opening import stored_specification
+from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
 

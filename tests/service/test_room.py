@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.messages import Loading, Shutdown, Waiting, WorkerSetup
 from hpsearch.service import worker
-from hpsearch.service.executor import WorkerPlace
 from hpsearch.service.fleet import Fleet, Phase
-from hpsearch.service.inprocess import InProcessExecutor
-from hpsearch.service.messages import Loading, Shutdown, Waiting, WorkerSetup
 from hpsearch.service.worker import Memory, probe_of, wait_for_room
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.training.trials import make_run
 
 GIB = 1 << 30

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from hpsearch.results.reading import best_trial, reading_study
-from hpsearch.service.callbacks import Callback
-from hpsearch.service.inprocess import InProcessExecutor
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.trial import EpochResult, TrialRun
+from hpsearch.executors.places import Workers
+from hpsearch.files.run_folder import RunFolder, attempt_folder
+from hpsearch.results.stored.reading import best_trial, reading_study
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import Workers
 from hpsearch.service.run import run
-from hpsearch.spec import StudySpec, parse_study
-from hpsearch.spec.folders import RunFolder, attempt_folder
-from hpsearch.spec.trial import EpochResult, TrialRun
+from hpsearch.study import StudySpec, parse_study
+from hpsearch.testing.in_process import InProcessExecutor
 from tests.service.curves import CurveExecutor, Script
 from tests.training.trials import small_disk
 

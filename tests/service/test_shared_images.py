@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.service.callbacks import Callback, WorkerNews
-from hpsearch.service.executor import WorkerPlace
-from hpsearch.service.local import LocalExecutor
-from hpsearch.service.messages import FromWorker, Loading, Ready, Waiting, WorkerSetup
-from hpsearch.spec.folders import RunFolder
+from hpsearch.contracts.callbacks import Callback, WorkerNews
+from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.messages import FromWorker, Loading, Ready, Waiting, WorkerSetup
+from hpsearch.executors.local import LocalExecutor
+from hpsearch.files.run_folder import RunFolder
 from tests.service.curves import CurveExecutor, falling
 from tests.service.test_driver import run_here, spec_of
 from tests.training.trials import make_run

@@ -2,10 +2,10 @@
 
 import sqlite3
 
-from hpsearch.results.progress import Progress
-from hpsearch.search.study import Study
-from hpsearch.service.callbacks import Callback
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.results.terminal.progress import Progress
 from hpsearch.service.database import Database
+from hpsearch.service.study import Study
 from tests.service.curves import Script, falling
 from tests.service.test_driver import run_here, spec_of
 

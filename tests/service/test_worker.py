@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.service.messages import (
+from hpsearch.contracts.messages import (
     Action,
     Decision,
     EndKind,

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from hpsearch.errors import DataError
-from hpsearch.spec.augment import TRANSFORMS, Augment, check_unique
+from hpsearch.study.augment import TRANSFORMS, Augment, check_unique
 from hpsearch.training import transforms
 from hpsearch.training.augment import Augmentation, Mixed
 from tests.gpu.waiting import no_waiting

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.trial import EndKind, TrialRun
 from hpsearch.errors import DeviceError, ModelError
-from hpsearch.spec import ModelSpec
-from hpsearch.spec.trial import DataFacts, EndKind, TrialRun
+from hpsearch.study import ModelSpec
+from hpsearch.study.checks import DataFacts
 from hpsearch.training import device as devices
 from hpsearch.training import models
 from hpsearch.training.build import build_engine
-from hpsearch.training.engine import Engine
 from hpsearch.training.weights import save_weights
 from tests.training.trials import make_run
 

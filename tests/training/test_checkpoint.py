@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from hpsearch.contracts.trial import EpochResult, TrialRun
 from hpsearch.errors import CheckpointError
-from hpsearch.spec.trial import EpochResult, TrialRun
 from hpsearch.training import checkpoint as module
 from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
 from tests.training.trials import make_run, small_disk

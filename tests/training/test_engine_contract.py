@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd
+from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.training.build import build_engine
-from hpsearch.training.engine import Engine
 from hpsearch.training.weights import read_weights
 from tests.training.trials import make_run
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.errors import ModelError
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.training import function as module
 from hpsearch.training.function import FunctionEngine, check_metrics
 from hpsearch.training.function import test_function as find_test

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.errors import DeviceError
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.training.build import build_engine
 from hpsearch.training.plain import PlainEngine
 from tests.training.trials import make_run

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hpsearch.errors import ModelError, StudyFileError
-from hpsearch.spec import TrainSpec
-from hpsearch.spec.against import reported
-from hpsearch.spec.train import NUMBER_LOSSES
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study import TrainSpec
+from hpsearch.study.checks import DataFacts, reported
+from hpsearch.study.train import NUMBER_LOSSES
 from hpsearch.training.augment import Mixed
 from hpsearch.training.losses import (
     CLASSIFICATION,

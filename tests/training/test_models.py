@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hpsearch.errors import ModelError
-from hpsearch.spec import ModelSpec
+from hpsearch.study import ModelSpec
 from hpsearch.training import models
 from hpsearch.training.models import automatic_blocks, build
 from hpsearch.training.weights import fit_channels
@@ -83,7 +83,7 @@ def test_the_mlp_has_the_layers_asked_for() -> None:
 
 def test_own_models_import_no_torchvision() -> None:
     script = (
-        "import sys; from hpsearch.spec import ModelSpec; from hpsearch.training.models import build\n"
+        "import sys; from hpsearch.study import ModelSpec; from hpsearch.training.models import build\n"
         "for name in ('cnn', 'mlp'): build(ModelSpec(name=name), 1, (8, 8), 10, 0)\n"
         "sys.exit('torchvision' in sys.modules)"
     )

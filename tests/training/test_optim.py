@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpsearch.errors import ModelError
-from hpsearch.spec import TrainSpec
+from hpsearch.study import TrainSpec
 from hpsearch.training import optim
 from hpsearch.training.losses import EpochMetrics, training_loss
 from tests.gpu.waiting import no_waiting

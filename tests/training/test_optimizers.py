@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpsearch.spec import TrainSpec
+from hpsearch.study import TrainSpec
 from hpsearch.training import optim
 from hpsearch.training.losses import training_loss
 from tests.training.test_optim import line
@@ -140,7 +140,7 @@ def test_an_optimizer_imports_no_compiler() -> None:
     import sys
 
     code = (
-        "import sys, torch; from hpsearch.spec import TrainSpec; from hpsearch.training import optim\n"
+        "import sys, torch; from hpsearch.study import TrainSpec; from hpsearch.training import optim\n"
         "model = torch.nn.Linear(2, 2); optimizer = optim.build_optimizer(model, TrainSpec())\n"
         "model(torch.ones(1, 2)).sum().backward(); optimizer.step(); optimizer.zero_grad()\n"
         "print('torch._dynamo' in sys.modules)"

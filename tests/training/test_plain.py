@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.errors import ModelError
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.training.batches import cut, image_size_at, pieces
 from hpsearch.training.build import build_engine
 from hpsearch.training.device import seed_everything

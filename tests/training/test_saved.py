@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.trial import EndKind, EpochResult
 from hpsearch.errors import ModelError
-from hpsearch.spec.trial import EndKind, EpochResult
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import Prepared, load
-from hpsearch.training.engine import Engine
 from hpsearch.training.saved import load_model
 from hpsearch.training.weights import save_weights
 from tests.training.trials import make_run

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpsearch.spec.trial import EndKind, EpochResult, TrialEnd, TrialRun
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.training import models
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load

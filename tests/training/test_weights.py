@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpsearch.errors import CheckpointError, ModelError
-from hpsearch.spec import ModelSpec, TrainSpec
+from hpsearch.study import ModelSpec, TrainSpec
 from hpsearch.training import optim, weights
 from hpsearch.training.models import build
 from tests.training.nets import Tied

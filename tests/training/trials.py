@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hpsearch.spec import parse_study
-from hpsearch.spec.trial import TrialRun
+from hpsearch.contracts.trial import TrialRun
+from hpsearch.study import parse_study
 
 DIGITS: dict[str, Any] = {
     "study": {"name": "digits", "seed": 3},

@@ -11,9 +11,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch.contracts.callbacks import Callback, Calls
+from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
-from hpsearch.results.answer import SUMMARY
+from hpsearch.executors.places import VISIBLE, Workers, plan
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.confirm.images import read_images, write_images
+from hpsearch.results.confirm.linked import (
+    DETAILS,
+    RESULTS,
+    earlier_openings,
+    inherit_data,
+    opened_before,
+    parse,
+    record_opening,
+    set_attrs,
+    set_pictures,
+)
 from hpsearch.results.confirm.plan import (
     REPEAT,
     Candidate,
@@ -25,17 +40,6 @@ from hpsearch.results.confirm.plan import (
     tries,
 )
 from hpsearch.results.confirm.statistics import Values
-from hpsearch.results.confirm.stored import (
-    DETAILS,
-    RESULTS,
-    earlier_openings,
-    inherit_data,
-    opened_before,
-    parse,
-    record_opening,
-    set_attrs,
-    set_pictures,
-)
 from hpsearch.results.confirm.summary import (
     Confirmation,
     Result,
@@ -45,19 +49,15 @@ from hpsearch.results.confirm.summary import (
     trained_again,
 )
 from hpsearch.results.confirm.words import findings
-from hpsearch.results.progress import counted
-from hpsearch.results.reading import read_study
-from hpsearch.results.record import StudyRecord, TrialRecord
-from hpsearch.search.trials import SPECIFICATION
-from hpsearch.service.callbacks import Callback, Calls
-from hpsearch.service.executor import Executor
+from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.places import VISIBLE, Workers, plan
 from hpsearch.service.run import run
-from hpsearch.spec.folders import RunFolder
-from hpsearch.spec.load import refuse_foreign_places, refuse_other, stored_form
-from hpsearch.spec.study import SUFFIX, StudySpec
-from hpsearch.spec.trial import TrialRun
+from hpsearch.store.trials import SPECIFICATION
+from hpsearch.study.file import refuse_foreign_places, refuse_other, stored_form
+from hpsearch.study.specification import SUFFIX, StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.confirm.exam import Exam, Place

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import DataError, ModelError
 from hpsearch.results.confirm.statistics import Values
-from hpsearch.search.data_record import DataRecord
-from hpsearch.spec.study import StudySpec
-from hpsearch.spec.trial import TrialRun
+from hpsearch.store.study_data import DataRecord
+from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import models
 from hpsearch.training.context import Trial

@@ -33,7 +33,7 @@ def write_images(path: Path, images: Mapping[str, Values]) -> None:
     Raises:
         OSError: no room, or no permission.
     """
-    from hpsearch.training.files import write_whole
+    from hpsearch.files.atomic import write_whole
 
     file = io.BytesIO()
     small = {name: values.astype(np.float32) for name, values in images.items()}

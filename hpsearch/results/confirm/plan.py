@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.errors import DigestMismatch, UserError
-from hpsearch.results.record import StudyRecord, TrialRecord
-from hpsearch.spec.load import differences, digest, parse_study
-from hpsearch.spec.study import CONFIRMS, LINKED, SUFFIX, StudySpec
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.study.file import differences, digest, parse_study
+from hpsearch.study.specification import CONFIRMS, LINKED, SUFFIX, StudySpec
 
 REPEAT = "train.repeat"
 MOST_REPEATS = 10_000

@@ -15,9 +15,20 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.results.answer import REFIT, Refit
 from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
+from hpsearch.results.confirm.linked import (
+    RESULTS,
+    earlier_openings,
+    inherit_data,
+    opened_before,
+    parse,
+    record_opening,
+    set_attrs,
+)
 from hpsearch.results.confirm.plan import (
     REPEAT,
     Candidate,
@@ -29,26 +40,15 @@ from hpsearch.results.confirm.plan import (
     repeats,
     same_point,
 )
-from hpsearch.results.confirm.stored import (
-    RESULTS,
-    earlier_openings,
-    inherit_data,
-    opened_before,
-    parse,
-    record_opening,
-    set_attrs,
-)
-from hpsearch.results.progress import counted
-from hpsearch.results.reading import read_study
-from hpsearch.results.record import StudyRecord, TrialRecord
-from hpsearch.search.data_record import DATA
-from hpsearch.service.callbacks import Callback
-from hpsearch.service.executor import Executor
+from hpsearch.results.stored.answer import REFIT, Refit
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.spec.load import parse_study
-from hpsearch.spec.study import CONFIRMS, REFIT_SUFFIX, SUFFIX, TRAIN_LOSS, StudySpec
-from hpsearch.spec.trial import TrialRun
+from hpsearch.store.study_data import DATA
+from hpsearch.study.file import parse_study
+from hpsearch.study.specification import CONFIRMS, REFIT_SUFFIX, SUFFIX, TRAIN_LOSS, StudySpec
 
 LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"
 MOST_EPOCHS = 10_000_000

@@ -19,8 +19,8 @@ from hpsearch.results.confirm.statistics import (
     stacked,
     summarize,
 )
-from hpsearch.results.progress import counted
-from hpsearch.results.record import TrialRecord
+from hpsearch.results.stored.study import TrialRecord
+from hpsearch.results.terminal.progress import counted
 
 Metrics = Mapping[int, Mapping[str, float]]
 """By repeat."""

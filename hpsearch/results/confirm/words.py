@@ -5,9 +5,9 @@ from typing import Any
 
 from hpsearch.results.confirm.statistics import Summary
 from hpsearch.results.confirm.summary import Confirmation, Result, class_errors
-from hpsearch.results.looks import columns
-from hpsearch.results.progress import hparams_text, number
-from hpsearch.results.record import StudyRecord
+from hpsearch.results.stored.study import StudyRecord
+from hpsearch.results.terminal.lines import columns
+from hpsearch.results.terminal.progress import hparams_text, number
 
 
 def findings(confirmation: Confirmation) -> list[str]:

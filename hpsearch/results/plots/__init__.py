@@ -5,7 +5,7 @@ from hpsearch.results.plots.curves import batch_size_curves, learning_curves
 from hpsearch.results.plots.history import COSTS, best_so_far, timeline
 from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
-from hpsearch.results.record import StudyRecord
+from hpsearch.results.stored.study import StudyRecord
 
 __all__ = ["charts"]
 

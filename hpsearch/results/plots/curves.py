@@ -14,8 +14,8 @@ from hpsearch.results.plots.chart import (
     figures,
     wants_log,
 )
-from hpsearch.results.progress import hparam, hparams_text
-from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import hparam, hparams_text
 
 TOP = 10
 STOPPED = ("early_stopping", "pruner", "diverged", "out_of_memory", "error")

@@ -17,8 +17,8 @@ from hpsearch.results.plots.chart import (
     wants_log,
 )
 from hpsearch.results.plots.outcomes import REASON_COLORS
-from hpsearch.results.progress import hparams_text
-from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import hparams_text
 
 STATE_COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
 MOST_POINTS = 500

@@ -18,8 +18,8 @@ from hpsearch.results.plots.chart import (
     thin,
     wants_log,
 )
-from hpsearch.results.progress import counted, hparams_text
-from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import counted, hparams_text
 
 REASON_COLORS = {
     "finished": BLUE,

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpsearch.errors import UserError
-from hpsearch.results.confirm.stored import read_pictures
-from hpsearch.results.importance import importances
+from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.plots.static import write_pngs
-from hpsearch.results.reading import reading_study
-from hpsearch.results.record import read_record
 from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Document, markdown
-from hpsearch.search.storage import redact
-from hpsearch.spec.study import SUFFIX
+from hpsearch.results.report.importance import importances
+from hpsearch.results.stored.reading import reading_study
+from hpsearch.results.stored.study import read_record
+from hpsearch.store.connection import redact
+from hpsearch.study.specification import SUFFIX
 
 __all__ = ["build_report", "write_report", "write_text"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
-from hpsearch.results.answer import SUMMARY
 from hpsearch.results.confirm.statistics import CERTAINTY
-from hpsearch.results.progress import number
-from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.effects import ENOUGH, at_the_edge, divergence, late_best, one_sided
 from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
+from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import number
 
 TOP_SHARE = 0.2
 """Of the ranked trials, those that count as good."""

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.answer import SUMMARY
-from hpsearch.results.confirm.stored import OPENINGS
-from hpsearch.results.progress import number
-from hpsearch.results.record import StudyRecord
+from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
+from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.study import StudyRecord
+from hpsearch.results.terminal.progress import number
 
 
 def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tuple[Block, ...]:

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.importance import Importances, Share
-from hpsearch.results.notes import space_rows, time_spent
+from hpsearch.results.dashboard.notes import space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
-from hpsearch.results.progress import hparam, number, precision_text
-from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.advice import advice
 from hpsearch.results.report.confirmed import confirmation_blocks, from_json
 from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
 from hpsearch.results.report.effects import all_diverged
-from hpsearch.spec.study import StudySpec
+from hpsearch.results.report.importance import Importances, Share
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import hparam, number, precision_text
+from hpsearch.study.specification import StudySpec
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpsearch.results.notes import inline, markdown_table
+from hpsearch.results.dashboard.notes import inline, markdown_table
 from hpsearch.results.plots.chart import Chart
 from hpsearch.text import in_markdown, one_line
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY
-from hpsearch.results.progress import hparam
-from hpsearch.results.record import StudyRecord, TrialRecord
 from hpsearch.results.report.evidence import (
     Claim,
     cost,
@@ -23,7 +21,9 @@ from hpsearch.results.report.evidence import (
     luck_of_share,
     medians,
 )
-from hpsearch.spec.search import Choices, Entry
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import hparam
+from hpsearch.study.search import Choices, Entry
 
 ENOUGH = 10
 """Finished trials before anything is compared."""

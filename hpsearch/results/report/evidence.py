@@ -14,8 +14,8 @@ from statistics import median
 from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY, holm
-from hpsearch.results.progress import counted, number
-from hpsearch.results.record import StudyRecord, TrialRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import counted, number
 
 FEWEST = 3
 """Trials that a group needs before anything is said of it."""

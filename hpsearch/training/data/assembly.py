@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
-from hpsearch.spec.folders import SAMPLES, split_entry
+from hpsearch.files.run_folder import SAMPLES, split_entry
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import pixels, sources, splits
 from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import (

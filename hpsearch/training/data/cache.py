@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.errors import DataError
-from hpsearch.spec.locks import try_lock
+from hpsearch.files.locks import try_lock
 
 logger = logging.getLogger(__name__)
 

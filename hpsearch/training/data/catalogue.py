@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data.cache import Cache
 
 Array = NDArray[Any]

@@ -8,19 +8,287 @@ All pictures are decoded once, in parallel, at the size that the study asks for;
 the files when a trial asks for them.
 """
 
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.training.data import labels, pixels
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Catalogue, Request, Size, Source
+from hpsearch.training.data import labels as tables
+from hpsearch.training.data.catalogue import (
+    FREE,
+    HASH_BYTES,
+    PARTS,
+    TEST,
+    VAL,
+    Array,
+    Catalogue,
+    Request,
+    Size,
+    Source,
+)
 from hpsearch.training.data.decode import DEPTHS, FULL, WHITE, Form
-from hpsearch.training.data.listing import Listing, list_files, list_pictures
+from hpsearch.training.data.labels import Table
 from hpsearch.training.data.pictures import FileImages, Header, decode_new, highest_value, read_headers
 from hpsearch.training.data.twins import hash_pixels
+
+NAMES = {
+    "train": FREE,
+    "training": FREE,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "test": TEST,
+    "testing": TEST,
+}
+"""What folders of parts are called, in lower case."""
+
+_REMEDY = (
+    "keep either the folders train, val and test, with the class folders in each, or the class folders alone"
+)
+
+
+def part_of(folder: str) -> int | None:
+    """Returns the part that a folder's name stands for; None if it stands for none."""
+    return NAMES.get(folder.lower())
+
+
+def find_parts(root: Path, names: Sequence[Sequence[str]]) -> Mapping[str, int]:
+    """Returns the part of each folder of the root; nothing if they are classes.
+
+    Args:
+        names: of the pictures, relative to the root, in their parts.
+
+    Raises:
+        DataError: the folders are parts and classes at once, or parts without one for training.
+    """
+    folders = sorted({name[0] for name in names if len(name) > 1})
+    found = {folder: part for folder in folders if (part := part_of(folder)) is not None}
+    others = [folder for folder in folders if folder not in found]
+    if not found or (others and _is_class(found, names)):
+        _refuse_inner_parts(root, names)
+        return {}
+    if others:
+        raise DataError(
+            f"data.root: {root} holds {_listed(found)} beside {_listed(others)}, which cannot all be classes or "
+            f"all be parts; {_REMEDY}"
+        )
+    if FREE not in found.values():
+        raise DataError(f"data.root: {root} holds {_listed(found)} and no folder train; add it, or {_REMEDY}")
+    for part in (FREE, VAL, TEST):
+        same = [folder for folder, one in found.items() if one == part]
+        if len(same) > 1:
+            raise DataError(
+                f"data.root: {root} holds {' and '.join(same)}, which are one part; put their pictures together"
+            )
+    return found
+
+
+def _is_class(found: Mapping[str, int], names: Sequence[Sequence[str]]) -> bool:
+    """Whether the only folder that is called like a part is one of trains, beside trams: pictures lie in it."""
+    return [folder.lower() for folder in found] == ["train"] and all(
+        len(name) == 2 for name in names if name[0] in found
+    )
+
+
+def parts_in_table(names: Sequence[Sequence[str]]) -> list[int]:
+    """Returns the part of each file of a table: that of its first folder if all are called like parts."""
+    parts = [part_of(name[0]) if len(name) > 1 else None for name in names]
+    known = [part for part in parts if part is not None]
+    return known if len(known) == len(parts) and FREE in known else [FREE] * len(names)
+
+
+def _refuse_inner_parts(root: Path, names: Sequence[Sequence[str]]) -> None:
+    for name in names:
+        if len(name) > 2 and (part := part_of(name[1])) is not None:
+            outside = "train" if part == FREE else PARTS[part]
+            raise DataError(
+                f"data.root: {root}/{name[0]}/{name[1]} is a part within a class; parts come first, as in "
+                f"{outside}/{name[0]}"
+            )
+
+
+def _listed(folders: Sequence[str] | Mapping[str, int]) -> str:
+    shown = list(folders)
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    )
+)
+
+
+_DEEPEST = 64  # folders
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The pictures of a folder: names relative to the root, their parts, and labels by name.
+
+    Attributes:
+        notes: what was left out, and other things that may surprise.
+        table: of the labels file, its rows in the order of the names.
+    """
+
+    names: list[str]
+    labels: list[str]
+    parts: list[int]
+    notes: tuple[str, ...]
+    table: Table | None = None
+
+
+def list_files(request: Request) -> list[Path]:
+    """Returns all pictures and the table of labels.
+
+    Raises:
+        DataError: the folder is missing or has not the form of a data set.
+    """
+    found = [request.root / name for name in list_pictures(request).names]
+    return found + ([request.root / request.spec.labels] if request.spec.labels else [])
+
+
+def list_pictures(request: Request) -> Listing:
+    """Finds the labels and parts of all pictures.
+
+    Raises:
+        DataError: the folder is missing or has not the form of a data set.
+    """
+    root, table = request.root, request.spec.labels
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(
+            f"data.root: the folder {root.absolute()} {what}; name the folder of images by data.root or --data-root"
+        )
+    return _list_by_folder(root) if table is None else _list_by_table(request, tables.find_table(root, table))
+
+
+def _list_by_folder(root: Path) -> Listing:
+    pictures, others = _walk(root)
+    if not pictures:
+        raise DataError(
+            f"data.root: no images under {root.absolute()} (looked for {' '.join(sorted(SUFFIXES))}); there should be "
+            "one folder of images for each class"
+        )
+    _check_names(root, pictures)
+    split = [PurePath(name).parts for name in pictures]
+    official = find_parts(root, split)
+    depth = 1 if official else 0
+    loose = [name for name, folders in zip(pictures, split, strict=True) if len(folders) < depth + 2]
+    if loose:
+        raise DataError(
+            f"data.root: {root / loose[0]} lies in no class folder; put each image into a folder named by its "
+            "class, or list files and labels in a CSV named by data.labels"
+        )
+    classes = [folders[depth] for folders in split]
+    odd = [name for name in sorted(set(classes)) if not official and part_of(name) is not None]
+    notes = [f'the folder "{name}" is taken for a class, not for a part' for name in odd]
+    found = [official.get(folders[0], FREE) for folders in split]
+    return Listing(pictures, classes, found, (*notes, *_describe_others(others)))
+
+
+def _list_by_table(request: Request, path: Path) -> Listing:
+    spec, root = request.spec, request.root
+    table = tables.read_table(path, spec.label_column, spec.file_column)
+    names = tables.column(table, spec.file_column, path, "data.file_column")
+    # Windows writes backslashes, which may stand in names elsewhere.
+    names = [
+        name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
+        for name in names
+    ]
+    missing = [name for name in names if not os.path.lexists(root / name)]
+    if missing:
+        raise DataError(
+            f"data.labels: {path} names {missing[0]}, which is not in {root} ({len(missing)} of {len(names)} "
+            "files are missing); the names are relative to data.root"
+        )
+    values = tables.label_columns(table, spec.label_column, path)
+    plain = [os.path.normpath(name) for name in names]
+    tables.check_rows_differ(plain, names, values, path)
+    known = {*plain, os.path.relpath(path, root)}
+    pictures, others = ([name for name in some if name not in known] for some in _walk(root))
+    notes = _describe_unlisted(pictures, path.name) + _describe_others(others)
+    found = parts_in_table([PurePath(name).parts for name in plain])
+    return Listing(names, values, found, notes, table)
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Returns the names of all pictures and of all other files, in order."""
+    pictures: list[str] = []
+    others: list[str] = []
+    for name in _files(root, "", frozenset()):
+        is_picture = os.path.splitext(name)[1].lower() in SUFFIXES
+        (pictures if is_picture else others).append(name)
+    return pictures, others
+
+
+def _files(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
+    """Yields the names of files below a folder, through links too, but not round and round."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    if len(above) >= _DEEPEST:
+        raise DataError(f"data.root: {folder} lies more than {_DEEPEST} folders deep; move the images up")
+    try:
+        with os.scandir(folder) as scanned:
+            entries = [
+                (entry.name, _is_folder(entry)) for entry in sorted(scanned, key=lambda entry: entry.name)
+            ]
+    except OSError as error:
+        raise DataError(
+            f"data.root: the folder {folder} cannot be read ({error.strerror}); mend its permissions, or move "
+            "it away"
+        ) from error
+    for name, is_folder in entries:
+        if name.startswith("."):
+            continue
+        if is_folder:
+            yield from _files(folder / name, f"{prefix}{name}{os.sep}", above | {real})
+        else:
+            yield prefix + name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a picture that cannot be read
+        return False
+
+
+def _check_names(root: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not name.isascii() and _shown(name) != name:
+            raise DataError(f"data.root: the name {_shown(name)} in {root} is not UTF-8; rename it")
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _describe_unlisted(names: Sequence[str], table: str) -> tuple[str, ...]:
+    if not names:
+        return ()
+    are = "s are" if len(names) > 1 else " is"
+    return (f"{len(names)} picture{are} not in {table} and left out, such as {_shown(names[0])}",)
+
+
+def _describe_others(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    suffixes = Counter(os.path.splitext(_shown(name))[1].lower() or "none" for name in names)
+    shown = ", ".join(f"{suffix} {count}" for suffix, count in suffixes.most_common(5))
+    are = "s are no pictures" if len(names) > 1 else " is no picture"
+    return (
+        f"{len(names)} file{are} by suffix and left out ({shown}), such as {_shown(names[0])}; convert "
+        "photographs to JPEG or PNG",
+    )
 
 
 def read_folder(request: Request) -> Catalogue:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import catalogue, pixels
 from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
 from hpsearch.training.data.cache import Cache, Waits
@@ -23,12 +23,11 @@ from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages
 from hpsearch.training.data.pixels import Statistics
 from hpsearch.training.data.preparation import Preparation
-from hpsearch.training.data.prepared import Images, Part, Prepared
-from hpsearch.training.data.progress import counted
+from hpsearch.training.data.prepared import Images, Part, Prepared, StreamedImages
 from hpsearch.training.data.sources import own_size
 from hpsearch.training.data.splits import count_below
 from hpsearch.training.data.store import images_bytes
-from hpsearch.training.data.stream import StreamedImages
+from hpsearch.training.data.threads import counted
 from hpsearch.training.device import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -26,9 +26,8 @@ from hpsearch.training.data.decode import (
     values,
 )
 from hpsearch.training.data.pixels import to_channels
-from hpsearch.training.data.progress import told
-from hpsearch.training.data.shelves import Shelves, form
-from hpsearch.training.data.threads import in_order
+from hpsearch.training.data.store import Shelves, form
+from hpsearch.training.data.threads import in_order, told
 
 _THREADS = min(16, os.cpu_count() or 1)
 _CHUNK_BYTES = 32 << 20

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data.assembly import assemble, open_cache, sealed_store
 from hpsearch.training.data.cache import Waits
 from hpsearch.training.data.loading import TrainingData

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
-from hpsearch.spec.data import DataSpec
-from hpsearch.training.data import builders, idx, stacks, torchvision_sets
+from hpsearch.study.data import DataSpec
+from hpsearch.training.data import arrays as idx
+from hpsearch.training.data import builders, stacks, torchvision_sets
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
 from hpsearch.training.data.catalogue import (

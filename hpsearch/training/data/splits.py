@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import Split
+from hpsearch.study.data import Split
 from hpsearch.training.data.catalogue import FREE, PARTS, TEST, TRAIN, VAL, Array, Catalogue
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
-from hpsearch.training.data import labels, tables
+from hpsearch.training.data import labels
+from hpsearch.training.data import labels as tables
 from hpsearch.training.data.arrays import OPENERS, ArrayImages, npz_names, scan
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Array, Catalogue, Request, Source
 

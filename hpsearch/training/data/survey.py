@@ -23,7 +23,7 @@ from hpsearch.training.data.catalogue import (
 )
 from hpsearch.training.data.decode import from_item, number_type
 from hpsearch.training.data.objects import ItemImages, Member, read_items
-from hpsearch.training.data.progress import told
+from hpsearch.training.data.threads import told
 
 
 def read_members(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from hpsearch.training.data.catalogue import Array, Progress
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -23,3 +25,21 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def told(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:
+    """Yields items and tells, after each, how many of all have been taken."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress:
+            progress(done, total)
+
+
+def counted(chunks: Iterable[Array], total: int, progress: Progress | None) -> Iterator[Array]:
+    """Does the same for arrays of several images each."""
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        if progress:
+            progress(done, total)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.errors import DataError
-from hpsearch.training.data import idx
+from hpsearch.training.data import arrays
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.objects import ItemImages, Member
 from hpsearch.training.data.survey import read_members
@@ -42,17 +42,17 @@ def names() -> list[str]:
 
 
 def _family_files(request: Request) -> Iterable[Path]:
-    files = idx.idx_files(request)
+    files = arrays.idx_files(request)
     if files is None and request.spec.download:
         _construct(request, {"train": True})
-        files = idx.idx_files(request)
+        files = arrays.idx_files(request)
     if files is None:
         raise missing(request)
     return files
 
 
 def _read_family(request: Request) -> Catalogue:
-    return idx.read_idx_set(request, _family_files(request))
+    return arrays.read_idx_set(request, _family_files(request))
 
 
 FAMILY = Source(files=_family_files, read=_read_family)

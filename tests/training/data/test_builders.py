@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.objects import ItemImages
+from hpsearch.training.data.prepared import StreamedImages
 from hpsearch.training.data.sealed import open_test
-from hpsearch.training.data.stream import StreamedImages
 
 MODULE = '''
 from collections import namedtuple

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, load, pixels
 from hpsearch.training.data.decode import Form, depth, read_file
 from tests.training.data.pictures import noise, save

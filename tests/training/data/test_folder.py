@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec, Split
+from hpsearch.study.data import DataSpec, Split
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.decode import read_file
 from hpsearch.training.data.sealed import open_test
@@ -438,7 +438,7 @@ def test_two_processes_build_the_same_cache(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import load
 sys.stdin.readline()
 spec = DataSpec(dataset="folder", image_size=24)

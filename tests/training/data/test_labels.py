@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.labels import to_targets
-from hpsearch.training.data.tables import read_table
+from hpsearch.training.data.labels import read_table, to_targets
 
 ONE_HOT = np.eye(3)[np.arange(9) % 3]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
-from hpsearch.spec.trial import DataFacts
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import load
 from tests.training.data.pictures import day_and_night, noise, save
 

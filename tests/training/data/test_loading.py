@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec, Split
+from hpsearch.study.data import DataSpec, Split
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.sealed import open_test
 from tests.gpu.waiting import no_waiting
@@ -71,7 +71,7 @@ def test_digits_facts(tmp_path: Path) -> None:
 def test_loading_digits_imports_neither_scikit_learn_nor_torchvision(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hpsearch.training.data import load;"
-        "from hpsearch.spec.data import DataSpec;"
+        "from hpsearch.study.data import DataSpec;"
         f"load(DataSpec(dataset='digits'), cache=Path({str(tmp_path)!r}));"
         "assert not {'sklearn', 'torchvision'} & set(sys.modules)"
     )

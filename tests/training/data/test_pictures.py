@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, decode, load, pictures
 from hpsearch.training.data.catalogue import Size
 from hpsearch.training.data.sealed import open_test

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hpsearch.errors import ModelError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import Prepared, load
 from hpsearch.training.data.preparation import Preparation, from_header
 from tests.training.data.pictures import noise, save

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import load
 from tests.training.data.pictures import day_and_night
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import Split
+from hpsearch.study.data import Split
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
 from hpsearch.training.data.splits import count_below, describe_shares, split, subset_order

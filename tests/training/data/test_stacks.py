@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.assembly import assemble

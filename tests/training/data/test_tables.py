@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.tables import column, read_table
+from hpsearch.training.data.labels import column, read_table
 
 HEAD = "file,label,note\n"
 

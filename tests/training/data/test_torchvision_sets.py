@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hpsearch.errors import DataError
-from hpsearch.spec.data import DataSpec
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import load, torchvision_sets
 from hpsearch.training.data.catalogue import FREE
 from hpsearch.training.data.sealed import open_test

@@ -1,0 +1,205 @@
+"""How to follow a study while it runs: subclass `Callback`, override what you need, hand it to `run`.
+
+Callbacks are called in the driver's own thread, between decisions: one that takes long delays every worker.
+A callback that raises is reported in the log with its traceback and not called again; the study goes on.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.study.specification import StudySpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyInfo:
+    """A study as the run begins.
+
+    Attributes:
+        total: finished trials that the study asks for.
+        finished: trials that were finished already, by state.
+        stop_reasons: the same by the reason why they ended.
+        best: the best of them.
+        storage: the URL without its password.
+        folder: the study's run folder.
+        workers: one description per worker, such as "worker 0: cuda:0".
+    """
+
+    spec: StudySpec
+    total: int
+    finished: Mapping[str, int]
+    storage: str
+    folder: str
+    workers: tuple[str, ...]
+    stop_reasons: Mapping[str, int] = field(default_factory=dict)
+    best: "FinishedTrial | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTrial:
+    """A trial in training: `curve` holds the epochs so far, `since` when it began (as `time.time`)."""
+
+    number: int
+    attempt: int
+    worker: int
+    hparams: Mapping[str, Any]
+    epochs: int
+    since: float
+    curve: tuple[EpochResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTrial:
+    """A trial that has ended.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        stop_reason: finished, early_stopping, pruner, diverged, out_of_memory, study_end or error.
+        score: the best value of the study's metric over its epochs; None if there was no finite one.
+        detail: one readable sentence about why it stopped.
+        is_best: whether it is now the study's best trial.
+        weights: path of its kept weights, if any.
+    """
+
+    number: int
+    state: str
+    stop_reason: str
+    score: float | None
+    best_epoch: int | None
+    epochs_run: int
+    hparams: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    detail: str = ""
+    is_best: bool = False
+    weights: str | None = None
+
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+"""States of finished trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a study stands, with what its other drivers did.
+
+    Attributes:
+        finished: finished trials by state.
+        stop_reasons: the same by the reason why they ended.
+        best: the best of them.
+    """
+
+    finished: Mapping[str, int]
+    stop_reasons: Mapping[str, int]
+    best: FinishedTrial | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerNews:
+    """Something about a worker.
+
+    Attributes:
+        kind: starting, waiting, loading, ready or exit.
+        text: a sentence.
+        done, total: images read so far and in all, while it is loading.
+    """
+
+    worker: int
+    kind: str
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run leaves behind.
+
+    Attributes:
+        reason: why it ended: all trials finished, time is up, stopped by a signal ... An error's own words,
+            of which the first line is a sentence, where it ended with one.
+        counts: trials by state over the whole study, RUNNING and WAITING included.
+        stop_reasons: finished trials by stop reason.
+        can_go_on: whether the study has trials left that another run would train.
+        cold: whether a second signal ended it at once.
+        failed: whether it ended with an error, which the caller is given after this.
+        lost: whether the database has lost the study, so that there is nothing to be read or written there.
+        exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal, the
+            error's own after an error.
+        driver_seconds: processor time of the driver's own work within `seconds` of wall time.
+    """
+
+    study: str
+    reason: str
+    counts: Mapping[str, int]
+    stop_reasons: Mapping[str, int]
+    best: FinishedTrial | None
+    seconds: float
+    exit_status: int
+    epochs: int = 0
+    driver_seconds: float = 0.0
+    folder: str = ""
+    storage: str = ""
+    can_go_on: bool = False
+    cold: bool = False
+    failed: bool = False
+    lost: bool = False
+
+    @property
+    def any_finished(self) -> bool:
+        """Whether the study has a finished trial, from this run or from an earlier one."""
+        return any(self.counts.get(state) for state in FINISHED)
+
+
+class Callback:
+    """Follows a study; every method does nothing until overridden."""
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        """The study is open, workers are starting."""
+
+    def on_worker(self, news: WorkerNews) -> None:
+        """A worker starts, is ready, waits or has gone."""
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        """A trial begins, or goes on from a checkpoint (its curve then holds the epochs before)."""
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        """A trial has trained an epoch; `trial.curve` includes it."""
+
+    def on_trial_interrupted(self, number: int) -> None:
+        """A trial has left its worker without an end: it waits for its next attempt, here or elsewhere."""
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        """A trial of this driver has ended."""
+
+    def on_standing(self, standing: Standing) -> None:
+        """The study's other drivers have been looked at, which happens every few seconds."""
+
+    def on_message(self, text: str) -> None:
+        """Something the user should know: the database is away, a trial is taken over ..."""
+
+    def on_tick(self) -> None:
+        """Called at least once a second, also when nothing happens."""
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        """The run ends, by whatever cause; `run` then raises the error, if it was one."""
+
+
+class Calls:
+    """Calls one method of every callback; one that raises is reported and left out from then on."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        for callback in list(self._callbacks):
+            try:
+                getattr(callback, name)(*arguments)
+            except Exception:
+                logger.exception(
+                    "callback %s.%s failed; it is not called again", type(callback).__name__, name
+                )
+                self._callbacks.remove(callback)

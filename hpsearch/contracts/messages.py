@@ -1,0 +1,161 @@
+"""All that driver and worker say to each other: frozen records, picklable, no torch and no Optuna in them.
+
+    driver                                   worker
+      |  WorkerSetup  ---------------------->
+      |  <---------------------------------  Waiting                    while its GPU is too full, or another
+      |                                                                  process prepares its images
+      |  <---------------------------------  Loading                    while it reads images for the first time
+      |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
+      |  TrialRun  ------------------------>
+      |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
+      |  <---------------------------------  EpochResult                one per epoch
+      |  Decision  ------------------------>                            CONTINUE, STOP or PREEMPT
+      |  <---------------------------------  TrialEnd
+      |  Shutdown  ------------------------>
+
+The worker waits for the decision on its last epoch before it trains the next: a stopped trial never trains
+an epoch too many. So does a worker that resumes a trial: the driver judges the checkpoint's last epoch anew
+(`TrialStarted.curve` is not empty), for the trial may have ended before its record was written.
+`WorkerExit` comes from the executor, not from the worker: its pipe has closed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.specification import StudySpec
+
+__all__ = [
+    "Action",
+    "DataFacts",
+    "Decision",
+    "EndKind",
+    "EpochResult",
+    "FromWorker",
+    "Loading",
+    "Ready",
+    "SetupFailed",
+    "Shutdown",
+    "ToWorker",
+    "TrialEnd",
+    "TrialRun",
+    "TrialStarted",
+    "Waiting",
+    "WorkerExit",
+    "WorkerSetup",
+]
+
+
+class Action(StrEnum):
+    """What a worker does with a trial after an epoch."""
+
+    CONTINUE = "continue"
+    STOP = "stop"  # evict, keep the best weights
+    PREEMPT = "preempt"  # checkpoint and give back
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker needs before its first trial.
+
+    Attributes:
+        device: "cpu", "cuda" (the first that the worker's CUDA_VISIBLE_DEVICES shows) or "auto".
+        data_root: overrides `spec.data.root`.
+        cache: folder of decoded images, shared by all workers and runs.
+        import_paths: folders of the study's own modules, see `training.imports.look_in`.
+        allow: what the study may name, see `training.imports.import_object`; None trusts all.
+    """
+
+    worker: int
+    spec: StudySpec
+    device: str = "auto"
+    data_root: str | None = None
+    cache: str = "runs/cache"
+    import_paths: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker can train.
+
+    Attributes:
+        data: as the worker found it; None for an own loop with its own data.
+        code: digests of the sources of the user's modules, by what the study names of them.
+    """
+
+    worker: int
+    pid: int
+    device: str
+    versions: Mapping[str, str]
+    data: DataFacts | None
+    seconds: float
+    code: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A worker cannot go on yet, and says why, now and then; it does so by itself as soon as it can.
+
+    Before it is Ready it may wait for room on its GPU; then, and in a trial with images of a new size, for
+    another process that prepares the same images.
+    """
+
+    worker: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A worker reads images that are not in the cache yet: so many of `total` are done."""
+
+    worker: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetupFailed:
+    """A worker cannot train this study: a sentence for the user, or a traceback for a bug.
+
+    `user_error` names the class in `hpsearch.errors` when the user can mend it.
+    """
+
+    worker: int
+    message: str
+    user_error: str | None = None
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to an EpochResult. A PREEMPT may also come unasked: it interrupts no epoch."""
+
+    number: int
+    epoch: int
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Leave after evicting (PREEMPTED) what is still in the slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    """A worker's pipe has closed: its process is gone, or the executor ended it.
+
+    Attributes:
+        reason: one sentence: exit status or signal name, the kernel's OOM kill when it can be seen.
+        stderr: the last lines that it wrote.
+    """
+
+    worker: int
+    reason: str
+    stderr: str = ""
+
+
+ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
+FromWorker = Waiting | Loading | Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit

@@ -1,0 +1,107 @@
+"""One trial in plain values: what it is told, what it reports, how it ends. Neither torch nor Optuna."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hpsearch.study.specification import StudySpec
+
+
+class EndKind(StrEnum):
+    """How an attempt at a trial ended, as the engine saw it."""
+
+    FINISHED = "finished"  # all its epochs
+    STOPPED = "stopped"  # the driver decided so
+    PRUNED = "pruned"  # the training function gave it up, by raising optuna.TrialPruned
+    PREEMPTED = "preempted"  # checkpointed and given back, to be resumed
+    OUT_OF_MEMORY = "out_of_memory"  # it cannot be built, or not even a micro-batch of one sample fits
+    UNSAVED = "unsaved"  # a checkpoint could not be written: no fault of the trial, which can be resumed
+    ERROR = "error"  # an exception in model, data or training function
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRun:
+    """One attempt at a trial, with all that a worker needs to know.
+
+    Attributes:
+        study: name of the study.
+        number: Optuna's trial number.
+        attempt: from 1; one more for each time that the trial was begun or resumed.
+        hparams: the sampled values by name, as Optuna stores them.
+        spec: the study with these hparams in place; `spec.study.seed` is the study's seed.
+        folder: the trial's own checkpoint folder; the attempt writes into a folder of its own below it.
+    """
+
+    study: str
+    number: int
+    attempt: int
+    hparams: Mapping[str, Any]
+    spec: StudySpec
+    folder: str
+
+    @property
+    def stream(self) -> int:
+        """What the trial's random numbers come from, beside the study's seed: its number, or its repeat."""
+        repeat = self.spec.train.repeat
+        return self.number if repeat is None else -1 - repeat
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch of one trial gave.
+
+    Attributes:
+        epoch: from 1.
+        metrics: by name; always `val_loss`, and `train_loss` where the loop reports it. NaN where it
+            diverged.
+        seconds: wall time of the epoch, of which `eval_seconds` for validation and `checkpoint_seconds` for
+            saving.
+        samples: training samples seen.
+        last: whether it was the last of the trial's epochs.
+        checkpointed: whether this epoch is in a whole checkpoint, so that a crash cannot cost it.
+    """
+
+    number: int
+    attempt: int
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    samples: int = 0
+    last: bool = False
+    checkpointed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """An attempt begins; `curve` holds the epochs of the checkpoint that it resumes, if any."""
+
+    number: int
+    attempt: int
+    curve: tuple[EpochResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnd:
+    """An attempt ends.
+
+    Attributes:
+        detail: one sentence for errors and out of memory.
+        traceback: for errors.
+        hopeless: whether another attempt would end alike, such as one whose model cannot be built.
+        leaving: whether the worker ends with it, so that it must not be given another trial.
+        weights: path of the best epoch's weights (safetensors), if any were kept.
+        facts: user attributes for the dashboard: parameters, peak memory, device, micro-batch, precision ...
+    """
+
+    number: int
+    attempt: int
+    kind: EndKind
+    detail: str = ""
+    traceback: str = ""
+    weights: str | None = None
+    leaving: bool = False
+    hopeless: bool = False
+    facts: Mapping[str, str | int | float | list[float]] = field(default_factory=dict)

@@ -1,0 +1,148 @@
+"""Removes a study for good: its rows, its checkpoints and weights, its artifacts, and what belongs to it."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.files.run_folder import RunFolder, read_owner
+from hpsearch.results.confirm.linked import OPENINGS
+from hpsearch.results.stored.listing import own_folder
+from hpsearch.results.stored.reading import linked_to, opened
+from hpsearch.results.stored.status import find_row, living_drivers
+from hpsearch.store.connection import reading, redact, translated
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.ledger import Ledger
+from hpsearch.store.trials import ARTIFACT, TOKEN, artifacts_elsewhere, shared_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What would go with a study.
+
+    Attributes:
+        folder: None when it has none on this machine.
+        foreign: a folder of the study's name that stays, since it is not known to be the study's.
+        shared: its folder that stays, since a copy of the study in the database names weights in it.
+        openings: how often the test part was opened; the record of that goes with the study.
+        linked: the study's confirmation and refit, which go too.
+    """
+
+    name: str
+    study_id: int
+    trials: int
+    folder: Path | None
+    foreign: Path | None
+    size: int
+    artifacts: tuple[Path, ...]
+    shared: Path | None = None
+    openings: int = 0
+    linked: "tuple[Deletion, ...]" = ()
+
+
+def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
+    """Says what would be deleted.
+
+    Raises:
+        StudyNotFound: no study of this name.
+        UserError: a live driver runs the study, its confirmation or its refit.
+    """
+    with opened(url) as storage:
+        with translated(storage):
+            attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+        go_too = [other for other in attrs if linked_to(other, attrs) == name]
+        linked = tuple(_plan(other, storage, run_folder) for other in go_too)
+        return _plan(name, storage, run_folder, linked)
+
+
+def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deletion, ...] = ()) -> Deletion:
+    row = find_row(name, storage, run_folder)
+    _refuse_running(storage, name, row.study_id)
+    with translated(storage):
+        openings = json.loads(storage.get_study_user_attrs(row.study_id).get(OPENINGS, "[]"))
+        token = storage.get_study_system_attrs(row.study_id).get(TOKEN)
+    place = RunFolder(run_folder, name)
+    folder = own_folder(place)
+    is_owner = folder is not None and token is not None and (read_owner(folder) or {}).get("token") == token
+    with reading(storage) as connection:
+        named = shared_weights(connection, row.study_id)
+    is_shared = is_owner and any(place.names(path) & named for _, path in place.kept_weights())
+    goes = is_owner and not is_shared
+    return Deletion(
+        name,
+        row.study_id,
+        sum(row.counts.values()) + row.foreign,
+        folder if goes else None,
+        None if is_owner else folder,
+        row.size if goes else 0,
+        tuple(_artifact_files(storage, row.study_id, place.artifacts)),
+        folder if is_shared else None,
+        len(openings),
+        linked,
+    )
+
+
+def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
+    for driver in living_drivers(storage, study_id):
+        host = driver.identity.host.partition("/")[0]
+        raise UserError(
+            f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
+            f"stop it first: hpsearch stop {name}"
+        )
+
+
+def delete_study(deletion: Deletion, url: str) -> None:
+    """Deletes what `plan_deletion` found; those linked to it first, so that a second try finds all.
+
+    Raises:
+        StudyNotFound: it was deleted meanwhile.
+        UserError: a driver has begun to run it meanwhile; or files that cannot be removed, and then the study
+            is gone from the database.
+        StorageError, StorageAway: the database.
+    """
+    for linked in deletion.linked:
+        delete_study(linked, url)
+    # The rows first, so that nothing refers to files that are gone.
+    with opened(url, readonly=False) as storage, translated(storage):
+        _refuse_running(storage, deletion.name, deletion.study_id)
+        Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
+        try:
+            optuna.delete_study(study_name=deletion.name, storage=storage)
+        except KeyError:
+            where = redact(storage.url)
+            raise StudyNotFound(f'study "{deletion.name}" was deleted from {where} meanwhile') from None
+    try:
+        if deletion.folder is not None:
+            shutil.rmtree(deletion.folder)
+        for path in deletion.artifacts:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {error.filename}: {error.strerror}; remove it by hand") from None
+
+
+def _artifact_files(storage: RDBStorage, study_id: int, folder: Path) -> Iterable[Path]:
+    """Yields the files of the study's artifacts that no other study names; a copy of it names the same."""
+    with translated(storage):
+        attrs = [storage.get_study_system_attrs(study_id)]
+        attrs += [trial.system_attrs for trial in storage.get_all_trials(study_id, deepcopy=False)]
+    with reading(storage) as connection:
+        elsewhere = artifacts_elsewhere(connection, study_id)
+    for keys in (set(found) - elsewhere for found in attrs):
+        for key in keys:
+            name = key.removeprefix(ARTIFACT)
+            # A row of the database must not name a file outside of the folder.
+            if key.startswith(ARTIFACT) and _is_uuid(name) and (folder / name).is_file():
+                yield folder / name
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,144 @@
+"""How long a study will take: its own sampling and stopping rules, acted out on made-up curves, timed by probes.
+
+Nobody knows the curves before the study has run. So the best value of each hyperparameter is taken to lie anywhere
+in its range, and a trial's best epoch anywhere among its epochs; the sampler, the pruner and the early stopping are
+the study's own.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import create_trial
+
+from hpsearch.search import stopping
+from hpsearch.search.outcome import StopKind, decide
+from hpsearch.search.stopping import Curve
+from hpsearch.search.view import StudyView
+from hpsearch.study.specification import StudySpec
+
+MOST_TRIALS = 120
+MOST_EPOCHS = 4000
+"""Trials and epochs that are acted out; more would take longer than they tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A trial as it may come.
+
+    Attributes:
+        spec: the study with the sampled hyperparameters in place.
+        epochs: that the trial has.
+        trained: epochs until it is stopped.
+    """
+
+    spec: StudySpec
+    epochs: int
+    trained: int
+
+
+def samples(spec: StudySpec) -> list[Sample]:
+    """Returns the trials of one or more studies that are acted out; the same at each call."""
+    found: list[Sample] = []
+    for seed in range(MOST_TRIALS):
+        for sample in _study(spec, seed):
+            found.append(sample)
+            if sum(one.trained for one in found) > MOST_EPOCHS:
+                return found
+        if len(found) >= MOST_TRIALS:
+            break
+    return found
+
+
+def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
+    """Acts out one study, trial after trial, as the driver would."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A Gaussian process takes longer than it tells here.
+    sampler = spec.sampler.model_copy(update={"name": "tpe"}) if spec.sampler.name == "gp" else spec.sampler
+    seeded = {"study": spec.study.model_copy(update={"seed": seed}), "sampler": sampler}
+    view = StudyView(spec.model_copy(update=seeded))
+    generator = np.random.default_rng(seed)
+    best = {name: generator.uniform() for name in view.space}
+    sign = 1.0 if spec.study.better == "minimize" else -1.0
+    for number in range(min(spec.study.trials, MOST_TRIALS)):
+        params = view.ask(number)
+        own = spec.with_hparams(params)
+        level = sum((_place(view.space[name], params[name]) - best[name]) ** 2 for name in view.space)
+        curve = _curve(own, level, generator)
+        trained, kind = _train(view, number, own, curve, sign)
+        values = [sign * value for value in curve.val[:trained]]
+        value = sign * min(curve.val[:trained])
+        trial = create_trial(
+            state=decide(kind, value, view.board, own.early_stopping.outcome),
+            value=value,
+            params=params,
+            distributions=view.space,
+            intermediate_values=dict(enumerate(values, 1)),
+            user_attrs={"stop_reason": kind.value, "score": value, "epochs_run": trained},
+            system_attrs=view.rungs(number),
+        )
+        trial.number = number
+        view.replace(trial)
+        yield Sample(own, own.train.epochs, trained)
+
+
+def _place(distribution: BaseDistribution, value: Any) -> float:
+    """Returns where a value lies in its range, from 0 to 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices.index(value) / max(1, len(distribution.choices) - 1)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, at = distribution.low, distribution.high, value
+    if distribution.log:
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    return (at - low) / (high - low) if high > low else 0.0
+
+
+def _curve(spec: StudySpec, level: float, generator: np.random.Generator) -> Curve:
+    """Returns made-up losses that fall, faster in small batches, until an epoch that may be any, and then rise."""
+    epochs, batch = spec.train.epochs, spec.train.batch_size
+    best = int(generator.integers(1, epochs + 1))
+    steps = 1.0 if batch == "full" else (64 / batch) ** 0.5
+    number = np.arange(1, epochs + 1)
+    val = level + 1 / (steps * np.minimum(number, best)) + 0.3 * np.maximum(number - best, 0) / epochs
+    train = level + 1 / (steps * number)
+    return Curve(tuple(val.tolist()), tuple(train.tolist()))
+
+
+def _train(view: StudyView, number: int, spec: StudySpec, curve: Curve, sign: float) -> tuple[int, StopKind]:
+    """Returns after how many epochs a trial ends, and why; asks in the order in which the driver does."""
+    criterion = stopping.build(spec.early_stopping, spec.train.epochs)
+    for epoch, value in enumerate(curve.val, 1):
+        view.report(number, epoch, sign * value)
+        if epoch == len(curve.val):
+            break
+        if criterion is not None and criterion.judge(Curve(curve.val[:epoch], curve.train[:epoch])):
+            return epoch, StopKind.EARLY_STOPPING
+        if view.should_prune(number):
+            return epoch, StopKind.PRUNER
+    return len(curve.val), StopKind.FINISHED
+
+
+def span(seconds: Sequence[float], trials: int, workers: int) -> float:
+    """Returns how long workers need for so many trials, one after the other, of these lengths again and again."""
+    busy = [0.0] * workers
+    for number in range(min(trials, 10_000)):
+        heapq.heapreplace(busy, busy[0] + seconds[number % len(seconds)])
+    return max(busy) * max(1.0, trials / 10_000)
+
+
+def between(size: float, small: tuple[float, float], large: tuple[float, float]) -> float:
+    """Returns the value at a size on the line through two points (size, value)."""
+    if math.isclose(small[0], large[0]):
+        return large[1]
+    share = (size - small[0]) / (large[0] - small[0])
+    return small[1] + share * (large[1] - small[1])

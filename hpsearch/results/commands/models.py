@@ -1,0 +1,226 @@
+"""A study's best model, ready for inference in any process: loaded, saved into a folder, exported."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpsearch.errors import ModelError, UserError
+from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.terminal.lines import headline
+from hpsearch.training.saved import SavedModel, load_model
+from hpsearch.training.weights import read_weights, save_weights
+
+WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
+
+
+def load_best_model(
+    study: str | Path | None = None,
+    storage: str = "sqlite:///runs/hpsearch.db",
+    allow: Sequence[str] = (),
+    search: bool = False,
+    run_folder: str | Path = "runs",
+) -> SavedModel:
+    """Returns a study's best model, in evaluation mode, on the CPU.
+
+    Before `hpsearch confirm` that is the search's first trial with the weights of its best epoch. Afterwards it
+    is the confirmed configuration: its refit (`hpsearch refit`) if there is one, else the repeat with the median
+    validation score. `model.metadata["answer"]` says which trial it is and what confirms it.
+
+    It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
+    normalises them itself, and computes in the number type of training (`model.metadata["precision"]`);
+    `model.classes` names its outputs, `model.metadata` holds what is known of it.
+
+    Args:
+        study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
+            `.safetensors` file of a trial.
+        allow: top-level modules that the weights file may name as the model's builder; a file must not run
+            code that you did not choose.
+        search: what the search alone would pick, whatever a confirmation has found.
+        run_folder: where the study's weights are; they are also looked for beside an SQLite database.
+
+    Raises:
+        UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
+        CheckpointError: the file is damaged.
+    """
+    path, facts = model_file(study, storage, search, Path(run_folder))
+    model = load_model(path, tuple(allow))
+    model.metadata.update(facts)
+    return model
+
+
+def model_file(
+    study: str | Path | None, storage: str, search: bool = False, run_folder: Path = Path("runs")
+) -> tuple[Path, dict[str, str]]:
+    """Returns the weights file that a study's name, a folder or a file means, and what the study says of it.
+
+    Raises:
+        UserError: no COMPLETE trial, or its weights are not on this machine.
+    """
+    if study is not None and str(study).endswith(".safetensors"):
+        return Path(study), {}
+    if study is not None and (Path(study) / WEIGHTS).is_file():
+        return Path(study) / WEIGHTS, {}
+    with reading_study(None if study is None else str(study), storage) as opened:
+        best, name, metric = best_trial(opened, run_folder, search), opened.study_name, metric_name(opened)
+    path = weights_of(best, name)
+    assert best is not None
+    return path, _facts(best, name, metric)
+
+
+def _facts(best: BestTrial, study: str, metric: str) -> dict[str, str]:
+    """Returns what is known of a study's answer beside its weights, which another study's trial may have kept."""
+    whose = f"; weights of {best.weights_of.text}" if best.weights_of is not None else ""
+    return {"study": study, "trial": str(best.number), "answer": f"{headline(metric, best)}{whose}"}
+
+
+def weights_of(best: BestTrial | None, study: str) -> Path:
+    """Returns the path of a study's best weights.
+
+    Raises:
+        UserError: no COMPLETE trial, or its weights are not on this machine.
+    """
+    if best is None:
+        raise UserError(f'study "{study}" has no COMPLETE trial yet, so there is no best model')
+    whose = best.weights_of
+    if whose is None or not whose.path:
+        raise UserError(
+            f'study "{study}": trial {best.number} kept no weights; '
+            "a training function keeps them with trial.save(model)"
+        )
+    if not whose.is_here:
+        raise UserError(
+            f"the weights of {whose.text} are not here: {whose.path}, trained on {whose.host}; copy them into the "
+            f"run folder (--run-folder){_other_ways(best, study)}"
+        )
+    return Path(whose.path)
+
+
+def _other_ways(best: BestTrial, study: str) -> str:
+    """Returns what else gives a confirmed model; a search keeps the weights of its own first alone."""
+    if best.answer.confirmed is None:
+        return ""
+    return f", or train the model anew: hpsearch refit {study}"
+
+
+def save_best(
+    study: str | None,
+    storage: str,
+    folder: Path,
+    run_folder: Path = Path("runs"),
+    *,
+    export: bool = False,
+    allow: Sequence[str] = (),
+    search: bool = False,
+) -> list[Path]:
+    """Writes the best model into a folder: weights, and a description for people; returns the files.
+
+    Args:
+        run_folder: where the study's weights are.
+        export: write it as a program of `torch.export` too, which runs without hpsearch.
+        search: what the search alone would pick.
+
+    Raises:
+        UserError: no such study, no weights, a folder that cannot be written, a model that torch cannot
+            export (the other files are there then).
+        CheckpointError: the weights are damaged.
+    """
+    with reading_study(study, storage) as opened:
+        best, name = best_trial(opened, run_folder, search), opened.study_name
+        attrs, metric = opened.user_attrs, metric_name(opened)
+    source = weights_of(best, name)
+    state, metadata = read_weights(source)
+    assert best is not None
+    found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written beside first, so that an interrupted copy is not taken for a model.
+        save_weights(folder / f".{WEIGHTS}", state, metadata | _facts(best, name, metric))
+        (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
+        text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+    files = [folder / WEIGHTS, folder / DESCRIPTION]
+    if export:
+        export_program(load_model(folder / WEIGHTS, tuple(allow)), folder / PROGRAM)
+        files.append(folder / PROGRAM)
+    return files
+
+
+def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what a person, or another program, wants to know of a kept model."""
+    known = {key: _read(text) for key, text in metadata.items()}
+    described: dict[str, Any] = {
+        "value": best.value,
+        "trial": best.number,
+        "answer": asdict(best.answer),
+        "weights_of": best.weights_of.text if best.weights_of is not None else None,
+        "epoch": int(known["epoch"]) if "epoch" in known else best.best_epoch,
+        "hparams": dict(best.hparams),
+        "metrics": dict(best.attrs.get("metrics_at_best") or {}),
+        "versions": {"hpsearch": metadata.get("hpsearch"), "training": best.attrs.get("versions")},
+    }
+    if "model" not in known:  # of a training function, whose author knows the model
+        return described | {"function": known.get("function")}
+    return described | {
+        "model": known["model"],
+        "task": known["task"],
+        "precision": known.get("precision"),
+        "classes": known["classes"],
+        "channels": known["channels"],
+        "image_size": [known["height"], known["width"]],
+        "normalization": {
+            "applied": known.get("normalize", True),
+            "mean": known["mean"],
+            "std": known["std"],
+            "of": "pixels in [0, 1], per channel: (pixel - mean) / std",
+        },
+    }
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def export_program(model: SavedModel, path: Path) -> None:
+    """Writes a model as a program of `torch.export`, and runs it to see that it gives the same outputs.
+
+    It takes float32 images in [0, 1] of shape [B, channels, height, width] for any B (in the data set's own unit
+    if that was another, see `model.preparation.accepts`), normalises them itself and returns the outputs.
+    `torch.export.load(path).module()(images)` runs it.
+
+    Raises:
+        ModelError: torch cannot export the model, or the program gives something else.
+    """
+    model.to(memory_format=torch.contiguous_format)  # the only one that torch.export.save takes silently
+    generator = torch.Generator().manual_seed(0)
+    low, high = model.preparation.float_range
+    images = (
+        torch.rand(3, model.channels, model.height, model.width, generator=generator) * (high - low) + low
+    )
+    try:
+        program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+        pairs = [(loaded(part), _outputs(model, part)) for part in (images[:1], images)]
+    except Exception as error:  # torch.export fails in as many ways as models can be written
+        path.unlink(missing_ok=True)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"--torch-export: torch cannot export this model: {first}") from error
+    if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs):
+        path.unlink(missing_ok=True)
+        raise ModelError("--torch-export: the exported program gives other outputs than the model")
+
+
+@torch.inference_mode()
+def _outputs(model: SavedModel, images: Tensor) -> Tensor:
+    outputs: Tensor = model(images)
+    return outputs

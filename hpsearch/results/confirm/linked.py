@@ -1,0 +1,137 @@
+"""What a confirmation keeps in the studies' user attributes.
+
+Those of the search: `test_openings` (a list of who opened the test part when, written before it is opened)
+and `confirm_summary`. Those of the linked study: the test's results, so that a configuration that was tested
+is not tested again, and small pictures of what was taken for another class.
+"""
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpsearch.errors import UserError
+from hpsearch.results.stored.reading import opened, reading_study
+from hpsearch.results.stored.study import StudyRecord
+from hpsearch.service.opening import create_or_find, is_confirmation
+from hpsearch.store.connection import translated
+from hpsearch.store.study_data import CODE, DATA
+from hpsearch.study.specification import StudySpec
+
+OPENINGS = "test_openings"
+RESULTS, DETAILS = "test_results", "test_details:"
+PICTURE = "hpsearch:test_picture:"
+"""Prefix of the linked study's system attributes that hold pictures of test samples, by the sample. One for all
+would not fit into a column of MySQL; as user attributes the dashboard would list them and send them anew with
+every refresh."""
+
+
+def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:
+    """Writes user attributes of a study.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = storage.get_study_id_from_name(name)
+        for key, value in attrs.items():
+            storage.set_study_user_attr(study_id, key, value)
+
+
+def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
+    """Lets the linked study begin with the search's record of its data and code, so that its run refuses others.
+
+    Makes the linked study if there is none yet. A search without a record, of an older version, gives none.
+
+    Raises:
+        UserError: the linked study was trained on other data than the search.
+        StorageError, StorageAway: the database.
+    """
+    known = {key: record.attrs[key] for key in (DATA, CODE) if record.attrs.get(key)}
+    if not known:
+        return
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = create_or_find(storage, spec)
+        attrs = storage.get_study_user_attrs(study_id)
+        if not is_confirmation(attrs):
+            return  # the run refuses it in its own words
+        for key, value in known.items():
+            if not attrs.get(key):
+                storage.set_study_user_attr(study_id, key, value)
+        if DATA in known and attrs.get(DATA) and attrs[DATA]["digest"] != known[DATA]["digest"]:
+            name = spec.study.name
+            raise UserError(
+                f'study "{name}" was trained on other data than the search "{record.name}"; delete it (hpsearch delete '
+                f"{name}), put the search's data back, and {'refit' if spec.is_refit else 'confirm'} again"
+            )
+
+
+def set_pictures(url: str, name: str, pictures: Mapping[int, str]) -> None:
+    """Keeps pictures of test samples, PNG files in base64, with the linked study.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url, readonly=False) as storage, translated(storage):
+        study_id = storage.get_study_id_from_name(name)
+        for sample, png in pictures.items():
+            storage.set_study_system_attr(study_id, f"{PICTURE}{sample}", png)
+
+
+def read_pictures(name: str, url: str) -> dict[int, str]:
+    """Returns the pictures that a linked study holds, by sample; none if there is no such study."""
+    with opened(url) as storage, translated(storage):
+        numbers = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        attrs = storage.get_study_system_attrs(numbers[name]) if name in numbers else {}
+    return {int(key.removeprefix(PICTURE)): png for key, png in attrs.items() if key.startswith(PICTURE)}
+
+
+def parse(text: str | None, default: Any) -> Any:
+    """Returns what a JSON attribute holds."""
+    return default if text is None else json.loads(text)
+
+
+def earlier_openings(name: str, url: str) -> list[dict[str, Any]]:
+    """Returns the openings of the test part that are on a study's record."""
+    with reading_study(name, url) as study:
+        found: list[dict[str, Any]] = parse(study.user_attrs.get(OPENINGS), [])
+        return found
+
+
+def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the warning that earlier openings call for."""
+    if not openings:
+        return []
+    times = f"{len(openings)} times" if len(openings) > 1 else "once"
+    return [
+        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: what was "
+        "chosen after a look at it is not judged fairly by it"
+    ]
+
+
+def record_opening(
+    record: StudyRecord, url: str, before: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> None:
+    """Puts an opening of the test part on a study's record, behind those `before`.
+
+    Args:
+        facts: which configurations, how many models, the digest of the data.
+    """
+    opening = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "digest": record.attrs.get("digest", ""),
+        **facts,
+    }
+    set_attrs(url, record.name, {OPENINGS: json.dumps([*before, opening])})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid()) if hasattr(os, "getuid") else "?"

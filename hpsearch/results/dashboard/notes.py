@@ -1,0 +1,196 @@
+"""What the dashboard's notes say: Markdown for a study and for its best trials."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import duration, hparam, number
+from hpsearch.store.connection import DEFAULT_STORAGE, HIDDEN
+from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.text import LABEL, LONGEST, as_code, in_markdown, one_line
+
+
+def study_note(record: StudyRecord) -> str:
+    """Returns a study's note: what was searched, how to read it, the best so far, how to load it."""
+    return "\n".join(
+        [
+            *(*_searched(record), "", *_reading(record), "", *_best(record), ""),
+            *(*_confirmed(record), *_loading(record), ""),
+        ]
+    )
+
+
+def _searched(record: StudyRecord) -> list[str]:
+    spec = record.spec
+    if spec is None:
+        return [f"# {in_markdown(record.name)}", "", "This study was not made by hpsearch."]
+    model = spec.train.function or spec.model.name
+    return [
+        f"# {in_markdown(record.name)}",
+        "",
+        f"{spec.study.trials} trials of {as_code(model)} on {as_code(spec.data.dataset)}; a trial's value is the "
+        f"best {as_code(record.metric)} of its epochs ({record.better}d), sampler `{spec.sampler.name}`.",
+        "",
+        *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
+    ]
+
+
+def _reading(record: StudyRecord) -> list[str]:
+    return [
+        "## How to read it",
+        "",
+        "* **COMPLETE**: ran to its end, or was stopped early with a competitive score. **PRUNED**: stopped, "
+        "and not competitive. **FAIL**: an error; see the attribute `error`. No finished trial was ever "
+        "better than the study's best value.",
+        "* `best_epoch` is the epoch whose weights are kept, `stop_reason` why the trial ended, `fit` what "
+        "its two curves say: underfit, good or overfit.",
+        "* The graphs at the study's page: learning curves of the best trials, best score so far, where good "
+        "trials lie, what they cost, why trials ended, what the workers did.",
+        "* The dashboard's own importance graph counts COMPLETE trials only and ranks chance as well: "
+        f"{as_code(f'hpsearch report {record.name}')} says which hyperparameters matter, and whether any does.",
+        "* All scores are of the validation part, and the best of many is optimistically biased: "
+        f"{as_code(f'hpsearch confirm {record.name}')} trains the best ones anew and opens the test part once.",
+    ]
+
+
+def _best(record: StudyRecord) -> list[str]:
+    best, answer = record.chosen, record.answer
+    counts = ", ".join(
+        f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+        if record.count(state)
+    )  # fmt: skip
+    if best is None:
+        return ["## Best so far", "", f"No trial is COMPLETE yet ({counts})."]
+    rows = [(f"`{name}`", f"`{hparam(value)}`") for name, value in best.hparams.items()]
+    found = f"{record.metric} {number(best.score)}"
+    where = f"at epoch {best.best_epoch} of {best.epochs_run}; {counts}."
+    if answer.confirmed is not None:
+        title, promise = f"The best: trial {best.number}, {answer.text}", f"In the search: {found} {where}"
+    else:
+        title = ", ".join(filter(None, (f"Best so far: {record.trial_name(best)}, {found}", answer.status)))
+        promise = f"{where[0].upper()}{where[1:]}"
+    return [
+        f"## {inline(title)}",
+        "",
+        promise,
+        "",
+        *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
+        *markdown_table(("hyperparameter", "value"), rows),
+    ]
+
+
+def _confirmed(record: StudyRecord) -> list[str]:
+    stored = record.attrs.get(SUMMARY)
+    if stored is None:
+        return []
+    findings = [f"* {inline(row['finding'])}" for row in json.loads(stored)["findings"]]
+    return ["## Confirmed with other seeds", "", *findings, ""]
+
+
+def _loading(record: StudyRecord) -> list[str]:
+    """Returns code that works when it is copied, without a password in it."""
+    shown = one_line(record.name)  # a line end would lead out of the block of code
+    name, command = repr(shown), f"hpsearch best {shlex.quote(shown)} --save best-model"
+    imports, remark = ["import hpsearch"], ""
+    if record.storage in ("", DEFAULT_STORAGE):
+        call, remark = f"hpsearch.load_best_model({name})", "in the folder from which the search was run"
+    elif HIDDEN in record.storage:
+        imports = ["import os", "", "import hpsearch"]
+        call = f'hpsearch.load_best_model({name}, storage=os.environ["HPSEARCH_STORAGE"])'
+        remark = f"HPSEARCH_STORAGE holds the URL with its password: {record.storage}"
+    else:
+        call = f"hpsearch.load_best_model({name}, storage={record.storage!r})"
+        command += f" --storage {shlex.quote(record.storage)}"
+    above = [f"# {remark}"] if remark else []
+    return [
+        "## How to load the best model",
+        "",
+        "```python",
+        *imports,
+        "",
+        *above,
+        f"model = {call}",
+        "```",
+        "",
+        "```sh",
+        *above,
+        command,
+        "```",
+        "",
+        "The weights lie on the machine that trained them; they are also the study's artifact "
+        "(`.safetensors`): `hpsearch.load_best_model(\"downloaded.safetensors\")`.",
+    ]  # fmt: skip
+
+
+def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
+    """Returns the note of one of the best trials; `rank` is from 1."""
+    attrs = trial.attrs
+    at_best = attrs.get("metrics_at_best") or {}
+    facts = [
+        (record.metric, number(trial.score)),
+        *((name, number(value)) for name, value in at_best.items() if name != record.metric),
+        ("best epoch", f"{trial.best_epoch} of {trial.epochs_run}"),
+        (
+            "stopped by",
+            ": ".join(filter(None, (trial.stop_reason.replace("_", " "), attrs.get("stop_detail")))),
+        ),
+        ("fit", trial.fit),
+        ("training time", time_spent(trial.seconds)),
+        ("trained by", f"{trial.place}, {attrs.get('device', '?')}"),
+    ]
+    hparams = [(f"`{name}`", f"`{hparam(value)}`") for name, value in trial.hparams.items()]
+    return "\n".join(
+        [
+            f"# Trial {trial.number}: rank {rank}",
+            "",
+            *markdown_table(("hyperparameter", "value"), hparams),
+            "",
+            *markdown_table(("fact", "value"), facts),
+            "",
+        ]
+    )
+
+
+def time_spent(seconds: float | None) -> str:
+    """Returns a training time: short ones in seconds, others as h:mm:ss or m:ss."""
+    return f"{seconds:.3g} s" if seconds is not None and seconds < 60 else duration(seconds)
+
+
+def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
+    """Returns one row per hyperparameter: name, values, scale."""
+    if record.spec is None:
+        return [(name, "?", "?") for name in record.hparam_names()]
+    return [(name, *entry_words(entry)) for name, entry in record.spec.search.items()]
+
+
+def entry_words(entry: Entry) -> tuple[str, str]:
+    """Returns the values of an entry of the search space, and how they are drawn."""
+    match entry:
+        case Choices():
+            return ", ".join(map(str, entry.labels())), "choice"
+        case FloatRange() | IntRange():
+            scale = "logarithmic" if entry.log else f"steps of {entry.step:g}" if entry.step else "linear"
+            return f"{entry.low:g} to {entry.high:g}", scale
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Returns a Markdown table as lines; what stands between backquotes is set as code."""
+    return [
+        f"| {' | '.join(map(_cell, head))} |",
+        f"| {' | '.join('---' for _ in head)} |",
+        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
+    ]
+
+
+def _cell(value: Any) -> str:
+    return inline(str(value), LABEL)
+
+
+def inline(text: str, most: int = LONGEST) -> str:
+    """Returns a sentence as Markdown; what stands between backquotes is set as code, all else is plain text."""
+    parts = re.split(r"`([^`]*)`", one_line(text, most))
+    return "".join(as_code(part) if place % 2 else in_markdown(part) for place, part in enumerate(parts))

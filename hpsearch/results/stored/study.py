@@ -1,0 +1,253 @@
+"""A stored study as plain values: read once, then drawn, told and judged without a database."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import StudyFileError
+from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.trials import own_trials
+from hpsearch.service.opening import is_ours, stored_specification
+from hpsearch.store.trials import SPECIFICATION
+from hpsearch.study.search import SHORT
+from hpsearch.study.specification import Direction, StudySpec
+
+logger = logging.getLogger(__name__)
+
+Curve = tuple[float | None, ...]
+"""One value per epoch, from epoch 1; None where there is no finite number."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        score: the best value of the study's metric over its epochs.
+        train, val: losses per epoch. A trial that still runs has no training losses yet; one whose training
+            function yields no validation loss has the metric in their place.
+        started, ended: seconds since 1970.
+        attrs: user attributes, as stored; empty for a study that hpsearch did not make.
+    """
+
+    number: int
+    trial_id: int
+    state: str
+    score: float | None
+    hparams: Mapping[str, Any]
+    train: Curve
+    val: Curve
+    started: float | None
+    ended: float | None
+    attrs: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in ("COMPLETE", "PRUNED", "FAIL")
+
+    @property
+    def epochs_run(self) -> int:
+        return int(self.attrs.get("epochs_run", len(self.val)))
+
+    @property
+    def best_epoch(self) -> int | None:
+        epoch = self.attrs.get("best_epoch")
+        return None if epoch is None else int(epoch)
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time, all attempts together; None if it was not stored."""
+        seconds = self.attrs.get("seconds")
+        return float(seconds) if seconds else None
+
+    @property
+    def stop_reason(self) -> str:
+        return str(self.attrs.get("stop_reason", "unknown"))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its training went to its own end: all epochs, or early stopping."""
+        return self.stop_reason in ("finished", "early_stopping")
+
+    @property
+    def fit(self) -> str:
+        return str(self.attrs.get("fit", "unknown"))
+
+    @property
+    def place(self) -> str:
+        """The worker that trained it, with its host."""
+        worker = self.attrs.get("worker")
+        name = "worker ?" if worker is None else f"worker {worker}"
+        host = self.attrs.get("host")
+        return f"{host} {name}" if host else name
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """One study with its trials, by number.
+
+    Attributes:
+        spec: None for a study that hpsearch did not make.
+        attrs: the study's user attributes; empty for a study that hpsearch did not make.
+        storage: the database's URL without its password.
+        by_search: whether confirmations are to be left aside.
+    """
+
+    name: str
+    metric: str
+    better: Direction
+    spec: StudySpec | None
+    trials: tuple[TrialRecord, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    storage: str = ""
+    by_search: bool = False
+
+    @cached_property
+    def finished(self) -> tuple[TrialRecord, ...]:
+        """The finished trials in the order in which they ended."""
+        done = [trial for trial in self.trials if trial.is_finished]
+        return tuple(sorted(done, key=lambda trial: (trial.ended or 0.0, trial.number)))
+
+    @cached_property
+    def ranked(self) -> tuple[TrialRecord, ...]:
+        """The finished trials that have a score, best first."""
+        sign = 1.0 if self.better == "minimize" else -1.0
+        scored = [(sign * trial.score, trial) for trial in self.finished if trial.score is not None]
+        return tuple(trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number)))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best COMPLETE trial by the search's own values: no finished trial was ever better."""
+        return next((trial for trial in self.ranked if trial.state == "COMPLETE"), None)
+
+    @cached_property
+    def answer(self) -> Answer:
+        """Which trial the study's answer is, and what confirms it."""
+        found = {trial.number: trial.hparams for trial in self.trials if trial.state == "COMPLETE"}
+        best = self.best
+        return answer(self.name, self.attrs, best.number if best else None, found.get, self.by_search)
+
+    @property
+    def chosen(self) -> TrialRecord | None:
+        """The trial that is the study's answer."""
+        number = self.answer.trial
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+    def trial_name(self, trial: TrialRecord) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        if self.spec is None:
+            return f"trial {trial.number}"
+        return self.spec.trial_name(trial.number, trial.hparams)
+
+    def count(self, state: str) -> int:
+        """Returns the number of trials in a state."""
+        return sum(trial.state == state for trial in self.trials)
+
+    def hparam_names(self) -> list[str]:
+        """Returns the searched hyperparameters: the three that matter most first, then by name."""
+        names = {name for trial in self.trials for name in trial.hparams}
+        return sorted(
+            names, key=lambda name: (list(SHORT).index(name) if name in SHORT else len(SHORT), name)
+        )
+
+    def planned_epochs(self, trial: TrialRecord) -> int:
+        """Returns how many epochs a trial was meant to run."""
+        fixed = trial.epochs_run if self.spec is None else self.spec.train.epochs
+        return int(trial.hparams.get("epochs", fixed))
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Says whether a score is strictly better than another."""
+        return one < other if self.better == "minimize" else one > other
+
+    def is_log(self, name: str) -> bool:
+        """Says whether a hyperparameter is searched on a logarithmic scale."""
+        entry = self.spec.search.get(name) if self.spec is not None else None
+        return bool(getattr(entry, "log", False))
+
+
+def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
+    """Reads a study of one objective and all its trials.
+
+    Of a study that hpsearch did not make only what Optuna itself stores is read: its user attributes may have
+    our names and mean something else.
+    """
+    ours = is_ours(study.user_attrs)
+    attrs = study.user_attrs if ours else {}
+    return StudyRecord(
+        name=study.study_name,
+        metric=str(attrs.get("metric", "value")),
+        better="maximize" if study.direction is StudyDirection.MAXIMIZE else "minimize",
+        spec=_specification(attrs, study.study_name),
+        trials=tuple(map(_trial if ours else _foreign_trial, own_trials(study))),
+        attrs=attrs,
+        storage=storage,
+    )
+
+
+def _specification(attrs: Mapping[str, Any], name: str) -> StudySpec | None:
+    if SPECIFICATION not in attrs:
+        return None
+    try:
+        return stored_specification(attrs, name)
+    except StudyFileError as error:  # stored by another version; the rest can be shown
+        logger.warning("%s", error)
+        return None
+
+
+def _trial(trial: FrozenTrial) -> TrialRecord:
+    attrs = trial.user_attrs
+    last = trial.last_step or 0
+    reported = _curve([trial.intermediate_values.get(epoch) for epoch in range(1, last + 1)])
+    val = _curve(attrs.get("val_loss") or [])
+    return TrialRecord(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        state=trial.state.name,
+        score=_finite(attrs.get("score", _value(trial))),
+        hparams=trial.params,
+        train=_curve(attrs.get("train_loss") or []),
+        val=val if any(value is not None for value in val) else reported,
+        started=_seconds(trial.datetime_start),
+        ended=_seconds(trial.datetime_complete),
+        attrs=attrs,
+    )
+
+
+def _foreign_trial(trial: FrozenTrial) -> TrialRecord:
+    """Reads a trial of another program, whose steps may be anything that grows: each report is one epoch."""
+    return TrialRecord(
+        number=trial.number,
+        trial_id=trial._trial_id,
+        state=trial.state.name,
+        score=_finite(_value(trial)),
+        hparams=trial.params,
+        train=(),
+        val=_curve([value for _, value in sorted(trial.intermediate_values.items())]),
+        started=_seconds(trial.datetime_start),
+        ended=_seconds(trial.datetime_complete),
+        attrs={},
+    )
+
+
+def _value(trial: FrozenTrial) -> float | None:
+    return trial.values[0] if trial.values and trial.state is not TrialState.FAIL else None
+
+
+def _curve(values: Sequence[Any]) -> Curve:
+    return tuple(map(_finite, values))
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()

@@ -1,0 +1,125 @@
+"""What `hpsearch check` prints."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpsearch.executors.places import Workers, plan
+from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
+from hpsearch.results.terminal.lines import columns
+from hpsearch.results.terminal.progress import duration, number
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.specification import StudySpec
+from hpsearch.text import say
+from hpsearch.training import device as devices
+
+
+def print_check(
+    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None, began: float
+) -> None:
+    """Checks a study and prints what was found."""
+    count = len(plan(Workers(workers=workers), spec.train.threads))
+    # On stderr, and only where somebody looks: what is printed may go into a file.
+    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reads images", visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        def waits(text: str) -> None:
+            bar.console.print(f"check {text}")
+
+        report = check_study(spec, data_root, cache, device, count, progress, waits, began)
+    for line in report_lines(report):
+        say(line)
+
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def print_dtypes(device: str) -> None:
+    """Prints which number types a device has, each tried by a real sum, product and training step."""
+    chosen = devices.choose(device)
+    say(f"number types of {chosen}:")
+    head = ("type", "bits", "sum", "matrix product", "training")
+    rows = [
+        [
+            kind.name,
+            str(kind.bits),
+            *("yes" if able else "no" for able in (kind.add, kind.matmul, kind.train)),
+        ]
+        for kind in devices.supported_dtypes(chosen)
+    ]
+    for line in columns(head, rows):
+        say(f"  {line}")
+
+
+def report_lines(report: Report) -> list[str]:
+    """Returns a check's report: data, space, probes, estimate."""
+    spec = report.spec
+    place = ", ".join(filter(None, (report.device, report.precision)))
+    lines = [f"{spec.study.name}: {spec.study.trials} trials on {place}", ""]
+    lines += (
+        _data_lines(report.data)
+        if report.data is not None
+        else ["data: the training function brings its own"]
+    )
+    if spec.sampler.name == "grid":
+        tried = "all" if spec.study.trials >= spec.grid_size else f"{spec.study.trials:,} of them"
+        lines += ["", f"grid: {spec.grid_size:,} points; study.trials tries {tried}"]
+    lines += [
+        "",
+        "search space:",
+        *_indented(columns(("hyperparameter", "values", "drawn as"), report.space)),
+        "",
+    ]
+    if report.probes:
+        head = ("model", "batch", "image", "parameters", "memory", "step", "validation")
+        lines += ["trained:", *_indented(columns(head, map(_probe_row, report.probes))), ""]
+    else:
+        lines += [f"train.function: {spec.train.function} was found; it is not run by this check", ""]
+    if report.estimate is not None:
+        lines.append(_estimate_line(report, report.estimate))
+    return [*lines, "the study is in order"]
+
+
+def _estimate_line(report: Report, estimate: Estimate) -> str:
+    trials, workers = report.spec.study.trials, report.workers
+    line = (
+        f"estimate: about {duration(estimate.expected)} for {trials} trials with {workers} "
+        f"worker{'s' * (workers > 1)}, start-up included"
+    )
+    if estimate.most <= estimate.expected:
+        return line
+    return f"{line}; {duration(estimate.most)} if no trial is stopped early"
+
+
+def _data_lines(data: DataFacts) -> list[str]:
+    classes = f"{len(data.classes)} classes ({_listed(data.classes)})" if data.classes else data.task
+    return [
+        f"data: {data.train} training, {data.val} validation and {data.test} test images of "
+        f"{data.channels} x {data.height} x {data.width}, {classes}",
+        *(f"  {note}" for note in data.notes),
+    ]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])}, ..."
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _probe_row(probe: Probe) -> list[str]:
+    channels, height, width = probe.image
+    return [
+        probe.model,
+        str(probe.batch),
+        f"{channels} x {height} x {width}",
+        f"{probe.parameters:,}" if probe.parameters is not None else "-",
+        f"{number(probe.memory_mb)} MB" if probe.memory_mb is not None else "-",
+        f"{number(probe.step_seconds * 1000)} ms",
+        f"{number(probe.eval_seconds * 1000)} ms",
+    ]

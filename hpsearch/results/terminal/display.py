@@ -1,0 +1,398 @@
+"""What `hpsearch run` shows: a live picture, plain lines, or JSON, all fed by the same callbacks."""
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from pydantic import BaseModel
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpsearch.contracts.callbacks import (
+    Callback,
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    Standing,
+    StudyInfo,
+    WorkerNews,
+)
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.results.terminal.progress import (
+    ASCII_BLOCKS,
+    BLOCKS,
+    Progress,
+    Repeat,
+    closing_lines,
+    counts_text,
+    duration,
+    ended_line,
+    hparams_text,
+    number,
+    opening_lines,
+    sparkline,
+)
+from hpsearch.text import LineFormatter, in_lines, one_line, write_at_once
+
+if TYPE_CHECKING:
+    from hpsearch.results.stored.reading import BestTrial
+
+REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
+PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
+LOADING_REPORT = 10.0  # seconds between two lines of plain output while images are read
+MOST_ROWS = 16  # running trials shown at once
+
+
+class Display(Callback):
+    """Shows a run from `with` to its end, by whatever cause; this one shows nothing (`--quiet`)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the terminal as it was."""
+
+
+class LiveDisplay(Display):
+    """A picture that is drawn anew: progress bar, running trials with sparklines, the best, the counts.
+
+    Messages and log records scroll by above it.
+
+    Args:
+        repeat: see `closing_lines`.
+        storage: URL of the database, from which the study's answer is read at the end.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        repeat: Repeat | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        storage: str = "",
+    ) -> None:
+        self.console = console or Console()
+        self.progress = Progress(clock)
+        self._repeat = repeat
+        self._storage = storage
+        self._clock = clock
+        self._drawn = -math.inf
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._log = _ConsoleHandler(self.console)
+        self._handlers: list[logging.Handler] = []
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        root = logging.getLogger()
+        self._handlers, root.handlers = root.handlers, [self._log]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger().handlers = self._handlers
+        self._live.stop()
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.progress.on_study_start(info)
+        for line in opening_lines(info):
+            self._say(line)
+        self._draw(at_once=True)
+
+    def on_worker(self, news: WorkerNews) -> None:
+        self.progress.on_worker(news)
+        if news.kind in ("exit", "waiting"):
+            self._say(f"worker {news.worker}: {news.text}")
+        self._draw()
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_start(trial)
+        self._draw()
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.progress.on_epoch(trial, result)
+        self._draw()
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self.progress.on_trial_interrupted(number)
+
+    def on_standing(self, standing: Standing) -> None:
+        self.progress.on_standing(standing)
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.progress.on_trial_end(trial)
+        if trial.state == "FAIL":
+            self._say(ended_line(trial, self.progress))
+        self._draw()
+
+    def on_message(self, text: str) -> None:
+        self._say(text)
+
+    def on_tick(self) -> None:
+        self._draw()
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.progress.on_study_end(summary)
+        self._live.update(Text(""))
+        self._live.stop()
+        for line in _closing_lines(summary, self.progress, self._repeat, self._storage):
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        self.console.print(in_lines(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, at_once: bool = False) -> None:
+        if at_once or self._clock() - self._drawn >= REFRESH:
+            self._drawn = self._clock()
+            self._live.update(picture(self.progress, self.console), refresh=True)
+
+
+class PlainDisplay(Display):
+    """One line per event, for files and pipes."""
+
+    def __init__(
+        self,
+        output: TextIO | None = None,
+        repeat: Repeat | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        storage: str = "",
+    ) -> None:
+        self._output = output or sys.stdout
+        self.progress = Progress(clock)
+        self._repeat = repeat
+        self._storage = storage
+        self._clock = clock
+        self._said = clock()
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.progress.on_study_start(info)
+        self._say(*opening_lines(info))
+
+    def on_worker(self, news: WorkerNews) -> None:
+        if news.kind != "loading" or self._clock() - self._said >= LOADING_REPORT:
+            self._say(f"worker {news.worker}: {news.text}")
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_start(trial)
+        resumed = f" goes on after epoch {len(trial.curve)}" if trial.curve else " begins"
+        name = self.progress.trial_name(trial)
+        self._say(f"{name}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.progress.on_epoch(trial, result)
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self.progress.on_trial_interrupted(number)
+
+    def on_standing(self, standing: Standing) -> None:
+        self.progress.on_standing(standing)
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.progress.on_trial_end(trial)
+        self._say(f"[{self.progress.finished}/{self.progress.total}] {ended_line(trial, self.progress)}")
+
+    def on_message(self, text: str) -> None:
+        self._say(text)
+
+    def on_tick(self) -> None:
+        if self._clock() - self._said < PLAIN_REPORT:
+            return
+        epochs = ", ".join(
+            f"{self.progress.trial_name(trial)} epoch {len(trial.curve)}/{trial.epochs}"
+            for trial in self.progress.running.values()
+        )
+        self._say(f"[{self.progress.finished}/{self.progress.total}] {epochs or 'no trial is running'}")
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.progress.on_study_end(summary)
+        self._say(*_closing_lines(summary, self.progress, self._repeat, self._storage))
+
+    def _say(self, *lines: str) -> None:
+        self._said = self._clock()
+        write_at_once(self._output, "".join(f"{in_lines(line)}\n" for line in lines))
+
+
+class JsonDisplay(Display):
+    """One JSON object per line and event; the last one, `study_end`, is the summary with the study's answer."""
+
+    def __init__(self, output: TextIO | None = None, storage: str = "") -> None:
+        self._output = output or sys.stdout
+        self._storage = storage
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self._write("study_start", info)
+
+    def on_worker(self, news: WorkerNews) -> None:
+        self._write("worker", news)
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self._write("trial_start", trial)
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self._write("epoch", result)
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self._write("trial_interrupted", {"number": number})
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self._write("trial_end", trial)
+
+    def on_message(self, text: str) -> None:
+        self._write("message", {"text": text})
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        best = _read_answer(summary, self._storage)
+        answer = None if best is None else best.answer
+        self._write("study_end", {**plain(summary), "answer": answer})
+
+    def _write(self, event: str, record: Any) -> None:
+        write_at_once(self._output, json.dumps({"event": event, **plain(record)}) + "\n")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lets warnings scroll by above the live picture instead of tearing it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(LineFormatter())
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def choose_display(
+    *,
+    quiet: bool,
+    as_json: bool,
+    repeat: Repeat | None = None,
+    output: TextIO | None = None,
+    storage: str = "",
+) -> Display:
+    """Returns the display for the flags and the output at hand; `repeat` and `storage` are for its last lines."""
+    if as_json:
+        return JsonDisplay(output, storage)
+    if quiet:
+        return Display()
+    console = Console(file=output)
+    if console.is_terminal:
+        return LiveDisplay(console, repeat, storage=storage)
+    return PlainDisplay(output, repeat, storage=storage)
+
+
+def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | None, storage: str) -> list[str]:
+    """Returns what a run says at its end, with the study's answer, which a confirmation may have given."""
+    answer = None
+    if not progress.repeats and (best := _read_answer(summary, storage)) is not None:
+        from hpsearch.results.terminal.lines import run_lines
+
+        answer = run_lines(progress.metric, best)
+    return closing_lines(summary, repeat, answer, progress.repeats)
+
+
+def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
+    if not storage or summary.best is None:
+        return None
+    # Only now: importing Optuna would delay the start of the workers.
+    from hpsearch.results.terminal.lines import read_answer
+
+    return read_answer(summary, storage)
+
+
+def picture(progress: Progress, console: Console) -> RenderableType:
+    """Returns the whole live picture."""
+    parts = [_bar(progress), _text(counts_text(progress.states, progress.stop_reasons), style="dim")]
+    if progress.loading is not None:
+        parts.append(_loading_bar(progress.loading))
+    if progress.best is not None and not progress.repeats:
+        best = progress.best
+        score = (
+            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}, "
+            "not confirmed"
+        )
+        parts.append(_text(f"{score}  {hparams_text(best.hparams)}", style="green"))
+    if progress.running:
+        parts.append(_running_table(progress, console.options.ascii_only))
+    return Group(*parts)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(one_line(text), style=style)
+
+
+def _bar(progress: Progress) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    left = f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "..."
+    grid.add_row(
+        _text(progress.name, style="bold"),
+        Text(f"{progress.finished}/{progress.total} trials"),
+        ProgressBar(total=max(1, progress.total), completed=progress.finished, width=30),
+        Text(f"{duration(progress.elapsed)}, {left}"),
+    )
+    return grid
+
+
+def _loading_bar(news: WorkerNews) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(
+        _text(f"worker {news.worker} {news.text}"),
+        ProgressBar(total=max(1, news.total), completed=news.done, width=30),
+    )
+    return grid
+
+
+def _running_table(progress: Progress, ascii_only: bool) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    for name in ("worker", "trial", "epoch", "train loss", *_shown(progress.metric)):
+        table.add_column(_text(name), justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    trials = sorted(progress.running.values(), key=lambda trial: (trial.worker, trial.number))
+    for trial in trials[:MOST_ROWS]:
+        table.add_row(*_running_row(trial, progress, ASCII_BLOCKS if ascii_only else BLOCKS))
+    if len(trials) > MOST_ROWS:
+        table.add_row("", f"and {len(trials) - MOST_ROWS} more")
+    return table
+
+
+def _shown(metric: str) -> list[str]:
+    """Returns the metrics of the table: the validation loss, which stops trials early, and the study's own."""
+    return list(dict.fromkeys(["val_loss", metric]))
+
+
+def _running_row(trial: RunningTrial, progress: Progress, blocks: str) -> list[str]:
+    metric = progress.metric
+    last = trial.curve[-1].metrics if trial.curve else {}
+    values = [result.metrics.get(metric, math.nan) for result in trial.curve]
+    return [
+        str(trial.worker),
+        progress.trial_name(trial).removeprefix("trial "),
+        f"{len(trial.curve)}/{trial.epochs}",
+        number(last.get("train_loss")),
+        *(number(last.get(name)) for name in _shown(metric)),
+        sparkline(values, blocks=blocks),
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Returns records as JSON takes them: no NaN and no infinities, which JSON has no words for."""
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    return [plain(inner) for inner in value] if isinstance(value, Iterable) else str(value)

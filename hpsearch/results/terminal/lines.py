@@ -1,0 +1,218 @@
+"""Studies, workers and the best trial as lines for a terminal."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.cells import cell_len
+
+from hpsearch.contracts.callbacks import RunSummary
+from hpsearch.errors import HpsearchError
+from hpsearch.results.commands.delete import Deletion
+from hpsearch.results.stored.listing import StudyRow
+from hpsearch.results.stored.reading import BestTrial, best_trial, reading_study
+from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
+from hpsearch.results.terminal.progress import counted, counts_text, duration, hparam, number
+from hpsearch.study.specification import REFIT_SUFFIX
+from hpsearch.text import one_line
+
+logger = logging.getLogger(__name__)
+
+
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = 60) -> list[str]:
+    """Returns a table as lines, columns as wide as their longest cell.
+
+    Args:
+        most: characters of a cell; the last of a row may be longer.
+    """
+    cells = [[*(one_line(cell, most) for cell in inner), one_line(last)] for *inner, last in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def list_lines(rows: Sequence[StudyRow]) -> list[str]:
+    """Returns one line per study; a confirmation is indented below its search."""
+    head = ("study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size")
+    return columns(head, map(_list_row, rows))
+
+
+def _list_row(row: StudyRow) -> list[str]:
+    states = [str(row.counts.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
+    finished = f"{row.finished}/{row.total}" if row.total is not None else str(row.finished)
+    name = row.name if row.confirms is None else f"  {row.name}"
+    return [name, finished, *states, _best_cell(row), age(row.changed or row.started), size(row.size)]
+
+
+def _best_cell(row: StudyRow) -> str:
+    """Returns the best value and one word on what it is worth: the confirmed mean once there is one."""
+    if row.best is None:
+        return "-"
+    value = row.best if row.confirmed is None else row.confirmed.mean
+    return f"{row.metric} {number(value)} {row.status}".rstrip()
+
+
+def status_lines(status: StudyStatus) -> list[str]:
+    """Returns a study's counts and the tables of its drivers and workers."""
+    row = status.row
+    total = f" of {row.total}" if row.total is not None else ""
+    value = row.best if row.confirmed is None else row.confirmed.mean
+    word = f", {row.status}" if row.status and value is not None else ""
+    lines = [
+        f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
+        f"best {row.metric}: {number(value)}{word}",
+    ]
+    if row.foreign:
+        lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
+    if not status.drivers:
+        return [*lines, "no driver: nobody is running this study"]
+    for driver in status.drivers:
+        lines += ["", _driver_line(driver), *_worker_lines(driver)]
+    return lines
+
+
+def _driver_line(driver: DriverStatus) -> str:
+    state = "" if driver.state == "alive" else f", {driver.state.upper()}"
+    return f"driver {driver.host} process {driver.pid}, seen {duration(driver.silence)} ago{state}"
+
+
+def _worker_lines(driver: DriverStatus) -> list[str]:
+    head = ("worker", "device", "memory", "state", "trial", "epoch", "since", "attempt")
+    lines = columns(head, map(_worker_row, driver.workers)) if driver.workers else ["no workers yet"]
+    return [f"  {line}" for line in lines]
+
+
+def _worker_row(worker: WorkerStatus) -> list[str]:
+    at_work = worker.trial is not None
+    return [
+        str(worker.worker),
+        worker.device,
+        f"{worker.memory_mb:.0f} MB" if worker.memory_mb is not None else "-",
+        worker.phase,
+        str(worker.trial) if at_work else "-",
+        f"{worker.epoch}/{worker.epochs}" if at_work else "-",
+        duration(worker.seconds),
+        str(worker.attempt) if worker.attempt is not None else "-",
+    ]
+
+
+def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
+    """Returns a study's answer: score, what confirms it, hyperparameters, facts, weights."""
+    at_best = best.attrs.get("metrics_at_best")
+    # Another program's study may mean something else by this name.
+    found = at_best.items() if isinstance(at_best, Mapping) else ()
+    others = {name: value for name, value in found if isinstance(value, int | float)}
+    return [
+        f"{study}: {headline(metric, best)}",
+        *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        *_promise(metric, best),
+        *(f"  {name}: {number(value)}" for name, value in others.items() if name != metric),
+        *(
+            f"  {name}: {best.attrs[name]}"
+            for name in ("fit", "stop_reason", "device")
+            if best.attrs.get(name)
+        ),
+        *closing_words(best),
+    ]
+
+
+def read_answer(summary: RunSummary, url: str) -> BestTrial | None:
+    """Returns a study's answer at the end of a run; None without one, and when the database does not give it."""
+    try:
+        with reading_study(summary.study, url) as opened:
+            return best_trial(opened, Path(summary.folder).parent)
+    except HpsearchError as error:
+        logger.warning("whether the study is confirmed could not be read: %s", error)
+        return None
+
+
+def run_lines(metric: str, best: BestTrial) -> list[str]:
+    """Returns a study's answer as a run tells it at its end."""
+    fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
+    return [
+        f"best: {headline(metric, best)}{fit}",
+        *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        *_promise(metric, best),
+        *closing_words(best),
+    ]
+
+
+def headline(metric: str, best: BestTrial) -> str:
+    """Returns which trial is the answer, its value, and what that is worth."""
+    if best.answer.confirmed is not None:
+        return f"trial {best.number}, {best.answer.text}"
+    return ", ".join(filter(None, (f"trial {best.number}, {_found(metric, best)}", best.answer.status)))
+
+
+def _found(metric: str, best: BestTrial) -> str:
+    epochs = f" at epoch {best.best_epoch} of {best.attrs.get('epochs_run')}" if best.best_epoch else ""
+    return f"{metric} {number(best.value)}{epochs}"
+
+
+def _promise(metric: str, best: BestTrial) -> list[str]:
+    return [f"  in the search: {_found(metric, best)}"] if best.answer.confirmed is not None else []
+
+
+def closing_words(best: BestTrial) -> list[str]:
+    """Returns what must be known beside the answer, and whose weights are handed out."""
+    whose = best.weights_of
+    plain = whose is None or whose.text == f"trial {best.number}"
+    said = [] if plain or whose is None else [f"weights of {whose.text}"]
+    return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
+
+
+def deletion_text(deletion: Deletion) -> str:
+    """Returns what would go, for a question and an answer."""
+    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
+    if deletion.folder is not None:
+        parts.append(f"{deletion.folder} ({size(deletion.size)})")
+    if deletion.artifacts:
+        parts.append(counted(len(deletion.artifacts), "artifact"))
+    if deletion.openings:
+        parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
+    linked = [f"its {_kind(one)}: {deletion_text(one)}" for one in deletion.linked]
+    return "; ".join([", ".join(parts), *linked])
+
+
+def _kind(linked: Deletion) -> str:
+    return "refit" if linked.name.endswith(REFIT_SUFFIX) else "confirmation"
+
+
+def deletion_warnings(deletion: Deletion) -> list[str]:
+    """Returns what stays although it bears the study's name."""
+    shared = [
+        f'{one.shared} stays: a copy of the study "{one.name}" in the database names weights in it'
+        for one in (deletion, *deletion.linked)
+        if one.shared is not None
+    ]
+    return shared + [
+        f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
+        "of another database; remove it by hand if nobody needs it"
+        for one in (deletion, *deletion.linked)
+        if one.foreign is not None
+    ]
+
+
+def age(moment: datetime | None) -> str:
+    """Returns how long ago something was."""
+    if moment is None:
+        return "-"
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "now"
+
+
+def size(count: float) -> str:
+    """Returns bytes as a person reads them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,284 @@
+"""How a run stands, gathered from its callbacks; what every display shows."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpsearch.contracts.callbacks import (
+    FINISHED,
+    Callback,
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    Standing,
+    StudyInfo,
+    WorkerNews,
+)
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.study.specification import StudySpec
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-~=*#"
+
+
+class Progress(Callback):
+    """The running trials, the finished ones by state and reason, and the best.
+
+    Args:
+        clock: seconds that only grow, replaced in tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._first_trial: float | None = None
+        self._finished_before = 0
+        self.name = ""
+        self.spec: StudySpec | None = None
+        self.metric = "value"
+        self.total = 0
+        self.states: Counter[str] = Counter()
+        self.stop_reasons: Counter[str] = Counter()
+        self.running: dict[int, RunningTrial] = {}
+        self.best: FinishedTrial | None = None
+        self.loading: WorkerNews | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the run trains configurations of a search anew, so that no trial of it is the best."""
+        return self.spec is not None and self.spec.is_confirmation
+
+    def trial_name(self, trial: RunningTrial | FinishedTrial) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        if self.spec is None:
+            return f"trial {trial.number}"
+        return self.spec.trial_name(trial.number, trial.hparams)
+
+    def on_worker(self, news: WorkerNews) -> None:
+        if news.kind == "loading":
+            self.loading = news if news.done < news.total else None
+        elif news.kind in ("ready", "exit"):
+            self.loading = None
+
+    def on_study_start(self, info: StudyInfo) -> None:
+        self.name, self.metric, self.total = info.spec.study.name, info.spec.study.metric, info.total
+        self.spec = info.spec
+        self.states, self.stop_reasons = Counter(info.finished), Counter(info.stop_reasons)
+        self.best = info.best
+        self._finished_before = self.finished
+
+    def on_trial_start(self, trial: RunningTrial) -> None:
+        self._first_trial = self._clock() if self._first_trial is None else self._first_trial
+        self.running[trial.number] = trial
+        if self.loading is not None and self.loading.worker == trial.worker:
+            self.loading = None
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.running[trial.number] = trial
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self.running.pop(number, None)
+
+    def on_trial_end(self, trial: FinishedTrial) -> None:
+        self.running.pop(trial.number, None)
+        self.states[trial.state] += 1
+        self.stop_reasons[trial.stop_reason] += 1
+        if trial.is_best:
+            self.best = trial
+
+    def on_standing(self, standing: Standing) -> None:
+        self.states, self.stop_reasons = Counter(standing.finished), Counter(standing.stop_reasons)
+        self.best = standing.best
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.running.clear()
+        self.states = Counter(summary.counts)
+        self.stop_reasons = Counter(summary.stop_reasons)
+        self.best = summary.best
+
+    @property
+    def finished(self) -> int:
+        """COMPLETE, PRUNED and FAIL together."""
+        return sum(self.states[state] for state in FINISHED)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._clock() - self._begun
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from this run's pace; running trials count by their share of epochs. None at first.
+
+        The time in which workers start counts in neither pace nor rest.
+        """
+        parts = [len(trial.curve) / trial.epochs for trial in self.running.values()]
+        done = self.finished - self._finished_before + sum(parts)
+        if self._first_trial is None or self.finished - self._finished_before == 0:
+            return None
+        left = max(0.0, self.total - self.finished - sum(parts))
+        return left * (self._clock() - self._first_trial) / done
+
+
+def sparkline(values: Sequence[float], width: int = 24, blocks: str = BLOCKS) -> str:
+    """Returns the last `width` values as bars from the lowest to the highest; `x` where it is not finite.
+
+    Values that span a factor of ten are drawn on a logarithmic scale, since losses fall that way.
+    """
+    shown = list(values)[-width:]
+    finite = [value for value in shown if math.isfinite(value)]
+    if not finite:
+        return "x" * len(shown)
+    logarithmic = min(finite) > 0 and max(finite) > 10 * min(finite)
+    scaled = [math.log(value) if logarithmic else value for value in finite]
+    low, span = min(scaled), max(scaled) - min(scaled)
+    bars = iter(blocks[round((value - low) / span * (len(blocks) - 1)) if span else 0] for value in scaled)
+    return "".join(next(bars) if math.isfinite(value) else "x" for value in shown)
+
+
+def number(value: float | None) -> str:
+    """Returns a number with four digits that count, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def counted(count: int, thing: str) -> str:
+    """Returns "1 epoch" or "3 epochs"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns h:mm:ss or m:ss, or a dash."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def hparams_text(hparams: Mapping[str, Any]) -> str:
+    """Returns hyperparameters in one line."""
+    return " ".join(f"{name}={hparam(value)}" for name, value in hparams.items())
+
+
+def hparam(value: Any) -> str:
+    """Returns one hyperparameter's value as it is read best."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def precision_text(asked: str, used: str) -> str:
+    """Returns the number type that a trial computes in, and whether `train.precision` left it to the device."""
+    return f"{used} (auto)" if asked == "auto" else used
+
+
+def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
+    """Returns the trials by state and why they stopped, in one line."""
+    order = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+    by_state = ", ".join(f"{states[state]} {state}" for state in order if states.get(state))
+    by_reason = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
+    )
+    return f"{by_state or 'no trial yet'}{f' ({by_reason})' if by_reason else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """How the commands that a run proposes at its end must be written.
+
+    Attributes:
+        flags: to be given again with each of them, such as ` --storage runs/other.db`.
+        command: the run's own, for going on with it; None: by the study's name and these flags.
+    """
+
+    flags: str = ""
+    command: str | None = None
+
+
+def opening_lines(info: StudyInfo) -> list[str]:
+    """Returns what is said when a run begins."""
+    done = sum(info.finished.values())
+    going_on = f", {done} of them finished before" if done else ""
+    return [
+        f"{info.spec.study.name}: {info.total} trials{going_on}; {info.storage}; files in {info.folder}",
+        f"{len(info.workers)} workers: {', '.join(info.workers)}",
+    ]
+
+
+def ended_line(trial: FinishedTrial, progress: Progress) -> str:
+    """Returns one finished trial in one line."""
+    metric = progress.metric
+    where = f" at epoch {trial.best_epoch}" if trial.best_epoch else ""
+    detail = f": {trial.detail}" if trial.detail else ""
+    best = ", the best so far" if trial.is_best and not progress.repeats else ""
+    return (
+        f"{progress.trial_name(trial)} {trial.state} after {counted(trial.epochs_run, 'epoch')}, "
+        f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"
+    )
+
+
+def closing_lines(
+    summary: RunSummary,
+    repeat: Repeat | None = None,
+    answer: Sequence[str] | None = None,
+    repeats: bool = False,
+) -> list[str]:
+    """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
+
+    A run that failed before any trial was finished has only its error to tell, which follows anyway.
+
+    Args:
+        answer: the study's answer in words, if it is known.
+        repeats: whether it trained configurations of a search anew: what came of that is told elsewhere.
+    """
+    if summary.failed and not summary.any_finished:
+        return []
+    repeat = repeat or Repeat()
+    pace = f", {counted(summary.epochs, 'epoch')}" if summary.epochs else ""
+    reason = summary.reason.partition("\n")[0].rstrip(":")  # the rest is in the error that follows
+    lines = [
+        f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",
+        f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
+    ]
+    if not repeats:
+        lines += answer or _best_lines(summary)
+    commands = _next_commands(summary, repeat, repeats)
+    return [*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands)]
+
+
+def _best_lines(summary: RunSummary) -> list[str]:
+    best = summary.best
+    if best is None and not any(summary.counts.get(state) for state in ("PRUNED", "FAIL")):
+        return ["best: none yet, no trial is finished"]
+    if best is None:
+        return ["best: none, no trial was COMPLETE; the attribute stop_detail of the trials says why"]
+    fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
+    where = f"at epoch {best.best_epoch} of {best.epochs_run}"
+    return [
+        f"best: trial {best.number}, {number(best.score)} {where}{fit}",
+        *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
+        f"weights: {best.weights or 'not kept'}",
+    ]
+
+
+def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[str]:
+    if repeats:
+        return (
+            [f"{repeat.command}    # goes on where it stopped"]
+            if repeat.command and summary.can_go_on
+            else []
+        )
+    name = f'"{summary.study}"' if " " in summary.study else summary.study
+    flags = repeat.flags
+    commands = [
+        f"hpsearch dashboard{flags}",
+        f"hpsearch best {name}{flags}",
+        f"hpsearch export {name} --output {name.replace(' ', '-')}.csv{flags}",
+    ]
+    if not summary.best:
+        commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
+    if summary.can_go_on:
+        again = repeat.command or f"hpsearch run {name}{flags}"
+        return [f"{again}    # goes on where it stopped", *commands]
+    return commands

@@ -1,0 +1,299 @@
+"""A trial that this driver owns, from its first epoch to its record."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Self
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
+from hpsearch.errors import StudyFileError
+from hpsearch.search.fit import diagnose
+from hpsearch.search.outcome import StopKind, score
+from hpsearch.search.stopping import Criterion, Curve, build
+from hpsearch.store import writes
+from hpsearch.study.specification import StudySpec
+from hpsearch.study.train import FitSpec
+
+MOST_TEXT = 16_000
+"""Characters of a traceback that are kept: MariaDB's TEXT takes 64 kB, and more is not read."""
+LONG_CURVE = 2_000
+"""Epochs from which on curves in attributes are rounded, for the same reason."""
+
+LOSSES = ("train_loss", "val_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a trial ends after its last epoch, with a readable sentence."""
+
+    kind: StopKind
+    detail: str = ""
+
+    @classmethod
+    def of(cls, end: TrialEnd) -> Self:
+        """Returns why a trial ends that nobody judged: all its epochs are done, or its own loop gave it up."""
+        return cls(StopKind.PRUNER if end.kind is EndKind.PRUNED else StopKind.FINISHED, end.detail)
+
+
+@dataclass(slots=True)
+class LiveTrial:
+    """A trial that this driver owns.
+
+    Attributes:
+        spec: the study with the trial's hparams in place.
+        problem: why it cannot be trained: hparams that do not go together.
+        failures: attempts in a row, before this one, that ended without a new checkpoint; preemptions do not
+            count.
+        saved: the last epoch known to be in a checkpoint.
+        progress: whether this attempt has written a new checkpoint.
+        interruptions: why earlier attempts under this driver ended.
+        since: when this driver began or took over the trial, seconds since the epoch.
+    """
+
+    number: int
+    trial_id: int
+    ticket: int
+    attempt: int
+    hparams: Mapping[str, Any]
+    spec: StudySpec
+    criterion: Criterion | None
+    problem: str | None = None
+    failures: int = 0
+    saved: int = 0
+    progress: bool = False
+    since: float = field(default_factory=time.time)
+    results: list[EpochResult] = field(default_factory=list)
+    interruptions: list[str] = field(default_factory=list)
+
+    @property
+    def failures_with_this(self) -> int:
+        """Attempts in a row without a new checkpoint, should this one end now."""
+        return 0 if self.progress else self.failures + 1
+
+    def take_up(self, attempt: int, failures: int, reported: Sequence[float]) -> None:
+        """Begins an attempt; until its checkpoint is read, with the epochs that are in the database."""
+        self.attempt, self.failures = attempt, failures
+        metric = self.spec.study.metric
+        self.results = [
+            EpochResult(self.number, attempt - 1, epoch, {metric: value})
+            for epoch, value in enumerate(reported, start=1)
+        ]
+
+    def values(self, metric: str) -> list[float]:
+        """Returns one metric over the epochs, NaN where it was not reported."""
+        return [result.metrics.get(metric, math.nan) for result in self.results]
+
+    @property
+    def losses(self) -> tuple[list[float | None], list[float | None]]:
+        """Training and validation loss over the epochs, None where it was not reported."""
+        train, val = ([result.metrics.get(name) for result in self.results] for name in LOSSES)
+        return train, val
+
+    def best(self) -> tuple[float, int] | None:
+        """Returns the score and its epoch, from 1; None if no epoch had a finite value.
+
+        A refit's are those of its last epoch, whose weights are kept: there is nothing to choose another by.
+        """
+        study = self.spec.study
+        values = self.values(study.metric)
+        if self.spec.is_refit and values and math.isfinite(values[-1]):
+            return values[-1], len(values)
+        return score(values, study.better)
+
+
+def begun(
+    spec: StudySpec, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any], problem: str | None
+) -> LiveTrial:
+    """Returns a trial that begins.
+
+    Args:
+        spec: of the study.
+        problem: why it cannot be trained, if that is known already.
+    """
+    try:
+        resolved = spec.with_hparams(hparams)
+    except ValueError as error:
+        problem, resolved = str(error), spec
+    criterion = None if problem else build(spec.early_stopping, resolved.train.epochs)
+    return LiveTrial(number, trial_id, ticket, 1, hparams, resolved, criterion, problem=problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A finished trial: its record as stored, and whether it is the best."""
+
+    trial: FrozenTrial
+    is_best: bool
+
+
+def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
+    """Says whether a trial ends with its last epoch by itself, without looking at other trials.
+
+    Args:
+        spec: of the study.
+        value: of the study's metric at that epoch.
+
+    Raises:
+        StudyFileError: early stopping needs what the training function does not yield.
+    """
+    result = trial.results[-1]
+    losses = [result.metrics[name] for name in ("train_loss", "val_loss") if name in result.metrics]
+    if not all(map(math.isfinite, [value, *losses])):
+        shown = ", ".join(f"{name} = {number:g}" for name, number in result.metrics.items())
+        return Verdict(StopKind.DIVERGED, f"not finite at epoch {result.epoch}: {shown}")
+    if result.last:
+        return Verdict(StopKind.FINISHED)
+    if trial.criterion is None:
+        return None
+    if trial.criterion.needs_train_loss and "train_loss" not in result.metrics:
+        raise StudyFileError(
+            "early_stopping.criterion: it needs the training loss, but train.function yields no "
+            '"train_loss"; yield it, or choose patience, gl or up'
+        )
+    metric, sign = _judged(trial, spec)
+    val = tuple(sign * number for number in trial.values(metric))
+    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss"))))
+    if reason is None:
+        return None
+    words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
+    return Verdict(StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words))
+
+
+def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
+    """Returns the metric that early stopping looks at, and the sign that makes less of it better."""
+    metric, reported = spec.early_stopping.metric, trial.results[-1].metrics
+    if metric not in reported:
+        if metric != "val_loss":
+            raise StudyFileError(
+                f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
+            )
+        metric = spec.study.metric
+    return metric, -1.0 if spec.better(metric) == "maximize" else 1.0
+
+
+def attributes(
+    trial: LiveTrial,
+    verdict: Verdict,
+    best: tuple[float, int] | None,
+    end: TrialEnd | None,
+    fit: FitSpec,
+    guessing_loss: float | None,
+) -> dict[str, Any]:
+    """Returns what is stored with a finished trial, for the dashboard and for pandas.
+
+    Args:
+        best: score and epoch, None if no epoch had a finite value.
+        guessing_loss: for the diagnosis of the fit; None where it is not known.
+    """
+    train, val = trial.values("train_loss"), trial.values("val_loss")
+    seconds = sum(result.seconds for result in trial.results)
+    samples = sum(result.samples for result in trial.results)
+    return {
+        "score": best[0] if best else None,
+        "best_epoch": best[1] if best else None,
+        "epochs_run": len(trial.results),
+        "stop_reason": verdict.kind.value,
+        "stop_detail": verdict.detail,
+        "fit": diagnose(*trial.losses, fit, guessing_loss).value,
+        "train_loss": train,
+        "val_loss": val,
+        "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
+        "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
+        "seconds": round(seconds, 3),
+        "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
+        "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
+        "attempt": trial.attempt,
+        **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),
+        **(dict(end.facts) if end else {}),
+    }
+
+
+def as_record(
+    trial: LiveTrial,
+    metric: str,
+    state: TrialState,
+    value: float | None,
+    attrs: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    rungs: Mapping[str, Any],
+) -> FrozenTrial:
+    """Returns a finished trial as Optuna stores it.
+
+    Args:
+        rungs: what ASHA and Hyperband noted of it.
+    """
+    record = create_trial(
+        state=state,
+        value=None if state is TrialState.FAIL else value,
+        params=dict(trial.hparams),
+        distributions=dict(space),
+        user_attrs=clean(attrs),
+        system_attrs=dict(rungs),
+        intermediate_values=dict(enumerate(trial.values(metric), start=1)),
+    )
+    record.number = trial.number
+    return record
+
+
+def end_operations(
+    trial: LiveTrial, record: FrozenTrial, constraint: float | None
+) -> Iterator[writes.TrialOperation]:
+    """Yields what is written when a trial ends.
+
+    Args:
+        constraint: of the memory, see `outcome.memory_constraint`.
+    """
+    system = dict(record.system_attrs)
+    if constraint is not None:
+        system |= create_trial(state=TrialState.PRUNED, constraints={"memory": constraint}).system_attrs
+    for key, item in record.user_attrs.items():
+        yield writes.SetAttr(trial.trial_id, key, item)
+    for key, item in system.items():
+        yield writes.SetSystemAttr(trial.trial_id, key, item)
+    value = None if record.state is TrialState.FAIL else record.value
+    yield writes.Finish(trial.trial_id, record.state, value, datetime.now())
+
+
+def completed(
+    record: FrozenTrial, ticket: int, queue: Iterable[tuple[int, writes.Operation]]
+) -> list[tuple[int, writes.Operation]]:
+    """Makes an end that is not yet written COMPLETE: it is a record after all.
+
+    Args:
+        record: changed in place.
+        queue: with the operations that `end_operations` gave for the ticket.
+
+    Returns:
+        The queue as it is to be written instead.
+    """
+    record.state, record.value = TrialState.COMPLETE, record.user_attrs["score"]
+    changed: list[tuple[int, writes.Operation]] = []
+    for owner, operation in queue:
+        if owner == ticket and isinstance(operation, writes.Finish):
+            operation = replace(operation, state=record.state, value=record.value)
+        infeasible = isinstance(operation, writes.SetSystemAttr) and operation.key not in record.system_attrs
+        if owner != ticket or not infeasible:  # no COMPLETE trial is infeasible
+            changed.append((owner, operation))
+    return changed
+
+
+def clean(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces NaN and infinities by None: JSON has no word for them, and the dashboard's parser stops there."""
+    short = {key: _shortened(value) for key, value in attrs.items()}
+    text = json.dumps(short, default=str)
+    cleaned: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
+    return cleaned
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"... {value[-MOST_TEXT:]}"
+    if isinstance(value, list) and len(value) >= LONG_CURVE:
+        return [float(f"{number:.5g}") for number in value]
+    return value

@@ -1,0 +1,203 @@
+"""Opens a study for its driver: creates it, or makes sure that it is the same study, and reads it in."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from hpsearch.errors import DigestMismatch, StudyFileError
+from hpsearch.service.study import Study
+from hpsearch.store.archive import restore
+from hpsearch.store.connection import open_storage, redact, translated
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.ledger import Ledger
+from hpsearch.store.schema import DriverState
+from hpsearch.store.trials import SPECIFICATION
+from hpsearch.study.file import (
+    differences,
+    digest,
+    is_same_study,
+    parse_stored,
+    parse_study,
+    stored_form,
+    stored_tree,
+    taken_name,
+)
+from hpsearch.study.specification import LINKED, StudySpec
+
+logger = logging.getLogger(__name__)
+
+DIGEST = "digest"
+METRIC_NAMES = "study:metric_names"
+"""Optuna's own key for the names of objectives, which the dashboard writes on its axes."""
+
+
+def is_ours(attrs: Mapping[str, Any]) -> bool:
+    """Says by a study's user attributes whether hpsearch made it: whether they hold its specification."""
+    stored = attrs.get(SPECIFICATION)
+    return isinstance(stored, str) and stored.startswith("{")
+
+
+def open_study(
+    spec: StudySpec,
+    url: str,
+    devices: list[str],
+    lease_seconds: float = 60.0,
+    timeout: float = 5.0,
+    unsaved: Sequence[Path] = (),
+) -> Study:
+    """Opens or creates a study as a driver and reads all its trials into memory.
+
+    Args:
+        url: storage URL.
+        devices: what this driver trains on, shown by `hpsearch status`.
+        lease_seconds: how long a silent driver keeps its trials.
+        timeout: seconds that a call to the database may take.
+        unsaved: files of trials that the database has lost (see `hpsearch.store.archive`); they are brought back.
+
+    Raises:
+        DigestMismatch: a study of this name has another specification; the message shows the difference.
+        StudyFileError: the name is that of a confirmation, and the study is none.
+        StorageError, StorageAway: the database.
+    """
+    if spec.study.name.endswith(LINKED) and not spec.is_confirmation:
+        raise StudyFileError(taken_name(spec.study.name))
+    storage = open_storage(url, timeout=timeout)
+    with ExitStack() as refused:
+        refused.callback(storage.engine.dispose)
+        for path in unsaved:
+            count = restore(storage, spec, path)
+            path.replace(path.with_name(path.name.replace("unsaved", "restored", 1)))
+            logger.warning("%d trials that the database had lost were brought back from %s", count, path)
+        ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
+        with translated(storage):
+            study_id = create_or_find(storage, spec)
+            if _is_mistaken(storage, ledger, study_id, spec):
+                storage.delete_study(study_id)
+                study_id = create_or_find(storage, spec)
+            made_here = is_ours(storage.get_study_user_attrs(study_id))
+            _compare(storage, study_id, spec)
+        ledger.register(study_id, json.dumps(devices))
+        study = Study(spec, storage, study_id, ledger, made_here)
+        study.load()
+        refused.pop_all()
+        return study
+
+
+def discard_empty(study: Study) -> None:
+    """Removes a study in which nothing was ever begun, as its run was refused, and that no other driver is at.
+
+    One that another program has made stays.
+
+    Raises:
+        StorageAway: the database does not answer.
+    """
+    study.ledger.unregister()
+    with translated(study.storage):
+        empty = not study.storage.get_all_trials(study.study_id, deepcopy=False)
+        alive = [row for row in study.ledger.drivers(study.study_id) if row.state is DriverState.ALIVE]
+        if study.made_here and empty and not alive:
+            study.ledger.forget_study(study.study_id)
+            study.storage.delete_study(study.study_id)
+
+
+def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
+    """Returns the number of the study of this name, which is made if there is none."""
+    direction = optuna.study.StudyDirection[spec.study.better.upper()]
+    try:
+        study_id = storage.create_new_study([direction], spec.study.name)
+    except optuna.exceptions.DuplicatedStudyError:
+        return storage.get_study_id_from_name(spec.study.name)
+    storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric])
+    _keep(storage, study_id, spec)
+    return study_id
+
+
+def _keep(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
+    storage.set_study_user_attr(study_id, DIGEST, digest(spec))
+    storage.set_study_user_attr(study_id, "metric", spec.study.metric)
+
+
+def stored_specification(attrs: Mapping[str, Any], name: str) -> StudySpec:
+    """Returns the specification that is stored with a study, under the name that the study has now.
+
+    Raises:
+        StudyFileError: it was stored by another version, or the study was given a name that hpsearch cannot use.
+    """
+    try:
+        tree = stored_tree(attrs[SPECIFICATION])
+        tree["study"]["name"] = name
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyFileError(f'study "{name}": its stored specification cannot be read: {error}') from None
+    return parse_study(tree, source=f'study "{name}"')
+
+
+def is_confirmation(attrs: Mapping[str, Any]) -> bool:
+    """Says by a study's user attributes whether `hpsearch confirm` made it; its name alone does not tell.
+
+    Read without validation, as another version may have stored the specification.
+    """
+    try:
+        tree = stored_tree(attrs[SPECIFICATION])
+        return tree["sampler"]["name"] == "points" and "train.repeat" in tree["search"]
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:
+    """Says whether the stored specification was a first try: another one, under which nothing was trained."""
+    stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
+    if stored_text is None or is_same_study(stored_text, spec):
+        return False
+    if storage.get_all_trials(study_id, deepcopy=False):
+        return False
+    return all(driver.state is not DriverState.ALIVE for driver in ledger.drivers(study_id))
+
+
+def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    """Makes sure that the study of this name is the one that is meant, and keeps its specification up to date.
+
+    Raises:
+        StudyFileError: it is another program's, or looks for the other end of its values.
+        DigestMismatch: it has another specification.
+    """
+    stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
+    if stored_text is None:
+        # Queued trials alone (`study.enqueue_trial`) are what hpsearch is to begin with.
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        if any(trial.state is not TrialState.WAITING for trial in trials):
+            raise StudyFileError(
+                f'study.name: a study "{spec.study.name}" that hpsearch did not make is in '
+                f"{redact(storage.url)}; choose another name or another --storage"
+            )
+    elif not is_same_study(stored_text, spec):
+        lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored_text), spec))
+        raise DigestMismatch(
+            f'study.name: a study "{spec.study.name}" with another specification is in '
+            f"{redact(storage.url)}; choose another name, restore these fields, or remove it with "
+            f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
+        )
+    _compare_directions(storage, study_id, spec)
+    # Without one: another driver has created the study this very moment and not yet said what it is, or died
+    # before it could, or somebody made it in the dashboard; the same words twice do no harm. With one: a raised
+    # total, another timeout, another name since it was renamed: `status` and `list` show them.
+    if stored_text != stored_form(spec):
+        _keep(storage, study_id, spec)
+
+
+def _compare_directions(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
+    found = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
+    if found != [spec.study.better]:
+        what = f"to {found[0]} its value" if len(found) == 1 else f"for {len(found)} objectives"
+        raise StudyFileError(
+            f'study.name: the study "{spec.study.name}" in {redact(storage.url)} was made {what}, but '
+            f"{spec.study.metric} (study.metric) is to {spec.study.better}; choose another name, or remove it "
+            f'with `hpsearch delete "{spec.study.name}"`'
+        )

@@ -1,0 +1,94 @@
+"""What the driver tells callbacks, `hpsearch status` and the user: plain records of what it holds."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from hpsearch.contracts.callbacks import FINISHED, FinishedTrial, RunningTrial, Standing
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.service.fleet import Fleet, Phase, Worker
+from hpsearch.service.live import LiveTrial
+from hpsearch.service.study import Study
+
+
+def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
+    """Returns what callbacks are told of a trial in training."""
+    return RunningTrial(
+        number=trial.number,
+        attempt=trial.attempt,
+        worker=worker.place.worker,
+        hparams=trial.hparams,
+        epochs=trial.spec.train.ends_after,
+        since=worker.since,
+        curve=tuple(trial.results),
+    )
+
+
+def finished(trial: FrozenTrial, number: int, is_best: bool, folder: RunFolder) -> FinishedTrial:
+    """Returns what callbacks are told of a finished trial, with its weights where they are here."""
+    attrs = trial.user_attrs
+    weights = folder.find_weights(number, attrs.get("weights"))
+    return FinishedTrial(
+        number=number,
+        state=trial.state.name,
+        stop_reason=attrs["stop_reason"],
+        score=attrs["score"],
+        best_epoch=attrs["best_epoch"],
+        epochs_run=attrs["epochs_run"],
+        hparams=trial.params,
+        attrs=attrs,
+        detail=attrs["stop_detail"],
+        is_best=is_best,
+        weights=str(weights) if weights else attrs.get("weights") or None,
+    )
+
+
+def standing(study: Study, folder: RunFolder) -> Standing:
+    """Returns what callbacks are told of a study as a whole."""
+    counts = study.view.counts
+    return Standing(
+        finished={name: counts[name] for name in FINISHED if counts[name]},
+        stop_reasons=dict(study.view.stop_reasons),
+        best=best(study, folder),
+    )
+
+
+def best(study: Study, folder: RunFolder) -> FinishedTrial | None:
+    """Returns a study's best trial, with its weights where they are kept."""
+    trial = study.view.best
+    if trial is None:
+        return None
+    return finished(trial, trial.number, True, folder)
+
+
+def worker_rows(fleet: Fleet, study: Study) -> str:
+    """Returns the driver's workers as JSON, as `hpsearch status` shows them."""
+    return json.dumps([_worker_row(worker, study) for worker in fleet.workers.values()])
+
+
+def _worker_row(worker: Worker, study: Study) -> dict[str, Any]:
+    trial = study.live.get(worker.number) if worker.number is not None else None
+    return {
+        "worker": worker.place.worker,
+        "phase": worker.phase.value,
+        "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
+        "pid": worker.pid,
+        "memory_mb": resident_mb(worker.pid),
+        "trial": worker.number,
+        "epoch": worker.epoch,
+        "epochs": trial.spec.train.ends_after if trial else None,
+        "since": worker.since if worker.phase is Phase.TRAINING else None,
+        "attempt": trial.attempt if trial else None,
+    }
+
+
+def resident_mb(pid: int | None) -> float | None:
+    """Returns a process's resident memory in MB, None where it cannot be known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)

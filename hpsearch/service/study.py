@@ -1,0 +1,398 @@
+"""A study as its driver holds it: decided in memory, written behind, owned by leases.
+
+`Study` answers at once from its view; what it decides is queued and written by `flush`, in order and in one
+transaction, guarded by the leases of the trials in question. The database may be away meanwhile: then nothing
+is begun, running trials go on, and the queue waits.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.contracts.trial import EpochResult, TrialEnd
+from hpsearch.errors import LeaseLost
+from hpsearch.search.outcome import StopKind, decide, memory_constraint
+from hpsearch.search.sampler import total_trials
+from hpsearch.search.view import StudyView
+from hpsearch.service.live import (
+    Ended,
+    LiveTrial,
+    Verdict,
+    as_record,
+    attributes,
+    begun,
+    completed,
+    end_operations,
+    judge,
+)
+from hpsearch.store import trials, writes
+from hpsearch.store.archive import Archive, unfinished
+from hpsearch.store.connection import reading, translated
+from hpsearch.store.ledger import Ledger
+from hpsearch.store.schema import Lease
+from hpsearch.store.study_data import DataRecord
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.file import stored_form
+from hpsearch.study.specification import StudySpec
+
+logger = logging.getLogger(__name__)
+
+
+class Study:
+    """One study of one driver; see `hpsearch.service.opening` for how it is opened."""
+
+    def __init__(
+        self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger, made_here: bool = True
+    ) -> None:
+        self.spec = spec
+        self.study_id = study_id
+        self.live: dict[int, LiveTrial] = {}
+        self.view = StudyView(spec)
+        self.storage = storage
+        self.ledger = ledger
+        self._writer = writes.TrialWriter(storage)
+        self._queue: list[tuple[int, writes.Operation]] = []
+        self._foreign: dict[int, int] = {}
+        # Records by ticket that are in the view and not yet in the database.
+        self._ended: dict[int, FrozenTrial] = {}
+        self._stale = False
+        self._pending: tuple[int, int, int] | None = None
+        self._guessing_loss: float | None = None
+        self.data = DataRecord()
+        self.made_here = made_here
+        self._told_of_foreign = False
+        self.archive = Archive()
+        self._newest: int | None = None  # the last trial whose end was written
+        self.shared_weights: frozenset[str] = frozenset()
+
+    @property
+    def total(self) -> int:
+        """Trials that the study asks for; a grid may have fewer points."""
+        return total_trials(self.spec)
+
+    @property
+    def token(self) -> str:
+        """What tells this study from all others, of whatever database and name."""
+        return self.ledger.token(self.study_id)
+
+    def others(self) -> dict[str, str]:
+        """Returns the tokens of the other studies of the database, by their names."""
+        with reading(self.storage) as connection:
+            return trials.other_tokens(connection, self.study_id)
+
+    @property
+    def unwritten(self) -> int:
+        """Number of operations that wait for the database."""
+        return len(self._queue) + self.data.unwritten
+
+    def load(self) -> None:
+        """Fills the view from the database.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            attrs = self.storage.get_study_user_attrs(self.study_id)
+            self.archive.know_study(attrs, self.storage.get_study_system_attrs(self.study_id))
+        self.data.load(attrs)
+        own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+        trials.enter_copies(self.storage, self.study_id, own)
+        for trial in stored:
+            self._see(trial)
+        self.sync()
+
+    def complete_scores(self) -> dict[int, float]:
+        """Returns the scores of the COMPLETE trials by number, as far as they are in the database."""
+        unwritten = {record.number for record in self._ended.values()}
+        return {n: score for n, score in self.view.complete.items() if n not in unwritten}
+
+    def has_ended(self, number: int) -> bool:
+        """Says whether a trial's end is in the database; of none while the view holds an end that is lost."""
+        unwritten = {record.number for record in self._ended.values()}
+        return not self._stale and self.view.is_finished(number) and number not in unwritten
+
+    def sync(self) -> None:
+        """Reads in what other drivers, and other programs, did.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        if self._stale:
+            self._rebuild()
+        with reading(self.storage) as connection:
+            trials.check_end(connection, self.study_id, self._newest)
+            self.shared_weights = trials.shared_weights(connection, self.study_id)
+            rows = trials.trial_states(
+                connection, self.study_id, self.view.next_number, self._foreign.values()
+            )
+        for trial_id, number, state in rows:
+            known = number in self.view
+            awaited = state is TrialState.WAITING or (known and self.view.params(number))
+            if known and awaited and not state.is_finished():
+                continue
+            with translated(self.storage):
+                trial = self.storage.get_trial(trial_id)
+            if not known or not trials.is_own(trial, self.token, self.view.space):
+                self._see(trial)
+            elif state.is_finished():
+                self.archive.add(trial)
+                self.view.replace(trial)
+                del self._foreign[number]
+            else:
+                self.view.set_params(number, trial.params)
+
+    def _rebuild(self) -> None:
+        """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        self.view, self._foreign = StudyView(self.spec), {}
+        for trial in stored:
+            self._see(trial)
+        for number, live in self.live.items():
+            self._foreign.pop(number, None)
+            self.view.set_params(number, live.hparams)
+            self.view.restart(number)
+            for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
+                self.view.report(number, epoch, value)
+        for ticket, record in self._ended.items():
+            self._foreign.pop(record.number, None)
+            if self.view.is_finished(record.number):
+                continue  # it was committed though the answer was lost: the database's end cannot change
+            if self.view.board.is_record(record.user_attrs["score"]):  # perhaps not against what is lost
+                self._queue = completed(record, ticket, self._queue)
+            self.view.replace(record)
+        self._stale = False
+
+    def next_trial(
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool = True, claim: bool = True
+    ) -> LiveTrial | None:
+        """Takes over an orphaned trial, or claims and samples a new one; None when the quota is given out.
+
+        Args:
+            has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
+            silent_too: whether trials of drivers that are only silent may be taken over.
+            claim: whether a new trial may be begun.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+            StudyNotFound: an older copy of the database was put in its place.
+        """
+        if self._stale:
+            self._rebuild()
+        if self._pending is None:
+            self._pending = self._take_ticket(has_checkpoint, silent_too, claim)
+        if self._pending is None:
+            return None
+        ticket, attempt, failures = self._pending
+        fence = self.ledger.fence(self.study_id, [ticket])
+        trial_id, number, was_there = trials.create_trial(self.storage, self.study_id, ticket, fence)
+        if self.view.is_finished(number):  # the database has given a number twice
+            raise writes.older_copy([ticket])
+        if number not in self.view and (was_there or self.view.next_number < number):
+            self.sync()
+        if number in self.view and (hparams := self.view.params(number)):
+            self._foreign.pop(number, None)
+        else:
+            hparams = self.view.ask(number)
+            self._foreign.pop(number, None)
+            self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
+        self._pending = None
+        trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
+        trial.take_up(attempt, failures, self.view.reported(number))
+        self.live[number] = trial
+        return trial
+
+    def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | None:
+        """Enters the epochs of the checkpoint that a trial goes on from, and judges the last of them."""
+        trial = self.live[number]
+        trial.results = []
+        # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
+        self.view.restart(number)
+        self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
+        trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
+        verdict = None
+        for result in curve:
+            verdict = self.report(number, result)
+        return verdict
+
+    def report(self, number: int, result: EpochResult) -> Verdict | None:
+        """Enters one epoch and says whether the trial ends with it."""
+        trial = self.live[number]
+        del trial.results[result.epoch - 1 :]
+        trial.results.append(result)
+        if result.checkpointed and result.epoch > trial.saved:
+            trial.saved, trial.progress = result.epoch, True
+        value = result.metrics.get(self.spec.study.metric, math.nan)
+        self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
+        self.view.report(number, result.epoch, value)
+        verdict = judge(trial, self.spec, value)
+        if verdict is None and self.view.should_prune(number):
+            detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
+            return Verdict(StopKind.PRUNER, detail)
+        return verdict
+
+    def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
+        """Ends a trial: decides its state, enters it into the view, and queues its record.
+
+        Args:
+            end: what the engine said of the last attempt, if there was an engine to say it.
+            facts: further user attributes (worker, host, weights ...).
+        """
+        trial = self.live.pop(number)
+        best = trial.best()
+        value = best[0] if best else None
+        state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
+        found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
+        attrs = {**found, **self.spec.sampler.attrs(self.view.place(number)), **facts}
+        metric = self.spec.study.metric
+        record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
+        is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
+        for operation in end_operations(trial, record, memory_constraint(verdict.kind, state)):
+            self._queue.append((trial.ticket, operation))
+        self._queue.append((trial.ticket, writes.CloseLease(self.study_id, trial.ticket)))
+        self._ended[trial.ticket] = record
+        self.archive.add(record)
+        self.view.replace(record)
+        return Ended(record, is_best)
+
+    def flush(self) -> bool:
+        """Writes what is queued; says whether the end of a trial was among it.
+
+        Raises:
+            StorageAway: the database does not answer; the queue is kept.
+            LeaseLost: leases are gone; nothing was written, call `drop` for them and flush again.
+            DataError: another driver of the study has begun with other data.
+        """
+        self.data.write(self.storage, self.study_id)
+        if not self._queue:
+            return False
+        if self._stale:
+            self._rebuild()
+        batch = list(self._queue)
+        tickets = {ticket for ticket, _ in batch}
+        self._writer.write([op for _, op in batch], self.ledger.fence(self.study_id, tickets))
+        del self._queue[: len(batch)]
+        closed = [op.ticket for _, op in batch if isinstance(op, writes.CloseLease)]
+        ends = [op.trial_id for _, op in batch if isinstance(op, writes.Finish)]
+        self._newest = ends[-1] if ends else self._newest
+        for ticket in closed:
+            del self._ended[ticket]
+        return bool(closed)
+
+    def retry(self, number: int, failures: int) -> LiveTrial:
+        """Begins the next attempt at a trial whose worker is gone.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+            LeaseLost: another driver owns the trial.
+        """
+        trial = self.live[number]
+        trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
+        trial.failures, trial.progress = failures, False
+        return trial
+
+    def beat(self, workers: str) -> None:
+        """Tells that this driver lives and renews its leases.
+
+        Raises:
+            StorageAway: the database does not answer.
+            LeaseLost: some leases are gone; call `drop` for them.
+        """
+        lost = self.ledger.beat(workers)
+        if lost:
+            raise LeaseLost(f"tickets {sorted(lost)} belong to another driver now", lost)
+
+    def drop(self, tickets: Iterable[int]) -> list[int]:
+        """Forgets trials that another driver owns, with all that was queued for them; returns their numbers."""
+        gone = set(tickets)
+        if self._pending is not None and self._pending[0] in gone:
+            self._pending = None
+        numbers = [number for number, trial in self.live.items() if trial.ticket in gone]
+        for number in numbers:
+            self._foreign[number] = self.live.pop(number).trial_id
+        self._queue = [(ticket, op) for ticket, op in self._queue if ticket not in gone]
+        for ticket in gone & self._ended.keys():
+            del self._ended[ticket]
+            self._stale = True
+        return numbers
+
+    def release(self) -> None:
+        """Gives all trials of this driver back, to be adopted by the next run, and leaves the study.
+
+        Raises:
+            StorageAway: the database does not answer; the leases then run out by themselves.
+        """
+        tickets = [trial.ticket for trial in self.live.values()]
+        if self._pending is not None:
+            tickets.append(self._pending[0])
+        self.ledger.release(self.study_id, tickets)
+        self.ledger.unregister()
+
+    def stop_requested(self) -> bool:
+        """Says whether `hpsearch stop` has asked this driver to stop."""
+        return self.ledger.stop_requested(self.study_id, self.ledger.registered_at)
+
+    def others_unfinished(self) -> int:
+        """Returns how many trials other drivers have in work."""
+        mine = {trial.ticket for trial in self.live.values()}
+        return sum(lease.ticket not in mine for lease in self.ledger.unfinished(self.study_id))
+
+    def know_data(self, facts: DataFacts) -> None:
+        """Takes note of the data, and of the loss of guessing, by which a trial's fit is judged.
+
+        Raises:
+            DataError: the data have changed since the study began.
+        """
+        self.data.check(facts)
+        self._guessing_loss = facts.guessing_loss
+
+    def _take_ticket(
+        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool, claim: bool
+    ) -> tuple[int, int, int] | None:
+        def progressed(lease: Lease) -> bool:
+            if lease.number is None:
+                return False
+            # Another machine's checkpoints may not be here; that it reported epochs tells as much.
+            return has_checkpoint(lease.number, lease.attempt) or (
+                lease.elsewhere and bool(self.view.reported(lease.number))
+            )
+
+        lease = self.ledger.adopt(self.study_id, progressed, silent_too)
+        if lease is not None:
+            return lease.ticket, lease.attempt, lease.failures
+        ticket = self.ledger.claim(self.study_id, self.total) if claim else None
+        return None if ticket is None else (ticket, 1, 0)
+
+    def save(self, path: Path) -> int:
+        """Writes what memory holds into a file, for a database that has lost it; returns the finished trials.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
+            (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
+        ]
+        space, token, spec = self.view.space, self.token, self.spec
+        left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
+        changes = {trials.SPECIFICATION: stored_form(spec), **self.data.attrs}
+        return self.archive.write(path, spec.study.name, changes, left)
+
+    def _see(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished():
+            self.archive.add(trial)
+        if not trials.is_own(trial, self.token, self.view.space):
+            if not self._told_of_foreign:
+                logger.warning("trial %d was begun by another program; %s", trial.number, trials.LEFT_OUT)
+            self._told_of_foreign = True
+            self._foreign.pop(trial.number, None)
+            self.view.leave_out(trial.number)
+            return
+        self.view.add(trial)
+        if not trial.state.is_finished():
+            self._foreign[trial.number] = trial._trial_id

@@ -1,0 +1,204 @@
+"""What a driver remembers of its study, should the database lose it: deleted, replaced, an older copy put back.
+
+The driver writes it beside the database's files, `runs/STUDY/unsaved-*.jsonl`: a line about the study, then one
+for each trial. The next run of the study brings back what the database lacks, under the same numbers, and takes
+up the trials that were running from their checkpoints.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.errors import StudyFileError
+from hpsearch.store.connection import translated
+from hpsearch.store.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
+from hpsearch.store.writes import (
+    Finish,
+    Report,
+    SetAttr,
+    SetParams,
+    SetSystemAttr,
+    TrialOperation,
+    TrialWriter,
+)
+from hpsearch.study.file import is_same_study
+from hpsearch.study.specification import StudySpec
+
+FORMAT = 1
+_GRAPHS = "dashboard:plot_data"
+
+
+class Archive:
+    """The trials of one study as they were last known, compressed: a few kB each."""
+
+    def __init__(self) -> None:
+        self._attrs: Mapping[str, Any] = {}
+        self._system: Mapping[str, Any] = {}
+        self._lines: dict[int, bytes] = {}
+
+    def know_study(self, attrs: Mapping[str, Any], system: Mapping[str, Any]) -> None:
+        """Takes note of the study's user and system attributes; graphs are drawn again anyway."""
+        self._attrs = dict(attrs)
+        self._system = {key: value for key, value in system.items() if not key.startswith(_GRAPHS)}
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Takes note of a trial as it is stored, or is going to be."""
+        self._lines[trial.number] = zlib.compress(json.dumps(_row(trial)).encode(), 1)
+
+    def write(self, path: Path, name: str, changes: Mapping[str, Any], running: Iterable[FrozenTrial]) -> int:
+        """Writes all that is known into a new file; returns the number of finished trials in it.
+
+        Args:
+            name: of the study.
+            changes: user attributes of the study that are newer than those known.
+            running: trials that have not ended, to be taken up from their checkpoints.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        attrs = {**self._attrs, **changes}
+        head = {"format": FORMAT, "study": name, "attributes": attrs, "system_attributes": self._system}
+        finished = {number: zlib.decompress(line).decode() for number, line in self._lines.items()}
+        lines = finished | {trial.number: json.dumps(_row(trial)) for trial in running}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in (json.dumps(head), *(lines[n] for n in sorted(lines))))
+        return len(finished)
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    started, ended = trial.datetime_start, trial.datetime_complete
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        "params": dict(trial.params),
+        "distributions": {name: distribution_to_json(one) for name, one in trial.distributions.items()},
+        "values": sorted(trial.intermediate_values.items()),
+        "attributes": trial.user_attrs,
+        "system_attributes": trial.system_attrs,
+        "started": started and started.timestamp(),
+        "ended": ended and ended.timestamp(),
+    }
+
+
+def _trial(row: Mapping[str, Any]) -> FrozenTrial:
+    trial = create_trial(
+        state=TrialState[row["state"]],
+        value=row["value"],
+        params=row["params"],
+        distributions={name: json_to_distribution(text) for name, text in row["distributions"].items()},
+        intermediate_values={int(step): float(value) for step, value in row["values"]},
+        user_attrs=row["attributes"],
+        system_attrs=row["system_attributes"],
+    )
+    trial.number = row["number"]
+    for name, moment in (("datetime_start", row["started"]), ("datetime_complete", row["ended"])):
+        setattr(trial, name, moment and datetime.fromtimestamp(moment))
+    return trial
+
+
+def restore(storage: RDBStorage, spec: StudySpec, path: Path) -> int:
+    """Puts into the database what it lacks of a file that `Archive.write` made; returns how many trials.
+
+    May be called again after a crash: what is there is left as it is.
+
+    Raises:
+        StudyFileError: the file cannot be read, or holds a study of another specification.
+        StorageAway: the database does not answer.
+    """
+    head, trials = _read(path, spec)
+    with translated(storage):
+        study_id = _study(storage, spec, head)
+        token = storage.get_study_system_attrs(study_id).get(TOKEN)
+        stored = storage.get_all_trials(study_id, deepcopy=False)
+        was, restored = head["system_attributes"].get(TOKEN), 0
+        for number in range(max((trial.number for trial in trials.values()), default=-1) + 1):
+            # Another program's, which was still running: it only keeps the number.
+            trial = trials.get(number, create_trial(state=TrialState.FAIL))
+            if trial.system_attrs.get(MARK) == was:
+                trial.system_attrs[MARK] = token
+            restored += _put(storage, study_id, stored, number, trial)
+    return restored
+
+
+def _read(path: Path, spec: StudySpec) -> tuple[dict[str, Any], dict[int, FrozenTrial]]:
+    remedy = "put the old study file back, or remove this file, and its trials are lost"
+    try:
+        head, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        same = is_same_study(head["attributes"][SPECIFICATION], spec)
+        trials = {row["number"]: _trial(row) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, StudyFileError) as error:
+        raise StudyFileError(
+            f"{path}: it holds unsaved trials, but cannot be read: {error}; {remedy}"
+        ) from None
+    if not same:
+        raise StudyFileError(
+            f'{path}: it holds {len(trials)} unsaved trials of a study "{spec.study.name}" with another '
+            f"specification; {remedy}"
+        )
+    return head, trials
+
+
+def _study(storage: RDBStorage, spec: StudySpec, head: Mapping[str, Any]) -> int:
+    names = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    if spec.study.name in names:
+        return names[spec.study.name]
+    study_id = storage.create_new_study([StudyDirection[spec.study.better.upper()]], spec.study.name)
+    for key, value in head["system_attributes"].items():
+        storage.set_study_system_attr(study_id, key, value)
+    for key, value in head["attributes"].items():
+        storage.set_study_user_attr(study_id, key, value)
+    return study_id
+
+
+def _put(
+    storage: RDBStorage, study_id: int, stored: list[FrozenTrial], number: int, trial: FrozenTrial
+) -> bool:
+    """Writes a trial if the database lacks it, or its end; says whether it did."""
+    there = stored[number] if number < len(stored) else None
+    if there is not None and there.params in ({}, trial.params):
+        if there.state.is_finished() or not trial.state.is_finished():
+            return False
+        # One that was begun under this number before the loss was noticed has no hyperparameters yet.
+        params = [] if there.params else [SetParams(there._trial_id, trial.params, trial.distributions)]
+        TrialWriter(storage).write([*params, *_end(there._trial_id, trial)])
+        return True
+    if there is not None and any(other.params == trial.params for other in stored):
+        return False
+    if there is not None and trial.user_attrs.get("weights"):
+        trial.user_attrs["weights"] = ""  # another trial has the number by which they were kept
+    storage.create_new_trial(study_id, template_trial=trial)
+    return True
+
+
+def _end(trial_id: int, trial: FrozenTrial) -> Iterable[TrialOperation]:
+    for epoch, value in trial.intermediate_values.items():
+        yield Report(trial_id, epoch, value)
+    for key, item in trial.user_attrs.items():
+        yield SetAttr(trial_id, key, item)
+    for key, item in trial.system_attrs.items():
+        yield SetSystemAttr(trial_id, key, item)
+    yield Finish(trial_id, trial.state, trial.value, trial.datetime_complete or datetime.now())
+
+
+def unfinished(
+    number: int, params: Mapping[str, Any], space: Mapping[str, Any], token: str, attempt: int
+) -> FrozenTrial:
+    """Returns a trial that has not ended, as it is brought back: its checkpoint knows its epochs."""
+    trial = create_trial(
+        state=TrialState.RUNNING,
+        params=dict(params),
+        distributions={name: space[name] for name in params},
+        system_attrs={MARK: token, ATTEMPT: attempt},
+    )
+    trial.number = number
+    return trial

@@ -1,0 +1,329 @@
+"""The trials of a study: how they begin, and which of them are its own.
+
+Other programs may add trials to a study of ours: a colleague's plain script, a copy by Optuna's means. One rule
+says what they are. A trial is the study's own if a driver of hpsearch began it, which the driver marks with the
+study's token, or if it is queued (`study.enqueue_trial`), since a driver will begin it. All others are foreign:
+they are left out of the counts, of `study.trials`, of the best and of what the sampler sees, and are told apart.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, and_, func, insert, inspect, literal, or_, select, update
+
+from hpsearch.errors import StudyFileError, StudyNotFound
+from hpsearch.search.outcome import StopKind
+from hpsearch.search.space import distributions
+from hpsearch.store.connection import reading, redact, translated, writing
+from hpsearch.store.schema import LEASE
+from hpsearch.store.writes import (
+    STUDIES,
+    STUDY_SYSTEM_ATTRS,
+    STUDY_USER_ATTRS,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    Fence,
+    check_fence,
+    lock_study,
+    naive_utc,
+)
+from hpsearch.study.file import parse_stored
+
+logger = logging.getLogger(__name__)
+
+SPECIFICATION = "specification"
+"""The study's user attribute that makes it one of hpsearch's."""
+TOKEN = "hpsearch:token"
+"""The study's system attribute that tells it from all others; a copy of a study has it too."""
+MARK = "hpsearch:study"
+"""The trial's system attribute that makes it the study's own: the study's token."""
+
+LEFT_OUT = (
+    "trials of other programs are left out of the counts, of the best and of what the sampler learns from"
+)
+
+ARTIFACT = "artifacts:"
+"""How Optuna's attributes begin that describe artifacts."""
+ATTEMPT = "hpsearch:attempt"
+"""A restored trial's system attribute: the attempts that were made before the database lost it."""
+
+
+def create_trial(
+    storage: RDBStorage, study_id: int, ticket: int, fence: Fence | None = None
+) -> tuple[int, int, bool]:
+    """Begins the trial of a ticket, a queued one if there is any, or returns the one that the ticket has.
+
+    One attempt in one transaction, whereas Optuna's own method retries five times and sleeps. May be called
+    again when the outcome is unknown.
+
+    Returns:
+        The trial's id, its number, and whether it was there before.
+
+    Raises:
+        LeaseLost: `fence` does not hold.
+        StudyNotFound: The study was deleted.
+    """
+    with writing(storage) as connection:
+        if fence is not None:
+            check_fence(connection, fence)
+        # Optuna locks the study as well while it counts the trial's number.
+        if not lock_study(connection, study_id):
+            raise StudyNotFound(f"the study with id {study_id} is gone from {redact(storage.url)}")
+        lease = (LEASE.c.study_id == study_id) & (LEASE.c.ticket == ticket)
+        bound = connection.execute(select(LEASE.c.trial_id, LEASE.c.number).where(lease)).one_or_none()
+        if bound is not None and bound.trial_id is not None:
+            return bound.trial_id, bound.number, True
+        queued = _begin_queued(connection, study_id)
+        trial_id, number = queued or _insert_trial(connection, study_id)
+        connection.execute(update(LEASE).where(lease).values(trial_id=trial_id, number=number))
+        _mark(connection, study_id, TRIALS.c.trial_id == trial_id)
+        return trial_id, number, queued is not None
+
+
+def _begin_queued(connection: Connection, study_id: int) -> tuple[int, int] | None:
+    waiting = (TRIALS.c.study_id == study_id) & (TRIALS.c.state == TrialState.WAITING)
+    query = select(TRIALS.c.trial_id, TRIALS.c.number).where(waiting).order_by(TRIALS.c.number)
+    for trial_id, number in connection.execute(query).all():
+        begun = update(TRIALS).where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
+        values = {"state": TrialState.RUNNING, "datetime_start": naive_utc(datetime.now())}
+        if connection.execute(begun.values(values)).rowcount:  # else another program was quicker
+            return trial_id, number
+    return None
+
+
+def _insert_trial(connection: Connection, study_id: int) -> tuple[int, int]:
+    row = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": naive_utc(datetime.now())}
+    key: Any = connection.execute(insert(TRIALS).values(**row)).inserted_primary_key
+    trial_id: int = key[0]
+    earlier = select(func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id < trial_id)
+    number = connection.execute(earlier).scalar_one()
+    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(number=number))
+    return trial_id, number
+
+
+def _mark(connection: Connection, study_id: int, which: Any) -> None:
+    """Marks those of a study's trials that have no mark yet."""
+    token = and_(STUDY_SYSTEM_ATTRS.c.study_id == study_id, STUDY_SYSTEM_ATTRS.c.key == TOKEN)
+    marked = select(SYSTEM_ATTRS.c.key).where(
+        SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id, SYSTEM_ATTRS.c.key == MARK
+    )
+    rows = (
+        select(TRIALS.c.trial_id, literal(MARK), STUDY_SYSTEM_ATTRS.c.value_json)
+        .join(STUDY_SYSTEM_ATTRS, token)
+        .where(TRIALS.c.study_id == study_id, which, ~marked.exists())
+    )
+    connection.execute(insert(SYSTEM_ATTRS).from_select(["trial_id", "key", "value_json"], rows))
+
+
+def mark_leased(connection: Connection, study_id: int) -> None:
+    """Marks the trials that an older version of hpsearch began, which knew its own by their leases."""
+    leased = select(LEASE.c.trial_id).where(LEASE.c.study_id == study_id, LEASE.c.trial_id.is_not(None))
+    _mark(connection, study_id, TRIALS.c.trial_id.in_(leased))
+
+
+def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial]) -> None:
+    """Gives the study's own trials that have no ticket one: they came with a copy of the study.
+
+    Args:
+        own: finished ones, which then count towards `study.trials`, and running ones, which go on.
+    """
+    with reading(storage) as connection:
+        missing = _without_ticket(connection, study_id, own)
+        ended = connection.scalars(_ended_leases(study_id)).all()
+    if not missing and not ended:
+        return
+    with writing(storage) as connection:
+        lock_study(connection, study_id)
+        mine = (LEASE.c.study_id == study_id) & LEASE.c.ticket.in_(ended)
+        connection.execute(update(LEASE).where(mine).values(done=True))
+        last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id)) or 0
+        free = {"driver": None, "failures": 0, "expires": 0.0, "preempted": True}
+        rows = [
+            {
+                **free,
+                "study_id": study_id,
+                "ticket": last + place,
+                "trial_id": trial._trial_id,
+                "number": trial.number,
+                "attempt": trial.system_attrs.get(ATTEMPT, 1),
+                "done": trial.state.is_finished(),
+            }
+            for place, trial in enumerate(_without_ticket(connection, study_id, missing), start=1)
+        ]
+        if rows:
+            connection.execute(insert(LEASE), rows)
+            _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
+
+
+def _ended_leases(study_id: int) -> Any:
+    """Selects the tickets that are not done although their trials have ended: these were restored."""
+    trial = and_(TRIALS.c.trial_id == LEASE.c.trial_id, TRIALS.c.state.not_in(_OPEN))
+    return (
+        select(LEASE.c.ticket)
+        .join(TRIALS, trial)
+        .where(LEASE.c.study_id == study_id, LEASE.c.done.is_(False))
+    )
+
+
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
+
+
+def _without_ticket(connection: Connection, study_id: int, own: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    query = select(LEASE.c.trial_id).where(LEASE.c.study_id == study_id)
+    known = set(connection.scalars(query))
+    return [trial for trial in own if trial._trial_id not in known and trial.state is not TrialState.WAITING]
+
+
+def is_own(trial: FrozenTrial, token: str, space: Mapping[str, BaseDistribution] | None) -> bool:
+    """Says of a trial as stored whether it is the own one of a study.
+
+    Args:
+        token: of the study.
+        space: its search space, None if it cannot be read.
+    """
+    queued = trial.state is TrialState.WAITING
+    return queued or trial.system_attrs.get(MARK) == token or _is_record(trial, space)
+
+
+def _is_record(trial: FrozenTrial, space: Mapping[str, BaseDistribution] | None) -> bool:
+    """Says whether a trial without a mark is one that an older version finished, in a copy of its study."""
+    attrs = trial.user_attrs
+    numbers = [attrs.get(name) for name in ("attempt", "epochs_run")]
+    return (
+        trial.state.is_finished()
+        and (space is None or trial.params.keys() == space.keys())
+        and attrs.get("stop_reason") in list(StopKind)
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(attrs.get("score", ""), float | int | None)
+    )
+
+
+def foreign_trials(storage: RDBStorage, study_id: int | None = None) -> dict[int, dict[int, TrialState]]:
+    """Returns the foreign trials of hpsearch's studies, their states by id, by study: of one, or of all."""
+    found: dict[int, dict[int, TrialState]] = defaultdict(dict)
+    with reading(storage) as connection:
+        for row in connection.execute(_unmarked(study_id)):
+            found[row.study_id][row.trial_id] = row.state
+        if found and inspect(connection).has_table(LEASE.name):
+            leased = select(LEASE.c.study_id, LEASE.c.trial_id).where(LEASE.c.study_id.in_(found))
+            for study, trial_id in connection.execute(leased):
+                found[study].pop(trial_id, None)
+        candidates = connection.execute(_told_like_ours(found)).all() if found else []
+    with translated(storage):
+        for study, trial_id in candidates:
+            if trial_id in found[study] and _is_record(storage.get_trial(trial_id), _space(storage, study)):
+                del found[study][trial_id]
+    return {study: trials for study, trials in found.items() if trials}
+
+
+def _unmarked(study_id: int | None) -> Any:
+    token, mark = STUDY_SYSTEM_ATTRS.alias("token"), SYSTEM_ATTRS.alias("mark")
+    ours = and_(STUDY_USER_ATTRS.c.study_id == TRIALS.c.study_id, STUDY_USER_ATTRS.c.key == SPECIFICATION)
+    query = (
+        select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.state)
+        .join(STUDY_USER_ATTRS, and_(ours, STUDY_USER_ATTRS.c.value_json.like('"{%')))
+        .join(token, and_(token.c.study_id == TRIALS.c.study_id, token.c.key == TOKEN), isouter=True)
+        .join(mark, and_(mark.c.trial_id == TRIALS.c.trial_id, mark.c.key == MARK), isouter=True)
+        .where(TRIALS.c.state != TrialState.WAITING)
+        .where(
+            or_(
+                mark.c.value_json.is_(None),
+                token.c.value_json.is_(None),
+                mark.c.value_json != token.c.value_json,
+            )
+        )
+    )
+    return query if study_id is None else query.where(TRIALS.c.study_id == study_id)
+
+
+def _told_like_ours(studies: Iterable[int]) -> Any:
+    reasons = [json.dumps(kind.value) for kind in StopKind]
+    told = and_(USER_ATTRS.c.key == "stop_reason", USER_ATTRS.c.value_json.in_(reasons))
+    query = select(TRIALS.c.study_id, TRIALS.c.trial_id).join(
+        USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id
+    )
+    return query.where(told, TRIALS.c.study_id.in_(list(studies)))
+
+
+def _space(storage: RDBStorage, study_id: int) -> Mapping[str, BaseDistribution] | None:
+    try:
+        stored = parse_stored(storage.get_study_user_attrs(study_id)[SPECIFICATION])
+        return distributions(stored.search)
+    except (KeyError, TypeError, StudyFileError):  # of another version
+        return None
+
+
+def trial_states(
+    connection: Connection, study_id: int, first: int, also: Iterable[int]
+) -> list[tuple[int, int, TrialState]]:
+    """Returns (id, number, state) of trials numbered `first` or higher and of those with the ids `also`."""
+    ids = sorted(also)
+    query = (
+        select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state)
+        .where(TRIALS.c.study_id == study_id)
+        .where((TRIALS.c.number >= first) | TRIALS.c.trial_id.in_(ids))
+        .order_by(TRIALS.c.number)
+    )
+    return [(row.trial_id, row.number, row.state) for row in connection.execute(query)]
+
+
+def other_tokens(connection: Connection, study_id: int) -> dict[str, str]:
+    """Returns the tokens of the other studies of the database, by their names."""
+    token = and_(STUDY_SYSTEM_ATTRS.c.study_id == STUDIES.c.study_id, STUDY_SYSTEM_ATTRS.c.key == TOKEN)
+    query = select(STUDIES.c.study_name, STUDY_SYSTEM_ATTRS.c.value_json).join(STUDY_SYSTEM_ATTRS, token)
+    found = connection.execute(query.where(STUDIES.c.study_id != study_id))
+    return {name: str(json.loads(value)) for name, value in found}
+
+
+def shared_weights(connection: Connection, study_id: int) -> frozenset[str]:
+    """Returns the weights that copies of a study name; made by Optuna's means, they have the study's token."""
+    tokens = select(STUDY_SYSTEM_ATTRS.c.study_id, STUDY_SYSTEM_ATTRS.c.value_json).where(
+        STUDY_SYSTEM_ATTRS.c.key == TOKEN
+    )
+    by_study = {row.study_id: row.value_json for row in connection.execute(tokens)}
+    token = by_study.pop(study_id, None)
+    copies = [number for number, value in by_study.items() if value == token]
+    if not copies:
+        return frozenset()
+    query = select(USER_ATTRS.c.value_json).join(TRIALS, TRIALS.c.trial_id == USER_ATTRS.c.trial_id)
+    found = connection.scalars(query.where(TRIALS.c.study_id.in_(copies), USER_ATTRS.c.key == "weights"))
+    return frozenset(str(json.loads(value)) for value in found)
+
+
+def artifacts_elsewhere(connection: Connection, study_id: int) -> frozenset[str]:
+    """Returns the attributes by which other studies of the database name artifacts."""
+    found = select(STUDY_SYSTEM_ATTRS.c.key).where(
+        STUDY_SYSTEM_ATTRS.c.study_id != study_id, STUDY_SYSTEM_ATTRS.c.key.like(f"{ARTIFACT}%")
+    )
+    of_trials = (
+        select(SYSTEM_ATTRS.c.key)
+        .join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)
+        .where(TRIALS.c.study_id != study_id, SYSTEM_ATTRS.c.key.like(f"{ARTIFACT}%"))
+    )
+    return frozenset([*connection.scalars(found), *connection.scalars(of_trials)])
+
+
+def check_end(connection: Connection, study_id: int, trial_id: int | None) -> None:
+    """Makes sure that a trial whose end was written is still there and has ended.
+
+    Raises:
+        StudyNotFound: it has not: an older copy of the database was put back, or the study was deleted.
+    """
+    if trial_id is None:
+        return
+    state = connection.scalar(
+        select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id, TRIALS.c.study_id == study_id)
+    )
+    if state is None or not state.is_finished():
+        raise StudyNotFound(
+            "the database has forgotten a trial whose end was written: the study was deleted from it, or an older "
+            "copy of it was put back"
+        )

@@ -1,0 +1,142 @@
+"""The `[data]` table: what is trained on, how it is split and how it is varied."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from hpsearch.study.augment import Augment, check_unique
+from hpsearch.study.section import Bool, Float, Int, OrNone, Section
+
+
+class Split(Section):
+    """Shares of the three parts; stratified by label, seeded, the same for every trial and worker.
+
+    The training part teaches, the validation part chooses between trials and stops them, the test part is
+    opened by `hpsearch confirm` alone. A data set's official test part is used as it is unless
+    `official_test = false`; `train` and `val` then share what remains in their proportion.
+    """
+
+    train: Float = Field(0.8, gt=0, le=1)
+    val: Float = Field(0.1, gt=0, lt=1)
+    test: Float = Field(0.1, ge=0, lt=1)
+    seed: Int = 0
+    official_test: Bool = True
+    group_by: str | None = None
+    """Samples that must not be torn apart: `"column:patient"` of the labels CSV (an array of this name in a
+    .npz file, an attribute of data sets of your own with one value per item), or a regular expression on the
+    file name (`names` of your own data sets) whose first group, or whole match, names the group."""
+    join_val: Bool = False
+    """Trains on the validation part too, so that nothing is left to choose by; `hpsearch refit` sets it."""
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_a_column_or_an_expression(cls, group_by: str | None) -> str | None:
+        if group_by == "column:":
+            raise ValueError('"column:" names no column; complete it, as in "column:patient"')
+        try:
+            re.compile("" if group_by is None or group_by.startswith("column:") else group_by)
+        except re.error as error:
+            raise ValueError(
+                f'"{group_by}" is no regular expression ({error}); mend it, or use "column:<name>"'
+            ) from error
+        return group_by
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Split":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, got {total:g}")
+        return self
+
+
+class DataSpec(Section):
+    """The data set, its parts, its size in pixels, and its augmentation."""
+
+    dataset: str = "none"
+    """`digits`, a torchvision classification set such as `FashionMNIST`, `folder`, `npz`, `mrc`, or
+    `my_package.data:build` (a function that returns data sets, see the README). `none` is for a training
+    function that brings its own data."""
+    root: str | None = None
+    """Folder or file that holds the data (default `data`); `--data-root` and `HPSEARCH_DATA` override it."""
+    download: Bool = False
+    """Lets torchvision fetch a set that is not there."""
+    subset: Float = Field(1.0, gt=0, le=1)
+    """Stratified share of the training part; a smaller subset is part of every larger one."""
+    split: Split = Split()
+    image_size: Annotated[Annotated[Int, Field(ge=1, le=4096)] | None, OrNone] = None
+    """Side of the square images in pixels; resized with antialiasing once. None keeps the data's own size."""
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    """How images of another shape become square: `crop` scales the shorter side and cuts the edges of the longer
+    one off, `pad` scales the longer side and adds bars (black, or a deep picture's darkest value), `squash`
+    scales both sides and distorts."""
+    range: tuple[Float, Float] | None = None
+    """Values that become 0 and 1, such as `[0, 4095]` for cameras of 12 bits; the same for all images, and values
+    outside stay outside. None: 0 to 255 for images of 8 bits, the training part's own range for deeper ones."""
+    channels: Annotated[Literal[1, 3] | None, OrNone] = None
+    """1 turns photographs grey, 3 repeats a grey channel; None keeps what the data has."""
+    normalize: Bool = True
+    """Subtracts the training part's mean and divides by its standard deviation, per channel."""
+    augment: Annotated[tuple[Augment, ...], AfterValidator(check_unique)] = ()
+    progressive: tuple[tuple[Float, Int], ...] = ()
+    """Progressive resizing: pairs of (share of the epochs from which on, image size); training starts on
+    small images and ends on large ones. Validation is always at the last size."""
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """`auto` takes labels with fractions, or several numbers each, for regression and all others for classes;
+    whole numbers that measure something, such as ages, need `regression`."""
+    layout: Literal["auto", "HWC", "CHW"] = "auto"
+    """Order of the axes in arrays of images; `auto` detects it and says what it found."""
+    labels: str | None = None
+    """A CSV (or STAR file) of labels beside the images, relative to `root`; columns below. Files may have any
+    suffix; if all lie in folders called train, val and test, these are the parts."""
+    file_column: str = "file"
+    label_column: str = "label"
+    """Several, joined by commas, are several regression targets."""
+    skip_unreadable: Bool = False
+    """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
+    on_duplicates: Literal["warn", "drop", "error"] = "warn"
+    """What to do about the same image in two parts, which would make validation or test too optimistic. Pictures in
+    files are compared by their pixels, so a copy with other metadata or in another format is found (of a JPEG that
+    is much larger than `image_size` only the former)."""
+    device: Literal["auto", "gpu", "cpu", "stream"] = "auto"
+    """Where the images live: on the GPU, in shared memory-mapped host memory, or streamed batch by batch."""
+    predict: str | None = None
+    """What prepares one picture as your own data function does, as `my_package.data:prepare`: it is given a
+    picture as Pillow opens it and returns the image of an item. `hpsearch predict` needs it."""
+    cache: str | None = None
+    """Folder of decoded images (default: `cache` beside the run folder)."""
+    cache_limit_gb: Float = Field(50.0, gt=0)
+    """Most that the folder may hold. Photographs are kept once, but need twice their room while they are
+    decoded."""
+
+    @field_validator("range")
+    @classmethod
+    def _range_grows(cls, known: tuple[float, float] | None) -> tuple[float, float] | None:
+        if known is not None and known[0] >= known[1]:
+            raise ValueError(f"the first value must be the smaller one, got {list(known)}, such as [0, 4095]")
+        return known
+
+    @field_validator("progressive")
+    @classmethod
+    def _progressive_grows(cls, stages: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+        starts = [start for start, _ in stages]
+        if stages and (starts[0] != 0.0 or starts != sorted(set(starts)) or starts[-1] >= 1.0):
+            raise ValueError(
+                f"the shares of the epochs must start at 0.0 and grow, below 1.0, got {starts}; "
+                "for example [[0.0, 16], [0.5, 24], [0.8, 32]]"
+            )
+        sizes = [size for _, size in stages]
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"image sizes must be at least 1, got {sizes}")
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"the image sizes must grow, got {sizes}; begin with the smallest")
+        return stages
+
+    @model_validator(mode="after")
+    def _progressive_ends_at_the_image_size(self) -> "DataSpec":
+        if self.progressive and self.image_size not in (None, self.progressive[-1][1]):
+            raise ValueError(
+                f"progressive ends at {self.progressive[-1][1]} but image_size is {self.image_size}; "
+                "make them equal or leave image_size out"
+            )
+        return self

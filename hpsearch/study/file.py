@@ -1,0 +1,268 @@
+"""Study files read from disk, errors as `FILE: field: sentence`, and the digest that says what a study is."""
+
+import base64
+import hashlib
+import json
+import os
+import tomllib
+import zlib
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpsearch.errors import DigestMismatch, StudyFileError, nearest
+from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
+from hpsearch.study.specification import LINKED, StudySpec
+
+RUN_ONLY = {
+    "study": {
+        "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
+        "timeout", "target_value", "max_epochs_total",
+    },
+    "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
+    "checkpoint": {"every_seconds", "keep"},
+    "confirm": {"top", "seeds"},
+    "sampler": {"points"},
+    "fit": {"overfit_rise", "overfit_gap", "underfit_slope", "underfit_ratio", "least_change"},
+}  # fmt: skip
+"""Fields outside the digest: they may change between two runs without making trials incomparable."""
+
+LATER: dict[str, Any] = {
+    "data.resize": "crop",
+    "data.range": None,
+    "data.split.join_val": False,
+    "train.last_epoch": None,
+}
+"""Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
+
+ORDERED = "train.lr_multipliers"
+"""The one table in which the order of the keys has a meaning: the first pattern that matches counts."""
+
+_PACKED = "zlib"
+_LONGEST = 30_000  # characters; quotes and backslashes take two bytes each in the database
+_LONGEST_FILE = 4 * 2**20  # characters
+_LARGEST = 64 * 2**20  # bytes of a text that a database may ask us to unpack
+
+
+def load_study_file(path: str | Path) -> StudySpec:
+    """Reads and validates a study file.
+
+    Raises:
+        StudyFileError: the file is missing, is no TOML, or has a wrong field; the message says which.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # Windows' Notepad may begin a file with a mark
+            text = file.read(_LONGEST_FILE + 1)
+    except FileNotFoundError:
+        beside = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        known = f"; {nearest(str(path), beside)}" if beside else ""
+        raise StudyFileError(f"{path}: no such study file{known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"{path}: cannot be read: {error}") from None
+    if len(text) > _LONGEST_FILE:
+        raise StudyFileError(f"{path}: has more than {_LONGEST_FILE:,} characters and cannot be a study file")
+    try:
+        tree = tomllib.loads(text)
+    except RecursionError:
+        raise StudyFileError(f"{path}: lists or tables are nested too deep; write them flat") from None
+    except ValueError as error:  # of TOML, of a date, or of a number with thousands of digits
+        raise StudyFileError(f"{path}: no valid TOML: {error}") from None
+    study = tree.setdefault("study", {})
+    # Refused only here: in a study that comes from no file, it is how a missing name is kept.
+    if isinstance(study, dict) and study.setdefault("name", path.stem) == "":
+        raise StudyFileError(
+            f"{path}: study.name: is empty; leave study.name out, and the file's own name counts"
+        )
+    spec = parse_study(tree, source=str(path))
+    if spec.study.name.endswith(LINKED):
+        raise StudyFileError(f"{path}: {taken_name(spec.study.name)}")
+    return spec
+
+
+def taken_name(name: str) -> str:
+    """Returns the sentence that refuses a study of one's own the name of a confirmation or a refit."""
+    suffix = next(suffix for suffix in LINKED if name.endswith(suffix))
+    return (
+        f'study.name: "{name}" ends in {suffix}, as only the studies that hpsearch {suffix[1:]} makes do; choose '
+        "another name (without study.name, the file's own name counts)"
+    )
+
+
+def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
+    """Validates a study given as nested tables.
+
+    Raises:
+        StudyFileError: naming every wrong field, one per line.
+    """
+    try:
+        check_tree(tree)
+        return StudySpec.model_validate(tree)
+    except (ValidationError, FieldErrors) as error:
+        found = dict.fromkeys(field_errors(error, StudySpec).found)
+        lines = [": ".join(filter(None, (source, field, sentence))) for field, sentence in found]
+        raise StudyFileError("\n".join(lines)) from None
+
+
+def with_limits(
+    spec: StudySpec, trials: int | None = None, timeout: str | float | None = None, source: str = "study"
+) -> StudySpec:
+    """Returns a study with another number of trials or another time; None leaves what it says.
+
+    Raises:
+        StudyFileError: what no study may say.
+    """
+    tree: dict[str, Any] = spec.model_dump()
+    given = {"trials": trials, "timeout": timeout}
+    tree["study"] |= {key: value for key, value in given.items() if value is not None}
+    return parse_study(tree, source)
+
+
+def stored_form(spec: StudySpec) -> str:
+    """Returns the JSON text that is kept with the study in the database, in the order in which it was written.
+
+    A long one is compressed: MySQL's columns end at 64 KiB, which the points of a large confirmation exceed.
+    """
+    text = json.dumps(spec.model_dump(mode="json"))
+    if len(text) <= _LONGEST:
+        return text
+    return json.dumps({_PACKED: base64.b64encode(zlib.compress(text.encode())).decode()})
+
+
+def stored_tree(text: str) -> dict[str, Any]:
+    """Returns the nested tables that `stored_form` has written.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        tree = json.loads(text)
+        if isinstance(tree, dict) and tree.keys() == {_PACKED}:
+            unpacker = zlib.decompressobj()
+            tree = json.loads(unpacker.decompress(base64.b64decode(tree[_PACKED]), _LARGEST))
+    except (zlib.error, TypeError, RecursionError) as error:
+        raise ValueError(f"the specification is damaged: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("the specification is not a table")
+    return tree
+
+
+def parse_stored(text: str, source: str = "stored specification") -> StudySpec:
+    """Validates a study that `stored_form` has written.
+
+    Raises:
+        StudyFileError: it is damaged, or another version wrote it; the message names every wrong field.
+    """
+    try:
+        tree = stored_tree(text)
+    except ValueError as error:
+        raise StudyFileError(f"{source}: {error}") from None
+    return parse_study(tree, source)
+
+
+def digest(spec: StudySpec) -> str:
+    """Returns 16 hexadecimal digits over what makes two trials comparable: all but `RUN_ONLY`.
+
+    The order of keys counts in `ORDERED` alone, and only where it is not that of the alphabet, so that studies
+    which began before it counted keep their digest.
+    """
+    tree = _comparable(spec)
+    orders = [list(table) for table in _ordered_tables(tree)]
+    text = json.dumps(tree, sort_keys=True)
+    if any(order != sorted(order) for order in orders):
+        text += json.dumps(orders)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_same_study(stored_text: str, spec: StudySpec) -> bool:
+    """Says whether a stored specification and a given one make comparable trials."""
+    stored = parse_stored(stored_text)
+    tree = stored_tree(stored_text)
+    if list(tree) == sorted(tree):  # Up to version 0.1.0 all keys were sorted, and their own order was lost.
+        spec = parse_study(json.loads(json.dumps(spec.model_dump(mode="json"), sort_keys=True)))
+    return digest(stored) == digest(spec)
+
+
+def refuse_other(stored: Any, given: StudySpec) -> None:
+    """Makes sure that a database has a study as this machine's own study file has it.
+
+    Args:
+        stored: what the database has as its specification; None for a study of another program.
+
+    Raises:
+        DigestMismatch: the two differ, or the stored one cannot be read; the message shows in what.
+    """
+    name = given.study.name
+    if not isinstance(stored, str):
+        raise DigestMismatch(
+            f'study "{name}" was not made by hpsearch; look at it by its name, not by a study file'
+        )
+    if not is_same_study(stored, given):
+        lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored), given))
+        raise DigestMismatch(
+            f'study "{name}" is another one in the database than in the study file; restore these fields, or '
+            f"look at it by its name:\n{lines}"
+        )
+
+
+def refuse_foreign_places(spec: StudySpec, data_root: str | None) -> None:
+    """Makes sure that a specification out of a database lets nothing be written above the current folder.
+
+    Raises:
+        StudyFileError: naming the field.
+    """
+    into = spec.data.root if spec.data.download and data_root is None else None
+    for field, place, remedy in (
+        ("data.cache", spec.data.cache, "start it with its study file"),
+        ("data.root", into, "start it with its study file, or give --data-root"),
+    ):
+        if place is not None and not Path(os.path.abspath(place)).is_relative_to(Path.cwd()):
+            raise StudyFileError(
+                f'study "{spec.study.name}": {field} = "{place}" comes from the database, and files would be written '
+                f"there; {remedy}"
+            )
+
+
+def differences(stored: StudySpec, given: StudySpec) -> list[str]:
+    """Returns one line per comparable field in which two specifications differ."""
+    old, new = dict(_leaves(_comparable(stored))), dict(_leaves(_comparable(given)))
+    nothing = "(absent)"
+    return [
+        f"{name}: stored {json.dumps(old.get(name, nothing))}, now {json.dumps(new.get(name, nothing))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, nothing) != new.get(name, nothing)
+        or (_is_ordered(name) and json.dumps(old[name]) != json.dumps(new[name]))
+    ]
+
+
+def _comparable(spec: StudySpec) -> dict[str, Any]:
+    tree = spec.model_dump(
+        mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
+    )
+    for name, default in LATER.items():
+        *path, field = name.split(".")
+        section = reduce(getitem, path, tree)
+        if section[field] == default:
+            del section[field]
+    return tree
+
+
+def _ordered_tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [
+        tree["train"][ORDERED.removeprefix("train.")],
+        *tree["search"].get(ORDERED, {}).get("choices", ()),
+    ]
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, dict) or not node or prefix == ORDERED:
+        return [(prefix, node)]
+    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".lstrip("."))]
+
+
+def _is_ordered(name: str) -> bool:
+    return name in (ORDERED, f"search.{ORDERED}.choices")

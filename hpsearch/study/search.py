@@ -1,0 +1,264 @@
+"""The `[search]` table: ranges and choices, and the whitelist of what may be searched over."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from hpsearch.errors import nearest
+from hpsearch.study.augment import TRANSFORMS
+from hpsearch.study.section import Bool, Float, Int, Section
+from hpsearch.study.sentences import check_plain
+
+Label = str | int | float | bool | None
+"""A choice as Optuna stores it; lists and tables are stored as their JSON text."""
+
+SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
+    "learning_rate": "float",
+    "batch_size": "int",
+    "epochs": "int",
+    "train.label_smoothing": "float",
+    "train.optimizer": "any",
+    "train.momentum": "float",
+    "train.nesterov": "any",
+    "train.beta2": "float",
+    "train.weight_decay": "float",
+    "train.lr_multipliers": "any",
+    "train.schedule": "any",
+    "train.warmup_epochs": "float",
+    "train.step_every": "float",
+    "train.step_gamma": "float",
+    "train.plateau_patience": "int",
+    "train.clip_norm": "float",
+    "train.precision": "any",
+    "train.class_weights": "any",
+    "train.ema_decay": "float",
+    "train.micro_batch": "int",
+    "train.drop_last": "any",
+    "train.steps_per_epoch": "int",
+    "train.repeat": "int",
+    "train.last_epoch": "int",
+    "data.subset": "float",
+    "data.image_size": "int",
+    "data.channels": "any",
+    "data.augment": "any",
+    "data.progressive": "any",
+    "model.name": "any",
+    "model.freeze": "any",
+    "model.unfreeze_after": "int",
+    "model.weights": "any",
+}
+"""Fields that leave trials comparable."""
+
+_APART = "give each choice a study of its own, and look at them with `hpsearch compare`"
+NO_YARDSTICK = {
+    "train.loss": f"losses under different loss functions cannot be compared; {_APART}",
+    "data.split": f"losses on different validation sets cannot be compared; {_APART}",
+    "data.dataset": f"losses on different data cannot be compared; {_APART}",
+}
+"""Fields that would change what trials are measured by, and why each is refused."""
+
+OPEN_PREFIXES = ("model.args.", "data.augment.", "function.")
+"""Names that end freely: a model's arguments, a transform's parameters (`data.augment.elastic.alpha`), a
+training function's own."""
+
+_FARTHEST = 1e100
+_MOST_STEPS = 1e15  # beyond which floats cannot tell the values apart
+
+SHORT = {name: f"train.{name}" for name in ("learning_rate", "batch_size", "epochs")}
+
+
+class FloatRange(Section):
+    """All numbers between `low` and `high`, evenly or on a logarithmic scale."""
+
+    low: Float
+    high: Float
+    log: Bool = False
+    step: Float | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "FloatRange":
+        _check_range(self.low, self.high, self.log, self.step)
+        return self
+
+    def extremes(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def decode(self, stored: Any) -> Any:
+        return float(stored)
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None for a continuum."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else math.floor((self.high - self.low) / self.step + 1e-8) + 1
+
+
+class IntRange(Section):
+    """All whole numbers from `low` to `high`, in steps or on a logarithmic scale."""
+
+    low: Int
+    high: Int
+    log: Bool = False
+    step: Int | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "IntRange":
+        _check_range(self.low, self.high, self.log, self.step)
+        return self
+
+    def extremes(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def decode(self, stored: Any) -> Any:
+        return int(stored)
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return (self.high - self.low) // (self.step or 1) + 1
+
+
+class Choices(Section):
+    """A list to choose from; values may be anything TOML can write, and "none" where a field may be off."""
+
+    choices: tuple[Any, ...]
+
+    @model_validator(mode="after")
+    def _valid(self) -> "Choices":
+        if not self.choices:
+            raise ValueError("the list of choices is empty")
+        check_plain(self.choices)
+        labels = self.labels()
+        # 1, 1.0 and true are equal to Python, and so to Optuna.
+        twice = [choice for choice in labels if labels.count(choice) > 1]
+        if twice:
+            raise ValueError(f"the choice {twice[0]!r} stands twice; list each value once")
+        return self
+
+    def labels(self) -> tuple[Label, ...]:
+        """Returns the choices as Optuna stores them.
+
+        Tables are named by their sorted keys; those that differ in the order of their keys alone, which may have a
+        meaning (`train.lr_multipliers`), by their keys as written.
+        """
+        names = [label(choice) for choice in self.choices]
+        twins = {name for name in names if isinstance(name, str) and names.count(name) > 1}
+        return tuple(
+            json.dumps(choice) if name in twins and not isinstance(choice, str) else name
+            for name, choice in zip(names, self.choices, strict=True)
+        )
+
+    def extremes(self) -> list[Any]:
+        return list(self.choices)
+
+    def decode(self, stored: Any) -> Any:
+        return self.choices[self.labels().index(stored)]
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return len(self.choices)
+
+
+Entry = FloatRange | IntRange | Choices
+
+
+def label(choice: Any) -> Label:
+    """Returns how a choice is stored: scalars as they are, lists and tables as JSON text."""
+    if choice is None or isinstance(choice, str | int | float | bool):
+        return choice
+    # Sorted, since the study's stored form is: one read back from the database must give the same labels.
+    return json.dumps(choice, sort_keys=True)
+
+
+def parse_entry(name: str, raw: Any) -> Any:
+    """Turns one raw entry of the `[search]` table into what pydantic validates.
+
+    Raises:
+        ValueError: the name is not searchable, or the entry is neither a range nor a list.
+    """
+    kind = searchable_kind(name)
+    if isinstance(raw, FloatRange | IntRange | Choices):
+        return raw
+    if isinstance(raw, list | tuple):
+        return Choices(choices=tuple(raw))
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{raw!r} is neither a range {{ low = ..., high = ... }} nor a list of choices")
+    if "choices" in raw:
+        return Choices.model_validate(raw)
+    if kind == "any" and not name.startswith(OPEN_PREFIXES):
+        raise ValueError("takes a list of choices, not a range")
+    whole = all(isinstance(raw.get(key), int) for key in ("low", "high")) and isinstance(
+        raw.get("step", 1), int | None
+    )
+    if kind == "int" or (kind == "any" and whole):
+        return IntRange.model_validate(raw)
+    return FloatRange.model_validate(raw)
+
+
+def searchable_kind(name: str) -> Literal["float", "int", "any"]:
+    """Returns what kind of number a searchable field is.
+
+    Raises:
+        ValueError: the field is not searchable.
+    """
+    if name in SEARCHABLE:
+        return SEARCHABLE[name]
+    if name.startswith("data.augment."):
+        return _transform_kind(name.removeprefix("data.augment."))
+    if name.startswith(("model.args.", "function.")) and not name.endswith("."):
+        return "any"
+    if name in NO_YARDSTICK:
+        raise ValueError(f"is not searchable: {NO_YARDSTICK[name]}")
+    if name.removeprefix("train.") in SHORT:
+        raise ValueError(f'write "{name.removeprefix("train.")}" instead')
+    inner = [field for field in SEARCHABLE if field.startswith(f"{name}.")]
+    if inner:
+        raise ValueError(
+            f'is a table, not a field; write a dotted name in quotes, such as "{inner[0]}" = [...]'
+        )
+    known = [*SEARCHABLE, "model.args.<argument>", "data.augment.<transform>.<parameter>", "function.<name>"]
+    own = [field for field in SEARCHABLE if field.rpartition(".")[2] == name.rpartition(".")[2]]
+    raise ValueError(f"is not searchable; {nearest(own[0] if own else name, known)}")
+
+
+def _transform_kind(name: str) -> Literal["float", "int"]:
+    """Returns what kind of number a transform's parameter is, so that whole limits do not make it whole."""
+    transform, _, parameter = name.partition(".")
+    if transform not in TRANSFORMS:
+        raise ValueError(f'unknown transform "{transform}"; {nearest(transform, TRANSFORMS)}')
+    fields = {key: field for key, field in TRANSFORMS[transform].model_fields.items() if key != "name"}
+    if parameter not in fields:
+        raise ValueError(f'"{transform}" has no parameter "{parameter}"; {nearest(parameter, fields)}')
+    return "int" if fields[parameter].annotation is int else "float"
+
+
+def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
+    if low > high:
+        raise ValueError(f"low = {low} is above high = {high}; exchange them")
+    if log and low <= 0:
+        raise ValueError(f"low = {low} must be above 0 on a logarithmic scale; raise it or remove log = true")
+    if log and step is not None:
+        raise ValueError(f"log = true and step = {step} exclude each other; remove one of them")
+    if step is not None and step <= 0:
+        raise ValueError(f"step must be above 0, got {step}")
+    # Sums, differences and logarithms of what is farther away overflow.
+    for name, limit in (("low", low), ("high", high)):
+        if abs(limit) > _FARTHEST or (log and limit < 1 / _FARTHEST):
+            raise ValueError(
+                f"{name} = {limit} is too far from 1 to be searched; write a number between {1 / _FARTHEST:g} and "
+                f"{_FARTHEST:g}"
+            )
+    if step is not None and (high - low) / max(step, 1e-308) > _MOST_STEPS:
+        raise ValueError(
+            f"step = {step} makes more than {_MOST_STEPS:.0e} values from {low} to {high}; write a larger one"
+        )
+    if step is not None:
+        count = math.floor((high - low) / step + 1e-9)
+        if abs(low + count * step - high) > 1e-9 * max(abs(high), step):
+            last = f"{low + count * step:.12g}"
+            raise ValueError(f"step = {step} does not lead from {low} to high = {high}; write high = {last}")

@@ -1,0 +1,391 @@
+"""One study as a frozen value: every table of the study file, and the trial that a set of hparams makes."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from itertools import combinations
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from hpsearch.errors import nearest
+from hpsearch.study.data import DataSpec
+from hpsearch.study.sampler import SamplerSpec
+from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
+from hpsearch.study.section import Float, Int, Seconds, Section
+from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
+from hpsearch.study.stopping import EarlyStopping, Pruner
+from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
+
+Direction = Literal["minimize", "maximize"]
+
+METRICS: dict[str, Direction] = {
+    "val_loss": "minimize",
+    "val_error": "minimize",
+    "val_top5_error": "minimize",
+    "val_macro_f1": "maximize",
+    "val_mae": "minimize",
+}
+"""What a trial may be scored by, and which direction is better. A training function may yield others, named
+with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
+
+MOST_POINTS = 1_000_000
+"""A grid with more could never be searched; its order alone would take seconds and much memory."""
+
+TOP = 5
+"""Classes that `val_top5_error` lets a model name; it is reported where there are more."""
+
+RESERVED_NAMES = ("cache", "artifacts", "hpsearch.db", "hpsearch.db-wal", "hpsearch.db-shm")
+"""What lies in the run folder beside the studies' own folders."""
+
+SUFFIX = ".confirm"
+"""Ends the name of the study that `hpsearch confirm` makes, which goes with the search when that is deleted."""
+
+REFIT_SUFFIX = ".refit"
+"""The same of the study that `hpsearch refit` makes."""
+
+LINKED = (SUFFIX, REFIT_SUFFIX)
+"""How the names of studies end that belong to a search."""
+
+CONFIRMS = "confirms"
+"""What is said of a trial of these studies: the trial of the search that found its configuration."""
+
+TRAIN_LOSS = "train_loss"
+"""What a refit is scored by: no validation part is left."""
+
+
+def _known(metric: str) -> str:
+    hint = " (val_error is 1 - accuracy)" if "acc" in metric.lower() else ""
+    return f"{nearest(metric, METRICS)}{hint}"
+
+
+class StudySection(Section):
+    """What is searched for, how long, and what happens when trials fail."""
+
+    name: str = ""
+    """Default: the stem of the study file's name."""
+    trials: Int = Field(20, ge=1)
+    """Finished trials (COMPLETE, PRUNED and FAIL) over all machines and restarts, not per process."""
+    metric: str = "val_loss"
+    direction: Direction | None = None
+    """Known for the built-in metrics; must be said for a metric of your own."""
+    seed: Int = Field(0, ge=0, lt=2**32)
+    max_failures: Int = Field(5, ge=1)
+    """So many FAILs in a row stop the study with the cause shown."""
+    max_attempts: Int = Field(3, ge=1)
+    """Deaths of a trial's worker in a row without a new checkpoint, after which the trial is a FAIL."""
+    stall_timeout: Seconds = Field(1800.0, gt=0)
+    """A worker that finishes no epoch for so long is taken for hung and replaced."""
+    recovery_timeout: Seconds = Field(1800.0, ge=0)
+    """How long workers that die before they finish an epoch are started again, after pauses that grow from a
+    second to a minute, once any worker has trained. Then the run ends; the next one resumes its trials."""
+    grace: Seconds = Field(30.0, ge=0)
+    """After SIGINT or SIGTERM: how long to wait for the epoch's end before it is given up."""
+    timeout: Seconds | None = Field(None, gt=0)
+    target_value: Float | None = None
+    """Stops the study as soon as its best value is at least as good."""
+    max_epochs_total: Int | None = Field(None, ge=1)
+
+    @field_validator("name")
+    @classmethod
+    def _name_makes_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9 ._-]{0,199})?", name) or name.endswith((" ", ".")):
+            raise ValueError(
+                f'"{name}" is no name of a study; use at most 200 letters, digits, spaces and . _ -, '
+                "beginning with a letter or a digit (without study.name, the file's own name counts)"
+            )
+        if name in RESERVED_NAMES:
+            raise ValueError(f'"{name}" is something else in the run folder; choose another name')
+        return name
+
+    @model_validator(mode="after")
+    def _metric_has_a_direction(self) -> "StudySection":
+        if not self.metric.isidentifier():
+            raise FieldErrors([("metric", f'"{self.metric}" is no name; use letters, digits and _')])
+        known = METRICS.get(self.metric)
+        if known is None and self.direction is None:
+            raise ValueError(
+                f'metric "{self.metric}" is unknown; {_known(self.metric)}; '
+                'if your training function yields it, add direction = "minimize" or "maximize"'
+            )
+        if known is not None and self.direction not in (None, known):
+            raise ValueError(f'metric "{self.metric}" is better when it is {known}d; remove direction')
+        return self
+
+    @property
+    def better(self) -> Direction:
+        """The direction in which the metric improves."""
+        return self.direction or METRICS[self.metric]
+
+
+class ConfirmSpec(Section):
+    """`hpsearch confirm`: the best configurations trained anew with several seeds, then tested once."""
+
+    top: Int = Field(3, ge=1)
+    seeds: Int = Field(5, ge=2)
+
+
+class StudySpec(Section):
+    """A whole study file."""
+
+    study: StudySection = StudySection()
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    train: TrainSpec = TrainSpec()
+    search: dict[str, FloatRange | IntRange | Choices]
+    early_stopping: EarlyStopping = EarlyStopping()
+    pruner: Pruner = Pruner()
+    sampler: SamplerSpec = SamplerSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    fit: FitSpec = FitSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
+    """Values for your own training function, each searchable as `function.<name>`."""
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _parse_search(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"must be a table of ranges and lists, got {raw!r}")
+        if not raw:
+            raise ValueError("the table is empty; name at least one hyperparameter, such as learning_rate")
+        entries: dict[str, Any] = {}
+        wrong: list[tuple[str, str]] = []
+        for name, entry in raw.items():
+            try:
+                entries[name] = parse_entry(name, entry)
+            except ValueError as error:
+                wrong += field_errors(error, _entry_type(entry)).below(name).found
+        if wrong:
+            raise FieldErrors(wrong)
+        return entries
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "StudySpec":
+        if self.data.dataset == "none" and self.train.function is None:
+            raise FieldErrors(
+                [("data.dataset", 'is missing; add [data] with dataset = "digits", "folder", ...')]
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loop_reports_the_metrics(self) -> "StudySpec":
+        for field, metric in self.metrics_used().items():
+            if metric in METRICS or self.is_refit:
+                continue
+            if self.train.function is None:
+                sentence = (
+                    f'"{metric}" can only come from a training function of yours, and train.function names none; '
+                    f"{_known(metric)}"
+                )
+                raise FieldErrors([(field, sentence)])
+            if metric != self.study.metric:
+                sentence = (
+                    f'"{metric}" has no known direction; name study.metric ("{self.study.metric}") or one of '
+                    f"these. {nearest(metric, METRICS)}"
+                )
+                raise FieldErrors([(field, sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_part_to_choose_by(self) -> "StudySpec":
+        if self.data.split.join_val and not self.is_refit:
+            sentence = (
+                "is true, which leaves no validation part to choose by; remove it (hpsearch refit sets it)"
+            )
+            raise FieldErrors([("data.split.join_val", sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _extremes_are_valid(self, info: ValidationInfo) -> "StudySpec":
+        if info.context == _RESOLVED:
+            return self
+        wrong: list[tuple[str, str]] = []
+        for hparams in self._extremes():
+            try:
+                self.with_hparams(hparams)
+            except ValueError as error:
+                wrong += _about(hparams, field_errors(error, StudySpec))
+        if wrong:
+            raise FieldErrors(dict.fromkeys(wrong))
+        return self
+
+    def _extremes(self) -> Iterator[dict[str, Any]]:
+        """Yields the ends of ranges and all choices: each alone, then those that must suit each other."""
+        ends = self.ends()
+        for name, values in ends.items():
+            yield from ({name: value} for value in values)
+        for one, other in combinations(ends, 2):
+            if _depend(one, other):
+                yield from ({one: a, other: b} for a in ends[one] for b in ends[other])
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self, info: ValidationInfo) -> "StudySpec":
+        if self.sampler.name != "grid" or info.context == _RESOLVED:
+            return self
+        endless = [name for name, entry in self.search.items() if entry.size is None]
+        if endless:
+            sentence = (
+                f'"grid" needs lists or ranges with a step, but {", ".join(endless)} is continuous; '
+                "give it a step or choose another sampler"
+            )
+            raise FieldErrors([("sampler.name", sentence)])
+        if self.grid_size > MOST_POINTS:
+            sizes = " x ".join(f"{entry.size:,} ({name})" for name, entry in self.search.items())
+            sentence = (
+                f'"grid" has {self.grid_size:,} points, {sizes}, and may have {MOST_POINTS:,} at most; use '
+                "larger steps, or choose another sampler"
+            )
+            raise FieldErrors([("sampler.name", sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _points_lie_in_the_space(self, info: ValidationInfo) -> "StudySpec":
+        if info.context == _RESOLVED:
+            return self
+        for place, point in enumerate(self.sampler.points):
+            if point.hparams.keys() != self.search.keys():
+                sentence = f"must give exactly {', '.join(self.search)}, got {', '.join(point.hparams)}"
+                raise FieldErrors([(f"sampler.points.{place}", sentence)])
+            for name, value in point.hparams.items():
+                if not _holds(self.search[name], value):
+                    sentence = f"{name} = {value!r} is not in the space"
+                    raise FieldErrors([(f"sampler.points.{place}", sentence)])
+        return self
+
+    def with_hparams(self, hparams: Mapping[str, Any]) -> "StudySpec":
+        """Returns the study with a trial's hyperparameters in the places that they name.
+
+        Args:
+            hparams: by name as in `[search]`, values as Optuna stores them (lists as labels).
+
+        Raises:
+            ValueError: a value that its field does not take, or a name with no place.
+        """
+        tree = self.model_dump()
+        # Shorter names first: a choice of whole augmentations comes before the parameter of one transform.
+        for name in sorted(hparams, key=lambda name: name.count(".")):
+            entry = self.search.get(name)
+            # Copied, since a later name may point into this value, which belongs to the choices.
+            value = deepcopy(hparams[name] if entry is None else entry.decode(hparams[name]))
+            _put(tree, SHORT.get(name, name), value)
+        return StudySpec.model_validate(tree, context=_RESOLVED)
+
+    def metrics_used(self) -> dict[str, str]:
+        """Returns the metrics that the study needs, by the field that names each."""
+        stopping = (
+            {"early_stopping.metric": self.early_stopping.metric} if self.early_stopping.tables() else {}
+        )
+        return {"study.metric": self.study.metric, **stopping}
+
+    def better(self, metric: str) -> Direction:
+        """Returns the direction in which one of the metrics used improves."""
+        return self.study.better if metric == self.study.metric else METRICS[metric]
+
+    def ends(self) -> dict[str, list[Any]]:
+        """Returns the ends of each searched range and all choices of each list, as Optuna stores them."""
+        return {
+            name: list(entry.labels() if isinstance(entry, Choices) else dict.fromkeys(entry.extremes()))
+            for name, entry in self.search.items()
+        }
+
+    def values_of(self, name: str) -> list[Any]:
+        """Returns what a field may be in a trial: the choices or ends of its search entry, or what is written.
+
+        Args:
+            name: as in `[search]`.
+        """
+        if name in self.search:
+            return self.search[name].extremes()
+        value: Any = self
+        for part in SHORT.get(name, name).split("."):
+            value = getattr(value, part)
+        return [value]
+
+    def objects(self) -> list[str]:
+        """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
+        named = (*self.values_of("model.name"), self.data.dataset, self.data.predict, self.train.function)
+        return [str(name) for name in named if ":" in str(name)]
+
+    @property
+    def grid_size(self) -> int:
+        """Number of combinations of a space without continuous ranges."""
+        return math.prod(entry.size or 1 for entry in self.search.values())
+
+    @property
+    def is_confirmation(self) -> bool:
+        """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""
+        return self.sampler.name == "points" and "train.repeat" in self.search
+
+    @property
+    def is_refit(self) -> bool:
+        """Whether this is a study such as `hpsearch refit` makes: points, trained on all but the test part."""
+        return self.is_confirmation and self.data.split.join_val and self.study.metric == TRAIN_LOSS
+
+    def trial_name(self, number: int, hparams: Mapping[str, Any]) -> str:
+        """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
+        confirms = self.sampler.attrs(number).get(CONFIRMS)
+        if confirms is None or not self.is_confirmation:
+            return f"trial {number}"
+        return f"trial {confirms}" if self.is_refit else f"trial {confirms}, repeat {hparams['train.repeat']}"
+
+    @property
+    def max_epochs(self) -> int:
+        """The largest number of epochs that a trial may have."""
+        entry = self.search.get("epochs")
+        return self.train.epochs if entry is None else max(entry.extremes())
+
+
+_RESOLVED = "resolved"
+
+
+_TOGETHER = (
+    {"train.momentum", "train.nesterov"},
+    {"data.image_size", "data.progressive"},
+)
+"""Fields of which one limits what the other may be."""
+
+
+def _depend(one: str, other: str) -> bool:
+    augment = "data.augment"
+    return {one, other} in _TOGETHER or (one.startswith(augment) and other.startswith(augment))
+
+
+def _entry_type(raw: Any) -> type[Section]:
+    return Choices if isinstance(raw, Mapping) and "choices" in raw else FloatRange
+
+
+def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, str]]:
+    """Returns the errors under the search entries that brought them about."""
+    names = " and ".join(f"search.{name}" for name in hparams)
+    places = {SHORT.get(name, name) for name in hparams}
+    return [
+        (names, sentence if not field or field in places else f"{field} {sentence}")
+        for field, sentence in errors.found
+    ]
+
+
+def _holds(entry: Entry, value: Any) -> bool:
+    if isinstance(entry, Choices):
+        return value in entry.labels()
+    return isinstance(value, int | float) and entry.low <= value <= entry.high
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Replaces one leaf of a dumped study; a transform of `data.augment` is found by its name."""
+    *path, leaf = dotted.split(".")
+    node: Any = tree
+    for part in path:
+        if isinstance(node, list | tuple):
+            found = [item for item in node if item["name"] == part]
+            if not found:
+                raise ValueError(f'data.augment has no "{part}"; add {{ name = "{part}" }} to the list')
+            node = found[0]
+        elif isinstance(node.get(part), dict | list | tuple):
+            node = node[part]
+        else:
+            raise ValueError(
+                f'there is no table "{part}" for "{dotted}"; add it, or remove the part before the dot'
+            )
+    node[leaf] = value

@@ -1,0 +1,513 @@
+"""Study files: what is refused and how it is said, what is stored, and what the digest covers."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpsearch.errors import StudyFileError
+from hpsearch.study.file import (
+    RUN_ONLY,
+    differences,
+    digest,
+    is_same_study,
+    load_study_file,
+    parse_study,
+    stored_form,
+)
+from hpsearch.study.search import label
+from hpsearch.study.specification import StudySpec
+from hpsearch.study.stopping import EarlyStopping
+
+DATA = '[data]\ndataset = "digits"\n'
+SEARCH = "[search]\nlearning_rate = { low = 1e-4, high = 1.0, log = true }\n"
+
+
+def study(text: str) -> StudySpec:
+    return parse_study(tomllib.loads(text), "s.toml")
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(StudyFileError) as caught:
+        study(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        (DATA + SEARCH + "[study]\ntrails = 3", "study.trails", ["unknown key", 'did you mean "trials"?']),
+        (DATA + SEARCH + "[serach]\nx = 3", "serach", ["unknown key", 'did you mean "search"?']),
+        (DATA + SEARCH + "[study]\ntrials = 0", "study.trials", ["at least 1", "got 0"]),
+        (DATA + SEARCH + '[study]\ntrials = "many"', "study.trials", ["whole number", "got 'many'"]),
+        (DATA + SEARCH + '[study]\ntrials = "3"', "study.trials", ["whole number", "got '3'"]),
+        (DATA + SEARCH + "[study]\ntrials = true", "study.trials", ["whole number", "got true"]),
+        (DATA + SEARCH + "[study]\ntrials = 2.5", "study.trials", ["whole number", "got 2.5"]),
+        (DATA + SEARCH + "[study]\nseed = -1", "study.seed", ["at least 0", "got -1"]),
+        (DATA + SEARCH + '[study]\ntimeout = "2 weeks"', "study.timeout", ['"2 weeks"', '"2h"']),
+        (DATA + SEARCH + "[study]\ntimeout = 0", "study.timeout", ["above 0", "got 0"]),
+        (DATA + SEARCH + '[study]\nname = "a/b"', "study.name", ['"a/b"', "letters, digits"]),
+        (DATA + SEARCH + '[study]\nname = "cache"', "study.name", ['"cache"', "choose another name"]),
+        (DATA + SEARCH + '[study]\nname = "hpsearch.db-wal"', "study.name", ["choose another name"]),
+        (
+            DATA + SEARCH + '[study]\nmetric = "accuracy"',
+            "study",
+            ['"accuracy"', "add direction", "val_error is 1 - accuracy"],
+        ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "val_acc"\ndirection = "maximize"',
+            "study.metric",
+            ['"val_acc"', "train.function names none", "val_error is 1 - accuracy"],
+        ),
+        (DATA + SEARCH + '[study]\nmetric = "a b"', "study.metric", ['"a b"', "letters, digits and _"]),
+        (
+            DATA + SEARCH + '[study]\nmetric = "val_loss"\ndirection = "maximize"',
+            "study",
+            ['"val_loss"', "remove direction"],
+        ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "val_eror"\ndirection = "minimize"',
+            "study.metric",
+            ['"val_eror"', "train.function names none", 'did you mean "val_error"?'],
+        ),
+        ('data = "digits"\n' + SEARCH, "data", ["must be a table", "'digits'"]),
+        (SEARCH, "data.dataset", ["is missing", "add [data]"]),
+        (DATA, "search", ["is missing", "add the table [search]"]),
+        (DATA + "[search]", "search", ["empty", "name at least one"]),
+        (DATA + "download = 1\n" + SEARCH, "data.download", ["true or false", "got 1"]),
+        (DATA + "channels = 2\n" + SEARCH, "data.channels", ["1 or 3", "got 2"]),
+        (DATA + "image_size = 0\n" + SEARCH, "data.image_size", ["at least 1", "got 0"]),
+        (DATA + SEARCH + "[data.split]\ntrain = 0.9\nval = 0.2", "data.split", ["must be 1", "got 1.2"]),
+        (DATA + SEARCH + "[data.split]\nval = 0.0", "data.split.val", ["above 0", "got 0.0"]),
+        (DATA + "progressive = [[0.5, 8]]\n" + SEARCH, "data.progressive", ["start at 0.0", "got [0.5]"]),
+        (
+            DATA + "image_size = 9\nprogressive = [[0.0, 4], [0.5, 8]]\n" + SEARCH,
+            "data",
+            ["ends at 8", "image_size is 9", "make them equal"],
+        ),
+        (DATA + 'augment = [{ name = "flipp" }]\n' + SEARCH, "data.augment.0", ['"flipp"', '"flip"?']),
+        (
+            DATA + 'augment = [{ name = "flip", horizontl = 0.2 }]\n' + SEARCH,
+            "data.augment.flip.horizontl",
+            ["unknown key", 'did you mean "horizontal"?'],
+        ),
+        (
+            DATA + 'augment = [{ name = "flip", p = 2 }]\n' + SEARCH,
+            "data.augment.flip.p",
+            ["at most 1", "got 2"],
+        ),
+        (DATA + SEARCH + "[model]\nname = 5", "model.name", ["a text in quotes", "got 5"]),
+        (DATA + SEARCH + "[model.args]\nx = nan", "model.args", ["must be finite", "got nan"]),
+        (DATA + SEARCH + "[function]\nday = 2020-01-02", "function", ["2020-01-02", "date", "in quotes"]),
+        (DATA + SEARCH + "[train]\nepochs = 0", "train.epochs", ["at least 1", "got 0"]),
+        (DATA + SEARCH + "[train]\nlearning_rate = nan", "train.learning_rate", ["finite number", "nan"]),
+        (DATA + SEARCH + '[train]\noptimizer = "adm"', "train.optimizer", ['"adm"', '"adam"?']),
+        (DATA + SEARCH + '[train]\nbatch_size = "all"', "train.batch_size", ['"full"', "got 'all'"]),
+        (DATA + SEARCH + "[train]\nbatch_size = -1", "train.batch_size", ["at least 1", "got -1"]),
+        (DATA + SEARCH + "[train]\nnesterov = true\nmomentum = 0.0", "train", ["momentum above 0", "got 0"]),
+        (DATA + SEARCH + '[train]\nclass_weights = "even"', "train.class_weights", ['"balanced"', "'even'"]),
+        (DATA + SEARCH + '[checkpoint]\nkeep = "none"', "checkpoint.keep", ['"best" or "all"', "'none'"]),
+        (DATA + SEARCH + "[checkpoint]\nkeep = 0", "checkpoint.keep", ["at least 1", "got 0"]),
+        (
+            DATA + SEARCH + '[early_stopping]\ncriterion = "patient"',
+            "early_stopping.criterion",
+            ["'patient'", 'did you mean "patience"?'],
+        ),
+        (
+            DATA + SEARCH + '[early_stopping]\nmetric = "val_dice"',
+            "early_stopping.metric",
+            ['"val_dice"', "train.function names none"],
+        ),
+        (
+            SEARCH + '[train]\nfunction = "m:f"\n[early_stopping]\nmetric = "val_dice"',
+            "early_stopping.metric",
+            ['"val_dice" has no known direction', 'study.metric ("val_loss")'],
+        ),
+        (DATA + SEARCH + '[pruner]\nname = "medan"', "pruner.name", ["'medan'", 'did you mean "median"?']),
+        (DATA + SEARCH + '[sampler]\nname = "tpee"', "sampler.name", ['"tpee"', 'did you mean "tpe"?']),
+        (DATA + SEARCH + '[sampler]\nname = "grid"', "sampler.name", ['"grid"', "learning_rate", "a step"]),
+        (
+            DATA + "[search]\nepochs = { low = 1, high = 1001 }\nbatch_size = { low = 1, high = 1000 }\n"
+            '[sampler]\nname = "grid"',
+            "sampler.name",
+            ["1,001,000 points", "1,001 (epochs)", "1,000,000 at most", "larger steps"],
+        ),
+        (DATA + SEARCH + "[confirm]\nseeds = 1", "confirm.seeds", ["at least 2", "got 1"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: str, words: list[str]) -> None:
+    message = refusal(text)
+    assert message.startswith(f"s.toml: {field}: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "field", "words"),
+    [
+        ("learning_rate = { low = 1.0, high = 0.1 }", "learning_rate", ["low = 1.0", "high = 0.1"]),
+        ("learning_rate = { low = 0.0, high = 0.1, log = true }", "learning_rate", ["low = 0.0", "above 0"]),
+        ("learning_rate = { low = nan, high = 0.1 }", "learning_rate.low", ["finite number", "nan"]),
+        ("learning_rate = { low = 0.1, high = inf }", "learning_rate.high", ["finite number", "inf"]),
+        ("learning_rate = { low = 0.1 }", "learning_rate.high", ["is missing", "add high"]),
+        ("learning_rate = { low = -0.1, high = 0.1 }", "learning_rate", ["above 0", "got -0.1"]),
+        ("learning_rate = []", "learning_rate", ["list of choices is empty"]),
+        ("learning_rate = [nan, 0.1]", "learning_rate", ["must be finite", "nan"]),
+        ("learning_rate = 0.1", "learning_rate", ["0.1", "neither a range", "nor a list"]),
+        ("learning_rat = [0.1]", "learning_rat", ["not searchable", 'did you mean "learning_rate"?']),
+        ("epochs = { low = 0, high = 10 }", "epochs", ["at least 1", "got 0"]),
+        ("epochs = { low = 1.5, high = 10 }", "epochs.low", ["whole number", "got 1.5"]),
+        ("epochs = { low = 1, high = 10, step = 0 }", "epochs", ["above 0", "got 0"]),
+        ("epochs = { low = 5, high = 50, step = 10 }", "epochs", ["step = 10", "write high = 45"]),
+        ("epochs = { low = 1, high = 9, step = 2, log = true }", "epochs", ["log = true", "step = 2"]),
+        ("batch_size = [0, 16]", "batch_size", ["at least 1", "got 0"]),
+        ("batch_size = [16, 16]", "batch_size", ["16 stands twice", "list each value once"]),
+        ('"train.nesterov" = [true, 1]', "train.nesterov", ["stands twice"]),
+        ('"train.loss" = ["mse", "l1"]', "train.loss", ["not searchable", "different loss functions"]),
+        ('"data.split" = [1]', "data.split", ["not searchable", "different validation sets"]),
+        ('"train.learning_rate" = [0.1]', "train.learning_rate", ['write "learning_rate" instead']),
+        ("train.momentum = [0.1]", "train", ["a dotted name in quotes"]),
+        ('"train.optimizer" = { low = 1, high = 2 }', "train.optimizer", ["a list of choices, not a range"]),
+        ('"train.optimizer" = ["sgd", "adm"]', "train.optimizer", ['"adm"', 'did you mean "adam"?']),
+        ('"data.image_size" = [0, 8]', "data.image_size", ["at least 1", "got 0"]),
+        ('"model.freeze" = [[1], ["fc.*"]]', "model.freeze", ["model.freeze.0", "text in quotes", "got 1"]),
+        ('"model.args.net.width" = [1, 2]', "model.args.net.width", ['no table "net"', "add it"]),
+        ('"data.augment.flip.p" = [0.5]', "data.augment.flip.p", ['no "flip"', "add { name"]),
+        ('"data.augment.flop.p" = [0.5]', "data.augment.flop.p", ['"flop"', 'did you mean "flip"?']),
+        ('"data.augment.flip.q" = [0.5]', "data.augment.flip.q", ['no parameter "q"', "Known: "]),
+        (
+            '"train.momentum" = [0.0, 0.9]\n"train.nesterov" = [false, true]',
+            "train.momentum and search.train.nesterov",
+            ["nesterov = true needs a momentum above 0"],
+        ),
+    ],
+)
+def test_a_wrong_search_entry_is_named(entry: str, field: str, words: list[str]) -> None:
+    message = refusal(f"{DATA}[search]\n{entry}")
+    assert message.startswith(f"s.toml: search.{field}: ")
+    for word in words:
+        assert word in message
+
+
+def test_all_wrong_fields_are_told_at_once() -> None:
+    message = refusal(DATA + "[search]\nepochs = 3\nbatch_size = []\n[train]\nthreads = 0\n[stduy]\n")
+    fields = [line.split(": ")[1] for line in message.splitlines()]
+    assert sorted(fields) == ["search.batch_size", "search.epochs", "stduy", "train.threads"]
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "digits.toml").write_text(DATA + SEARCH, encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"no such study file; did you mean .*digits\.toml"):
+        load_study_file(tmp_path / "digts.toml")
+    with pytest.raises(StudyFileError, match=r"no such study file$"):
+        load_study_file(tmp_path / "nowhere" / "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[data]\ndataset = digits\n", "line 2"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "s.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(StudyFileError) as caught:
+        load_study_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("head", "name"), [("", "my-study_2"), ('[study]\nname = "other"\n', "other")])
+def test_the_name_is_the_stem_unless_written(tmp_path: Path, head: str, name: str) -> None:
+    path = tmp_path / "my-study_2.toml"
+    path.write_text(head + DATA + SEARCH, encoding="utf-8")
+    assert load_study_file(path).study.name == name
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_written_name_must_not_be_blank(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f'[study]\nname = "{name}"\n' + DATA + SEARCH, encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"s\.toml: study\.name: .*the file's own name counts"):
+        load_study_file(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(DATA + SEARCH, encoding="utf-8-sig")
+    assert load_study_file(path).data.dataset == "digits"
+
+
+FULL = """
+[study]
+name = "full"
+trials = 7
+timeout = "90m"
+metric = "val_macro_f1"
+[data]
+dataset = "FashionMNIST"
+root = "data"
+subset = 0.5
+image_size = 28
+progressive = [[0.0, 14], [0.5, 28]]
+augment = [{ name = "crop", padding = 2 }, { name = "elastic", alpha = 20 }]
+split = { train = 0.7, val = 0.2, test = 0.1, group_by = "(.*)_" }
+[model]
+name = "resnet18"
+freeze = ["layer1.*"]
+args = { width = 16, dims = [1, 2], deep = { a = 1, b = [true, "x"] } }
+[train]
+class_weights = [1.0, 2.0]
+lr_multipliers = { "fc.*" = 10 }
+batch_size = "full"
+[search]
+learning_rate = { low = 1e-4, high = 1, log = true }
+batch_size = [16, "full"]
+epochs = { low = 5, high = 50, step = 5 }
+"train.momentum" = [0.0, 0.9]
+"train.lr_multipliers" = [{ "b" = 1.0, "a" = 2.0 }, {}]
+"model.freeze" = [[], ["layer1.*", "layer2.*"]]
+"model.args.width" = { low = 8, high = 64, log = true }
+"data.augment.elastic.alpha" = { low = 10, high = 50 }
+"function.depth" = [1.5, "deep"]
+[early_stopping]
+criterion = [{ name = "patience", patience = 5 }, { name = "gl", alpha = 10 }]
+warmup = 0.25
+[pruner]
+name = "hyperband"
+[checkpoint]
+every_seconds = "30s"
+keep = 3
+[function]
+depth = 2
+table = { x = [1, 2.5, "y"] }
+"""
+
+EXAMPLES = [DATA + SEARCH, FULL, DATA + SEARCH + '[early_stopping]\ncriterion = "gl"']
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_a_stored_specification_reads_back_equal(text: str) -> None:
+    spec = study(text)
+    again = parse_study(json.loads(stored_form(spec)))
+    assert again == spec
+    assert stored_form(again) == stored_form(spec)
+    assert digest(again) == digest(spec)
+    for name, entry in spec.search.items():
+        assert getattr(again.search[name], "labels", tuple)() == getattr(entry, "labels", tuple)()
+
+
+words = st.text(
+    st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=5
+)  # NUL is refused
+finite = st.floats(1e-6, 1.0)
+sizes = st.integers(1, 64)
+optimizers = st.sampled_from(["sgd", "adamw"])
+plain = st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(-1e9, 1e9) | words
+free = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner), max_leaves=5
+)
+
+
+def _different(values: list[Any]) -> bool:
+    """Says whether no two are equal; 1, 1.0 and true are one choice."""
+    labels = [label(value) for value in values]
+    return all(labels.count(one) == 1 for one in labels)
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> dict[str, Any]:
+    low, high = sorted([draw(finite), draw(finite)])
+    least, most = sorted([draw(st.integers(1, 40)), draw(st.integers(1, 40))])
+    criterion = draw(st.sampled_from(["patience", "gl", "pq", "up", "overfit", "none"]))
+    return {
+        "study": {"trials": draw(st.integers(1, 999)), "seed": draw(st.integers(0, 2**32 - 1))},
+        "data": {"dataset": "digits", "subset": draw(st.floats(0.01, 1.0)), "image_size": draw(sizes)},
+        "model": {"args": draw(st.dictionaries(words, free, max_size=3))},
+        "train": {
+            "momentum": draw(st.floats(0.0, 0.99)),
+            "optimizer": draw(optimizers),
+            "lr_multipliers": draw(st.dictionaries(words, st.floats(0, 9), max_size=4)),
+        },
+        "search": {
+            "learning_rate": {"low": low, "high": high, "log": draw(st.booleans())},
+            "epochs": {"low": least, "high": most},
+            "function.x": draw(st.lists(free, min_size=1, max_size=3, unique_by=str).filter(_different)),
+        },
+        "early_stopping": {"criterion": criterion},
+    }  # fmt: skip
+
+
+@settings(deadline=None)  # a busy machine may stall for longer
+@given(studies())
+def test_any_study_reads_back_equal_with_an_equal_digest(tree: dict[str, Any]) -> None:
+    spec = parse_study(tree)
+    again = parse_study(json.loads(stored_form(spec)))
+    assert again == spec
+    assert _in_order(again) == _in_order(spec)
+    assert digest(again) == digest(spec)
+
+
+def _in_order(spec: StudySpec) -> str:
+    """Returns all fields with the order of every table's keys, which `==` passes over."""
+    return repr(spec.model_dump())
+
+
+ONE_ORDER = DATA + '[train]\nlr_multipliers = { "3.*" = 1.0, "*" = 0.001 }\n' + SEARCH
+OTHER_ORDER = DATA + '[train]\nlr_multipliers = { "*" = 0.001, "3.*" = 1.0 }\n' + SEARCH
+CHOSEN = DATA + '[search]\n"train.lr_multipliers" = [{ "b" = 1.0, "a" = 2.0 }, { "a" = 2.0, "b" = 1.0 }]\n'
+CHOSEN_TURNED = (
+    DATA + '[search]\n"train.lr_multipliers" = [{ "a" = 2.0, "b" = 1.0 }, { "b" = 1.0, "a" = 2.0 }]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        (
+            ONE_ORDER,
+            OTHER_ORDER,
+            'train.lr_multipliers: stored {"3.*": 1.0, "*": 0.001}, now {"*": 0.001, "3.*": 1.0}',
+        ),
+        (
+            CHOSEN,
+            CHOSEN_TURNED,
+            'search.train.lr_multipliers.choices: stored [{"b": 1.0, "a": 2.0}, {"a": 2.0, "b": 1.0}], now ',
+        ),
+    ],
+)
+def test_the_order_of_learning_rate_patterns_makes_another_study(one: str, other: str, line: str) -> None:
+    assert digest(study(one)) != digest(study(other))
+    assert not is_same_study(stored_form(study(one)), study(other))
+    (difference,) = differences(study(one), study(other))
+    assert difference.startswith(line)
+
+
+def test_choices_that_differ_in_their_order_alone_have_labels_of_their_own() -> None:
+    spec = study(CHOSEN)
+    labels = spec.search["train.lr_multipliers"].labels()
+    assert len(set(labels)) == 2
+    orders = [list(spec.with_hparams({"train.lr_multipliers": one}).train.lr_multipliers) for one in labels]
+    assert orders == [["b", "a"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("text", [ONE_ORDER, OTHER_ORDER, FULL])
+def test_a_study_stored_with_sorted_keys_is_resumed_in_the_order_of_its_file(text: str) -> None:
+    """Version 0.1.0 sorted all keys, so that it cannot say which order its trials had."""
+    spec = study(text)
+    assert is_same_study(json.dumps(spec.model_dump(mode="json"), sort_keys=True), spec)
+
+
+def test_studies_of_version_0_1_0_keep_their_digest() -> None:
+    assert digest(study(DATA + SEARCH)) == "7dbfff2d9d56af68"
+    assert digest(study(OTHER_ORDER)) == "0c03742ad7884cf6"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study": {"trials": 99}}, {"study": {"name": "other"}}, {"study": {"timeout": 5}},
+        {"study": {"target_value": 0.1}}, {"study": {"max_epochs_total": 5}}, {"study": {"grace": 1}},
+        {"study": {"max_failures": 1}}, {"study": {"max_attempts": 1}}, {"study": {"stall_timeout": 9}},
+        {"data": {"root": "elsewhere"}}, {"data": {"download": True}}, {"data": {"device": "cpu"}},
+        {"data": {"predict": "mine:prepare"}},
+        {"data": {"cache": "c"}}, {"data": {"cache_limit_gb": 1}}, {"checkpoint": {"every_seconds": 60}},
+        {"checkpoint": {"keep": "all"}}, {"confirm": {"top": 9}}, {"confirm": {"seeds": 9}},
+        {"fit": {"overfit_rise": 0.5}},
+    ],
+)  # fmt: skip
+def test_where_and_how_much_leave_the_digest_alone(change: dict[str, Any]) -> None:
+    spec, changed = study(DATA + SEARCH), _changed(change)
+    assert changed != spec
+    assert digest(changed) == digest(spec)
+    assert differences(spec, changed) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"study": {"seed": 1}}, "study.seed: stored 0, now 1"),
+        ({"study": {"metric": "val_error"}}, 'study.metric: stored "val_loss", now "val_error"'),
+        ({"data": {"subset": 0.5}}, "data.subset: stored 1.0, now 0.5"),
+        ({"data": {"resize": "pad"}}, 'data.resize: stored "(absent)", now "pad"'),
+        ({"data": {"range": [0, 4095]}}, 'data.range: stored "(absent)", now [0.0, 4095.0]'),
+        ({"data": {"augment": [{"name": "grey"}]}}, 'data.augment: stored [], now [{"p": 1.0, '),
+        ({"data": {"split": {"seed": 3}}}, "data.split.seed: stored 0, now 3"),
+        ({"model": {"name": "mlp"}}, 'model.name: stored "cnn", now "mlp"'),
+        ({"model": {"args": {"width": 3}}}, "model.args: stored {}, now \"(absent)\""),
+        ({"train": {"threads": 2}}, "train.threads: stored 1, now 2"),
+        ({"train": {"epochs": 3}}, "train.epochs: stored 20, now 3"),
+        ({"search": {"batch_size": [1]}}, 'search.batch_size.choices: stored "(absent)", now [1]'),
+        ({"early_stopping": {"patience": 3}}, "early_stopping.patience: stored 8, now 3"),
+        (
+            {"early_stopping": {"metric": "val_error"}},
+            'early_stopping.metric: stored "(absent)", now "val_error"',
+        ),
+        ({"pruner": {"name": "asha"}}, 'pruner.name: stored "none", now "asha"'),
+        ({"sampler": {"name": "random"}}, 'sampler.name: stored "tpe", now "random"'),
+        ({"function": {"x": 1}}, 'function.x: stored "(absent)", now 1'),
+    ],
+)  # fmt: skip
+def test_what_makes_trials_comparable_changes_the_digest(change: dict[str, Any], line: str) -> None:
+    spec, changed = study(DATA + SEARCH), _changed(change)
+    assert digest(changed) != digest(spec)
+    assert any(difference.startswith(line) for difference in differences(spec, changed))
+
+
+def test_the_order_of_keys_does_not_change_the_digest() -> None:
+    one = study(DATA + "[search]\nepochs = [1]\nbatch_size = [2]\n[function]\na = { x = 1, y = 2 }")
+    other = study("[function.a]\ny = 2\nx = 1\n[search]\nbatch_size = [2]\nepochs = [1]\n" + DATA)
+    assert digest(one) == digest(other)
+
+
+def test_run_only_names_real_fields() -> None:
+    for section, fields in RUN_ONLY.items():
+        known = type(getattr(study(DATA + SEARCH), section)).model_fields
+        assert fields <= known.keys()
+
+
+def test_unused_fields_of_other_criteria_are_not_in_the_digest() -> None:
+    assert EarlyStopping(criterion="gl").model_dump() == {
+        "criterion": "gl", "alpha": 5.0, "warmup": 0, "outcome": "auto",
+    }  # fmt: skip
+
+
+def _changed(change: dict[str, Any]) -> StudySpec:
+    tree = tomllib.loads(DATA + SEARCH)
+    for section, fields in change.items():
+        tree.setdefault(section, {}).update(fields)
+    return parse_study(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 2000, "nested too deep; write them flat"),
+        ("a = " + "9" * 5000, "no valid TOML: Exceeds the limit"),
+        ("a = " + "[" * 30 + "]" * 30, "a: is nested more than 20 deep"),
+        (
+            DATA + SEARCH + "[study]\ntrials = " + "9" * 400,
+            "study.trials: whole numbers have at most 64 bits",
+        ),
+        ('[data]\ndataset = "di\\u0000gits"\n' + SEARCH, "data.dataset: holds a NUL character"),
+        (DATA + "[search]\nlearning_rate = { low = 0.1, high = 0.2, step = 1e-300 }", "write a larger one"),
+        (
+            DATA + "[search]\nlearning_rate = { low = 5e-324, high = 1e308, log = true }",
+            "low = 5e-324 is too far from 1",
+        ),
+    ],
+)
+def test_sizes_that_nothing_can_keep(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(StudyFileError) as caught:
+        load_study_file(path)
+    assert words in str(caught.value)
