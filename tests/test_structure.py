@@ -11,7 +11,12 @@ from typer.main import get_command
 from hpsearch.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / "docker").glob("*.md"), *(ROOT / "studies").glob("*.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "hpsearch" / "README.md",
+    *(ROOT / "docker").glob("*.md"),
+    *(ROOT / "studies").glob("*.md"),
+]
 COMMANDS = get_command(app).commands
 
 
@@ -64,4 +69,16 @@ def test_commands_and_flags_in_the_pages_exist(page):
 def test_every_command_is_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [name for name in COMMANDS if not re.search(rf"`(hpsearch )?{name}\b", text)]
+    assert missing == []
+
+
+def test_the_page_about_the_package_names_every_room_and_only_files_that_exist():
+    text = (ROOT / "hpsearch" / "README.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w/.]+)`", text) if name.endswith(".py") or "/" in name}
+    places = [
+        ROOT / "hpsearch" / name if not name.startswith(("tests/", ".ci/")) else ROOT / name for name in named
+    ]
+    assert [str(place) for place in places if not place.exists()] == []
+    rooms = {path.parent.relative_to(ROOT / "hpsearch") for path in (ROOT / "hpsearch").rglob("__init__.py")}
+    missing = [str(room) for room in rooms if room.name and f"{room.name}/" not in text]
     assert missing == []
