@@ -17,6 +17,7 @@ from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
 from hpsearch.executors.places import VISIBLE, Workers, plan
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.attributes import decoded
 from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.linked import (
     DETAILS,
@@ -24,7 +25,7 @@ from hpsearch.results.confirm.linked import (
     earlier_openings,
     inherit_data,
     opened_before,
-    parse,
+    read_results,
     record_opening,
     set_attrs,
     set_pictures,
@@ -204,7 +205,7 @@ def _finished(work: _Work) -> int:
 
 def _gather(work: _Work) -> Confirmation:
     linked, record = work.linked(), work.record
-    tested = parse(linked.attrs.get(RESULTS), {})
+    tested = read_results(linked)
     results = []
     for candidate in work.compared(linked):
         trained = {repeat: found for repeat, found in tries(linked, candidate).items() if repeat < work.seeds}
@@ -214,7 +215,8 @@ def _gather(work: _Work) -> Confirmation:
         work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
         work.notes.extend(trained_again(candidate.trial, trained))
     best_first = ordered(results, record.metric, record.better)
-    details = parse(linked.attrs.get(f"{DETAILS}{best_first[0].candidate.trial}"), {})
+    key = f"{DETAILS}{best_first[0].candidate.trial}"
+    details = decoded(linked.name, linked.attrs, key, dict, {})
     return Confirmation(
         record.name,
         record.metric,
@@ -292,7 +294,7 @@ def on_first_worker(workers: Workers) -> Iterator[None]:
 def _test(work: _Work, call: Calls) -> None:
     """Opens the test part for the configurations that have untested models, after that is on record."""
     linked = work.linked()
-    tested: dict[str, Any] = parse(linked.attrs.get(RESULTS), {})
+    tested = read_results(linked)
     models = [(candidate, _models(work, linked, candidate)) for candidate in work.compared(linked)]
     due = [pair for pair in models if any(str(trial.number) not in tested for trial in pair[1])]
     if not due:

@@ -105,6 +105,7 @@ class LiveDisplay(Display):
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.progress.on_study_start(info)
+        self.progress.answer = _confirmed_before(info, self._storage)
         for line in opening_lines(info):
             self._say(line)
         self._draw(at_once=True)
@@ -300,6 +301,15 @@ def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | Non
     return closing_lines(summary, repeat, answer, progress.repeats)
 
 
+def _confirmed_before(info: StudyInfo, storage: str) -> str:
+    """Returns the confirmed trial of a study that is resumed, in words; "" without one."""
+    if not storage or info.best is None or info.spec.is_confirmation:
+        return ""
+    from hpsearch.results.terminal.lines import read_confirmed_words
+
+    return read_confirmed_words(info.spec.study.name, storage)
+
+
 def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
     if not storage or summary.best is None:
         return None
@@ -314,13 +324,7 @@ def picture(progress: Progress, console: Console) -> RenderableType:
     parts = [_bar(progress), _text(counts_text(progress.states, progress.stop_reasons), style="dim")]
     if progress.loading is not None:
         parts.append(_loading_bar(progress.loading))
-    if progress.best is not None and not progress.repeats:
-        best = progress.best
-        score = (
-            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}, "
-            "not confirmed"
-        )
-        parts.append(_text(f"{score}  {hparams_text(best.hparams)}", style="green"))
+    parts += [_text(line, style="green") for line in progress.best_lines()]
     if progress.running:
         parts.append(_running_table(progress, console.options.ascii_only))
     return Group(*parts)
