@@ -148,7 +148,8 @@ def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
     """Returns the specification that the database has of a study."""
     from hpsearch.results.stored.reading import open_study
     from hpsearch.service.opening import is_ours, stored_specification
-    from hpsearch.study.file import refuse_foreign_places
+    from hpsearch.store.trials import SPECIFICATION
+    from hpsearch.study.file import lost_order, refuse_foreign_places
 
     opened = open_study(study, url)
     attrs = opened.user_attrs
@@ -156,4 +157,6 @@ def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
     spec = stored_specification(attrs, opened.study_name)
     refuse_foreign_places(spec, data_root)
+    if warning := lost_order(attrs[SPECIFICATION], opened.study_name):
+        say(f"warning: {warning}", err=True)
     return spec

@@ -227,6 +227,23 @@ def refuse_foreign_places(spec: StudySpec, data_root: str | None) -> None:
             )
 
 
+def lost_order(stored_text: str, name: str) -> str:
+    """Returns the warning that a stored specification does not tell in which order its patterns count; "" if it does.
+
+    Up to version 0.1.0 all keys were stored in alphabetical order.
+    """
+    tree = stored_tree(stored_text)
+    several = [table for table in _ordered_tables(tree) if len(table) > 1]
+    if list(tree) != sorted(tree) or not several:
+        return ""
+    orders = "; ".join(", ".join(f'"{pattern}"' for pattern in table) for table in several)
+    return (
+        f'study "{name}": {ORDERED}: an older version stored the patterns in alphabetical order, so that training '
+        f"uses them in this order: {orders}; if that is not the order of the study file, give the study file instead "
+        "of the name"
+    )
+
+
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """Returns one line per comparable field in which two specifications differ."""
     old, new = dict(_leaves(_comparable(stored))), dict(_leaves(_comparable(given)))

@@ -442,6 +442,23 @@ def test_what_is_said_of_a_refit_of_the_search_does_not_claim_a_confirmation(tmp
     assert "hand it out" in found.lines[-1]
 
 
+def test_patterns_whose_order_an_older_version_lost_are_named_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    patterns = {"3.*": 1.0, "*": 0.5}
+    options = searched(
+        tmp_path, small_spec(study={"trials": 1}, train={"lr_multipliers": patterns}, confirm={"top": 1})
+    )
+    study = writable(tmp_path, "small")
+    confirm("small", options, seeds=2, test=False, executor=InProcessExecutor())
+    assert "alphabetical" not in caplog.text
+    tree = json.loads(study.user_attrs["specification"])
+    study.set_user_attr("specification", json.dumps(tree, sort_keys=True))
+    writable(tmp_path, "small")._storage.delete_study(writable(tmp_path, "small.confirm")._study_id)
+    confirm("small", options, seeds=2, test=False, executor=InProcessExecutor())
+    assert 'in this order: "*", "3.*"; if that is not the order of the study file' in caplog.text
+
+
 def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> None:
     options = searched(tmp_path, small_spec(study={"trials": 2}))
     best = record_of(tmp_path, "small").best

@@ -16,6 +16,7 @@ from hpsearch.study.file import (
     digest,
     is_same_study,
     load_study_file,
+    lost_order,
     parse_study,
     stored_form,
 )
@@ -404,6 +405,24 @@ def test_a_study_stored_with_sorted_keys_is_resumed_in_the_order_of_its_file(tex
     """Version 0.1.0 sorted all keys, so that it cannot say which order its trials had."""
     spec = study(text)
     assert is_same_study(json.dumps(spec.model_dump(mode="json"), sort_keys=True), spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ONE_ORDER, 'in this order: "*", "3.*"; if'),
+        (CHOSEN, 'in this order: "a", "b"; "a", "b"; if'),
+        (DATA + '[train]\nlr_multipliers = { "3.*" = 1.0 }\n' + SEARCH, ""),
+        (DATA + SEARCH, ""),
+    ],
+)
+def test_a_lost_order_of_patterns_is_said(text: str, said: str) -> None:
+    tree = study(text).model_dump(mode="json")
+    warning = lost_order(json.dumps(tree, sort_keys=True), "s")
+    assert bool(warning) is bool(said)
+    assert said in warning
+    assert not warning or "give the study file instead of the name" in warning
+    assert lost_order(json.dumps(tree), "s") == ""
 
 
 def test_studies_of_version_0_1_0_keep_their_digest() -> None:

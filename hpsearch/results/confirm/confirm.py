@@ -4,6 +4,7 @@ The studies' user attributes tell of it, see `stored`.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,11 +58,13 @@ from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.trials import SPECIFICATION
-from hpsearch.study.file import refuse_foreign_places, refuse_other, stored_form
+from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import SUFFIX, StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.confirm.exam import Exam, Place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,8 @@ def read_search(name: str | None, options: RunOptions, given: StudySpec | None) 
         return replace(record, spec=given)
     if record.spec is not None:
         refuse_foreign_places(record.spec, options.data_root)
+        if warning := lost_order(record.attrs[SPECIFICATION], record.name):
+            logger.warning("%s", warning)
     return record
 
 

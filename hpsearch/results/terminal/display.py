@@ -293,27 +293,25 @@ def choose_display(
 
 def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | None, storage: str) -> list[str]:
     """Returns what a run says at its end, with the study's answer, which a confirmation may have given."""
-    answer = None
-    if not progress.repeats and (best := _read_answer(summary, storage)) is not None:
-        from hpsearch.results.terminal.lines import run_lines
+    from hpsearch.results.terminal.lines import run_lines
 
-        answer = run_lines(progress.metric, best)
+    best = None if progress.repeats else _read_answer(summary, storage)
+    answer = None if best is None else run_lines(progress.metric, best)
     return closing_lines(summary, repeat, answer, progress.repeats)
 
 
 def _confirmed_before(info: StudyInfo, storage: str) -> str:
     """Returns the confirmed trial of a study that is resumed, in words; "" without one."""
-    if not storage or info.best is None or info.spec.is_confirmation:
-        return ""
-    from hpsearch.results.terminal.lines import read_confirmed_words
+    if storage and info.best is not None and not info.spec.is_confirmation:
+        from hpsearch.results.terminal.lines import read_confirmed_words
 
-    return read_confirmed_words(info.spec.study.name, storage)
+        return read_confirmed_words(info.spec.study.name, storage)
+    return ""
 
 
 def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
-    if not storage or summary.best is None:
+    if not storage or summary.best is None:  # importing Optuna would delay the start of the workers
         return None
-    # Only now: importing Optuna would delay the start of the workers.
     from hpsearch.results.terminal.lines import read_answer
 
     return read_answer(summary, storage)
