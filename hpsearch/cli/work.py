@@ -59,7 +59,7 @@ def run(
     quiet: Quiet = False,
     as_json: JsonEvents = False,
 ) -> None:
-    """Run a study, or go on with it: until its trials are finished."""
+    """Run or resume a study until its trials are finished."""
     from hpsearch.executors.places import Workers
     from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions, launch
@@ -102,7 +102,9 @@ def check(
     data_root: DataRoot = None,
     run_folder: RunFolderOption = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers of the later run.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of workers that the run will use.")
+    ] = None,
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -133,7 +135,7 @@ def stop(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
 ) -> None:
-    """Ask a study's drivers, on any machine, to stop warmly."""
+    """Ask a study's drivers, on any machine, to stop gracefully."""
     from hpsearch.results.stored.status import request_stop
 
     name = study_name(study) or study

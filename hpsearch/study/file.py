@@ -71,7 +71,7 @@ def load_study_file(path: str | Path) -> StudySpec:
     except RecursionError:
         raise StudyFileError(f"{path}: lists or tables are nested too deep; write them flat") from None
     except ValueError as error:  # of TOML, of a date, or of a number with thousands of digits
-        raise StudyFileError(f"{path}: no valid TOML: {error}") from None
+        raise StudyFileError(f"{path}: not valid TOML: {error}") from None
     study = tree.setdefault("study", {})
     # Refused only here: in a study that comes from no file, it is how a missing name is kept.
     if isinstance(study, dict) and study.setdefault("name", path.stem) == "":

@@ -167,8 +167,8 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: st
         ("epochs = { low = 5, high = 50, step = 10 }", "epochs", ["step = 10", "write high = 45"]),
         ("epochs = { low = 1, high = 9, step = 2, log = true }", "epochs", ["log = true", "step = 2"]),
         ("batch_size = [0, 16]", "batch_size", ["at least 1", "got 0"]),
-        ("batch_size = [16, 16]", "batch_size", ["16 stands twice", "list each value once"]),
-        ('"train.nesterov" = [true, 1]', "train.nesterov", ["stands twice"]),
+        ("batch_size = [16, 16]", "batch_size", ["16 is listed twice", "list each value once"]),
+        ('"train.nesterov" = [true, 1]', "train.nesterov", ["listed twice"]),
         ('"train.loss" = ["mse", "l1"]', "train.loss", ["not searchable", "different loss functions"]),
         ('"data.split" = [1]', "data.split", ["not searchable", "different validation sets"]),
         ('"train.learning_rate" = [0.1]', "train.learning_rate", ['write "learning_rate" instead']),
@@ -510,7 +510,7 @@ def _changed(change: dict[str, Any]) -> StudySpec:
     ("text", "words"),
     [
         ("a = " + "[" * 2000, "nested too deep; write them flat"),
-        ("a = " + "9" * 5000, "no valid TOML: Exceeds the limit"),
+        ("a = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
         ("a = " + "[" * 30 + "]" * 30, "a: is nested more than 20 deep"),
         (
             DATA + SEARCH + "[study]\ntrials = " + "9" * 400,

@@ -143,7 +143,7 @@ def confirm(
         done = _finished(work)
     total = len(work.spec.sampler.points)
     if done < total:
-        message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
+        message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to resume"
         return Outcome(work.record, None, message, status)
     call = Calls(callbacks)
     with on_first_worker(options.workers):

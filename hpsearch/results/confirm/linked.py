@@ -115,8 +115,8 @@ def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     times = f"{len(openings)} times" if len(openings) > 1 else "once"
     return [
-        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: what was "
-        "chosen after a look at it is not judged fairly by it"
+        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: its estimate "
+        "is optimistically biased for whatever was chosen since"
     ]
 
 

@@ -185,7 +185,7 @@ class PlainDisplay(Display):
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
-        resumed = f" goes on after epoch {len(trial.curve)}" if trial.curve else " begins"
+        resumed = f" resumes after epoch {len(trial.curve)}" if trial.curve else " begins"
         name = self.progress.trial_name(trial)
         self._say(f"{name}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
 

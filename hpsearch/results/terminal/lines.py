@@ -71,7 +71,7 @@ def status_lines(status: StudyStatus) -> list[str]:
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
     if not status.drivers:
-        return [*lines, "no driver: nobody is running this study"]
+        return [*lines, "not running: no driver"]
     for driver in status.drivers:
         lines += ["", _driver_line(driver), *_worker_lines(driver)]
     return lines

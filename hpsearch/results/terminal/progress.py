@@ -276,11 +276,7 @@ def _best_lines(summary: RunSummary) -> list[str]:
 
 def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[str]:
     if repeats:
-        return (
-            [f"{repeat.command}    # goes on where it stopped"]
-            if repeat.command and summary.can_go_on
-            else []
-        )
+        return [f"{repeat.command}    # resumes it"] if repeat.command and summary.can_go_on else []
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
     commands = [
@@ -292,5 +288,5 @@ def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[s
         commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
     if summary.can_go_on:
         again = repeat.command or f"hpsearch run {name}{flags}"
-        return [f"{again}    # goes on where it stopped", *commands]
+        return [f"{again}    # resumes it", *commands]
     return commands
