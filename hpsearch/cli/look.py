@@ -60,7 +60,8 @@ def best(
         Path | None, typer.Option("--save", metavar="DIR", help="Write the model and model.json there.")
     ] = None,
     torch_export: Annotated[
-        bool, typer.Option("--torch-export", help="With --save: a program that runs without hpsearch too.")
+        bool,
+        typer.Option("--torch-export", help="With --save: also export a program that runs without hpsearch."),
     ] = False,
     search: Search = False,
     allow: Allow = None,
@@ -103,7 +104,7 @@ def dashboard(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs --auth.")
+        str, typer.Option(help="Address to listen on; any but a loopback address needs --auth.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
@@ -113,15 +114,18 @@ def dashboard(
     ] = None,
     add_user: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Put a user, or a new password, into the file of --auth; end."),
+        typer.Option(
+            metavar="NAME", help="Put a user, or a new password, into the file of --auth, and exit."
+        ),
     ] = None,
     remove_user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Take a user out of the file of --auth; end.")
+        str | None, typer.Option(metavar="NAME", help="Remove a user from the file of --auth, and exit.")
     ] = None,
     proxy: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Address of the TLS proxy in front, whose X-Forwarded headers are true."
+            metavar="ADDRESS",
+            help="Address of the TLS proxy in front, whose X-Forwarded headers are trusted.",
         ),
     ] = None,
 ) -> None:

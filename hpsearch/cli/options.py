@@ -69,7 +69,7 @@ Allow = Annotated[
     typer.Option("--allow", metavar="MODULE", help="Module that a stored study may name; repeatable."),
 ]
 StorageTimeout = Annotated[
-    float, typer.Option("--storage-timeout", min=0, help="Seconds that the database may be away.")
+    float, typer.Option("--storage-timeout", min=0, help="Seconds that the database may be unreachable.")
 ]
 LeaseSeconds = Annotated[
     float,

@@ -62,7 +62,7 @@ def compare(
     ] = None,
     search: Search = False,
 ) -> None:
-    """Compare studies: their best, and what it took."""
+    """Compare studies: their best, and its cost."""
     from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
 
     url = storage_url(storage, storage_file, run_folder)

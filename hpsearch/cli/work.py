@@ -59,7 +59,7 @@ def run(
     quiet: Quiet = False,
     as_json: JsonEvents = False,
 ) -> None:
-    """Run a study, or go on with it: until its trials are finished."""
+    """Run or resume a study until its trials are finished."""
     from hpsearch.executors.places import Workers
     from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions, launch
@@ -102,7 +102,9 @@ def check(
     data_root: DataRoot = None,
     run_folder: RunFolderOption = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Number of workers of the later run.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of workers that the run will use.")
+    ] = None,
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -133,7 +135,7 @@ def stop(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
 ) -> None:
-    """Ask a study's drivers, on any machine, to stop warmly."""
+    """Ask a study's drivers, on any machine, to stop gracefully."""
     from hpsearch.results.stored.status import request_stop
 
     name = study_name(study) or study
@@ -148,7 +150,8 @@ def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
     """Returns the specification that the database has of a study."""
     from hpsearch.results.stored.reading import open_study
     from hpsearch.service.opening import is_ours, stored_specification
-    from hpsearch.study.file import refuse_foreign_places
+    from hpsearch.store.trials import SPECIFICATION
+    from hpsearch.study.file import lost_order, refuse_foreign_places
 
     opened = open_study(study, url)
     attrs = opened.user_attrs
@@ -156,4 +159,6 @@ def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
         raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
     spec = stored_specification(attrs, opened.study_name)
     refuse_foreign_places(spec, data_root)
+    if warning := lost_order(attrs[SPECIFICATION], opened.study_name):
+        say(f"warning: {warning}", err=True)
     return spec

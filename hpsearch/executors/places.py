@@ -52,7 +52,7 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
     if not gpus:
         return _cpu_places(wanted, threads)
     if wanted.gpus_per_trial > 1 and wanted.workers_per_gpu > 1:
-        raise DeviceError("--workers-per-gpu and --gpus-per-trial exclude each other; give one of them")
+        raise DeviceError("--workers-per-gpu and --gpus-per-trial are mutually exclusive; give one of them")
     groups = _groups(gpus, wanted.gpus_per_trial)
     shares = [group for _ in range(wanted.workers_per_gpu) for group in groups]
     if wanted.workers is not None:
@@ -92,7 +92,7 @@ def choose_gpus(option: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     )
     chosen = tuple(_named(name.strip(), visible, uuids) for name in option.split(","))
     if len(set(chosen)) != len(chosen):
-        raise DeviceError(f"--gpus {option}: a GPU stands twice; --workers-per-gpu shares one")
+        raise DeviceError(f"--gpus {option}: a GPU is listed twice; --workers-per-gpu shares one")
     return chosen
 
 
@@ -104,7 +104,7 @@ def _named(name: str, visible: Sequence[str], uuids: Sequence[str]) -> str:
     is_name = name.isdigit() or name.startswith(_UUIDS)
     if not is_name and not visible:
         raise DeviceError(
-            f'--gpus: "{name}" is no GPU number, UUID or MIG name, and this machine has no GPU; use --gpus '
+            f'--gpus: "{name}" is not a GPU number, UUID or MIG name, and this machine has no GPU; use --gpus '
             "none for the CPU"
         )
     if not visible:
@@ -113,7 +113,7 @@ def _named(name: str, visible: Sequence[str], uuids: Sequence[str]) -> str:
         )
     kind = "of this machine" if is_name else "number, UUID or MIG name"
     known = ", ".join(f"{position} ({gpu})" for position, gpu in enumerate(visible))
-    raise DeviceError(f'--gpus: "{name}" is no GPU {kind}; there are {known}')
+    raise DeviceError(f'--gpus: "{name}" is not a GPU {kind}; there are {known}')
 
 
 @dataclass(frozen=True, slots=True)

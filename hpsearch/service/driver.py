@@ -308,7 +308,7 @@ class Driver:
             self.fleet.kill_hung()
         elif self.stops.grace_is_over():
             for worker in self.fleet.training():
-                self.fleet.kill(worker, "the epoch was given up when study.grace ran out")
+                self.fleet.kill(worker, "the epoch was abandoned when study.grace ran out")
         if self.database.away_for > self._storage_timeout:
             self.stops.stop(
                 f"the database was away for more than {self._storage_timeout:g} s; checkpoints are kept, run "
@@ -370,7 +370,7 @@ class Driver:
             self._verdicts.pop(number, None)
             worker = self.fleet.with_trial(number)
             self.call("on_trial_interrupted", number)
-            self.call("on_message", f"trial {number} belongs to another driver now; it is given up here")
+            self.call("on_message", f"trial {number} belongs to another driver now; dropped here")
             if worker is not None:
                 self.fleet.kill(worker, f"ended: trial {number} belongs to another driver now")
 

@@ -108,8 +108,8 @@ class WeightsKeeper:
                 beside.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"--run-folder: {target} cannot be written: {error.strerror or error}; make room and see to "
-                "your rights there, or choose another folder"
+                f"--run-folder: {target} cannot be written: {error.strerror or error}; free space and "
+                "check permissions there, or choose another folder"
             ) from error
 
     def keep(self, number: int, weights: str | None) -> str | None:

@@ -47,7 +47,7 @@ _LOST_RACE = re.compile(r"already exists|duplicate|UNIQUE constraint|is locked|d
 # SQLite's writers wait for each other, and a suspended process keeps the lock that it holds.
 _HELD = (
     "database is locked: another process is in the middle of writing; "
-    "was a run suspended (Ctrl-Z)? Let it go on with fg, or end it"
+    "was a run suspended (Ctrl-Z)? Resume it with fg, or end it"
 )
 _LEAST_TRIES = 4
 _MISSING_TABLE = re.compile(r"no such table|does not exist|doesn't exist", re.IGNORECASE)
@@ -140,7 +140,7 @@ def _parse(url: str) -> URL:
         parsed = None
     if parsed is None:
         raise StorageError(
-            f"storage {redact(url)!r} is no URL: write sqlite:///runs/hpsearch.db or "
+            f"storage {redact(url)!r} is not a URL: write sqlite:///runs/hpsearch.db or "
             "postgresql://user:password@host/database (special characters of a password escaped as %40)"
         )
     if "@" in (parsed.host or ""):  # the rest of a password, which is then no secret to any message

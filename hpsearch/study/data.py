@@ -38,7 +38,7 @@ class Split(Section):
             re.compile("" if group_by is None or group_by.startswith("column:") else group_by)
         except re.error as error:
             raise ValueError(
-                f'"{group_by}" is no regular expression ({error}); mend it, or use "column:<name>"'
+                f'"{group_by}" is not a valid regular expression ({error}); correct it, or use "column:<name>"'
             ) from error
         return group_by
 

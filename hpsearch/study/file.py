@@ -71,7 +71,7 @@ def load_study_file(path: str | Path) -> StudySpec:
     except RecursionError:
         raise StudyFileError(f"{path}: lists or tables are nested too deep; write them flat") from None
     except ValueError as error:  # of TOML, of a date, or of a number with thousands of digits
-        raise StudyFileError(f"{path}: no valid TOML: {error}") from None
+        raise StudyFileError(f"{path}: not valid TOML: {error}") from None
     study = tree.setdefault("study", {})
     # Refused only here: in a study that comes from no file, it is how a missing name is kept.
     if isinstance(study, dict) and study.setdefault("name", path.stem) == "":
@@ -225,6 +225,23 @@ def refuse_foreign_places(spec: StudySpec, data_root: str | None) -> None:
                 f'study "{spec.study.name}": {field} = "{place}" comes from the database, and files would be written '
                 f"there; {remedy}"
             )
+
+
+def lost_order(stored_text: str, name: str) -> str:
+    """Returns the warning that a stored specification does not tell in which order its patterns count; "" if it does.
+
+    Up to version 0.1.0 all keys were stored in alphabetical order.
+    """
+    tree = stored_tree(stored_text)
+    several = [table for table in _ordered_tables(tree) if len(table) > 1]
+    if list(tree) != sorted(tree) or not several:
+        return ""
+    orders = "; ".join(", ".join(f'"{pattern}"' for pattern in table) for table in several)
+    return (
+        f'study "{name}": {ORDERED}: an older version stored the patterns in alphabetical order, so that training '
+        f"uses them in this order: {orders}; if that is not the order of the study file, give the study file instead "
+        "of the name"
+    )
 
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:

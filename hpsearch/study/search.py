@@ -136,7 +136,7 @@ class Choices(Section):
         # 1, 1.0 and true are equal to Python, and so to Optuna.
         twice = [choice for choice in labels if labels.count(choice) > 1]
         if twice:
-            raise ValueError(f"the choice {twice[0]!r} stands twice; list each value once")
+            raise ValueError(f"the choice {twice[0]!r} is listed twice; list each value once")
         return self
 
     def labels(self) -> tuple[Label, ...]:
@@ -243,7 +243,7 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
     if log and low <= 0:
         raise ValueError(f"low = {low} must be above 0 on a logarithmic scale; raise it or remove log = true")
     if log and step is not None:
-        raise ValueError(f"log = true and step = {step} exclude each other; remove one of them")
+        raise ValueError(f"log = true and step = {step} are mutually exclusive; remove one of them")
     if step is not None and step <= 0:
         raise ValueError(f"step must be above 0, got {step}")
     # Sums, differences and logarithms of what is farther away overflow.

@@ -24,7 +24,9 @@ def parse_duration(value: Any) -> Any:
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
     if match is None:
-        raise ValueError(f'"{value}" is no duration; write a number and s, m, h or d, such as "90s" or "2h"')
+        raise ValueError(
+            f'"{value}" is not a duration; write a number and s, m, h or d, such as "90s" or "2h"'
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -92,17 +92,19 @@ class StudySection(Section):
     def _name_makes_a_folder(cls, name: str) -> str:
         if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9 ._-]{0,199})?", name) or name.endswith((" ", ".")):
             raise ValueError(
-                f'"{name}" is no name of a study; use at most 200 letters, digits, spaces and . _ -, '
+                f'"{name}" is not a valid study name; use at most 200 letters, digits, spaces and . _ -, '
                 "beginning with a letter or a digit (without study.name, the file's own name counts)"
             )
         if name in RESERVED_NAMES:
-            raise ValueError(f'"{name}" is something else in the run folder; choose another name')
+            raise ValueError(f'"{name}" is reserved in the run folder; choose another name')
         return name
 
     @model_validator(mode="after")
     def _metric_has_a_direction(self) -> "StudySection":
         if not self.metric.isidentifier():
-            raise FieldErrors([("metric", f'"{self.metric}" is no name; use letters, digits and _')])
+            raise FieldErrors(
+                [("metric", f'"{self.metric}" is not a valid metric name; use letters, digits and _')]
+            )
         known = METRICS.get(self.metric)
         if known is None and self.direction is None:
             raise ValueError(

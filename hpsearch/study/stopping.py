@@ -99,7 +99,7 @@ def _epochs_or_share(value: float, info: ValidationInfo) -> float:
     require_at_least(str(info.field_name), value, 0)
     if isinstance(value, float) and value >= 1:
         raise ValueError(
-            f"{info.field_name} = {value} is no share of the trial's epochs, which lies in [0, 1); "
+            f"{info.field_name} = {value} is not a share of the trial's epochs, which must be in [0, 1); "
             f"write {info.field_name} = {math.ceil(value)} for a number of epochs"
         )
     return value

@@ -194,7 +194,7 @@ def training_function(
     function = import_object(name, allow, field="train.function")
     if not inspect.isgeneratorfunction(function):
         raise ModelError(
-            f'train.function "{name}" is no generator function; write `def train(trial):` with a '
+            f'train.function "{name}" is not a generator function; write `def train(trial):` with a '
             '`yield {"train_loss": a, "val_loss": b}` after each epoch'
         )
     return function
@@ -231,7 +231,7 @@ def check_metrics(yielded: Any, metric: str, function: str) -> dict[str, float]:
     for name, value in yielded.items():
         number = _number(value)
         if number is None:
-            raise ModelError(f'{where} "{name}": {value!r}, which is no number; use float(...) or .item()')
+            raise ModelError(f'{where} "{name}": {value!r}, which is not a number; use float(...) or .item()')
         metrics[str(name)] = number
     return metrics
 

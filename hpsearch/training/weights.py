@@ -118,10 +118,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             return read_weights(path)[0]
         content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError as error:
-        raise ModelError(f"{where}: it is no safetensors file: {error.__cause__}") from error
+        raise ModelError(f"{where}: it is not a valid safetensors file: {error.__cause__}") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{where}: it holds more than tensors, or is no torch file; unpickling it could run code, so "
+            f"{where}: it holds more than tensors, or is not a torch file; unpickling it could run code, so "
             "save model.state_dict() instead"
         ) from error
     except Exception as error:  # torch's reader meets other content with KeyError, EOFError, RuntimeError ...

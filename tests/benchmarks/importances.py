@@ -10,7 +10,6 @@ then on noise, and for 1,000 trials.
 """
 
 import argparse
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from optuna.importance import (
     PedAnovaImportanceEvaluator,
 )
 
-from hpsearch.results.report.importance import importances, scored
+from hpsearch.results.report.importance import importances, measured, scored
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.search.space import distributions
 from tests.benchmarks.simulated import Truth, simulate, spec_of
@@ -50,12 +49,12 @@ def case(rate: float, optimizer: float, *matter: str) -> Case:
 CASES = (case(0.8, 0.1, RATE, OPTIMIZER), case(0.3, 0.3, OPTIMIZER, RATE))
 
 
-def ours(record: StudyRecord, least: float = 0.0) -> list[str]:
-    return [name for name, _ in importances(record, least).shares]
+def ours(record: StudyRecord) -> list[str]:
+    return [name for name, _ in importances(record).shares]
 
 
 def always(record: StudyRecord) -> list[str]:
-    return ours(record, -math.inf)
+    return [name for name, _ in measured(record).shares]
 
 
 def optunas(evaluator: Callable[[], BaseImportanceEvaluator]) -> Callable[[StudyRecord], list[str]]:

@@ -63,7 +63,7 @@ def test_a_gpu_that_is_divided_is_used_by_its_parts(gpus):
 
 def test_a_hidden_gpu_cannot_be_named(gpus):
     gpus(4)
-    with pytest.raises(DeviceError, match='"GPU-2aaa" is no GPU'):
+    with pytest.raises(DeviceError, match='"GPU-2aaa" is not a GPU'):
         choose_gpus("GPU-2aaa", {"CUDA_VISIBLE_DEVICES": "0,1"})
 
 
@@ -93,10 +93,10 @@ def test_fewer_workers_than_asked_for_are_told(gpus, caplog):
     [
         (0, "all", "--gpus all: there is no GPU on this machine; use --gpus none"),
         (0, "3", "GPU 3 is not there, this machine has none"),
-        (2, "3", '"3" is no GPU of this machine; there are 0 (0), 1 (1)'),
-        (2, "0,0", "a GPU stands twice"),
-        (2, "first", '"first" is no GPU number, UUID or MIG name; there are 0 (0), 1 (1)'),
-        (0, "first", '"first" is no GPU number, UUID or MIG name, and this machine has no GPU'),
+        (2, "3", '"3" is not a GPU of this machine; there are 0 (0), 1 (1)'),
+        (2, "0,0", "a GPU is listed twice"),
+        (2, "first", '"first" is not a GPU number, UUID or MIG name; there are 0 (0), 1 (1)'),
+        (0, "first", '"first" is not a GPU number, UUID or MIG name, and this machine has no GPU'),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused_by_name(gpus, count, option, sentence):
@@ -127,7 +127,7 @@ def test_workers_share_out_the_gpus(gpus, wanted, expected):
         (Workers(workers=0), "--workers: must be at least 1, got 0"),
         (Workers(workers_per_gpu=0), "--workers-per-gpu: must be at least 1, got 0"),
         (Workers(gpus_per_trial=5), "--gpus-per-trial 5: only 4 GPUs are in use"),
-        (Workers(gpus_per_trial=2, workers_per_gpu=2), "exclude each other"),
+        (Workers(gpus_per_trial=2, workers_per_gpu=2), "mutually exclusive"),
         (Workers(gpus="none", gpus_per_trial=2), "need GPUs"),
     ],
 )

@@ -157,7 +157,7 @@ def test_an_epoch_is_given_up_when_the_grace_has_run_out(tmp_path):
         driver.send_signal(signal.SIGTERM)
         assert driver.wait(timeout=20) == 143, bench.output()
         said = out.read_text()
-        assert "the epoch was given up when study.grace ran out" in said
+        assert "the epoch was abandoned when study.grace ran out" in said
         bench.finish()
         bench.check(faults=1)
     finally:

@@ -9,24 +9,28 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_digits
+from sqlalchemy import update
 
 import hpsearch
 from hpsearch.__main__ import run as run_command
-from hpsearch.errors import UserError
-from hpsearch.results.commands.delete import plan_deletion
+from hpsearch.errors import StorageError, UserError
+from hpsearch.results.commands.delete import delete_study, plan_deletion
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.plan import Candidate, known, middle_repeat
-from hpsearch.results.confirm.refit import refit
+from hpsearch.results.confirm.refit import Course, _told, refit
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.dashboard.publication import Request, compute
 from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
-from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.answer import Answer, Linked, answer
 from hpsearch.results.stored.frames import StudyResult
-from hpsearch.results.terminal.display import PlainDisplay
+from hpsearch.results.stored.reading import opened
+from hpsearch.results.terminal.display import LiveDisplay, PlainDisplay, picture
 from hpsearch.service.launch import RunOptions
+from hpsearch.store.writes import STUDIES
 from hpsearch.study import parse_study
 from hpsearch.study.file import stored_form
 from hpsearch.testing.in_process import InProcessExecutor
@@ -36,6 +40,7 @@ from tests.results.searches import record_of, search, writable
 from tests.results.test_confirm import played
 
 OURS = stored_form(small_spec())
+THERE = {"s.confirm": {0: 2}, "s.refit": {0: 2}}
 HPARAMS = {1: {"a": 1.0}, 2: {"a": 2.0}, 3: {"a": 3.0}, 4: {"a": 2.0}}
 
 
@@ -68,16 +73,157 @@ def test_the_last_confirmation_decides(
     stored: str | None, searched_first: int | None, trial: int | None, status: str, news: str
 ) -> None:
     attrs = {"specification": OURS} | ({"confirm_summary": stored} if stored else {})
-    found = answer("s", attrs, searched_first, HPARAMS.get)
+    found = answer("s", attrs, searched_first, HPARAMS.get, THERE)
     assert (found.trial, found.searched, found.status) == (trial, searched_first, status)
     assert news in found.news
     assert bool(found.news) is bool(news)
-    alone = answer("s", attrs, searched_first, HPARAMS.get, by_search=True)
+    alone = answer("s", attrs, searched_first, HPARAMS.get, THERE, by_search=True)
     assert (alone.trial, alone.confirmed) == (searched_first, None)
 
 
 def test_other_programs_studies_have_no_such_word() -> None:
-    assert answer("s", {"confirm_summary": "theirs"}, 1, HPARAMS.get) == Answer(1, 1)
+    assert answer("s", {"confirm_summary": "theirs"}, 1, HPARAMS.get, {}) == Answer(1, 1)
+
+
+def kept(**changes: Any) -> str:
+    """What `refit` stores."""
+    refit = {"trial": 2, "number": 0, "epochs": 3, "planned": 5, "images": 90, "test": {"test_loss": 0.5}}
+    return json.dumps(refit | changes)
+
+
+@pytest.mark.parametrize(
+    ("linked", "has_refit", "said"),
+    [
+        (THERE, True, ""),
+        ({"s.refit": {0: 2}, "s.confirm": {}}, True, ""),
+        ({"s.refit": {0: 4}, "s.confirm": {}}, True, ""),  # another trial with the same hyperparameters
+        (
+            {"s.confirm": {}},
+            False,
+            '"s.refit", which holds the refit, was deleted or renamed: run `hpsearch refit s`',
+        ),
+        (
+            {"s.refit": {}, "s.confirm": {}},
+            False,
+            'trial 0 of the study "s.refit", which was the refit, is gone',
+        ),
+        (
+            {"s.refit": {0: 3}, "s.confirm": {}},
+            False,
+            "which was the refit, is gone",
+        ),  # of another configuration
+        ({"s.refit": {0: None}}, True, '"s.confirm", which holds the repeats, was deleted or renamed'),
+        (
+            {"old.confirm": {}, "s.refit": {0: 2}},
+            True,
+            '"s.confirm", which holds the repeats, was deleted or renamed',
+        ),
+    ],
+)
+def test_linked_studies_that_are_gone_are_noticed(linked: Linked, has_refit: bool, said: str) -> None:
+    attrs = {"specification": OURS, "confirm_summary": summary(2, {2: 0.5}), "refit_summary": kept()}
+    found = answer("s", attrs, 1, HPARAMS.get, linked)
+    assert (found.status, found.trial, found.refit is not None) == ("confirmed", 2, has_refit)
+    assert [said in one for one in found.notes] == [True] * bool(said)
+    assert set(found.notes) <= set(found.sentences())
+
+
+def test_a_renamed_search_finds_what_is_linked_under_its_old_name() -> None:
+    stored = json.dumps(json.loads(summary(2, {2: 0.5})) | {"study": "old"})
+    attrs = {"specification": OURS, "confirm_summary": stored, "refit_summary": kept(study="old.refit")}
+    found = answer("s", attrs, 1, HPARAMS.get, {"old.confirm": {}, "old.refit": {0: 2}})
+    assert found.notes == ()
+    assert found.refit is not None
+    assert found.confirmed is not None
+    assert (found.refit.study, found.confirmed.linked) == ("old.refit", "old.confirm")
+
+
+def test_a_confirmed_trial_that_is_gone_is_said() -> None:
+    attrs = {"specification": OURS, "confirm_summary": summary(9, {9: 0.5})}
+    found = answer("s", attrs, 1, HPARAMS.get, THERE)
+    assert (found.trial, found.status) == (1, "not confirmed")
+    assert found.sentences() == [
+        "trial 9, which was confirmed, is gone from the study: run `hpsearch confirm s` again"
+    ]
+
+
+DAMAGED = [
+    "{", "null", "[]", "{}", '"text"', "7", '{"metric": "val_loss"}',
+    '{"metric": "val_loss", "statistics": 3}', '{"metric": "val_loss", "statistics": [1]}',
+    json.dumps(json.loads(summary(2, {2: 0.5})) | {"study": None, "first": [2]}),
+    summary(2, {2: 0.5}).replace("0.5", '"low"'), summary(2, {2: 0.5}).replace("0.5", "NaN"),
+    summary(2, {2: 0.5}).replace("[0.1, 0.9]", "[0.1]"), summary(2, {2: 0.5}).replace("[0.1, 0.9]", "0.1"),
+    summary(2, {2: 0.5}).replace('"n": 5', '"n": "5"'), "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", DAMAGED)
+def test_a_damaged_summary_is_one_sentence(stored: str) -> None:
+    attrs = {"specification": OURS, "confirm_summary": stored}
+    words = r'^study "s": its attribute confirm_summary is damaged: .+; run `hpsearch confirm s` to write it again$'
+    with pytest.raises(StorageError, match=words):
+        answer("s", attrs, 1, HPARAMS.get, THERE)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "{",
+        "[]",
+        "{}",
+        kept(test=None),
+        kept(trial="2"),
+        kept(number=None),
+        kept(images=1.5),
+        kept(test={"a": "b"}),
+    ],
+)
+def test_a_damaged_refit_is_one_sentence(stored: str) -> None:
+    attrs = {"specification": OURS, "refit_summary": stored}
+    words = (
+        r'^study "s": its attribute refit_summary is damaged: .+; run `hpsearch refit s` to write it again$'
+    )
+    with pytest.raises(StorageError, match=words):
+        answer("s", attrs, 2, HPARAMS.get, THERE)
+
+
+def test_every_reader_of_damaged_attributes_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path)
+    search(tmp_path, small_spec("whole"))
+    played(tmp_path, top=1, seeds=2)
+    options = options_in(tmp_path)
+    where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
+    commands = (
+        ["best", "s"], ["report", "s", "--out", str(tmp_path / "s.html")], ["predict", "s", "x.png"],
+        ["export", "s"], ["export", "s", "--study"], ["compare", "s", "whole"], ["refit", "s"],
+    )  # fmt: skip
+    sound = writable(tmp_path).user_attrs["confirm_summary"]
+    for stored in ("{", "[]", sound.replace('"mean": ', '"mean": "x", "was": ')):
+        writable(tmp_path).set_user_attr("confirm_summary", stored)
+        for command in commands:
+            place = where if command[0] in ("best", "predict", "refit") else where[:2]
+            assert run_command([*command, *place]) == 2, command
+            out, err = capsys.readouterr()
+            assert err.startswith('error: study "s": its attribute confirm_summary is damaged: '), (
+                command,
+                err,
+            )
+            assert "Traceback" not in out + err
+        shown = said_by(capsys, "list", *where)
+        assert "its attribute confirm_summary is damaged" in shown
+        assert "whole" in shown
+    assert played(tmp_path, top=1, seeds=2).confirmation is not None  # as the sentence says
+    assert "confirmed: " in said_by(capsys, "best", "s", *where)
+
+    for stored in ("{", "[{}]", "{}"):
+        writable(tmp_path).set_user_attr("test_openings", stored)
+        assert (
+            run_command(["report", "s", "--out", str(tmp_path / "s.html"), *where[:2]])
+            == 2 - (stored == "[{}]") * 2
+        )
+        plan_deletion("s", options.storage, options.run_folder)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +326,13 @@ def test_a_run_that_goes_on_ends_with_the_confirmed_trial(
     folder, options = turned
     record = record_of(folder, "lucky")
     assert record.spec is not None
+    live = LiveDisplay(Console(file=io.StringIO(), width=200), storage=options.storage)
+    hpsearch.run(record.spec, [live], options)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(picture(live.progress, console))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"best: trial {record.answer.trial}, confirmed: val_loss" in shown
+    assert f"best by the search alone: trial {record.answer.searched}, val_loss" in shown
     output = io.StringIO()
     hpsearch.run(record.spec, [PlainDisplay(output, storage=options.storage)], options)
     assert f"best: trial {record.answer.trial}, confirmed: val_loss" in output.getvalue()
@@ -223,6 +376,35 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
     assert sorted(linked_names) == ["lucky.confirm", "lucky.refit"]
     assert hpsearch.load_best_model(None, options.storage).metadata["study"] == "lucky"
 
+    shown = said_by(capsys, "best", "lucky.refit", *where)
+    assert (
+        f"trial 0 is the refit of trial {record.answer.trial} of the study lucky; its training loss" in shown
+    )
+    shown = said_by(capsys, "best", "lucky.confirm", *where)
+    assert "of the study lucky, the best of all repeats: `hpsearch best lucky` shows the answer" in shown
+    assert (
+        "hpsearch confirm"
+        not in markdown(build_report("lucky.confirm", options.storage)).partition("## The q")[0]
+    )
+
+    for gone in ("rename", "delete"):
+        with opened(options.storage, readonly=False) as storage, storage.engine.begin() as connection:
+            old, new = ("lucky.refit", "aside.refit") if gone == "rename" else ("aside.refit", "lucky.refit")
+            connection.execute(update(STUDIES).where(STUDIES.c.study_name == old).values(study_name=new))
+        if gone == "rename":
+            shown = said_by(capsys, "best", "lucky", *where)
+            assert (
+                '"lucky.refit", which holds the refit, was deleted or renamed: run `hpsearch refit lucky`'
+                in shown
+            )
+            assert f"weights of trial {record.answer.trial}, repeat" in shown
+            assert "refit on" not in markdown(build_report("lucky", options.storage))
+            continue
+        assert "the refit of trial" in said_by(capsys, "best", "lucky", *where)
+        delete_study(plan_deletion("lucky.refit", options.storage, options.run_folder), options.storage)
+        shown = said_by(capsys, "best", "lucky", *where)
+        assert "refit" not in shown
+
 
 @pytest.mark.parametrize(
     ("tables", "wanted", "words"),
@@ -244,6 +426,37 @@ def test_what_cannot_be_refitted(
         refit("small", options, executor=InProcessExecutor(), **wanted)
     with pytest.raises(UserError, match='no study "other"'):
         refit("other", options)
+
+
+def test_what_is_said_of_a_refit_of_the_search_does_not_claim_a_confirmation(tmp_path: Path) -> None:
+    options = searched(tmp_path, small_spec(study={"trials": 2}))
+    record = record_of(tmp_path, "small")
+    assert record.best is not None
+    other = next(trial for trial in record.trials if trial != record.best)
+    found = refit("small", options, search=True, test=False, executor=InProcessExecutor())
+    linked = record_of(tmp_path, "small.refit")
+    course = Course(other, 1, 2, "why")  # as if the search had found a better one meanwhile
+    told = _told(record, course, linked.trials[0], {}, options, [])
+    assert "confirmed" not in " ".join(told.lines)
+    assert f"still use trial {record.best.number}, the search's best by now" in told.lines[-1]
+    assert "hand it out" in found.lines[-1]
+
+
+def test_patterns_whose_order_an_older_version_lost_are_named_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    patterns = {"3.*": 1.0, "*": 0.5}
+    options = searched(
+        tmp_path, small_spec(study={"trials": 1}, train={"lr_multipliers": patterns}, confirm={"top": 1})
+    )
+    study = writable(tmp_path, "small")
+    confirm("small", options, seeds=2, test=False, executor=InProcessExecutor())
+    assert "alphabetical" not in caplog.text
+    tree = json.loads(study.user_attrs["specification"])
+    study.set_user_attr("specification", json.dumps(tree, sort_keys=True))
+    writable(tmp_path, "small")._storage.delete_study(writable(tmp_path, "small.confirm")._study_id)
+    confirm("small", options, seeds=2, test=False, executor=InProcessExecutor())
+    assert 'in this order: "*", "3.*"; if that is not the order of the study file' in caplog.text
 
 
 def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> None:
@@ -296,6 +509,9 @@ def test_a_deleted_confirmation_leaves_its_word_and_the_searchs_weights(tmp_path
     result = StudyResult("s", options_in(tmp_path).storage).best
     assert result is not None
     assert result.answer.status == "confirmed"
+    assert any(
+        '"s.confirm", which holds the repeats, was deleted' in one for one in result.answer.sentences()
+    )
     assert result.weights_of is not None
     assert (result.weights_of.study, result.weights_of.trial) == ("s", result.number)
 

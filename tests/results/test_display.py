@@ -254,7 +254,7 @@ def test_plain_output_speaks_up_when_it_was_long_silent() -> None:
 def test_a_resumed_trial_says_so() -> None:
     output = io.StringIO()
     PlainDisplay(output).on_trial_start(running(2, [1.0, 2.0]))
-    assert "trial 2 goes on after epoch 2 on worker 0" in output.getvalue()
+    assert "trial 2 resumes after epoch 2 on worker 0" in output.getvalue()
 
 
 def test_json_is_one_object_per_event_without_nan() -> None:
@@ -320,7 +320,7 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
     ("changes", "words", "missing"),
     [
         ({}, ["hpsearch best digits --storage x.db", "(1:23, 40 epochs)"], "hpsearch run"),
-        ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # goes on"], "no trial"),
+        ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # resumes it"], "no trial"),
         ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
         ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch best"),
         ({"reason": "all ended:\nKilled"}, ["digits: all ended (1:23"], "Killed"),

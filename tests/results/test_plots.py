@@ -18,7 +18,8 @@ from hpsearch.results.plots.space import hparam_map, loss_by_seconds
 from hpsearch.results.plots.static import draw, draw_figure, write_pngs
 from hpsearch.results.report.page import WIDE
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from tests.results.searches import record_of, search
+from hpsearch.study.file import stored_form
+from tests.results.searches import digits_spec, record_of, search
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +256,27 @@ def test_thinning_keeps_both_ends(count: int, limit: int) -> None:
 )  # fmt: skip
 def test_a_factor_of_ten_wants_a_log_axis(values: list[float | None], log: bool) -> None:
     assert wants_log(values) is log
+
+
+def test_graphs_mark_the_confirmed_trial_and_the_searchs_best_as_such() -> None:
+    trials = [replace(trial(n, 1.0 + n), attrs={**trial(n, 1.0).attrs, "best_epoch": 2}) for n in range(12)]
+    rows = [{"trial": 11, "metric": "val_loss", "n": 2, "mean": 0.5, "interval_95": None}]
+    summary = {"study": "s", "metric": "val_loss", "first": 11, "statistics": rows}
+    attrs = {"specification": stored_form(digits_spec()), "confirm_summary": json.dumps(summary)}
+    turned = replace(study(*trials), attrs=attrs, linked={"s.confirm": {}})
+    assert (turned.answer.trial, turned.answer.searched) == (11, 0)
+
+    chart = hparam_map(turned)
+    stars = {one.name: one.x for one in chart.series if one.symbol == "star"}
+    assert stars == {"confirmed: trial 11": (0.1 * 12,), "best by the search alone: trial 0": (0.1,)}
+    assert "trial 11, which is confirmed; the grey one is trial 0" in chart.caption
+    curves = chart_of(turned, "learning-curves")
+    assert curves.title.endswith("by the search's own values; trial 11 is confirmed")
+    assert "trial 11: 12 (confirmed), validation" in {one.name for one in curves.series}
+    for cost in ("trials", "epochs", "seconds"):
+        assert "confirmed: trial 11" in {one.name for one in chart_of(turned, f"best-by-{cost}").series}
+
+    alone = replace(turned, by_search=True)
+    assert [one.name for one in hparam_map(alone).series if one.symbol == "star"] == ["best: trial 0"]
+    same = replace(turned, trials=(replace(trials[11], score=0.5), *trials[:11]))
+    assert [one.name for one in hparam_map(same).series if one.symbol == "star"] == ["confirmed: trial 11"]

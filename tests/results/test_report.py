@@ -18,6 +18,7 @@ from hpsearch.results.report.evidence import Claim, chosen
 from hpsearch.results.report.importance import Importances, Share, importances, scored
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.study.file import stored_form
 from tests.benchmarks.simulated import Truth, simulate, spec_of
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 
@@ -39,6 +40,7 @@ def trial(number: int, score: float | None, state: str = "COMPLETE", **changes) 
 
 
 def study(*trials: TrialRecord, **attrs) -> StudyRecord:
+    attrs = {"specification": stored_form(digits_spec())} | attrs
     return StudyRecord("s", "val_loss", "minimize", digits_spec(), trials, attrs)
 
 
@@ -221,8 +223,19 @@ def about_hparams(record: StudyRecord) -> list[str]:
 
 
 def test_a_confirmed_study_is_not_told_to_confirm() -> None:
-    assert rules.not_confirmed(study(*many(3), confirm_summary="{}")) == []
-    assert rules.unsettled(study(*restless(0.03), confirm_summary="{}")) == []
+    statistics = [{"trial": 0, "metric": "val_loss", "n": 2, "mean": 1.0, "interval_95": None}]
+    summary = {"study": "s", "metric": "val_loss", "first": 0, "statistics": statistics}
+    assert rules.not_confirmed(study(*many(3), confirm_summary=json.dumps(summary))) == []
+    assert rules.unsettled(study(*restless(0.03), confirm_summary=json.dumps(summary))) == []
+
+
+def test_a_linked_study_is_not_told_to_confirm() -> None:
+    tree = digits_spec().model_dump()
+    tree["search"]["train.repeat"] = {"low": 0, "high": 9}
+    tree["sampler"] |= {"name": "points", "points": []}
+    linked = study(*many(3), specification=json.dumps(tree))
+    assert rules.not_confirmed(linked) == []
+    assert rules.unsettled(replace(linked, trials=tuple(restless(0.03)))) == []
 
 
 def test_every_rule_is_in_use() -> None:
@@ -275,7 +288,8 @@ def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
     search(tmp_path, digits_spec(study={"trials": 3}))
     study = writable(tmp_path)
     study.set_user_attr("confirm_summary", json.dumps(
-        {"optimism": -0.012345, "candidates": [{"trial": 2, "mean": 0.5, "interval": [0.4, 0.6]}]}
+        {"study": "s", "metric": "val_loss", "first": None, "statistics": [],
+         "optimism": -0.012345, "candidates": [{"trial": 2, "mean": 0.5, "interval": [0.4, 0.6]}]}
     ))  # fmt: skip
     study.set_user_attr("test_openings", json.dumps([{"when": "2026-01-02", "trial": 2}]))
     text = markdown(build_report("s", url_in(tmp_path)))

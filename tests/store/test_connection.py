@@ -95,8 +95,8 @@ def everything_in(error: BaseException) -> str:
     [
         (f"postgresql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
         (f"mysql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
-        (f"postgresql://ann:{SECRET}@host:port/db", "is no URL"),
-        (f"ann:{SECRET}@host", "is no URL"),
+        (f"postgresql://ann:{SECRET}@host:port/db", "is not a URL"),
+        (f"ann:{SECRET}@host", "is not a URL"),
         (f"oracle://ann:{SECRET}@host/db", "unknown database 'oracle'"),
         (f"postgresqll://ann:{SECRET}@host/db", 'did you mean "postgresql"'),
         (f"postgresql://ann:x@{SECRET}@host/db", r"the password holds an unescaped @; write it as %40"),

@@ -16,6 +16,7 @@ from hpsearch.study.file import (
     digest,
     is_same_study,
     load_study_file,
+    lost_order,
     parse_study,
     stored_form,
 )
@@ -166,8 +167,8 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: st
         ("epochs = { low = 5, high = 50, step = 10 }", "epochs", ["step = 10", "write high = 45"]),
         ("epochs = { low = 1, high = 9, step = 2, log = true }", "epochs", ["log = true", "step = 2"]),
         ("batch_size = [0, 16]", "batch_size", ["at least 1", "got 0"]),
-        ("batch_size = [16, 16]", "batch_size", ["16 stands twice", "list each value once"]),
-        ('"train.nesterov" = [true, 1]', "train.nesterov", ["stands twice"]),
+        ("batch_size = [16, 16]", "batch_size", ["16 is listed twice", "list each value once"]),
+        ('"train.nesterov" = [true, 1]', "train.nesterov", ["listed twice"]),
         ('"train.loss" = ["mse", "l1"]', "train.loss", ["not searchable", "different loss functions"]),
         ('"data.split" = [1]', "data.split", ["not searchable", "different validation sets"]),
         ('"train.learning_rate" = [0.1]', "train.learning_rate", ['write "learning_rate" instead']),
@@ -406,6 +407,24 @@ def test_a_study_stored_with_sorted_keys_is_resumed_in_the_order_of_its_file(tex
     assert is_same_study(json.dumps(spec.model_dump(mode="json"), sort_keys=True), spec)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (ONE_ORDER, 'in this order: "*", "3.*"; if'),
+        (CHOSEN, 'in this order: "a", "b"; "a", "b"; if'),
+        (DATA + '[train]\nlr_multipliers = { "3.*" = 1.0 }\n' + SEARCH, ""),
+        (DATA + SEARCH, ""),
+    ],
+)
+def test_a_lost_order_of_patterns_is_said(text: str, said: str) -> None:
+    tree = study(text).model_dump(mode="json")
+    warning = lost_order(json.dumps(tree, sort_keys=True), "s")
+    assert bool(warning) is bool(said)
+    assert said in warning
+    assert not warning or "give the study file instead of the name" in warning
+    assert lost_order(json.dumps(tree), "s") == ""
+
+
 def test_studies_of_version_0_1_0_keep_their_digest() -> None:
     assert digest(study(DATA + SEARCH)) == "7dbfff2d9d56af68"
     assert digest(study(OTHER_ORDER)) == "0c03742ad7884cf6"
@@ -491,7 +510,7 @@ def _changed(change: dict[str, Any]) -> StudySpec:
     ("text", "words"),
     [
         ("a = " + "[" * 2000, "nested too deep; write them flat"),
-        ("a = " + "9" * 5000, "no valid TOML: Exceeds the limit"),
+        ("a = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
         ("a = " + "[" * 30 + "]" * 30, "a: is nested more than 20 deep"),
         (
             DATA + SEARCH + "[study]\ntrials = " + "9" * 400,

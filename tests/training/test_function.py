@@ -81,7 +81,7 @@ def test_a_function_that_returns_has_finished(tmp_path: Path) -> None:
     [
         ("yields_a_number", r'yielded 0\.5; yield a dict, such as .*"val_loss"'),
         ("yields_no_metric", r'yielded "loss", but study\.metric is "val_loss"'),
-        ("yields_text", r"\"val_loss\": 'small', which is no number"),
+        ("yields_text", r"\"val_loss\": 'small', which is not a number"),
         ("never_yields", "returned without a single yield"),
         ("asks_for_nonsense", r'no value "temprature".*did you mean "temperature"'),
         ("saves_an_object", r"trial\.save: where is pathlib\.\w+, which is not read back"),
@@ -123,7 +123,7 @@ def test_optunas_own_word_for_a_pruned_trial_is_understood(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tests.training.loops:no_generator", "is no generator function; write"),
+        ("tests.training.loops:no_generator", "is not a generator function; write"),
         ("tests.training.loops:nowhere", "nowhere"),
         ("tests.training.nowhere:train", "nowhere"),
     ],
@@ -262,7 +262,7 @@ def test_numbers_of_all_kinds(value: Any, number: float) -> None:
 
 @pytest.mark.parametrize("value", [None, True, "0.5", [1.0], torch.tensor([1.0, 2.0])])
 def test_what_is_no_number(value: Any) -> None:
-    with pytest.raises(ModelError, match="no number"):
+    with pytest.raises(ModelError, match="not a number"):
         check_metrics({"val_loss": value}, "val_loss", "f")
 
 

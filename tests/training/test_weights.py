@@ -133,7 +133,7 @@ class Shell:
         ("shell.pth", Shell(), "it holds more than tensors.*unpickling it could run code"),
         ("list.pth", [1, 2], r"it holds no weights by name; save model\.state_dict\(\)"),
         ("table.pth", {"a": 1}, "it holds no weights by name"),
-        ("text.safetensors", b"hello", "it is no safetensors file"),
+        ("text.safetensors", b"hello", "it is not a valid safetensors file"),
     ],
 )
 def test_files_of_other_things_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:

@@ -1,18 +1,20 @@
 """Removes a study for good: its rows, its checkpoints and weights, its artifacts, and what belongs to it."""
 
-import json
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import StorageError, StudyNotFound, UserError
 from hpsearch.files.run_folder import RunFolder, read_owner
+from hpsearch.results.attributes import decoded
 from hpsearch.results.confirm.linked import OPENINGS
+from hpsearch.results.stored.answer import REFIT
 from hpsearch.results.stored.listing import own_folder
 from hpsearch.results.stored.reading import linked_to, opened
 from hpsearch.results.stored.status import find_row, living_drivers
@@ -20,6 +22,7 @@ from hpsearch.store.connection import reading, redact, translated
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.trials import ARTIFACT, TOKEN, artifacts_elsewhere, shared_weights
+from hpsearch.study.specification import REFIT_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deleti
     row = find_row(name, storage, run_folder)
     _refuse_running(storage, name, row.study_id)
     with translated(storage):
-        openings = json.loads(storage.get_study_user_attrs(row.study_id).get(OPENINGS, "[]"))
+        openings = _openings(name, storage.get_study_user_attrs(row.study_id))
         token = storage.get_study_system_attrs(row.study_id).get(TOKEN)
     place = RunFolder(run_folder, name)
     folder = own_folder(place)
@@ -83,9 +86,17 @@ def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deleti
         row.size if goes else 0,
         tuple(_artifact_files(storage, row.study_id, place.artifacts)),
         folder if is_shared else None,
-        len(openings),
+        openings,
         linked,
     )
+
+
+def _openings(name: str, attrs: Mapping[str, Any]) -> int:
+    """Returns how often the test part was opened; a damaged record of that must not keep a study from going."""
+    try:
+        return len(decoded(name, attrs, OPENINGS, list, []))
+    except StorageError:
+        return 0
 
 
 def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
@@ -112,6 +123,7 @@ def delete_study(deletion: Deletion, url: str) -> None:
     with opened(url, readonly=False) as storage, translated(storage):
         _refuse_running(storage, deletion.name, deletion.study_id)
         Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
+        _forget_refit(storage, deletion.name)
         try:
             optuna.delete_study(study_name=deletion.name, storage=storage)
         except KeyError:
@@ -124,6 +136,14 @@ def delete_study(deletion: Deletion, url: str) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {error.filename}: {error.strerror}; remove it by hand") from None
+
+
+def _forget_refit(storage: RDBStorage, name: str) -> None:
+    """Lets a search no longer name the refit that goes."""
+    attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    search = linked_to(name, attrs)
+    if search is not None and name.endswith(REFIT_SUFFIX) and REFIT in attrs[search]:
+        storage.set_study_user_attr(storage.get_study_id_from_name(search), REFIT, None)
 
 
 def _artifact_files(storage: RDBStorage, study_id: int, folder: Path) -> Iterable[Path]:

@@ -4,6 +4,7 @@ The studies' user attributes tell of it, see `stored`.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
 from hpsearch.executors.places import VISIBLE, Workers, plan
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.attributes import decoded
 from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.linked import (
     DETAILS,
@@ -24,7 +26,7 @@ from hpsearch.results.confirm.linked import (
     earlier_openings,
     inherit_data,
     opened_before,
-    parse,
+    read_results,
     record_opening,
     set_attrs,
     set_pictures,
@@ -56,11 +58,13 @@ from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.trials import SPECIFICATION
-from hpsearch.study.file import refuse_foreign_places, refuse_other, stored_form
+from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import SUFFIX, StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.confirm.exam import Exam, Place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ def confirm(
         done = _finished(work)
     total = len(work.spec.sampler.points)
     if done < total:
-        message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to go on"
+        message = f"{done} of {total} trials of {work.spec.study.name} are finished; confirm again to resume"
         return Outcome(work.record, None, message, status)
     call = Calls(callbacks)
     with on_first_worker(options.workers):
@@ -164,6 +168,8 @@ def read_search(name: str | None, options: RunOptions, given: StudySpec | None) 
         return replace(record, spec=given)
     if record.spec is not None:
         refuse_foreign_places(record.spec, options.data_root)
+        if warning := lost_order(record.attrs[SPECIFICATION], record.name):
+            logger.warning("%s", warning)
     return record
 
 
@@ -204,7 +210,7 @@ def _finished(work: _Work) -> int:
 
 def _gather(work: _Work) -> Confirmation:
     linked, record = work.linked(), work.record
-    tested = parse(linked.attrs.get(RESULTS), {})
+    tested = read_results(linked)
     results = []
     for candidate in work.compared(linked):
         trained = {repeat: found for repeat, found in tries(linked, candidate).items() if repeat < work.seeds}
@@ -214,7 +220,8 @@ def _gather(work: _Work) -> Confirmation:
         work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
         work.notes.extend(trained_again(candidate.trial, trained))
     best_first = ordered(results, record.metric, record.better)
-    details = parse(linked.attrs.get(f"{DETAILS}{best_first[0].candidate.trial}"), {})
+    key = f"{DETAILS}{best_first[0].candidate.trial}"
+    details = decoded(linked.name, linked.attrs, key, dict, {})
     return Confirmation(
         record.name,
         record.metric,
@@ -292,7 +299,7 @@ def on_first_worker(workers: Workers) -> Iterator[None]:
 def _test(work: _Work, call: Calls) -> None:
     """Opens the test part for the configurations that have untested models, after that is on record."""
     linked = work.linked()
-    tested: dict[str, Any] = parse(linked.attrs.get(RESULTS), {})
+    tested = read_results(linked)
     models = [(candidate, _models(work, linked, candidate)) for candidate in work.compared(linked)]
     due = [pair for pair in models if any(str(trial.number) not in tested for trial in pair[1])]
     if not due:

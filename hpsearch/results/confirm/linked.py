@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.errors import UserError
+from hpsearch.results.attributes import decoded, readable
 from hpsearch.results.stored.reading import opened, reading_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.opening import create_or_find, is_confirmation
@@ -89,16 +90,23 @@ def read_pictures(name: str, url: str) -> dict[int, str]:
     return {int(key.removeprefix(PICTURE)): png for key, png in attrs.items() if key.startswith(PICTURE)}
 
 
-def parse(text: str | None, default: Any) -> Any:
-    """Returns what a JSON attribute holds."""
-    return default if text is None else json.loads(text)
+def read_results(linked: StudyRecord) -> dict[str, dict[str, float]]:
+    """Returns the metrics on the test part by the number of the linked study's trial, as text.
+
+    Raises:
+        StorageError: they are damaged.
+    """
+    found = decoded(linked.name, linked.attrs, RESULTS, dict, {})
+    with readable(linked.name, RESULTS):
+        return {str(int(trial)): {**metrics} for trial, metrics in found.items()}
 
 
 def earlier_openings(name: str, url: str) -> list[dict[str, Any]]:
     """Returns the openings of the test part that are on a study's record."""
     with reading_study(name, url) as study:
-        found: list[dict[str, Any]] = parse(study.user_attrs.get(OPENINGS), [])
-        return found
+        found = decoded(name, study.user_attrs, OPENINGS, list, [])
+        with readable(name, OPENINGS):
+            return [{**opening, "time": str(opening["time"])} for opening in found]
 
 
 def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -107,8 +115,8 @@ def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     times = f"{len(openings)} times" if len(openings) > 1 else "once"
     return [
-        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: what was "
-        "chosen after a look at it is not judged fairly by it"
+        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: its estimate "
+        "is optimistically biased for whatever was chosen since"
     ]
 
 

@@ -25,7 +25,7 @@ from hpsearch.results.confirm.linked import (
     earlier_openings,
     inherit_data,
     opened_before,
-    parse,
+    read_results,
     record_opening,
     set_attrs,
 )
@@ -40,7 +40,7 @@ from hpsearch.results.confirm.plan import (
     repeats,
     same_point,
 )
-from hpsearch.results.stored.answer import REFIT, Refit
+from hpsearch.results.stored.answer import NOT_CONFIRMED, REFIT, Confirmed, Refit
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import counted
@@ -138,12 +138,17 @@ def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
         )
     if record.best is None:
         raise UserError(f'study "{record.name}" has no COMPLETE trial yet: there is nothing to refit')
-    if record.answer.confirmed is None and not search:
+    found = record.standing
+    if found.confirmed is None and not search:
+        why = f" ({'; '.join(found.notes)})" if found.notes else ""
         raise UserError(
-            f'study "{record.name}" is not confirmed; run `hpsearch confirm {record.name}` first, or give '
+            f'study "{record.name}" is not confirmed{why}; run `hpsearch confirm {record.name}` first, or give '
             f"--search to refit the search's first, trial {record.best.number}"
         )
-    course = _searched(record, record.best) if search else _confirmed(record, url)
+    if search or found.confirmed is None:
+        course = _searched(record, record.best)
+    else:
+        course = _confirmed(record, found.confirmed, url)
     if record.spec.with_hparams(course.trial.hparams).train.schedule == "plateau":
         raise UserError(
             'train.schedule: "plateau" lowers the learning rate by the validation loss, which a refit does not '
@@ -157,11 +162,9 @@ def _searched(record: StudyRecord, best: TrialRecord) -> Course:
     return Course(best, best.best_epoch or planned, planned, "its best epoch in the search")
 
 
-def _confirmed(record: StudyRecord, url: str) -> Course:
-    confirmed, trial = record.answer.confirmed, record.chosen
-    assert confirmed is not None
-    assert trial is not None
-    linked = _linked(record, SUFFIX, url)
+def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
+    trial = next(one for one in record.trials if one.number == confirmed.trial)
+    linked = read_study(confirmed.linked, url) if confirmed.linked else None
     found = {} if linked is None else repeats(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
     epochs = [one.best_epoch for one in found.values() if is_value(one) and one.best_epoch is not None]
     if not epochs:
@@ -230,7 +233,7 @@ def _test(
 ) -> dict[str, float]:
     """Opens the test part for the model, after that is on record; what was tested before is not tested again."""
     linked = read_study(spec.study.name, options.storage)
-    tested: dict[str, dict[str, float]] = parse(linked.attrs.get(RESULTS), {})
+    tested = read_results(linked)
     if str(trial.number) in tested:
         return tested[str(trial.number)]
     if not may_open:
@@ -272,13 +275,20 @@ def _told(
     linked = read_study(record.name + REFIT_SUFFIX, options.storage)
     data = linked.attrs.get(DATA) or {"train": 0, "val": 0}  # the search's own record, of both parts
     found = Refit(
-        course.trial.number, trial.number, course.epochs, course.planned, data["train"] + data["val"], tested
+        course.trial.number,
+        trial.number,
+        course.epochs,
+        course.planned,
+        data["train"] + data["val"],
+        tested,
+        linked.name,
     )
     set_attrs(options.storage, record.name, {REFIT: json.dumps(asdict(found))})
     answer = read_study(record.name, options.storage).answer
     handed = "`best --save`, `predict` and `load_best_model` hand it out from now on"
     if answer.refit is None:
-        handed = f"`best`, `predict` and `load_best_model` keep to trial {answer.trial}, which is confirmed"
+        why = "the search's best by now" if answer.status == NOT_CONFIRMED else "which is confirmed"
+        handed = f"`best`, `predict` and `load_best_model` still use trial {answer.trial}, {why}"
     whole = record.spec is not None and record.spec.with_hparams(course.trial.hparams).data.subset
     return Refitted(
         record.name,

@@ -70,6 +70,6 @@ def _check(part: Path, source: Path) -> None:
             pass
     except SafetensorError as error:
         raise CheckpointError(
-            f"{source}: it is not published, since it is no whole safetensors file ({error}); delete it, or "
+            f"{source}: not published, because it is not a complete safetensors file ({error}); delete it, or "
             "train the trial again"
         ) from None

@@ -1,12 +1,12 @@
 """What the dashboard's notes say: Markdown for a study and for its best trials."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.attributes import readable
+from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.connection import DEFAULT_STORAGE, HIDDEN
@@ -84,10 +84,11 @@ def _best(record: StudyRecord) -> list[str]:
 
 
 def _confirmed(record: StudyRecord) -> list[str]:
-    stored = record.attrs.get(SUMMARY)
-    if stored is None:
+    summary = read_summary(record.name, record.attrs)
+    if summary is None:
         return []
-    findings = [f"* {inline(row['finding'])}" for row in json.loads(stored)["findings"]]
+    with readable(record.name, SUMMARY):
+        findings = [f"* {inline(row['finding'])}" for row in summary["findings"]]
     return ["## Confirmed with other seeds", "", *findings, ""]
 
 
@@ -145,14 +146,25 @@ def trial_note(record: StudyRecord, trial: TrialRecord, rank: int) -> str:
     hparams = [(f"`{name}`", f"`{hparam(value)}`") for name, value in trial.hparams.items()]
     return "\n".join(
         [
-            f"# Trial {trial.number}: rank {rank}",
+            f"# Trial {trial.number}: rank {rank} in the search",
             "",
+            *([f"{said}.", ""] if (said := _marked(record, trial)) else []),
             *markdown_table(("hyperparameter", "value"), hparams),
             "",
             *markdown_table(("fact", "value"), facts),
             "",
         ]
     )
+
+
+def _marked(record: StudyRecord, trial: TrialRecord) -> str:
+    """Returns what a trial is once the study is confirmed."""
+    answer = record.answer
+    if answer.confirmed is None or trial.number not in (answer.trial, answer.searched):
+        return ""
+    if trial.number == answer.trial:
+        return f"The study's answer, {answer.text}"
+    return f"The best by the search alone; the confirmation puts trial {answer.trial} first"
 
 
 def time_spent(seconds: float | None) -> str:

@@ -104,7 +104,8 @@ def changes(record: StudyRecord, stored: Mapping[str, Any]) -> Iterator[Change]:
     found = [_note("dashboard", study_note(record), stored)]
     notes = {
         f"dashboard:{trial.trial_id}": trial_note(record, trial, rank)
-        for rank, trial in enumerate(record.ranked[:TOP_NOTES], start=1)
+        for rank, trial in enumerate(record.ranked, start=1)
+        if rank <= TOP_NOTES or record.mark(trial)
     }
     found += [_note(owner, text, stored) for owner, text in notes.items()]
     found += [

@@ -99,7 +99,7 @@ class Publisher(Callback):
         self._ask()
         if not self._collect(patience):
             logger.warning(
-                "the dashboard's graphs were given up after %g s and may lack the last trials; the next run "
+                "the dashboard's graphs were not finished after %g s and may lack the last trials; the next run "
                 "of the study publishes them",
                 patience,
             )

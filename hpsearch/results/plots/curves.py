@@ -14,6 +14,7 @@ from hpsearch.results.plots.chart import (
     figures,
     wants_log,
 )
+from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, hparams_text
 
@@ -23,9 +24,13 @@ STOPPED = ("early_stopping", "pruner", "diverged", "out_of_memory", "error")
 
 def learning_curves(record: StudyRecord, top: int = TOP) -> Chart:
     """Draws training and validation loss of the best trials, with their best epoch and stop point."""
-    best = record.ranked[:top]
+    best = list(record.ranked[:top])
+    best += [trial for trial in record.ranked[top:] if record.mark(trial)]  # the confirmed one
     series = list(chain.from_iterable(_trial(record, trial, rank) for rank, trial in enumerate(best)))
-    shown = f"the best {len(best)} trials" if len(best) > 1 else "the best trial"
+    count = min(len(best), top)
+    shown = f"the best {count} trials" if count > 1 else "the best trial"
+    if record.answer.confirmed is not None and record.answer.is_other:
+        shown += f" by the search's own values; trial {record.answer.trial} is confirmed"
     return Chart(
         id="learning-curves",
         title=f"Learning curves of {shown}",
@@ -48,8 +53,9 @@ def _log(series: Sequence[Series]) -> bool:
 
 def _trial(record: StudyRecord, trial: TrialRecord, rank: int) -> list[Series]:
     color = COLORS[rank] if rank < len(COLORS) else GREY
-    width = 3.0 if rank == 0 else 2.0 if rank < len(COLORS) else 1.2
-    name = f"trial {trial.number}: {figures(trial.score)}"
+    width = 3.0 if trial.number == record.answer.trial else 2.0 if rank < len(COLORS) else 1.2
+    mark = record.mark(trial)
+    name = f"trial {trial.number}: {figures(trial.score)}" + (f" ({mark})" if mark == CONFIRMED else "")
     group = f"trial {trial.number}"
     about = f"trial {trial.number}, {hparams_text(trial.hparams)}"
     lines = [

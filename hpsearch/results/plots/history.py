@@ -17,6 +17,7 @@ from hpsearch.results.plots.chart import (
     wants_log,
 )
 from hpsearch.results.plots.outcomes import REASON_COLORS
+from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparams_text
 
@@ -70,15 +71,30 @@ def best_so_far(record: StudyRecord, cost: str) -> Chart:
     pairs = list(zip(record.finished, spent, strict=True))
     points = [_scores(record, pairs, state) for state in STATE_COLORS]
     line = best_line(record, spent)
-    series = [*(one for one in points if one.x), line]
+    confirmed = [_star(trial, cost) for trial, cost in pairs if record.mark(trial) == CONFIRMED]
+    series = [*(one for one in points if one.x), line, *confirmed]
     return Chart(
         id=f"best-by-{cost}",
         title=f"Best {record.metric} so far against {title.split(' in ')[0]}",
-        caption="The line is the best score so far, a dot is the score of one trial (its best epoch), a cross "
-        "that of a PRUNED one.",
+        caption="The line is the best score so far, by the search's own values; a dot is the score of one trial (its "
+        "best epoch), a cross that of a PRUNED one."
+        + (" The star is the confirmed trial." if confirmed else ""),
         x=Axis(title),
         y=Axis(record.metric, log=wants_log([value for one in series for value in one.y])),
         series=tuple(series),
+    )
+
+
+def _star(trial: TrialRecord, cost: float) -> Series:
+    return Series(
+        f"confirmed: trial {trial.number}",
+        (cost,),
+        (trial.score,),
+        Mark.POINTS,
+        ORANGE,
+        symbol="star",
+        sizes=(14.0,),
+        hover=(about(trial),),
     )
 
 

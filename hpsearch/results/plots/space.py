@@ -39,7 +39,11 @@ def hparam_map(record: StudyRecord) -> Chart | None:
     trials = [t for t in record.ranked if all(name in t.hparams for name in chosen)]
     if len(chosen) < 2 or not trials:
         return None
-    shown = sorted(_best_and_spread(trials), key=lambda trial: record.ranked.index(trial), reverse=True)
+    shown = sorted(
+        _with_marked(record, _best_and_spread(trials), trials),
+        key=lambda trial: record.ranked.index(trial),
+        reverse=True,
+    )
     axes = [_axis(record, name, shown) for name in chosen]
     longest = max(max(trial.epochs_run for trial in shown), 1)
     x, y = (
@@ -56,26 +60,39 @@ def hparam_map(record: StudyRecord) -> Chart | None:
     )
     states = [s for s in ("COMPLETE", "PRUNED") if any(trial.state == s for trial in shown)]
     points = [_chosen(every, [trial.state == s for trial in shown], s, s == states[0]) for s in states]
-    best = shown[-1]
-    star = Series(
-        f"best: trial {best.number}",
-        x[-1:],
-        y[-1:],
-        Mark.POINTS,
-        COLORS[1],
-        symbol="star",
-        sizes=(16.0,),
-        hover=(about(best),),
-    )
+    stars = [
+        Series(
+            f"{record.mark(trial)}: trial {trial.number}",
+            (across,),
+            (up,),
+            Mark.POINTS,
+            GREY if trial.number != record.answer.trial else COLORS[1],
+            symbol="star",
+            sizes=(16.0,),
+            hover=(about(trial),),
+        )
+        for trial, across, up in zip(shown, x, y, strict=True)
+        if record.mark(trial)
+    ]
     words = " and ".join(name.replace("_", " ") for name in chosen)
     return Chart(
         id="map",
         title=f"{words.capitalize()}: where the good trials lie",
         caption=f"One point per trial, larger with more epochs trained, brighter with a better "
-        f"{record.metric}; PRUNED trials are crosses. The star is the best trial.",
+        f"{record.metric}; PRUNED trials are crosses. {_star_words(record)}",
         x=axes[0],
         y=axes[1],
-        series=(*points, star),
+        series=(*points, *stars),
+    )
+
+
+def _star_words(record: StudyRecord) -> str:
+    answer = record.answer
+    if answer.confirmed is None or not answer.is_other:
+        return "The star is the best trial."
+    return (
+        f"The coloured star is trial {answer.trial}, which is confirmed; the grey one is trial {answer.searched}, the "
+        "best by the search's own values."
     )
 
 
@@ -98,6 +115,14 @@ def _chosen(series: Series, mask: Sequence[bool], state: str, is_first: bool) ->
 def _best_and_spread(ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
     best = list(ranked[: MOST_POINTS // 2])
     return best + thin(ranked[MOST_POINTS // 2 :], MOST_POINTS - len(best))
+
+
+def _with_marked(
+    record: StudyRecord, shown: Sequence[TrialRecord], trials: Sequence[TrialRecord]
+) -> list[TrialRecord]:
+    """Returns the trials to draw with the study's answer among them."""
+    there = {trial.number for trial in shown}
+    return [*shown, *(trial for trial in trials if record.mark(trial) and trial.number not in there)]
 
 
 def _score_scale(record: StudyRecord, trials: Sequence[TrialRecord]) -> Scale:

@@ -11,7 +11,7 @@ from statistics import median
 from hpsearch.results.confirm.statistics import CERTAINTY
 from hpsearch.results.report.effects import ENOUGH, at_the_edge, divergence, late_best, one_sided
 from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
-from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.answer import NOT_CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
 
@@ -123,7 +123,7 @@ def few_trials(record: StudyRecord) -> list[Claim]:
 def unsettled(record: StudyRecord) -> list[Claim]:
     """The best trials differ by less than the loss of the best moves between epochs: noise orders them."""
     complete = [trial for trial in record.ranked if trial.state == "COMPLETE" and trial.score is not None]
-    if SUMMARY in record.attrs or record.metric != "val_loss" or len(complete) < 3:
+    if record.answer.status != NOT_CONFIRMED or record.metric != "val_loss" or len(complete) < 3:
         return []
     scores = [trial.score or 0.0 for trial in complete[:3]]
     gap, wobble = max(scores) - min(scores), _wobble(complete[0])
@@ -151,7 +151,7 @@ def not_confirmed(record: StudyRecord) -> list[Claim]:
     if record.answer.news:
         seen, _, remedy = record.answer.news.partition(": ")
         return [Claim(f"T{seen[1:]}", remedy, ("confirm",))]
-    if record.best is None or SUMMARY in record.attrs:
+    if record.best is None or record.answer.status != NOT_CONFIRMED:
         return []
     return [
         Claim(

@@ -1,12 +1,12 @@
 """What a report says of a confirmation: its findings and statistics, and what the test part has shown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpsearch.results.attributes import decoded, readable
 from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
-from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.progress import number
 
@@ -18,20 +18,17 @@ def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tup
         pictures: of test samples, PNG files in base64.
     """
     blocks: list[Block] = []
-    if SUMMARY in record.attrs:
-        blocks += _summary(from_json(record.attrs[SUMMARY]), pictures)
-    openings = from_json(record.attrs.get(OPENINGS, "[]"))
+    summary = read_summary(record.name, record.attrs)
+    if summary is not None:
+        with readable(record.name, SUMMARY):
+            blocks += _summary(summary, pictures)
+    openings = decoded(record.name, record.attrs, OPENINGS, list, [])
     if openings:
         words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
         blocks += [Text(words), *_told(openings)]
     elif record.best is not None:
         blocks.append(Text("The test part has not been opened."))
     return tuple(blocks)
-
-
-def from_json(value: Any) -> Any:
-    """Returns what an attribute holds, which may be stored as JSON text."""
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Block]:

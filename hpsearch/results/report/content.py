@@ -1,5 +1,6 @@
 """What a report says of a study: question, space, best, ranking, plots, importance, cost, what to do next."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ from hpsearch.results.dashboard.notes import space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
-from hpsearch.results.report.confirmed import confirmation_blocks, from_json
+from hpsearch.results.report.confirmed import confirmation_blocks
 from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
+from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
 from hpsearch.study.specification import StudySpec
@@ -151,7 +153,7 @@ def _ranking(record: StudyRecord) -> tuple[Block, ...]:
         "fit",
         "ended by",
     )
-    rows = [_ranked(rank, trial, names) for rank, trial in enumerate(record.ranked[:RANKED], start=1)]
+    rows = [_ranked(rank, record, trial, names) for rank, trial in enumerate(record.ranked[:RANKED], start=1)]
     left = len(record.ranked) - len(rows)
     note = f"{left} more trials: `hpsearch export {record.name}`." if left > 0 else ""
     table = Table(head, tuple(rows), note)
@@ -166,10 +168,10 @@ def _other(record: StudyRecord) -> str:
     return f"the confirmation puts trial {answer.trial} first, not trial {answer.searched}"
 
 
-def _ranked(rank: int, trial: TrialRecord, names: Sequence[str]) -> tuple[str, ...]:
+def _ranked(rank: int, record: StudyRecord, trial: TrialRecord, names: Sequence[str]) -> tuple[str, ...]:
     return (
         str(rank),
-        str(trial.number),
+        f"{trial.number} ({CONFIRMED})" if record.mark(trial) == CONFIRMED else str(trial.number),
         number(trial.score),
         *(hparam(trial.hparams.get(name, "-")) for name in names),
         str(trial.best_epoch or "-"),
@@ -293,7 +295,8 @@ def _library_versions(stored: Any) -> list[tuple[str, str]]:
     if isinstance(stored, str) and not stored.startswith("{"):
         pairs = [text.strip().partition(" ") for text in stored.split(",") if text.strip()]
         return [(library, version) for library, _, version in pairs]
-    return [(str(library), str(version)) for library, version in dict(from_json(stored)).items()]
+    table = json.loads(stored) if isinstance(stored, str) else stored
+    return [(str(library), str(version)) for library, version in dict(table).items()]
 
 
 def _versions(record: StudyRecord) -> list[tuple[str, str]]:

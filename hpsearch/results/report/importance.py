@@ -7,7 +7,7 @@ of a hyperparameter is how much less is explained once its values are exchanged 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -54,12 +54,14 @@ class Importances:
     shares: tuple[tuple[str, Share], ...] = ()
 
 
-def importances(record: StudyRecord, least: float = 0.0) -> Importances:
-    """Returns the importances of a study's hyperparameters.
+def importances(record: StudyRecord) -> Importances:
+    """Returns the importances of a study's hyperparameters, none where they explain nothing beyond chance."""
+    found = measured(record)
+    return replace(found, shares=()) if found.explained is None or found.explained.low <= 0 else found
 
-    Args:
-        least: share that the model must explain, by the lower end of its interval, for any to be ranked.
-    """
+
+def measured(record: StudyRecord) -> Importances:
+    """Returns what each hyperparameter explains, also where that may be chance."""
     trials = scored(record)
     names = [name for name in record.hparam_names() if len({str(t.hparams.get(name)) for t in trials}) > 1]
     if len(trials) < FEWEST or not names or len({trial.score for trial in trials}) < 2:
@@ -69,8 +71,6 @@ def importances(record: StudyRecord, least: float = 0.0) -> Importances:
     spread = (goal - goal.mean()) ** 2
     weights = np.random.default_rng(0).multinomial(len(goal), np.full(len(goal), 1 / len(goal)), DRAWS)
     explained = _share(spread - whole, spread, weights)
-    if explained.low <= least:
-        return Importances(len(trials), explained)
     shares = [
         (name, _share(errors - whole, spread, weights)) for name, errors in zip(names, without, strict=True)
     ]

@@ -5,22 +5,27 @@ is confirmed, its answer is the configuration that the last confirmation puts fi
 search has found since is named, but was never confirmed and does not take its place.
 
 Read from the search's user attributes: `confirm_summary` (also as older versions have stored it) and
-`refit_summary`.
+`refit_summary`. What they name may be gone by now: then that is said.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from hpsearch.results.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
 from hpsearch.service.opening import is_confirmation, is_ours
+from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
 CONFIRMED, NOT_CONFIRMED, BY_SEARCH = "confirmed", "not confirmed", "by the search alone"
 
 HparamsOf = Callable[[int], Mapping[str, Any] | None]
 """Gives a COMPLETE trial's hyperparameters by its number; None if there is no such trial."""
+
+Linked = Mapping[str, Mapping[int, int | None]]
+"""The confirmations and refits in the database, by name: which trial of the search each of their COMPLETE trials
+repeats, by number; None where an older version did not store that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Confirmed:
         n: repeats that `mean` is over.
         interval: of the mean, 95 %; None where there is none.
         means: by trial, of all configurations that were compared.
+        linked: the study with the repeats; "" if it is gone.
     """
 
     study: str
@@ -42,6 +48,7 @@ class Confirmed:
     n: int
     interval: tuple[float, float] | None
     means: Mapping[int, float]
+    linked: str = ""
 
     @property
     def text(self) -> str:
@@ -62,6 +69,7 @@ class Refit:
         epochs, planned: trained, and those that the learning rate's schedule spans.
         images: that it was trained on.
         test: metrics on the test part; empty while that is closed.
+        study: the linked study.
     """
 
     trial: int
@@ -70,6 +78,7 @@ class Refit:
     planned: int
     images: int
     test: Mapping[str, float]
+    study: str = ""
 
     @property
     def text(self) -> str:
@@ -79,6 +88,21 @@ class Refit:
             f"refit on {self.images} images, the training and the validation part, for {self.epochs} of "
             f"{self.planned} epochs; {judged or 'not tested'}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a study is confirmed.
+
+    Attributes:
+        status: see `Answer`; never "by the search alone".
+        confirmed: by which trial.
+        notes: sentences about what the confirmation named and is gone.
+    """
+
+    status: str
+    confirmed: Confirmed | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,7 @@ class Answer:
         news: a sentence about what the search has found since it was confirmed, or "".
         status: "confirmed", "not confirmed", "by the search alone" where a confirmation was left aside, or ""
             where nothing could be: for a study that hpsearch did not make, and for a confirmation itself.
+        notes: sentences about what is gone, and about what a linked study is.
     """
 
     trial: int | None
@@ -101,6 +126,7 @@ class Answer:
     refit: Refit | None = None
     news: str = ""
     status: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def is_other(self) -> bool:
@@ -119,69 +145,155 @@ class Answer:
             said.append(f"the search alone would have picked trial {self.searched} (--search shows it)")
         if self.refit is not None:
             said.append(self.refit.text)
-        return [*said, self.news] if self.news else said
+        return [*said, *self.notes, *filter(None, [self.news])]
 
 
 def answer(
-    study: str, attrs: Mapping[str, Any], searched: int | None, hparams_of: HparamsOf, by_search: bool = False
+    study: str,
+    attrs: Mapping[str, Any],
+    searched: int | None,
+    hparams_of: HparamsOf,
+    linked: Linked,
+    by_search: bool = False,
 ) -> Answer:
     """Decides.
 
     Args:
-        attrs: the search's user attributes.
+        attrs: the study's user attributes.
         searched: the best COMPLETE trial by the search's own values.
         by_search: leave the confirmation aside.
+
+    Raises:
+        StorageError: an attribute is damaged.
     """
-    status = study_status(attrs)
-    if not status:
-        return Answer(searched, searched)
-    confirmed = read_confirmed(attrs)
+    found = standing(study, attrs, hparams_of, linked)
+    if not found.status:
+        return Answer(searched, searched, notes=_about_linked(study, attrs, searched, hparams_of, linked))
     if by_search:
-        return Answer(searched, searched, status=BY_SEARCH if status == CONFIRMED else status)
-    if confirmed is None or searched is None or hparams_of(confirmed.trial) is None:
-        return Answer(searched, searched, refit=_refit(attrs, searched, hparams_of), status=NOT_CONFIRMED)
-    refit, news = _refit(attrs, confirmed.trial, hparams_of), _news(study, confirmed, searched, hparams_of)
-    return Answer(confirmed.trial, searched, confirmed, refit, news, CONFIRMED)
+        return Answer(searched, searched, status=BY_SEARCH if found.confirmed else found.status)
+    confirmed = found.confirmed
+    trial = searched if confirmed is None else confirmed.trial
+    refit, lost = _refit(study, attrs, trial, hparams_of, linked)
+    news = "" if confirmed is None or searched is None else _news(study, confirmed, searched, hparams_of)
+    return Answer(trial, searched, confirmed, refit, news, found.status, (*found.notes, *lost))
 
 
-def study_status(attrs: Mapping[str, Any]) -> str:
-    """Returns "confirmed", "not confirmed", or "" for a study that cannot be confirmed."""
+def standing(study: str, attrs: Mapping[str, Any], hparams_of: HparamsOf, linked: Linked) -> Standing:
+    """Decides whether a study is confirmed, and by which trial; nothing else does.
+
+    Raises:
+        StorageError: the attribute is damaged.
+    """
     if not is_ours(attrs) or is_confirmation(attrs):
-        return ""
-    return NOT_CONFIRMED if read_confirmed(attrs) is None else CONFIRMED
+        return Standing("")
+    confirmed = read_confirmed(study, attrs)
+    if confirmed is None:
+        return Standing(NOT_CONFIRMED)
+    if hparams_of(confirmed.trial) is None:
+        lost = (
+            f"trial {confirmed.trial}, which was confirmed, is gone from the study: run `hpsearch confirm {study}` "
+            "again"
+        )
+        return Standing(NOT_CONFIRMED, None, (lost,))
+    name = _present(linked, study + SUFFIX, confirmed.study + SUFFIX)
+    if name is None:
+        lost = (
+            f'the study "{study}{SUFFIX}", which holds the repeats, was deleted or renamed: run `hpsearch confirm '
+            f"{study}` to train them again"
+        )
+        return Standing(CONFIRMED, confirmed, (lost,))
+    return Standing(CONFIRMED, replace(confirmed, linked=name))
 
 
-def read_confirmed(attrs: Mapping[str, Any]) -> Confirmed | None:
-    """Returns what the last confirmation put first; None without one, or if no repeat gave a value."""
-    stored = attrs.get(SUMMARY)
-    if stored is None:
+def read_summary(study: str, attrs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns what the last confirmation has stored; None without one.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    summary: Mapping[str, Any] | None = decoded(study, attrs, SUMMARY, dict, None)
+    return summary
+
+
+def read_confirmed(study: str, attrs: Mapping[str, Any]) -> Confirmed | None:
+    """Returns what the last confirmation put first; None without one, or if no repeat gave a value.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    summary = read_summary(study, attrs)
+    if summary is None:
         return None
-    summary = json.loads(stored)
-    metric = summary.get("metric")
-    rows = {row["trial"]: row for row in summary.get("statistics", ()) if row["metric"] == metric}
-    first = rows.get(summary.get("first"))
-    if first is None:
-        return None
-    interval = first.get("interval_95")
-    return Confirmed(
-        study=summary["study"],
-        trial=first["trial"],
-        metric=metric,
-        mean=first["mean"],
-        n=first["n"],
-        interval=(interval[0], interval[1]) if interval else None,
-        means={trial: row["mean"] for trial, row in rows.items()},
-    )
+    with readable(study, SUMMARY):
+        metric = summary["metric"]
+        rows = {integer(row["trial"]): row for row in summary["statistics"] if row["metric"] == metric}
+        first = rows.get(summary["first"])
+        if first is None:
+            return None
+        interval = first.get("interval_95")
+        return Confirmed(
+            study=str(summary["study"]),
+            trial=integer(first["trial"]),
+            metric=str(metric),
+            mean=finite(first["mean"]),
+            n=integer(first["n"]),
+            interval=(finite(interval[0]), finite(interval[1])) if interval else None,
+            means={trial: finite(row["mean"]) for trial, row in rows.items()},
+        )
 
 
-def _refit(attrs: Mapping[str, Any], trial: int | None, hparams_of: HparamsOf) -> Refit | None:
-    """Returns the study's refit if it has this trial's configuration."""
-    if REFIT not in attrs or trial is None:
-        return None
-    stored = json.loads(attrs[REFIT])
-    refit = Refit(**{name: stored[name] for name in Refit.__dataclass_fields__})
-    same = refit.trial == trial or hparams_of(refit.trial) == hparams_of(trial)
-    return refit if same else None
+def _refit(
+    study: str, attrs: Mapping[str, Any], trial: int | None, hparams_of: HparamsOf, linked: Linked
+) -> tuple[Refit | None, tuple[str, ...]]:
+    """Returns the study's refit if it has this trial's configuration, and what is to be said if it is gone."""
+    stored = decoded(study, attrs, REFIT, dict, None)
+    if stored is None or trial is None:
+        return None, ()
+    with readable(study, REFIT):
+        whole = {name: integer(stored[name]) for name in ("trial", "number", "epochs", "planned", "images")}
+        test = {str(name): finite(value) for name, value in stored["test"].items()}
+        refit = Refit(**whole, test=test, study=str(stored.get("study", "")))
+    if refit.trial != trial and hparams_of(refit.trial) != hparams_of(trial):
+        return None, ()
+    name = _present(linked, study + REFIT_SUFFIX, refit.study)
+    if name is None:
+        what = f'the study "{study}{REFIT_SUFFIX}", which holds the refit, was deleted or renamed'
+    elif not _is_of(refit, linked[name], hparams_of):
+        what = f'trial {refit.number} of the study "{name}", which was the refit, is gone'
+    else:
+        return replace(refit, study=name), ()
+    return None, (f"{what}: run `hpsearch refit {study}` to train it again",)
+
+
+def _is_of(refit: Refit, trials: Mapping[int, int | None], hparams_of: HparamsOf) -> bool:
+    """Says whether the refit's trial is there and has the configuration that it is said to have."""
+    if refit.number not in trials:
+        return False
+    repeats = trials[refit.number]
+    return repeats in (None, refit.trial) or hparams_of(repeats) == hparams_of(refit.trial)
+
+
+def _present(linked: Linked, *names: str) -> str | None:
+    return next((name for name in names if name in linked), None)
+
+
+def _about_linked(
+    study: str, attrs: Mapping[str, Any], searched: int | None, hparams_of: HparamsOf, linked: Linked
+) -> tuple[str, ...]:
+    """Returns what a confirmation's or a refit's own best trial is, which is nobody's answer."""
+    suffix = next((one for one in LINKED if study.endswith(one)), None)
+    if suffix is None or searched is None or not is_confirmation(attrs):
+        return ()
+    search, hparams = study.removesuffix(suffix), hparams_of(searched) or {}
+    repeats = linked.get(study, {}).get(searched)
+    whose = f"trial {repeats}" if repeats is not None else "a trial"
+    if suffix == REFIT_SUFFIX:
+        what = f"the refit of {whose} of the study {search}; its training loss does not say how good it is"
+    else:
+        what = (
+            f"repeat {hparams.get('train.repeat')} of {whose} of the study {search}, the best of all repeats"
+        )
+    return (f"trial {searched} is {what}: `hpsearch best {search}` shows the answer",)
 
 
 def _news(study: str, confirmed: Confirmed, searched: int, hparams_of: HparamsOf) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.callbacks import RunSummary
-from hpsearch.results.stored.answer import read_confirmed
+from hpsearch.results.linked import linked_beside
+from hpsearch.results.stored.answer import standing
 from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.results.stored.trials import own_trials, weights_finder
 from hpsearch.service.opening import is_ours
@@ -74,7 +75,8 @@ def trials_frame(study: optuna.Study, run_folder: Path = Path("runs")) -> pd.Dat
         find = weights_finder(study, run_folder)
         for row, trial in zip(rows, trials, strict=True):
             row["weights"] = find(trial.number, trial.user_attrs.get("weights"))
-    confirmed = read_confirmed(study.user_attrs) if ours else None
+    complete = {trial.number: trial.params for trial in trials if trial.state is TrialState.COMPLETE}
+    confirmed = standing(study.study_name, study.user_attrs, complete.get, linked_beside(study)).confirmed
     if confirmed is not None:
         rows = [row | {"confirmed": confirmed.means.get(row["trial"])} for row in rows]
     found = list(dict.fromkeys(name for row in rows for name in row))

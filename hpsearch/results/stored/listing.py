@@ -13,10 +13,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import and_, func, select
 
-from hpsearch.errors import StudyFileError
+from hpsearch.errors import StorageError, StudyFileError
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.stored.answer import Confirmed, read_confirmed, study_status
-from hpsearch.results.stored.reading import linked_to, opened
+from hpsearch.results.linked import read_linked
+from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, standing
+from hpsearch.results.stored.reading import CompleteTrials, linked_to, opened
 from hpsearch.search.sampler import total_trials
 from hpsearch.service.opening import is_ours
 from hpsearch.store.connection import reading, translated
@@ -36,6 +37,7 @@ class StudyRow:
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
         counts: own trials by state, states without trials left out.
+        notes: sentences about what was confirmed and is gone or damaged.
         foreign: trials of other programs, which are left out of all else (see `hpsearch.store.trials`).
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
@@ -54,6 +56,7 @@ class StudyRow:
     confirms: str | None = None
     confirmed: Confirmed | None = None
     status: str = ""
+    notes: tuple[str, ...] = ()
     foreign: int = 0
 
     @property
@@ -88,14 +91,32 @@ def study_rows(storage: RDBStorage, run_folder: Path) -> list[StudyRow]:
     attrs = {study.study_name: study.user_attrs for study in studies}
     foreign = foreign_trials(storage)
     counts, spans, values = _counts(storage, foreign)
-    return [
-        replace(
-            _row(study, counts.get(study._study_id, {}), spans, values, run_folder),
-            confirms=linked_to(study.study_name, attrs),
-            foreign=len(foreign.get(study._study_id, ())),
+    linked = read_linked(storage)
+    rows = []
+    for study in studies:
+        number, others = study._study_id, foreign.get(study._study_id, {})
+        found = _standing(
+            study.study_name, study.user_attrs, CompleteTrials(storage, number, others).hparams, linked
         )
-        for study in studies
-    ]
+        row = replace(
+            _row(study, counts.get(number, {}), spans, values, run_folder),
+            confirms=linked_to(study.study_name, attrs),
+            confirmed=found.confirmed,
+            status=found.status,
+            notes=found.notes,
+            foreign=len(others),
+        )
+        rows.append(row)
+    return rows
+
+
+def _standing(name: str, attrs: Mapping[str, Any], hparams_of: HparamsOf, linked: Linked) -> Standing:
+    """Returns whether a study is confirmed; where that is damaged, the others must be listed all the same."""
+    try:
+        found = standing(name, attrs, hparams_of, linked)
+    except StorageError as error:
+        return Standing("", notes=(str(error),))
+    return replace(found, notes=tuple(f'study "{name}": {note}' for note in found.notes))
 
 
 def _row(
@@ -122,8 +143,6 @@ def _row(
         started=span[0],
         changed=span[1],
         size=_size(own_folder(RunFolder(run_folder, study.study_name))),
-        confirmed=read_confirmed(attrs) if ours else None,
-        status=study_status(attrs),
     )
 
 

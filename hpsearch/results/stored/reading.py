@@ -1,6 +1,6 @@
 """Opens stored studies to read them, and finds the best trial of one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
+from hpsearch.results.linked import linked_beside
 from hpsearch.results.stored.answer import Answer, answer
 from hpsearch.results.stored.study import StudyRecord, read_record
 from hpsearch.results.stored.trials import database, foreign_ones, own_best, weights_finder
@@ -19,7 +20,7 @@ from hpsearch.service.opening import is_confirmation, is_ours
 from hpsearch.store.connection import open_storage, redact, translated
 from hpsearch.store.trials import SPECIFICATION
 from hpsearch.study.file import refuse_other
-from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX, StudySpec
+from hpsearch.study.specification import LINKED, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +184,9 @@ def _our_best(study: optuna.Study, run_folder: Path, by_search: bool) -> BestTri
     searched = own_best(study, foreign)
     if searched is None:
         return None
-    complete = _Complete(study, foreign)
-    found = answer(study.study_name, study.user_attrs, searched.number, complete.hparams, by_search)
+    complete = CompleteTrials(database(study), study._study_id, foreign)
+    linked = linked_beside(study)
+    found = answer(study.study_name, study.user_attrs, searched.number, complete.hparams, linked, by_search)
     trial = complete.trial(found.trial) or searched
     return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
 
@@ -204,11 +206,11 @@ def _best(
     )
 
 
-class _Complete:
+class CompleteTrials:
     """A study's own COMPLETE trials by number, each read when it is asked for."""
 
-    def __init__(self, study: optuna.Study, foreign: Mapping[int, TrialState]) -> None:
-        self._storage, self._study_id, self._foreign = database(study), study._study_id, foreign
+    def __init__(self, storage: RDBStorage, study_id: int, foreign: Mapping[int, TrialState]) -> None:
+        self._storage, self._study_id, self._foreign = storage, study_id, foreign
 
     def trial(self, number: int | None) -> FrozenTrial | None:
         if number is None:
@@ -234,17 +236,16 @@ def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer, run_folder:
     own weights of this trial are the lucky ones, and need not be kept. The test part has no say. Without a
     repeat, as after the confirmation was deleted, those of the search.
     """
-    name, number = study.study_name, trial.number
-    if found.refit is not None and (refits := _linked(study, [name + REFIT_SUFFIX])) is not None:
-        for refit in read_record(refits).trials:
-            if refit.number == found.refit.number:
-                text = f"the refit of trial {number}"
-                return _weights_of(refits, refit.number, refit.attrs, text, run_folder)
-    if found.confirmed is not None:
-        linked = _linked(study, [name + SUFFIX, found.confirmed.study + SUFFIX])
+    number, storage = trial.number, database(study)
+    if found.refit is not None:
+        refits = optuna.load_study(study_name=found.refit.study, storage=storage)
+        attrs = refits.get_trials(deepcopy=False)[found.refit.number].user_attrs
+        return _weights_of(refits, found.refit.number, attrs, f"the refit of trial {number}", run_folder)
+    if found.confirmed is not None and found.confirmed.linked:
+        linked = optuna.load_study(study_name=found.confirmed.linked, storage=storage)
         candidate = Candidate(number, float(trial.values[0]), trial.params)
-        middle = middle_repeat(read_record(linked), candidate) if linked is not None else None
-        if linked is not None and middle is not None:
+        middle = middle_repeat(read_record(linked), candidate)
+        if middle is not None:
             repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
             text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
             return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
@@ -259,11 +260,3 @@ def _weights_of(
     here = weights_finder(study, run_folder)(trial, named) if named else None
     host = str(attrs.get("host", "another machine"))
     return WeightsOf(study.study_name, trial, text, host, here or named, here is not None)
-
-
-def _linked(study: optuna.Study, names: Sequence[str]) -> optuna.Study | None:
-    """Returns the first of these linked studies that is there."""
-    storage = database(study)
-    known = {one.study_name: one.user_attrs for one in storage.get_all_studies()}
-    name = next((one for one in names if one in known and is_confirmation(known[one])), None)
-    return None if name is None else optuna.load_study(study_name=name, storage=storage)

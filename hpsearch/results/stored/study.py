@@ -13,7 +13,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
-from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.linked import linked_beside
+from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
 from hpsearch.results.stored.trials import own_trials
 from hpsearch.service.opening import is_ours, stored_specification
 from hpsearch.store.trials import SPECIFICATION
@@ -99,6 +100,7 @@ class StudyRecord:
         attrs: the study's user attributes; empty for a study that hpsearch did not make.
         storage: the database's URL without its password.
         by_search: whether confirmations are to be left aside.
+        linked: the confirmations and refits in its database.
     """
 
     name: str
@@ -109,6 +111,7 @@ class StudyRecord:
     attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     storage: str = ""
     by_search: bool = False
+    linked: Linked = field(default_factory=dict, repr=False)
 
     @cached_property
     def finished(self) -> tuple[TrialRecord, ...]:
@@ -131,15 +134,36 @@ class StudyRecord:
     @cached_property
     def answer(self) -> Answer:
         """Which trial the study's answer is, and what confirms it."""
-        found = {trial.number: trial.hparams for trial in self.trials if trial.state == "COMPLETE"}
         best = self.best
-        return answer(self.name, self.attrs, best.number if best else None, found.get, self.by_search)
+        searched = best.number if best else None
+        return answer(self.name, self.attrs, searched, self._complete.get, self.linked, self.by_search)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """Whether it is confirmed, and by which trial, whatever is said of its refit."""
+        return standing(self.name, self.attrs, self._complete.get, self.linked)
+
+    @cached_property
+    def _complete(self) -> Mapping[int, Mapping[str, Any]]:
+        return {trial.number: trial.hparams for trial in self.trials if trial.state == "COMPLETE"}
 
     @property
     def chosen(self) -> TrialRecord | None:
         """The trial that is the study's answer."""
         number = self.answer.trial
         return next((trial for trial in self.trials if trial.number == number), None)
+
+    def mark(self, trial: TrialRecord) -> str:
+        """Returns what a trial is to the study: "confirmed", "best by the search alone", "best" or ""."""
+        if self.answer.confirmed is not None and trial.number == self.answer.trial:
+            return CONFIRMED
+        if trial.number != self.answer.searched:
+            return ""
+        return (
+            "best"
+            if self.answer.confirmed is None or not self.answer.is_other
+            else "best by the search alone"
+        )
 
     def trial_name(self, trial: TrialRecord) -> str:
         """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
@@ -189,6 +213,7 @@ def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
         trials=tuple(map(_trial if ours else _foreign_trial, own_trials(study))),
         attrs=attrs,
         storage=storage,
+        linked=linked_beside(study) if ours else {},
     )
 
 

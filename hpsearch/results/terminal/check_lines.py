@@ -81,7 +81,7 @@ def report_lines(report: Report) -> list[str]:
         lines += [f"train.function: {spec.train.function} was found; it is not run by this check", ""]
     if report.estimate is not None:
         lines.append(_estimate_line(report, report.estimate))
-    return [*lines, "the study is in order"]
+    return [*lines, "the study is OK"]
 
 
 def _estimate_line(report: Report, estimate: Estimate) -> str:

@@ -105,6 +105,7 @@ class LiveDisplay(Display):
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.progress.on_study_start(info)
+        self.progress.answer = _confirmed_before(info, self._storage)
         for line in opening_lines(info):
             self._say(line)
         self._draw(at_once=True)
@@ -184,7 +185,7 @@ class PlainDisplay(Display):
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
-        resumed = f" goes on after epoch {len(trial.curve)}" if trial.curve else " begins"
+        resumed = f" resumes after epoch {len(trial.curve)}" if trial.curve else " begins"
         name = self.progress.trial_name(trial)
         self._say(f"{name}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
 
@@ -292,18 +293,25 @@ def choose_display(
 
 def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | None, storage: str) -> list[str]:
     """Returns what a run says at its end, with the study's answer, which a confirmation may have given."""
-    answer = None
-    if not progress.repeats and (best := _read_answer(summary, storage)) is not None:
-        from hpsearch.results.terminal.lines import run_lines
+    from hpsearch.results.terminal.lines import run_lines
 
-        answer = run_lines(progress.metric, best)
+    best = None if progress.repeats else _read_answer(summary, storage)
+    answer = None if best is None else run_lines(progress.metric, best)
     return closing_lines(summary, repeat, answer, progress.repeats)
 
 
+def _confirmed_before(info: StudyInfo, storage: str) -> str:
+    """Returns the confirmed trial of a study that is resumed, in words; "" without one."""
+    if storage and info.best is not None and not info.spec.is_confirmation:
+        from hpsearch.results.terminal.lines import read_confirmed_words
+
+        return read_confirmed_words(info.spec.study.name, storage)
+    return ""
+
+
 def _read_answer(summary: RunSummary, storage: str) -> "BestTrial | None":
-    if not storage or summary.best is None:
+    if not storage or summary.best is None:  # importing Optuna would delay the start of the workers
         return None
-    # Only now: importing Optuna would delay the start of the workers.
     from hpsearch.results.terminal.lines import read_answer
 
     return read_answer(summary, storage)
@@ -314,13 +322,7 @@ def picture(progress: Progress, console: Console) -> RenderableType:
     parts = [_bar(progress), _text(counts_text(progress.states, progress.stop_reasons), style="dim")]
     if progress.loading is not None:
         parts.append(_loading_bar(progress.loading))
-    if progress.best is not None and not progress.repeats:
-        best = progress.best
-        score = (
-            f"best: trial {best.number}, {progress.metric} {number(best.score)} at epoch {best.best_epoch}, "
-            "not confirmed"
-        )
-        parts.append(_text(f"{score}  {hparams_text(best.hparams)}", style="green"))
+    parts += [_text(line, style="green") for line in progress.best_lines()]
     if progress.running:
         parts.append(_running_table(progress, console.options.ascii_only))
     return Group(*parts)

@@ -11,7 +11,7 @@ from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import HpsearchError
 from hpsearch.results.commands.delete import Deletion
 from hpsearch.results.stored.listing import StudyRow
-from hpsearch.results.stored.reading import BestTrial, best_trial, reading_study
+from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
 from hpsearch.results.terminal.progress import counted, counts_text, duration, hparam, number
 from hpsearch.study.specification import REFIT_SUFFIX
@@ -39,7 +39,7 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = 60) 
 def list_lines(rows: Sequence[StudyRow]) -> list[str]:
     """Returns one line per study; a confirmation is indented below its search."""
     head = ("study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size")
-    return columns(head, map(_list_row, rows))
+    return [*columns(head, map(_list_row, rows)), *(note for row in rows for note in row.notes)]
 
 
 def _list_row(row: StudyRow) -> list[str]:
@@ -67,10 +67,11 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
         f"best {row.metric}: {number(value)}{word}",
     ]
+    lines += row.notes
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
     if not status.drivers:
-        return [*lines, "no driver: nobody is running this study"]
+        return [*lines, "not running: no driver"]
     for driver in status.drivers:
         lines += ["", _driver_line(driver), *_worker_lines(driver)]
     return lines
@@ -129,6 +130,18 @@ def read_answer(summary: RunSummary, url: str) -> BestTrial | None:
     except HpsearchError as error:
         logger.warning("whether the study is confirmed could not be read: %s", error)
         return None
+
+
+def read_confirmed_words(study: str, url: str) -> str:
+    """Returns which trial confirms a study, in words; "" without one, and when the database does not give it."""
+    try:
+        with reading_study(study, url) as opened:
+            best = best_trial(opened)
+            metric = metric_name(opened)
+    except HpsearchError as error:
+        logger.warning("whether the study is confirmed could not be read: %s", error)
+        return ""
+    return headline(metric, best) if best is not None and best.answer.confirmed is not None else ""
 
 
 def run_lines(metric: str, best: BestTrial) -> list[str]:

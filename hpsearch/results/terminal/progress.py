@@ -45,6 +45,7 @@ class Progress(Callback):
         self.running: dict[int, RunningTrial] = {}
         self.best: FinishedTrial | None = None
         self.loading: WorkerNews | None = None
+        self.answer = ""  # the confirmed trial in words, of a study that was confirmed before this run
 
     @property
     def repeats(self) -> bool:
@@ -56,6 +57,17 @@ class Progress(Callback):
         if self.spec is None:
             return f"trial {trial.number}"
         return self.spec.trial_name(trial.number, trial.hparams)
+
+    def best_lines(self) -> list[str]:
+        """Returns the confirmed trial, and the search's best; nothing in a run that trains repeats."""
+        best = self.best
+        if best is None or self.repeats:
+            return []
+        found = f"trial {best.number}, {self.metric} {number(best.score)} at epoch {best.best_epoch}"
+        hparams = hparams_text(best.hparams)
+        if self.answer:
+            return [f"best: {self.answer}", f"best by the search alone: {found}  {hparams}"]
+        return [f"best: {found}, not confirmed  {hparams}"]
 
     def on_worker(self, news: WorkerNews) -> None:
         if news.kind == "loading":
@@ -264,11 +276,7 @@ def _best_lines(summary: RunSummary) -> list[str]:
 
 def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[str]:
     if repeats:
-        return (
-            [f"{repeat.command}    # goes on where it stopped"]
-            if repeat.command and summary.can_go_on
-            else []
-        )
+        return [f"{repeat.command}    # resumes it"] if repeat.command and summary.can_go_on else []
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
     commands = [
@@ -280,5 +288,5 @@ def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[s
         commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
     if summary.can_go_on:
         again = repeat.command or f"hpsearch run {name}{flags}"
-        return [f"{again}    # goes on where it stopped", *commands]
+        return [f"{again}    # resumes it", *commands]
     return commands

@@ -302,7 +302,9 @@ def npz_names(path: str) -> list[str]:
 
 
 def _unreadable(path: str, kind: str, remedy: str) -> Callable[[str], DataError]:
-    return lambda why: DataError(f"data.root: {path} is no readable {kind} file of numbers ({why}); {remedy}")
+    return lambda why: DataError(
+        f"data.root: {path} could not be read as a numeric {kind} file ({why}); {remedy}"
+    )
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -325,7 +327,11 @@ def read_mrc(path: str, _: str = "") -> Array:
             'data.dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
         ) from error
     with (
-        refusing(lambda why: DataError(f"data.root: {path} is no readable MRC file ({why}); write it again")),
+        refusing(
+            lambda why: DataError(
+                f"data.root: {path} could not be read as an MRC file ({why}); write it again"
+            )
+        ),
         mrcfile.mmap(path, mode="r") as stack,
     ):
         array: Array = stack.data

@@ -151,7 +151,7 @@ def _decode(
     kind = depth(image)
     if form.dtype != "uint8":
         if kind == "uint8":
-            raise ValueError("it is an 8-bit picture, and all others are deeper; save it as they are")
+            raise ValueError("it is an 8-bit picture and all others are deeper; convert it to the same depth")
         return fit(values(image, path), size, channels, form.resize)
     if kind != "uint8" and (image.mode in _GREY or form.range is not None):
         image = _to_bytes(values(image, path), kind, form.range)
@@ -277,11 +277,13 @@ def from_item(image: Any, layout: str, where: str) -> Array:
     try:
         array: Array = np.asarray(image)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where} is no image ({error}); return a picture, an array or a tensor") from error
+        raise DataError(
+            f"{where} is not an image ({error}); return a picture, an array or a tensor"
+        ) from error
     if array.ndim not in (2, 3) or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
         raise DataError(
             f"{where} is {type(image).__name__} of shape {list(array.shape)} and type {array.dtype}, "
-            "which is no image; return a picture, an array or a tensor"
+            "which is not an image; return a picture, an array or a tensor"
         )
     pixels.refuse_complex(array.dtype, where)
     found = pixels.find_layout((1, *array.shape), layout, where)

@@ -284,9 +284,9 @@ def _describe_others(names: Sequence[str]) -> tuple[str, ...]:
         return ()
     suffixes = Counter(os.path.splitext(_shown(name))[1].lower() or "none" for name in names)
     shown = ", ".join(f"{suffix} {count}" for suffix, count in suffixes.most_common(5))
-    are = "s are no pictures" if len(names) > 1 else " is no picture"
+    are = "s are not pictures" if len(names) > 1 else " is not a picture"
     return (
-        f"{len(names)} file{are} by suffix and left out ({shown}), such as {_shown(names[0])}; convert "
+        f"{len(names)} file{are} by suffix, left out ({shown}), such as {_shown(names[0])}; convert "
         "photographs to JPEG or PNG",
     )
 

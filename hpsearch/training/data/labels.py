@@ -218,7 +218,7 @@ def to_targets(
     numbers = _numbers(written)
     if numbers is None and task == "regression":
         raise DataError(
-            f'{where}: "{written.flat[0]}" is no number, and data.task is "regression"; use numbers'
+            f'{where}: "{written.flat[0]}" is not a number, and data.task is "regression"; use numbers'
         )
     if numbers is not None:
         _refuse_infinite(numbers, where, samples)

@@ -221,7 +221,7 @@ def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterato
             raise
         except Exception as error:
             raise DataError(
-                f"data.dataset: item {number} of {member} cannot be had: {describe(error)}; mend its "
+                f"data.dataset: item {number} of {member} could not be read: {describe(error)}; fix its "
                 "__getitem__, or leave the item out"
             ) from error
         return _pair(item, f"data.dataset: item {number} of {member}")

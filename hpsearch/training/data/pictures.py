@@ -181,7 +181,7 @@ def read_headers(root: Path, names: Sequence[str], progress: Progress | None) ->
 def _read_header(root: Path, name: str) -> Header | str:
     path = root / name
     if not path.is_file():  # a pipe would not be read to an end
-        return "it is a link to a file that is not there" if path.is_symlink() else "it is no file"
+        return "it is a link to a file that is not there" if path.is_symlink() else "it is not a regular file"
     try:
         with path.open("rb") as file:
             content = file_digest(file, partial(blake2b, digest_size=HASH_BYTES)).digest()

@@ -280,8 +280,8 @@ class Preparation:
                 return 1.0
         trained = " or ".join(dict.fromkeys(DEPTHS.get(one, one) for one in sources if one))
         raise ValueError(
-            f"it is a {name} picture and the model was trained on {trained or 'other'} images, so that nothing says "
-            "which of its values are black and white; save it as they are"
+            f"it is a {name} picture and the model was trained on {trained or 'other'} images, so its "
+            "black and white levels are unknown; save it in the format of the training images"
         )
 
     def _read_own(self, path: Path, name: str, prepare: Callable[[Image.Image], Any]) -> Array:

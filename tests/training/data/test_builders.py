@@ -432,7 +432,7 @@ def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) ->
         stream.expect([slice(0, len(stream))])
     with pytest.raises(
         DataError,
-        match=r"^data\.dataset: item 5 of the train data set cannot be had: ZeroDivisionError.*out$",
+        match=r"^data\.dataset: item 5 of the train data set could not be read: ZeroDivisionError.*out$",
     ):
         stream.get(slice(0, len(stream)))
 

@@ -11,7 +11,10 @@ from hpsearch.study.data import DataSpec
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"split": {"group_by": "("}}, r'"\(" is no regular expression .*; mend it, or use "column:<name>"'),
+        (
+            {"split": {"group_by": "("}},
+            r'"\(" is not a valid regular expression .*; correct it, or use "column:<name>"',
+        ),
         ({"split": {"group_by": "column:"}}, r'"column:" names no column'),
         ({"progressive": [[0.0, 32], [0.5, 16]]}, r"must grow, got \[32, 16\]"),
         ({"progressive": [[0.0, 16], [0.5, 16]]}, r"must grow, got \[16, 16\]"),

@@ -130,10 +130,10 @@ def test_files_of_other_kinds_are_mentioned(tmp_path: Path) -> None:
     for name in ("a.heic", "b.heic", "notes.txt"):
         (root / "night" / name).write_text("")
     facts_before = facts(root)
-    sentence = "3 files are no pictures by suffix and left out (.heic 2, .txt 1), such as night/a.heic"
+    sentence = "3 files are not pictures by suffix, left out (.heic 2, .txt 1), such as night/a.heic"
     assert any(sentence in note for note in facts_before.notes)
     (root / "day" / "c.heic").write_text("")  # with the catalogue in the cache
-    assert any("4 files are no pictures" in note for note in facts(root).notes)
+    assert any("4 files are not pictures" in note for note in facts(root).notes)
     assert facts(root).digest == facts_before.digest
 
 

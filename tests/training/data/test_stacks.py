@@ -184,7 +184,7 @@ def test_labels(
         ({"x": images(60, 4, 4), "y": LABELS[:50]}, {}, "50 labels for 60 images"),
         ({"x": images(60, 4, 4), "y": np.zeros(60)}, {}, 'only the class "0.0"'),
         ({"x": images(60, 4, 4), "y": np.full(60, np.nan)}, {}, "NaN"),
-        ({"x": images(60, 4, 4), "y": np.array(["a", "b"] * 30)}, {"task": "regression"}, "no number"),
+        ({"x": images(60, 4, 4), "y": np.array(["a", "b"] * 30)}, {"task": "regression"}, "not a number"),
         ({"x": images(60, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, None),
         ({"x": images(60, 4, 4, 4), "y": LABELS}, {"channels": 3, "layout": "CHW"}, "data.channels is 3"),
         ({"x": images(0, 4, 4), "y": LABELS[:0]}, {}, "holds no images"),
@@ -212,7 +212,7 @@ def test_corrupt_files_are_named(tmp_path: Path, dataset: str, name: str) -> Non
     root.mkdir()
     (root / name).write_bytes(b"no array at all")
     (root / "y.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=rf"{name} is no readable"):
+    with pytest.raises(DataError, match=rf"{name} could not be read as an? "):
         loaded(root, dataset)
     with pytest.raises(DataError, match=r"no \.np. file .*--data-root"):
         loaded(tmp_path / "nowhere", dataset)
