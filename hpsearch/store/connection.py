@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
 from hpsearch.store.damage import DAMAGED, LOST, damage, stumbled
-from hpsearch.store.sqlite import identity, opener, tune, turn_on_wal
+from hpsearch.store.sqlite import DatabaseFile, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def open_storage(url: str, *, readonly: bool = False, timeout: float = 5.0) -> R
     else:
         if kind == "sqlite":
             tune(storage.engine, "BEGIN" if readonly else "BEGIN IMMEDIATE")
-            storage.file = None if readonly else identity(path)
+            storage.file = None if readonly else DatabaseFile(path)
         return storage
     raise problem
 
@@ -174,10 +174,10 @@ class _Storage(RDBStorage):
     """Optuna's storage, which leaves no connection open when it cannot be made.
 
     Attributes:
-        file: what tells the SQLite file that a driver has opened from one that takes its place later.
+        file: the SQLite file that a driver has opened.
     """
 
-    file: tuple[int, int] | None = None
+    file: DatabaseFile | None = None
 
     def __init__(self, url: str, **options: Any) -> None:
         try:
@@ -202,12 +202,11 @@ def _check_file(storage: RDBStorage) -> None:
     """Notices that an SQLite file is gone: its open connections would go on writing into nothing.
 
     Raises:
-        StudyNotFound: it was deleted, moved, emptied or replaced.
+        StudyNotFound: it was deleted, moved, emptied, replaced or overwritten.
     """
     file = getattr(storage, "file", None)
-    path = Path(storage.engine.url.database or "")
-    if file is not None and identity(path) != file:
-        what = "replaced" if identity(path) else "emptied" if path.exists() else "deleted or moved"
+    what = "" if file is None else file.check()
+    if what:
         raise StudyNotFound(f"the database {redact(storage.url)} was {what} while it was in use")
 
 
