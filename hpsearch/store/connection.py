@@ -20,6 +20,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
+from hpsearch.spec.regular import regular
 from hpsearch.store.damage import DAMAGED, LOST, damage, stumbled
 from hpsearch.store.sqlite import DatabaseFile, opener, tune, turn_on_wal
 
@@ -90,7 +91,7 @@ def _as_url(text: str) -> str:
 
 def _url_in(file: Path, source: str) -> str:
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = regular(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{source}: cannot read {file}: {_reason(error)}") from None
     if not text or "\n" in text:
@@ -301,7 +302,13 @@ def _opening_problem(error: Exception, url: URL, readonly: bool) -> StorageError
         return StudyNotFound(f"there are no studies yet in {shown}")
     if isinstance(error, RuntimeError):  # Optuna's sentence about a database of another version
         return StorageError(f"storage {shown!r}: {reason}")
-    return StorageError(f"cannot open the storage {shown!r}: {reason}; is the server up and the URL right?")
+    return StorageError(f"cannot open the storage {shown!r}: {reason}; {_remedy(url)}")
+
+
+def _remedy(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return "may it be read and written, is there room on the disk, may files be opened (ulimit -n, ulimit -f)?"
+    return "is the server up and the URL right?"
 
 
 def _hide_password(text: str, url: URL) -> str:

@@ -105,9 +105,9 @@ def copy_file(url):
 
 
 def copy_database(url):
-    with closing(sqlite3.connect(file_of(url))) as here:
-        with closing(sqlite3.connect(file_of(url).with_name("old.db"))) as there:
-            here.backup(there)
+    old = file_of(url).with_name("old.db")
+    with closing(sqlite3.connect(file_of(url))) as here, closing(sqlite3.connect(old)) as there:
+        here.backup(there)
 
 
 def copy_back(url):
@@ -160,7 +160,7 @@ def test_a_study_that_the_sqlite_file_loses_is_kept_and_brought_back(sqlite_url,
 
 
 @pytest.mark.parametrize("by", [copy_file, copy_database])
-@pytest.mark.parametrize("after, later", [(1, 4), (2, 7), (3, 5)])
+@pytest.mark.parametrize(("after", "later"), [(1, 4), (2, 7), (3, 5)])
 def test_an_older_copy_written_into_the_open_sqlite_file_is_noticed(
     sqlite_url, tmp_path, monkeypatch, by, after, later
 ):
