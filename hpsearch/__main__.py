@@ -1,10 +1,14 @@
 """The console entry point: runs a command, and says every foreseen error in a sentence."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current folder there, where anything may lie
+
 import logging
 import os
 import re
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from traceback import format_exception
@@ -13,9 +17,9 @@ from types import FrameType
 import typer
 
 from hpsearch.cli import app
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, limit
 from hpsearch.service.signals import heeded, on_hang_up
-from hpsearch.text import LineFormatter, in_lines
+from hpsearch.text import LineFormatter, guard, in_lines
 from hpsearch.version import __version__
 
 _PASSWORD = re.compile(r"://[^\s/@]*@")
@@ -44,6 +48,7 @@ def run(arguments: list[str]) -> int:
     0 for success, 1 for a failure, 2 for what the user can mend (arguments, study, data, storage ...), 130
     after Ctrl-C. What nobody has foreseen is a bug of hpsearch: a sentence, with the details in a file.
     """
+    guard()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -62,15 +67,14 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        return _complain(_bug_report(error), 1)
+        short = limit(error)
+        return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
     return status if isinstance(status, int) else 0
 
 
 def _bug_report(error: Exception) -> str:
     """Writes a traceback into a file and returns the sentence that says where it is."""
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if isinstance(error, MemoryError | OSError):  # the machine's limits
-        what = f"the machine gave no more: {what}"
     text = f"hpsearch {__version__}, Python {sys.version}, {sys.platform}\n{''.join(format_exception(error))}"
     try:
         with tempfile.NamedTemporaryFile(

@@ -15,6 +15,7 @@ HpsearchError                      exit status 1
 └── WorkersFailed                  workers die before they train, whatever the trial
 """
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -95,6 +96,28 @@ def refusing(refusal: Callable[[str], HpsearchError]) -> Iterator[None]:
         raise refusal("there is not enough memory for it") from error
     except Exception as error:
         raise refusal(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+_LIMITS = {
+    errno.EMFILE: "no file can be opened any more; raise the limit (ulimit -n), or use fewer workers",
+    errno.ENFILE: "no file can be opened any more on this machine; end other programs",
+    errno.EAGAIN: "no process can be started any more; raise the limit (ulimit -u), or use fewer workers",
+    errno.ENOMEM: "there is no memory left; use fewer workers, or end other programs",
+    errno.ENOSPC: "there is no room left on the disk; free some",
+    errno.EDQUOT: "there is no room left in your quota; free some",
+    errno.EFBIG: "no larger file may be written; raise the limit (ulimit -f)",
+}
+
+
+def limit(error: BaseException) -> str:
+    """Returns what this machine has run out of, with the remedy; "" for an error of another kind."""
+    if isinstance(error, MemoryError):
+        return _LIMITS[errno.ENOMEM]
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return _LIMITS[errno.EAGAIN]
+    if isinstance(error, OSError) and error.errno in _LIMITS:
+        return f"{_LIMITS[error.errno]}{f' ({error.filename})' if error.filename else ''}"
+    return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

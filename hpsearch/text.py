@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import unicodedata
+import warnings
 from typing import TextIO
 
 LONGEST = 4000  # characters of a line
@@ -75,6 +76,26 @@ def say(*lines: object, err: bool = False) -> None:
     import typer  # a program that only uses the errors has no need of it
 
     typer.echo("\n".join(map(one_line, lines)), err=err)
+
+
+class _Record(logging.LogRecord):
+    """A log record whose message is safe whoever shows it, such as the handler that Optuna brings along."""
+
+    def getMessage(self) -> str:
+        return in_lines(super().getMessage())
+
+
+def guard() -> None:
+    """Lets the messages of all libraries' loggers, and Python's warnings, pass through this module."""
+    logging.setLogRecordFactory(_Record)
+    if warnings.formatwarning is not _warning:
+        warnings.formatwarning = _warning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return in_lines(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
 
 
 class LineFormatter(logging.Formatter):

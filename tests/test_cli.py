@@ -1,10 +1,13 @@
 """The command line, through the console entry point and on real databases."""
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +66,108 @@ def entry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=60)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (MemoryError(), "no memory left"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            "no room left on the disk; free some (/x/y)",
+        ),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+    ],
+)
+def test_what_the_machine_has_no_more_of_is_no_bug(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, said: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hpsearch.__main__.app", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, out, err = invoke("list")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.glob("hpsearch-bug-*.txt")) == []
+
+
+LIMITED = """
+import resource, sys
+kind, most = sys.argv[1].split("=")
+resource.setrlimit(getattr(resource, kind), (int(most), int(most)))
+from hpsearch.__main__ import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "command"),
+    [
+        ("RLIMIT_NOFILE=7", "run digits.toml"),
+        ("RLIMIT_NOFILE=7", "report one"),
+        ("RLIMIT_FSIZE=0", "run digits.toml --run-folder other"),
+        ("RLIMIT_FSIZE=0", "export one --output x.csv"),
+    ],
+)
+@pytest.mark.timeout(300)
+def test_a_limit_of_the_machine_is_one_sentence_and_nothing_is_lost(
+    studies: Path, limit: str, command: str
+) -> None:
+    shutil.copy(ROOT / "studies" / "digits.toml", studies)
+    before = {path: path.read_bytes() for path in studies.rglob("*.db")}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, limit, *command.split()],
+        capture_output=True,
+        text=True,
+        cwd=studies,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=240,
+    )
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "bug" not in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("command", ["list", "export one --epochs", "best one"])
+@pytest.mark.parametrize("reader", ["true", "head -c 1"])
+@pytest.mark.timeout(300)
+def test_no_command_minds_a_reader_that_goes_away(studies: Path, command: str, reader: str) -> None:
+    script = f'"{sys.executable}" -m hpsearch {command} | {reader}'
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, cwd=studies, env=env, timeout=240
+    )
+    assert done.stderr == ""
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    for name in ("typer", "optuna", "queue", "signal", "errno", "logging"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('it was executed')")
+    done = entry("list", cwd=tmp_path)
+    assert "executed" not in done.stderr
+    assert done.stderr.startswith("error: there are no studies yet") or done.returncode == 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5])
+def test_a_run_that_has_just_begun_answers_sigterm(tmp_path: Path, seconds: float) -> None:
+    shutil.copy(ROOT / "studies" / "digits.toml", tmp_path)
+    command = [sys.executable, "-m", "hpsearch", "run", "digits.toml", "--workers", "1"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)  # whatever it is at
+        process.terminate()
+        _, err = process.communicate(timeout=10)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = entry(*arguments, cwd=tmp_path)
@@ -90,15 +195,11 @@ def test_a_reader_that_goes_away_is_no_error(studies: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(KeyError("momentum"), "bug of hpsearch"), (OSError(24, "Too many open files"), "machine")],
-)
 def test_what_nobody_has_foreseen_is_a_sentence_and_a_file(
-    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, said: str
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
-        raise error from ValueError("postgresql://ann:secret@host/db")
+        raise KeyError("momentum") from ValueError("postgresql://ann:secret@host/db")
 
     monkeypatch.setattr("hpsearch.__main__.app", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -106,7 +207,7 @@ def test_what_nobody_has_foreseen_is_a_sentence_and_a_file(
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert "bug of hpsearch" in err
     [report] = tmp_path.glob("hpsearch-bug-*.txt")
     assert str(report) in err
     text = report.read_text()

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.report.page import page
 from hpsearch.results.terminal.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
 from hpsearch.results.terminal.lines import columns
-from hpsearch.text import LineFormatter, as_code, in_html, in_lines, in_markdown, one_line
+from hpsearch.text import LineFormatter, as_code, guard, in_html, in_lines, in_markdown, one_line
 from tests.results.searches import record_of, search
 
 BAD = "x\x1b]0;T\x07\x1b[2J\x1b[31m\r\u202e\x9b\u2028\udc80<script>alert(1)</script>![](http://a/b)`|$\\frac"
@@ -216,3 +218,24 @@ def test_displays_show_texts_safely(capsys: pytest.CaptureFixture[str]) -> None:
     plain, one = capsys.readouterr().out.splitlines()
     assert harmless(plain + one)
     assert json.loads(one)["text"] == BAD  # a program reads the true value
+
+
+def test_messages_of_libraries_are_shown_safely(capsys: pytest.CaptureFixture[str]) -> None:
+    """By handlers of their own, such as Optuna's, and as warnings of Python's."""
+    factory, shown = logging.getLogRecordFactory(), warnings.formatwarning
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+    library = logging.getLogger("library")
+    library.propagate = False
+    library.addHandler(handler)
+    try:
+        guard()
+        library.warning("of %s", BAD)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            sys.stderr.write(warnings.formatwarning(UserWarning(BAD), UserWarning, "f.py", 1))
+    finally:
+        library.removeHandler(handler)
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = shown
+    assert harmless(capsys.readouterr().err)

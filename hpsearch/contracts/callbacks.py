@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpsearch.contracts.trial import EpochResult
+from hpsearch.errors import limit
 from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -198,8 +199,13 @@ class Calls:
         for callback in list(self._callbacks):
             try:
                 getattr(callback, name)(*arguments)
-            except Exception:
-                logger.exception(
-                    "callback %s.%s failed; it is not called again", type(callback).__name__, name
+            except Exception as error:
+                short = limit(error)
+                logger.error(
+                    "callback %s.%s failed; it is not called again%s",
+                    type(callback).__name__,
+                    name,
+                    short and f": {short}",
+                    exc_info=None if short else error,
                 )
                 self._callbacks.remove(callback)

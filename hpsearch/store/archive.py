@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import StudyFileError
+from hpsearch.spec.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
 from hpsearch.store.writes import (
@@ -133,7 +134,7 @@ def restore(storage: RDBStorage, spec: StudySpec, path: Path) -> int:
 def _read(path: Path, spec: StudySpec) -> tuple[dict[str, Any], dict[int, FrozenTrial]]:
     remedy = "put the old study file back, or remove this file, and its trials are lost"
     try:
-        head, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        head, *rows = map(json.loads, regular(path).read_text(encoding="utf-8").splitlines())
         same = is_same_study(head["attributes"][SPECIFICATION], spec)
         trials = {row["number"]: _trial(row) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, StudyFileError) as error:

@@ -20,8 +20,9 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
+from hpsearch.spec.regular import regular
 from hpsearch.store.damage import DAMAGED, LOST, damage, stumbled
-from hpsearch.store.sqlite import identity, opener, tune, turn_on_wal
+from hpsearch.store.sqlite import DatabaseFile, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _as_url(text: str) -> str:
 
 def _url_in(file: Path, source: str) -> str:
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = regular(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{source}: cannot read {file}: {_reason(error)}") from None
     if not text or "\n" in text:
@@ -128,7 +129,7 @@ def open_storage(url: str, *, readonly: bool = False, timeout: float = 5.0) -> R
     else:
         if kind == "sqlite":
             tune(storage.engine, "BEGIN" if readonly else "BEGIN IMMEDIATE")
-            storage.file = None if readonly else identity(path)
+            storage.file = None if readonly else DatabaseFile(path)
         return storage
     raise problem
 
@@ -174,10 +175,10 @@ class _Storage(RDBStorage):
     """Optuna's storage, which leaves no connection open when it cannot be made.
 
     Attributes:
-        file: what tells the SQLite file that a driver has opened from one that takes its place later.
+        file: the SQLite file that a driver has opened.
     """
 
-    file: tuple[int, int] | None = None
+    file: DatabaseFile | None = None
 
     def __init__(self, url: str, **options: Any) -> None:
         try:
@@ -202,12 +203,11 @@ def _check_file(storage: RDBStorage) -> None:
     """Notices that an SQLite file is gone: its open connections would go on writing into nothing.
 
     Raises:
-        StudyNotFound: it was deleted, moved, emptied or replaced.
+        StudyNotFound: it was deleted, moved, emptied, replaced or overwritten.
     """
     file = getattr(storage, "file", None)
-    path = Path(storage.engine.url.database or "")
-    if file is not None and identity(path) != file:
-        what = "replaced" if identity(path) else "emptied" if path.exists() else "deleted or moved"
+    what = "" if file is None else file.check()
+    if what:
         raise StudyNotFound(f"the database {redact(storage.url)} was {what} while it was in use")
 
 
@@ -302,7 +302,13 @@ def _opening_problem(error: Exception, url: URL, readonly: bool) -> StorageError
         return StudyNotFound(f"there are no studies yet in {shown}")
     if isinstance(error, RuntimeError):  # Optuna's sentence about a database of another version
         return StorageError(f"storage {shown!r}: {reason}")
-    return StorageError(f"cannot open the storage {shown!r}: {reason}; is the server up and the URL right?")
+    return StorageError(f"cannot open the storage {shown!r}: {reason}; {_remedy(url)}")
+
+
+def _remedy(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return "may it be read and written, is there room on the disk, may files be opened (ulimit -n, ulimit -f)?"
+    return "is the server up and the URL right?"
 
 
 def _hide_password(text: str, url: URL) -> str:

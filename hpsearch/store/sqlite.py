@@ -3,9 +3,11 @@
 import atexit
 import logging
 import os
+import random
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -65,6 +67,8 @@ def tune(engine: Engine, begin: str) -> None:
         # missing, but the file is whole and the trials they told of are trained again. FULL would add an
         # fsync to every commit.
         connection.execute("PRAGMA synchronous=NORMAL")
+        if begin != "BEGIN":
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # `DatabaseFile` moves the log into the file
 
     def on_begin(connection: Connection) -> None:
         reads = connection.get_execution_options().get("hpsearch_reads", False)
@@ -73,6 +77,134 @@ def tune(engine: Engine, begin: str) -> None:
     engine.dispose()
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+CHECKPOINT = 3.0  # seconds between two of a driver
+_MOST_LOG = 4 << 20  # bytes of the log: as many as SQLite takes before it moves them into the file
+_LOOKS = 6  # at a copy that is just being written, 0.05 seconds apart
+_OTHERS = 2.0  # seconds in which another driver ends a move that readers have held up
+_FAR = 1_000_000
+_OVERWRITTEN = "overwritten with another copy of it"
+
+
+class DatabaseFile:
+    """The file of a database that is open for writing, and what shows that another took its place.
+
+    An older copy written into the open file (`cp old.db hpsearch.db`) does not show in its inode, and what SQLite
+    then reads is a mixture of the copy and of its own log. So each move of the log into the file (a checkpoint) is
+    counted in the file's header, `PRAGMA user_version`. Whenever the file has changed, its count must have grown.
+    The count begins at random, which tells other databases apart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._identity = identity(path)
+        self._stamp: tuple[int, int] | None = None
+        self._count = 0  # in the file itself, when last looked at
+        self._moved_at = -CHECKPOINT
+        self._doubt: tuple[tuple[int, int], float] | None = None
+
+    def check(self) -> str:
+        """Returns what became of the file ("deleted or moved" ...), "" while it is the same.
+
+        Now and then it moves the log into the file. A copy that was written over the file is made the content of
+        the database, so that nobody reads a mixture.
+        """
+        if (now := identity(self._path)) != self._identity:
+            return "replaced" if now else "emptied" if self._path.exists() else "deleted or moved"
+        if self._stamp is not None and self._changed():
+            return self._judge()
+        since = time.monotonic() - self._moved_at
+        if since > CHECKPOINT or (since > 1 and _size(self._log) > _MOST_LOG):
+            self._move()
+        return ""
+
+    def _changed(self) -> bool:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            self._doubt = None
+        return stamp != self._stamp
+
+    def _judge(self) -> str:
+        for look in range(_LOOKS):
+            stamp, count = _stamp(self._path), _count(self._path)
+            if count is not None and self._count <= count <= self._count + _FAR:
+                break
+            time.sleep(0.05 * (look < _LOOKS - 1))
+        else:
+            self._take_copy()
+            return _OVERWRITTEN
+        if (
+            count != self._count or _size(self._log) > _MOST_LOG
+        ):  # other programs move the log and do not count
+            self._stamp, self._count, self._doubt = stamp, count, None
+            return ""
+        if self._doubt is None or self._doubt[0] != stamp:
+            self._doubt = stamp, time.monotonic()
+        # As old as the last move: with the log beside it nothing is missing.
+        return _OVERWRITTEN if time.monotonic() - self._doubt[1] > _OTHERS else ""
+
+    def _move(self) -> None:
+        """Counts, then moves the log into the file; when another process is writing, the next time."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                (count,) = connection.execute("PRAGMA user_version").fetchone()
+                following = count + 1 if 0 < count < 2**31 - 2 else random.randrange(1, 2**30)
+                connection.execute(f"PRAGMA user_version={following}")
+                connection.execute("COMMIT")
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                stamp, found = _stamp(self._path), _count(self._path)
+        except sqlite3.Error:
+            return
+        self._moved_at = time.monotonic()
+        if found is not None and found >= self._count:
+            self._stamp, self._count = stamp, found
+
+    def _take_copy(self) -> None:
+        """Makes the file's content that of the database, through the log; a negative count says that it is done."""
+        try:
+            with (
+                closing(_without_log(self._path)) as copy,
+                closing(sqlite3.connect(self._path, timeout=5)) as database,
+            ):
+                database.execute("PRAGMA wal_autocheckpoint=0")
+                (count,) = database.execute("PRAGMA user_version").fetchone()
+                if count >= 0:  # else another driver was here
+                    copy.backup(database)
+                    (count,) = copy.execute("PRAGMA user_version").fetchone()
+                    database.execute(f"PRAGMA user_version={-max(1, count)}")
+                    database.commit()
+        except sqlite3.Error as error:
+            logger.warning("%s: the copy that was put in its place cannot be used: %s", self._path, error)
+
+
+def _without_log(path: Path) -> sqlite3.Connection:
+    # By SQLite: to open and close the file would take from this process the locks that SQLite has on it.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+
+
+def _count(path: Path) -> int | None:
+    """Returns the count in the file itself, None if it cannot be read."""
+    try:
+        with closing(_without_log(path)) as connection:
+            count: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            return count
+    except sqlite3.Error:
+        return None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def identity(path: Path) -> tuple[int, int] | None:

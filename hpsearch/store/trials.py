@@ -11,18 +11,19 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import chain, count
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, and_, func, insert, inspect, literal, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, inspect, literal, or_, select, update
 
 from hpsearch.errors import StudyFileError, StudyNotFound
 from hpsearch.search.outcome import StopKind
 from hpsearch.search.space import distributions
 from hpsearch.store.connection import reading, redact, translated, writing
-from hpsearch.store.schema import LEASE
+from hpsearch.store.schema import DRIVER, LEASE, identity_of
 from hpsearch.store.writes import (
     STUDIES,
     STUDY_SYSTEM_ATTRS,
@@ -142,25 +143,46 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
         return
     with writing(storage) as connection:
         lock_study(connection, study_id)
+        missing = _without_ticket(connection, study_id, missing)
         mine = (LEASE.c.study_id == study_id) & LEASE.c.ticket.in_(ended)
         connection.execute(update(LEASE).where(mine).values(done=True))
         last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id)) or 0
+        begun = _without_trial(connection, study_id)
+        connection.execute(
+            delete(LEASE).where(LEASE.c.study_id == study_id, LEASE.c.ticket.in_(begun[: len(missing)]))
+        )
+        tickets = chain(begun, count(last + 1))
         free = {"driver": None, "failures": 0, "expires": 0.0, "preempted": True}
         rows = [
             {
                 **free,
                 "study_id": study_id,
-                "ticket": last + place,
+                "ticket": next(tickets),
                 "trial_id": trial._trial_id,
                 "number": trial.number,
                 "attempt": trial.system_attrs.get(ATTEMPT, 1),
                 "done": trial.state.is_finished(),
             }
-            for place, trial in enumerate(_without_ticket(connection, study_id, missing), start=1)
+            for trial in missing
         ]
         if rows:
             connection.execute(insert(LEASE), rows)
             _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
+
+
+def _without_trial(connection: Connection, study_id: int) -> list[int]:
+    """Returns the tickets for which drivers that have gone had not yet begun a trial, as in a copy made just then.
+
+    The trials that have none take them: each ticket is one trial of the study's total.
+    """
+    query = (
+        select(LEASE.c.ticket, LEASE.c.driver, DRIVER)
+        .join(DRIVER, DRIVER.c.id == LEASE.c.driver, isouter=True)
+        .where(LEASE.c.study_id == study_id, LEASE.c.trial_id.is_(None), LEASE.c.done.is_(False))
+        .order_by(LEASE.c.ticket)
+    )
+    rows = connection.execute(query)
+    return [row.ticket for row in rows if row.id is None or identity_of(row).is_dead()]
 
 
 def _ended_leases(study_id: int) -> Any:

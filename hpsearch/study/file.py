@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
+from hpsearch.spec.regular import regular
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.study.specification import LINKED, StudySpec
 
@@ -56,7 +57,9 @@ def load_study_file(path: str | Path) -> StudySpec:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig") as file:  # Windows' Notepad may begin a file with a mark
+        with regular(path).open(
+            encoding="utf-8-sig"
+        ) as file:  # Windows' Notepad may begin a file with a mark
             text = file.read(_LONGEST_FILE + 1)
     except FileNotFoundError:
         beside = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, refusing
 from hpsearch.files.atomic import write_whole
+from hpsearch.spec.regular import regular
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which keys training scripts keep the weights in a larger dict."""
@@ -55,7 +56,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with (
         refusing(lambda why: CheckpointError(f"{path}: these weights cannot be read: {why}")),
-        safe_open(str(path), framework="pt") as file,
+        safe_open(str(regular(path)), framework="pt") as file,
     ):
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
@@ -96,7 +97,7 @@ def file_digest(path: str | Path) -> str:
         ModelError: there is no such file.
     """
     try:
-        status = Path(path).stat()
+        status = regular(path).stat()
         return _digest(str(path), status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise ModelError(f'model.weights = "{path}": {error.strerror or error}') from error

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_inputs_are_read_or_refused_in_a_sentence(name: str) -> None:
-    inputs = 200 if name in ("database", "attribute") else 1000  # which take a hundred times as long
+    inputs = 1000
     told = run_apart(name, inputs)
     assert told.faults == {}
     assert inputs / 10 < told.refused <= inputs

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.store.connection import open_storage
+from hpsearch.store import sqlite as sqlite_file
+from hpsearch.store.connection import open_storage, reading
 from tests.databases import stored_trials
 from tests.service.curves import CurveExecutor, falling
 from tests.service.test_driver import spec_of
@@ -80,14 +82,49 @@ def older_copy(url):
         there.backup(here)
 
 
+class Overwritten(Accident):
+    """The file is copied once so many trials have ended, and copied back in place some trials later.
+
+    Args:
+        by: makes the copy.
+    """
+
+    def __init__(self, url, by, after, later):
+        super().__init__(by, url, after)
+        self.later = later
+
+    def receive(self, timeout):
+        if self.act is None and self.later:
+            self.act, self.after, self.later = copy_back, self.later, 0
+        return super().receive(timeout)
+
+
+def copy_file(url):
+    """As `cp hpsearch.db old.db` does, which leaves out the log."""
+    subprocess.run(["cp", file_of(url), file_of(url).with_name("old.db")], check=True)
+
+
+def copy_database(url):
+    old = file_of(url).with_name("old.db")
+    with closing(sqlite3.connect(file_of(url))) as here, closing(sqlite3.connect(old)) as there:
+        here.backup(there)
+
+
+def copy_back(url):
+    """Puts the copy back; its driver's process, which is that of the tests, counts as one that has ended."""
+    with closing(sqlite3.connect(file_of(url).with_name("old.db"))) as old, old:
+        old.execute("UPDATE hpsearch_driver SET pid = 99999999")
+    subprocess.run(["cp", file_of(url).with_name("old.db"), file_of(url)], check=True)
+
+
 def delete_study(url):
     storage = open_storage(url)
     optuna.delete_study(study_name="s", storage=storage)
     storage.engine.dispose()
 
 
-def check(url, tmp_path, act, after=4):
-    accident = Accident(act, url, after)
+def check(url, tmp_path, act, after=4, accident=None):
+    accident = accident or Accident(act, url, after)
     summary = run_at(url, tmp_path, accident)
     assert accident.act is None
     assert summary.exit_status == 1
@@ -120,6 +157,43 @@ def check(url, tmp_path, act, after=4):
 @pytest.mark.parametrize("act", [remove, move, empty, make_anew, older_copy, delete_study])
 def test_a_study_that_the_sqlite_file_loses_is_kept_and_brought_back(sqlite_url, tmp_path, act):
     check(sqlite_url, tmp_path, act)
+
+
+@pytest.mark.parametrize("by", [copy_file, copy_database])
+@pytest.mark.parametrize(("after", "later"), [(1, 4), (2, 7), (3, 5)])
+def test_an_older_copy_written_into_the_open_sqlite_file_is_noticed(
+    sqlite_url, tmp_path, monkeypatch, by, after, later
+):
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT", 0.0)
+    check(sqlite_url, tmp_path, None, accident=Overwritten(sqlite_url, by, after, later))
+
+
+def test_an_overwritten_file_is_afterwards_what_was_copied_into_it(sqlite_url, tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT", 0.0)
+    run_at(sqlite_url, tmp_path, Overwritten(sqlite_url, copy_database, 3, 6))
+    old = file_of(sqlite_url).with_name("old.db")
+    with closing(sqlite3.connect(old)) as there, closing(sqlite3.connect(file_of(sqlite_url))) as here:
+        assert list(here.execute("PRAGMA integrity_check")) == [("ok",)]
+        for table in TABLES:
+            assert list(here.execute(f"SELECT * FROM {table}")) == list(
+                there.execute(f"SELECT * FROM {table}")
+            ), table
+
+
+def test_what_others_move_from_the_log_into_the_sqlite_file_is_no_copy(sqlite_url, tmp_path):
+    """A plain script of Optuna's, which writes so much that SQLite moves its log."""
+    open_storage(sqlite_url).engine.dispose()
+    storage = open_storage(sqlite_url)
+    writer = open_storage(sqlite_url, readonly=True)
+    study = writer.create_new_study([optuna.study.StudyDirection.MINIMIZE], "plain")
+    for _ in range(20):
+        with reading(storage):
+            pass
+        writer.set_study_user_attr(study, "x", "y" * 2**21)
+    with reading(storage):
+        pass
+    for one in (storage, writer):
+        one.engine.dispose()
 
 
 def test_a_study_that_a_server_loses_is_kept_and_brought_back(server_database_url, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hpsearch.errors import UserError
+from hpsearch.spec.regular import regular
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ def _read_password(name: str, stdin: TextIO) -> str:
 
 def _read(file: Path) -> dict[str, PasswordHash]:
     try:
-        with file.open(encoding="utf-8") as stream:
+        with regular(file).open(encoding="utf-8") as stream:
             _check_mode(file, os.fstat(stream.fileno()))
             lines = stream.read().splitlines()
     except FileNotFoundError:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from hpsearch.errors import DataError, HpsearchError
+from hpsearch.spec.regular import regular
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Size, find_flawed
 
@@ -108,7 +109,7 @@ def open_picture(path: str | Path | IO[bytes]) -> Iterator[ImageFile.ImageFile]:
         OSError, ValueError, SyntaxError: it cannot be opened, or decoded within the `with`.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(Path(path).open("rb")) if isinstance(path, str | Path) else path
+        file = stack.enter_context(regular(path).open("rb")) if isinstance(path, str | Path) else path
         try:
             yield stack.enter_context(Image.open(file))
         except (HpsearchError, OSError, ValueError, SyntaxError):

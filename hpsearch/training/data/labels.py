@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
+from hpsearch.spec.regular import regular
 from hpsearch.training.data.catalogue import Array, find_flawed
 
 Table = dict[str, list[str]]
@@ -66,7 +67,7 @@ def read_table(path: Path, labels: str, file: str) -> Table:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST:
+        if regular(path).stat().st_size > _LARGEST:
             raise DataError(f"data.labels: {path} has more than {_LARGEST >> 20} MiB; is it the right file?")
         content = path.read_bytes()
     except OSError as error:
