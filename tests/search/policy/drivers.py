@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpsearch.search.policy.build import build_policy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.search.outcome import StopKind, decide
+from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import PAUSED, Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.view import StudyView
