@@ -70,7 +70,7 @@ class Limits:
     """How much work a decision may be.
 
     Attributes:
-        points: points that a decision looks at: all of the best trials, the last ones of others.
+        points: that a decision looks at, see `chosen`.
         fitted: points that scales and lengths are fitted to.
         first: points at the first fit.
         growth: of the points from one fit to the next.
@@ -179,12 +179,20 @@ class Belief:
 
 
 def chosen(points: dict[int, list[Point]], most: int) -> list[Point]:
-    """Returns at most so many points: all of the best trials, the last one of the others."""
+    """Returns at most so many points: all of the best trials, the last one of the others.
+
+    Where there are too many trials, at least half of the points are those of the best, and of the others, from good
+    to bad, every so many-th is left out.
+    """
     ranked = sorted(points, key=lambda number: (min(point.cost for point in points[number]), number))
-    room = most - len(ranked)
     found: list[Point] = []
-    for number in ranked[:most]:
-        own = points[number]
-        found += own if len(own) - 1 <= room else own[-1:]
-        room -= len(own) - 1 if len(own) - 1 <= room else 0
-    return found
+    for place, number in enumerate(ranked):
+        others = len(ranked) - place - 1
+        if len(found) + len(points[number]) > max(most - others, most // 2):
+            break
+        found += points[number]
+    else:
+        return found
+    rest = ranked[place:]
+    kept = np.unique(np.linspace(0, len(rest) - 1, min(len(rest), most - len(found))).round().astype(int))
+    return found + [points[rest[i]][-1] for i in kept]

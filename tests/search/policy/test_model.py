@@ -70,14 +70,17 @@ def test_all_points_of_the_best_and_the_last_of_the_others_are_looked_at():
 
     points = {number: curve(number, cost) for number, cost in enumerate([2.0, 0.0, 1.0])}
     assert [(p.number, p.time) for p in chosen(points, 5)] == [
-        (1, 0),
-        (1, 1 / 3),
-        (1, 2 / 3),
+        *((1, time) for time in (0, 1 / 3, 2 / 3)),
         (2, 2 / 3),
         (0, 2 / 3),
     ]
     assert len(chosen(points, 100)) == 9
-    assert [p.number for p in chosen(points, 2)] == [1, 2]
+    many = {number: curve(number, float(number)) for number in range(40)}
+    few = chosen(many, 16)
+    assert len(few) == 16
+    assert [p.number for p in few] == [0, 0, 0, 1, 1, 1, *(p.number for p in few[6:])]
+    assert (few[6].number, few[-1].number) == (2, 39), "from good to bad"
+    assert len({p.number for p in few[6:]}) == 10
 
 
 def test_scales_and_lengths_are_those_of_an_earlier_moment_whatever_came_since():
