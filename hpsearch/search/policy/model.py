@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 MEAN_OF = 3
 """Epochs at a piece's end of which the mean is taken."""
 
+_FARTHEST = 1e150  # squares of what is farther away overflow
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -48,18 +50,19 @@ class Scale:
     @classmethod
     def of(cls, costs: Array) -> "Scale":
         """Returns the scale of costs of which some are finite."""
-        finite = costs[np.isfinite(costs)]
+        finite = np.clip(costs[np.isfinite(costs)], -_FARTHEST, _FARTHEST)
         log = bool((finite > 0).all())
         values = np.log(finite) if log else finite
         middle = np.median(values)
         top = float(2 * middle - values.min())
         seen = np.minimum(values, top)
         deviation = float(seen.std())
-        return cls(log, top, float(seen.mean()), deviation if deviation > 0 else 1.0)
+        differ = deviation > 1e-12 * float(np.abs(seen).max())
+        return cls(log, top, float(seen.mean()), deviation if differ else 1.0)
 
     def __call__(self, costs: Array) -> Array:
         finite = np.isfinite(costs)
-        values = np.where(finite, costs, 1.0)
+        values = np.clip(np.where(finite, costs, 1.0), -_FARTHEST, _FARTHEST)
         values = np.log(values) if self.log else values
         seen: Array = (np.where(finite, np.minimum(values, self.top), self.top) - self.mean) / self.deviation
         return seen
@@ -116,7 +119,7 @@ class CurveModel:
 
     def places(self, tracks: Sequence[Track], epochs: Sequence[int] | Ints) -> Places:
         """Returns the places of trials at epochs."""
-        x = np.array([self._units[track.number] for track in tracks]).reshape(-1, self._cube.width)
+        x = np.array([self._units[track.number] for track in tracks]).reshape(len(tracks), self._cube.width)
         ends = np.array([track.epochs for track in tracks], dtype=np.int64)
         time = self._pieces.time(np.asarray(epochs, dtype=float), ends)
         return Places(x, time, np.array([track.number for track in tracks], dtype=np.int64))
@@ -142,7 +145,7 @@ class CurveModel:
         return Point(order, track.number, float(time), cost, weight)
 
     def _at(self, points: Sequence[Point]) -> Places:
-        x = np.array([self._units[point.number] for point in points]).reshape(-1, self._cube.width)
+        x = np.array([self._units[point.number] for point in points]).reshape(len(points), self._cube.width)
         time = np.array([point.time for point in points])
         return Places(x, time, np.array([point.number for point in points], dtype=np.int64))
 

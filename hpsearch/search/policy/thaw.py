@@ -137,7 +137,7 @@ class Thaw(Pausing):
             unit = self._model.unit(track.number)
             if math.isinf(track.best(track.trained)) or len(bases) == BASES:
                 break
-            if not bases or (((np.array(bases) - unit) ** 2).mean(1) > APART**2).all():
+            if not bases or (((np.array(bases) - unit) ** 2).sum(1) > APART**2 * len(unit)).all():
                 bases.append(unit)
         units = rng.random((FRESH, self._cube.width))
         if bases:

@@ -90,6 +90,15 @@ class TestPolicy:
         assert {trial.state for trial in driver.database.trials.values()} == {TrialState.PRUNED}
         assert len(driver.database.trials) == 15
 
+    @pytest.mark.parametrize("value", [0.5, 1e-320, -1e308, 1e308])
+    def test_values_at_the_ends_of_what_numbers_can_be(self, name, value):
+        driver, _ = run(name, spec_of(trials=12), lambda number, epoch: value * (number % 4) / (1 + epoch))
+        assert all(trial.state.is_finished() for trial in driver.database.trials.values())
+
+    def test_a_space_of_a_single_point(self, name):
+        driver, _ = run(name, spec_of(search={"batch_size": [16]}, trials=12), curves(1), workers=2)
+        assert len(driver.database.trials) == 12
+
     def test_infinities_and_nan_are_alike(self, name):
         spec = spec_of(trials=15)
 
