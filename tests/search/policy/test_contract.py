@@ -155,6 +155,23 @@ class TestPolicy:
         found.policy.add(lost)
         assert found.policy.start(9) == first == found.view.params(9)
 
+    @pytest.mark.parametrize("done", [0, 15])
+    def test_drivers_that_begin_trials_at_one_moment_begin_different_ones(self, name, done):
+        """Each knows of the other's trial, but not yet its hyperparameters."""
+        spec = spec_of(trials=60)
+        driver, _ = run(name, spec_of(trials=15), curves(7))
+        stored = dict(list(driver.database.trials.items())[:done])
+        proposed = []
+        for others in range(3):
+            late = Driver(name, spec, Database(dict(stored)), curves(7), [])
+            for number in range(done, done + others):
+                foreign = create_trial(state=TrialState.RUNNING)
+                foreign.number = number
+                late.view.add(foreign)
+                late.policy.add(foreign)
+            proposed.append(tuple(late.policy.start(done + others).items()))
+        assert len(set(proposed)) == 3
+
     def test_where_no_trial_may_begin_and_none_is_paused_it_waits(self, name):
         assert build_policy(name, StudyView(spec_of())).begin(new=False) == Wait()
 
