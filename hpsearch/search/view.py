@@ -182,6 +182,10 @@ class StudyView:
         """Returns a trial's hyperparameters, empty if it has none yet."""
         return dict(self._storage.get_trial(self._ids[number]).params)
 
+    def is_queued(self, number: int) -> bool:
+        """Says whether a trial was given some hyperparameters by `study.enqueue_trial`."""
+        return QUEUED in self._storage.get_trial(self._ids[number]).system_attrs
+
     def is_finished(self, number: int) -> bool:
         """Says whether a trial is known and has ended."""
         return number in self._ids and self._storage.get_trial(self._ids[number]).state.is_finished()

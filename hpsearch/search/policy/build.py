@@ -1,0 +1,48 @@
+"""Policies by name."""
+
+from collections.abc import Callable, Mapping
+
+from hpsearch.errors import UserError, nearest
+from hpsearch.search.policy.contract import Policy
+from hpsearch.search.policy.halving import Halving
+from hpsearch.search.policy.pieces import Pieces, are_stretched
+from hpsearch.search.policy.sampled import Sampled
+from hpsearch.search.policy.screen import Screen
+from hpsearch.search.policy.thaw import Mixture, Thaw
+from hpsearch.search.view import StudyView
+
+
+def build_policy(name: str, view: StudyView) -> Policy:
+    """Returns a study's policy, which has seen no trial.
+
+    Raises:
+        UserError: there is no such policy.
+    """
+    if name not in POLICIES:
+        raise UserError(f"policy {name!r} is unknown; {nearest(name, POLICIES)}")
+    return POLICIES[name](view)
+
+
+def _halving(view: StudyView) -> Policy:
+    return Halving(view, Pieces(False, 3, view.spec.max_epochs))
+
+
+def _thaw(view: StudyView) -> Policy:
+    return Thaw(view, _pieces(view), Mixture(rule=0.0))
+
+
+def _auto(view: StudyView) -> Policy:
+    return Thaw(view, _pieces(view), Mixture())
+
+
+def _pieces(view: StudyView) -> Pieces:
+    return Pieces(are_stretched(view.spec), 2, view.spec.max_epochs)
+
+
+POLICIES: Mapping[str, Callable[[StudyView], Policy]] = {
+    "sampled": Sampled,
+    "halving": _halving,
+    "screen": Screen,
+    "thaw": _thaw,
+    "auto": _auto,
+}

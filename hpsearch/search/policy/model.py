@@ -1,0 +1,201 @@
+"""What the curve model is told of a search, and what it expects of trials.
+
+One point for each piece of a trial: the mean of the piece's last three epochs. Costs are taken by their logarithm
+where all are positive, and those far above the median count as if they were nearer, since nobody wants to know how
+bad a bad trial is. The kernel's scales and lengths are fitted anew whenever the points have grown by a third, always on
+the first so many points in the order in which they came: a rebuilt search fits the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpsearch.search.policy.cube import Cube
+from hpsearch.search.policy.gp import Places, Posterior, fit
+from hpsearch.search.policy.pausing import Track
+from hpsearch.search.policy.pieces import Pieces
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MEAN_OF = 3
+"""Epochs at a piece's end of which the mean is taken."""
+
+_FARTHEST = 1e150  # squares of what is farther away overflow
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The end of a piece: cost of a trial at a time, in the order in which pieces ended."""
+
+    order: int
+    number: int
+    time: float
+    cost: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Costs as the model sees them: by logarithm or not, at most `top`, with mean 0 and deviation 1."""
+
+    log: bool
+    top: float
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, costs: Array) -> "Scale":
+        """Returns the scale of costs of which some are finite."""
+        finite = np.clip(costs[np.isfinite(costs)], -_FARTHEST, _FARTHEST)
+        log = bool((finite > 0).all())
+        values = np.log(finite) if log else finite
+        middle = np.median(values)
+        top = float(2 * middle - values.min())
+        seen = np.minimum(values, top)
+        deviation = float(seen.std())
+        differ = deviation > 1e-12 * float(np.abs(seen).max())
+        return cls(log, top, float(seen.mean()), deviation if differ else 1.0)
+
+    def __call__(self, costs: Array) -> Array:
+        finite = np.isfinite(costs)
+        values = np.clip(np.where(finite, costs, 1.0), -_FARTHEST, _FARTHEST)
+        values = np.log(values) if self.log else values
+        seen: Array = (np.where(finite, np.minimum(values, self.top), self.top) - self.mean) / self.deviation
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much work a decision may be.
+
+    Attributes:
+        points: that a decision looks at, see `chosen`.
+        fitted: points that scales and lengths are fitted to.
+        first: points at the first fit.
+        growth: of the points from one fit to the next.
+    """
+
+    points: int = 300
+    fitted: int = 150
+    first: int = 8
+    growth: float = 1.3
+
+
+class CurveModel:
+    """Knows the curves of a search's trials so far, and expects the others'."""
+
+    def __init__(self, cube: Cube, pieces: Pieces, seed: int, limits: Limits = Limits()) -> None:
+        self._cube, self._pieces, self._seed, self._limits = cube, pieces, seed, limits
+        self._units: dict[int, Array] = {}
+        self._points: dict[int, list[Point]] = {}
+        self._theta: tuple[int, Array] | None = None
+
+    @property
+    def knows_any(self) -> bool:
+        """Whether a finite cost is known."""
+        return any(math.isfinite(point.cost) for points in self._points.values() for point in points)
+
+    def know(self, track: Track) -> None:
+        """Takes note of a trial's pieces."""
+        if track.number not in self._units:
+            self._units[track.number] = self._cube.unit(track.hparams)
+        points = list(self._ends(track))
+        if points:
+            self._points[track.number] = points
+
+    def posterior(self, running: Sequence[Track]) -> "Belief":
+        """Returns what is believed of all curves; pieces in training count as if they ended as expected."""
+        points = chosen(self._points, self._limits.points)
+        costs = np.array([point.cost for point in points])
+        scale, weight = Scale.of(costs), np.array([point.weight for point in points])
+        pending = self.places(running, [track.next_cut for track in running]) if running else None
+        posterior = Posterior(self._fitted(), self._at(points), scale(costs), weight, pending)
+        best = float(posterior.smooth[np.isfinite(costs)].min())
+        return Belief(posterior, best)
+
+    def places(self, tracks: Sequence[Track], epochs: Sequence[int] | Ints) -> Places:
+        """Returns the places of trials at epochs."""
+        x = np.array([self._units[track.number] for track in tracks]).reshape(len(tracks), self._cube.width)
+        ends = np.array([track.epochs for track in tracks], dtype=np.int64)
+        time = self._pieces.time(np.asarray(epochs, dtype=float), ends)
+        return Places(x, time, np.array([track.number for track in tracks], dtype=np.int64))
+
+    def unit(self, number: int) -> Array:
+        """Returns a trial's place in the cube."""
+        return self._units[number]
+
+    def _ends(self, track: Track) -> Sequence[Point]:
+        found, start = [], 0
+        for end, order in track.pieces:
+            costs = [cost for cost in track.costs[max(start, end - MEAN_OF) : end] if math.isfinite(cost)]
+            if costs:
+                middle = end - (len(costs) - 1) / 2
+                found.append(self._point(track, order, middle, sum(costs) / len(costs), 1 / len(costs)))
+            start = end
+        if track.unfit and track.pieces:
+            found.append(self._point(track, track.pieces[-1][1], track.epochs, math.inf, 1.0))
+        return found
+
+    def _point(self, track: Track, order: int, epoch: float, cost: float, weight: float) -> Point:
+        [time] = self._pieces.time(np.array([epoch]), np.array([track.epochs]))
+        return Point(order, track.number, float(time), cost, weight)
+
+    def _at(self, points: Sequence[Point]) -> Places:
+        x = np.array([self._units[point.number] for point in points]).reshape(len(points), self._cube.width)
+        time = np.array([point.time for point in points])
+        return Places(x, time, np.array([point.number for point in points], dtype=np.int64))
+
+    def _fitted(self) -> Array:
+        count = sum(map(len, self._points.values()))
+        first, growth = self._limits.first, self._limits.growth
+        stage = math.floor(math.log(max(1.0, count / first)) / math.log(growth) + 1e-9)
+        known = min(count, math.ceil(first * growth**stage - 1e-9))
+        if self._theta is None or self._theta[0] != known:
+            self._theta = known, self._fit(known)
+        return self._theta[1]
+
+    def _fit(self, known: int) -> Array:
+        every = [point for points in self._points.values() for point in points]
+        early: dict[int, list[Point]] = {}
+        for point in sorted(every, key=lambda point: (point.order, point.number))[:known]:
+            early.setdefault(point.number, []).append(point)
+        points = chosen(early, self._limits.points)
+        if len(points) > self._limits.fitted:
+            rng = np.random.default_rng([self._seed, known])
+            points = [points[i] for i in rng.choice(len(points), self._limits.fitted, replace=False)]
+        costs = np.array([point.cost for point in points])
+        if not np.isfinite(costs).any():
+            costs = np.zeros_like(costs)
+        return fit(self._at(points), Scale.of(costs)(costs), np.array([point.weight for point in points]))
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What the model believes now; `best` is the best cost seen, without its noise, on the model's scale."""
+
+    posterior: Posterior
+    best: float
+
+
+def chosen(points: dict[int, list[Point]], most: int) -> list[Point]:
+    """Returns at most so many points: all of the best trials, the last one of the others.
+
+    Where there are too many trials, at least half of the points are those of the best, and of the others, from good
+    to bad, every so many-th is left out.
+    """
+    ranked = sorted(points, key=lambda number: (min(point.cost for point in points[number]), number))
+    found: list[Point] = []
+    for place, number in enumerate(ranked):
+        others = len(ranked) - place - 1
+        if len(found) + len(points[number]) > max(most - others, most // 2):
+            break
+        found += points[number]
+    else:
+        return found
+    rest = ranked[place:]
+    kept = np.unique(np.linspace(0, len(rest) - 1, min(len(rest), most - len(found))).round().astype(int))
+    return found + [points[rest[i]][-1] for i in kept]

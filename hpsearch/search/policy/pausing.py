@@ -1,0 +1,258 @@
+"""What all policies share that pause trials: the trials, their pieces, and the order in which these ended.
+
+A trial is trained in pieces. Policies look at the ends of pieces alone, so what a worker lost within a piece changes
+no decision. The order of the ends is counted over the whole study and stored with each trial: whatever depends on
+what was known at an earlier moment can be found again.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpsearch.search.outcome import StopKind
+from hpsearch.search.policy.contract import (
+    CONTINUE,
+    PAUSED,
+    PIECES,
+    Continue,
+    Decision,
+    New,
+    Pause,
+    Resume,
+    Step,
+)
+from hpsearch.search.policy.pieces import Pieces, epochs_of
+from hpsearch.search.sampler import total_trials
+from hpsearch.search.view import StudyView
+
+_UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
+
+
+class Doing(Enum):
+    """What a trial does."""
+
+    RUNNING = auto()
+    PAUSED = auto()
+    ENDED = auto()
+
+
+@dataclass(slots=True)
+class Track:
+    """A trial as a policy that pauses sees it.
+
+    Attributes:
+        cuts: epochs after which its pieces end.
+        costs: of its epochs, lower is better; infinite where the value is not finite.
+        pieces: (last epoch, order) of the pieces that have ended.
+        unfit: whether it ended since its hyperparameters cannot be trained: it diverged, or no memory was enough.
+    """
+
+    number: int
+    hparams: Mapping[str, Any]
+    cuts: tuple[int, ...]
+    costs: list[float] = field(default_factory=list)
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    doing: Doing = Doing.RUNNING
+    unfit: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs after which it ends by itself."""
+        return self.cuts[-1]
+
+    @property
+    def trained(self) -> int:
+        """Epochs of the pieces that have ended."""
+        return self.pieces[-1][0] if self.pieces else 0
+
+    @property
+    def next_cut(self) -> int:
+        """Where the piece ends that is trained, or would be."""
+        return next((cut for cut in self.cuts if cut > self.trained), self.epochs)
+
+    def best(self, epoch: int) -> float:
+        """Returns the best cost up to an epoch."""
+        return min(self.costs[:epoch], default=math.inf)
+
+
+class Pausing(ABC):
+    """A policy whose subclass says what comes next."""
+
+    def __init__(self, view: StudyView, pieces: Pieces) -> None:
+        self.view = view
+        self.spec = view.spec
+        self.pieces = pieces
+        self.tracks: dict[int, Track] = {}
+        self._sign = 1.0 if view.spec.study.better == "minimize" else -1.0
+        self._chosen: tuple[int, bool, Step, dict[str, Any] | None] | None = None
+
+    @abstractmethod
+    def choose(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
+        """Says what comes next, and for a new trial its hyperparameters, None to ask the study's sampler.
+
+        Args:
+            number: of the next new trial.
+            new: whether a trial may still be begun.
+        """
+
+    # The contract.
+
+    def begin(self, new: bool = True) -> Step:
+        return self._choice(self.view.next_number, new)[0]
+
+    def start(self, number: int) -> dict[str, Any]:
+        hparams = self._proposed(number)
+        if hparams is None:
+            hparams = self.view.ask(number)
+        elif number in self.view:
+            self.view.set_params(number, hparams)
+        else:
+            self.view.add(
+                create_trial(state=TrialState.RUNNING, params=hparams, distributions=self.view.space)
+            )
+        self._enter(Track(number, hparams, self.pieces.cuts(epochs_of(self.spec, hparams))))
+        return hparams
+
+    def resume(self, number: int) -> None:
+        self._enter(replace(self.tracks[number], doing=Doing.RUNNING))
+
+    def report(self, number: int, epoch: int, value: float) -> Decision:
+        track = self.tracks[number]
+        # What is repeated from an older checkpoint leaves the pieces that have ended as they were.
+        del track.costs[max(epoch, track.trained) :]
+        track.costs[epoch - 1 : epoch] = [self._cost(value)]
+        if epoch not in track.cuts or epoch <= track.trained or epoch == track.epochs:
+            return CONTINUE
+        track.pieces.append((epoch, self.order))
+        track.doing = Doing.PAUSED
+        self._enter(track)
+        match self._choice(self.view.next_number, self._may_begin)[0]:
+            case Resume(chosen) if chosen == number:
+                self.resume(number)
+                return Continue(self.notes(number, epoch))
+        return Pause({**self.notes(number, epoch), PAUSED: epoch})
+
+    def notes(self, number: int, epochs: int) -> dict[str, Any]:
+        track = self.tracks[number]
+        pieces = list(track.pieces)
+        if epochs > track.trained:
+            pieces.append((epochs, self.order))
+        return {PIECES: [list(piece) for piece in pieces], PAUSED: None}
+
+    def finish(self, trial: FrozenTrial) -> None:
+        self.add(trial)
+
+    def add(self, trial: FrozenTrial) -> None:
+        if not trial.params:
+            return  # begun by a driver that was lost before it chose them, or failed without
+        values = trial.intermediate_values
+        costs = [self._cost(values.get(epoch, math.nan)) for epoch in range(1, 1 + max(values, default=0))]
+        attrs = trial.user_attrs
+        pieces = [(int(epoch), int(order)) for epoch, order in attrs.get(PIECES) or ()]
+        doing = Doing.PAUSED if attrs.get(PAUSED) is not None else Doing.RUNNING
+        if trial.state.is_finished():
+            doing = Doing.ENDED
+            if not pieces and costs:  # stored by a policy without pauses
+                pieces = [(len(costs), trial.number)]
+        unfit = doing is Doing.ENDED and attrs.get("stop_reason") in _UNFIT
+        cuts = self.pieces.cuts(epochs_of(self.spec, trial.params))
+        self._enter(Track(trial.number, dict(trial.params), cuts, costs, pieces, doing, unfit))
+
+    def surplus(self, most: int) -> Sequence[int]:
+        paused = sorted(self.paused(), key=self._rank, reverse=True)
+        return [track.number for track in paused[: max(0, len(paused) - most)]]
+
+    # For subclasses.
+
+    @property
+    def order(self) -> int:
+        """The order of the piece that ends next."""
+        return 1 + max((track.pieces[-1][1] for track in self.tracks.values() if track.pieces), default=-1)
+
+    @property
+    def begun(self) -> int:
+        """Pieces begun so far: the number of this decision."""
+        return sum(len(t.pieces) + (t.doing is Doing.RUNNING) for t in self.tracks.values())
+
+    def paused(self) -> list[Track]:
+        return [track for track in self.tracks.values() if track.doing is Doing.PAUSED]
+
+    def running(self) -> list[Track]:
+        return [track for track in self.tracks.values() if track.doing is Doing.RUNNING]
+
+    def rng(self, number: int) -> np.random.Generator:
+        """Returns the random numbers of one decision."""
+        return np.random.default_rng([self.spec.study.seed, self.begun, number])
+
+    def rungs(self) -> Iterator[list[tuple[float, Track, bool]]]:
+        """Yields who reached each rung, the highest rung and the best trials first.
+
+        Each entry is the best cost up to the rung, the trial, and whether it waits there.
+        """
+        found: dict[int, list[tuple[float, int, Track, bool]]] = {}
+        for track in self.tracks.values():
+            for place, cut in enumerate(track.cuts[:-1]):
+                if track.trained < cut:
+                    break
+                waits = track.doing is Doing.PAUSED and track.trained == cut
+                rung = self.pieces.rung(track.cuts, place)
+                found.setdefault(rung, []).append((track.best(cut), track.number, track, waits))
+        for rung in sorted(found, reverse=True):
+            yield [
+                (cost, track, waits) for cost, _, track, waits in sorted(found[rung], key=lambda one: one[:2])
+            ]
+
+    def promotable(self, eta: float, least: int = 0) -> Track | None:
+        """Returns the best trial that waits in the best 1/eta of its rung, of the highest such rung.
+
+        Args:
+            least: trials of a rung that may go on however few have reached it.
+        """
+        for reached in self.rungs():
+            for cost, track, waits in reached[: max(least, int(len(reached) / eta))]:
+                if waits and math.isfinite(cost):
+                    return track
+        return None
+
+    # Inside.
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether the study has not yet all its trials."""
+        return self.view.place(self.view.next_number) < total_trials(self.spec)
+
+    def _cost(self, value: float) -> float:
+        return self._sign * value if math.isfinite(value) else math.inf
+
+    def _rank(self, track: Track) -> tuple[float, float, int]:
+        """Returns what sorts paused trials, the most promising first: the place in the rung where each waits."""
+        mine = track.best(track.trained)
+        others = [t.best(track.trained) for t in self.tracks.values() if t.trained >= track.trained]
+        return sum(cost < mine for cost in others) / len(others), mine, track.number
+
+    def _enter(self, track: Track) -> None:
+        self.tracks[track.number] = track
+        self._chosen = None
+
+    def _choice(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
+        if self._chosen is None or self._chosen[:2] != (number, new):
+            step, hparams = self.choose(number, new)
+            self._chosen = number, new, step, hparams
+        return self._chosen[2], self._chosen[3]
+
+    def _proposed(self, number: int) -> dict[str, Any] | None:
+        """Returns what the policy itself proposes for a new trial."""
+        if number in self.view and self.view.is_queued(number):
+            return None  # some of its hyperparameters are given
+        step, hparams = self._choice(number, True)
+        return hparams if isinstance(step, New) else self.propose(number)
+
+    def propose(self, number: int) -> dict[str, Any] | None:
+        """Returns hyperparameters for a trial that begins though another step was chosen; None asks the sampler."""
+        return None

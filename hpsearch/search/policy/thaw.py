@@ -1,0 +1,181 @@
+"""Freeze and thaw: after each piece of a trial, a model of all curves or a simple rule picks what is trained next.
+
+After Swersky, Snoek and Adams (arXiv 1406.3896), with the choice of Rakotoarison et al., In-Context Freeze-Thaw
+Bayesian Optimization (arXiv 2404.16795): the most probable improvement by a random margin at a random horizon.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
+from threadpoolctl import ThreadpoolController
+
+from hpsearch.search.policy.contract import New, Resume, Step, Wait
+from hpsearch.search.policy.cube import Array, Cube
+from hpsearch.search.policy.gp import Places
+from hpsearch.search.policy.model import Belief, CurveModel
+from hpsearch.search.policy.pausing import Pausing, Track
+from hpsearch.search.policy.pieces import Pieces, epochs_of
+from hpsearch.search.view import StudyView
+
+Ints = NDArray[np.int64]
+
+STARTUP = 8
+"""Random trials before the model is asked."""
+FRESH, NEAR = 100, 60
+"""Points that the model chooses among: random ones, and some near the best trials."""
+BASES, APART, SPREAD = 8, 0.05, 0.15
+"""So many best trials, none closer to a better one than so far, are varied by at most so much (root mean square)."""
+SHOWN = 60
+"""Paused trials that the model chooses among: those with the best expected end."""
+MARGIN = (-1.5, 0.5)
+"""Logarithms of the least and the largest improvement that is hoped for, in deviations of the costs."""
+HOPELESS = 0.05
+"""When no trial may begin any more: a trial is resumed while it becomes the best with this probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Who picks.
+
+    Attributes:
+        rule: probability that the rule picks a piece rather than the model.
+        random: probability that a new trial of the model's is a random point instead.
+        eta: the rule resumes the best 1/eta of a rung.
+    """
+
+    rule: float = 0.5
+    random: float = 0.33
+    eta: float = 3.0
+
+
+class Thaw(Pausing):
+    """Picks by the model, a part of the pieces by asynchronous halving of all trials."""
+
+    def __init__(self, view: StudyView, pieces: Pieces, mixture: Mixture) -> None:
+        super().__init__(view, pieces)
+        self._mixture = mixture
+        self._cube = Cube(view.space)
+        self._model = CurveModel(self._cube, pieces, view.spec.study.seed)
+
+    def choose(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
+        # More threads take longer over matrices of this size, and add up in another order on another machine.
+        with _threads().limit(limits=1, user_api="blas"):
+            return self._choose(number, new)
+
+    def _choose(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
+        rng = self.rng(number)
+        if new and (len(self.tracks) < STARTUP or not self._model.knows_any):
+            return New("the first trials are random"), self._random(rng)
+        if rng.random() < self._mixture.rule:
+            track = self.promotable(self._mixture.eta)
+            if track is not None:
+                why = f"in the best 1/{self._mixture.eta:g} of the trials that reached epoch {track.trained}"
+                return Resume(track.number, why), None
+            if new:
+                return New("a random point, as no paused trial is good enough to go on"), self._random(rng)
+        if not new:
+            return self._last(), None
+        return self._modelled(rng)
+
+    def propose(self, number: int) -> dict[str, Any] | None:
+        return self._random(self.rng(number))
+
+    def _enter(self, track: Track) -> None:
+        super()._enter(track)
+        self._model.know(track)
+
+    def _modelled(self, rng: np.random.Generator) -> tuple[Step, dict[str, Any] | None]:
+        belief = self._model.posterior(self.running())
+        paused = self._shown(belief)
+        units = self._candidates(rng)
+        at = self._places(rng, paused, units)
+        mean, deviation = belief.posterior.predict(at)
+        goal = belief.best - 10 ** rng.uniform(*MARGIN) * max(1.0, -belief.best)
+        pick = int(np.argmax(log_ndtr((goal - mean) / deviation)))
+        if pick < len(paused):
+            why = f"of {len(paused)} paused and {len(units)} new trials it may well become the best"
+            return Resume(paused[pick].number, why), None
+        if rng.random() < self._mixture.random:
+            return New("a random point, so that the model sees what it does not expect"), self._random(rng)
+        return New("the model expects most of it"), self._cube.hparams(units[pick - len(paused)])
+
+    def _last(self) -> Step:
+        """Returns what is worth resuming when no trial may begin any more."""
+        if not self.running():
+            track = self.promotable(self._mixture.eta, least=1)
+            if track is not None:
+                return Resume(track.number, f"the best of those that reached epoch {track.trained}")
+        paused = [track for track in self.paused() if math.isfinite(track.best(track.trained))]
+        if not paused:
+            return Wait()
+        belief = self._model.posterior(self.running())
+        ends = [track.epochs for track in paused]
+        mean, deviation = belief.posterior.predict(self._model.places(paused, ends))
+        chance = log_ndtr((belief.best - mean) / deviation)
+        pick = int(np.argmax(chance))
+        if chance[pick] < math.log(HOPELESS):
+            return Wait()
+        return Resume(paused[pick].number, f"the best with a probability of {math.exp(chance[pick]):.0%}")
+
+    def _shown(self, belief: Belief) -> list[Track]:
+        paused = [track for track in self.paused() if math.isfinite(track.best(track.trained))]
+        if len(paused) <= SHOWN:
+            return paused
+        mean = belief.posterior.mean(self._model.places(paused, [track.epochs for track in paused]))
+        return [paused[i] for i in np.argsort(mean, kind="stable")[:SHOWN]]
+
+    def _candidates(self, rng: np.random.Generator) -> Array:
+        bases: list[Array] = []
+        for track in sorted(
+            self.tracks.values(), key=lambda track: (track.best(track.trained), track.number)
+        ):
+            unit = self._model.unit(track.number)
+            if math.isinf(track.best(track.trained)) or len(bases) == BASES:
+                break
+            if not bases or (((np.array(bases) - unit) ** 2).sum(1) > APART**2 * len(unit)).all():
+                bases.append(unit)
+        units = rng.random((FRESH, self._cube.width))
+        if bases:
+            base = np.array([bases[i % len(bases)] for i in range(NEAR)])
+            scale = SPREAD * 10 ** -rng.random((NEAR, 1))
+            moved = base + (rng.random(base.shape) < 0.5) * rng.standard_normal(base.shape) * scale
+            units = np.vstack([units, np.clip(moved, 0, 1)])
+        units = self._cube.snap(units)
+        tried = {_rounded(self._model.unit(number)) for number in self.tracks}
+        untried = [_rounded(unit) not in tried for unit in units]
+        return units[untried] if any(untried) else units
+
+    def _places(self, rng: np.random.Generator, paused: list[Track], units: Array) -> Places:
+        """Returns trials and new points at a horizon: so many more epochs, or so large a share of their own."""
+        ends = np.array([track.epochs for track in paused] + self._lengths(units), dtype=np.int64)
+        now = np.array([track.trained for track in paused] + [0] * len(units), dtype=np.int64)
+        if self.pieces.by_share:
+            more = np.round(rng.random() * ends)
+        else:
+            more = np.full(len(ends), rng.integers(1, self.pieces.longest + 1))
+        epochs = np.minimum(now + np.maximum(1, more), ends)
+        new = Places(units, np.zeros(len(units)), -np.arange(1, len(units) + 1))
+        at = self._model.places(paused, [track.trained for track in paused]) + new
+        return Places(at.x, self.pieces.time(epochs.astype(float), ends), at.trial)
+
+    def _lengths(self, units: Array) -> list[int]:
+        if "epochs" not in self.view.space:
+            return [epochs_of(self.spec, {})] * len(units)
+        return [epochs_of(self.spec, {"epochs": end}) for end in self._cube.wholes(units, "epochs")]
+
+    def _random(self, rng: np.random.Generator) -> dict[str, Any]:
+        return self._cube.hparams(self._cube.sample(rng, 1)[0])
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _rounded(unit: Array) -> bytes:
+    return unit.round(9).tobytes()

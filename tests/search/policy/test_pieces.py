@@ -1,0 +1,66 @@
+"""Where pieces end, and how trials of different lengths are compared."""
+
+import numpy as np
+import pytest
+
+from hpsearch.search.policy.pieces import Pieces, are_stretched, epochs_of
+from tests.search.policy.drivers import FIXED, SEARCH, study
+
+
+@pytest.mark.parametrize(
+    ("by_share", "growth", "first", "epochs", "expected"),
+    [
+        (False, 3, 1, 1, (1,)),
+        (False, 3, 1, 3, (1, 3)),
+        (False, 3, 1, 27, (1, 3, 9, 27)),
+        (False, 3, 1, 28, (1, 3, 9, 27, 28)),
+        (False, 2, 4, 20, (4, 8, 16, 20)),
+        (False, 2, 4, 3, (3,)),
+        (False, 1.6, 1, 10, (1, 2, 3, 4, 7, 10)),
+        (True, 2, 1, 80, (10, 20, 40, 80)),
+        (True, 2, 1, 3, (1, 2, 3)),
+        (True, 2, 1, 1, (1,)),
+        (True, 2, 6, 20, (6, 10, 20)),
+    ],
+)
+def test_cuts(by_share, growth, first, epochs, expected):
+    assert Pieces(by_share, growth, 100, first).cuts(epochs) == expected
+
+
+def test_rungs_by_share_are_counted_from_the_end():
+    pieces = Pieces(True, 2, 100)
+    assert [pieces.rung(pieces.cuts(80), place) for place in range(4)] == [-4, -3, -2, -1]
+    assert [pieces.rung(pieces.cuts(3), place) for place in range(3)] == [-3, -2, -1]
+
+
+@pytest.mark.parametrize("by_share", [False, True])
+def test_time_grows_to_one(by_share):
+    epochs = np.arange(1, 51)
+    time = Pieces(by_share, 2, 50).time(epochs.astype(float), np.full(50, 50))
+    assert (np.diff(time) > 0).all()
+    assert time[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("search", "schedule", "expected"),
+    [
+        (SEARCH, "cosine", True),
+        (SEARCH, "constant", False),
+        (SEARCH, "plateau", False),
+        (FIXED, "cosine", False),
+        ({**SEARCH, "train.schedule": ["constant", "one_cycle"]}, "constant", True),
+        ({**SEARCH, "train.schedule": ["constant", "plateau"]}, "cosine", False),
+        ({**SEARCH, "epochs": [7]}, "cosine", False),
+    ],
+)
+def test_which_studies_are_stretched(search, schedule, expected):
+    assert are_stretched(study(search, train={"function": "a:b", "schedule": schedule})) is expected
+
+
+@pytest.mark.parametrize(
+    ("hparams", "last", "expected"),
+    [({}, None, 9), ({"epochs": 5}, None, 5), ({"epochs": 5}, 3, 3), ({"train.last_epoch": 2}, None, 2)],
+)
+def test_epochs_of_a_trial(hparams, last, expected):
+    train = {"function": "a:b", "epochs": 9, **({} if last is None else {"last_epoch": last})}
+    assert epochs_of(study(train=train), hparams) == expected

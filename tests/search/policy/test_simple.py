@@ -1,0 +1,138 @@
+"""The policies without a model, against hand-worked searches and against the view alone."""
+
+import math
+
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from hpsearch.search.outcome import StopKind
+from hpsearch.search.policy.contract import CONTINUE, Continue, New, Pause, Resume, Stop, Wait
+from hpsearch.search.policy.halving import Halving
+from hpsearch.search.policy.pieces import Pieces
+from hpsearch.search.policy.sampled import Sampled
+from hpsearch.search.policy.screen import Screen
+from hpsearch.search.view import StudyView
+from tests.search.policy.drivers import FIXED, Database, Driver, curves, study
+
+
+def halving(epochs=9):
+    spec = study(FIXED, study={"trials": 100}, train={"function": "a:b", "epochs": epochs})
+    return Halving(StudyView(spec), Pieces(False, 3, epochs))
+
+
+def train(policy, number, *values):
+    """Reports epochs until the trial pauses; the values of those that are left must be none."""
+    for epoch, value in enumerate(values, start=1):
+        policy.view.report(number, epoch, value)
+        decision = policy.report(number, epoch, value)
+    return decision
+
+
+def test_halving_promotes_the_best_third_of_each_rung():
+    policy = halving()
+    for number, value in enumerate([0.5, 0.3]):
+        assert isinstance(policy.begin(), New)
+        policy.start(number)
+        assert isinstance(train(policy, number, value), Pause)
+    assert isinstance(policy.begin(), New), "one of two is not a third"
+    policy.start(2)
+    assert isinstance(train(policy, 2, 0.4), Pause)
+    assert policy.begin() == Resume(1, "in the best 1/3 of the trials that reached epoch 1")
+    policy.resume(1)
+    assert isinstance(policy.begin(), New), "the one of three goes on already"
+    assert isinstance(train(policy, 1, 0.3, 0.2, 0.1), Pause)
+    policy.start(3)
+    assert isinstance(train(policy, 3, 0.1), Continue), "the best of four goes on at once"
+
+
+def test_halving_goes_by_the_best_value_so_far():
+    policy = halving()
+    for number, values in enumerate([(0.2, 0.3, 0.9), (0.3, 0.4, 0.5), (0.4, 0.4, 0.4)]):
+        policy.start(number)
+        train(policy, number, values[0])
+        if number != 0:
+            policy.resume(number)
+            train(policy, number, *values)
+    policy.resume(0)
+    assert isinstance(train(policy, 0, 0.2, 0.3, 0.9), Continue), "of three at epoch 3, it had 0.2"
+
+
+def test_when_no_trial_may_begin_one_of_each_rung_goes_on_once_no_trial_runs():
+    policy = halving()
+    for number, value in enumerate([0.5, 0.3]):
+        policy.start(number)
+        if number == 1:
+            assert policy.begin(new=False) == Wait()
+        train(policy, number, value)
+    assert policy.begin(new=False) == Resume(1, "in the best 1/3 of the trials that reached epoch 1")
+    policy.resume(1)
+    train(policy, 1, 0.3, 0.2, 0.1)
+    assert policy.begin(new=False) == Resume(1, "in the best 1/3 of the trials that reached epoch 3")
+
+
+@pytest.mark.parametrize("top", [1, 3])
+def test_screen_trains_the_best_to_their_end(top):
+    spec = study(FIXED, study={"trials": 8})
+    driver = Driver("screen", spec, Database(), curves(3), [])
+    driver.policy = Screen(driver.view, epochs=2, top=top)
+    while driver.live or driver.begin():
+        driver.epoch(*driver.live)
+    driver.close()
+    lengths = {n: len(trial.intermediate_values) for n, trial in driver.database.trials.items()}
+    best = sorted(
+        lengths, key=lambda n: min(driver.database.trials[n].intermediate_values[e] for e in (1, 2))
+    )
+    assert {n for n, length in lengths.items() if length == 9} == set(best[:top])
+    assert {length for n, length in lengths.items() if n not in best[:top]} == {2}
+    assert driver.database.trials[best[-1]].state is TrialState.PRUNED
+
+
+def test_screen_waits_for_the_first_epochs_of_all():
+    policy = Screen(StudyView(study(FIXED, study={"trials": 2})), epochs=1, top=1)
+    policy.start(0)
+    policy.start(1)
+    train(policy, 0, 0.5)
+    assert policy.begin(new=False) == Wait()
+    train(policy, 1, math.inf)
+    assert policy.begin(new=False) == Resume(0, "among the best 1 after epoch 1")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+@pytest.mark.parametrize("pruner", ["none", "median", "asha", "hyperband"])
+def test_without_pauses_all_is_as_the_view_alone_decides(sampler, pruner):
+    tables = {"sampler": {"name": sampler}, "pruner": {"name": pruner}, "study": {"trials": 25}}
+    view, alone = StudyView(study(**tables)), StudyView(study(**tables))
+    policy, cut = Sampled(view), 0
+    for number in range(25):
+        assert isinstance(policy.begin(), New)
+        hparams = policy.start(number)
+        assert hparams == alone.ask(number)
+        values, state, kind = [], TrialState.COMPLETE, StopKind.FINISHED
+        for epoch in range(1, hparams["epochs"]):
+            values.append(curves(1)(number, epoch))
+            for one in (view, alone):
+                one.report(number, epoch, values[-1])
+            decision = policy.report(number, epoch, values[-1])
+            assert isinstance(decision, Stop) == alone.should_prune(number)
+            if decision != CONTINUE:
+                state, kind, cut = TrialState.PRUNED, decision.verdict.kind, cut + 1
+                assert decision.verdict.detail == f"the {pruner} pruner cut it at epoch {epoch}"
+                break
+        attrs = {"score": min(values), "stop_reason": kind.value, "epochs_run": len(values)}
+        for one in (view, alone):
+            record = create_trial(
+                state=state,
+                value=min(values),
+                params=hparams,
+                distributions=one.space,
+                user_attrs=attrs,
+                system_attrs=one.rungs(number),
+                intermediate_values=dict(enumerate(values, start=1)),
+            )
+            record.number = number
+            one.replace(record)
+        policy.finish(record)
+    assert (cut > 0) is (pruner != "none")
+    assert policy.begin(new=False) == Wait()
+    with pytest.raises(ValueError, match="pauses none"):
+        policy.resume(0)
