@@ -9,11 +9,13 @@ Optuna passes over infeasible trials in `study.best_trial`, so `memory_constrain
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeGuard
+from typing import Self, TypeGuard
 
 from optuna.trial import TrialState
 
+from hpsearch.contracts.trial import EndKind, TrialEnd
 from hpsearch.study.specification import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 
@@ -82,6 +84,19 @@ class Scoreboard:
             return False
         better = bisect_left(self._costs, self._sign * score)
         return self._finished < FEW or 2 * better <= len(self._costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a trial ends after its last epoch, with a readable sentence."""
+
+    kind: StopKind
+    detail: str = ""
+
+    @classmethod
+    def of(cls, end: TrialEnd) -> Self:
+        """Returns why a trial ends that nobody judged: all its epochs are done, or its own loop gave it up."""
+        return cls(StopKind.PRUNER if end.kind is EndKind.PRUNED else StopKind.FINISHED, end.detail)
 
 
 def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: OutcomeSwitch) -> TrialState:

@@ -30,12 +30,12 @@ from hpsearch.contracts.messages import (
     WorkerExit,
 )
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind
+from hpsearch.search.outcome import StopKind, Verdict
 from hpsearch.service.admission import Admission, Doubtful, Postponed
 from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.service.live import LiveTrial, Verdict
+from hpsearch.service.live import LiveTrial
 from hpsearch.service.readiness import Readiness
 from hpsearch.service.snapshots import finished, running, standing, worker_rows
 from hpsearch.service.study import Study

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
+from hpsearch.contracts.trial import EpochResult, TrialEnd
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
-from hpsearch.search.outcome import StopKind, score
+from hpsearch.search.outcome import StopKind, Verdict, score
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.specification import StudySpec
@@ -26,19 +26,6 @@ LONG_CURVE = 2_000
 """Epochs from which on curves in attributes are rounded, for the same reason."""
 
 LOSSES = ("train_loss", "val_loss")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a trial ends after its last epoch, with a readable sentence."""
-
-    kind: StopKind
-    detail: str = ""
-
-    @classmethod
-    def of(cls, end: TrialEnd) -> Self:
-        """Returns why a trial ends that nobody judged: all its epochs are done, or its own loop gave it up."""
-        return cls(StopKind.PRUNER if end.kind is EndKind.PRUNED else StopKind.FINISHED, end.detail)
 
 
 @dataclass(slots=True)

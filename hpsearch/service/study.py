@@ -16,13 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind, decide, memory_constraint
+from hpsearch.search.outcome import StopKind, Verdict, decide, memory_constraint
 from hpsearch.search.sampler import total_trials
 from hpsearch.search.view import StudyView
 from hpsearch.service.live import (
     Ended,
     LiveTrial,
-    Verdict,
     as_record,
     attributes,
     begun,

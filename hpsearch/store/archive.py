@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import StudyFileError
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
 from hpsearch.store.writes import (

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 from hpsearch.store.damage import DAMAGED, LOST, damage, stumbled
 from hpsearch.store.sqlite import DatabaseFile, opener, tune, turn_on_wal
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.study.specification import LINKED, StudySpec
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, refusing
 from hpsearch.files.atomic import write_whole
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which keys training scripts keep the weights in a larger dict."""

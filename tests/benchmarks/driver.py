@@ -33,8 +33,8 @@ from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.terminal.display import PlainDisplay
+from hpsearch.search.outcome import Verdict
 from hpsearch.service.launch import RunOptions
-from hpsearch.service.live import Verdict
 from hpsearch.service.run import run
 from hpsearch.service.study import Study
 from hpsearch.study import parse_study

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import EpochResult
-from hpsearch.search.outcome import decide
+from hpsearch.search.outcome import Verdict, decide
 from hpsearch.search.policy.build import POLICIES
 from hpsearch.search.policy.contract import New, Pause, Policy, Resume, Stop
 from hpsearch.search.policy.halving import Halving
@@ -24,7 +24,7 @@ from hpsearch.search.sampler import SpaceTPE
 from hpsearch.search.space import distributions
 from hpsearch.search.stopping import build
 from hpsearch.search.view import StudyView
-from hpsearch.service.live import LiveTrial, Verdict, as_record, attributes, judge
+from hpsearch.service.live import LiveTrial, as_record, attributes, judge
 from hpsearch.study import StudySpec, parse_study
 from tests.benchmarks.curve_tasks import Task
 

@@ -14,10 +14,10 @@ import optuna
 
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.results.stored.study import StudyRecord, read_record
-from hpsearch.search.outcome import StopKind, decide, score
+from hpsearch.search.outcome import StopKind, Verdict, decide, score
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.view import StudyView
-from hpsearch.service.live import LiveTrial, Verdict, as_record, attributes
+from hpsearch.service.live import LiveTrial, as_record, attributes
 from hpsearch.store.trials import SPECIFICATION
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.file import stored_form

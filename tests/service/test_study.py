@@ -8,8 +8,7 @@ from sqlalchemy import update
 
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind
-from hpsearch.service.live import Verdict
+from hpsearch.search.outcome import StopKind, Verdict
 from hpsearch.service.opening import open_study
 from hpsearch.service.study import Study
 from hpsearch.store.connection import open_storage, writing

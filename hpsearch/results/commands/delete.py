@@ -12,9 +12,9 @@ from optuna.storages import RDBStorage
 
 from hpsearch.errors import StorageError, StudyNotFound, UserError
 from hpsearch.files.run_folder import RunFolder, read_owner
-from hpsearch.results.attributes import decoded
 from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.stored.answer import REFIT
+from hpsearch.results.stored.attributes import decoded
 from hpsearch.results.stored.listing import own_folder
 from hpsearch.results.stored.reading import linked_to, opened
 from hpsearch.results.stored.status import find_row, living_drivers

@@ -18,7 +18,6 @@ from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
 from hpsearch.executors.places import VISIBLE, Workers, plan
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.attributes import decoded
 from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.linked import (
     DETAILS,
@@ -52,6 +51,7 @@ from hpsearch.results.confirm.summary import (
 )
 from hpsearch.results.confirm.words import findings
 from hpsearch.results.stored.answer import SUMMARY
+from hpsearch.results.stored.attributes import decoded
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import counted

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.errors import UserError
-from hpsearch.results.attributes import decoded, readable
+from hpsearch.results.stored.attributes import decoded, readable
 from hpsearch.results.stored.reading import opened, reading_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.opening import create_or_find, is_confirmation

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hpsearch.errors import UserError
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hpsearch.results.attributes import readable
 from hpsearch.results.stored.answer import SUMMARY, read_summary
+from hpsearch.results.stored.attributes import readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.connection import DEFAULT_STORAGE, HIDDEN

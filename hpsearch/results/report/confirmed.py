@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.attributes import decoded, readable
 from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
 from hpsearch.results.stored.answer import SUMMARY, read_summary
+from hpsearch.results.stored.attributes import decoded, readable
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.progress import number
 

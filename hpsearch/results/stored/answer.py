@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpsearch.results.attributes import decoded, finite, integer, readable
+from hpsearch.results.stored.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
 from hpsearch.service.opening import is_confirmation, is_ours
 from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX

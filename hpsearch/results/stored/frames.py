@@ -11,8 +11,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.callbacks import RunSummary
-from hpsearch.results.linked import linked_beside
 from hpsearch.results.stored.answer import standing
+from hpsearch.results.stored.linked import linked_beside
 from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.results.stored.trials import own_trials, weights_finder
 from hpsearch.service.opening import is_ours

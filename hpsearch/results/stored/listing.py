@@ -15,8 +15,8 @@ from sqlalchemy import and_, func, select
 
 from hpsearch.errors import StorageError, StudyFileError
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.linked import read_linked
 from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, standing
+from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.reading import CompleteTrials, linked_to, opened
 from hpsearch.search.sampler import total_trials
 from hpsearch.service.opening import is_ours

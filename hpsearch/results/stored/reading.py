@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
-from hpsearch.results.linked import linked_beside
 from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.linked import linked_beside
 from hpsearch.results.stored.study import StudyRecord, read_record
 from hpsearch.results.stored.trials import database, foreign_ones, own_best, weights_finder
 from hpsearch.service.opening import is_confirmation, is_ours

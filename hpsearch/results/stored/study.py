@@ -13,8 +13,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import StudyFileError
-from hpsearch.results.linked import linked_beside
 from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
+from hpsearch.results.stored.linked import linked_beside
 from hpsearch.results.stored.trials import own_trials
 from hpsearch.service.opening import is_ours, stored_specification
 from hpsearch.store.trials import SPECIFICATION

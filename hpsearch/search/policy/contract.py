@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
-from hpsearch.service.live import Verdict
+from hpsearch.search.outcome import Verdict
 
 PIECES = "pieces"
 """User attribute of a trial: a list of [last epoch, order], one for each piece that it was trained in."""

@@ -5,10 +5,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpsearch.search.outcome import StopKind
+from hpsearch.search.outcome import StopKind, Verdict
 from hpsearch.search.policy.contract import CONTINUE, Decision, New, Step, Stop, Wait
 from hpsearch.search.view import StudyView
-from hpsearch.service.live import Verdict
 
 
 class Sampled:

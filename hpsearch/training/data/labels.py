@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 from hpsearch.training.data.catalogue import Array, find_flawed
 
 Table = dict[str, list[str]]

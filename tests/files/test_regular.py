@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.spec.regular import regular
+from hpsearch.files.regular import regular
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
