@@ -12,6 +12,7 @@ HpsearchError                      exit status 1
 ├── StorageAway                    the database stopped answering in the middle of a run
 ├── LeaseLost                      another driver owns the trial now; nothing more may be written for it
 ├── CheckpointError                a checkpoint that cannot be written or read
+├── EngineError                    an engine that cannot train any more, because of one of its trials
 └── WorkersFailed                  workers die before they train, whatever the trial
 """
 
@@ -75,6 +76,14 @@ class LeaseLost(HpsearchError):
 
 class CheckpointError(HpsearchError):
     """A checkpoint cannot be written or read."""
+
+
+class EngineError(HpsearchError):
+    """An engine cannot train in this process any more, because of trial `number`; the cause is chained."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"trial {number} has made training in this process impossible")
+        self.number = number
 
 
 class WorkersFailed(HpsearchError):

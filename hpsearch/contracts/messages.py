@@ -9,13 +9,15 @@
       |  TrialRun  ------------------------>
       |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
       |  <---------------------------------  EpochResult                one per epoch
+      |  <---------------------------------  Usage                      every few seconds
       |  Decision  ------------------------>                            CONTINUE, STOP or PREEMPT
       |  <---------------------------------  TrialEnd
       |  Shutdown  ------------------------>
 
-The worker waits for the decision on its last epoch before it trains the next: a stopped trial never trains
-an epoch too many. So does a worker that resumes a trial: the driver judges the checkpoint's last epoch anew
-(`TrialStarted.curve` is not empty), for the trial may have ended before its record was written.
+A worker takes as many TrialRuns as its `Ready.capacity` says. Each trial waits for the decision on its last
+epoch before it trains the next: a stopped trial never trains an epoch too many. So does one that is resumed:
+the driver judges the checkpoint's last epoch anew (`TrialStarted.curve` is not empty), for the trial may have
+ended before its record was written.
 `WorkerExit` comes from the executor, not from the worker: its pipe has closed.
 """
 
@@ -42,6 +44,7 @@ __all__ = [
     "TrialEnd",
     "TrialRun",
     "TrialStarted",
+    "Usage",
     "Waiting",
     "WorkerExit",
     "WorkerSetup",
@@ -84,6 +87,8 @@ class Ready:
     Attributes:
         data: as the worker found it; None for an own loop with its own data.
         code: digests of the sources of the user's modules, by what the study names of them.
+        host: the machine that it runs on; two workers share a GPU only on the same host.
+        capacity: how many trials it trains at once.
     """
 
     worker: int
@@ -93,6 +98,16 @@ class Ready:
     data: DataFacts | None
     seconds: float
     code: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    capacity: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker's process uses at the moment: its resident memory."""
+
+    worker: int
+    memory_mb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +165,17 @@ class WorkerExit:
     Attributes:
         reason: one sentence: exit status or signal name, the kernel's OOM kill when it can be seen.
         stderr: the last lines that it wrote.
+        blameless: whether neither the worker nor its trials caused it: a job was preempted, a node has gone.
+            Nothing counts as a failure, and the worker is started again at once.
     """
 
     worker: int
     reason: str
     stderr: str = ""
+    blameless: bool = False
 
 
 ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
-FromWorker = Waiting | Loading | Ready | SetupFailed | TrialStarted | EpochResult | TrialEnd | WorkerExit
+FromWorker = (
+    Waiting | Loading | Ready | SetupFailed | TrialStarted | EpochResult | Usage | TrialEnd | WorkerExit
+)

@@ -1,29 +1,13 @@
 """Which trial a worker gets next: one that waits to be tried again, an orphan, or a new one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hpsearch.contracts.messages import TrialEnd
+from hpsearch.service.ends import Postponed
 from hpsearch.service.fleet import Fleet, Worker
-from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.live import LiveTrial
 from hpsearch.service.study import Study
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """A trial of this driver that waits for a worker.
-
-    Attributes:
-        failures: attempts in a row without a new checkpoint, with which it is tried again.
-        avoid: the worker that has just died of it, or it of the worker: another one is to try.
-        beside: the trials in whose company it found no room: it waits until one of them has left.
-    """
-
-    number: int
-    failures: int
-    avoid: int | None = None
-    beside: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +21,18 @@ class Doubtful:
 class Admission:
     """The trials that wait, and whether the study has more to give.
 
+    Args:
+        has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
+
     Attributes:
         exhausted: whether the study had no orphan and no new trial to give when it was last asked.
     """
 
-    def __init__(self, study: Study, fleet: Fleet, keeper: WeightsKeeper) -> None:
+    def __init__(self, study: Study, fleet: Fleet, has_checkpoint: Callable[[int, int], bool]) -> None:
         self.exhausted = False
         self._study = study
         self._fleet = fleet
-        self._keeper = keeper
+        self._has_checkpoint = has_checkpoint
         self._waiting: list[Postponed] = []
         self._doubtful: dict[int, Doubtful] = {}
         self._pardoned: set[int] = set()
@@ -94,6 +81,8 @@ class Admission:
 
     def is_possible(self, worker: Worker) -> bool:
         """Says whether there may be a trial for a worker."""
+        if worker.trials and any(waiting.alone for waiting in self._waiting):
+            return False  # it empties, so that it can take that one
         return not self.exhausted or self._waiting_for(worker) is not None
 
     def next(self, worker: Worker, silent_too: bool) -> LiveTrial | None:
@@ -110,9 +99,10 @@ class Admission:
         if waiting is not None:
             self._study.flush()
             trial = self._study.retry(waiting.number, waiting.failures)
+            trial.alone = waiting.alone
             self._waiting.remove(waiting)
             return trial
-        new = self._study.next_trial(self._keeper.has_checkpoint, silent_too)
+        new = self._study.next_trial(self._has_checkpoint, silent_too)
         self.exhausted = new is None
         if new is not None and new.failures >= self._study.spec.study.max_attempts:
             new.problem = f"{new.failures} attempts in a row (max_attempts) ended with their driver"
@@ -129,7 +119,7 @@ class Admission:
         """
         if self._waiting:
             return self._waiting.pop(0).number
-        orphan = self._study.next_trial(self._keeper.has_checkpoint, silent_too, claim=False)
+        orphan = self._study.next_trial(self._has_checkpoint, silent_too, claim=False)
         self.exhausted = orphan is None
         return None if orphan is None else orphan.number
 

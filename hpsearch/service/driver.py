@@ -5,7 +5,6 @@ It meets training only in messages and the database only through `search.study.S
 
 import logging
 import math
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,9 @@ from hpsearch.contracts.messages import (
 )
 from hpsearch.errors import LeaseLost
 from hpsearch.search.outcome import StopKind, Verdict
-from hpsearch.service.admission import Admission, Doubtful, Postponed
+from hpsearch.service.admission import Admission, Doubtful
 from hpsearch.service.database import Database
+from hpsearch.service.ends import Postponed, after_end, after_exit, given_back
 from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.live import LiveTrial
@@ -96,7 +96,7 @@ class Driver:
         self.call = Calls(callbacks)
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
-        self.admission = Admission(study, fleet, keeper)
+        self.admission = Admission(study, fleet, keeper.has_checkpoint)
         self._readiness = Readiness(study, fleet, keeper, self.call)
         self.database = Database(self._lost, lambda text: self.call("on_message", text), stops)
         self._flush = Every(GATHER)
@@ -187,70 +187,38 @@ class Driver:
 
     def _on_end(self, end: TrialEnd) -> None:
         worker = self.fleet.with_trial(end.number)
+        company: set[int] = set()
         if worker is not None:
-            self.fleet.free(worker, end.leaving)
+            company = self.fleet.free(worker, end.number, end.leaving).company
         trial = self.study.live.get(end.number)
         if trial is None or trial.attempt != end.attempt:
             return
-        match end.kind:
-            case EndKind.FINISHED | EndKind.STOPPED | EndKind.PRUNED:
-                verdict = self._verdicts.pop(end.number, Verdict.of(end))
-                self._finish(end.number, verdict, end, worker)
-            case EndKind.OUT_OF_MEMORY:
-                self._on_no_room(end, worker)
-            case EndKind.PREEMPTED:
-                self._requeue(Postponed(end.number, 0 if trial.progress else trial.failures))
-            case EndKind.UNSAVED:
-                self._requeue(Postponed(end.number, trial.failures))
-                self.stops.stop(end.detail, exit_status=1)
-            case EndKind.ERROR:
-                self._on_failure(end, worker)
+        beside = self.fleet.beside(worker) if worker is not None else frozenset()
+        decided = self._verdicts.pop(end.number, None)
+        attempts = self.study.spec.study.max_attempts
+        self._act(after_end(end, trial, decided, company, beside, attempts), end, worker)
+        if end.kind is EndKind.UNSAVED:
+            self.stops.stop(end.detail, exit_status=1)
 
-    def _on_no_room(self, end: TrialEnd, worker: Worker | None) -> None:
-        """Tries a trial again that found no room beside others; alone, or again and again, it is too large.
-
-        It counts as beside others if any have trained there since it began: they may just have ended.
-        """
-        number, trial = end.number, self.study.live[end.number]
-        failures = trial.failures_with_this
-        if worker is None or not worker.company or failures >= self.study.spec.study.max_attempts:
-            self._finish(number, Verdict(StopKind.OUT_OF_MEMORY, end.detail), end, worker)
+    def _act(self, found: Verdict | Postponed, end: TrialEnd, worker: Worker | None) -> None:
+        if isinstance(found, Verdict):
+            self._finish(end.number, found, end, worker)
             return
-        others = ", ".join(map(str, sorted(worker.company)))
-        text = f"{end.detail} (attempt {trial.attempt}, beside trials {others})"
-        trial.interruptions.append(text)
-        self.call("on_message", f"trial {number}: {text}; it is tried again when one of them has ended")
-        self._requeue(Postponed(number, failures, beside=self.fleet.beside(worker)))
-
-    def _on_failure(self, end: TrialEnd, worker: Worker | None, avoid: int | None = None) -> None:
-        """Tries a trial again, unless that is hopeless or too many attempts in a row saved nothing new."""
-        number, trial = end.number, self.study.live[end.number]
-        failures = trial.failures_with_this
-        if failures < self.study.spec.study.max_attempts and not end.hopeless:
-            self.call(
-                "on_message", f"trial {number}, attempt {trial.attempt}: {end.detail}; it is tried again"
-            )
-            self._requeue(Postponed(number, failures, avoid))
-            return
-        self._verdicts.pop(number, None)
-        if avoid is not None and worker is not None and not self.fleet.is_sound:
-            self.admission.doubt(Doubtful(end, worker))
-            self.call("on_trial_interrupted", number)
-            return
-        self._finish(number, Verdict(StopKind.ERROR, end.detail), end, worker)
+        if found.text:
+            self.call("on_message", found.text)
+        if found.why:
+            self.study.live[found.number].interruptions.append(found.why)
+        self.admission.put_back(found)  # judged anew when it is resumed
+        self.call("on_trial_interrupted", found.number)
 
     def _fail_doubtful(self) -> None:
         for one in self.admission.judge(at_once=self.stops.ends_study):
             self._finish(one.end.number, Verdict(StopKind.ERROR, one.end.detail), one.end, one.worker)
 
-    def _requeue(self, waiting: Postponed) -> None:
-        self._verdicts.pop(waiting.number, None)  # judged anew when it is resumed
-        self.admission.put_back(waiting)
-        self.call("on_trial_interrupted", waiting.number)
-
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
-        facts: dict[str, Any] = {"host": socket.gethostname()}
+        facts: dict[str, Any] = {}
         if worker is not None:
+            facts["host"] = worker.host
             told = end.facts if end is not None else {}  # the engine's word names the GPU's model
             facts |= {"worker": worker.place.worker, "device": told.get("device", worker.device)}
         if end is not None and end.traceback:
@@ -267,27 +235,44 @@ class Driver:
 
     def _on_exit(self, left: WorkerExit) -> None:
         worker = self.fleet.workers[left.worker]
-        reason, number, attempt = self.fleet.explain(left), worker.number, worker.attempt
-        self.fleet.free(worker)
+        reason, seats = self.fleet.explain(left), dict(worker.trials)
+        for number in seats:
+            self.fleet.free(worker, number)
         if self.stops.cold:
             return
         pause = worker.start_at - time.monotonic()
         again = f"; it is started again in {pause:.0f} s" if 0.5 < pause < math.inf else ""
         self.call("on_worker", WorkerNews(left.worker, "exit", reason + again))
-        trial = self.study.live.get(number) if number is not None else None
-        if trial is not None and trial.attempt == attempt:
-            logger.warning("trial %d: worker %d %s\n%s", trial.number, left.worker, reason, left.stderr)
-            if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
-                self._requeue(Postponed(trial.number, trial.failures))
-            else:
-                last_words = f"; last line of its log: {left.stderr.splitlines()[-1]}" if left.stderr else ""
-                detail = f"worker {left.worker} {reason}{last_words}"
-                trial.interruptions.append(f"{detail} (attempt {attempt}, after epoch {len(trial.results)})")
-                avoid = None if worker.proven else left.worker
-                end = TrialEnd(trial.number, attempt, EndKind.ERROR, detail, traceback=left.stderr)
-                self._on_failure(end, worker, avoid)
+        for number, seat in seats.items():
+            trial = self.study.live.get(number)
+            if trial is not None and trial.attempt == seat.attempt:
+                logger.warning("trial %d: worker %d %s\n%s", number, left.worker, reason, left.stderr)
+                self._interrupt(trial, left, reason, worker, has_company=len(seats) > 1)
         if self.stops.reason is None:
             self.fleet.refuse_crash_loop(reason, left.stderr)
+
+    def _interrupt(
+        self, trial: LiveTrial, left: WorkerExit, reason: str, worker: Worker, has_company: bool
+    ) -> None:
+        """Tries a trial again whose worker has gone, or fails it."""
+        last_words = f"; last line of its log: {left.stderr.splitlines()[-1]}" if left.stderr else ""
+        detail = f"worker {left.worker} {reason}{last_words}"
+        end = TrialEnd(trial.number, trial.attempt, EndKind.ERROR, detail, traceback=left.stderr)
+        self._verdicts.pop(trial.number, None)
+        if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
+            self._act(Postponed(trial.number, trial.failures), end, worker)
+            return
+        trial.interruptions.append(f"{detail} (attempt {trial.attempt}, after epoch {len(trial.results)})")
+        if left.blameless or worker.leaves:  # a worker that leaves gives back what it has begun
+            self._act(given_back(trial), end, worker)
+            return
+        avoid = None if worker.proven else left.worker
+        found = after_exit(trial, detail, avoid, has_company, self.study.spec.study.max_attempts)
+        if isinstance(found, Verdict) and avoid is not None and not self.fleet.is_sound:
+            self.admission.doubt(Doubtful(end, worker))
+            self.call("on_trial_interrupted", trial.number)
+            return
+        self._act(found, end, worker)
 
     def _write(self) -> None:
         # A call with nothing to write would not touch the database, and pass for a sign that it is back.
@@ -333,7 +318,7 @@ class Driver:
             self._end_one()
         if self.stops.reason is not None:
             return
-        able = next((worker for worker in self.fleet.idle() if self.admission.is_possible(worker)), None)
+        able = next((worker for worker in self.fleet.with_room() if self.admission.is_possible(worker)), None)
         if able is None:
             return
         trial = self.database(lambda: self.admission.next(able, self._silent_too))
@@ -350,7 +335,7 @@ class Driver:
             spec=trial.spec,
             folder=str(self.keeper.folder.trial(trial.number)),
         )
-        self.fleet.assign(able, run)
+        self.fleet.assign(able, run, trial.alone)
 
     def _end_one(self) -> None:
         """Ends a trial that waits, of this driver or of one that has gone, with the study."""
@@ -376,7 +361,7 @@ class Driver:
 
     def _patience(self) -> float:
         """Seconds to wait for messages: none when a trial can be begun at once."""
-        can_begin = self.stops.reason is None and any(map(self.admission.is_possible, self.fleet.idle()))
+        can_begin = self.stops.reason is None and any(map(self.admission.is_possible, self.fleet.with_room()))
         return 0.0 if can_begin and self.database.due() else WAIT
 
     def _is_over(self) -> bool:

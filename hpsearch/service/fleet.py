@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -17,6 +17,7 @@ from hpsearch.contracts.messages import (
     ToWorker,
     TrialRun,
     TrialStarted,
+    Usage,
     Waiting,
     WorkerExit,
     WorkerSetup,
@@ -44,36 +45,54 @@ class Phase(StrEnum):
 
 
 @dataclass(slots=True)
+class Seat:
+    """A trial that a worker has.
+
+    Attributes:
+        alone: whether the worker gets no other trial meanwhile.
+        epoch: the last one reported.
+        since: when the worker was given it, seconds since the epoch.
+        company: the trials that have shared its memory since then.
+    """
+
+    attempt: int
+    company: set[int]
+    alone: bool = False
+    epoch: int = 0
+    since: float = field(default_factory=time.time)
+
+
+@dataclass(slots=True)
 class Worker:
     """One worker as its driver knows it.
 
     Attributes:
-        number, attempt: of the trial in training.
-        epoch: last epoch that it reported.
-        company: the trials that have shared its memory since it was given its own.
+        trials: those that it has, by number.
+        capacity: how many it can have.
         active: when it last gave a sign of progress (monotonic seconds).
+        leaves: whether it has said that it will take no trial any more.
         proven: whether it has finished an epoch since it was started.
         sound_at: when it last finished an epoch, or was first started (monotonic seconds).
         deaths: in a row without an epoch.
-        victims: the trials that these deaths hit; None for one without a trial.
+        victims: the trials that each of these deaths hit.
         start_at: when a worker that is DOWN is started again (monotonic seconds); never if it is infinite.
     """
 
     place: WorkerPlace
     phase: Phase = Phase.DOWN
-    number: int | None = None
-    attempt: int = 0
-    epoch: int = 0
-    company: set[int] = field(default_factory=set)
-    since: float = 0.0
+    trials: dict[int, Seat] = field(default_factory=dict)
+    capacity: int = 1
     active: float = 0.0
+    leaves: bool = False
     proven: bool = False
     sound_at: float = math.inf
     deaths: int = 0
-    victims: set[int | None] = field(default_factory=set)
+    victims: list[frozenset[int]] = field(default_factory=list)
     start_at: float = 0.0
     device: str = ""
+    host: str = ""
     pid: int | None = None
+    memory_mb: float | None = None
 
 
 class Fleet:
@@ -106,7 +125,7 @@ class Fleet:
         self._killed: dict[int, str] = {}
         self._spared: set[int] = set()
         # Workers, with their trials, in the order of their deaths since any finished an epoch.
-        self._died: list[tuple[int, int | None]] = []
+        self._died: list[tuple[int, frozenset[int]]] = []
         self.workers = {place.worker: Worker(place) for place in places}
 
     def start_due(self) -> list[Worker]:
@@ -115,7 +134,7 @@ class Fleet:
         due = [w for w in self.workers.values() if w.phase is Phase.DOWN and w.start_at <= now]
         for worker in due:
             self._executor.start(worker.place, self._setup(worker.place))
-            worker.phase, worker.number, worker.proven = Phase.STARTING, None, False
+            worker.phase, worker.proven, worker.leaves = Phase.STARTING, False, False
             worker.active, worker.sound_at = now, min(worker.sound_at, now)
         return due
 
@@ -127,25 +146,36 @@ class Fleet:
         """Sends a message to a worker."""
         self._executor.send(worker.place.worker, message)
 
-    def assign(self, worker: Worker, run: TrialRun) -> None:
-        """Gives an idle worker a trial."""
+    def assign(self, worker: Worker, run: TrialRun, alone: bool = False) -> None:
+        """Gives a worker that has room a trial, and no other one beside it if it is to be alone."""
         self.send(worker, run)
-        worker.phase, worker.number, worker.attempt, worker.epoch = Phase.TRAINING, run.number, run.attempt, 0
-        worker.since, worker.active = time.time(), time.monotonic()
-        worker.company = set(self.beside(worker))
+        worker.phase, worker.active = Phase.TRAINING, time.monotonic()
+        seat = Seat(run.attempt, set(self.beside(worker)), alone)
         for other in self._sharing(worker):
             other.company.add(run.number)
+        worker.trials[run.number] = seat
 
-    def free(self, worker: Worker, leaving: bool = False) -> None:
-        """Notes that a worker has no trial any more, and whether it will take another."""
-        worker.number, worker.active = None, time.monotonic()
-        if worker.phase is Phase.TRAINING:
-            ends = leaving or worker.place.worker in self._killed
-            worker.phase = Phase.LEAVING if ends else Phase.IDLE
+    def free(self, worker: Worker, number: int, leaving: bool = False) -> Seat:
+        """Notes that a worker does not have a trial any more, and whether it takes others; returns the seat."""
+        worker.active = time.monotonic()
+        seat = worker.trials.pop(number)
+        worker.leaves = worker.leaves or leaving
+        if leaving or worker.place.worker in self._killed:
+            worker.phase = Phase.LEAVING
+        elif worker.phase is Phase.TRAINING and not worker.trials:
+            worker.phase = Phase.IDLE
+        return seat
 
-    def idle(self) -> list[Worker]:
-        """Returns the workers that wait for a trial."""
-        return [w for w in self.workers.values() if w.phase is Phase.IDLE]
+    def with_room(self) -> list[Worker]:
+        """Returns the workers that can take a trial, those with the fewest first."""
+        able = [
+            w
+            for w in self.workers.values()
+            if w.phase in (Phase.IDLE, Phase.TRAINING)
+            and len(w.trials) < w.capacity
+            and not any(seat.alone for seat in w.trials.values())
+        ]
+        return sorted(able, key=lambda worker: len(worker.trials))
 
     @property
     def is_sound(self) -> bool:
@@ -157,22 +187,27 @@ class Fleet:
         return any(other is not worker and other.start_at < math.inf for other in self.workers.values())
 
     def training(self) -> list[Worker]:
-        """Returns the workers that have a trial."""
-        return [w for w in self.workers.values() if w.phase is Phase.TRAINING]
+        """Returns the workers that have trials."""
+        return [w for w in self.workers.values() if w.trials]
 
     def with_trial(self, number: int) -> Worker | None:
         """Returns the worker that trains a trial, or None."""
-        return next((w for w in self.training() if w.number == number), None)
+        return next((w for w in self.workers.values() if number in w.trials), None)
 
     def beside(self, worker: Worker) -> frozenset[int]:
-        """Returns the trials that share a worker's memory: on the same GPUs, or all that train on the CPU.
+        """Returns the trials that share a worker's memory: its own, and those of its host's same GPUs or CPU.
 
         Other processes on a GPU, such as another study's workers, are not seen.
         """
-        return frozenset(w.number for w in self._sharing(worker) if w.number is not None)
+        return frozenset(number for w in self._beside(worker) for number in w.trials)
 
-    def _sharing(self, worker: Worker) -> list[Worker]:
-        return [w for w in self.training() if w is not worker and w.place.gpus == worker.place.gpus]
+    def _sharing(self, worker: Worker) -> Iterator[Seat]:
+        for other in self._beside(worker):
+            yield from other.trials.values()
+
+    def _beside(self, worker: Worker) -> list[Worker]:
+        where = (worker.host, worker.place.gpus)
+        return [w for w in self.training() if w is worker or (w.host, w.place.gpus) == where]
 
     def kill(self, worker: Worker, reason: str, its_fault: bool = False) -> None:
         """Ends a worker at once; its WorkerExit will carry `reason`.
@@ -217,7 +252,10 @@ class Fleet:
             case Ready():
                 worker = self.workers[message.worker]
                 worker.phase, worker.device, worker.pid = Phase.IDLE, message.device, message.pid
+                worker.host, worker.capacity = message.host, message.capacity
                 worker.active = time.monotonic()
+            case Usage():
+                self.workers[message.worker].memory_mb = message.memory_mb
             case Waiting():
                 self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
             case Loading():
@@ -228,25 +266,27 @@ class Fleet:
                 if holder is not None:
                     holder.active = time.monotonic()
                     if isinstance(message, EpochResult):
-                        holder.epoch, holder.proven, holder.deaths = message.epoch, True, 0
+                        holder.trials[message.number].epoch = message.epoch
+                        holder.proven, holder.deaths = True, 0
                         holder.sound_at = self._trained_at = holder.active
                         holder.victims.clear()
                         if self._died:
-                            self.hit_several = _several({victim for _, victim in self._died})
+                            self.hit_several = _several(victims for _, victims in self._died)
                         self._died.clear()
             case WorkerExit():
-                self._note_exit(self.workers[message.worker])
+                self._note_exit(self.workers[message.worker], message.blameless)
 
-    def _note_exit(self, worker: Worker) -> None:
-        worker.phase = Phase.DOWN
-        spared = worker.place.worker in self._spared
+    def _note_exit(self, worker: Worker, blameless: bool) -> None:
+        worker.phase, worker.memory_mb = Phase.DOWN, None
+        spared = worker.place.worker in self._spared or blameless
         self._spared.discard(worker.place.worker)
         if not worker.proven and not spared:
             worker.deaths += 1
-            worker.victims.add(worker.number)
-            self._died.append((worker.place.worker, worker.number))
+            worker.victims.append(frozenset(worker.trials))
+            self._died.append((worker.place.worker, worker.victims[-1]))
         now = time.monotonic()
-        worker.start_at = now + (min(2.0 ** (worker.deaths - 2), MOST_BACKOFF) if worker.deaths > 1 else 0.0)
+        backoff = min(2.0 ** (worker.deaths - 2), MOST_BACKOFF) if worker.deaths > 1 else 0.0
+        worker.start_at = now + (0.0 if blameless else backoff)
         is_late = now - worker.sound_at >= self._recovery_timeout
         if worker.deaths >= MOST_DEATHS and _several(worker.victims) and is_late:
             logger.error(
@@ -268,12 +308,11 @@ class Fleet:
             WorkersFailed: with the last worker's own words, and what may help.
         """
         alive = {number for number, worker in self.workers.items() if worker.start_at < math.inf}
-        died = [(number, victim) for number, victim in self._died if number in alive]
-        victims = {victim for _, victim in died}
+        died = [(number, victims) for number, victims in self._died if number in alive]
         loop = {number for number, _ in died} == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
         since = self._trained_at
         is_over = since is None or time.monotonic() - since >= self._recovery_timeout
-        if not alive or (loop and _several(victims) and is_over):
+        if not alive or (loop and _several(hit for _, hit in died) and is_over):
             until = "" if since is None else f" in study.recovery_timeout = {self._recovery_timeout:g} s"
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch{until}, the last "
@@ -300,6 +339,7 @@ def _memory_in_use() -> str:
     return f" (now {(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB are in use)"
 
 
-def _several(victims: set[int | None]) -> bool:
-    """Says whether deaths are the workers' own; over one trial alone they are its, which has its own limit."""
-    return None in victims or len(victims) > 1
+def _several(deaths: Iterable[frozenset[int]]) -> bool:
+    """Says whether deaths are the workers' own; if one trial was in all of them, it has its own limit."""
+    hit = list(deaths)
+    return bool(hit) and not frozenset.intersection(*hit)

@@ -2,18 +2,23 @@
 
 import json
 import logging
-import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpsearch.contracts.artifacts import Artifacts
 from hpsearch.errors import CheckpointError, UserError
+from hpsearch.files.artifacts import FolderArtifacts
+from hpsearch.files.atomic import write_whole
 from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
 from hpsearch.study.specification import Direction
 from hpsearch.study.train import CheckpointSpec
 
 logger = logging.getLogger(__name__)
+
+_BEST = re.compile(r"best-.*\.safetensors")
 
 
 class WeightsKeeper:
@@ -23,8 +28,15 @@ class WeightsKeeper:
     clears away what a driver has left that was killed before it could.
     """
 
-    def __init__(self, folder: RunFolder, spec: CheckpointSpec, better: Direction) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: CheckpointSpec,
+        better: Direction,
+        artifacts: Artifacts | None = None,
+    ) -> None:
         self.folder = folder
+        self._artifacts = artifacts or FolderArtifacts(folder.home)
         self._spec = spec
         self._sign = 1.0 if better == "minimize" else -1.0
 
@@ -59,8 +71,9 @@ class WeightsKeeper:
             left = home.name not in others and home != self.folder.home
             if left and (read_owner(home) or {}).get("token") == token:
                 self._move(home, self.folder.home)
-        with self._writing(self.folder.owner) as beside:
-            beside.write_text(json.dumps({"token": token, "storage": storage}), encoding="utf-8")
+        with self._writing(self.folder.owner):
+            self.folder.home.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder.owner, json.dumps({"token": token, "storage": storage}).encode())
 
     def _move(self, home: Path, target: Path) -> None:
         """Moves a study's files from one folder to another, which says last whose they are."""
@@ -89,23 +102,13 @@ class WeightsKeeper:
         """
         source = cache / split_entry(digest) / SAMPLES
         if source.is_file():
-            with self._writing(self.folder.home / SAMPLES) as beside:
-                _link(source, beside)
+            with self._writing(self.folder.home / SAMPLES):
+                self._artifacts.keep(str(source), SAMPLES)
 
     @contextmanager
-    def _writing(self, target: Path) -> Iterator[Path]:
-        """Gives a path to write to, which takes the file's place in one step once it is on the disk."""
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
+    def _writing(self, target: Path) -> Iterator[None]:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside.unlink(missing_ok=True)
-            try:
-                yield beside
-                with beside.open("rb+") as file:
-                    os.fsync(file.fileno())
-                beside.replace(target)
-            finally:  # a rename leaves both names where they are links to one file
-                beside.unlink(missing_ok=True)
+            yield
         except OSError as error:
             raise UserError(
                 f"--run-folder: {target} cannot be written: {error.strerror or error}; free space and "
@@ -115,9 +118,8 @@ class WeightsKeeper:
     def keep(self, number: int, weights: str | None) -> str | None:
         """Gives a trial's best weights their place beside the other finished trials'; returns the path.
 
-        It is told from the run folder on, which may be moved.
-
-        A link rather than a move: until the trial's end is in the database, its checkpoint must stay whole.
+        It is told from the run folder on, which may be moved. They are kept under both names: until the trial's
+        end is in the database, its checkpoint must stay whole.
 
         Args:
             weights: as the engine told; None when its worker died, and then the checkpoint's are taken.
@@ -125,14 +127,12 @@ class WeightsKeeper:
         Raises:
             CheckpointError: they cannot be kept, for want of room or rights.
         """
-        weights = weights or self._in_checkpoint(number)
-        if weights is None:
-            return None
         target = self.folder.weights(number)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            _link(Path(weights), target)
+            weights = weights or self._in_checkpoint(number)
+            if weights is None:
+                return None
+            self._artifacts.keep(weights, self._name(target))
         except OSError as error:
             raise CheckpointError(
                 f"trial {number}: its weights cannot be kept in {target}: {error.strerror or error}; its "
@@ -142,12 +142,21 @@ class WeightsKeeper:
 
     def has_checkpoint(self, number: int, attempt: int) -> bool:
         """Says whether an attempt at a trial has left a checkpoint here."""
-        return any(attempt_folder(self.folder.trial(number), attempt).glob("*.json"))
+        names = self._artifacts.names(self._name(attempt_folder(self.folder.trial(number), attempt)))
+        return any(name.endswith(".json") for name in names)
 
     def _in_checkpoint(self, number: int) -> str | None:
-        found = self.folder.trial(number).glob("attempt-*/best-*.safetensors")
-        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-        return None if newest is None else str(newest)
+        """Returns the weights that the newest attempt with any has left."""
+        home = self._name(self.folder.trial(number))
+        for attempt in sorted(self._artifacts.names(home), key=lambda name: (len(name), name), reverse=True):
+            kept = [n for n in self._artifacts.names(f"{home}/{attempt}") if _BEST.fullmatch(n)]
+            if kept:
+                newest = max(kept, key=lambda name: (len(name), name))
+                return self._artifacts.locate(f"{home}/{attempt}/{newest}")
+        return None
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder.home).as_posix()
 
     def tidy(
         self, scores: Mapping[int, float], has_ended: Callable[[int], bool], shared: Collection[str] = ()
@@ -160,9 +169,10 @@ class WeightsKeeper:
                 linking the weights of one that has not.
             shared: weights that copies of the study name too: they stay.
         """
-        for folder in self.folder.trials.glob("*"):
-            if folder.name.isdecimal() and has_ended(int(folder.name)):
-                shutil.rmtree(folder, ignore_errors=True)
+        trials = self._name(self.folder.trials)
+        for name in self._artifacts.names(trials):
+            if name.isdecimal() and has_ended(int(name)):
+                self._artifacts.remove(f"{trials}/{name}")
         if self._spec.keep == "all":
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
@@ -170,17 +180,10 @@ class WeightsKeeper:
         for number, path in self.folder.kept_weights():
             is_shared = not self.folder.names(path).isdisjoint(shared)
             if number not in best and has_ended(number) and not is_shared:
-                path.unlink(missing_ok=True)
+                self._artifacts.remove(self._name(path))
 
 
 def _is_gone(storage: str) -> bool:
     """Says whether a database is an SQLite file that is not there any more."""
     prefix = "sqlite:///"
     return storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

@@ -39,6 +39,7 @@ class LiveTrial:
             count.
         saved: the last epoch known to be in a checkpoint.
         progress: whether this attempt has written a new checkpoint.
+        alone: whether this attempt gets a worker of its own.
         interruptions: why earlier attempts under this driver ended.
         since: when this driver began or took over the trial, seconds since the epoch.
     """
@@ -54,6 +55,7 @@ class LiveTrial:
     failures: int = 0
     saved: int = 0
     progress: bool = False
+    alone: bool = False
     since: float = field(default_factory=time.time)
     results: list[EpochResult] = field(default_factory=list)
     interruptions: list[str] = field(default_factory=list)

@@ -1,15 +1,13 @@
 """What the driver tells callbacks, `hpsearch status` and the user: plain records of what it holds."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from hpsearch.contracts.callbacks import FINISHED, FinishedTrial, RunningTrial, Standing
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.service.fleet import Fleet, Phase, Worker
+from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.live import LiveTrial
 from hpsearch.service.study import Study
 
@@ -22,7 +20,7 @@ def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
         worker=worker.place.worker,
         hparams=trial.hparams,
         epochs=trial.spec.train.ends_after,
-        since=worker.since,
+        since=worker.trials[trial.number].since,
         curve=tuple(trial.results),
     )
 
@@ -65,30 +63,25 @@ def best(study: Study, folder: RunFolder) -> FinishedTrial | None:
 
 
 def worker_rows(fleet: Fleet, study: Study) -> str:
-    """Returns the driver's workers as JSON, as `hpsearch status` shows them."""
-    return json.dumps([_worker_row(worker, study) for worker in fleet.workers.values()])
+    """Returns the driver's workers as JSON, as `hpsearch status` shows them: a row for each of their trials."""
+    workers = fleet.workers.values()
+    return json.dumps(
+        [_row(worker, number, study) for worker in workers for number in worker.trials or [None]]
+    )
 
 
-def _worker_row(worker: Worker, study: Study) -> dict[str, Any]:
-    trial = study.live.get(worker.number) if worker.number is not None else None
+def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
+    seat = worker.trials.get(number) if number is not None else None
+    trial = study.live.get(number) if number is not None else None
     return {
         "worker": worker.place.worker,
         "phase": worker.phase.value,
         "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
         "pid": worker.pid,
-        "memory_mb": resident_mb(worker.pid),
-        "trial": worker.number,
-        "epoch": worker.epoch,
+        "memory_mb": worker.memory_mb,
+        "trial": number,
+        "epoch": seat.epoch if seat else None,
         "epochs": trial.spec.train.ends_after if trial else None,
-        "since": worker.since if worker.phase is Phase.TRAINING else None,
+        "since": seat.since if seat else None,
         "attempt": trial.attempt if trial else None,
     }
-
-
-def resident_mb(pid: int | None) -> float | None:
-    """Returns a process's resident memory in MB, None where it cannot be known."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)

@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from hpsearch.contracts.engine import Engine
@@ -35,10 +37,11 @@ from hpsearch.contracts.messages import (
     TrialEnd,
     TrialRun,
     TrialStarted,
+    Usage,
     Waiting,
     WorkerSetup,
 )
-from hpsearch.errors import HpsearchError, UserError
+from hpsearch.errors import EngineError, HpsearchError, UserError
 from hpsearch.service.signals import heeded
 from hpsearch.text import LineFormatter
 
@@ -52,6 +55,8 @@ for CUDA itself, and every trial would end for lack of memory that another proce
 _PR_SET_PDEATHSIG = 1
 TELL_EVERY = 0.5  # seconds between two messages of a worker that reads images
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that waits for room
+TELL_USAGE = 2.0  # seconds between two messages about the process's memory
+TOGETHER = 0.02  # seconds that trials with a decision wait for those without: they train faster together
 
 
 class Pipe(Protocol):
@@ -120,7 +125,7 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         return
     try:
         pipe.send(ready)
-        Loop(pipe, engine, terminated).run()
+        Loop(pipe, engine, terminated, setup.worker).run()
     finally:
         engine.close()
 
@@ -214,6 +219,8 @@ def prepare(
         data=facts,
         seconds=time.monotonic() - began,
         code=imports.source_digests(setup.spec.objects()),
+        host=socket.gethostname(),
+        capacity=engine.capacity,
     )
     return engine, ready
 
@@ -230,11 +237,13 @@ def setup_failed(setup: WorkerSetup, error: Exception) -> SetupFailed:
 class Loop:
     """Admit, step, report, wait for the decision, apply it: the same for every engine.
 
-    Between two steps every trial in a slot is either free to go on or in `_undecided`: its last result is
-    with the driver.
+    Between two steps every trial in a slot is either free to train or in `_undecided`: its last result is
+    with the driver. Those that are free do not wait for the others.
     """
 
-    def __init__(self, pipe: Pipe, engine: Engine, terminated: threading.Event) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine, terminated: threading.Event, worker: int) -> None:
+        self._worker = worker
+        self._told = time.monotonic()
         self._pipe = pipe
         self._engine = engine
         self._terminated = terminated
@@ -250,12 +259,20 @@ class Loop:
             EOFError, OSError: the driver is gone.
         """
         while not self._leaving:
-            while self._waiting and len(self._active) < self._engine.capacity:
+            while self._waiting and self._has_room(self._waiting[0]):
                 self._admit(self._waiting.popleft())
-            if self._active and not self._undecided:
+            if self._free:
                 self._step()
             self._take_messages()
         self._give_back()
+
+    @property
+    def _free(self) -> set[int]:
+        return self._active.keys() - self._undecided.keys()
+
+    def _has_room(self, run: TrialRun) -> bool:
+        """Says whether the first trial in the queue can be admitted; none overtakes it, or it might never be."""
+        return not self._active or (len(self._active) < self._engine.capacity and self._engine.fits(run))
 
     def _admit(self, run: TrialRun) -> None:
         try:
@@ -276,12 +293,10 @@ class Loop:
 
     def _step(self) -> None:
         try:
-            results = self._engine.step()
+            results = self._engine.step(self._free)
         except Exception as error:
             # Engines end a trial that fails by themselves: whatever comes through is the engine's own end.
-            self._leaving = True
-            for run in list(self._active.values()):
-                self._fail(run, error)
+            self._break_off(error)
             return
         for result in results:
             self._pipe.send(result)
@@ -289,15 +304,37 @@ class Loop:
                 self._active.pop(result.number, None)
             else:
                 self._undecided[result.number] = result
+        memory = resident_mb()
+        if memory is not None and time.monotonic() - self._told >= TELL_USAGE:
+            self._told = time.monotonic()
+            self._pipe.send(Usage(self._worker, memory))
+
+    def _break_off(self, error: Exception) -> None:
+        """Leaves after an engine's end: the trials fail whose fault it may be, the others can be resumed."""
+        self._leaving = True
+        victim = error.number if isinstance(error, EngineError) else None
+        for run in list(self._active.values()):
+            if victim in (None, run.number):
+                cause = error.__cause__ if victim is not None else None
+                self._fail(run, cause if isinstance(cause, Exception) else error)
+            else:
+                self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED, leaving=True))
+        self._active.clear()
+        self._undecided.clear()
 
     def _take_messages(self) -> None:
         """Handles all messages that are there; waits for one when nothing can be done without it."""
-        idle = not self._leaving and (bool(self._undecided) or not (self._active or self._waiting))
-        while self._pipe.poll(LOOK_UP if idle else 0.0):
+        while self._pipe.poll(self._patience()):
             self._handle(self._pipe.recv())
-            idle = False
         if self._terminated.is_set():
             self._leaving = True
+
+    def _patience(self) -> float:
+        if self._leaving or (not self._active and self._waiting):
+            return 0.0
+        if not self._free:
+            return LOOK_UP
+        return TOGETHER if self._undecided else 0.0
 
     def _handle(self, message: ToWorker) -> None:
         match message:
@@ -354,6 +391,15 @@ class Loop:
         for run in self._waiting:
             self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED, leaving=True))
         self._waiting.clear()
+
+
+def resident_mb() -> float | None:
+    """Returns this process's resident memory in MB, None where it cannot be known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
 def limit_threads(setup: WorkerSetup) -> None:

@@ -1,0 +1,29 @@
+"""For people who write an engine or an executor: the tests of what is promised, and parts to test with.
+
+`EngineContract` and `ExecutorContract` are classes of tests to subclass; `ReferenceEngine` trains formulas in
+three slots, `InProcessExecutor` runs workers in threads. Only `ExecutorContract` imports pytest.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpsearch.testing.engine_contract import EngineContract
+    from hpsearch.testing.executor_contract import ExecutorContract
+    from hpsearch.testing.in_process import InProcessExecutor
+    from hpsearch.testing.reference import ReferenceEngine
+
+__all__ = ["EngineContract", "ExecutorContract", "InProcessExecutor", "ReferenceEngine"]
+
+_MODULES = {
+    "EngineContract": "engine_contract",
+    "ExecutorContract": "executor_contract",
+    "InProcessExecutor": "in_process",
+    "ReferenceEngine": "reference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -20,6 +20,10 @@ from hpsearch.training.losses import guessing_loss
 from hpsearch.training.plain import PlainEngine
 from hpsearch.training.weights import file_digest
 
+Data = data.TrainingData | None
+Allowed = tuple[str, ...] | None
+Built = tuple[Engine, DataFacts | None]
+
 
 def build_engine(
     spec: StudySpec,
@@ -42,7 +46,8 @@ def build_engine(
         HpsearchError: the data, the training function or a file of weights cannot be loaded, or the device
             lacks a number type that trials may have.
     """
-    if spec.train.function is None:
+    name = "plain" if spec.train.function is None else "function"
+    if name == "plain":
         _refuse_missing_types(spec, device)
     loaded = None
     if spec.data.dataset != "none":
@@ -55,13 +60,26 @@ def build_engine(
             progress=progress,
             waits=waits,
         )
-    facts = loaded.facts if loaded else None
-    if spec.train.function is not None:
-        return FunctionEngine(spec.train.function, device, loaded, allow), facts
+    return ENGINES[name](spec, device, loaded, allow)
+
+
+def _plain(spec: StudySpec, device: torch.device, loaded: Data, allow: Allowed) -> Built:
     assert loaded is not None  # a study without data names a function, says StudySpec
     guessing = guessing_loss(spec.train, loaded.training_targets, loaded.classes)
     facts = _with_weights(replace(loaded.facts, guessing_loss=guessing), spec)
     return PlainEngine(device, loaded, allow), facts
+
+
+def _function(spec: StudySpec, device: torch.device, loaded: Data, allow: Allowed) -> Built:
+    assert spec.train.function is not None
+    return FunctionEngine(spec.train.function, device, loaded, allow), loaded.facts if loaded else None
+
+
+ENGINES: dict[str, Callable[[StudySpec, torch.device, Data, Allowed], Built]] = {
+    "plain": _plain,
+    "function": _function,
+}
+"""What builds each engine, by its name, from the study, the device, the data and what may be imported."""
 
 
 def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
@@ -105,7 +123,7 @@ def build_corners(engine: Engine, spec: StudySpec, matters: Callable[[str], bool
         except UserError as error:
             raise type(error)(f"{corner.where}{error}") from error
         finally:
-            engine.close()
+            engine.clear()
 
 
 def admit(engine: Engine, spec: StudySpec, folder: str) -> None:

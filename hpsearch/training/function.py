@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,9 +69,8 @@ class FunctionEngine:
         self._data = data
         self._running: _Running | None = None
 
-    @property
-    def busy(self) -> int:
-        return int(self._running is not None)
+    def fits(self, run: TrialRun) -> bool:
+        return self._running is None
 
     def admit(self, run: TrialRun) -> TrialStarted:
         slot = Slot(run)
@@ -80,9 +79,9 @@ class FunctionEngine:
         devices.reset_peak(self._device)
         return slot.started
 
-    def step(self) -> list[EpochResult | TrialEnd]:
+    def step(self, numbers: Collection[int] | None = None) -> list[EpochResult | TrialEnd]:
         running = self._running
-        if running is None:
+        if running is None or running.slot.waits(numbers):
             return []
         try:
             return [self._epoch(running)]
@@ -107,9 +106,12 @@ class FunctionEngine:
             self._close(running)
         return self._end(running, kind)
 
-    def close(self) -> None:
+    def clear(self) -> None:
         if self._running is not None:
             self._close(self._take(self._running.slot.run.number))
+
+    def close(self) -> None:
+        self.clear()
 
     def _epoch(self, running: _Running) -> EpochResult | TrialEnd:
         slot, run = running.slot, running.slot.run

@@ -8,7 +8,7 @@ Legend: N samples of the training part, B batch.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import torch
@@ -48,9 +48,8 @@ class PlainEngine:
         self._allow = allow
         self._training: Training | None = None
 
-    @property
-    def busy(self) -> int:
-        return int(self._training is not None)
+    def fits(self, run: TrialRun) -> bool:
+        return self._training is None
 
     def admit(self, run: TrialRun) -> TrialStarted:
         devices.reset_peak(self._device)
@@ -61,8 +60,8 @@ class PlainEngine:
                 devices.release(self._device)
         return self._training.slot.started
 
-    def step(self) -> list[EpochResult | TrialEnd]:
-        if self._training is None:
+    def step(self, numbers: Collection[int] | None = None) -> list[EpochResult | TrialEnd]:
+        if self._training is None or self._training.slot.waits(numbers):
             return []
         try:
             return [self._training.epoch()]
@@ -71,7 +70,7 @@ class PlainEngine:
                 raise
             end = self._training.failed(error)
         # Only here, outside the handler, does nothing hold the failed step's tensors any more.
-        self._leave()
+        self.clear()
         return [end]
 
     def evict(self, number: int, kind: EndKind) -> TrialEnd:
@@ -82,14 +81,14 @@ class PlainEngine:
             return training.end(kind)
         finally:
             del training
-            self._leave()
+            self.clear()
 
-    def close(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
+    def clear(self) -> None:
         self._training = None
         devices.release(self._device)
+
+    def close(self) -> None:
+        self.clear()
 
 
 class Training:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,10 @@ class Slot:
     def started(self) -> TrialStarted:
         """The message that this attempt begins with."""
         return TrialStarted(self.run.number, self.run.attempt, self.curve)
+
+    def waits(self, numbers: Collection[int] | None) -> bool:
+        """Says whether the trial is not among those that may train; None stands for all."""
+        return numbers is not None and self.run.number not in numbers
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
         """Returns whether these metrics are the best so far by the study's metric; NaN never is."""

@@ -15,6 +15,7 @@ from hpsearch.contracts.messages import (
     SetupFailed,
     TrialEnd,
     TrialStarted,
+    Usage,
     Waiting,
     WorkerSetup,
 )
@@ -83,8 +84,8 @@ class Crew:
 
     def _take(self, message: FromWorker) -> None:
         match message:
-            case Loading():
-                pass  # images that are not in the cache yet
+            case Loading() | Usage():
+                pass  # images that are not in the cache yet, memory
             case Waiting() if "images" in message.text:
                 pass  # which another worker reads
             case Ready():

@@ -173,7 +173,7 @@ def test_what_never_fits_says_so_and_the_next_trial_runs(engine: "PlainEngine", 
             "batch_size 64 does not fit into memory, not even one sample at a time: OutOfMemoryError: "
         )
         assert end.facts["micro_batch"] == 1
-        assert engine.busy == 0
+        assert engine.step() == []
         assert len(train(engine, run_of(tmp_path / "next"))) == 4
         engine.evict(0, EndKind.FINISHED)
     assert in_use() == before

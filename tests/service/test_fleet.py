@@ -5,16 +5,18 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import WorkerPlace
-from hpsearch.contracts.messages import Loading, TrialRun, WorkerSetup
+from hpsearch.contracts.messages import EpochResult, Loading, Ready, TrialRun, Usage, WorkerSetup
 from hpsearch.errors import UserError, WorkersFailed
 from hpsearch.results.terminal.display import JsonDisplay
 from hpsearch.service import fleet
 from hpsearch.service.fleet import Fleet
+from hpsearch.service.snapshots import worker_rows
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
 
@@ -188,7 +190,7 @@ def staffed(workers=1, stall_timeout=10.0):
     made.start_due()
     for message in made.receive(0.0):
         made.note(message)
-    for worker in made.idle():
+    for worker in made.with_room():
         made.assign(worker, TrialRun("s", worker.place.worker, 1, {}, spec, "folder"))
         worker.active = time.monotonic() - 60.0
     return made, executor
@@ -204,18 +206,48 @@ def test_workers_that_read_images_for_a_trial_or_wait_for_them_do_not_hang():
 
 def test_a_trial_had_company_though_the_other_has_just_ended():
     made, _ = staffed(workers=2)
-    made.free(made.workers[0])
-    assert made.workers[1].company == {0}
-    assert made.beside(made.workers[1]) == frozenset()
+    made.free(made.workers[0], 0)
+    assert made.workers[1].trials[1].company == {0}
+    assert made.beside(made.workers[0]) == {1}
     made.assign(made.workers[0], TrialRun("s", 2, 1, {}, spec_of(), "folder"))
-    assert (made.workers[0].company, made.workers[1].company) == ({1}, {0, 2})
+    assert [made.workers[n].trials[t].company for n, t in ((0, 2), (1, 1))] == [{1}, {0, 2}]
+
+
+def test_a_worker_with_several_seats_is_filled_and_shown_with_all_its_trials():
+    made, _ = staffed()
+    worker = made.workers[0]
+    made.note(Ready(0, 1, "cpu", {}, None, 0.0, capacity=3))
+    made.assign(worker, TrialRun("s", 5, 2, {}, spec_of(), "folder"))
+    assert made.with_room() == [worker]
+    made.assign(worker, TrialRun("s", 6, 1, {}, spec_of(), "folder"))
+    assert made.with_room() == []
+    made.note(Usage(0, 123.4))
+    made.note(EpochResult(5, 2, 7, {"val_loss": 1.0}))
+    rows = json.loads(worker_rows(made, SimpleNamespace(live={})))
+    shown = ("worker", "trial", "epoch", "memory_mb")
+    assert [tuple(row[name] for name in shown) for row in rows] == [
+        (0, 0, 0, 123.4),
+        (0, 5, 7, 123.4),
+        (0, 6, 0, 123.4),
+    ]
+    assert worker.trials[0].company == {5, 6}
+    assert made.free(worker, 5).attempt == 2
+    assert made.with_room() == [worker]
+
+
+def test_deaths_that_one_trial_shares_are_its_own():
+    hit = [frozenset({1, 2}), frozenset({1, 3}), frozenset({1})]
+    assert not fleet._several(hit)
+    assert fleet._several([*hit, frozenset({2})])
+    assert fleet._several([frozenset()])
+    assert not fleet._several([])
 
 
 def test_a_worker_that_leaves_after_a_long_epoch_has_its_time_to_exit(monkeypatch):
     monkeypatch.setattr(fleet, "LEAVE_TIMEOUT", 10.0)
     made, executor = staffed()
     worker = made.workers[0]
-    made.free(worker, leaving=True)
+    made.free(worker, 0, leaving=True)
     made.kill_hung()
     assert executor.alive == {0}
     worker.active -= 60.0

@@ -28,6 +28,7 @@ from hpsearch.contracts.messages import (
     TrialEnd,
     TrialRun,
     TrialStarted,
+    Usage,
     WorkerSetup,
 )
 from hpsearch.service.worker import serve
@@ -62,7 +63,8 @@ class Driver:
 
     def receive(self) -> Any:
         assert self.connection.poll(DEADLINE), "the worker says nothing"
-        return self.connection.recv()
+        message = self.connection.recv()
+        return self.receive() if isinstance(message, Usage) else message
 
     def expect(self, kind: type) -> Any:
         message = self.receive()

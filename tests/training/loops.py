@@ -1,7 +1,6 @@
 """Training functions as users write them, right and wrong ones."""
 
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,18 +202,6 @@ def hangs(trial: Any) -> Iterator[Metrics]:
     yield {"val_loss": 1.0}
     Path(trial["mark"]).write_text("hangs")
     threading.Event().wait()
-
-
-def obeys(trial: Any) -> Iterator[Metrics]:
-    """Trains as `dips` does; in its second epoch it raises, or hangs until a file is there, where it is told to."""
-    for epoch, metrics in enumerate(dips(trial), 1):
-        if epoch == 2 and trial["then"] == "raise":
-            raise ZeroDivisionError("the second epoch is broken")
-        if epoch == 2 and trial["then"] == "hang":
-            Path(trial["mark"]).write_text("hangs")
-            while not Path(trial["go"]).exists():
-                time.sleep(0.01)
-        yield metrics
 
 
 def test(trial: Any, model: nn.Module) -> Metrics:

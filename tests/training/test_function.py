@@ -73,7 +73,7 @@ def test_a_function_that_returns_has_finished(tmp_path: Path) -> None:
     engine.admit(run)
     engine.step()
     end = end_of(engine.step()[0])
-    assert (end.kind, engine.busy) == (EndKind.FINISHED, 0)
+    assert (end.kind, engine.step()) == (EndKind.FINISHED, [])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_wrong_functions_get_a_sentence(tmp_path: Path, name: str, message: str)
     end = end_of(engine.step()[0])
     assert end.kind is EndKind.ERROR
     assert end.hopeless
-    assert engine.busy == 0
+    assert engine.step() == []
     with pytest.raises(ModelError, match=message):
         raise ModelError(end.detail)
 

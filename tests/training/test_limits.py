@@ -79,7 +79,7 @@ def test_what_fits_in_training_alone_is_not_said_to_be_the_batch(engine: PlainEn
     assert end.kind is EndKind.OUT_OF_MEMORY
     assert end.detail.startswith("the trial does not fit into memory: OutOfMemoryError: CUDA out of memory")
     assert "micro_batch" not in end.facts
-    assert engine.busy == 0
+    assert engine.step() == []
 
 
 @pytest.mark.parametrize(("choice", "fact"), [("auto", "off (auto: compiling takes longer"), ("off", "off")])

@@ -232,7 +232,7 @@ def test_what_never_fits_ends_out_of_memory_and_the_engine_goes_on(
     assert isinstance(end, TrialEnd)
     assert end.kind is EndKind.OUT_OF_MEMORY
     assert "batch_size 32 does not fit into memory, not even one sample at a time" in end.detail
-    assert engine.busy == 0
+    assert engine.step() == []
     assert len(train(engine, run_of(tmp_path / "next"), 1)) == 1
 
 
@@ -262,7 +262,7 @@ def test_batch_norm_ends_out_of_memory_where_two_samples_do_not_fit(
     assert "BatchNorm cannot train on a single one" in end.detail
     assert "not even one" not in end.detail
     assert end.facts["micro_batch"] == 2
-    assert engine.busy == 0
+    assert engine.step() == []
 
 
 @pytest.mark.parametrize("train_table", [{"micro_batch": 2, "batch_size": 5}, {"batch_size": 3}])
@@ -398,7 +398,7 @@ def test_a_model_that_cannot_take_the_smaller_images_is_refused(engine: PlainEng
     data = {"progressive": [[0.0, 4], [0.5, 8]]}
     with pytest.raises(ModelError, match="cannot take images of 1 x 4 x 4"):
         engine.admit(run_of(tmp_path, model=MLP, data=data))
-    assert engine.busy == 0
+    assert engine.step() == []
 
 
 class Pooled(nn.Module):
