@@ -53,3 +53,17 @@ def test_the_driver_never_imports_torch(tmp_path):
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "status 0 False", shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["best"], ["list"], ["status", "--json"]], ids=" ".join)
+def test_looking_loads_only_the_databases_driver(tmp_path, words):
+    from tests.results.stored import make_study
+
+    make_study(f"sqlite:///{tmp_path}/hpsearch.db", "one")
+    heavy = ("optuna", "sqlalchemy", "alembic", "pandas", "numpy", "torch")
+    code = (
+        f"import sys; from hpsearch.__main__ import run; status = run({[*words, '--run-folder', str(tmp_path)]!r})\n"
+        f"print('loaded', status, *[name for name in {heavy!r} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "loaded 0", shown.stdout

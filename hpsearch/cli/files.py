@@ -39,7 +39,7 @@ def export(
     from hpsearch.results.commands.export import choose_format, encode, write
     from hpsearch.results.stored.document import encode_study, whole_study
     from hpsearch.results.stored.frames import epochs_frame, trials_frame
-    from hpsearch.results.stored.reading import open_study
+    from hpsearch.results.stored.reading import reading_study
 
     chosen = "json" if whole and kind is None and output is None else choose_format(kind, output)
     if whole and (epochs or chosen != "json"):
@@ -47,11 +47,11 @@ def export(
         raise UserError(
             f"--study: a whole study is one JSON file, which {other} does not go with; leave that out"
         )
-    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder))
-    if whole:
-        content = encode_study(whole_study(opened))
-    else:
-        content = encode(epochs_frame(opened) if epochs else trials_frame(opened, run_folder), chosen)
+    with reading_study(study_name(study), storage_url(storage, storage_file, run_folder)) as opened:
+        if whole:
+            content = encode_study(whole_study(opened))
+        else:
+            content = encode(epochs_frame(opened) if epochs else trials_frame(opened, run_folder), chosen)
     if output is not None:
         write(content, output)
     elif chosen == "parquet" and sys.stdout.isatty():
@@ -72,8 +72,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study with its confirmation, weights and artifacts."""
-    from hpsearch.results.commands.delete import delete_study, plan_deletion
-    from hpsearch.results.terminal.lines import deletion_text, deletion_warnings
+    from hpsearch.results.commands.delete import delete_study, deletion_text, deletion_warnings, plan_deletion
 
     url = storage_url(storage, storage_file, run_folder)
     deletion = plan_deletion(study_name(study) or study, url, run_folder)

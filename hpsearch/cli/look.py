@@ -23,7 +23,7 @@ from hpsearch.cli.options import (
     study_name,
 )
 from hpsearch.errors import UserError
-from hpsearch.text import say
+from hpsearch.text import plain, say
 
 
 @app.command()
@@ -35,14 +35,10 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show a study's counts, its drivers and their workers."""
-    from hpsearch.results.stored.reading import open_study
     from hpsearch.results.stored.status import study_status
-    from hpsearch.results.terminal.display import plain
     from hpsearch.results.terminal.lines import status_lines
 
-    url = storage_url(storage, storage_file, run_folder)
-    name = study_name(study) or open_study(None, url).study_name
-    found = study_status(name, url, run_folder)
+    found = study_status(study_name(study), storage_url(storage, storage_file, run_folder), run_folder)
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
@@ -68,32 +64,28 @@ def best(
     """Show the best trial: hyperparameters, score and weights."""
     if torch_export and save is None:
         raise UserError("--torch-export: give --save DIR, where the program is written")
-    from hpsearch.results.stored.reading import best_trial, metric_name, open_study
-    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.stored.best import best_trial
+    from hpsearch.results.stored.reading import reading_study
     from hpsearch.results.terminal.lines import best_lines
 
-    given = given_study(study)
+    given, url = given_study(study), storage_url(storage, storage_file, run_folder)
     # What is only shown may be another study of that name; what is loaded may not.
-    agrees = given if save is not None else None
-    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder), agrees)
-    found = best_trial(opened, run_folder, search)
+    with reading_study(study_name(study), url, given if save is not None else None) as opened:
+        name, metric, found = opened.name, opened.metric, best_trial(opened, run_folder, search)
     if found is None:
-        say(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
+        say(f'study "{name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
-    lines = best_lines(opened.study_name, metric_name(opened), found)
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
-        say(*lines)
+        say(*best_lines(name, metric, found))
     if save is not None:
         from hpsearch.results.commands.models import save_best
         from hpsearch.training.imports import look_in
 
-        url, names = storage_url(storage, storage_file, run_folder), allowed(given, allow)
+        names = allowed(given, allow)
         look_in(import_paths(study), names)
-        for path in save_best(
-            opened.study_name, url, save, run_folder, export=torch_export, allow=names, search=search
-        ):
+        for path in save_best(name, url, save, run_folder, export=torch_export, allow=names, search=search):
             say(f"saved {path}", err=as_json)
 
 
@@ -154,7 +146,6 @@ def list_command(
 ) -> None:
     """List all studies with their counts, best, age and size."""
     from hpsearch.results.stored.listing import list_studies
-    from hpsearch.results.terminal.display import plain
     from hpsearch.results.terminal.lines import list_lines
 
     rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)

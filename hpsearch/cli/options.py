@@ -91,12 +91,9 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     Raises:
         StorageError: both flags, or a file that cannot be read.
     """
-    named = option or file or os.environ.get("HPSEARCH_STORAGE") or os.environ.get("HPSEARCH_STORAGE_FILE")
-    if not named:
-        return f"sqlite:///{run_folder / 'hpsearch.db'}"
-    from hpsearch.store.connection import read_storage_url
+    from hpsearch.store.url import database_in, read_storage_url
 
-    return read_storage_url(option, file, os.environ)
+    return read_storage_url(option, file, os.environ, database_in(run_folder))
 
 
 def is_study_file(study: str) -> bool:
@@ -154,6 +151,6 @@ def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> 
 def _safe(argument: str) -> str:
     if "://" not in argument:
         return argument
-    from hpsearch.store.connection import redact
+    from hpsearch.store.url import redact
 
     return redact(argument)

@@ -38,10 +38,11 @@ def report(
     """Write a report: best, ranking, graphs, importance, cost."""
     from hpsearch.results.report import build_report, write_report
     from hpsearch.results.stored.listing import makes_folder
-    from hpsearch.results.stored.reading import open_study
+    from hpsearch.results.stored.reading import reading_study
 
     url = storage_url(storage, storage_file, run_folder)
-    name = open_study(study_name(study), url).study_name
+    with reading_study(study_name(study), url) as opened:
+        name = opened.name
     if out is None and not makes_folder(name):
         raise UserError(
             f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'

@@ -33,7 +33,7 @@ from hpsearch.cli.options import (
     storage_url,
     study_name,
 )
-from hpsearch.text import say
+from hpsearch.text import plain, say
 
 
 @app.command()
@@ -120,7 +120,7 @@ def refit(
     from hpsearch.executors.places import Workers
     from hpsearch.results.confirm.refit import refit as refit_study
     from hpsearch.results.dashboard.publisher import Publisher
-    from hpsearch.results.terminal.display import choose_display, plain
+    from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions
 
     given = given_study(study)
@@ -176,15 +176,15 @@ def predict(
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import predict as predict_files
     from hpsearch.results.commands.predict import prediction_lines
-    from hpsearch.results.stored.reading import open_study
-    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.stored.reading import reading_study
     from hpsearch.training.imports import look_in
 
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
     given, url = given_study(file), storage_url(storage, storage_file, run_folder)
     if given is not None:
-        open_study(given.study.name, url, given)
+        with reading_study(given.study.name, url, given):
+            pass
     names = allowed(given, allow)
     look_in(import_paths(file), [*names, *filter(None, [prepare])])
     model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)

@@ -146,14 +146,13 @@ def stop(
 
 def _stored(study: str, url: str, data_root: str | None) -> "StudySpec":
     """Returns the specification that the database has of a study."""
-    from hpsearch.results.stored.reading import open_study
-    from hpsearch.service.opening import is_ours, stored_specification
+    from hpsearch.results.stored.reading import reading_study
+    from hpsearch.store.keys import stored_specification
     from hpsearch.study.file import refuse_foreign_places
 
-    opened = open_study(study, url)
-    attrs = opened.user_attrs
-    if not is_ours(attrs):
-        raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
-    spec = stored_specification(attrs, opened.study_name)
+    with reading_study(study, url) as opened:
+        if not opened.stored.is_ours:
+            raise UserError(f'study "{study}" was not made by hpsearch and cannot be run; give a study file')
+        spec = stored_specification(opened.attrs, opened.name)
     refuse_foreign_places(spec, data_root)
     return spec

@@ -29,8 +29,8 @@ from hpsearch.contracts.messages import (
     Waiting,
     WorkerExit,
 )
+from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind
 from hpsearch.service.admission import Admission, Doubtful, Postponed
 from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Worker

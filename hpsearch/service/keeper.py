@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
 from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
+from hpsearch.store.url import sqlite_file
 from hpsearch.study.specification import Direction
 from hpsearch.study.train import CheckpointSpec
 
@@ -175,8 +176,8 @@ class WeightsKeeper:
 
 def _is_gone(storage: str) -> bool:
     """Says whether a database is an SQLite file that is not there any more."""
-    prefix = "sqlite:///"
-    return storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists()
+    file = sqlite_file(storage)
+    return file is not None and not file.exists()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Self
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
+from hpsearch.contracts.trial import EndKind, EpochResult, StopKind, TrialEnd
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
-from hpsearch.search.outcome import StopKind, score
+from hpsearch.search.outcome import score
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.specification import StudySpec

@@ -314,6 +314,12 @@ class StudySpec(Section):
         return math.prod(entry.size or 1 for entry in self.search.values())
 
     @property
+    def total_trials(self) -> int:
+        """How many trials the study has when it is complete; a grid may have fewer points than it asks for."""
+        sizes = {"points": len(self.sampler.points), "grid": self.grid_size}
+        return min(self.study.trials, sizes.get(self.sampler.name, self.study.trials))
+
+    @property
     def is_confirmation(self) -> bool:
         """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""
         return self.sampler.name == "points" and "train.repeat" in self.search

@@ -6,9 +6,8 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import update
 
-from hpsearch.contracts.trial import EpochResult
+from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind
 from hpsearch.service.live import Verdict
 from hpsearch.service.opening import open_study
 from hpsearch.service.study import Study

@@ -18,9 +18,10 @@ from sqlalchemy import text
 from hpsearch.errors import HpsearchError, StorageAway, StorageError, StudyNotFound
 from hpsearch.store import connection as storage_module
 from hpsearch.store import writes
-from hpsearch.store.connection import open_storage, read_storage_url, reading, redact, translated, writing
+from hpsearch.store.connection import open_storage, reading, translated, writing
 from hpsearch.store.schema import create_tables
 from hpsearch.store.trials import create_trial
+from hpsearch.store.url import read_storage_url, redact
 from hpsearch.store.writes import Report, TrialWriter
 from tests.databases import proxied
 
@@ -95,8 +96,8 @@ def everything_in(error: BaseException) -> str:
     [
         (f"postgresql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
         (f"mysql://ann:{SECRET}@127.0.0.1:1/db", "127.0.0.1"),
-        (f"postgresql://ann:{SECRET}@host:port/db", "is no URL"),
-        (f"ann:{SECRET}@host", "is no URL"),
+        (f"postgresql://ann:{SECRET}@host:port/db", "is not a URL"),
+        (f"ann:{SECRET}@host", "is not a URL"),
         (f"oracle://ann:{SECRET}@host/db", "unknown database 'oracle'"),
         (f"postgresqll://ann:{SECRET}@host/db", 'did you mean "postgresql"'),
         (f"postgresql://ann:x@{SECRET}@host/db", r"the password holds an unescaped @; write it as %40"),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
-from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.stored.best import BestTrial, best_trial
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights, save_weights
@@ -66,7 +67,7 @@ def model_file(
     if study is not None and (Path(study) / WEIGHTS).is_file():
         return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name, metric = best_trial(opened, run_folder, search), opened.study_name, metric_name(opened)
+        best, name, metric = best_trial(opened, run_folder, search), opened.name, opened.metric
     path = weights_of(best, name)
     assert best is not None
     return path, _facts(best, name, metric)
@@ -130,8 +131,8 @@ def save_best(
         CheckpointError: the weights are damaged.
     """
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened, run_folder, search), opened.study_name
-        attrs, metric = opened.user_attrs, metric_name(opened)
+        best, name = best_trial(opened, run_folder, search), opened.name
+        attrs, metric = opened.attrs, opened.metric
     source = weights_of(best, name)
     state, metadata = read_weights(source)
     assert best is not None

@@ -55,7 +55,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import SUFFIX, StudySpec
 

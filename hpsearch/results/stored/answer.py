@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.results.terminal.progress import number
-from hpsearch.service.opening import is_confirmation, is_ours
+from hpsearch.store.keys import is_confirmation, is_ours
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
 CONFIRMED, NOT_CONFIRMED, BY_SEARCH = "confirmed", "not confirmed", "by the search alone"
