@@ -13,6 +13,7 @@ from types import FrameType
 import typer
 
 from hpsearch.cli import app
+from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError
 from hpsearch.service.signals import heeded, on_hang_up
 from hpsearch.text import LineFormatter, in_lines
@@ -47,6 +48,7 @@ def run(arguments: list[str]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    arguments = [_meant(argument) for argument in arguments]
     try:
         status = app(arguments, prog_name="hpsearch", standalone_mode=False)
     except HpsearchError as error:
@@ -64,6 +66,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return _complain(_bug_report(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _meant(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    return ALIASES.get(option, option) + equals + value
 
 
 def _bug_report(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The commands that look at studies: status, best, list, dashboard."""
+"""The commands that show what there is: status, best, list, report, compare, dashboard."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from hpsearch.cli.options import (
     Storage,
     StorageFile,
     allowed,
-    app,
+    command,
     given_study,
     import_paths,
     storage_url,
@@ -26,7 +26,7 @@ from hpsearch.errors import UserError
 from hpsearch.text import plain, say
 
 
-@app.command()
+@command()
 def status(
     study: OptionalStudy = None,
     storage: Storage = None,
@@ -45,7 +45,7 @@ def status(
         say(*status_lines(found))
 
 
-@app.command()
+@command()
 def best(
     study: OptionalStudy = None,
     storage: Storage = None,
@@ -56,7 +56,7 @@ def best(
         Path | None, typer.Option("--save", metavar="DIR", help="Write the model and model.json there.")
     ] = None,
     torch_export: Annotated[
-        bool, typer.Option("--torch-export", help="With --save: a program that runs without hpsearch too.")
+        bool, typer.Option("--torch-export", help="With --save: also a program that runs without hpsearch.")
     ] = False,
     search: Search = False,
     allow: Allow = None,
@@ -89,13 +89,82 @@ def best(
             say(f"saved {path}", err=as_json)
 
 
-@app.command()
+@command("list")
+def list_command(
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List all studies with their counts, best, age and size."""
+    from hpsearch.results.stored.listing import list_studies
+    from hpsearch.results.terminal.lines import list_lines
+
+    rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
+    if as_json:
+        typer.echo(json.dumps(plain(rows)))
+    else:
+        say(*list_lines(rows))
+
+
+@command()
+def report(
+    study: OptionalStudy = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File; by default report.html in the study's folder."),
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Write Markdown instead of HTML.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the graphs as PNG files into this folder too.")
+    ] = None,
+    search: Search = False,
+) -> None:
+    """Write a report: best, ranking, graphs, importance, cost."""
+    from hpsearch.results.commands import api
+
+    url = storage_url(storage, storage_file, run_folder)
+    for path in api.report(
+        study, out, markdown=as_markdown, png=png, storage=url, run_folder=run_folder, search=search
+    ):
+        say(path)
+
+
+@command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names or study files.")],
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    page_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves too.")
+    ] = None,
+    search: Search = False,
+) -> None:
+    """Compare studies: their best, and the cost."""
+    from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
+
+    url = storage_url(storage, storage_file, run_folder)
+    records = read_studies([study_name(study) or study for study in studies], url, search)
+    say(*comparison_lines(records))
+    if page_file is not None:
+        from hpsearch.results.report import write_text
+        from hpsearch.results.report.page import page
+
+        write_text(page(comparison(records)), page_file)
+        say("", page_file)
+
+
+@command()
 def dashboard(
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs --auth.")
+        str, typer.Option(help="Address to listen on; --auth is needed unless it is local.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
@@ -105,19 +174,22 @@ def dashboard(
     ] = None,
     add_user: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Put a user, or a new password, into the file of --auth; end."),
+        typer.Option(
+            metavar="NAME", help="Add a user, or change a password, in the file of --auth, and exit."
+        ),
     ] = None,
     remove_user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Take a user out of the file of --auth; end.")
+        str | None, typer.Option(metavar="NAME", help="Remove a user from the file of --auth, and exit.")
     ] = None,
     proxy: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Address of the TLS proxy in front, whose X-Forwarded headers are true."
+            metavar="ADDRESS",
+            help="Address of the TLS proxy in front, whose X-Forwarded headers are trusted.",
         ),
     ] = None,
 ) -> None:
-    """Serve optuna-dashboard on all studies, also while they run."""
+    """Serve optuna-dashboard for all studies, even while they run."""
     if add_user is not None:
         from hpsearch.results.dashboard import accounts
 
@@ -135,21 +207,3 @@ def dashboard(
     for warning in served.warnings:
         say(f"warning: {warning}", err=True)
     served.serve(open_browser, ready=lambda: say(f"dashboard at {served.address} (Ctrl-C ends it)"))
-
-
-@app.command("list")
-def list_command(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """List all studies with their counts, best, age and size."""
-    from hpsearch.results.stored.listing import list_studies
-    from hpsearch.results.terminal.lines import list_lines
-
-    rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
-    if as_json:
-        typer.echo(json.dumps(plain(rows)))
-    else:
-        say(*list_lines(rows))

@@ -17,6 +17,7 @@ from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
+from hpsearch.text import in_html
 
 Direction = Literal["minimize", "maximize"]
 
@@ -142,6 +143,29 @@ class StudySpec(Section):
     confirm: ConfirmSpec = ConfirmSpec()
     function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Values for your own training function, each searchable as `function.<name>`."""
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any]) -> "StudySpec":
+        """Returns the study that the tables of a study file describe.
+
+        Raises:
+            StudyFileError: naming every wrong field, one per line.
+        """
+        from hpsearch.study.file import as_study
+
+        return as_study(tables)
+
+    def __repr__(self) -> str:
+        return f"<StudyFile {self.study.name!r}: {self.study.trials} trials over {', '.join(self.search)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{in_html(name)}</td><td>{in_html(entry)}</td></tr>"
+            for name, entry in self.search.items()
+        ]
+        return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
 
     @field_validator("search", mode="before")
     @classmethod

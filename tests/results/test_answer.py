@@ -181,7 +181,8 @@ def test_a_run_that_goes_on_ends_with_the_confirmed_trial(
     record = record_of(folder, "lucky")
     assert record.spec is not None
     output = io.StringIO()
-    hpsearch.run(record.spec, [PlainDisplay(output, storage=options.storage)], options)
+    display = PlainDisplay(output, storage=options.storage)
+    hpsearch.run(record.spec, storage=options.storage, run_folder=options.run_folder, progress=display)
     assert f"best: trial {record.answer.trial}, confirmed: val_loss" in output.getvalue()
     assert f"the search alone would have picked trial {record.answer.searched}" in output.getvalue()
 

@@ -90,10 +90,10 @@ def test_a_whole_study_is_no_table(
     sqlite_url: str, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     make_study(sqlite_url, "one")
-    assert run_command(["export", "one", "--storage", sqlite_url, "--study", *flags]) == 2
+    assert run_command(["export", "one", "--storage", sqlite_url, "--whole", *flags]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"--study: a whole study is one JSON file, which {words} does not go with" in said
-    assert run_command(["export", "one", "--storage", sqlite_url, "--study"]) == 0
+    assert f"--whole: a whole study is one JSON file, which cannot be combined with {words}" in said
+    assert run_command(["export", "one", "--storage", sqlite_url, "--study"]) == 0  # its former name
 
 
 def test_json_has_no_nan(sqlite_url: str) -> None:

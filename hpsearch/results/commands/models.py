@@ -13,6 +13,7 @@ from hpsearch.errors import ModelError, UserError
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
+from hpsearch.store.url import database_in
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights, save_weights
 
@@ -21,7 +22,7 @@ WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
 def load_best_model(
     study: str | Path | None = None,
-    storage: str = "sqlite:///runs/hpsearch.db",
+    storage: str | None = None,
     allow: Sequence[str] = (),
     search: bool = False,
     run_folder: str | Path = "runs",
@@ -39,6 +40,7 @@ def load_best_model(
     Args:
         study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
             `.safetensors` file of a trial.
+        storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
         search: what the search alone would pick, whatever a confirmation has found.
@@ -48,7 +50,8 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    path, facts = model_file(study, storage, search, Path(run_folder))
+    url = storage or database_in(Path(run_folder))
+    path, facts = model_file(study, url, search, Path(run_folder))
     model = load_model(path, tuple(allow))
     model.metadata.update(facts)
     return model

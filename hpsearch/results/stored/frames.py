@@ -1,57 +1,18 @@
 """A stored study as tables of pandas: one row per trial, one row per epoch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.results.stored.answer import read_confirmed
-from hpsearch.results.stored.best import BestTrial, best_trial
-from hpsearch.results.stored.reading import OpenStudy, reading_study
+from hpsearch.results.stored.reading import OpenStudy
 from hpsearch.store.queries import CURVES, StoredTrial
 
 _HEAD = ("trial", "state")
 _FIRST = ("score", "confirmed", "best_epoch", "epochs_run", "stop_reason", "fit")
 _LAST = ("stop_detail", "device", "worker", "attempt", "host", "weights", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class StudyResult:
-    """What a study has found, read from its database when asked.
-
-    Attributes:
-        summary: of the run that has just ended; None for a study that was opened later.
-    """
-
-    name: str
-    storage: str = field(repr=False)
-    summary: RunSummary | None = None
-    run_folder: Path = Path("runs")
-
-    @property
-    def best(self) -> BestTrial | None:
-        """The study's answer: its confirmed trial, else the search's first; None while no trial is COMPLETE."""
-        with reading_study(self.name, self.storage) as study:
-            return best_trial(study, self.run_folder)
-
-    @property
-    def search_best(self) -> BestTrial | None:
-        """What the search alone would pick, whatever a confirmation has found."""
-        with reading_study(self.name, self.storage) as study:
-            return best_trial(study, self.run_folder, by_search=True)
-
-    def dataframe(self) -> pd.DataFrame:
-        """Returns one row per trial."""
-        with reading_study(self.name, self.storage) as study:
-            return trials_frame(study, self.run_folder)
-
-    def epochs(self) -> pd.DataFrame:
-        """Returns one row per epoch of every trial."""
-        with reading_study(self.name, self.storage) as study:
-            return epochs_frame(study)
 
 
 def trials_frame(study: OpenStudy, run_folder: Path = Path("runs")) -> pd.DataFrame:
