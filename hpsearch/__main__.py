@@ -17,6 +17,7 @@ from types import FrameType
 import typer
 
 from hpsearch.cli import app
+from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError, limit
 from hpsearch.service.signals import heeded, on_hang_up
 from hpsearch.text import LineFormatter, guard, in_lines
@@ -52,6 +53,7 @@ def run(arguments: list[str]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    arguments = [_meant(argument) for argument in arguments]
     try:
         status = app(arguments, prog_name="hpsearch", standalone_mode=False)
     except HpsearchError as error:
@@ -70,6 +72,11 @@ def run(arguments: list[str]) -> int:
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _meant(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    return ALIASES.get(option, option) + equals + value
 
 
 def _bug_report(error: Exception) -> str:

@@ -8,13 +8,16 @@
 What a program reads (JSON, CSV, Parquet) keeps the true value.
 """
 
+import dataclasses
 import html
 import logging
+import math
 import os
 import re
 import unicodedata
 import warnings
-from typing import TextIO
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
 
 LONGEST = 4000  # characters of a line
 LABEL = 200  # of a name in a page or a note
@@ -76,6 +79,21 @@ def say(*lines: object, err: bool = False) -> None:
     import typer  # a program that only uses the errors has no need of it
 
     typer.echo("\n".join(map(one_line, lines)), err=err)
+
+
+def plain(value: Any) -> Any:
+    """Returns records as JSON takes them: no NaN and no infinities, which JSON has no words for."""
+    if hasattr(value, "model_dump"):  # of pydantic
+        return plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    return [plain(inner) for inner in value] if isinstance(value, Iterable) else str(value)
 
 
 class _Record(logging.LogRecord):

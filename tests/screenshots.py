@@ -19,12 +19,12 @@ from hpsearch.executors.places import Workers
 from hpsearch.results.dashboard.graph_order import ORDER
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.report import build_report, write_report
-from hpsearch.results.stored.reading import open_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study.file import load_study_file
 from tests.browser import _FLAGS, chromium_path
 from tests.results.requests import ours
+from tests.results.stored import load
 
 STUDY = Path("studies/digits.toml")
 LARGEST = 150_000  # bytes of one picture
@@ -47,7 +47,7 @@ def save(page: Any, path: Path) -> None:
 def take(browser: Any, runs: Path, folder: Path) -> None:
     """Opens the four pages and saves them."""
     url = f"sqlite:///{runs}/hpsearch.db"
-    study = open_study("digits", url)
+    study = load("digits", url)
     page = browser.new_page(viewport={"width": 1500, "height": 940})
     (report, *_) = write_report(build_report("digits", url), runs / "report.html")
     page.goto(report.as_uri())

@@ -15,13 +15,14 @@ import optuna
 import pandas as pd
 import pytest
 
+import hpsearch
 from hpsearch.__main__ import run
 from hpsearch.store.connection import open_storage
 from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "run", "check", "status", "best", "confirm", "predict", "report", "compare", "export", "dashboard", "list",
+    "run", "check", "confirm", "refit", "status", "best", "list", "report", "compare", "dashboard", "predict", "export",
     "stop", "delete",
 )  # fmt: skip
 
@@ -171,10 +172,31 @@ def test_a_run_that_has_just_begun_answers_sigterm(tmp_path: Path, seconds: floa
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = entry(*arguments, cwd=tmp_path)
-    listed = done.stdout[done.stdout.index("Commands:") :].splitlines()[1:]
+    listed = [line for line in done.stdout[done.stdout.index("Run:") :].splitlines() if line]
     assert done.returncode == 0
-    assert [name for name in (line.split()[0] for line in listed) if name in COMMANDS] == list(COMMANDS)
+    assert tuple(line.split()[0] for line in listed if line.startswith("  ")) == COMMANDS
+    assert [line for line in listed if not line.startswith("  ")] == ["Run:", "Look:", "Use:", "Manage:"]
     assert not [line for line in listed if line.endswith("...")]
+
+
+def test_the_version(invoke: Invoke) -> None:
+    assert invoke("--version") == (0, f"hpsearch {hpsearch.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("run", "STUDY"), ("status", "[STUDY]"), ("compare", "STUDY..."), ("predict", "STUDY PICTURE...")],
+)
+def test_usage_lines_are_plain(invoke: Invoke, command: str, usage: str) -> None:
+    assert invoke(command, "--help")[1].splitlines()[0] == f"Usage: hpsearch {command} [OPTIONS] {usage}"
+
+
+@pytest.mark.parametrize("option", ["--n-trials", "--n-trials=0"])
+def test_optunas_names_of_options_are_understood(invoke: Invoke, option: str) -> None:
+    status, _, error = invoke("run", "x.toml", option, *([] if "=" in option else ["0"]))
+    assert status == 2
+    assert "--trials" in error
+    assert "'0'" in error
 
 
 def test_a_missing_study_file_through_the_console(tmp_path: Path) -> None:
@@ -374,7 +396,7 @@ def test_the_status_of_a_study_that_nobody_runs(invoke: Invoke, studies: Path) -
         "best val_loss: 0.2, not confirmed",
         "not running: no driver",
     ]
-    assert invoke("stop", "one")[1] == 'study "one" is not being run\n'
+    assert invoke("stop", "one")[1] == 'study "one" is not running\n'
 
 
 def test_export_to_stdout_and_to_a_file(invoke: Invoke, studies: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands that look at studies: status, best, list, dashboard."""
+"""The commands that show what there is: status, best, list, report, compare, dashboard."""
 
 import json
 import sys
@@ -16,17 +16,17 @@ from hpsearch.cli.options import (
     Storage,
     StorageFile,
     allowed,
-    app,
+    command,
     given_study,
     import_paths,
     storage_url,
     study_name,
 )
 from hpsearch.errors import UserError
-from hpsearch.text import say
+from hpsearch.text import plain, say
 
 
-@app.command()
+@command()
 def status(
     study: OptionalStudy = None,
     storage: Storage = None,
@@ -35,21 +35,17 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show a study's counts, its drivers and their workers."""
-    from hpsearch.results.stored.reading import open_study
     from hpsearch.results.stored.status import study_status
-    from hpsearch.results.terminal.display import plain
     from hpsearch.results.terminal.lines import status_lines
 
-    url = storage_url(storage, storage_file, run_folder)
-    name = study_name(study) or open_study(None, url).study_name
-    found = study_status(name, url, run_folder)
+    found = study_status(study_name(study), storage_url(storage, storage_file, run_folder), run_folder)
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
         say(*status_lines(found))
 
 
-@app.command()
+@command()
 def best(
     study: OptionalStudy = None,
     storage: Storage = None,
@@ -69,36 +65,101 @@ def best(
     """Show the best trial: hyperparameters, score and weights."""
     if torch_export and save is None:
         raise UserError("--torch-export: give --save DIR, where the program is written")
-    from hpsearch.results.stored.reading import best_trial, metric_name, open_study
-    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.stored.best import best_trial
+    from hpsearch.results.stored.reading import reading_study
     from hpsearch.results.terminal.lines import best_lines
 
-    given = given_study(study)
+    given, url = given_study(study), storage_url(storage, storage_file, run_folder)
     # What is only shown may be another study of that name; what is loaded may not.
-    agrees = given if save is not None else None
-    opened = open_study(study_name(study), storage_url(storage, storage_file, run_folder), agrees)
-    found = best_trial(opened, run_folder, search)
+    with reading_study(study_name(study), url, given if save is not None else None) as opened:
+        name, metric, found = opened.name, opened.metric, best_trial(opened, run_folder, search)
     if found is None:
-        say(f'study "{opened.study_name}" has no COMPLETE trial yet', err=True)
+        say(f'study "{name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
-    lines = best_lines(opened.study_name, metric_name(opened), found)
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
-        say(*lines)
+        say(*best_lines(name, metric, found))
     if save is not None:
         from hpsearch.results.commands.models import save_best
         from hpsearch.training.imports import look_in
 
-        url, names = storage_url(storage, storage_file, run_folder), allowed(given, allow)
+        names = allowed(given, allow)
         look_in(import_paths(study), names)
-        for path in save_best(
-            opened.study_name, url, save, run_folder, export=torch_export, allow=names, search=search
-        ):
+        for path in save_best(name, url, save, run_folder, export=torch_export, allow=names, search=search):
             say(f"saved {path}", err=as_json)
 
 
-@app.command()
+@command("list")
+def list_command(
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List all studies with their counts, best, age and size."""
+    from hpsearch.results.stored.listing import list_studies
+    from hpsearch.results.terminal.lines import list_lines
+
+    rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
+    if as_json:
+        typer.echo(json.dumps(plain(rows)))
+    else:
+        say(*list_lines(rows))
+
+
+@command()
+def report(
+    study: OptionalStudy = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File; by default report.html in the study's folder."),
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Write Markdown instead of HTML.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the graphs as PNG files into this folder too.")
+    ] = None,
+    search: Search = False,
+) -> None:
+    """Write a report: best, ranking, graphs, importance, cost."""
+    from hpsearch.results.commands import api
+
+    url = storage_url(storage, storage_file, run_folder)
+    for path in api.report(
+        study, out, markdown=as_markdown, png=png, storage=url, run_folder=run_folder, search=search
+    ):
+        say(path)
+
+
+@command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names or study files.")],
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    page_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves too.")
+    ] = None,
+    search: Search = False,
+) -> None:
+    """Compare studies: their best, and the cost."""
+    from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
+
+    url = storage_url(storage, storage_file, run_folder)
+    records = read_studies([study_name(study) or study for study in studies], url, search)
+    say(*comparison_lines(records))
+    if page_file is not None:
+        from hpsearch.results.report import write_text
+        from hpsearch.results.report.page import page
+
+        write_text(page(comparison(records)), page_file)
+        say("", page_file)
+
+
+@command()
 def dashboard(
     storage: Storage = None,
     storage_file: StorageFile = None,
@@ -115,7 +176,7 @@ def dashboard(
     add_user: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Put a user, or a new password, into the file of --auth, and exit."
+            metavar="NAME", help="Add a user, or change a password, in the file of --auth, and exit."
         ),
     ] = None,
     remove_user: Annotated[
@@ -129,7 +190,7 @@ def dashboard(
         ),
     ] = None,
 ) -> None:
-    """Serve optuna-dashboard on all studies, also while they run."""
+    """Serve optuna-dashboard for all studies, even while they run."""
     if add_user is not None:
         from hpsearch.results.dashboard import accounts
 
@@ -147,22 +208,3 @@ def dashboard(
     for warning in served.warnings:
         say(f"warning: {warning}", err=True)
     served.serve(open_browser, ready=lambda: say(f"dashboard at {served.address} (Ctrl-C ends it)"))
-
-
-@app.command("list")
-def list_command(
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
-    as_json: Json = False,
-) -> None:
-    """List all studies with their counts, best, age and size."""
-    from hpsearch.results.stored.listing import list_studies
-    from hpsearch.results.terminal.display import plain
-    from hpsearch.results.terminal.lines import list_lines
-
-    rows = list_studies(storage_url(storage, storage_file, run_folder), run_folder)
-    if as_json:
-        typer.echo(json.dumps(plain(rows)))
-    else:
-        say(*list_lines(rows))

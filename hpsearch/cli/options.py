@@ -3,19 +3,60 @@
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from hpsearch.errors import UserError
+from hpsearch.version import __version__
 
 if TYPE_CHECKING:
     from hpsearch.results.terminal.progress import Repeat
     from hpsearch.study.specification import StudySpec
 
+GROUPS = ("run", "look", "use", "manage")
+"""The modules of the commands, in the order in which `--help` lists them."""
+
+ALIASES = {"--n-trials": "--trials", "--n-jobs": "--workers", "--study": "--whole"}
+"""Names that other programs, or older versions, have for options; understood, but not shown."""
+
+
+class _Groups(TyperGroup):
+    """Lists the commands in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for group in GROUPS:
+            found = [
+                (name.ljust(width), command.get_short_help_str(formatter.width))
+                for name, command in self.commands.items()
+                if getattr(command.callback, "__module__", "").endswith(f".{group}")
+            ]
+            with formatter.section(group.capitalize()):
+                formatter.write_dl(found)
+
+
+class _Command(TyperCommand):
+    """Writes its arguments plainly: STUDY, or [STUDY] where it may be left out."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [
+            piece.translate({ord("{"): None, ord("}"): None}) for piece in super().collect_usage_pieces(ctx)
+        ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpsearch {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="hpsearch",
+    cls=_Groups,
     help="Searches the hyperparameters of PyTorch image models: one study file in, a finished search in a "
     "database out.\n\nBegin with: hpsearch run studies/digits.toml",
     rich_markup_mode=None,
@@ -24,10 +65,22 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+command = partial(app.command, cls=_Command)
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its study file.")]
 OptionalStudy = Annotated[
     str | None,
-    typer.Argument(metavar="[STUDY]", help="A study's name or file; may be left out if there is one."),
+    typer.Argument(metavar="STUDY", help="A study's name or file; optional if there is only one."),
 ]
 Storage = Annotated[
     str | None,
@@ -40,7 +93,7 @@ StorageFile = Annotated[
     typer.Option(
         "--storage-file",
         metavar="FILE",
-        help="File with the URL, which hides it [env: HPSEARCH_STORAGE_FILE]",
+        help="File that holds the URL; keeps its password out of `ps` [env: HPSEARCH_STORAGE_FILE]",
     ),
 ]
 RunFolderOption = Annotated[
@@ -74,13 +127,13 @@ StorageTimeout = Annotated[
 LeaseSeconds = Annotated[
     float,
     typer.Option(
-        "--lease-seconds", min=1, help="Seconds after which a silent driver's trials are taken over."
+        "--lease-seconds", min=1, help="Seconds after which an unresponsive driver's trials are taken over."
     ),
 ]
 Search = Annotated[
-    bool, typer.Option("--search", help="What the search alone would pick, whatever `confirm` has found.")
+    bool, typer.Option("--search", help="Use the best trial of the search, whatever `confirm` found.")
 ]
-Test = Annotated[bool, typer.Option("--test/--no-test", help="Open the test part, or leave it closed.")]
+Test = Annotated[bool, typer.Option("--test/--no-test", help="Whether the test data may be used.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
 
@@ -91,26 +144,18 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     Raises:
         StorageError: both flags, or a file that cannot be read.
     """
-    named = option or file or os.environ.get("HPSEARCH_STORAGE") or os.environ.get("HPSEARCH_STORAGE_FILE")
-    if not named:
-        return f"sqlite:///{run_folder / 'hpsearch.db'}"
-    from hpsearch.store.connection import read_storage_url
+    from hpsearch.store.url import database_in, read_storage_url
 
-    return read_storage_url(option, file, os.environ)
-
-
-def is_study_file(study: str) -> bool:
-    """Says whether a STUDY argument means a file rather than a name, which may have a slash in Optuna."""
-    return study.endswith(".toml") or (os.sep in study and Path(study).is_file())
+    return read_storage_url(option, file, os.environ, database_in(run_folder))
 
 
 def given_study(study: str | None) -> "StudySpec | None":
     """Returns what a study file says, if the argument means one."""
-    if study is None or not is_study_file(study):
+    if study is None or not ("." in study or os.sep in study):  # a plain name needs no look
         return None
-    from hpsearch.study.file import load_study_file
+    from hpsearch.study.file import is_study_file, load_study_file
 
-    return load_study_file(study)
+    return load_study_file(study) if is_study_file(study) else None
 
 
 def study_name(study: str | None) -> str | None:
@@ -125,14 +170,25 @@ def allowed(given: "StudySpec | None", allow: list[str] | None) -> tuple[str, ..
     Raises:
         UserError: --allow gives something that is not the name of a module.
     """
+    return tuple(dict.fromkeys([*(given.objects() if given is not None else ()), *modules(allow)]))
+
+
+def modules(allow: list[str] | None) -> tuple[str, ...]:
+    """Returns the names that --allow gives.
+
+    Raises:
+        UserError: one is not the name of a module.
+    """
     for name in allow or ():
         if not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
             raise UserError(f'--allow: "{name}" is not the name of a module; write it as in my_package.nets')
-    return tuple(dict.fromkeys([*(given.objects() if given is not None else ()), *(allow or ())]))
+    return tuple(allow or ())
 
 
 def import_paths(study: str | None) -> tuple[str, ...]:
     """Returns the folders of a study's own modules: that of its file."""
+    from hpsearch.study.file import is_study_file
+
     return (str(Path(study).absolute().parent),) if study is not None and is_study_file(study) else ()
 
 
@@ -154,6 +210,6 @@ def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> 
 def _safe(argument: str) -> str:
     if "://" not in argument:
         return argument
-    from hpsearch.store.connection import redact
+    from hpsearch.store.url import redact
 
     return redact(argument)

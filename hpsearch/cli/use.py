@@ -1,6 +1,7 @@
-"""The commands that make something of a search: confirm its best trials, refit the confirmed one, predict."""
+"""The commands that make use of what was found: predict, export."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,165 +9,36 @@ import typer
 
 from hpsearch.cli.options import (
     Allow,
-    DataRoot,
-    Gpus,
-    GpusPerTrial,
     Json,
-    JsonEvents,
-    LeaseSeconds,
     OptionalStudy,
-    Quiet,
     RunFolderOption,
     Search,
-    Share,
     Storage,
     StorageFile,
-    StorageTimeout,
-    Test,
-    WorkerCount,
-    WorkersPerGpu,
     allowed,
-    app,
+    command,
     given_study,
     import_paths,
-    repeat,
     storage_url,
     study_name,
 )
-from hpsearch.text import say
+from hpsearch.errors import UserError
+from hpsearch.text import plain, say
 
 
-@app.command()
-def confirm(
-    study: OptionalStudy = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Configurations; overrides [confirm].")] = None,
-    seeds: Annotated[int | None, typer.Option(min=2, help="Repeats of each; overrides [confirm].")] = None,
-    test: Test = True,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
-    data_root: DataRoot = None,
-    gpus: Gpus = "auto",
-    workers: WorkerCount = None,
-    workers_per_gpu: WorkersPerGpu = 1,
-    gpus_per_trial: GpusPerTrial = 1,
-    share: Share = "time",
-    allow: Allow = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
-) -> None:
-    """Train the best trials anew with other seeds, then test them."""
-    from hpsearch.executors.places import Workers
-    from hpsearch.results.confirm.confirm import confirm as confirm_study
-    from hpsearch.results.confirm.words import confirmation_lines
-    from hpsearch.results.dashboard.publisher import Publisher
-    from hpsearch.results.terminal.display import choose_display
-    from hpsearch.service.launch import RunOptions
-
-    given = given_study(study)
-    options = RunOptions(
-        storage=storage_url(storage, storage_file, run_folder),
-        run_folder=run_folder,
-        data_root=data_root,
-        workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
-        share=share,
-        allow=allowed(given, allow),
-        import_paths=import_paths(study),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
-    )
-    again = repeat(storage, storage_file, run_folder)
-    publisher = Publisher(options.storage, run_folder)
-    with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
-        outcome = confirm_study(
-            study_name(study),
-            options,
-            given=given,
-            top=top,
-            seeds=seeds,
-            test=test,
-            callbacks=[display, publisher],
-        )
-    if outcome.confirmation is not None:
-        publisher.publish(outcome.record.name)  # the search's note tells of the confirmation
-    if outcome.confirmation is None:
-        say(outcome.message, err=True)
-    elif as_json:
-        typer.echo(json.dumps({"event": "confirmation", **outcome.stored}))
-    elif not quiet:
-        say(*confirmation_lines(outcome.confirmation, outcome.record))
-    raise typer.Exit(outcome.exit_status)
-
-
-@app.command()
-def refit(
-    study: OptionalStudy = None,
-    search: Search = False,
-    test: Test = True,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
-    data_root: DataRoot = None,
-    gpus: Gpus = "auto",
-    allow: Allow = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
-) -> None:
-    """Train the confirmed trial on training and validation part."""
-    from hpsearch.executors.places import Workers
-    from hpsearch.results.confirm.refit import refit as refit_study
-    from hpsearch.results.dashboard.publisher import Publisher
-    from hpsearch.results.terminal.display import choose_display, plain
-    from hpsearch.service.launch import RunOptions
-
-    given = given_study(study)
-    options = RunOptions(
-        storage=storage_url(storage, storage_file, run_folder),
-        run_folder=run_folder,
-        data_root=data_root,
-        workers=Workers(gpus, 1),
-        allow=allowed(given, allow),
-        import_paths=import_paths(study),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
-    )
-    again = repeat(storage, storage_file, run_folder)
-    publisher = Publisher(options.storage, run_folder)
-    with choose_display(quiet=quiet, as_json=as_json, repeat=again) as display:
-        outcome = refit_study(
-            study_name(study),
-            options,
-            given=given,
-            search=search,
-            test=test,
-            callbacks=[display, publisher],
-        )
-    if outcome.refit is None:
-        say(*outcome.lines, err=True)
-        raise typer.Exit(outcome.exit_status or 1)
-    publisher.publish(outcome.study)  # the search's note tells of the refit
-    if as_json:
-        typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
-    elif not quiet:
-        say(*outcome.lines)
-
-
-@app.command()
+@command()
 def predict(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A study, a folder of `best --save`, or a .safetensors.")
     ],
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE ...", help="Picture files.")],
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files.")],
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
     prepare: Annotated[
-        str | None, typer.Option(help="What prepares a picture of your own data, as my_data:prepare.")
+        str | None,
+        typer.Option(help="Function that prepares a picture of your own data, as my_data:prepare."),
     ] = None,
     search: Search = False,
     allow: Allow = None,
@@ -174,17 +46,16 @@ def predict(
 ) -> None:
     """Classify picture files with a study's best model."""
     from hpsearch.results.commands.models import load_best_model
-    from hpsearch.results.commands.predict import predict as predict_files
-    from hpsearch.results.commands.predict import prediction_lines
-    from hpsearch.results.stored.reading import open_study
-    from hpsearch.results.terminal.display import plain
+    from hpsearch.results.commands.predict import predict_files, prediction_lines
+    from hpsearch.results.stored.reading import reading_study
     from hpsearch.training.imports import look_in
 
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
     given, url = given_study(file), storage_url(storage, storage_file, run_folder)
     if given is not None:
-        open_study(given.study.name, url, given)
+        with reading_study(given.study.name, url, given):
+            pass
     names = allowed(given, allow)
     look_in(import_paths(file), [*names, *filter(None, [prepare])])
     model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
@@ -197,3 +68,46 @@ def predict(
         say(*prediction_lines(found))
     if any(one.error for one in found):
         raise typer.Exit(1)
+
+
+@command()
+def export(
+    study: OptionalStudy = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout by default.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or json; by default as the suffix says.")
+    ] = None,
+    epochs: Annotated[bool, typer.Option("--epochs", help="One row per epoch, not per trial.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Everything as one JSON: attributes, trials, epochs.")
+    ] = False,
+) -> None:
+    """Write the trials, or their epochs, as CSV, Parquet or JSON."""
+    from hpsearch.results.commands.export import choose_format, encode, write
+    from hpsearch.results.stored.document import encode_study, whole_study
+    from hpsearch.results.stored.frames import epochs_frame, trials_frame
+    from hpsearch.results.stored.reading import reading_study
+
+    chosen = "json" if whole and kind is None and output is None else choose_format(kind, output)
+    if whole and (epochs or chosen != "json"):
+        other = "--epochs" if epochs else f"the format {chosen}"
+        raise UserError(
+            f"--whole: a whole study is one JSON file, which cannot be combined with {other}; leave that out"
+        )
+    with reading_study(study_name(study), storage_url(storage, storage_file, run_folder)) as opened:
+        if whole:
+            content = encode_study(whole_study(opened))
+        else:
+            content = encode(epochs_frame(opened) if epochs else trials_frame(opened, run_folder), chosen)
+    if output is not None:
+        write(content, output)
+    elif chosen == "parquet" and sys.stdout.isatty():
+        raise UserError("--format parquet: a terminal cannot show it; give --output FILE")
+    elif sys.stdout.isatty():  # a program reads what is true, a person what is harmless
+        say(*content.decode().split("\n")[:-1])
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()

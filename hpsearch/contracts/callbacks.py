@@ -12,6 +12,7 @@ from typing import Any
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.errors import limit
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import in_html
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class RunningTrial:
     curve: tuple[EpochResult, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FinishedTrial:
     """A trial that has ended.
 
@@ -77,6 +78,21 @@ class FinishedTrial:
     detail: str = ""
     is_best: bool = False
     weights: str | None = None
+
+    def __repr__(self) -> str:
+        score = (
+            ""
+            if self.score is None
+            else f", {self.score:.4g} at epoch {self.best_epoch} of {self.epochs_run}"
+        )
+        return f"<FinishedTrial {self.number}: {self.state} ({self.stop_reason}){score}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{in_html(name)}</td><td>{in_html(value)}</td></tr>"
+            for name, value in self.hparams.items()
+        ]
+        return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
 
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")

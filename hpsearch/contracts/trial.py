@@ -20,6 +20,18 @@ class EndKind(StrEnum):
     ERROR = "error"  # an exception in model, data or training function
 
 
+class StopKind(StrEnum):
+    """Why a trial ended."""
+
+    FINISHED = "finished"
+    EARLY_STOPPING = "early_stopping"
+    PRUNER = "pruner"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    STUDY_END = "study_end"  # the study reached its target or used up its epochs
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRun:
     """One attempt at a trial, with all that a worker needs to know.

@@ -10,29 +10,16 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Self, TypeGuard
 
 from optuna.trial import TrialState
 
-from hpsearch.contracts.trial import EndKind, TrialEnd
+from hpsearch.contracts.trial import EndKind, StopKind, TrialEnd
 from hpsearch.study.specification import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 
 FEW = 5
 """While fewer trials than this are finished, every score is competitive."""
-
-
-class StopKind(StrEnum):
-    """Why a trial ended."""
-
-    FINISHED = "finished"
-    EARLY_STOPPING = "early_stopping"
-    PRUNER = "pruner"
-    DIVERGED = "diverged"
-    OUT_OF_MEMORY = "out_of_memory"
-    STUDY_END = "study_end"  # the study reached its target or used up its epochs
-    ERROR = "error"
 
 
 class Scoreboard:

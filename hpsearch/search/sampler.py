@@ -21,10 +21,10 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import HpsearchError
-from hpsearch.search.outcome import StopKind
 from hpsearch.study.sampler import Point, SamplerSpec
-from hpsearch.study.specification import Direction, StudySpec
+from hpsearch.study.specification import Direction
 
 Space = dict[str, BaseDistribution]
 
@@ -86,12 +86,6 @@ class Grid:
         order = array("l", range(self.size))
         random.Random(self._seed).shuffle(order)
         return order
-
-
-def total_trials(spec: StudySpec) -> int:
-    """Returns how many trials a study has when it is complete; a grid may have fewer points than it asks for."""
-    sizes = {"points": len(spec.sampler.points), "grid": spec.grid_size}
-    return min(spec.study.trials, sizes.get(spec.sampler.name, spec.study.trials))
 
 
 class SpaceTPE(TPESampler):

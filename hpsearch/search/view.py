@@ -16,7 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.search.outcome import Scoreboard, StopKind
+from hpsearch.contracts.trial import StopKind
+from hpsearch.search.outcome import Scoreboard
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions

@@ -28,8 +28,9 @@ from hpsearch.contracts.messages import (
     Waiting,
     WorkerExit,
 )
+from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind, Verdict
+from hpsearch.search.outcome import Verdict
 from hpsearch.service.admission import Admission, Doubtful
 from hpsearch.service.database import Database
 from hpsearch.service.ends import Postponed, after_end, after_exit, given_back

@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from hpsearch.contracts.messages import EndKind, TrialEnd
-from hpsearch.search.outcome import StopKind, Verdict
+from hpsearch.contracts.trial import StopKind
+from hpsearch.search.outcome import Verdict
 from hpsearch.service.live import LiveTrial
 
 

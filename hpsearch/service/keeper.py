@@ -13,6 +13,7 @@ from hpsearch.errors import CheckpointError, UserError
 from hpsearch.files.artifacts import FolderArtifacts
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
+from hpsearch.store.url import sqlite_file
 from hpsearch.study.specification import Direction
 from hpsearch.study.train import CheckpointSpec
 
@@ -185,5 +186,5 @@ class WeightsKeeper:
 
 def _is_gone(storage: str) -> bool:
     """Says whether a database is an SQLite file that is not there any more."""
-    prefix = "sqlite:///"
-    return storage.startswith(prefix) and not Path(storage.removeprefix(prefix)).exists()
+    file = sqlite_file(storage)
+    return file is not None and not file.exists()

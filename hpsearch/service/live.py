@@ -11,10 +11,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import EpochResult, TrialEnd
+from hpsearch.contracts.trial import EpochResult, StopKind, TrialEnd
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
-from hpsearch.search.outcome import StopKind, Verdict, score
+from hpsearch.search.outcome import Verdict, score
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.specification import StudySpec

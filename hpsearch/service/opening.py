@@ -2,10 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
@@ -14,19 +13,17 @@ from optuna.trial import TrialState
 from hpsearch.errors import DigestMismatch, StudyFileError
 from hpsearch.service.study import Study
 from hpsearch.store.archive import restore
-from hpsearch.store.connection import open_storage, redact, translated
-from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.connection import open_storage, translated
+from hpsearch.store.identity import DriverIdentity, DriverState
+from hpsearch.store.keys import SPECIFICATION, is_ours
 from hpsearch.store.ledger import Ledger
-from hpsearch.store.schema import DriverState
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.url import redact
 from hpsearch.study.file import (
     differences,
     digest,
     is_same_study,
     parse_stored,
-    parse_study,
     stored_form,
-    stored_tree,
     taken_name,
 )
 from hpsearch.study.specification import LINKED, StudySpec
@@ -36,12 +33,6 @@ logger = logging.getLogger(__name__)
 DIGEST = "digest"
 METRIC_NAMES = "study:metric_names"
 """Optuna's own key for the names of objectives, which the dashboard writes on its axes."""
-
-
-def is_ours(attrs: Mapping[str, Any]) -> bool:
-    """Says by a study's user attributes whether hpsearch made it: whether they hold its specification."""
-    stored = attrs.get(SPECIFICATION)
-    return isinstance(stored, str) and stored.startswith("{")
 
 
 def open_study(
@@ -123,32 +114,6 @@ def _keep(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
-
-
-def stored_specification(attrs: Mapping[str, Any], name: str) -> StudySpec:
-    """Returns the specification that is stored with a study, under the name that the study has now.
-
-    Raises:
-        StudyFileError: it was stored by another version, or the study was given a name that hpsearch cannot use.
-    """
-    try:
-        tree = stored_tree(attrs[SPECIFICATION])
-        tree["study"]["name"] = name
-    except (KeyError, TypeError, ValueError) as error:
-        raise StudyFileError(f'study "{name}": its stored specification cannot be read: {error}') from None
-    return parse_study(tree, source=f'study "{name}"')
-
-
-def is_confirmation(attrs: Mapping[str, Any]) -> bool:
-    """Says by a study's user attributes whether `hpsearch confirm` made it; its name alone does not tell.
-
-    Read without validation, as another version may have stored the specification.
-    """
-    try:
-        tree = stored_tree(attrs[SPECIFICATION])
-        return tree["sampler"]["name"] == "points" and "train.repeat" in tree["search"]
-    except (KeyError, TypeError, ValueError):
-        return False
 
 
 def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:

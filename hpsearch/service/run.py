@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import optuna
 
@@ -18,7 +17,7 @@ from hpsearch.service.opening import discard_empty, open_study
 from hpsearch.service.snapshots import best, standing
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
-from hpsearch.store.connection import redact
+from hpsearch.store.url import absolute, redact
 from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> Run
     spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
-    keeper.take_folder(study.token, _absolute(options.storage), study.others())
+    keeper.take_folder(study.token, absolute(options.storage), study.others())
     keeper.tidy(
         study.complete_scores(), study.has_ended, study.shared_weights
     )  # what a killed driver has left
@@ -104,14 +103,6 @@ def _work(driver: Driver) -> None:
             else:
                 fleet.dismiss()  # they leave while the end is written and told
             _leave(driver)
-
-
-def _absolute(storage: str) -> str:
-    """Returns a storage URL without its password, the path of an SQLite file from the root on."""
-    prefix = "sqlite:///"
-    if storage.startswith(prefix):
-        return f"{prefix}{Path(storage.removeprefix(prefix)).absolute()}"
-    return redact(storage)
 
 
 def _leave(driver: Driver) -> None:

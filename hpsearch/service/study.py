@@ -14,10 +14,9 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import EpochResult, TrialEnd
+from hpsearch.contracts.trial import EpochResult, StopKind, TrialEnd
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind, Verdict, decide, memory_constraint
-from hpsearch.search.sampler import total_trials
+from hpsearch.search.outcome import Verdict, decide, memory_constraint
 from hpsearch.search.view import StudyView
 from hpsearch.service.live import (
     Ended,
@@ -32,6 +31,7 @@ from hpsearch.service.live import (
 from hpsearch.store import trials, writes
 from hpsearch.store.archive import Archive, unfinished
 from hpsearch.store.connection import reading, translated
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.schema import Lease
 from hpsearch.store.study_data import DataRecord
@@ -72,7 +72,7 @@ class Study:
     @property
     def total(self) -> int:
         """Trials that the study asks for; a grid may have fewer points."""
-        return total_trials(self.spec)
+        return self.spec.total_trials
 
     @property
     def token(self) -> str:
@@ -379,7 +379,7 @@ class Study:
         ]
         space, token, spec = self.view.space, self.token, self.spec
         left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
-        changes = {trials.SPECIFICATION: stored_form(spec), **self.data.attrs}
+        changes = {SPECIFICATION: stored_form(spec), **self.data.attrs}
         return self.archive.write(path, spec.study.name, changes, left)
 
     def _see(self, trial: FrozenTrial) -> None:

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpsearch.errors import StudyFileError
 from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
-from hpsearch.store.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
+from hpsearch.store.keys import ATTEMPT, MARK, SPECIFICATION, TOKEN
 from hpsearch.store.writes import (
     Finish,
     Report,

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import uuid
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,35 @@ class DriverIdentity:
     def is_dead(self) -> bool:
         """Tells whether the process is surely gone; of another machine's process it cannot be known."""
         return self.host == host_identity() and not process_lives(self.pid, self.started)
+
+
+class DriverState(StrEnum):
+    """What is known of a driver."""
+
+    ALIVE = "alive"
+    STALE = "stale"  # silent for longer than its leases last
+    DEAD = "dead"  # of this machine, and its process is gone
+
+
+@dataclass(frozen=True, slots=True)
+class DriverRow:
+    """A driver as `hpsearch status` shows it; `devices` and `workers` are JSON, `silence` is in seconds."""
+
+    identity: DriverIdentity
+    devices: str
+    workers: str
+    seen: float
+    silence: float
+    state: DriverState
+
+
+def driver_row(
+    driver: DriverIdentity, devices: str, workers: str, seen: float, now: float, lease_seconds: float
+) -> DriverRow:
+    """Returns what is known of a driver at a time."""
+    silence = max(0.0, now - seen)
+    state = DriverState.STALE if silence > lease_seconds else DriverState.ALIVE
+    return DriverRow(driver, devices, workers, seen, silence, DriverState.DEAD if driver.is_dead() else state)
 
 
 @cache

@@ -18,14 +18,13 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import LeaseLost, StudyNotFound
-from hpsearch.store.connection import reading, redact, writing
-from hpsearch.store.identity import DriverIdentity, host_identity
+from hpsearch.store.connection import opened, reading, writing
+from hpsearch.store.identity import DriverIdentity, DriverRow, driver_row, host_identity
+from hpsearch.store.keys import TOKEN
 from hpsearch.store.schema import (
     CONTROL,
     DRIVER,
     LEASE,
-    DriverRow,
-    DriverState,
     Lease,
     create_tables,
     forget,
@@ -34,7 +33,8 @@ from hpsearch.store.schema import (
     server_time,
     upsert,
 )
-from hpsearch.store.trials import TOKEN, mark_leased
+from hpsearch.store.trials import mark_leased
+from hpsearch.store.url import redact
 from hpsearch.store.writes import STUDY_SYSTEM_ATTRS, Fence, lock_study, older_copy
 
 logger = logging.getLogger(__name__)
@@ -353,14 +353,10 @@ class Ledger:
         query = select(DRIVER).where(DRIVER.c.study_id == study_id).order_by(DRIVER.c.seen.desc())
         with reading(self._storage) as connection:
             now = self._now(connection)
-            return [self._driver_row(row, now) for row in connection.execute(query)]
-
-    def _driver_row(self, row: Row[Any], now: float) -> DriverRow:
-        identity, silence = identity_of(row), max(0.0, now - row.seen)
-        state = DriverState.STALE if silence > self.lease_seconds else DriverState.ALIVE
-        if identity.is_dead():
-            state = DriverState.DEAD
-        return DriverRow(identity, row.devices, row.workers, row.seen, silence, state)
+            return [
+                driver_row(identity_of(row), row.devices, row.workers, row.seen, now, self.lease_seconds)
+                for row in connection.execute(query)
+            ]
 
     def request_stop(self, study_id: int) -> None:
         """Asks every driver of the study to stop warmly."""
@@ -384,6 +380,16 @@ class Ledger:
         self._held.pop(study_id, None)
         self._closed.pop(study_id, None)
         self._attached.pop(study_id, None)
+
+
+def stop_drivers(url: str, study_id: int) -> None:
+    """Asks every driver of a study to stop gracefully.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    with opened(url) as storage:
+        Ledger(storage, DriverIdentity.here()).request_stop(study_id)
 
 
 _RELEASED = {"driver": None, "preempted": True, "expires": 0.0}

@@ -5,7 +5,7 @@ psycopg then waits for ever. This connection measures the silence itself.
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +41,18 @@ class PatientConnection(psycopg.Connection[TupleRow]):
             return result
         self.pgconn.finish()
         raise psycopg.OperationalError(f"the server said nothing for {self.patience:g} s")
+
+
+def options(given: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Returns libpq's options: one half of the time to notice a dead connection, the other to try a new one."""
+    milliseconds = round(timeout / 2 * 1000)
+    server = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    return {
+        "connect_timeout": max(2, int(timeout / 2)),
+        "tcp_user_timeout": milliseconds,
+        **given,
+        "options": f"{given.get('options', '')} {server}".strip(),
+    }
 
 
 def connector(options: dict[str, Any], patience: float) -> partial[PatientConnection]:

@@ -6,7 +6,6 @@ They have no foreign keys to Optuna's tables, so that a study can still be delet
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -24,13 +23,13 @@ from sqlalchemy import (
     Text,
     delete,
     inspect,
-    text,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
 from hpsearch.store.connection import settle, translated
 from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.queries import CLOCKS
 
 METADATA = MetaData()
 
@@ -73,26 +72,10 @@ CONTROL = Table(
 )
 
 
-# The clocks of machines differ, so the server's clock decides; an SQLite file has only this machine's.
-_CLOCKS = {
-    "postgresql": text("SELECT extract(epoch FROM clock_timestamp())"),
-    # Not UNIX_TIMESTAMP(NOW(6)), which jumps by an hour when the server's zone ends its summer time.
-    "mysql": text("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6"),
-}
-
-
 def server_time(connection: Connection) -> float:
-    """Returns seconds since the epoch by the database server's clock."""
-    clock = _CLOCKS.get(connection.dialect.name)
-    return time.time() if clock is None else float(connection.execute(clock).scalar_one())
-
-
-class DriverState(StrEnum):
-    """What is known of a driver."""
-
-    ALIVE = "alive"
-    STALE = "stale"  # silent for longer than its leases last
-    DEAD = "dead"  # of this machine, and its process is gone
+    """Returns seconds since the epoch by the database server's clock; an SQLite file has only this machine's."""
+    clock = CLOCKS.get(connection.dialect.name)
+    return time.time() if clock is None else float(connection.exec_driver_sql(clock).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +101,6 @@ class Lease:
     preempted: bool
     done: bool
     elsewhere: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DriverRow:
-    """A driver as `hpsearch status` shows it; `devices` and `workers` are JSON, `silence` is in seconds."""
-
-    identity: DriverIdentity
-    devices: str
-    workers: str
-    seen: float
-    silence: float
-    state: DriverState
 
 
 def create_tables(storage: RDBStorage, timeout: float = 5.0) -> None:

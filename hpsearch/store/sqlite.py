@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import Engine
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,11 @@ def turn_on_wal(path: Path, timeout: float) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         logger.warning("%s: no write-ahead log on this file system; the search will be slower", path)
+
+
+def may_read(path: Path) -> bool:
+    """Says whether there is a file that holds anything."""
+    return path.is_file() and bool(path.stat().st_size)
 
 
 def opener(path: Path, timeout: float) -> Callable[[], sqlite3.Connection] | None:
@@ -54,12 +61,14 @@ def _copy(path: Path, log: Path) -> Path:
     return Path(folder.name) / path.name
 
 
-def tune(engine: Engine, begin: str) -> None:
+def tune(engine: "Engine", begin: str) -> None:
     """Sets how transactions begin.
 
     Only now, not while Optuna makes its tables: it then nests two connections, and the second would wait for
     the first one's write lock for ever.
     """
+
+    from sqlalchemy import event  # readers do without
 
     def on_connect(connection: sqlite3.Connection, record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions by itself
@@ -70,7 +79,7 @@ def tune(engine: Engine, begin: str) -> None:
         if begin != "BEGIN":
             connection.execute("PRAGMA wal_autocheckpoint=0")  # `DatabaseFile` moves the log into the file
 
-    def on_begin(connection: Connection) -> None:
+    def on_begin(connection: "Connection") -> None:
         reads = connection.get_execution_options().get("hpsearch_reads", False)
         connection.exec_driver_sql("BEGIN" if reads else begin)
 

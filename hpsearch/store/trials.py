@@ -1,14 +1,7 @@
-"""The trials of a study: how they begin, and which of them are its own.
-
-Other programs may add trials to a study of ours: a colleague's plain script, a copy by Optuna's means. One rule
-says what they are. A trial is the study's own if a driver of hpsearch began it, which the driver marks with the
-study's token, or if it is queued (`study.enqueue_trial`), since a driver will begin it. All others are foreign:
-they are left out of the counts, of `study.trials`, of the best and of what the sampler sees, and are told apart.
-"""
+"""The trials of a study: how they begin, and which of them are its own (see `hpsearch.store.queries`)."""
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import chain, count
@@ -17,17 +10,17 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, and_, delete, func, insert, inspect, literal, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
-from hpsearch.errors import StudyFileError, StudyNotFound
-from hpsearch.search.outcome import StopKind
-from hpsearch.search.space import distributions
-from hpsearch.store.connection import reading, redact, translated, writing
+from hpsearch.errors import StudyNotFound
+from hpsearch.store.connection import reading, writing
+from hpsearch.store.keys import ATTEMPT, MARK, TOKEN
+from hpsearch.store.queries import is_record
 from hpsearch.store.schema import DRIVER, LEASE, identity_of
+from hpsearch.store.url import redact
 from hpsearch.store.writes import (
     STUDIES,
     STUDY_SYSTEM_ATTRS,
-    STUDY_USER_ATTRS,
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
@@ -36,25 +29,12 @@ from hpsearch.store.writes import (
     lock_study,
     naive_utc,
 )
-from hpsearch.study.file import parse_stored
 
 logger = logging.getLogger(__name__)
-
-SPECIFICATION = "specification"
-"""The study's user attribute that makes it one of hpsearch's."""
-TOKEN = "hpsearch:token"
-"""The study's system attribute that tells it from all others; a copy of a study has it too."""
-MARK = "hpsearch:study"
-"""The trial's system attribute that makes it the study's own: the study's token."""
 
 LEFT_OUT = (
     "trials of other programs are left out of the counts, of the best and of what the sampler learns from"
 )
-
-ARTIFACT = "artifacts:"
-"""How Optuna's attributes begin that describe artifacts."""
-ATTEMPT = "hpsearch:attempt"
-"""A restored trial's system attribute: the attempts that were made before the database lost it."""
 
 
 def create_trial(
@@ -212,75 +192,9 @@ def is_own(trial: FrozenTrial, token: str, space: Mapping[str, BaseDistribution]
         space: its search space, None if it cannot be read.
     """
     queued = trial.state is TrialState.WAITING
-    return queued or trial.system_attrs.get(MARK) == token or _is_record(trial, space)
-
-
-def _is_record(trial: FrozenTrial, space: Mapping[str, BaseDistribution] | None) -> bool:
-    """Says whether a trial without a mark is one that an older version finished, in a copy of its study."""
-    attrs = trial.user_attrs
-    numbers = [attrs.get(name) for name in ("attempt", "epochs_run")]
-    return (
-        trial.state.is_finished()
-        and (space is None or trial.params.keys() == space.keys())
-        and attrs.get("stop_reason") in list(StopKind)
-        and all(isinstance(number, int) for number in numbers)
-        and isinstance(attrs.get("score", ""), float | int | None)
-    )
-
-
-def foreign_trials(storage: RDBStorage, study_id: int | None = None) -> dict[int, dict[int, TrialState]]:
-    """Returns the foreign trials of hpsearch's studies, their states by id, by study: of one, or of all."""
-    found: dict[int, dict[int, TrialState]] = defaultdict(dict)
-    with reading(storage) as connection:
-        for row in connection.execute(_unmarked(study_id)):
-            found[row.study_id][row.trial_id] = row.state
-        if found and inspect(connection).has_table(LEASE.name):
-            leased = select(LEASE.c.study_id, LEASE.c.trial_id).where(LEASE.c.study_id.in_(found))
-            for study, trial_id in connection.execute(leased):
-                found[study].pop(trial_id, None)
-        candidates = connection.execute(_told_like_ours(found)).all() if found else []
-    with translated(storage):
-        for study, trial_id in candidates:
-            if trial_id in found[study] and _is_record(storage.get_trial(trial_id), _space(storage, study)):
-                del found[study][trial_id]
-    return {study: trials for study, trials in found.items() if trials}
-
-
-def _unmarked(study_id: int | None) -> Any:
-    token, mark = STUDY_SYSTEM_ATTRS.alias("token"), SYSTEM_ATTRS.alias("mark")
-    ours = and_(STUDY_USER_ATTRS.c.study_id == TRIALS.c.study_id, STUDY_USER_ATTRS.c.key == SPECIFICATION)
-    query = (
-        select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.state)
-        .join(STUDY_USER_ATTRS, and_(ours, STUDY_USER_ATTRS.c.value_json.like('"{%')))
-        .join(token, and_(token.c.study_id == TRIALS.c.study_id, token.c.key == TOKEN), isouter=True)
-        .join(mark, and_(mark.c.trial_id == TRIALS.c.trial_id, mark.c.key == MARK), isouter=True)
-        .where(TRIALS.c.state != TrialState.WAITING)
-        .where(
-            or_(
-                mark.c.value_json.is_(None),
-                token.c.value_json.is_(None),
-                mark.c.value_json != token.c.value_json,
-            )
-        )
-    )
-    return query if study_id is None else query.where(TRIALS.c.study_id == study_id)
-
-
-def _told_like_ours(studies: Iterable[int]) -> Any:
-    reasons = [json.dumps(kind.value) for kind in StopKind]
-    told = and_(USER_ATTRS.c.key == "stop_reason", USER_ATTRS.c.value_json.in_(reasons))
-    query = select(TRIALS.c.study_id, TRIALS.c.trial_id).join(
-        USER_ATTRS, USER_ATTRS.c.trial_id == TRIALS.c.trial_id
-    )
-    return query.where(told, TRIALS.c.study_id.in_(list(studies)))
-
-
-def _space(storage: RDBStorage, study_id: int) -> Mapping[str, BaseDistribution] | None:
-    try:
-        stored = parse_stored(storage.get_study_user_attrs(study_id)[SPECIFICATION])
-        return distributions(stored.search)
-    except (KeyError, TypeError, StudyFileError):  # of another version
-        return None
+    if queued or trial.system_attrs.get(MARK) == token:
+        return True
+    return is_record(trial.state.name, trial.params, trial.user_attrs, space)
 
 
 def trial_states(
@@ -318,19 +232,6 @@ def shared_weights(connection: Connection, study_id: int) -> frozenset[str]:
     query = select(USER_ATTRS.c.value_json).join(TRIALS, TRIALS.c.trial_id == USER_ATTRS.c.trial_id)
     found = connection.scalars(query.where(TRIALS.c.study_id.in_(copies), USER_ATTRS.c.key == "weights"))
     return frozenset(str(json.loads(value)) for value in found)
-
-
-def artifacts_elsewhere(connection: Connection, study_id: int) -> frozenset[str]:
-    """Returns the attributes by which other studies of the database name artifacts."""
-    found = select(STUDY_SYSTEM_ATTRS.c.key).where(
-        STUDY_SYSTEM_ATTRS.c.study_id != study_id, STUDY_SYSTEM_ATTRS.c.key.like(f"{ARTIFACT}%")
-    )
-    of_trials = (
-        select(SYSTEM_ATTRS.c.key)
-        .join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)
-        .where(TRIALS.c.study_id != study_id, SYSTEM_ATTRS.c.key.like(f"{ARTIFACT}%"))
-    )
-    return frozenset([*connection.scalars(found), *connection.scalars(of_trials)])
 
 
 def check_end(connection: Connection, study_id: int, trial_id: int | None) -> None:

@@ -18,8 +18,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
-from hpsearch.store.connection import redact, translated, writing
+from hpsearch.store.connection import translated, writing
 from hpsearch.store.schema import LEASE, upsert
+from hpsearch.store.url import redact
 
 # Of Optuna 5.0: models.SCHEMA_VERSION and the newest migration.
 KNOWN_SCHEMA = (12, "v3.2.0.a")

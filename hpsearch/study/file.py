@@ -87,6 +87,27 @@ def load_study_file(path: str | Path) -> StudySpec:
     return spec
 
 
+def is_study_file(study: str) -> bool:
+    """Says whether a text means a study file rather than a name, which may have a slash in Optuna."""
+    return study.endswith(".toml") or (os.sep in study and Path(study).is_file())
+
+
+def as_study(study: StudySpec | Mapping[str, Any] | str | Path) -> StudySpec:
+    """Returns a study that is given as such, as its tables, or as the path of its file.
+
+    Raises:
+        StudyFileError: the file or a field is wrong, or the tables give no name.
+    """
+    if isinstance(study, StudySpec):
+        return study
+    if not isinstance(study, Mapping):
+        return load_study_file(study)
+    spec = parse_study(study)
+    if not spec.study.name:
+        raise StudyFileError('study.name: is missing; write {"study": {"name": "..."}, ...}')
+    return spec
+
+
 def taken_name(name: str) -> str:
     """Returns the sentence that refuses a study of one's own the name of a confirmation or a refit."""
     suffix = next(suffix for suffix in LINKED if name.endswith(suffix))
@@ -112,7 +133,7 @@ def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
 
 
 def with_limits(
-    spec: StudySpec, trials: int | None = None, timeout: str | float | None = None, source: str = "study"
+    spec: StudySpec, trials: int | None = None, timeout: str | float | None = None, source: str = ""
 ) -> StudySpec:
     """Returns a study with another number of trials or another time; None leaves what it says.
 

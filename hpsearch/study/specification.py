@@ -17,6 +17,7 @@ from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
+from hpsearch.text import in_html
 
 Direction = Literal["minimize", "maximize"]
 
@@ -144,6 +145,29 @@ class StudySpec(Section):
     confirm: ConfirmSpec = ConfirmSpec()
     function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Values for your own training function, each searchable as `function.<name>`."""
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any]) -> "StudySpec":
+        """Returns the study that the tables of a study file describe.
+
+        Raises:
+            StudyFileError: naming every wrong field, one per line.
+        """
+        from hpsearch.study.file import as_study
+
+        return as_study(tables)
+
+    def __repr__(self) -> str:
+        return f"<StudyFile {self.study.name!r}: {self.study.trials} trials over {', '.join(self.search)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><td>{in_html(name)}</td><td>{in_html(entry)}</td></tr>"
+            for name, entry in self.search.items()
+        ]
+        return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
 
     @field_validator("search", mode="before")
     @classmethod
@@ -314,6 +338,12 @@ class StudySpec(Section):
     def grid_size(self) -> int:
         """Number of combinations of a space without continuous ranges."""
         return math.prod(entry.size or 1 for entry in self.search.values())
+
+    @property
+    def total_trials(self) -> int:
+        """How many trials the study has when it is complete; a grid may have fewer points than it asks for."""
+        sizes = {"points": len(self.sampler.points), "grid": self.grid_size}
+        return min(self.study.trials, sizes.get(self.sampler.name, self.study.trials))
 
     @property
     def is_confirmation(self) -> bool:

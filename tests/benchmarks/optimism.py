@@ -102,7 +102,7 @@ def search(seed: int, wanted: Wanted, options: RunOptions) -> Found:
 def stored_summary(name: str, url: str) -> dict:
     try:
         with reading_study(name, url) as opened:
-            return json.loads(opened.user_attrs.get(SUMMARY, "{}"))
+            return json.loads(opened.attrs.get(SUMMARY, "{}"))
     except StudyNotFound:
         return {}
 

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import optuna
+from optuna.trial import FrozenTrial
 
-from hpsearch.contracts.trial import EpochResult
-from hpsearch.results.stored.study import StudyRecord, read_record
-from hpsearch.search.outcome import StopKind, Verdict, decide, score
+from hpsearch.contracts.trial import EpochResult, StopKind
+from hpsearch.results.stored.study import StudyRecord
+from hpsearch.results.stored.study import as_record as as_study
+from hpsearch.search.outcome import Verdict, decide, score
 from hpsearch.search.stopping import Curve, build
 from hpsearch.search.view import StudyView
 from hpsearch.service.live import LiveTrial, as_record, attributes
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION
+from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.file import stored_form
 from hpsearch.study.search import Choices, Entry
@@ -64,9 +66,9 @@ def spec_of(sampler: str, seed: int, trials: int, search: Mapping[str, Any] | No
 def simulate(spec: StudySpec, truth: Truth) -> StudyRecord:
     """Returns a study of which every trial was asked, judged and ended as in a search with one worker."""
     view, rng = StudyView(spec), random.Random(f"{spec.sampler.name} {spec.study.seed}")
-    study = optuna.create_study(direction=spec.study.better)
-    study.set_user_attr(SPECIFICATION, stored_form(spec))
-    study.set_user_attr("metric", spec.study.metric)
+    attrs = {SPECIFICATION: stored_form(spec), "metric": spec.study.metric}
+    study = StoredStudy(1, spec.study.name, (spec.study.better,), attrs)
+    trials: list[StoredTrial] = []
     for number in range(spec.study.trials):
         hparams = view.ask(number)
         trial = LiveTrial(number, number, number, 1, hparams, spec, None)
@@ -75,11 +77,26 @@ def simulate(spec: StudySpec, truth: Truth) -> StudyRecord:
         best = score(trial.values(spec.study.metric), spec.study.better)
         value = best[0] if best else None
         state = decide(verdict.kind, value, view.board, spec.early_stopping.outcome)
-        attrs = attributes(trial, verdict, best, None, spec.fit, None)
-        record = as_record(trial, spec.study.metric, state, value, attrs, view.space, view.rungs(number))
+        facts = attributes(trial, verdict, best, None, spec.fit, None)
+        record = as_record(trial, spec.study.metric, state, value, facts, view.space, view.rungs(number))
         view.replace(record)
-        study.add_trial(record)
-    return read_record(study)
+        trials.append(stored(record))
+    return as_study(study, trials)
+
+
+def stored(trial: FrozenTrial) -> StoredTrial:
+    """Returns a trial as it is read from a database."""
+    return StoredTrial(
+        trial_id=trial.number,
+        number=trial.number,
+        state=trial.state.name,
+        values=tuple(trial.values or ()),
+        hparams=trial.params,
+        reports=trial.intermediate_values,
+        user_attrs=trial.user_attrs,
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+    )
 
 
 def first(record: StudyRecord, count: int) -> StudyRecord:

@@ -514,15 +514,13 @@ def _databases() -> list[bytes]:
 
 def _read_database(path: Path) -> None:
     from hpsearch.results.stored.listing import list_studies
-    from hpsearch.results.stored.reading import reading_study
+    from hpsearch.results.stored.reading import read_study
     from hpsearch.results.stored.status import study_status
-    from hpsearch.results.stored.study import read_record
 
     url = f"sqlite:///{path}"
     list_studies(url, path.parent)
     study_status("s", url, path.parent)
-    with reading_study("s", url) as study:
-        read_record(study, url)
+    read_study("s", url)
 
 
 def _attributes() -> list[bytes]:

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import hpsearch
+
 
 def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
-def train(trial: Any) -> Iterator[dict[str, Any]]:
+def train(trial: hpsearch.Trial) -> Iterator[dict[str, Any]]:
     data, model = trial.data(), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=trial.learning_rate)
     if trial.restored:
@@ -29,7 +31,7 @@ def train(trial: Any) -> Iterator[dict[str, Any]]:
         yield {"val_loss": val_loss}
 
 
-def test(trial: Any, model: Mapping[str, Tensor]) -> dict[str, float]:
+def test(trial: hpsearch.Trial, model: Mapping[str, Tensor]) -> dict[str, float]:
     data, trained = trial.test_data(), network()
     trained.load_state_dict(model)
     with torch.no_grad():

@@ -10,8 +10,8 @@ from safetensors.numpy import save_file
 from hpsearch.contracts.callbacks import Callback, RunSummary
 from hpsearch.contracts.messages import EndKind, TrialEnd, TrialRun
 from hpsearch.executors.places import Workers
-from hpsearch.results.stored.reading import open_study
-from hpsearch.results.stored.study import StudyRecord, read_record
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.connection import open_storage
@@ -84,7 +84,7 @@ def search(
 
 
 def record_of(folder: Path, name: str = "s") -> StudyRecord:
-    return read_record(open_study(name, url_in(folder)))
+    return read_study(name, url_in(folder))
 
 
 def writable(folder: Path, name: str = "s") -> optuna.Study:

@@ -2,19 +2,22 @@
 
 import json
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.store.connection import open_storage
-from hpsearch.store.trials import MARK, TOKEN
+from hpsearch.store.keys import MARK, TOKEN
 from hpsearch.study.file import digest, parse_study, stored_form
 from hpsearch.study.sampler import Point, SamplerSpec
 from hpsearch.study.search import IntRange
 from hpsearch.study.specification import SUFFIX, StudySpec
+
+Result = TypeVar("Result")
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1.0, log=True),
@@ -33,6 +36,18 @@ def specification(name: str, **study: Any) -> StudySpec:
             },
         }
     )
+
+
+def load(name: str, url: str) -> optuna.Study:
+    """Returns a study as Optuna itself reads it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.load_study(study_name=name, storage=open_storage(url, readonly=True))
+
+
+def read(function: Callable[..., Result], name: str | None, url: str, *arguments: object) -> Result:
+    """Calls a function with a study that is open to be read."""
+    with reading_study(name, url) as study:
+        return function(study, *arguments)
 
 
 def make_study(url: str, name: str, weights: str = "", own: bool = False) -> optuna.Study:

@@ -334,7 +334,8 @@ def test_a_run_that_goes_on_ends_with_the_confirmed_trial(
     assert f"best: trial {record.answer.trial}, confirmed: val_loss" in shown
     assert f"best by the search alone: trial {record.answer.searched}, val_loss" in shown
     output = io.StringIO()
-    hpsearch.run(record.spec, [PlainDisplay(output, storage=options.storage)], options)
+    display = PlainDisplay(output, storage=options.storage)
+    hpsearch.run(record.spec, storage=options.storage, run_folder=options.run_folder, progress=display)
     assert f"best: trial {record.answer.trial}, confirmed: val_loss" in output.getvalue()
     assert f"the search alone would have picked trial {record.answer.searched}" in output.getvalue()
 

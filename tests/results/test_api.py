@@ -1,13 +1,17 @@
 """`hpsearch.run` as a script calls it, with real workers."""
 
+import inspect
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hpsearch
+from hpsearch.service.launch import RunOptions
 from hpsearch.study import StudySpec
+from tests.results.stored import make_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -21,7 +25,7 @@ def test_a_study_file_runs_from_anywhere_with_plain_settings(tmp_path: Path, mon
     text = (STUDIES / "own_loop.toml").read_text().replace("trials = ", "trials = 1 # ")
     (home / "mine.toml").write_text(text)
     monkeypatch.chdir(elsewhere)
-    result = hpsearch.run(home / "mine.toml", run_folder="here", workers=1)
+    result = hpsearch.run(home / "mine.toml", run_folder="here", workers=1, progress=False)
     assert result.summary is not None
     assert result.summary.exit_status == 0
     assert len(result.dataframe()) == 1
@@ -30,21 +34,91 @@ def test_a_study_file_runs_from_anywhere_with_plain_settings(tmp_path: Path, mon
     assert Path(str(result.best.weights)).is_file()
 
 
-def test_trials_and_timeout_stand_for_the_studys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[StudySpec] = []
-    monkeypatch.setattr("hpsearch.results.commands.api.run_study", lambda spec, *_: ran.append(spec))
-    hpsearch.run(STUDIES / "digits.toml", storage=f"sqlite:///{tmp_path}/s.db", trials=3, timeout="2h")
-    assert (ran[0].study.trials, ran[0].study.timeout) == (3, 7200.0)
+class Begun(Exception):
+    """The run got as far as its workers."""
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StudySpec, RunOptions]]:
+    """What `launch` was called with, which starts nothing here."""
+    found: list[tuple[StudySpec, RunOptions]] = []
+
+    def launch(spec: StudySpec, options: RunOptions) -> None:
+        found.append((spec, options))
+        raise Begun
+
+    monkeypatch.setattr("hpsearch.results.commands.api.launch", launch)
+    return found
+
+
+def test_trials_and_timeout_stand_for_the_studys(
+    tmp_path: Path, begun: list[tuple[StudySpec, RunOptions]]
+) -> None:
+    with pytest.raises(Begun):
+        hpsearch.run(STUDIES / "digits.toml", run_folder=tmp_path, trials=3, timeout="2h", progress=False)
+    ((spec, options),) = begun
+    assert (spec.study.trials, spec.study.timeout) == (3, 7200.0)
+    assert options.storage == f"sqlite:///{tmp_path}/hpsearch.db"
+
+
+def test_a_study_may_be_a_dict(tmp_path: Path, begun: list[tuple[StudySpec, RunOptions]]) -> None:
+    tables = {"study": {"name": "d"}, "data": {"dataset": "digits"}, "search": {"learning_rate": [0.1]}}
+    with pytest.raises(Begun):
+        hpsearch.run(tables, run_folder=tmp_path, progress=False)
+    assert begun[0][0] == hpsearch.StudyFile.from_dict(tables)
+    with pytest.raises(hpsearch.StudyFileError, match=r"study\.name: is missing"):
+        hpsearch.StudyFile.from_dict({**tables, "study": {}})
+    assert repr(begun[0][0]) == "<StudyFile 'd': 20 trials over learning_rate>"
+    assert "<td>learning_rate</td>" in begun[0][0]._repr_html_()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("function", "settings", "message"),
     [
-        ({"worker": 2}, 'there is no setting "worker"; did you mean "workers"'),
-        ({"trial": 2}, 'did you mean "trials"'),
-        ({"seed": 2}, r"seed is not a setting of a run but of the study; write study\.seed"),
+        (hpsearch.run, {"worker": 2}, 'run: there is no argument "worker"; did you mean "workers"'),
+        (hpsearch.run, {"n_trials": 2}, 'did you mean "trials"'),
+        (hpsearch.run, {"seed": 2}, r"seed is not an argument but a field of the study; write study\.seed"),
+        (hpsearch.confirm, {"seedz": 2}, 'confirm: there is no argument "seedz"; did you mean "seeds"'),
+        (hpsearch.check, {"data": "x"}, 'did you mean "data_root"'),
+        (hpsearch.report, {"output": "x"}, 'report: there is no argument "output"'),
     ],
 )
-def test_a_setting_that_there_is_not_names_the_nearest(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        hpsearch.run(STUDIES / "digits.toml", **settings)
+def test_an_argument_that_there_is_not_names_the_nearest(
+    function: Callable[..., Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(hpsearch.UserError, match=message):
+        function(STUDIES / "digits.toml", **settings)
+
+
+def test_arguments_are_named_alike_everywhere() -> None:
+    functions = (
+        hpsearch.run,
+        hpsearch.check,
+        hpsearch.confirm,
+        hpsearch.refit,
+        hpsearch.predict,
+        hpsearch.report,
+    )
+    kinds: dict[str, set[str]] = {}
+    for function in (*functions, hpsearch.load_best_model):
+        for name, parameter in inspect.signature(function).parameters.items():
+            kinds.setdefault(name, set()).add(str(parameter.annotation).strip("'"))
+    for name in ("storage", "run_folder", "workers", "trials", "timeout", "data_root", "gpus", "search"):
+        assert len(kinds[name]) == 1, name
+
+
+def test_results_are_short_to_look_at(sqlite_url: str) -> None:
+    make_study(sqlite_url, "one")
+    result = hpsearch.StudyResult("one", sqlite_url)
+    assert repr(result) == "<StudyResult 'one'>"
+    assert result._repr_html_().startswith("one: trial 1, val_loss 0.2 at epoch 2 of 3")
+    trial = hpsearch.FinishedTrial(3, "COMPLETE", "finished", 0.25, 2, 4, {"learning_rate": 0.1}, {})
+    assert repr(trial) == "<FinishedTrial 3: COMPLETE (finished), 0.25 at epoch 2 of 4>"
+    assert "<td>learning_rate</td><td>0.1</td>" in trial._repr_html_()
+
+
+def test_a_report_from_python(sqlite_url: str, tmp_path: Path) -> None:
+    make_study(sqlite_url, "one")
+    (page,) = hpsearch.report("one", storage=sqlite_url, run_folder=tmp_path)
+    assert page == tmp_path / "one" / "report.html"
+    assert "one" in page.read_text(encoding="utf-8")

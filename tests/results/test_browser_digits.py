@@ -11,13 +11,13 @@ import hpsearch
 from hpsearch.results.dashboard import publisher
 from hpsearch.results.dashboard.graph_order import ORDER
 from hpsearch.results.dashboard.publisher import Publisher
-from hpsearch.results.stored.reading import open_study
 from hpsearch.service.run import run
 from tests.browser import opened_page
 from tests.results.digits import options_in, small_spec
 from tests.results.expected import expected
 from tests.results.requests import ours
 from tests.results.searches import url_in
+from tests.results.stored import load
 from tests.results.test_models import LOSS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -59,7 +59,7 @@ def server(folder: Path):
 
 
 def test_every_point_of_every_graph_is_stored(chromium, folder: Path, server) -> None:
-    trials = open_study("digits", url_in(folder)).trials
+    trials = load("digits", url_in(folder)).trials
     with opened_page(chromium) as (page, trouble):
         page.goto(f"http://127.0.0.1:{server.port}/dashboard/studies/1")
         page.wait_for_function(f"() => ({PLOTS})().length == {len(ORDER)}")
@@ -102,14 +102,14 @@ def check_spans(found: list, points: list) -> None:
 
 
 def test_the_search_was_varied_enough_to_be_worth_looking_at(folder: Path) -> None:
-    trials = open_study("digits", url_in(folder)).trials
+    trials = load("digits", url_in(folder)).trials
     assert len(trials) == 9
     assert {trial.state.name for trial in trials} >= {"COMPLETE", "PRUNED"}
     assert len({trial.user_attrs["stop_reason"] for trial in trials}) >= 3
 
 
 def test_the_notes_show_the_best_and_how_to_load_it(chromium, folder: Path, server) -> None:
-    best = open_study("digits", url_in(folder)).best_trial
+    best = load("digits", url_in(folder)).best_trial
     home = f"http://127.0.0.1:{server.port}/dashboard/studies/1"
     with opened_page(chromium) as (page, trouble):
         page.goto(f"{home}/note")
@@ -124,7 +124,7 @@ def test_the_notes_show_the_best_and_how_to_load_it(chromium, folder: Path, serv
 def test_the_downloaded_weights_give_the_stored_validation_loss(
     chromium, folder: Path, server, tmp_path: Path
 ) -> None:
-    best = open_study("digits", url_in(folder)).best_trial
+    best = load("digits", url_in(folder)).best_trial
     file = tmp_path / "downloaded.safetensors"
     with opened_page(chromium, accept_downloads=True) as (page, trouble):
         page.goto(f"http://127.0.0.1:{server.port}/dashboard/studies/1")

@@ -10,7 +10,6 @@ from torch import nn
 from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError, StudyNotFound
 from hpsearch.results.commands.check import Estimate, Probe, check_study, epoch_seconds, space_table
 from hpsearch.results.confirm import exam
-from hpsearch.results.stored.reading import open_study
 from hpsearch.results.terminal.check_lines import report_lines
 from hpsearch.service.run import run
 from hpsearch.study.checks import DataFacts
@@ -21,6 +20,7 @@ from hpsearch.training import device as devices
 from hpsearch.training.data import cache
 from tests.results.digits import options_in
 from tests.results.searches import url_in
+from tests.results.stored import read
 
 
 def study(search: dict[str, Any], **tables: Any) -> StudySpec:
@@ -105,7 +105,7 @@ def test_what_a_run_would_stop_at_is_refused(
         with pytest.raises(kind, match=words):
             run(spec, options_in(tmp_path), executor=InProcessExecutor())
         with pytest.raises(StudyNotFound):  # nor does it leave an empty study
-            open_study("s", url_in(tmp_path))
+            read(str, "s", url_in(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_number_type_that_no_worker_has_ends_the_run_before_the_first_trial(
         run(spec, options_in(tmp_path), executor=InProcessExecutor())
     assert caught.value.exit_status == 2
     with pytest.raises(StudyNotFound):
-        open_study("s", url_in(tmp_path))
+        read(str, "s", url_in(tmp_path))
 
 
 def test_a_wait_for_another_process_that_prepares_the_images_is_told(

@@ -10,13 +10,11 @@ from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.commands.delete import delete_study, plan_deletion
+from hpsearch.results.commands.delete import delete_study, deletion_text, deletion_warnings, plan_deletion
 from hpsearch.results.stored.listing import list_studies
-from hpsearch.results.stored.reading import opened
 from hpsearch.results.stored.status import request_stop, study_status
-from hpsearch.results.terminal.lines import deletion_text, deletion_warnings
 from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.store.connection import open_storage, reading
+from hpsearch.store.connection import open_storage, opened, reading
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.schema import LEASE

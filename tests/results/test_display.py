@@ -319,12 +319,20 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "missing"),
     [
-        ({}, ["hpsearch best digits --storage x.db", "(1:23, 40 epochs)"], "hpsearch run"),
+        (
+            {},
+            [
+                "hpsearch confirm digits --storage x.db",
+                "hpsearch report digits --storage x.db",
+                "(1:23, 40 epochs)",
+            ],
+            "hpsearch run",
+        ),
         ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # resumes it"], "no trial"),
         ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
-        ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch best"),
+        ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch confirm"),
         ({"reason": "all ended:\nKilled"}, ["digits: all ended (1:23"], "Killed"),
-        ({"study": "two words"}, ['hpsearch best "two words"'], "no trial"),
+        ({"study": "two words"}, ['hpsearch confirm "two words"'], "no trial"),
     ],
 )
 def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str], missing: str) -> None:

@@ -15,8 +15,7 @@ from hpsearch.errors import UserError
 from hpsearch.results.commands.export import choose_format, encode, write
 from hpsearch.results.stored.document import encode_study, whole_study
 from hpsearch.results.stored.frames import epochs_frame, trials_frame
-from hpsearch.results.stored.reading import open_study
-from tests.results.stored import make_study
+from tests.results.stored import load, make_study, read
 
 READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
 
@@ -24,7 +23,7 @@ READERS = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}
 @pytest.mark.parametrize("kind", READERS)
 def test_trials_read_back(sqlite_url: str, kind: str) -> None:
     make_study(sqlite_url, "one")
-    frame = trials_frame(open_study("one", sqlite_url))
+    frame = read(trials_frame, "one", sqlite_url)
     again = READERS[kind](io.BytesIO(encode(frame, kind)))
     assert again.columns.tolist() == frame.columns.tolist()
     assert again["trial"].tolist() == [0, 1, 2, 3, 4]
@@ -36,7 +35,7 @@ def test_trials_read_back(sqlite_url: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", READERS)
 def test_epochs_read_back(sqlite_url: str, kind: str) -> None:
     make_study(sqlite_url, "one")
-    frame = epochs_frame(open_study("one", sqlite_url))
+    frame = read(epochs_frame, "one", sqlite_url)
     again = READERS[kind](io.BytesIO(encode(frame, kind)))
     losses = [0.9, 0.5, 0.8, 0.2, 0.3, 2.0, 0.7]
     assert again["val_loss"].dropna().tolist() == pytest.approx(losses, rel=1e-14)
@@ -48,22 +47,21 @@ def test_times_have_a_zone_and_weights_are_here(sqlite_url: str, tmp_path: Path,
     here = tmp_path / "w.safetensors"
     here.write_bytes(b"w")
     make_study(sqlite_url, "one", weights=str(here))
-    study = open_study("one", sqlite_url)
-    again = READERS[kind](io.BytesIO(encode(trials_frame(study), kind)))
+    again = READERS[kind](io.BytesIO(encode(read(trials_frame, "one", sqlite_url), kind)))
     started = pd.to_datetime(again["started"], utc=False)
     assert str(started.dt.tz) == "UTC"
-    known = study.get_trials()[1].datetime_start
+    known = load("one", sqlite_url).get_trials()[1].datetime_start
     assert known is not None
     assert started[1].timestamp() == pytest.approx(known.timestamp(), abs=0.01)
     assert again["weights"].fillna("").tolist() == ["", str(here), "", "", ""]
     here.unlink()  # what the database still names is not here any more
-    assert trials_frame(study)["weights"].isna().all()
+    assert read(trials_frame, "one", sqlite_url)["weights"].isna().all()
 
 
 def test_a_whole_study_is_one_json(sqlite_url: str) -> None:
     study = make_study(sqlite_url, "one")
     study.set_user_attr("test_openings", json.dumps([{"time": "t", "models": 3}]))
-    whole = json.loads(encode_study(whole_study(open_study("one", sqlite_url))))
+    whole = json.loads(encode_study(read(whole_study, "one", sqlite_url)))
     assert (whole["study"], whole["metric"], whole["direction"]) == ("one", "val_loss", "minimize")
     assert whole["attributes"]["specification"]["data"]["dataset"] == "digits"
     assert whole["attributes"]["test_openings"] == [{"time": "t", "models": 3}]
@@ -92,15 +90,15 @@ def test_a_whole_study_is_no_table(
     sqlite_url: str, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
     make_study(sqlite_url, "one")
-    assert run_command(["export", "one", "--storage", sqlite_url, "--study", *flags]) == 2
+    assert run_command(["export", "one", "--storage", sqlite_url, "--whole", *flags]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"--study: a whole study is one JSON file, which {words} does not go with" in said
-    assert run_command(["export", "one", "--storage", sqlite_url, "--study"]) == 0
+    assert f"--whole: a whole study is one JSON file, which cannot be combined with {words}" in said
+    assert run_command(["export", "one", "--storage", sqlite_url, "--study"]) == 0  # its former name
 
 
 def test_json_has_no_nan(sqlite_url: str) -> None:
     make_study(sqlite_url, "one")
-    assert b"NaN" not in encode(epochs_frame(open_study("one", sqlite_url)), "json")
+    assert b"NaN" not in encode(read(epochs_frame, "one", sqlite_url), "json")
 
 
 @pytest.mark.parametrize(

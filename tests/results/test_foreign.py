@@ -111,12 +111,10 @@ def test_a_study_of_optunas_own_is_shown(url, tmp_path, fill, direction, capsys)
 
 
 def test_its_reports_are_its_curve_and_its_values_are_its_scores(url, capsys):
-    from hpsearch.results.stored.reading import reading_study
-    from hpsearch.results.stored.study import read_record
+    from hpsearch.results.stored.reading import read_study
 
     foreign(url, varied)
-    with reading_study("theirs", url) as study:
-        record = read_record(study)
+    record = read_study("theirs", url)
     assert record.best.number == 0
     assert record.best.score == 0.0
     assert record.best.val == (1.0, 0.5, 1 / (10**9 + 1))

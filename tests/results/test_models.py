@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import hpsearch
 from hpsearch.errors import CheckpointError, ModelError, UserError
 from hpsearch.results.commands.models import export_program, load_best_model, save_best
-from hpsearch.results.stored.reading import best_trial, reading_study
+from hpsearch.results.stored.best import best_trial
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.models import build
 from hpsearch.training.saved import SavedModel, to_probabilities
@@ -86,7 +87,7 @@ def test_the_folder_describes_the_model(trained: tuple[Path, RunOptions], tmp_pa
     assert [path.name for path in files] == ["model.safetensors", "model.json"]
     described = json.loads(files[1].read_text(encoding="utf-8"))
     with reading_study("small", options.storage) as study:
-        best, attrs = best_trial(study), study.user_attrs
+        best, attrs = best_trial(study), study.attrs
     assert best is not None
     assert (described["study"], described["trial"], described["digest"]) == (
         "small",

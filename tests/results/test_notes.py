@@ -11,7 +11,7 @@ import pytest
 
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.dashboard.publication import Request, compute
-from hpsearch.store.connection import redact
+from hpsearch.store.url import redact
 from tests.results.digits import searched, small_spec
 from tests.results.searches import record_of
 

@@ -20,9 +20,9 @@ from hpsearch.results.dashboard.graph_order import ORDER
 from hpsearch.results.dashboard.publication import Answer, compute
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.plots import charts
-from hpsearch.results.stored.reading import open_study
 from hpsearch.service import driver
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
+from tests.results.stored import load
 from tests.service.curves import Script
 
 GRAPHS = set(ORDER)
@@ -33,14 +33,14 @@ def publisher(folder: Path) -> Publisher:
 
 
 def graphs(folder: Path) -> dict[str, dict]:
-    study = open_study("s", url_in(folder))
+    study = load("s", url_in(folder))
     attrs = study._storage.get_study_system_attrs(study._study_id)
     return {name: json.loads(text) for name, text in get_plotly_graph_objects(attrs).items()}
 
 
 def artifact(folder: Path, into: Path) -> tuple[str, int]:
     """Downloads the study's only artifact; returns its file name and the trial whose weights it holds."""
-    study = open_study("s", url_in(folder))
+    study = load("s", url_in(folder))
     (meta,) = get_all_artifact_meta(study)
     store = FileSystemArtifactStore(folder / "runs" / "artifacts")
     path = into / "downloaded.safetensors"
@@ -54,7 +54,7 @@ def test_graphs_note_and_weights_are_there_after_a_run(tmp_path: Path, caplog) -
     assert summary.best is not None
     assert graphs(tmp_path).keys() == GRAPHS
     assert tuple(chart.id for chart in charts(record_of(tmp_path))) == ORDER
-    study = open_study("s", url_in(tmp_path))
+    study = load("s", url_in(tmp_path))
     note = get_note(study)
     assert f"Best so far: trial {summary.best.number}" in note
     assert "hpsearch.load_best_model('s', storage='sqlite:///" in note
@@ -70,7 +70,7 @@ def test_graphs_note_and_weights_are_there_after_a_run(tmp_path: Path, caplog) -
 
 def test_published_points_equal_the_stored_epochs(tmp_path: Path) -> None:
     search(tmp_path, callbacks=(publisher(tmp_path),))
-    trials = {trial.number: trial for trial in open_study("s", url_in(tmp_path)).trials}
+    trials = {trial.number: trial for trial in load("s", url_in(tmp_path)).trials}
     drawn = 0
     for trace in graphs(tmp_path)["learning-curves"]["data"]:
         if trace["mode"] != "lines":
@@ -106,7 +106,7 @@ def test_a_note_that_a_person_has_changed_is_left_alone(tmp_path: Path) -> None:
     search(tmp_path, spec, (publisher(tmp_path),))
     save_note(writable(tmp_path), "my own words")
     search(tmp_path, digits_spec(study={"trials": 6}), (publisher(tmp_path),))
-    assert get_note(open_study("s", url_in(tmp_path))) == "my own words"
+    assert get_note(load("s", url_in(tmp_path))) == "my own words"
     assert len(graphs(tmp_path)["best-by-trials"]["data"][-1]["x"]) >= 1
 
 

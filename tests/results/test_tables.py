@@ -11,21 +11,26 @@ from optuna.trial import TrialState, create_trial
 
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.commands.export import encode
+from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.frames import StudyResult, epochs_frame, trials_frame
 from hpsearch.results.stored.listing import list_studies
-from hpsearch.results.stored.reading import best_trial, open_study, opened, reading_study
+from hpsearch.results.stored.reading import OpenStudy, reading_study
 from hpsearch.results.terminal.lines import list_lines
-from hpsearch.store.connection import open_storage
-from tests.results.stored import make_study
+from hpsearch.store.connection import open_storage, opened
+from tests.results.stored import load, make_study, read
 
 
 def count_states(study: optuna.Study) -> dict[str, int]:
     return dict(Counter(trial.state.name for trial in study.trials))
 
 
+def name_of(study: OpenStudy) -> str:
+    return study.name
+
+
 def test_one_row_per_trial_with_hparams_under_their_own_names(sqlite_url: str) -> None:
     make_study(sqlite_url, "one")
-    frame = trials_frame(open_study("one", sqlite_url))
+    frame = read(trials_frame, "one", sqlite_url)
     assert frame["trial"].tolist() == [0, 1, 2, 3, 4]
     assert frame["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert frame["score"].tolist()[:3] == [0.5, 0.2, 2.0]
@@ -40,7 +45,7 @@ def test_one_row_per_trial_with_hparams_under_their_own_names(sqlite_url: str) -
 
 def test_one_row_per_epoch_with_both_losses(sqlite_url: str) -> None:
     make_study(sqlite_url, "one")
-    frame = epochs_frame(open_study("one", sqlite_url))
+    frame = read(epochs_frame, "one", sqlite_url)
     assert frame[["trial", "epoch"]].to_numpy().tolist() == [
         [0, 1], [0, 2], [1, 1], [1, 2], [1, 3], [2, 1], [2, 2], [4, 1],
     ]  # fmt: skip
@@ -53,14 +58,14 @@ def test_one_row_per_epoch_with_both_losses(sqlite_url: str) -> None:
 def test_another_metric_has_a_column_of_its_own(sqlite_url: str) -> None:
     study = make_study(sqlite_url, "one")
     study.set_user_attr("metric", "val_dice")
-    frame = epochs_frame(open_study("one", sqlite_url))
+    frame = read(epochs_frame, "one", sqlite_url)
     assert frame["val_dice"].tolist()[:2] == [0.9, 0.5]
     assert frame["val_loss"].tolist()[:2] == [0.9, 0.5]
 
 
 def test_the_best_is_complete_and_names_its_weights(sqlite_url: str) -> None:
     make_study(sqlite_url, "one", weights="w.safetensors")
-    best = best_trial(open_study("one", sqlite_url))
+    best = read(best_trial, "one", sqlite_url)
     assert best is not None
     assert (best.number, best.value, best.best_epoch, best.weights) == (1, 0.2, 2, "w.safetensors")
     assert best.hparams == {"learning_rate": 0.01, "batch_size": "full"}
@@ -81,11 +86,11 @@ def test_of_equal_trials_the_first_is_the_best(database_url: str) -> None:
 
 def test_a_study_without_a_complete_trial_has_no_best(sqlite_url: str) -> None:
     optuna.create_study(study_name="empty", storage=open_storage(sqlite_url))
-    opened = open_study("empty", sqlite_url)
-    assert best_trial(opened) is None
-    assert trials_frame(opened).empty
-    assert epochs_frame(opened).columns.tolist()[:3] == ["trial", "state", "epoch"]
-    assert count_states(opened) == {}
+    with reading_study("empty", sqlite_url) as study:
+        assert best_trial(study) is None
+        assert trials_frame(study).empty
+        assert epochs_frame(study).columns.tolist()[:3] == ["trial", "state", "epoch"]
+        assert study.trials() == []
 
 
 def test_the_result_of_a_study(sqlite_url: str) -> None:
@@ -95,7 +100,7 @@ def test_the_result_of_a_study(sqlite_url: str) -> None:
     assert result.best.number == 1
     assert len(result.dataframe()) == 5
     assert len(result.epochs()) == 8
-    assert count_states(open_study("one", sqlite_url)) == {
+    assert count_states(load("one", sqlite_url)) == {
         "RUNNING": 1,
         "COMPLETE": 2,
         "PRUNED": 1,
@@ -117,12 +122,12 @@ def test_a_study_that_is_not_there(sqlite_url: str, names: list[str], asked: str
     for name in names:
         optuna.create_study(study_name=name, storage=storage)
     with pytest.raises(StudyNotFound, match=words):
-        open_study(asked, sqlite_url)
+        read(str, asked, sqlite_url)
 
 
 def test_the_only_study_needs_no_name(sqlite_url: str) -> None:
     make_study(sqlite_url, "one")
-    assert open_study(None, sqlite_url).study_name == "one"
+    assert read(name_of, None, sqlite_url) == "one"
 
 
 def test_the_list_counts_in_every_database(database_url: str, tmp_path: Path) -> None:
@@ -172,18 +177,18 @@ def test_confirmations_stand_behind_their_searches(sqlite_url: str, tmp_path: Pa
 def test_without_a_name_confirmations_do_not_count(sqlite_url: str) -> None:
     for name in ("one.confirm", "one"):
         make_study(sqlite_url, name)
-    assert open_study(None, sqlite_url).study_name == "one"
-    assert open_study("one.confirm", sqlite_url).study_name == "one.confirm"
+    assert read(name_of, None, sqlite_url) == "one"
+    assert read(name_of, "one.confirm", sqlite_url) == "one.confirm"
     make_study(sqlite_url, "two")
     with pytest.raises(StudyNotFound, match=r"2 studies in .*name one of them: one, two$"):
-        open_study(None, sqlite_url)
+        read(str, None, sqlite_url)
 
 
-def test_whole_numbers_stay_whole_where_some_are_missing() -> None:
-    study = optuna.create_study()
+def test_whole_numbers_stay_whole_where_some_are_missing(sqlite_url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(sqlite_url))
     for fields in ({"steps": 3, "share": 0.5, "big": 2**53 + 1}, {}, {"steps": 4, "share": 1.0, "big": 5}):
         study.add_trial(create_trial(value=1.0, user_attrs=fields))
-    frame = trials_frame(study)
+    frame = read(trials_frame, "s", sqlite_url)
     lines = encode(frame[["steps", "share", "big"]], "csv").decode().splitlines()
     assert lines == ["steps,share,big", "3,0.5,9007199254740993", ",,", "4,1.0,5"]
     assert json.loads(encode(frame, "json"))[1]["steps"] is None

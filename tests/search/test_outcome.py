@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from hpsearch.search.outcome import Scoreboard, StopKind, decide, memory_constraint, score
+from hpsearch.contracts.trial import StopKind
+from hpsearch.search.outcome import Scoreboard, decide, memory_constraint, score
 from hpsearch.study.specification import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 

@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from hpsearch.contracts.trial import StopKind
 from hpsearch.search import sampler as module
-from hpsearch.search.outcome import StopKind
 from hpsearch.search.sampler import grid_values, seen_by_sampler
 from hpsearch.search.space import distributions
 from hpsearch.search.view import BEST_SHOWN, NEWEST_SHOWN, StudyView

@@ -8,9 +8,9 @@ from sqlalchemy import func, select
 
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading
-from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.identity import DriverIdentity, DriverState
 from hpsearch.store.ledger import Ledger
-from hpsearch.store.schema import DRIVER, LEASE, DriverState
+from hpsearch.store.schema import DRIVER, LEASE
 from hpsearch.store.writes import Report, TrialWriter
 from tests.store.scenes import Scene, elsewhere
 

@@ -12,13 +12,13 @@ from hpsearch.__main__ import run as command
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.files.run_folder import RunFolder, attempt_folder
+from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.document import whole_study
 from hpsearch.results.stored.frames import epochs_frame, trials_frame
 from hpsearch.results.stored.listing import list_studies
-from hpsearch.results.stored.reading import best_trial, reading_study
-from hpsearch.results.stored.study import read_record
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.progress import Progress
-from hpsearch.service.opening import stored_specification
+from hpsearch.store.keys import stored_specification
 from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
@@ -144,7 +144,7 @@ def test_a_foreign_trial_is_left_out_everywhere_and_counted_one_way(tmp_path, ac
     summary, _ = run_here(tmp_path, spec_of(study={"trials": 8}))
     assert (summary.exit_status, sum(summary.counts.values())) == (0, 8)
     with reading_study("s", url) as study:
-        record, best = read_record(study), best_trial(study)
+        record, best = study.record(), best_trial(study)
         assert len(trials_frame(study)) == len(record.trials) == 8
         assert len(whole_study(study)["trials"]) == 8
         epochs_frame(study)

@@ -15,7 +15,8 @@ from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.trial import EpochResult, TrialRun
 from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder, attempt_folder
-from hpsearch.results.stored.reading import best_trial, reading_study
+from hpsearch.results.stored.best import best_trial
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study import StudySpec, parse_study
@@ -99,12 +100,12 @@ def table(options: RunOptions) -> list[tuple[Any, ...]]:
                 trial.number,
                 trial.state,
                 trial.value,
-                trial.params,
-                trial.intermediate_values,
+                trial.hparams,
+                trial.reports,
                 trial.user_attrs["metrics_at_best"],
                 [trial.user_attrs[name] for name in told],
             )
-            for trial in study.trials
+            for trial in study.trials()
         ]
 
 
@@ -144,7 +145,7 @@ def test_a_study_interrupted_within_a_trial_trains_what_an_unbroken_one_trains(
     assert run(digits(), options, executor=InProcessExecutor()).exit_status == 0
     assert table(options) == unbroken
     with reading_study("s", options.storage) as study:
-        assert any(trial.user_attrs["attempt"] > 1 for trial in study.trials), "none was interrupted midway"
+        assert any(trial.user_attrs["attempt"] > 1 for trial in study.trials()), "none was interrupted midway"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from hpsearch.errors import DigestMismatch
 from hpsearch.service.opening import DIGEST, open_study
 from hpsearch.store.connection import open_storage
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study import digest, parse_stored, parse_study, stored_form
 from hpsearch.study.specification import StudySpec
 

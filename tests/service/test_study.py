@@ -6,9 +6,9 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import update
 
-from hpsearch.contracts.trial import EpochResult
+from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.errors import LeaseLost
-from hpsearch.search.outcome import StopKind, Verdict
+from hpsearch.search.outcome import Verdict
 from hpsearch.service.opening import open_study
 from hpsearch.service.study import Study
 from hpsearch.store.connection import open_storage, writing

@@ -18,9 +18,10 @@ from sqlalchemy import text
 from hpsearch.errors import HpsearchError, StorageAway, StorageError, StudyNotFound
 from hpsearch.store import connection as storage_module
 from hpsearch.store import writes
-from hpsearch.store.connection import open_storage, read_storage_url, reading, redact, translated, writing
+from hpsearch.store.connection import open_storage, reading, translated, writing
 from hpsearch.store.schema import create_tables
 from hpsearch.store.trials import create_trial
+from hpsearch.store.url import read_storage_url, redact
 from hpsearch.store.writes import Report, TrialWriter
 from tests.databases import proxied
 

@@ -1,84 +1,390 @@
-"""`hpsearch.run`: the Python way to run a study."""
+"""What `hpsearch` offers to scripts and notebooks; the commands of the same names call these functions.
 
+Arguments are named alike everywhere: `storage`, `run_folder`, `workers`, `trials`, `timeout` ... as the flags are.
+Nothing heavy is imported before a function needs it; `run` starts its workers first.
+"""
+
+import inspect
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any, Never
 
 from hpsearch.contracts.callbacks import Callback
-from hpsearch.errors import nearest
+from hpsearch.errors import UserError, nearest
 from hpsearch.executors.places import Workers
-from hpsearch.results.stored.frames import StudyResult
-from hpsearch.service.launch import RunOptions
-from hpsearch.service.run import run as run_study
-from hpsearch.study.file import load_study_file, with_limits
+from hpsearch.results.stored.result import StudyResult
+from hpsearch.service.launch import RunOptions, launch, make_folder
+from hpsearch.store.url import database_in
+from hpsearch.study.file import as_study, is_study_file, with_limits
 from hpsearch.study.specification import StudySection, StudySpec
+
+if TYPE_CHECKING:
+    from hpsearch.results.commands.check import Report
+    from hpsearch.results.commands.predict import Prediction
+    from hpsearch.results.confirm.confirm import Outcome
+    from hpsearch.results.confirm.refit import Refitted
+    from hpsearch.results.terminal.display import Display
+    from hpsearch.training.saved import SavedModel
+
+logger = logging.getLogger(__name__)
+
+Study = StudySpec | Mapping[str, Any] | str | Path
+"""A study: `load_study_file`'s, the tables of one as a dict, the path of a file, or the name of a stored one."""
 
 
 def run(
-    spec: StudySpec | str | Path,
-    callbacks: Sequence[Callback] = (),
-    options: RunOptions | None = None,
+    study: Study,
     *,
     trials: int | None = None,
     timeout: str | float | None = None,
-    **settings: Any,
+    workers: int | None = None,
+    gpus: str = "auto",
+    workers_per_gpu: int = 1,
+    gpus_per_trial: int = 1,
+    share: str = "time",
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    allow: Sequence[str] | None = None,
+    import_paths: Sequence[str] = (),
+    storage_timeout: float = 600.0,
+    lease_seconds: float = 60.0,
+    callbacks: Sequence[Callback] = (),
+    progress: "bool | Display" = True,
+    **unknown: Never,
 ) -> StudyResult:
-    """Runs a study until it is finished or stopped, and returns what it has found.
+    """Runs a study, or resumes it, until it is finished or stopped, and returns what it has found.
 
         result = hpsearch.run("studies/digits.toml", storage="sqlite:///digits.db", workers=2)
 
     Args:
-        spec: a study, or the path of its file, beside which its own modules are looked for. Those of a study
-            without a file lie where the program that runs it has its own.
-        callbacks: what follows the run, see `hpsearch.Callback`.
-        options: where and how much; `settings` replace single fields of it, by name. `workers` may be a
-            number; without `storage` the database lies in the run folder.
-        trials, timeout: override the study's, as the flags of `hpsearch run` do.
+        study: see `Study`. Its own modules are looked for beside its file; those of a study without a file
+            where the program that runs it has its own.
+        trials, timeout: override the study's.
+        workers: how many trials are trained at once; by default what GPUs or cores allow.
+        storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
+        allow: modules that a stored study may name, beside what a file names; None trusts every name in it.
+        import_paths: folders of the study's own modules.
+        callbacks: follow the run, see `hpsearch.Callback`.
+        progress: False prints nothing; True shows what `hpsearch run` shows.
 
     Raises:
-        UserError: study, data, model, device or storage; nothing was trained.
+        UserError: study, data, model, device, storage, or an argument that does not exist; nothing was trained.
         HpsearchError: the run could not go on; what was trained is kept.
-        TypeError: a setting that there is not; the nearest is named.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    chosen = replace(options or RunOptions(), **_plain(settings))
-    chosen = replace(chosen, import_paths=chosen.import_paths or _folders(spec))
-    spec = with_limits(spec if isinstance(spec, StudySpec) else load_study_file(spec), trials, timeout)
-    summary = run_study(spec, chosen, callbacks)
-    return StudyResult(spec.study.name, chosen.storage, summary, chosen.run_folder)
+    _refuse(unknown, run)
+    name, given = named(study)
+    options = _options(
+        study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, import_paths,
+        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share,
+    )  # fmt: skip
+    spec = with_limits(given or _stored(name, options), trials, timeout)
+    with _shown(progress, options.storage) as display, launch(spec, options) as launched:
+        # Only now, while the workers import torch: this process has as much to import.
+        from hpsearch.results.dashboard.publisher import Publisher
+        from hpsearch.service.run import drive
+
+        publisher = Publisher(options.storage, options.run_folder)
+        summary = drive(launched, [display, publisher, *callbacks])
+    return StudyResult(spec.study.name, options.storage, summary, options.run_folder)
 
 
-def _folders(spec: StudySpec | str | Path) -> tuple[str, ...]:
-    """Returns where a study's own modules lie; one without a file is part of the program that runs it."""
-    if not isinstance(spec, StudySpec):
-        return (str(Path(spec).absolute().parent),)
-    here = os.getcwd()
-    return (here,) if here in sys.path or "" in sys.path else ()
+def check(
+    study: Study,
+    *,
+    workers: int | None = None,
+    device: str = "auto",
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    progress: bool = True,
+    **unknown: Never,
+) -> "Report":
+    """Checks a study without a search: reads its data, trains a few batches of each model, estimates the time.
 
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings as `RunOptions` holds them.
+    Args:
+        workers: number of workers that the estimate is for.
+        device: auto, cpu or cuda.
+        progress: whether reading the images is shown, on stderr.
 
     Raises:
-        TypeError: one that it does not have.
+        UserError: study, data, model or device.
     """
-    found = dict(settings)
-    known = [field.name for field in fields(RunOptions)]
-    for name in found:
+    began = time.monotonic()
+    _refuse(unknown, check)
+    from hpsearch.results.terminal.check_lines import check_shown
+    from hpsearch.training.imports import look_in
+
+    spec = as_study(study)
+    look_in(_folders(study), spec.objects())
+    cache = Path(run_folder) / "cache"
+    if spec.data.dataset != "none" and not spec.data.cache:
+        make_folder(cache)
+    return check_shown(spec, data_root, cache, device, workers, began, progress)
+
+
+def confirm(
+    study: Study | None = None,
+    *,
+    top: int | None = None,
+    seeds: int | None = None,
+    test: bool = True,
+    workers: int | None = None,
+    gpus: str = "auto",
+    workers_per_gpu: int = 1,
+    gpus_per_trial: int = 1,
+    share: str = "time",
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    allow: Sequence[str] | None = None,
+    storage_timeout: float = 600.0,
+    lease_seconds: float = 60.0,
+    callbacks: Sequence[Callback] = (),
+    progress: "bool | Display" = True,
+    **unknown: Never,
+) -> "Outcome":
+    """Trains a study's best configurations again with other seeds, then tests them once.
+
+    Args:
+        study: see `Study`; by default the only one in the storage.
+        top, seeds: number of configurations and of repeats of each; by default those of `[confirm]`.
+        test: whether the test part may be opened.
+
+    Other arguments as in `run`.
+
+    Raises:
+        UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
+        HpsearchError: the run could not go on; what was trained is kept.
+    """
+    _refuse(unknown, confirm)
+    from hpsearch.results.confirm.confirm import confirm as confirm_study
+    from hpsearch.results.dashboard.publisher import Publisher
+
+    name, given = named(study)
+    options = _options(
+        study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, (),
+        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share,
+    )  # fmt: skip
+    publisher = Publisher(options.storage, options.run_folder)
+    with _shown(progress) as display:
+        followers = [display, publisher, *callbacks]
+        outcome = confirm_study(
+            name, options, given=given, top=top, seeds=seeds, test=test, callbacks=followers
+        )
+    if outcome.confirmation is not None:
+        publisher.publish(outcome.record.name)  # the search's note tells of the confirmation
+    return outcome
+
+
+def refit(
+    study: Study | None = None,
+    *,
+    search: bool = False,
+    test: bool = True,
+    gpus: str = "auto",
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    allow: Sequence[str] | None = None,
+    storage_timeout: float = 600.0,
+    lease_seconds: float = 60.0,
+    callbacks: Sequence[Callback] = (),
+    progress: "bool | Display" = True,
+    **unknown: Never,
+) -> "Refitted":
+    """Trains the confirmed trial on the training and the validation part together, then tests it once.
+
+    Args:
+        search: take what the search alone would pick.
+
+    Other arguments as in `confirm`.
+
+    Raises:
+        UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
+        HpsearchError: the run could not go on; what was trained is kept.
+    """
+    _refuse(unknown, refit)
+    from hpsearch.results.confirm.refit import refit as refit_study
+    from hpsearch.results.dashboard.publisher import Publisher
+
+    name, given = named(study)
+    options = _options(
+        study,
+        given,
+        storage,
+        run_folder,
+        data_root,
+        allow,
+        storage_timeout,
+        lease_seconds,
+        (),
+        Workers(gpus, 1),
+    )
+    publisher = Publisher(options.storage, options.run_folder)
+    with _shown(progress) as display:
+        followers = [display, publisher, *callbacks]
+        outcome = refit_study(name, options, given=given, search=search, test=test, callbacks=followers)
+    if outcome.refit is not None:
+        publisher.publish(outcome.study)  # the search's note tells of the refit
+    return outcome
+
+
+def predict(
+    model: "SavedModel | str | Path",
+    pictures: Sequence[str | Path],
+    *,
+    top: int = 5,
+    prepare: str | None = None,
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    allow: Sequence[str] = (),
+    search: bool = False,
+    **unknown: Never,
+) -> "list[Prediction]":
+    """Classifies picture files with a study's best model.
+
+    Args:
+        model: `load_best_model`'s, or what names one to it.
+        top: classes that are given for each picture.
+        prepare: what prepares a picture of your own data, as in "my_data:prepare"; else what the study names.
+
+    Other arguments as in `load_best_model`.
+
+    Raises:
+        UserError: no such model, or nothing says how the study's data function prepares a picture.
+    """
+    _refuse(unknown, predict)
+    from hpsearch.results.commands.models import load_best_model
+    from hpsearch.results.commands.predict import predict_files
+
+    if isinstance(model, str | Path):
+        model = load_best_model(model, storage, allow, search, run_folder)
+    return predict_files(model, [str(one) for one in pictures], top, prepare)
+
+
+def report(
+    study: Study | None = None,
+    out: str | Path | None = None,
+    *,
+    markdown: bool = False,
+    png: str | Path | None = None,
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    search: bool = False,
+    **unknown: Never,
+) -> list[Path]:
+    """Writes a study's report and returns the files, the report itself first.
+
+    Args:
+        out: the file; by default report.html in the study's run folder.
+        markdown: Markdown instead of HTML.
+        png: folder for the graphs as PNG files.
+        search: call the search's own first the best, whatever a confirmation says.
+
+    Raises:
+        UserError: no such study, or a file that cannot be written.
+    """
+    _refuse(unknown, report)
+    from hpsearch.results.report import build_report, write_report
+    from hpsearch.results.stored.listing import makes_folder
+    from hpsearch.results.stored.reading import reading_study
+
+    url, folder = storage or database_in(Path(run_folder)), Path(run_folder)
+    with reading_study(named(study)[0], url) as opened:
+        name = opened.name
+    if out is None and not makes_folder(name):
+        raise UserError(
+            f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'
+        )
+    place = Path(out) if out is not None else folder / name / f"report{'.md' if markdown else '.html'}"
+    return write_report(build_report(name, url, search), place, markdown, None if png is None else Path(png))
+
+
+def _stored(name: str | None, options: RunOptions) -> StudySpec:
+    """Returns a study as the database has it."""
+    from hpsearch.results.stored.reading import reading_study
+    from hpsearch.store.keys import SPECIFICATION, stored_specification
+    from hpsearch.study.file import lost_order, refuse_foreign_places
+
+    with reading_study(name, options.storage) as opened:
+        if not opened.stored.is_ours:
+            raise UserError(f'study "{name}" was not made by hpsearch and cannot be run; give a study file')
+        spec = stored_specification(opened.attrs, opened.name)
+        if warning := lost_order(opened.attrs[SPECIFICATION], opened.name):
+            logger.warning("%s", warning)
+    refuse_foreign_places(spec, options.data_root)
+    return spec
+
+
+def named(study: Study | None) -> tuple[str | None, StudySpec | None]:
+    """Returns a study's name, and what its file or its tables say, if they are given."""
+    if study is None or (isinstance(study, str) and not is_study_file(study)):
+        return study, None
+    given = as_study(study)
+    return given.study.name, given
+
+
+def _options(
+    study: Study | None,
+    given: StudySpec | None,
+    storage: str | None,
+    run_folder: str | Path,
+    data_root: str | None,
+    allow: Sequence[str] | None,
+    storage_timeout: float,
+    lease_seconds: float,
+    import_paths: Sequence[str],
+    workers: Workers,
+    share: str = "time",
+) -> RunOptions:
+    return RunOptions(
+        storage=storage or database_in(Path(run_folder)),
+        run_folder=Path(run_folder),
+        data_root=data_root,
+        workers=workers,
+        share=share,
+        allow=None if allow is None else (*(given.objects() if given is not None else ()), *allow),
+        import_paths=tuple(import_paths) or _folders(study),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+    )
+
+
+def _folders(study: Study | None) -> tuple[str, ...]:
+    """Returns where a study's own modules lie; one without a file is part of the program that runs it."""
+    if isinstance(study, Path) or (isinstance(study, str) and is_study_file(study)):
+        return (str(Path(study).absolute().parent),)
+    here = os.getcwd()
+    is_program = study is not None and not isinstance(study, str)
+    return (here,) if is_program and (here in sys.path or "" in sys.path) else ()
+
+
+def _shown(progress: "bool | Display", storage: str = "") -> "AbstractContextManager[Callback]":
+    """Returns what shows the progress; a display that a command has chosen is taken as it is."""
+    if progress is False:
+        return nullcontext(Callback())
+    if progress is not True:
+        return progress
+    from hpsearch.results.terminal.display import choose_display
+
+    return choose_display(quiet=False, as_json=False, storage=storage)
+
+
+def _refuse(unknown: Mapping[str, object], function: Callable[..., Any]) -> None:
+    """Refuses arguments that a function does not have.
+
+    Raises:
+        UserError: naming the nearest one.
+    """
+    known = [name for name in inspect.signature(function).parameters if name != "unknown"]
+    for name in unknown:
         if name in StudySection.model_fields:
-            raise TypeError(f"run: {name} is not a setting of a run but of the study; write study.{name}")
-        if name not in known:
-            raise TypeError(
-                f'run: there is no setting "{name}"; {nearest(name, [*known, "trials", "timeout"])}'
+            raise UserError(
+                f"{function.__name__}: {name} is not an argument but a field of the study; write study.{name}"
             )
-    if "run_folder" in found:
-        found["run_folder"] = Path(found["run_folder"])
-        found.setdefault("storage", f"sqlite:///{found['run_folder'] / 'hpsearch.db'}")
-    if isinstance(found.get("workers"), int):
-        found["workers"] = Workers(workers=found["workers"])
-    return found
+        raise UserError(f'{function.__name__}: there is no argument "{name}"; {nearest(name, known)}')

@@ -15,13 +15,19 @@ from hpsearch.files.run_folder import RunFolder, read_owner
 from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.stored.answer import REFIT
 from hpsearch.results.stored.attributes import decoded
-from hpsearch.results.stored.listing import own_folder
-from hpsearch.results.stored.reading import linked_to, opened
-from hpsearch.results.stored.status import find_row, living_drivers
-from hpsearch.store.connection import reading, redact, translated
+from hpsearch.results.stored.listing import own_folder, study_rows
+from hpsearch.results.stored.reading import find_study, linked_to
+from hpsearch.results.stored.status import living_drivers
+from hpsearch.results.terminal.lines import size
+from hpsearch.results.terminal.progress import counted
+from hpsearch.store import queries
+from hpsearch.store.connection import opened, reading, translated
 from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.keys import ARTIFACT, TOKEN
 from hpsearch.store.ledger import Ledger
-from hpsearch.store.trials import ARTIFACT, TOKEN, artifacts_elsewhere, shared_weights
+from hpsearch.store.reader import Reader, reader_of
+from hpsearch.store.trials import shared_weights
+from hpsearch.store.url import redact
 from hpsearch.study.specification import REFIT_SUFFIX
 
 
@@ -56,20 +62,20 @@ def plan_deletion(name: str, url: str, run_folder: Path) -> Deletion:
         StudyNotFound: no study of this name.
         UserError: a live driver runs the study, its confirmation or its refit.
     """
-    with opened(url) as storage:
-        with translated(storage):
-            attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-        go_too = [other for other in attrs if linked_to(other, attrs) == name]
-        linked = tuple(_plan(other, storage, run_folder) for other in go_too)
-        return _plan(name, storage, run_folder, linked)
+    with opened(url) as storage, reader_of(storage) as reader:
+        studies = {study.name: study for study in queries.studies(reader)}
+        go_too = [other for other in studies if linked_to(other, studies) == name]
+        linked = tuple(_plan(other, storage, reader, run_folder) for other in go_too)
+        return _plan(name, storage, reader, run_folder, linked)
 
 
-def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deletion, ...] = ()) -> Deletion:
-    row = find_row(name, storage, run_folder)
-    _refuse_running(storage, name, row.study_id)
-    with translated(storage):
-        openings = _openings(name, storage.get_study_user_attrs(row.study_id))
-        token = storage.get_study_system_attrs(row.study_id).get(TOKEN)
+def _plan(
+    name: str, storage: RDBStorage, reader: Reader, run_folder: Path, linked: tuple[Deletion, ...] = ()
+) -> Deletion:
+    (row,) = study_rows(reader, run_folder, name)
+    _refuse_running(reader, name, row.study_id)
+    openings = _openings(name, find_study(name, reader).attrs)
+    token = queries.system_attrs(reader, row.study_id, TOKEN).get(TOKEN)
     place = RunFolder(run_folder, name)
     folder = own_folder(place)
     is_owner = folder is not None and token is not None and (read_owner(folder) or {}).get("token") == token
@@ -84,7 +90,7 @@ def _plan(name: str, storage: RDBStorage, run_folder: Path, linked: tuple[Deleti
         folder if goes else None,
         None if is_owner else folder,
         row.size if goes else 0,
-        tuple(_artifact_files(storage, row.study_id, place.artifacts)),
+        tuple(_artifact_files(reader, row.study_id, place.artifacts)),
         folder if is_shared else None,
         openings,
         linked,
@@ -99,8 +105,8 @@ def _openings(name: str, attrs: Mapping[str, Any]) -> int:
         return 0
 
 
-def _refuse_running(storage: RDBStorage, name: str, study_id: int) -> None:
-    for driver in living_drivers(storage, study_id):
+def _refuse_running(reader: Reader, name: str, study_id: int) -> None:
+    for driver in living_drivers(reader, study_id):
         host = driver.identity.host.partition("/")[0]
         raise UserError(
             f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
@@ -121,9 +127,10 @@ def delete_study(deletion: Deletion, url: str) -> None:
         delete_study(linked, url)
     # The rows first, so that nothing refers to files that are gone.
     with opened(url, readonly=False) as storage, translated(storage):
-        _refuse_running(storage, deletion.name, deletion.study_id)
+        with reader_of(storage) as reader:
+            _refuse_running(reader, deletion.name, deletion.study_id)
+            _forget_refit(storage, reader, deletion.name)
         Ledger(storage, DriverIdentity.here()).forget_study(deletion.study_id)
-        _forget_refit(storage, deletion.name)
         try:
             optuna.delete_study(study_name=deletion.name, storage=storage)
         except KeyError:
@@ -138,27 +145,21 @@ def delete_study(deletion: Deletion, url: str) -> None:
         raise UserError(f"cannot remove {error.filename}: {error.strerror}; remove it by hand") from None
 
 
-def _forget_refit(storage: RDBStorage, name: str) -> None:
+def _forget_refit(storage: RDBStorage, reader: Reader, name: str) -> None:
     """Lets a search no longer name the refit that goes."""
-    attrs = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-    search = linked_to(name, attrs)
-    if search is not None and name.endswith(REFIT_SUFFIX) and REFIT in attrs[search]:
-        storage.set_study_user_attr(storage.get_study_id_from_name(search), REFIT, None)
+    studies = {study.name: study for study in queries.studies(reader)}
+    search = linked_to(name, studies)
+    if search is not None and name.endswith(REFIT_SUFFIX) and REFIT in studies[search].user_attrs:
+        storage.set_study_user_attr(studies[search].study_id, REFIT, None)
 
 
-def _artifact_files(storage: RDBStorage, study_id: int, folder: Path) -> Iterable[Path]:
+def _artifact_files(reader: Reader, study_id: int, folder: Path) -> Iterable[Path]:
     """Yields the files of the study's artifacts that no other study names; a copy of it names the same."""
-    with translated(storage):
-        attrs = [storage.get_study_system_attrs(study_id)]
-        attrs += [trial.system_attrs for trial in storage.get_all_trials(study_id, deepcopy=False)]
-    with reading(storage) as connection:
-        elsewhere = artifacts_elsewhere(connection, study_id)
-    for keys in (set(found) - elsewhere for found in attrs):
-        for key in keys:
-            name = key.removeprefix(ARTIFACT)
-            # A row of the database must not name a file outside of the folder.
-            if key.startswith(ARTIFACT) and _is_uuid(name) and (folder / name).is_file():
-                yield folder / name
+    for key in queries.artifacts(reader, study_id) - queries.artifacts(reader, study_id, elsewhere=True):
+        name = key.removeprefix(ARTIFACT)
+        # A row of the database must not name a file outside of the folder.
+        if _is_uuid(name) and (folder / name).is_file():
+            yield folder / name
 
 
 def _is_uuid(text: str) -> bool:
@@ -166,3 +167,35 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def deletion_text(deletion: Deletion) -> str:
+    """Returns what would go, for a question and an answer."""
+    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
+    if deletion.folder is not None:
+        parts.append(f"{deletion.folder} ({size(deletion.size)})")
+    if deletion.artifacts:
+        parts.append(counted(len(deletion.artifacts), "artifact"))
+    if deletion.openings:
+        parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
+    linked = [f"its {_kind(one)}: {deletion_text(one)}" for one in deletion.linked]
+    return "; ".join([", ".join(parts), *linked])
+
+
+def _kind(linked: Deletion) -> str:
+    return "refit" if linked.name.endswith(REFIT_SUFFIX) else "confirmation"
+
+
+def deletion_warnings(deletion: Deletion) -> list[str]:
+    """Returns what stays although it bears the study's name."""
+    shared = [
+        f'{one.shared} stays: a copy of the study "{one.name}" in the database names weights in it'
+        for one in (deletion, *deletion.linked)
+        if one.shared is not None
+    ]
+    return shared + [
+        f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
+        "of another database; remove it by hand if nobody needs it"
+        for one in (deletion, *deletion.linked)
+        if one.foreign is not None
+    ]

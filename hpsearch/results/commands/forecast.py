@@ -21,8 +21,9 @@ from optuna.distributions import (
 )
 from optuna.trial import create_trial
 
+from hpsearch.contracts.trial import StopKind
 from hpsearch.search import stopping
-from hpsearch.search.outcome import StopKind, decide
+from hpsearch.search.outcome import decide
 from hpsearch.search.stopping import Curve
 from hpsearch.search.view import StudyView
 from hpsearch.study.specification import StudySpec

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
-from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.stored.best import BestTrial, best_trial
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
+from hpsearch.store.url import database_in
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights, save_weights
 
@@ -20,7 +22,7 @@ WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
 def load_best_model(
     study: str | Path | None = None,
-    storage: str = "sqlite:///runs/hpsearch.db",
+    storage: str | None = None,
     allow: Sequence[str] = (),
     search: bool = False,
     run_folder: str | Path = "runs",
@@ -38,6 +40,7 @@ def load_best_model(
     Args:
         study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
             `.safetensors` file of a trial.
+        storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
         search: what the search alone would pick, whatever a confirmation has found.
@@ -47,7 +50,8 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    path, facts = model_file(study, storage, search, Path(run_folder))
+    url = storage or database_in(Path(run_folder))
+    path, facts = model_file(study, url, search, Path(run_folder))
     model = load_model(path, tuple(allow))
     model.metadata.update(facts)
     return model
@@ -66,7 +70,7 @@ def model_file(
     if study is not None and (Path(study) / WEIGHTS).is_file():
         return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name, metric = best_trial(opened, run_folder, search), opened.study_name, metric_name(opened)
+        best, name, metric = best_trial(opened, run_folder, search), opened.name, opened.metric
     path = weights_of(best, name)
     assert best is not None
     return path, _facts(best, name, metric)
@@ -130,8 +134,8 @@ def save_best(
         CheckpointError: the weights are damaged.
     """
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened, run_folder, search), opened.study_name
-        attrs, metric = opened.user_attrs, metric_name(opened)
+        best, name = best_trial(opened, run_folder, search), opened.name
+        attrs, metric = opened.attrs, opened.metric
     source = weights_of(best, name)
     state, metadata = read_weights(source)
     assert best is not None

@@ -26,7 +26,7 @@ class Prediction:
     error: str = ""
 
 
-def predict(
+def predict_files(
     model: SavedModel, files: Sequence[str], top: int = 5, prepare: str | None = None
 ) -> list[Prediction]:
     """Returns one prediction for each file, in order; a file that cannot be read gets its error.

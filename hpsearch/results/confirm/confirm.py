@@ -57,7 +57,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import SUFFIX, StudySpec
 

@@ -15,10 +15,13 @@ from typing import Any
 
 from hpsearch.errors import UserError
 from hpsearch.results.stored.attributes import decoded, readable
-from hpsearch.results.stored.reading import opened, reading_study
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.study import StudyRecord
-from hpsearch.service.opening import create_or_find, is_confirmation
-from hpsearch.store.connection import translated
+from hpsearch.service.opening import create_or_find
+from hpsearch.store import queries
+from hpsearch.store.connection import opened, translated
+from hpsearch.store.keys import is_confirmation
+from hpsearch.store.reader import read_database
 from hpsearch.store.study_data import CODE, DATA
 from hpsearch.study.specification import StudySpec
 
@@ -84,9 +87,9 @@ def set_pictures(url: str, name: str, pictures: Mapping[int, str]) -> None:
 
 def read_pictures(name: str, url: str) -> dict[int, str]:
     """Returns the pictures that a linked study holds, by sample; none if there is no such study."""
-    with opened(url) as storage, translated(storage):
-        numbers = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        attrs = storage.get_study_system_attrs(numbers[name]) if name in numbers else {}
+    with read_database(url) as reader:
+        numbers = {study.name: study.study_id for study in queries.studies(reader)}
+        attrs = queries.system_attrs(reader, numbers[name]) if name in numbers else {}
     return {int(key.removeprefix(PICTURE)): png for key, png in attrs.items() if key.startswith(PICTURE)}
 
 
@@ -104,7 +107,7 @@ def read_results(linked: StudyRecord) -> dict[str, dict[str, float]]:
 def earlier_openings(name: str, url: str) -> list[dict[str, Any]]:
     """Returns the openings of the test part that are on a study's record."""
     with reading_study(name, url) as study:
-        found = decoded(name, study.user_attrs, OPENINGS, list, [])
+        found = decoded(name, study.attrs, OPENINGS, list, [])
         with readable(name, OPENINGS):
             return [{**opening, "time": str(opening["time"])} for opening in found]
 

@@ -9,7 +9,7 @@ from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number
-from hpsearch.store.connection import DEFAULT_STORAGE, HIDDEN
+from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.text import LABEL, LONGEST, as_code, in_markdown, one_line
 

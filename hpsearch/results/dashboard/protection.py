@@ -13,13 +13,11 @@ from typing import Any
 
 import bottle
 from optuna.storages import RDBStorage
-from sqlalchemy import select
 
 from hpsearch.errors import StorageAway
 from hpsearch.results.stored.status import living_drivers
-from hpsearch.service.opening import is_ours
-from hpsearch.store.connection import reading, translated
-from hpsearch.store.writes import TRIALS
+from hpsearch.store import queries
+from hpsearch.store.reader import reader_of
 
 REASONS = {
     "/api/trials/<trial_id:int>/tell": (
@@ -78,23 +76,19 @@ class Driven:
         name = self._driven_name(study_id)
         if name is None:
             return None
-        alive = living_drivers(self._storage, study_id)
+        with reader_of(self._storage) as reader:
+            alive = living_drivers(reader, study_id)
         return f"the study is being run; stop it first: hpsearch stop {name}" if alive else None
 
     def _study_of(self, trial_id: int) -> int | None:
-        query = select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id)
-        with reading(self._storage) as connection:
-            found: int | None = connection.execute(query).scalar()
-            return found
+        with reader_of(self._storage) as reader:
+            return queries.study_of_trial(reader, trial_id)
 
     def _driven_name(self, study_id: int) -> str | None:
         """Returns a study's name; None when hpsearch did not make it, or there is none of this number."""
-        with translated(self._storage):
-            try:
-                attrs = self._storage.get_study_user_attrs(study_id)
-                return self._storage.get_study_name_from_id(study_id) if is_ours(attrs) else None
-            except KeyError:  # the dashboard itself answers that there is none
-                return None
+        with reader_of(self._storage) as reader:
+            found = {study.study_id: study for study in queries.studies(reader)}.get(study_id)
+        return found.name if found is not None and found.is_ours else None
 
 
 def _refusal(status: HTTPStatus, reason: str) -> Any:

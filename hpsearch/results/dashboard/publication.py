@@ -27,19 +27,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from hpsearch.errors import CheckpointError, HpsearchError
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.dashboard.artifact import place_weights
 from hpsearch.results.dashboard.notes import study_note, trial_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
-from hpsearch.results.stored.reading import BestTrial, best_trial, opened
-from hpsearch.results.stored.study import StudyRecord, read_record
+from hpsearch.results.stored.best import BestTrial, best_trial
+from hpsearch.results.stored.reading import reading_study
+from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.worker import leave_with_driver
-from hpsearch.store.connection import DEFAULT_STORAGE, reading, redact, translated
-from hpsearch.store.trials import artifacts_elsewhere
+from hpsearch.store import queries
+from hpsearch.store.url import DEFAULT_STORAGE, absolute
 
 logger = logging.getLogger(__name__)
 
@@ -223,15 +222,11 @@ def compute(request: Request) -> Answer:
         HpsearchError: the storage or the study.
         OSError: the artifact store cannot be written.
     """
-    with opened(request.storage) as storage, translated(storage):
-        study = optuna.load_study(study_name=request.study, storage=storage)
-        stored = storage.get_study_system_attrs(study._study_id)
-        with reading(storage) as connection:
-            elsewhere = artifacts_elsewhere(connection, study._study_id)
-        record, best = (
-            read_record(study, _shown(request.storage)),
-            best_trial(study, Path(request.run_folder)),
-        )
+    with reading_study(request.study, request.storage) as study:
+        stored = study.system_attrs()
+        elsewhere = queries.artifacts(study.reader, study.stored.study_id, elsewhere=True)
+        record = study.record(_shown(request.storage))
+        best = best_trial(study, Path(request.run_folder))
     found: list[Change] = list(changes(record, stored))
     warnings: list[str] = []
     try:
@@ -246,11 +241,7 @@ def compute(request: Request) -> Answer:
 
 
 def _shown(url: str) -> str:
-    """Returns a URL as it may be shown, with which the database is found from every folder."""
-    prefix = "sqlite:///"
-    if url == DEFAULT_STORAGE or not url.startswith(prefix):
-        return redact(url)
-    return prefix + str(Path(url.removeprefix(prefix)).absolute())
+    return url if url == DEFAULT_STORAGE else absolute(url)
 
 
 def answer(line: str) -> dict[str, str]:
@@ -269,7 +260,6 @@ def answer(line: str) -> dict[str, str]:
 
 def main() -> None:
     """Answers requests until stdin ends."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.nice(STEP_BACK)
     watch = (sys.stdin.fileno(), os.getppid())
     threading.Thread(target=leave_with_driver, args=watch, daemon=True).start()

@@ -19,7 +19,6 @@ from wsgiref.util import setup_testing_defaults
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import RDBStorage, get_storage
-from sqlalchemy import and_, select
 
 from hpsearch.errors import StorageAway, StudyNotFound, UserError
 from hpsearch.files.run_folder import RunFolder
@@ -38,8 +37,9 @@ from hpsearch.results.dashboard.wsgi import (
     same_address,
 )
 from hpsearch.service.signals import heeded
-from hpsearch.store.connection import open_storage, reading
-from hpsearch.store.writes import STUDIES, TRIALS
+from hpsearch.store import queries
+from hpsearch.store.connection import open_storage
+from hpsearch.store.reader import reader_of
 
 logger = logging.getLogger(__name__)
 
@@ -280,10 +280,8 @@ def read_identities(storage: RDBStorage) -> Identities:
     Raises:
         StorageAway: the database does not answer.
     """
-    first = and_(TRIALS.c.study_id == STUDIES.c.study_id, TRIALS.c.number == 0)
-    query = select(STUDIES.c.study_id, STUDIES.c.study_name, TRIALS.c.datetime_start).outerjoin(TRIALS, first)
-    with reading(storage) as connection:
-        return {number: (name, begun) for number, name, begun in connection.execute(query)}
+    with reader_of(storage) as reader:
+        return queries.first_starts(reader)
 
 
 def was_replaced(known: Identities, found: Identities) -> bool:

@@ -10,9 +10,8 @@ from hpsearch.results.plots.static import write_pngs
 from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.results.report.importance import importances
-from hpsearch.results.stored.reading import reading_study
-from hpsearch.results.stored.study import read_record
-from hpsearch.store.connection import redact
+from hpsearch.results.stored.reading import read_study
+from hpsearch.store.url import redact
 from hpsearch.study.specification import SUFFIX
 
 __all__ = ["build_report", "write_report", "write_text"]
@@ -28,8 +27,7 @@ def build_report(name: str | None, url: str, by_search: bool = False) -> Documen
         StudyNotFound: no study of this name.
         StorageError, StorageAway: the database.
     """
-    with reading_study(name, url) as study:
-        record = replace(read_record(study, redact(url)), by_search=by_search)
+    record = replace(read_study(name, url, redact(url)), by_search=by_search)
     return report(record, importances(record), read_pictures(record.name + SUFFIX, url))
 
 

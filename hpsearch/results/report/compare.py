@@ -10,11 +10,11 @@ from hpsearch.results.plots.chart import COLORS, GREY, Axis, Chart, wants_log
 from hpsearch.results.plots.history import COSTS, best_line, epochs_used
 from hpsearch.results.report.content import saved_epochs
 from hpsearch.results.report.document import Block, Document, Items, Section, Table, Text
-from hpsearch.results.stored.reading import reading_study
-from hpsearch.results.stored.study import StudyRecord, read_record
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparam, number
-from hpsearch.store.connection import redact
+from hpsearch.store.url import redact
 
 
 def read_studies(names: Sequence[str], url: str, by_search: bool = False) -> list[StudyRecord]:
@@ -31,8 +31,7 @@ def read_studies(names: Sequence[str], url: str, by_search: bool = False) -> lis
         raise UserError(f"compare: name two or more different studies, got {', '.join(names) or 'none'}")
     records = []
     for name in names:
-        with reading_study(name, url) as study:
-            records.append(replace(read_record(study, redact(url)), by_search=by_search))
+        records.append(replace(read_study(name, url, redact(url)), by_search=by_search))
     metrics = {f"{record.metric} ({record.better})" for record in records}
     if len(metrics) > 1:
         raise UserError(f"compare: the studies measure different things: {', '.join(sorted(metrics))}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpsearch.results.stored.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
-from hpsearch.service.opening import is_confirmation, is_ours
+from hpsearch.store.keys import is_confirmation, is_ours
 from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"

@@ -10,31 +10,26 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial
-
-from hpsearch.results.stored.frames import CURVES, aware
-from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name
-from hpsearch.results.stored.trials import own_trials
-from hpsearch.service.opening import is_ours
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.results.stored.best import BestTrial, best_trial
+from hpsearch.results.stored.reading import OpenStudy
+from hpsearch.store.keys import SPECIFICATION, is_ours
+from hpsearch.store.queries import CURVES, StoredTrial
 from hpsearch.study import stored_tree
 
 FORMAT = 1
 """Raised when a field changes its meaning or goes."""
 
 
-def whole_study(study: optuna.Study) -> dict[str, Any]:
+def whole_study(study: OpenStudy) -> dict[str, Any]:
     """Returns a study: its attributes, its trials, and every value per epoch."""
-    metric = metric_name(study)
     return {
         "format": FORMAT,
-        "study": study.study_name,
-        "metric": metric,
-        "direction": study.direction.name.lower(),
+        "study": study.name,
+        "metric": study.metric,
+        "direction": study.stored.directions[0],
         "answer": _answer(best_trial(study)),
-        "attributes": {key: _value(value) for key, value in _unpacked(study.user_attrs).items()},
-        "trials": [_trial(trial, metric) for trial in own_trials(study)],
+        "attributes": {key: _value(value) for key, value in _unpacked(study.attrs).items()},
+        "trials": [_trial(trial, study.metric) for trial in study.trials()],
     }
 
 
@@ -56,19 +51,19 @@ def encode_study(whole: Mapping[str, Any]) -> bytes:
     return f"{json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
-def _trial(trial: FrozenTrial, metric: str) -> dict[str, Any]:
+def _trial(trial: StoredTrial, metric: str) -> dict[str, Any]:
     curves = {key: value for key, value in trial.user_attrs.items() if _is_curve(key, value)}
-    if trial.intermediate_values:
-        last = max(trial.intermediate_values)
-        curves[metric] = [trial.intermediate_values.get(epoch) for epoch in range(1, last + 1)]
+    if trial.reports:
+        last = max(trial.reports)
+        curves[metric] = [trial.reports.get(epoch) for epoch in range(1, last + 1)]
     count = max(map(len, curves.values()), default=0)
     return {
         "trial": trial.number,
-        "state": trial.state.name,
-        "value": _value(trial.values[0]) if trial.values else None,
-        "hparams": {name: _value(value) for name, value in trial.params.items()},
-        "started": _time(trial.datetime_start),
-        "finished": _time(trial.datetime_complete),
+        "state": trial.state,
+        "value": _value(trial.value),
+        "hparams": {name: _value(value) for name, value in trial.hparams.items()},
+        "started": _time(trial.started),
+        "finished": _time(trial.ended),
         "attributes": {key: _value(value) for key, value in trial.user_attrs.items() if key not in curves},
         "epochs": [
             {"epoch": epoch}
@@ -83,8 +78,7 @@ def _is_curve(key: str, value: Any) -> bool:
 
 
 def _time(moment: datetime | None) -> str | None:
-    known = aware(moment)
-    return None if known is None else known.isoformat()
+    return None if moment is None else moment.isoformat()
 
 
 def _value(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Opens stored studies to read them, and finds the best trial of one."""
+"""Opens stored studies to read them, by plain SQL: whoever looks must not wait for Optuna's import."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,71 +6,94 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
-
 from hpsearch.errors import StudyNotFound, UserError, nearest
-from hpsearch.results.confirm.plan import Candidate, middle_repeat
-from hpsearch.results.stored.answer import Answer, answer
-from hpsearch.results.stored.linked import linked_beside
-from hpsearch.results.stored.study import StudyRecord, read_record
-from hpsearch.results.stored.trials import database, foreign_ones, own_best, weights_finder
-from hpsearch.service.opening import is_confirmation, is_ours
-from hpsearch.store.connection import open_storage, redact, translated
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.stored.linked import read_linked
+from hpsearch.results.stored.study import StudyRecord, as_record
+from hpsearch.store import queries
+from hpsearch.store.keys import SPECIFICATION, TOKEN, is_confirmation
+from hpsearch.store.queries import StoredStudy, StoredTrial
+from hpsearch.store.reader import Reader, read_database
+from hpsearch.store.url import sqlite_file
 from hpsearch.study.file import refuse_other
 from hpsearch.study.specification import LINKED, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsOf:
-    """Whose weights an answer hands out.
+class OpenStudy:
+    """A stored study of one objective, whose trials are read when they are asked for.
 
     Attributes:
-        study, trial: where they were trained: the search, its confirmation or its refit.
-        text: the same in words.
-        host: the machine that trained them.
-        path: None if they were not kept; as that machine named it, if they are not on this one.
-        is_here: whether they are on this machine.
+        stored: the study itself.
+        others: all studies of the database, this one too, by name.
     """
 
-    study: str
-    trial: int
-    text: str
-    host: str
-    path: str | None
-    is_here: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BestTrial:
-    """The trial that is a study's answer: the confirmed one if there is one, else the search's first.
-
-    Attributes:
-        value: the best value of the study's metric in the search, reached at `best_epoch`.
-        weights: path of its weights, see `weights_of`.
-        attrs: all else that is known of it.
-        answer: what confirms it, and what the search alone would have picked.
-        weights_of: whose weights they are.
-    """
-
-    number: int
-    value: float
-    best_epoch: int | None
-    hparams: Mapping[str, Any]
-    weights: str | None
-    attrs: Mapping[str, Any] = field(repr=False)
-    answer: Answer = field(default=Answer(None, None))
-    weights_of: WeightsOf | None = None
+    reader: Reader = field(repr=False)
+    stored: StoredStudy
+    others: Mapping[str, StoredStudy] = field(repr=False)
 
     @property
-    def is_here(self) -> bool:
-        """Whether its weights are on this machine."""
-        return self.weights_of is not None and self.weights_of.is_here
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """User attributes."""
+        return self.stored.user_attrs
+
+    @property
+    def metric(self) -> str:
+        """What the study's values measure; "value" for a study that hpsearch did not make."""
+        return str(self.attrs.get("metric", "value")) if self.stored.is_ours else "value"
+
+    def system_attrs(self) -> dict[str, Any]:
+        """Reads the system attributes, in which the dashboard keeps notes and graphs."""
+        return queries.system_attrs(self.reader, self.stored.study_id)
+
+    def foreign(self) -> Mapping[int, str]:
+        """Reads which trials other programs have added to a study of ours: their states by id."""
+        if not self.stored.is_ours:
+            return {}
+        return queries.foreign_trials(self.reader, self.stored.study_id).get(self.stored.study_id, {})
+
+    def trials(self) -> list[StoredTrial]:
+        """Reads the study's own trials by number; in a study that hpsearch did not make, all are its own."""
+        foreign = self.foreign()
+        found = queries.trials(self.reader, self.stored.study_id)
+        return [trial for trial in found if trial.trial_id not in foreign]
+
+    def find_weights(self, number: int, named: object, run_folder: Path) -> str | None:
+        """Returns where a trial's weights are on this machine: in the run folder, or in one at an SQLite file.
+
+        Args:
+            named: what the trial calls them.
+        """
+        token = queries.system_attrs(self.reader, self.stored.study_id, TOKEN).get(TOKEN)
+        database = sqlite_file(self.reader.url)
+        # As `runs/hpsearch.db` lies in its run folder, or `study.db` beside it.
+        beside = [] if database is None else [database.parent, database.parent / "runs"]
+        folders = [RunFolder(root, self.name) for root in (run_folder, *beside)]
+        found = (folder.find_weights(number, named, token) for folder in folders)
+        return next((str(path) for path in found if path is not None), None)
+
+    def linked(self, *names: str) -> "OpenStudy | None":
+        """Returns the first of these confirmations or refits that is there."""
+        known = (self.others[name] for name in names if name in self.others)
+        found = next((one for one in known if is_confirmation(one.user_attrs)), None)
+        return None if found is None else OpenStudy(self.reader, found, self.others)
+
+    def record(self, storage: str = "") -> StudyRecord:
+        """Reads the study and all its trials.
+
+        Args:
+            storage: the database's URL as it may be shown.
+        """
+        linked = read_linked(self.reader) if self.stored.is_ours else {}
+        return as_record(self.stored, self.trials(), storage, linked)
 
 
-def open_study(name: str | None, url: str, given: StudySpec | None = None) -> optuna.Study:
+@contextmanager
+def reading_study(name: str | None, url: str, given: StudySpec | None = None) -> Iterator[OpenStudy]:
     """Opens a study to read it; without a name, the only one in the storage, confirmations not counted.
 
     Args:
@@ -82,68 +105,50 @@ def open_study(name: str | None, url: str, given: StudySpec | None = None) -> op
         UserError: a study of several objectives.
         StorageError, StorageAway: the database.
     """
-    study = _find(name, open_storage(url, readonly=True))
-    if given is not None:
-        refuse_other(study.user_attrs.get(SPECIFICATION), given)
-    return study
+    with read_database(url) as reader:
+        study = find_study(name, reader)
+        count = len(study.stored.directions)
+        if count != 1:
+            raise UserError(
+                f'study "{study.name}" has {count} objectives, so that no trial is the best, and '
+                "hpsearch reads studies of one objective only; look at it with hpsearch dashboard"
+            )
+        if given is not None:
+            refuse_other(study.attrs.get(SPECIFICATION), given)
+        yield study
 
 
-@contextmanager
-def reading_study(name: str | None, url: str) -> Iterator[optuna.Study]:
-    """Opens a study as `open_study` does, and closes the connections to its database at the end."""
-    with opened(url) as storage:
-        yield _find(name, storage)
+def find_study(name: str | None, reader: Reader) -> OpenStudy:
+    """Returns a study of an open database, see `reading_study`; it may have several objectives."""
+    studies = {study.name: study for study in queries.studies(reader)}
+    searches = [one for one in studies if linked_to(one, studies) is None]
+    if name is None and len(searches) == 1:
+        name = searches[0]
+    if name is None or name not in studies:
+        raise StudyNotFound(_not_found(name, searches if name is None else list(studies), reader.url))
+    return OpenStudy(reader, studies[name], studies)
 
 
-def read_study(name: str | None, url: str) -> StudyRecord:
-    """Reads a study.
+def complete_trial(
+    reader: Reader, study_id: int, foreign: Mapping[int, str], number: int | None
+) -> StoredTrial | None:
+    """Reads one of a study's own COMPLETE trials; None if there is none of this number."""
+    trial = None if number is None else queries.trial_of_number(reader, study_id, number)
+    return (
+        trial if trial is not None and trial.trial_id not in foreign and trial.state == "COMPLETE" else None
+    )
 
-    Raises:
-        StudyNotFound: there is none of this name.
-        StorageError, StorageAway: the database.
-    """
+
+def read_study(name: str | None, url: str, storage: str = "") -> StudyRecord:
+    """Reads a study, see `reading_study` and `OpenStudy.record`."""
     with reading_study(name, url) as study:
-        return read_record(study)
+        return study.record(storage)
 
 
-@contextmanager
-def opened(url: str, readonly: bool = True) -> Iterator[RDBStorage]:
-    """Opens a storage and closes its connections at the end."""
-    storage = open_storage(url, readonly=readonly)
-    try:
-        with translated(storage):
-            yield storage
-    finally:
-        storage.engine.dispose()
-
-
-def _find(name: str | None, storage: RDBStorage) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with translated(storage):
-        names = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-        searches = [one for one in names if linked_to(one, names) is None]
-        if name is None and len(searches) == 1:
-            name = searches[0]
-        if name not in names:
-            known = searches if name is None else list(names)
-            raise StudyNotFound(_not_found(name, known, redact(storage.url)))
-        study = optuna.load_study(study_name=name, storage=storage)
-    if len(study.directions) != 1:
-        raise UserError(
-            f'study "{name}" has {len(study.directions)} objectives, so that no trial is the best, and '
-            "hpsearch reads studies of one objective only; look at it with hpsearch dashboard"
-        )
-    return study
-
-
-def linked_to(name: str, studies: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Returns the search whose confirmation or refit a study is, if it is there too; None for a study of its own.
-
-    Args:
-        studies: the user attributes of all studies, by name.
-    """
+def linked_to(name: str, studies: Mapping[str, StoredStudy]) -> str | None:
+    """Returns the search whose confirmation or refit a study is, if it is there too; None for a study of its own."""
     search = next((name.removesuffix(suffix) for suffix in LINKED if name.endswith(suffix)), None)
-    return search if search in studies and is_confirmation(studies[name]) else None
+    return search if search in studies and is_confirmation(studies[name].user_attrs) else None
 
 
 def _not_found(name: str | None, names: list[str], url: str) -> str:
@@ -152,111 +157,3 @@ def _not_found(name: str | None, names: list[str], url: str) -> str:
     if name is None:
         return f"there are {len(names)} studies in {url}; name one of them: {', '.join(sorted(names))}"
     return f'no study "{name}" in {url}; {nearest(name, names)}'
-
-
-def metric_name(study: optuna.Study) -> str:
-    """Returns what the study's values measure; "value" for a study that hpsearch did not make."""
-    return str(study.user_attrs.get("metric", "value")) if is_ours(study.user_attrs) else "value"
-
-
-def best_trial(
-    study: optuna.Study, run_folder: Path = Path("runs"), by_search: bool = False
-) -> BestTrial | None:
-    """Returns the trial that is a study's answer, with its weights; None before a trial is COMPLETE.
-
-    Args:
-        run_folder: where its weights are looked for.
-        by_search: take the best COMPLETE trial, of equal ones the first, whose weights the search has kept,
-            whatever a confirmation says.
-    """
-    if is_ours(study.user_attrs):
-        return _our_best(study, run_folder, by_search)
-    try:
-        trial = study.best_trial
-    except ValueError:  # Optuna's word for "no trial is COMPLETE"
-        return None
-    # Others may mean anything by our names.
-    return _best(trial, {}, Answer(trial.number, trial.number), None)
-
-
-def _our_best(study: optuna.Study, run_folder: Path, by_search: bool) -> BestTrial | None:
-    foreign = foreign_ones(study)
-    searched = own_best(study, foreign)
-    if searched is None:
-        return None
-    complete = CompleteTrials(database(study), study._study_id, foreign)
-    linked = linked_beside(study)
-    found = answer(study.study_name, study.user_attrs, searched.number, complete.hparams, linked, by_search)
-    trial = complete.trial(found.trial) or searched
-    return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
-
-
-def _best(
-    trial: FrozenTrial, known: Mapping[str, Any], found: Answer, weights: WeightsOf | None
-) -> BestTrial:
-    return BestTrial(
-        number=trial.number,
-        value=float(trial.values[0]),
-        best_epoch=known.get("best_epoch"),
-        hparams=dict(trial.params),
-        weights=weights.path if weights is not None else None,
-        attrs=trial.user_attrs,
-        answer=found,
-        weights_of=weights,
-    )
-
-
-class CompleteTrials:
-    """A study's own COMPLETE trials by number, each read when it is asked for."""
-
-    def __init__(self, storage: RDBStorage, study_id: int, foreign: Mapping[int, TrialState]) -> None:
-        self._storage, self._study_id, self._foreign = storage, study_id, foreign
-
-    def trial(self, number: int | None) -> FrozenTrial | None:
-        if number is None:
-            return None
-        try:
-            found = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        except KeyError:
-            return None
-        if found in self._foreign:
-            return None
-        trial = self._storage.get_trial(found)
-        return trial if trial.state is TrialState.COMPLETE else None
-
-    def hparams(self, number: int) -> Mapping[str, Any] | None:
-        trial = self.trial(number)
-        return None if trial is None else trial.params
-
-
-def _weights(study: optuna.Study, trial: FrozenTrial, found: Answer, run_folder: Path) -> WeightsOf:
-    """Returns whose weights an answer hands out.
-
-    Those of its refit. Else, once confirmed, those of the repeat with the median validation score: the search's
-    own weights of this trial are the lucky ones, and need not be kept. The test part has no say. Without a
-    repeat, as after the confirmation was deleted, those of the search.
-    """
-    number, storage = trial.number, database(study)
-    if found.refit is not None:
-        refits = optuna.load_study(study_name=found.refit.study, storage=storage)
-        attrs = refits.get_trials(deepcopy=False)[found.refit.number].user_attrs
-        return _weights_of(refits, found.refit.number, attrs, f"the refit of trial {number}", run_folder)
-    if found.confirmed is not None and found.confirmed.linked:
-        linked = optuna.load_study(study_name=found.confirmed.linked, storage=storage)
-        candidate = Candidate(number, float(trial.values[0]), trial.params)
-        middle = middle_repeat(read_record(linked), candidate)
-        if middle is not None:
-            repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
-            text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
-            return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
-    text = f"trial {number}" if found.confirmed is None else f"trial {number} as the search trained it"
-    return _weights_of(study, number, trial.user_attrs, text, run_folder)
-
-
-def _weights_of(
-    study: optuna.Study, trial: int, attrs: Mapping[str, Any], text: str, run_folder: Path
-) -> WeightsOf:
-    named = attrs.get("weights") or None
-    here = weights_finder(study, run_folder)(trial, named) if named else None
-    host = str(attrs.get("host", "another machine"))
-    return WeightsOf(study.study_name, trial, text, host, here or named, here is not None)

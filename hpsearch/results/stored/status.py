@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import RDBStorage
-from sqlalchemy import inspect
-
-from hpsearch.errors import StudyNotFound, nearest
 from hpsearch.results.stored.listing import StudyRow, study_rows
-from hpsearch.results.stored.reading import opened
-from hpsearch.store.connection import redact
-from hpsearch.store.identity import DriverIdentity
-from hpsearch.store.ledger import Ledger
-from hpsearch.store.schema import DRIVER, DriverRow, DriverState
+from hpsearch.results.stored.reading import find_study
+from hpsearch.store import queries
+from hpsearch.store.identity import DriverRow, DriverState
+from hpsearch.store.reader import Reader, read_database
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,55 +49,37 @@ class StudyStatus:
     drivers: tuple[DriverStatus, ...]
 
 
-def study_status(name: str, url: str, run_folder: Path) -> StudyStatus:
-    """Returns the status of a study.
+def study_status(name: str | None, url: str, run_folder: Path) -> StudyStatus:
+    """Returns the status of a study; without a name, of the only one in the storage.
 
     Raises:
         StudyNotFound: no study of this name; the nearest is named.
         StorageError, StorageAway: the database.
     """
-    with opened(url) as storage:
-        row = find_row(name, storage, run_folder)
-        return StudyStatus(row, tuple(map(_driver, driver_rows(storage, row.study_id))))
+    with read_database(url) as reader:
+        (row,) = study_rows(reader, run_folder, find_study(None, reader).name if name is None else name)
+        return StudyStatus(row, tuple(map(_driver, queries.drivers(reader, row.study_id))))
 
 
-def find_row(name: str, storage: RDBStorage, run_folder: Path) -> StudyRow:
-    """Returns a study by its name.
-
-    Raises:
-        StudyNotFound: naming the nearest.
-    """
-    rows = {row.name: row for row in study_rows(storage, run_folder)}
-    if name not in rows:
-        known = nearest(name, rows) if rows else "there are none"
-        raise StudyNotFound(f'no study "{name}" in {redact(storage.url)}; {known}')
-    return rows[name]
-
-
-def driver_rows(storage: RDBStorage, study_id: int) -> list[DriverRow]:
-    """Returns a study's drivers; none where hpsearch has never run, whose tables are then not made."""
-    if not inspect(storage.engine).has_table(DRIVER.name):
-        return []
-    return Ledger(storage, DriverIdentity.here()).drivers(study_id)
-
-
-def living_drivers(storage: RDBStorage, study_id: int) -> list[DriverRow]:
+def living_drivers(reader: Reader, study_id: int) -> list[DriverRow]:
     """Returns those of a study's drivers that run it now."""
-    return [driver for driver in driver_rows(storage, study_id) if driver.state is DriverState.ALIVE]
+    return [driver for driver in queries.drivers(reader, study_id) if driver.state is DriverState.ALIVE]
 
 
 def request_stop(name: str, url: str, run_folder: Path) -> int:
-    """Asks all drivers of a study to stop warmly; returns how many of them are alive.
+    """Asks all drivers of a study to stop gracefully; returns how many of them are alive.
 
     Raises:
         StudyNotFound: no study of this name.
     """
-    with opened(url) as storage:
-        row = find_row(name, storage, run_folder)
-        alive = living_drivers(storage, row.study_id)
-        if alive:
-            Ledger(storage, DriverIdentity.here()).request_stop(row.study_id)
-        return len(alive)
+    with read_database(url) as reader:
+        (row,) = study_rows(reader, run_folder, name)
+        alive = living_drivers(reader, row.study_id)
+    if alive:
+        from hpsearch.store.ledger import stop_drivers
+
+        stop_drivers(url, row.study_id)
+    return len(alive)
 
 
 def _driver(row: DriverRow) -> DriverStatus:

@@ -8,16 +8,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-import optuna
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
-
 from hpsearch.errors import StudyFileError
 from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
-from hpsearch.results.stored.linked import linked_beside
-from hpsearch.results.stored.trials import own_trials
-from hpsearch.service.opening import is_ours, stored_specification
-from hpsearch.store.trials import SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION, stored_specification
+from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.study.search import SHORT
 from hpsearch.study.specification import Direction, StudySpec
 
@@ -197,23 +191,24 @@ class StudyRecord:
         return bool(getattr(entry, "log", False))
 
 
-def read_record(study: optuna.Study, storage: str = "") -> StudyRecord:
-    """Reads a study of one objective and all its trials.
+def as_record(
+    study: StoredStudy, trials: Sequence[StoredTrial], storage: str = "", linked: Linked | None = None
+) -> StudyRecord:
+    """Returns a study of one objective and its own trials.
 
     Of a study that hpsearch did not make only what Optuna itself stores is read: its user attributes may have
     our names and mean something else.
     """
-    ours = is_ours(study.user_attrs)
-    attrs = study.user_attrs if ours else {}
+    attrs = study.user_attrs if study.is_ours else {}
     return StudyRecord(
-        name=study.study_name,
+        name=study.name,
         metric=str(attrs.get("metric", "value")),
-        better="maximize" if study.direction is StudyDirection.MAXIMIZE else "minimize",
-        spec=_specification(attrs, study.study_name),
-        trials=tuple(map(_trial if ours else _foreign_trial, own_trials(study))),
+        better="maximize" if study.directions[0] == "maximize" else "minimize",
+        spec=_specification(attrs, study.name),
+        trials=tuple(map(_trial if study.is_ours else _foreign_trial, trials)),
         attrs=attrs,
         storage=storage,
-        linked=linked_beside(study) if ours else {},
+        linked=linked or {},
     )
 
 
@@ -227,43 +222,42 @@ def _specification(attrs: Mapping[str, Any], name: str) -> StudySpec | None:
         return None
 
 
-def _trial(trial: FrozenTrial) -> TrialRecord:
+def _trial(trial: StoredTrial) -> TrialRecord:
     attrs = trial.user_attrs
-    last = trial.last_step or 0
-    reported = _curve([trial.intermediate_values.get(epoch) for epoch in range(1, last + 1)])
+    reported = _curve([trial.reports.get(epoch) for epoch in range(1, max(trial.reports, default=0) + 1)])
     val = _curve(attrs.get("val_loss") or [])
     return TrialRecord(
         number=trial.number,
-        trial_id=trial._trial_id,
-        state=trial.state.name,
+        trial_id=trial.trial_id,
+        state=trial.state,
         score=_finite(attrs.get("score", _value(trial))),
-        hparams=trial.params,
+        hparams=trial.hparams,
         train=_curve(attrs.get("train_loss") or []),
         val=val if any(value is not None for value in val) else reported,
-        started=_seconds(trial.datetime_start),
-        ended=_seconds(trial.datetime_complete),
+        started=_seconds(trial.started),
+        ended=_seconds(trial.ended),
         attrs=attrs,
     )
 
 
-def _foreign_trial(trial: FrozenTrial) -> TrialRecord:
+def _foreign_trial(trial: StoredTrial) -> TrialRecord:
     """Reads a trial of another program, whose steps may be anything that grows: each report is one epoch."""
     return TrialRecord(
         number=trial.number,
-        trial_id=trial._trial_id,
-        state=trial.state.name,
+        trial_id=trial.trial_id,
+        state=trial.state,
         score=_finite(_value(trial)),
-        hparams=trial.params,
+        hparams=trial.hparams,
         train=(),
-        val=_curve([value for _, value in sorted(trial.intermediate_values.items())]),
-        started=_seconds(trial.datetime_start),
-        ended=_seconds(trial.datetime_complete),
+        val=_curve([value for _, value in sorted(trial.reports.items())]),
+        started=_seconds(trial.started),
+        ended=_seconds(trial.ended),
         attrs={},
     )
 
 
-def _value(trial: FrozenTrial) -> float | None:
-    return trial.values[0] if trial.values and trial.state is not TrialState.FAIL else None
+def _value(trial: StoredTrial) -> float | None:
+    return trial.value if trial.state != "FAIL" else None
 
 
 def _curve(values: Sequence[Any]) -> Curve:

@@ -11,17 +11,22 @@ from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, number
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.specification import StudySpec
-from hpsearch.text import say
 from hpsearch.training import device as devices
 
 
-def print_check(
-    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None, began: float
-) -> None:
-    """Checks a study and prints what was found."""
+def check_shown(
+    spec: StudySpec,
+    data_root: str | None,
+    cache: Path,
+    device: str,
+    workers: int | None,
+    began: float,
+    shown: bool = True,
+) -> Report:
+    """Checks a study and shows meanwhile how far its images are read."""
     count = len(plan(Workers(workers=workers), spec.train.threads))
     # On stderr, and only where somebody looks: what is printed may go into a file.
-    with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*_COLUMNS, console=Console(stderr=True, quiet=not shown), transient=True) as bar:
         task = bar.add_task("reads images", visible=False)
 
         def progress(done: int, total: int) -> None:
@@ -30,18 +35,15 @@ def print_check(
         def waits(text: str) -> None:
             bar.console.print(f"check {text}")
 
-        report = check_study(spec, data_root, cache, device, count, progress, waits, began)
-    for line in report_lines(report):
-        say(line)
+        return check_study(spec, data_root, cache, device, count, progress, waits, began)
 
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def print_dtypes(device: str) -> None:
-    """Prints which number types a device has, each tried by a real sum, product and training step."""
+def dtype_lines(device: str) -> list[str]:
+    """Returns which number types a device has, each tried by a real sum, product and training step."""
     chosen = devices.choose(device)
-    say(f"number types of {chosen}:")
     head = ("type", "bits", "sum", "matrix product", "training")
     rows = [
         [
@@ -51,8 +53,7 @@ def print_dtypes(device: str) -> None:
         ]
         for kind in devices.supported_dtypes(chosen)
     ]
-    for line in columns(head, rows):
-        say(f"  {line}")
+    return [f"number types of {chosen}:", *_indented(columns(head, rows))]
 
 
 def report_lines(report: Report) -> list[str]:

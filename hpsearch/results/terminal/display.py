@@ -1,16 +1,14 @@
 """What `hpsearch run` shows: a live picture, plain lines, or JSON, all fed by the same callbacks."""
 
-import dataclasses
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -41,10 +39,10 @@ from hpsearch.results.terminal.progress import (
     opening_lines,
     sparkline,
 )
-from hpsearch.text import LineFormatter, in_lines, one_line, write_at_once
+from hpsearch.text import LineFormatter, in_lines, one_line, plain, write_at_once
 
 if TYPE_CHECKING:
-    from hpsearch.results.stored.reading import BestTrial
+    from hpsearch.results.stored.best import BestTrial
 
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
@@ -383,18 +381,3 @@ def _running_row(trial: RunningTrial, progress: Progress, blocks: str) -> list[s
         *(number(last.get(name)) for name in _shown(metric)),
         sparkline(values, blocks=blocks),
     ]
-
-
-def plain(value: Any) -> Any:
-    """Returns records as JSON takes them: no NaN and no infinities, which JSON has no words for."""
-    if isinstance(value, BaseModel):
-        return plain(value.model_dump(mode="json"))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str | int | None):
-        return value
-    return [plain(inner) for inner in value] if isinstance(value, Iterable) else str(value)

@@ -9,12 +9,11 @@ from rich.cells import cell_len
 
 from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import HpsearchError
-from hpsearch.results.commands.delete import Deletion
+from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
-from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
 from hpsearch.results.terminal.progress import counted, counts_text, duration, hparam, number
-from hpsearch.study.specification import REFIT_SUFFIX
 from hpsearch.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ def read_confirmed_words(study: str, url: str) -> str:
     try:
         with reading_study(study, url) as opened:
             best = best_trial(opened)
-            metric = metric_name(opened)
+            metric = opened.metric
     except HpsearchError as error:
         logger.warning("whether the study is confirmed could not be read: %s", error)
         return ""
@@ -177,38 +176,6 @@ def closing_words(best: BestTrial) -> list[str]:
     plain = whose is None or whose.text == f"trial {best.number}"
     said = [] if plain or whose is None else [f"weights of {whose.text}"]
     return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
-
-
-def deletion_text(deletion: Deletion) -> str:
-    """Returns what would go, for a question and an answer."""
-    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
-    if deletion.folder is not None:
-        parts.append(f"{deletion.folder} ({size(deletion.size)})")
-    if deletion.artifacts:
-        parts.append(counted(len(deletion.artifacts), "artifact"))
-    if deletion.openings:
-        parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
-    linked = [f"its {_kind(one)}: {deletion_text(one)}" for one in deletion.linked]
-    return "; ".join([", ".join(parts), *linked])
-
-
-def _kind(linked: Deletion) -> str:
-    return "refit" if linked.name.endswith(REFIT_SUFFIX) else "confirmation"
-
-
-def deletion_warnings(deletion: Deletion) -> list[str]:
-    """Returns what stays although it bears the study's name."""
-    shared = [
-        f'{one.shared} stays: a copy of the study "{one.name}" in the database names weights in it'
-        for one in (deletion, *deletion.linked)
-        if one.shared is not None
-    ]
-    return shared + [
-        f'{one.foreign} stays: nothing in it says that it belongs to this study "{one.name}" and not to one '
-        "of another database; remove it by hand if nobody needs it"
-        for one in (deletion, *deletion.linked)
-        if one.foreign is not None
-    ]
 
 
 def age(moment: datetime | None) -> str:

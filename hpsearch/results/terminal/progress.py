@@ -279,11 +279,7 @@ def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[s
         return [f"{repeat.command}    # resumes it"] if repeat.command and summary.can_go_on else []
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
-    commands = [
-        f"hpsearch dashboard{flags}",
-        f"hpsearch best {name}{flags}",
-        f"hpsearch export {name} --output {name.replace(' ', '-')}.csv{flags}",
-    ]
+    commands = [f"hpsearch {one}{flags}" for one in (f"confirm {name}", f"report {name}", "dashboard")]
     if not summary.best:
         commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
     if summary.can_go_on:

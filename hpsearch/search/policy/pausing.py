@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.search.outcome import StopKind
+from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.contract import (
     CONTINUE,
     PAUSED,
@@ -28,7 +28,6 @@ from hpsearch.search.policy.contract import (
     Step,
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
-from hpsearch.search.sampler import total_trials
 from hpsearch.search.view import StudyView
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
@@ -225,7 +224,7 @@ class Pausing(ABC):
     @property
     def _may_begin(self) -> bool:
         """Whether the study has not yet all its trials."""
-        return self.view.place(self.view.next_number) < total_trials(self.spec)
+        return self.view.place(self.view.next_number) < self.spec.total_trials
 
     def _cost(self, value: float) -> float:
         return self._sign * value if math.isfinite(value) else math.inf

@@ -5,7 +5,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpsearch.search.outcome import StopKind, Verdict
+from hpsearch.contracts.trial import StopKind
+from hpsearch.search.outcome import Verdict
 from hpsearch.search.policy.contract import CONTINUE, Decision, New, Step, Stop, Wait
 from hpsearch.search.view import StudyView
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.search.outcome import StopKind, decide
+from hpsearch.contracts.trial import StopKind
+from hpsearch.search.outcome import decide
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import PAUSED, Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.pieces import epochs_of

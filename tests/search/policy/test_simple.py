@@ -5,7 +5,7 @@ import math
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.search.outcome import StopKind
+from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.contract import CONTINUE, Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.halving import Halving
 from hpsearch.search.policy.pieces import Pieces

@@ -1,0 +1,210 @@
+"""The commands that train: run, check, confirm, refit."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpsearch.cli.options import (
+    Allow,
+    DataRoot,
+    Gpus,
+    GpusPerTrial,
+    JsonEvents,
+    LeaseSeconds,
+    OptionalStudy,
+    Quiet,
+    RunFolderOption,
+    Search,
+    Share,
+    Storage,
+    StorageFile,
+    StorageTimeout,
+    StudyArgument,
+    Test,
+    WorkerCount,
+    WorkersPerGpu,
+    command,
+    modules,
+    repeat,
+    storage_url,
+)
+from hpsearch.errors import UserError
+from hpsearch.text import in_lines, plain, say
+
+
+@command()
+def run(
+    study: StudyArgument,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
+    workers: WorkerCount = None,
+    workers_per_gpu: WorkersPerGpu = 1,
+    gpus_per_trial: GpusPerTrial = 1,
+    share: Share = "time",
+    allow: Allow = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="For example 90s or 2h; overrides the file.")] = None,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
+) -> None:
+    """Run a study, or resume it, until its trials are finished."""
+    from hpsearch.results.commands import api
+    from hpsearch.results.terminal.display import choose_display
+
+    url, again = storage_url(storage, storage_file, run_folder), repeat(storage, storage_file, run_folder)
+    summary = api.run(
+        study,
+        trials=trials,
+        timeout=timeout,
+        workers=workers,
+        gpus=gpus,
+        workers_per_gpu=workers_per_gpu,
+        gpus_per_trial=gpus_per_trial,
+        share=share,
+        storage=url,
+        run_folder=run_folder,
+        data_root=data_root,
+        allow=modules(allow),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again, storage=url),
+    ).summary
+    assert summary is not None
+    if quiet and summary.exit_status == 1:
+        none = "" if summary.best else ", and none was COMPLETE"
+        say(*in_lines(f"error: {summary.study}: {summary.reason}{none}").split("\n"), err=True)
+    raise typer.Exit(summary.exit_status)
+
+
+@command()
+def check(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study file.")] = None,
+    data_root: DataRoot = None,
+    run_folder: RunFolderOption = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers to estimate the time for.")] = None,
+    dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
+) -> None:
+    """Check a study file: data, model, a few batches, the time."""
+    if study is None and not dtypes:
+        raise UserError("check: name a study file, or give --dtypes")
+    from hpsearch.results.commands import api
+    from hpsearch.results.terminal.check_lines import dtype_lines, report_lines
+
+    if dtypes:
+        say(*dtype_lines(device))
+    if study is not None:
+        found = api.check(
+            Path(study), workers=workers, device=device, run_folder=run_folder, data_root=data_root
+        )
+        say(*report_lines(found))
+
+
+@command()
+def confirm(
+    study: OptionalStudy = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Number of configurations; overrides [confirm].")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Number of repeats of each; overrides [confirm].")
+    ] = None,
+    test: Test = True,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
+    workers: WorkerCount = None,
+    workers_per_gpu: WorkersPerGpu = 1,
+    gpus_per_trial: GpusPerTrial = 1,
+    share: Share = "time",
+    allow: Allow = None,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
+) -> None:
+    """Train the best trials again with other seeds, then test them."""
+    from hpsearch.results.commands import api
+    from hpsearch.results.confirm.words import confirmation_lines
+    from hpsearch.results.terminal.display import choose_display
+
+    again = repeat(storage, storage_file, run_folder)
+    outcome = api.confirm(
+        study,
+        top=top,
+        seeds=seeds,
+        test=test,
+        workers=workers,
+        gpus=gpus,
+        workers_per_gpu=workers_per_gpu,
+        gpus_per_trial=gpus_per_trial,
+        share=share,
+        storage=storage_url(storage, storage_file, run_folder),
+        run_folder=run_folder,
+        data_root=data_root,
+        allow=modules(allow),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+    )
+    if outcome.confirmation is None:
+        say(outcome.message, err=True)
+    elif as_json:
+        typer.echo(json.dumps({"event": "confirmation", **outcome.stored}))
+    elif not quiet:
+        say(*confirmation_lines(outcome.confirmation, outcome.record))
+    raise typer.Exit(outcome.exit_status)
+
+
+@command()
+def refit(
+    study: OptionalStudy = None,
+    search: Search = False,
+    test: Test = True,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
+    allow: Allow = None,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
+) -> None:
+    """Train the confirmed trial on training and validation data."""
+    from hpsearch.results.commands import api
+    from hpsearch.results.terminal.display import choose_display
+
+    again = repeat(storage, storage_file, run_folder)
+    outcome = api.refit(
+        study,
+        search=search,
+        test=test,
+        gpus=gpus,
+        storage=storage_url(storage, storage_file, run_folder),
+        run_folder=run_folder,
+        data_root=data_root,
+        allow=modules(allow),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+    )
+    if outcome.refit is None:
+        say(*outcome.lines, err=True)
+        raise typer.Exit(outcome.exit_status or 1)
+    if as_json:
+        typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
+    elif not quiet:
+        say(*outcome.lines)

@@ -1,0 +1,150 @@
+"""The trial that is a study's answer, and whose weights stand for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpsearch.results.confirm.plan import Candidate, middle_repeat
+from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.linked import read_linked
+from hpsearch.results.stored.reading import OpenStudy, complete_trial
+from hpsearch.store import queries
+from hpsearch.store.queries import StoredTrial
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsOf:
+    """Whose weights an answer hands out.
+
+    Attributes:
+        study, trial: where they were trained: the search, its confirmation or its refit.
+        text: the same in words.
+        host: the machine that trained them.
+        path: None if they were not kept; as that machine named it, if they are not on this one.
+        is_here: whether they are on this machine.
+    """
+
+    study: str
+    trial: int
+    text: str
+    host: str
+    path: str | None
+    is_here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The trial that is a study's answer: the confirmed one if there is one, else the search's first.
+
+    Attributes:
+        value: the best value of the study's metric in the search, reached at `best_epoch`.
+        weights: path of its weights, see `weights_of`.
+        attrs: all else that is known of it.
+        answer: what confirms it, and what the search alone would have picked.
+        weights_of: whose weights they are.
+    """
+
+    number: int
+    value: float
+    best_epoch: int | None
+    hparams: Mapping[str, Any]
+    weights: str | None
+    attrs: Mapping[str, Any] = field(repr=False)
+    answer: Answer = field(default=Answer(None, None))
+    weights_of: WeightsOf | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its weights are on this machine."""
+        return self.weights_of is not None and self.weights_of.is_here
+
+
+def best_trial(
+    study: OpenStudy, run_folder: Path = Path("runs"), by_search: bool = False
+) -> BestTrial | None:
+    """Returns the trial that is a study's answer, with its weights; None before a trial is COMPLETE.
+
+    Args:
+        run_folder: where its weights are looked for.
+        by_search: take the best COMPLETE trial, of equal ones the first, whose weights the search has kept,
+            whatever a confirmation says.
+    """
+    foreign = study.foreign()
+    searched = _searched(study, foreign)
+    if searched is None:
+        return None
+    if not study.stored.is_ours:  # others may mean anything by our names
+        return _best(searched, {}, Answer(searched.number, searched.number), None)
+
+    def complete(number: int | None) -> StoredTrial | None:
+        return complete_trial(study.reader, study.stored.study_id, foreign, number)
+
+    def hparams(number: int) -> Mapping[str, Any] | None:
+        trial = complete(number)
+        return None if trial is None else trial.hparams
+
+    found = answer(study.name, study.attrs, searched.number, hparams, read_linked(study.reader), by_search)
+    trial = complete(found.trial) or searched
+    return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
+
+
+def _searched(study: OpenStudy, foreign: Mapping[int, str]) -> StoredTrial | None:
+    """Returns the best own COMPLETE trial, of equal ones the first.
+
+    The database is asked, as reading all trials with their curves takes seconds for thousands of them.
+    """
+    left_out = (
+        foreign if study.stored.is_ours else queries.infeasible_trials(study.reader, study.stored.study_id)
+    )
+    sign = -1.0 if study.stored.directions[0] == "maximize" else 1.0
+    found = queries.complete_values(study.reader, study.stored.study_id)
+    own = [(sign * value, number) for trial, number, value in found if trial not in left_out]
+    return queries.trial_of_number(study.reader, study.stored.study_id, min(own)[1]) if own else None
+
+
+def _best(
+    trial: StoredTrial, known: Mapping[str, Any], found: Answer, weights: WeightsOf | None
+) -> BestTrial:
+    return BestTrial(
+        number=trial.number,
+        value=trial.values[0],
+        best_epoch=known.get("best_epoch"),
+        hparams=dict(trial.hparams),
+        weights=weights.path if weights is not None else None,
+        attrs=trial.user_attrs,
+        answer=found,
+        weights_of=weights,
+    )
+
+
+def _weights(study: OpenStudy, trial: StoredTrial, found: Answer, run_folder: Path) -> WeightsOf:
+    """Returns whose weights an answer hands out.
+
+    Those of its refit. Else, once confirmed, those of the repeat with the median validation score: the search's
+    own weights of this trial are the lucky ones, and need not be kept. The test part has no say. Without a
+    repeat, as after the confirmation was deleted, those of the search.
+    """
+    number = trial.number
+    if found.refit is not None and (refits := study.linked(found.refit.study)) is not None:
+        refit = queries.trial_of_number(study.reader, refits.stored.study_id, found.refit.number)
+        attrs = {} if refit is None else refit.user_attrs
+        return _weights_of(refits, found.refit.number, attrs, f"the refit of trial {number}", run_folder)
+    if found.confirmed is not None and (linked := study.linked(found.confirmed.linked)) is not None:
+        candidate = Candidate(number, trial.values[0], trial.hparams)
+        middle = middle_repeat(linked.record(), candidate)
+        if middle is not None:
+            repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
+            text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
+            return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
+    text = f"trial {number}" if found.confirmed is None else f"trial {number} as the search trained it"
+    return _weights_of(study, number, trial.user_attrs, text, run_folder)
+
+
+def _weights_of(
+    study: OpenStudy, trial: int, attrs: Mapping[str, Any], text: str, run_folder: Path
+) -> WeightsOf:
+    named = attrs.get("weights") or None
+    here = study.find_weights(trial, named, run_folder) if named else None
+    host = str(attrs.get("host", "another machine"))
+    return WeightsOf(study.name, trial, text, host, here or named, here is not None)
