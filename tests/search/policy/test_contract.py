@@ -15,7 +15,7 @@ from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.view import QUEUED, StudyView
 from tests.search.policy.drivers import FIXED, SEARCH, Database, Driver, curves, run, study
 
-few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+few = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 seeds = st.integers(0, 10_000)
 schedules = st.sampled_from(["cosine", "constant"])
 

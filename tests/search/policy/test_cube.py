@@ -47,6 +47,13 @@ def test_values_are_equally_likely(name, count):
     assert shares == pytest.approx(1 / count, abs=0.02)
 
 
+def test_the_ends_of_whole_numbers_on_a_logarithmic_scale_have_their_whole_share():
+    cube = Cube({"n": IntDistribution(1, 4, log=True)})
+    values = [cube.hparams(place)["n"] for place in cube.sample(np.random.default_rng(1), 4000)]
+    shares = [values.count(n) / len(values) for n in (1, 2, 3, 4)]
+    assert shares == pytest.approx(np.diff(np.log([0.5, 1.5, 2.5, 3.5, 4.5])) / np.log(9), abs=0.03)
+
+
 def test_numbers_of_a_list_are_in_order_and_names_are_equally_far():
     cube = Cube({name: SPACE[name] for name in ("ranked", "mixed")})
     at = {n: cube.unit({"ranked": n, "mixed": "sgd"}) for n in (16, 32, 64)}

@@ -45,6 +45,21 @@ def test_halving_promotes_the_best_third_of_each_rung():
     assert isinstance(train(policy, 3, 0.1), Continue), "the best of four goes on at once"
 
 
+def test_the_least_promising_of_the_paused_are_ended_first():
+    """By their place in the rung where each waits, not by their values: a long trial's are lower anyway."""
+    policy = halving()
+    for number, value in enumerate([0.5, 0.3, 0.4, 0.35]):
+        policy.start(number)
+        train(policy, number, value)
+    policy.resume(1)
+    train(policy, 1, 0.3, 0.2, 0.29)
+    policy.resume(2)
+    train(policy, 2, 0.4, 0.34, 0.34)
+    assert policy.surplus(4) == []
+    assert policy.surplus(0) == [0, 2, 3, 1]
+    assert policy.surplus(2) == [0, 2]
+
+
 def test_halving_goes_by_the_best_value_so_far():
     policy = halving()
     for number, values in enumerate([(0.2, 0.3, 0.9), (0.3, 0.4, 0.5), (0.4, 0.4, 0.4)]):
