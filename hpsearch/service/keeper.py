@@ -2,16 +2,16 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpsearch.errors import CheckpointError, UserError
+from hpsearch.files.atomic import link, replaced
 from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
 from hpsearch.store.url import sqlite_file
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction, sign
 from hpsearch.study.train import CheckpointSpec
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class WeightsKeeper:
     def __init__(self, folder: RunFolder, spec: CheckpointSpec, better: Direction) -> None:
         self.folder = folder
         self._spec = spec
-        self._sign = 1.0 if better == "minimize" else -1.0
+        self._sign = sign(better)
 
     def take_folder(self, token: str, storage: str, others: Mapping[str, str]) -> None:
         """Makes sure that the study's folder is its own: a study of another database may have the same name.
@@ -91,26 +91,19 @@ class WeightsKeeper:
         source = cache / split_entry(digest) / SAMPLES
         if source.is_file():
             with self._writing(self.folder.home / SAMPLES) as beside:
-                _link(source, beside)
+                link(source, beside)
 
     @contextmanager
     def _writing(self, target: Path) -> Iterator[Path]:
         """Gives a path to write to, which takes the file's place in one step once it is on the disk."""
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            beside.unlink(missing_ok=True)
-            try:
+            with replaced(target) as beside:
                 yield beside
-                with beside.open("rb+") as file:
-                    os.fsync(file.fileno())
-                beside.replace(target)
-            finally:  # a rename leaves both names where they are links to one file
-                beside.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"--run-folder: {target} cannot be written: {error.strerror or error}; make room and see to "
-                "your rights there, or choose another folder"
+                f"--run-folder: {target} cannot be written: {error.strerror or error}; free some space, check "
+                "permissions, or choose another folder"
             ) from error
 
     def keep(self, number: int, weights: str | None) -> str | None:
@@ -133,7 +126,7 @@ class WeightsKeeper:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
-            _link(Path(weights), target)
+            link(Path(weights), target)
         except OSError as error:
             raise CheckpointError(
                 f"trial {number}: its weights cannot be kept in {target}: {error.strerror or error}; its "
@@ -178,10 +171,3 @@ def _is_gone(storage: str) -> bool:
     """Says whether a database is an SQLite file that is not there any more."""
     file = sqlite_file(storage)
     return file is not None and not file.exists()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

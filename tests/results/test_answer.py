@@ -24,7 +24,7 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
 from hpsearch.results.stored.answer import Answer, answer
-from hpsearch.results.stored.frames import StudyResult
+from hpsearch.results.stored.result import StudyResult
 from hpsearch.results.terminal.display import PlainDisplay
 from hpsearch.service.launch import RunOptions
 from hpsearch.study import parse_study

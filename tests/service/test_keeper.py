@@ -7,7 +7,6 @@ import pytest
 
 from hpsearch.errors import UserError
 from hpsearch.files.run_folder import SAMPLES, RunFolder, attempt_folder, split_entry
-from hpsearch.service import keeper as module
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.study import CheckpointSpec
 
@@ -85,7 +84,7 @@ def test_a_full_disk_leaves_the_owner_and_the_split_as_they_are(tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     for write in (
         lambda: keeper.take_folder("token", "sqlite:///moved.db", {}),
         lambda: keeper.keep_split(tmp_path / "cache", "abc"),
