@@ -293,7 +293,7 @@ def test_the_status_of_a_study_that_nobody_runs(invoke: Invoke, studies: Path) -
     assert output.splitlines() == [
         "one: 4 of 4 trials finished, 2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING",
         "best val_loss: 0.2, not confirmed",
-        "no driver: nobody is running this study",
+        "no driver: the study is not running",
     ]
     assert invoke("stop", "one")[1] == 'study "one" is not running\n'
 

@@ -67,9 +67,9 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"best {row.metric}: {number(value)}{word}",
     ]
     if row.foreign:
-        lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
+        lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
     if not status.drivers:
-        return [*lines, "no driver: nobody is running this study"]
+        return [*lines, "no driver: the study is not running"]
     for driver in status.drivers:
         lines += ["", _driver_line(driver), *_worker_lines(driver)]
     return lines
