@@ -82,3 +82,36 @@ def test_the_page_about_the_package_names_every_room_and_only_files_that_exist()
     rooms = {path.parent.relative_to(ROOT / "hpsearch") for path in (ROOT / "hpsearch").rglob("__init__.py")}
     missing = [str(room) for room in rooms if room.name and f"{room.name}/" not in text]
     assert missing == []
+
+
+def found_in(pattern: str, *but: str) -> list[str]:
+    """Returns the modules of the package that hold a pattern, but those that may."""
+    sources = {
+        path.relative_to(ROOT / "hpsearch").as_posix(): path for path in (ROOT / "hpsearch").rglob("*.py")
+    }
+    return [
+        name
+        for name, path in sorted(sources.items())
+        if name not in but and re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+
+
+def test_urls_are_parsed_in_the_store_alone():
+    """In docstrings, defaults and sentences a URL may stand."""
+    pattern = r"""prefix\(["']sqlite|= ["']sqlite:///["']|f["']sqlite:///|make_url|[!=]= ["']sqlite["']"""
+    assert [name for name in found_in(pattern) if not name.startswith("store/")] == []
+
+
+def test_minimising_and_maximising_differ_in_one_module():
+    pattern = r"""[!=]= ["'](minimize|maximize)["']|["'](minimize|maximize)["'] if|StudyDirection\.M"""
+    assert found_in(pattern, "study/direction.py", "store/queries.py") == []
+
+
+def test_files_are_written_beside_and_renamed_in_one_module():
+    pattern = r"os\.replace\(|\bbeside\.replace\(|\.with_name\(f\"\.|os\.O_EXCL"
+    assert found_in(pattern, "files/atomic.py") == []
+
+
+def test_modules_are_imported_by_name_in_one_module():
+    assert found_in(r"import_module\(", "__init__.py", "training/imports.py") == []
+    assert found_in(r"sys\.path\.(insert|append|remove)|sys\.path\[", "training/imports.py") == []

@@ -23,6 +23,7 @@ from pathlib import Path
 from hpsearch.contracts.executor import WorkerPlace
 from hpsearch.errors import DeviceError, UserError
 from hpsearch.executors.places import VISIBLE
+from hpsearch.files.atomic import write_whole
 from hpsearch.store.identity import DriverIdentity
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,7 @@ def _folders(folder: Path, driver: DriverIdentity) -> Iterator[dict[str, str]]:
         if len(str(pipes)) > _LONGEST:
             pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-mps-")))
         record = {"host": driver.host, "pid": driver.pid, "started": driver.started, "pipes": str(pipes)}
-        (folder / "part").write_text(json.dumps(record))
-        (folder / "part").replace(folder / _RECORD)
+        write_whole(folder / _RECORD, json.dumps(record).encode())
         pipes.mkdir(exist_ok=True)
         try:
             yield {PIPES: str(pipes), LOGS: str(logs)}

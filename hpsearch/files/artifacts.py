@@ -1,10 +1,9 @@
 """A study's checkpoints and weights in a folder of this machine, or of a file system that machines share."""
 
-import os
 import shutil
 from pathlib import Path
 
-from hpsearch.files.atomic import sync_file
+from hpsearch.files.atomic import link, replaced
 
 
 class FolderArtifacts:
@@ -21,18 +20,9 @@ class FolderArtifacts:
 
     def keep(self, source: str, name: str) -> None:
         target = self._home / name
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)
-        try:
-            try:
-                os.link(source, beside)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(source, beside)
-            sync_file(beside)
-            beside.replace(target)
-        finally:  # a rename leaves both names where they are links to one file
-            beside.unlink(missing_ok=True)
+        with replaced(target) as beside:
+            link(Path(source), beside)
 
     def locate(self, name: str) -> str:
         return str(self._home / name)

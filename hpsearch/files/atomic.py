@@ -1,32 +1,56 @@
 """Files that are either whole or not there."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
+def write_whole(path: Path, content: bytes | memoryview, sync: bool = True, mode: int = 0o666) -> None:
     """Writes a file beside its place, brings it to the disk and renames it in one step.
 
     The rename itself is on the disk only after `sync_folder`.
 
     Args:
+        mode: who may use the file, less what the umask takes away.
         sync: False leaves it to the system when the content is on the disk. The file is then whole whatever
             happens to this process, but not after a power cut.
 
     Raises:
         OSError: for example because the disk is full; an older file of this name is then untouched.
     """
+    with (
+        replaced(path, sync) as beside,
+        open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
+    ):
+        file.write(content)
+
+
+@contextmanager
+def replaced(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Gives a path to write or link to inside of `with`, which takes the file's place at its end, in one step.
+
+    Raises:
+        OSError: an older file of this name is then untouched.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
+        yield beside
+        if sync:
+            sync_file(beside)
         beside.replace(path)
-    except OSError:
+    finally:  # a rename leaves both names where they are links to one file
         beside.unlink(missing_ok=True)
-        raise
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where there are no links; a symbolic link stays one."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target, follow_symlinks=False)
 
 
 def sync_file(path: Path) -> None:

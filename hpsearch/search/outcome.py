@@ -15,7 +15,7 @@ from typing import Self, TypeGuard
 from optuna.trial import TrialState
 
 from hpsearch.contracts.trial import EndKind, StopKind, TrialEnd
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction, sign
 from hpsearch.study.stopping import OutcomeSwitch
 
 FEW = 5
@@ -26,7 +26,7 @@ class Scoreboard:
     """The scores of a study's finished trials, best first."""
 
     def __init__(self, direction: Direction) -> None:
-        self._sign = 1.0 if direction == "minimize" else -1.0
+        self._sign = sign(direction)
         self._costs: list[float] = []
         self._best_cost = math.inf
         self._finished = 0
@@ -125,12 +125,12 @@ def score(values: Iterable[float], direction: Direction) -> tuple[float, int] | 
 
     Values that are not finite are skipped, of equal ones the earliest wins; None if none is finite.
     """
-    sign = 1.0 if direction == "minimize" else -1.0
-    finite = [(sign * value, epoch) for epoch, value in enumerate(values, start=1) if math.isfinite(value)]
+    factor = sign(direction)
+    finite = [(factor * value, epoch) for epoch, value in enumerate(values, start=1) if math.isfinite(value)]
     if not finite:
         return None
     cost, epoch = min(finite)
-    return sign * cost, epoch
+    return factor * cost, epoch
 
 
 def _keeps(score: float, board: Scoreboard, switch: OutcomeSwitch) -> bool:

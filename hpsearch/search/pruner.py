@@ -10,11 +10,12 @@ from optuna.pruners import (
     PercentilePruner,
     SuccessiveHalvingPruner,
 )
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.search.stopping import Criterion, Curve
+from hpsearch.study.direction import sign
 from hpsearch.study.stopping import Pruner
 
 
@@ -54,9 +55,9 @@ class EarlyStoppingPruner(BasePruner):
         Raises:
             UserError: training losses are needed and the trial's user attribute does not hold them.
         """
-        sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+        factor = sign(study.direction.name.lower())
         reported = trial.intermediate_values
-        val = tuple(sign * reported[step] for step in sorted(reported))
+        val = tuple(factor * reported[step] for step in sorted(reported))
         train = self._train_losses(trial, len(val)) if self._criterion.needs_train_loss else ()
         return self._criterion.judge(Curve(val=val, train=train)) is not None
 

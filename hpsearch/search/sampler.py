@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import HpsearchError
+from hpsearch.study.direction import Direction, sign
 from hpsearch.study.sampler import Point, SamplerSpec
-from hpsearch.study.specification import Direction
 
 Space = dict[str, BaseDistribution]
 
@@ -223,9 +223,7 @@ def seen_by_sampler(
 def worse(direction: Direction, first: float | None, second: float | None) -> float | None:
     """Returns the worse of two scores; None counts as unknown."""
     known = [score for score in (first, second) if score is not None]
-    if not known:
-        return None
-    return max(known) if direction == "minimize" else min(known)
+    return max(known, key=lambda score: sign(direction) * score, default=None)
 
 
 def _tpe(sampling: Sampling, number: int, place: int) -> BaseSampler:

@@ -21,6 +21,7 @@ from hpsearch.search.outcome import Scoreboard
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
+from hpsearch.study.direction import sign
 from hpsearch.study.specification import StudySpec
 
 BEST_SHOWN = 200
@@ -239,8 +240,7 @@ class StudyView:
         self.epochs += int(trial.user_attrs.get("epochs_run", 0))
         self._worst = worse(self.spec.study.better, self._worst, score)
         if score is not None:
-            sign = 1.0 if self.spec.study.better == "minimize" else -1.0
-            self._storage.rank(sign * score, trial.number)
+            self._storage.rank(sign(self.spec.study.better) * score, trial.number)
 
     def _ties_first(self, number: int, score: float) -> bool:
         """Says whether a trial has the best score and a lower number than the best: of equal ones, the first."""

@@ -14,7 +14,7 @@ from hpsearch.files.artifacts import FolderArtifacts
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
 from hpsearch.store.url import sqlite_file
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction, sign
 from hpsearch.study.train import CheckpointSpec
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class WeightsKeeper:
         self.folder = folder
         self._artifacts = artifacts or FolderArtifacts(folder.home)
         self._spec = spec
-        self._sign = 1.0 if better == "minimize" else -1.0
+        self._sign = sign(better)
 
     def take_folder(self, token: str, storage: str, others: Mapping[str, str]) -> None:
         """Makes sure that the study's folder is its own: a study of another database may have the same name.

@@ -17,6 +17,7 @@ from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import Verdict, score
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
+from hpsearch.study.direction import sign
 from hpsearch.study.specification import StudySpec
 from hpsearch.study.train import FitSpec
 
@@ -163,7 +164,7 @@ def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
                 f'early_stopping.metric: train.function yields no "{metric}"; yield it, or name another metric'
             )
         metric = spec.study.metric
-    return metric, -1.0 if spec.better(metric) == "maximize" else 1.0
+    return metric, sign(spec.better(metric))
 
 
 def attributes(

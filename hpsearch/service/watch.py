@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from hpsearch.service.signals import heeded, on_hang_up
+from hpsearch.study.direction import is_better
 from hpsearch.study.specification import StudySection
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Stops:
         target = self._limits.target_value
         if best is None or target is None:
             return
-        if best <= target if self._limits.better == "minimize" else best >= target:
+        if not is_better(self._limits.better, target, best):
             self._end_study(f"the target value {target:g} is reached: {best:g}")
 
     def on_epochs(self, epochs: int) -> None:

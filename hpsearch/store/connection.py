@@ -263,7 +263,8 @@ def is_away(error: BaseException) -> bool:
         return True
     if not isinstance(error, exc.DBAPIError):
         return False
-    return error.connection_invalidated or damage.is_away(_cause(error))
+    said = _reason(error)
+    return error.connection_invalidated or any(damage.is_away(one, said) for one in (error, _cause(error)))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -38,7 +38,7 @@ def sentence(error: BaseException, url: str, password: str | None) -> HpsearchEr
         return StudyNotFound(damage(url, said))
     if DAMAGED.search(said):
         return StorageError(damage(url, said))
-    return StorageAway(f"the database {url} does not answer: {said}") if is_away(error) else None
+    return StorageAway(f"the database {url} does not answer: {said}") if is_away(error, said) else None
 
 
 def damage(url: str, reason: str) -> str:
@@ -49,13 +49,13 @@ def damage(url: str, reason: str) -> str:
     )
 
 
-def is_away(error: BaseException) -> bool:
-    """Tells whether a driver's error means that the database is unreachable, locked or too slow."""
+def is_away(error: BaseException, said: str) -> bool:
+    """Tells whether an error, and what it says, mean that the database is unreachable, locked or too slow."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "InterfaceError" in kinds:
         return True
     if "OperationalError" in kinds:
-        return not _DEFECTS.search(reason(error))
+        return not _DEFECTS.search(said)
     # 25006: a standby that takes no writes, while the servers change their roles
     return getattr(error, "sqlstate", None) == "25006"
 

@@ -21,6 +21,7 @@ from hpsearch.errors import StudyFileError
 from hpsearch.store.identity import DriverIdentity, DriverRow, driver_row
 from hpsearch.store.keys import ARTIFACT, MARK, SPECIFICATION, TOKEN, is_ours
 from hpsearch.store.reader import Reader
+from hpsearch.study.direction import Direction
 from hpsearch.study.file import parse_stored
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
@@ -38,7 +39,7 @@ class StoredStudy:
 
     study_id: int
     name: str
-    directions: tuple[str, ...]
+    directions: tuple[Direction, ...]
     user_attrs: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -94,10 +95,10 @@ class TrialCounts:
 def studies(reader: Reader) -> list[StoredStudy]:
     """Returns all studies in the order in which they were made."""
     found = reader.rows("SELECT study_id, study_name FROM studies ORDER BY study_id")
-    directions: dict[int, list[str]] = defaultdict(list)
+    directions: dict[int, list[Direction]] = defaultdict(list)
     query = "SELECT study_id, direction FROM study_directions ORDER BY study_id, objective"
     for study_id, direction in reader.rows(query):
-        directions[study_id].append(str(direction).lower())
+        directions[study_id].append("maximize" if direction == "MAXIMIZE" else "minimize")
     attrs: dict[int, dict[str, Any]] = defaultdict(dict)
     stored = reader.rows('SELECT study_id, "key", value_json FROM study_user_attributes')
     with reader.making_sense():

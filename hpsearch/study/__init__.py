@@ -1,6 +1,7 @@
 """The study file as frozen values: parsed once at the edge, passed as an object everywhere else."""
 
 from hpsearch.study.data import DataSpec, Split
+from hpsearch.study.direction import Direction
 from hpsearch.study.file import (
     differences,
     digest,
@@ -12,7 +13,7 @@ from hpsearch.study.file import (
 )
 from hpsearch.study.sampler import SamplerSpec
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
-from hpsearch.study.specification import METRICS, ConfirmSpec, Direction, StudySection, StudySpec
+from hpsearch.study.specification import METRICS, ConfirmSpec, StudySection, StudySpec
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
 

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import combinations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from hpsearch.errors import nearest
 from hpsearch.study.data import DataSpec
+from hpsearch.study.direction import Direction
 from hpsearch.study.sampler import SamplerSpec
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
 from hpsearch.study.section import Float, Int, Seconds, Section
@@ -18,8 +19,6 @@ from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
 from hpsearch.text import in_html
-
-Direction = Literal["minimize", "maximize"]
 
 METRICS: dict[str, Direction] = {
     "val_loss": "minimize",

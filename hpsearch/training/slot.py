@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpsearch.contracts.trial import EpochResult, TrialRun, TrialStarted
 from hpsearch.errors import HpsearchError
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction, sign
 from hpsearch.training import device
 from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
 
@@ -104,6 +104,4 @@ def is_better(value: float, best: float | None, direction: Direction) -> bool:
     """Returns whether a value improves on the best so far; NaN never does, anything finite beats nothing."""
     if value != value or value in (float("inf"), float("-inf")):
         return False
-    if best is None:
-        return True
-    return value < best if direction == "minimize" else value > best
+    return best is None or sign(direction) * value < sign(direction) * best

@@ -26,10 +26,10 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
 from hpsearch.results.stored.answer import Answer, Linked, answer
-from hpsearch.results.stored.frames import StudyResult
-from hpsearch.results.stored.reading import opened
+from hpsearch.results.stored.result import StudyResult
 from hpsearch.results.terminal.display import LiveDisplay, PlainDisplay, picture
 from hpsearch.service.launch import RunOptions
+from hpsearch.store.connection import opened
 from hpsearch.store.writes import STUDIES
 from hpsearch.study import parse_study
 from hpsearch.study.file import stored_form

@@ -13,7 +13,7 @@ from PIL import Image
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, ModelError
 from hpsearch.results.commands.models import export_program, load_best_model
-from hpsearch.results.commands.predict import predict, prediction_lines
+from hpsearch.results.commands.predict import predict_files, prediction_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
 from tests.results.digits import searched, small_spec
@@ -44,7 +44,7 @@ def test_pictures_are_read_as_in_training(photos: tuple[Path, RunOptions]) -> No
     files = sorted((folder / "data").rglob("*.png"))
     for place, index in enumerate(data.val.index.tolist()):
         assert torch.equal(model.read(files[index])[0], data.val.images[place])
-        answer = predict(model, [str(files[index])], top=1)[0]
+        answer = predict_files(model, [str(files[index])], top=1)[0]
         assert list(answer.probabilities) == model.classify(data.val.images[place : place + 1])
 
 
@@ -56,7 +56,7 @@ def test_predictions_and_errors_in_one_table(
     (tmp_path / "bad.jpg").write_text("no picture", encoding="utf-8")
     files = [str(bright), str(tmp_path / "bad.jpg"), str(tmp_path / "none.png")]
     model = load_best_model("small", options.storage)
-    good, bad, none = predict(model, files)
+    good, bad, none = predict_files(model, files)
     assert sum(good.probabilities.values()) == pytest.approx(1)
     assert list(good.probabilities.values()) == sorted(good.probabilities.values(), reverse=True)
     assert (bad.probabilities, none.error) == ({}, "No such file or directory")
@@ -164,7 +164,7 @@ def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     images, _ = loaded.batch(loaded.val, slice(None))
     with torch.inference_mode():
         expected = model.to_probabilities(model.model(images))
-    found = predict(model, [str(files[index]) for index in loaded.val.index.tolist()])
+    found = predict_files(model, [str(files[index]) for index in loaded.val.index.tolist()])
     for one, row in zip(found, expected.tolist(), strict=True):
         assert [one.probabilities[name] for name in model.classes] == pytest.approx(row)
     with pytest.raises(ModelError, match=r"images are 9 x 9 pixels, and those of own_prepared:.* were 6 x 6"):
@@ -172,7 +172,7 @@ def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     with pytest.raises(ModelError, match="images are uint8, "):
         model(torch.zeros(1, 3, 6, 6, dtype=torch.uint8))
     with pytest.raises(DataError, match="own_prepared may not be imported here; allow it with --allow"):
-        predict(load_best_model("small", options.storage), [str(files[0])])
+        predict_files(load_best_model("small", options.storage), [str(files[0])])
 
 
 def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.Captu
     options = searched(own, spec)
     picture = str(own / "data" / "day" / "000.png")
     with pytest.raises(ModelError, match=r"came from own_prepared:build.*--prepare.*data\.predict"):
-        predict(load_best_model("small", options.storage), [picture])
+        predict_files(load_best_model("small", options.storage), [picture])
     command = ["predict", "small", picture, "--storage", options.storage, "--allow", "own_prepared"]
     assert run(command) == 2
     assert "--prepare my_data:prepare" in capsys.readouterr().err
@@ -229,7 +229,9 @@ def test_photographs_that_are_not_square(tmp_path: Path, resize: str) -> None:
     tensors = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
         0, 3, 1, 2
     )
-    answers = [next(iter(one.probabilities)) for one in predict(model, [str(file) for file in files], top=1)]
+    answers = [
+        next(iter(one.probabilities)) for one in predict_files(model, [str(file) for file in files], top=1)
+    ]
     assert answers == model.classify(tensors)
     assert np.mean([answer == file.parent.name for answer, file in zip(answers, files, strict=True)]) > 0.8
 
@@ -244,10 +246,10 @@ def test_a_12_bit_camera(tmp_path: Path) -> None:
     options = searched(tmp_path, small_spec(data=data, train={"batch_size": 8, "epochs": 4}))
     model = load_best_model("small", options.storage)
     files = [str(file) for file in sorted((tmp_path / "data").rglob("*.png"))]
-    found = [next(iter(one.probabilities)) for one in predict(model, files)]
+    found = [next(iter(one.probabilities)) for one in predict_files(model, files)]
     assert found == [Path(file).parent.name for file in files]
     eight = save(tmp_path / "eight.png", noise(1, 8, 8, 1))
-    assert "8-bit picture and the model was trained on 16-bit" in predict(model, [str(eight)])[0].error
+    assert "8-bit picture and the model was trained on 16-bit" in predict_files(model, [str(eight)])[0].error
     values = torch.from_numpy(np.stack([np.array(Image.open(file)) for file in files]))[:, None]
     assert model.classify(values) == found
     with pytest.raises(ModelError, match="images are uint8"):

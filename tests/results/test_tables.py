@@ -12,9 +12,10 @@ from optuna.trial import TrialState, create_trial
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.commands.export import encode
 from hpsearch.results.stored.best import best_trial
-from hpsearch.results.stored.frames import StudyResult, epochs_frame, trials_frame
+from hpsearch.results.stored.frames import epochs_frame, trials_frame
 from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.reading import OpenStudy, reading_study
+from hpsearch.results.stored.result import StudyResult
 from hpsearch.results.terminal.lines import list_lines
 from hpsearch.store.connection import open_storage, opened
 from tests.results.stored import load, make_study, read

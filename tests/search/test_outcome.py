@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpsearch.contracts.trial import StopKind
 from hpsearch.search.outcome import Scoreboard, decide, memory_constraint, score
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 
 nan, inf = math.nan, math.inf

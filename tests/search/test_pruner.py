@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.search.pruner import EarlyStoppingPruner, build_pruner
 from hpsearch.search.stopping import GeneralizationLoss, Overfit, Patience, ProgressQuotient
-from hpsearch.study.specification import Direction
+from hpsearch.study.direction import Direction
 from hpsearch.study.stopping import Pruner
 
 MakeStudy = Callable[..., optuna.Study]

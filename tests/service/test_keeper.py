@@ -89,6 +89,8 @@ def test_a_full_disk_leaves_the_owner_and_the_split_as_they_are(tmp_path, monkey
         lambda: keeper.take_folder("token", "sqlite:///moved.db", {}),
         lambda: keeper.keep_split(tmp_path / "cache", "abc"),
     ):
-        with pytest.raises(UserError, match=r"--run-folder: .* cannot be written: No space left.*make room"):
+        with pytest.raises(
+            UserError, match=r"--run-folder: .* cannot be written: No space left.*free some space"
+        ):
             write()
     assert {path.name: path.read_text() for path in folder.home.iterdir()} == before

@@ -159,7 +159,7 @@ def test_a_foreign_trial_is_left_out_everywhere_and_counted_one_way(tmp_path, ac
     assert command(["report", "s", "--storage", url, "--out", str(tmp_path / "r.html")]) == 0
     said = capsys.readouterr()
     assert "8 of 8 trials finished" in said.out
-    assert "1 trial of another program, left out of all this" in said.out
+    assert "1 trial of another program, not counted here" in said.out
     assert "Traceback" not in said.err
 
 

@@ -26,6 +26,7 @@ from hpsearch.search import stopping
 from hpsearch.search.outcome import decide
 from hpsearch.search.stopping import Curve
 from hpsearch.search.view import StudyView
+from hpsearch.study.direction import sign
 from hpsearch.study.specification import StudySpec
 
 MOST_TRIALS = 120
@@ -70,15 +71,15 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
     view = StudyView(spec.model_copy(update=seeded))
     generator = np.random.default_rng(seed)
     best = {name: generator.uniform() for name in view.space}
-    sign = 1.0 if spec.study.better == "minimize" else -1.0
+    factor = sign(spec.study.better)
     for number in range(min(spec.study.trials, MOST_TRIALS)):
         params = view.ask(number)
         own = spec.with_hparams(params)
         level = sum((_place(view.space[name], params[name]) - best[name]) ** 2 for name in view.space)
         curve = _curve(own, level, generator)
-        trained, kind = _train(view, number, own, curve, sign)
-        values = [sign * value for value in curve.val[:trained]]
-        value = sign * min(curve.val[:trained])
+        trained, kind = _train(view, number, own, curve, factor)
+        values = [factor * value for value in curve.val[:trained]]
+        value = factor * min(curve.val[:trained])
         trial = create_trial(
             state=decide(kind, value, view.board, own.early_stopping.outcome),
             value=value,
@@ -115,11 +116,13 @@ def _curve(spec: StudySpec, level: float, generator: np.random.Generator) -> Cur
     return Curve(tuple(val.tolist()), tuple(train.tolist()))
 
 
-def _train(view: StudyView, number: int, spec: StudySpec, curve: Curve, sign: float) -> tuple[int, StopKind]:
+def _train(
+    view: StudyView, number: int, spec: StudySpec, curve: Curve, factor: float
+) -> tuple[int, StopKind]:
     """Returns after how many epochs a trial ends, and why; asks in the order in which the driver does."""
     criterion = stopping.build(spec.early_stopping, spec.train.epochs)
     for epoch, value in enumerate(curve.val, 1):
-        view.report(number, epoch, sign * value)
+        view.report(number, epoch, factor * value)
         if epoch == len(curve.val):
             break
         if criterion is not None and criterion.judge(Curve(curve.val[:epoch], curve.train[:epoch])):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
+from hpsearch.files.atomic import replaced
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
@@ -142,9 +143,8 @@ def save_best(
     found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Written beside first, so that an interrupted copy is not taken for a model.
-        save_weights(folder / f".{WEIGHTS}", state, metadata | _facts(best, name, metric))
-        (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
+        with replaced(folder / WEIGHTS) as beside:
+            save_weights(beside, state, metadata | _facts(best, name, metric))
         text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     except OSError as error:

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from hpsearch.study.direction import sign
+
 CERTAINTY = 0.95
 RESAMPLES = 1_000
 _AT_ONCE = 2_000_000  # numbers drawn by the bootstrap at the same time
@@ -288,5 +290,4 @@ def optimism(search: float, confirmed: Sequence[float], better: str) -> Summary:
     The search's value is one number, and both are over the same validation images, so the interval is that of the
     confirmed mean over new seeds.
     """
-    sign = 1.0 if better == "minimize" else -1.0
-    return summarize([sign * (value - search) for value in confirmed])
+    return summarize([sign(better) * (value - search) for value in confirmed])

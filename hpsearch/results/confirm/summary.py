@@ -21,6 +21,7 @@ from hpsearch.results.confirm.statistics import (
 )
 from hpsearch.results.stored.study import TrialRecord
 from hpsearch.results.terminal.progress import counted
+from hpsearch.study.direction import sign
 
 Metrics = Mapping[int, Mapping[str, float]]
 """By repeat."""
@@ -230,11 +231,10 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result, ...]:
     """Returns the configurations by their confirmed mean, best first; those without one last."""
-    sign = 1.0 if better == "minimize" else -1.0
 
     def cost(result: Result) -> float:
         values = list(result.values(metric).values())
-        return sign * summarize(values).mean if values else math.inf
+        return sign(better) * summarize(values).mean if values else math.inf
 
     return tuple(sorted(results, key=cost))
 

@@ -8,6 +8,7 @@ from hpsearch.results.confirm.summary import Confirmation, Result, class_errors
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparams_text, number
+from hpsearch.study.direction import sign
 
 
 def findings(confirmation: Confirmation) -> list[str]:
@@ -40,7 +41,7 @@ def _optimism(confirmation: Confirmation, result: Result) -> str:
     words = "was optimistic" if found.mean > 0 else "was not optimistic"
     if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
         words += ", within the noise"
-    again = found.mean if confirmation.better == "minimize" else -found.mean
+    again = sign(confirmation.better) * found.mean
     return (
         f"the search's best value {words}: its optimism is {_mean(found, signed=True)} (trial {trial}, "
         f"{confirmation.metric} on the same validation data: {number(result.candidate.promised)} in the search, "
@@ -94,10 +95,13 @@ def _differences(confirmation: Confirmation) -> list[str]:
 def _significant(confirmation: Confirmation, metric: str) -> list[str]:
     """Returns a sentence for each pair of configurations that luck alone would hardly tell apart."""
     real = [one for one in confirmation.comparisons(metric) if one.is_real]
-    sign = 1.0 if confirmation.better == "minimize" else -1.0
     said = []
     for one in real:
-        good, bad = (one.one, one.other) if sign * one.difference.mean < 0 else (one.other, one.one)
+        good, bad = (
+            (one.one, one.other)
+            if sign(confirmation.better) * one.difference.mean < 0
+            else (one.other, one.one)
+        )
         images = f" and {one.difference.images} images" if one.difference.images else ""
         said.append(
             f"trial {good} is significantly better than trial {bad} by {metric}: by "

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hpsearch.errors import UserError
+from hpsearch.files.atomic import write_whole
 from hpsearch.files.regular import regular
 
 logger = logging.getLogger(__name__)
@@ -251,14 +252,7 @@ def _entry(file: Path, number: int, line: str) -> tuple[str, PasswordHash]:
 
 def _write(file: Path, hashes: Mapping[str, PasswordHash]) -> None:
     text = "".join(f"{user}:{entry.stored_form()}\n" for user, entry in hashes.items())
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(beside, file)
+        write_whole(file, text.encode(), mode=0o600)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"--auth {file}: cannot write it: {error.strerror}") from None

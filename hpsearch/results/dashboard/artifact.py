@@ -6,12 +6,12 @@ name says.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from hpsearch.errors import CheckpointError
+from hpsearch.files.atomic import link, replaced
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.stored.listing import own_folder
 
@@ -43,17 +43,9 @@ def place_weights(folder: RunFolder, number: int, target: Path) -> bool:
             "file; move the file itself there"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part, follow_symlinks=False)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, part, follow_symlinks=False)
-    try:
+    with replaced(target, sync=False) as part:
+        link(source, part)
         _check(part, source)  # what is published is what was looked at
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
     return True
 
 

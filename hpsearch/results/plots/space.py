@@ -128,7 +128,7 @@ def _with_marked(
 def _score_scale(record: StudyRecord, trials: Sequence[TrialRecord]) -> Scale:
     """Colours by score, from the best to the upper quartile: diverged trials must not use up the scale."""
     scores = [trial.score or 0.0 for trial in trials]
-    ordered = sorted(scores, reverse=record.better == "maximize")
+    ordered = sorted(scores, key=record.cost)
     limit = ordered[min(len(ordered) - 1, 3 * len(ordered) // 4)]
     return Scale(record.metric, tuple(scores), ordered[0], limit)
 

@@ -104,9 +104,7 @@ def _best_within(record: StudyRecord, epochs: float) -> float | None:
         for trial, spent in zip(record.finished, epochs_used(record), strict=True)
         if spent <= epochs and trial.score is not None
     ]
-    if not scores:
-        return None
-    return min(scores) if record.better == "minimize" else max(scores)
+    return min(scores, key=record.cost, default=None)
 
 
 def compare_charts(records: Sequence[StudyRecord]) -> list[Chart]:

@@ -81,7 +81,7 @@ def cost(record: StudyRecord, trial: TrialRecord) -> float:
     """Returns a trial's score so that less is better; what diverged or did not fit is the worst."""
     if trial.score is None or trial.stop_reason == "out_of_memory":
         return math.inf
-    return trial.score if record.better == "minimize" else -trial.score
+    return record.cost(trial.score)
 
 
 def luck(better: Sequence[float], others: Sequence[float]) -> float:
@@ -103,7 +103,6 @@ def luck_of_share(count: int, total: int, share: float) -> float:
 
 def medians(record: StudyRecord, groups: Iterable[Sequence[float]]) -> str:
     """Returns the median scores of two groups of costs in words."""
-    sign = 1.0 if record.better == "minimize" else -1.0
     middle = [median(group) for group in groups]
-    words = [number(sign * value) if math.isfinite(value) else "none" for value in middle]
+    words = [number(record.cost(value)) if math.isfinite(value) else "none" for value in middle]
     return f"median {record.metric} {' against '.join(words)}"

@@ -11,6 +11,7 @@ from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.reading import OpenStudy, complete_trial
 from hpsearch.store import queries
 from hpsearch.store.queries import StoredTrial
+from hpsearch.study.direction import sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,9 @@ def _searched(study: OpenStudy, foreign: Mapping[int, str]) -> StoredTrial | Non
     left_out = (
         foreign if study.stored.is_ours else queries.infeasible_trials(study.reader, study.stored.study_id)
     )
-    sign = -1.0 if study.stored.directions[0] == "maximize" else 1.0
+    factor = sign(study.stored.directions[0])
     found = queries.complete_values(study.reader, study.stored.study_id)
-    own = [(sign * value, number) for trial, number, value in found if trial not in left_out]
+    own = [(factor * value, number) for trial, number, value in found if trial not in left_out]
     return queries.trial_of_number(study.reader, study.stored.study_id, min(own)[1]) if own else None
 
 

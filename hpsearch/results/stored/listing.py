@@ -17,6 +17,7 @@ from hpsearch.store import queries
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.queries import StoredStudy, TrialCounts
 from hpsearch.store.reader import Reader, read_database
+from hpsearch.study.direction import best
 from hpsearch.study.file import parse_stored
 from hpsearch.study.specification import RESERVED_NAMES
 
@@ -125,14 +126,16 @@ def _row(
     run_folder: Path,
 ) -> StudyRow:
     attrs, ours = study.user_attrs, study.is_ours
-    best = counts.highest if study.directions[0] == "maximize" else counts.lowest
+    ends = [value for value in (counts.lowest, counts.highest) if value is not None]
     return StudyRow(
         name=study.name,
         study_id=study.study_id,
         metric=str(attrs.get("metric", "value")) if ours else "value",
         total=_total(attrs[SPECIFICATION]) if ours else None,
         counts=counts.states,
-        best=best if len(study.directions) == 1 else None,  # none of several values is the best
+        best=best(study.directions[0], ends)
+        if len(study.directions) == 1 and ends
+        else None,  # none of several values is the best
         started=counts.started,
         changed=counts.ended,
         size=_size(own_folder(RunFolder(run_folder, study.name))),

@@ -12,8 +12,9 @@ from hpsearch.errors import StudyFileError
 from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
 from hpsearch.store.keys import SPECIFICATION, stored_specification
 from hpsearch.store.queries import StoredStudy, StoredTrial
+from hpsearch.study.direction import Direction, is_better, sign
 from hpsearch.study.search import SHORT
-from hpsearch.study.specification import Direction, StudySpec
+from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ class StudyRecord:
     @cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
         """The finished trials that have a score, best first."""
-        sign = 1.0 if self.better == "minimize" else -1.0
-        scored = [(sign * trial.score, trial) for trial in self.finished if trial.score is not None]
+        scored = [(self.cost(trial.score), trial) for trial in self.finished if trial.score is not None]
         return tuple(trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number)))
 
     @property
@@ -183,7 +183,11 @@ class StudyRecord:
 
     def is_better(self, one: float, other: float) -> bool:
         """Says whether a score is strictly better than another."""
-        return one < other if self.better == "minimize" else one > other
+        return is_better(self.better, one, other)
+
+    def cost(self, score: float) -> float:
+        """Returns a score so that less is better, or the score of such a cost."""
+        return sign(self.better) * score
 
     def is_log(self, name: str) -> bool:
         """Says whether a hyperparameter is searched on a logarithmic scale."""
@@ -203,7 +207,7 @@ def as_record(
     return StudyRecord(
         name=study.name,
         metric=str(attrs.get("metric", "value")),
-        better="maximize" if study.directions[0] == "maximize" else "minimize",
+        better=study.directions[0],
         spec=_specification(attrs, study.name),
         trials=tuple(map(_trial if study.is_ours else _foreign_trial, trials)),
         attrs=attrs,

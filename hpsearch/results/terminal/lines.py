@@ -68,7 +68,7 @@ def status_lines(status: StudyStatus) -> list[str]:
     ]
     lines += row.notes
     if row.foreign:
-        lines.append(f"{counted(row.foreign, 'trial')} of another program, left out of all this")
+        lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
     if not status.drivers:
         return [*lines, "not running: no driver"]
     for driver in status.drivers:
