@@ -9,6 +9,7 @@ import typer
 from hpsearch.cli.options import (
     Allow,
     DataRoot,
+    ExecutorName,
     Gpus,
     GpusPerTrial,
     Json,
@@ -51,6 +52,7 @@ def confirm(
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -58,7 +60,7 @@ def confirm(
     as_json: JsonEvents = False,
 ) -> None:
     """Train the best trials anew with other seeds, then test them."""
-    from hpsearch.executors.places import Workers
+    from hpsearch.contracts.executor import Workers
     from hpsearch.results.confirm.confirm import confirm as confirm_study
     from hpsearch.results.confirm.words import confirmation_lines
     from hpsearch.results.dashboard.publisher import Publisher
@@ -72,6 +74,7 @@ def confirm(
         data_root=data_root,
         workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
         share=share,
+        executor=executor,
         allow=allowed(given, allow),
         import_paths=import_paths(study),
         storage_timeout=storage_timeout,
@@ -110,6 +113,7 @@ def refit(
     run_folder: RunFolderOption = Path("runs"),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -117,7 +121,7 @@ def refit(
     as_json: JsonEvents = False,
 ) -> None:
     """Train the confirmed trial on training and validation part."""
-    from hpsearch.executors.places import Workers
+    from hpsearch.contracts.executor import Workers
     from hpsearch.results.confirm.refit import refit as refit_study
     from hpsearch.results.dashboard.publisher import Publisher
     from hpsearch.results.terminal.display import choose_display, plain
@@ -129,6 +133,7 @@ def refit(
         run_folder=run_folder,
         data_root=data_root,
         workers=Workers(gpus, 1),
+        executor=executor,
         allow=allowed(given, allow),
         import_paths=import_paths(study),
         storage_timeout=storage_timeout,

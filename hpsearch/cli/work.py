@@ -9,6 +9,7 @@ import typer
 from hpsearch.cli.options import (
     Allow,
     DataRoot,
+    ExecutorName,
     Gpus,
     GpusPerTrial,
     JsonEvents,
@@ -49,6 +50,7 @@ def run(
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Finished trials in all; overrides the file.")
@@ -60,7 +62,7 @@ def run(
     as_json: JsonEvents = False,
 ) -> None:
     """Run a study, or go on with it: until its trials are finished."""
-    from hpsearch.executors.places import Workers
+    from hpsearch.contracts.executor import Workers
     from hpsearch.results.terminal.display import choose_display
     from hpsearch.service.launch import RunOptions, launch
     from hpsearch.study.file import with_limits
@@ -75,6 +77,7 @@ def run(
         data_root=data_root,
         workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
         share=share,
+        executor=executor,
         allow=allowed(given, allow),
         import_paths=import_paths(study),
         storage_timeout=storage_timeout,
@@ -103,6 +106,7 @@ def check(
     run_folder: RunFolderOption = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Number of workers of the later run.")] = None,
+    executor: ExecutorName = "local",
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -115,6 +119,9 @@ def check(
     if dtypes:
         check_lines.print_dtypes(device)
     if study is not None:
+        from hpsearch.contracts.executor import Workers
+        from hpsearch.executors.choose import make_executor
+        from hpsearch.files.run_folder import RunFolder
         from hpsearch.study.file import load_study_file
         from hpsearch.training.imports import look_in
 
@@ -123,7 +130,10 @@ def check(
         cache = run_folder / "cache"
         if spec.data.dataset != "none" and not spec.data.cache:
             make_folder(cache)
-        check_lines.print_check(spec, data_root, cache, device, workers, began)
+        runs = make_executor(executor, RunFolder(run_folder, spec.study.name))
+        count = len(runs.places(Workers(workers=workers), spec.train.threads, "time"))
+        runs.close(0.0)
+        check_lines.print_check(spec, data_root, cache, device, count, began)
 
 
 @app.command()

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 
 from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import nearest
-from hpsearch.executors.places import Workers
 from hpsearch.results.stored.frames import StudyResult
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run as run_study

@@ -5,7 +5,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpsearch.executors.places import Workers, plan
 from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, number
@@ -16,10 +15,13 @@ from hpsearch.training import device as devices
 
 
 def print_check(
-    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int | None, began: float
+    spec: StudySpec, data_root: str | None, cache: Path, device: str, workers: int, began: float
 ) -> None:
-    """Checks a study and prints what was found."""
-    count = len(plan(Workers(workers=workers), spec.train.threads))
+    """Checks a study and prints what was found.
+
+    Args:
+        workers: how many the run will have.
+    """
     # On stderr, and only where somebody looks: what is printed may go into a file.
     with Progress(*_COLUMNS, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reads images", visible=False)
@@ -30,7 +32,7 @@ def print_check(
         def waits(text: str) -> None:
             bar.console.print(f"check {text}")
 
-        report = check_study(spec, data_root, cache, device, count, progress, waits, began)
+        report = check_study(spec, data_root, cache, device, workers, progress, waits, began)
     for line in report_lines(report):
         say(line)
 
