@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from hpsearch.executors.places import Workers
+from hpsearch.contracts.executor import Workers
 from hpsearch.results.dashboard.graph_order import ORDER
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.report import build_report, write_report

@@ -206,7 +206,7 @@ def test_pictures_that_do_not_fit_are_streamed(bench: Path) -> None:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets commands train in this process: a new one imports torch for seconds."""
-    monkeypatch.setattr("hpsearch.service.launch.LocalExecutor", lambda folder: InProcessExecutor())
+    monkeypatch.setattr("hpsearch.service.launch.make_executor", lambda *_: InProcessExecutor())
 
 
 @pytest.mark.usefixtures("in_process")

@@ -114,6 +114,14 @@ Share = Annotated[
     str,
     typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
 ]
+ExecutorName = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="What runs the workers: local, or one that a package of yours adds.",
+    ),
+]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
 ]

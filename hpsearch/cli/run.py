@@ -9,6 +9,7 @@ import typer
 from hpsearch.cli.options import (
     Allow,
     DataRoot,
+    ExecutorName,
     Gpus,
     GpusPerTrial,
     JsonEvents,
@@ -46,6 +47,7 @@ def run(
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
@@ -70,6 +72,7 @@ def run(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
+        executor=executor,
         storage=url,
         run_folder=run_folder,
         data_root=data_root,
@@ -92,6 +95,7 @@ def check(
     run_folder: RunFolderOption = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to estimate the time for.")] = None,
+    executor: ExecutorName = "local",
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -104,7 +108,12 @@ def check(
         say(*dtype_lines(device))
     if study is not None:
         found = api.check(
-            Path(study), workers=workers, device=device, run_folder=run_folder, data_root=data_root
+            Path(study),
+            workers=workers,
+            device=device,
+            executor=executor,
+            run_folder=run_folder,
+            data_root=data_root,
         )
         say(*report_lines(found))
 
@@ -128,6 +137,7 @@ def confirm(
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -150,6 +160,7 @@ def confirm(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
+        executor=executor,
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
@@ -177,6 +188,7 @@ def refit(
     run_folder: RunFolderOption = Path("runs"),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
+    executor: ExecutorName = "local",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -193,6 +205,7 @@ def refit(
         search=search,
         test=test,
         gpus=gpus,
+        executor=executor,
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,

@@ -119,7 +119,7 @@ class WorkerNews:
     """Something about a worker.
 
     Attributes:
-        kind: starting, waiting, loading, ready or exit.
+        kind: starting, waiting, loading, ready, exit or removed.
         text: a sentence.
         done, total: images read so far and in all, while it is loading.
     """

@@ -1,40 +1,44 @@
-"""How a driver starts workers and exchanges messages with them, wherever they run."""
+"""How a driver finds places for workers, starts them and exchanges messages with them, wherever they run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from hpsearch.contracts.messages import FromWorker, ToWorker, WorkerSetup
+from hpsearch.contracts.places import WorkerPlace, Workers
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """Where a worker runs: its number on this machine, what it may see and use.
-
-    Attributes:
-        worker: from 0; a worker that is started again keeps its number.
-        gpus: names (indices, UUIDs, MIG names) that go into the worker's CUDA_VISIBLE_DEVICES; empty: CPU.
-        threads: CPU threads.
-        env: further environment variables.
-    """
-
-    worker: int
-    gpus: tuple[str, ...] = ()
-    threads: int = 1
-    env: Mapping[str, str] = field(default_factory=dict)
+__all__ = ["Executor", "WorkerPlace", "Workers"]
 
 
 class Executor(Protocol):
-    """Starts workers and carries messages; holds no opinion about trials.
+    """Owns places, starts workers there and carries messages; holds no opinion about trials.
 
-    Its workers run `service.worker.serve` and speak as `service.messages` draws it. One thread calls all
-    methods. `tests/service/test_executors.py` says whether an executor keeps what is promised here.
+    Its workers run `hpsearch.service.worker.serve` and speak as `hpsearch.contracts.messages` draws it. One
+    thread calls all methods. `hpsearch.testing.ExecutorContract` tests what is promised here.
+
+    `--executor NAME` finds it by the entry point NAME of the group `hpsearch.executors`, which is called with
+    the study's RunFolder.
     """
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        """Returns the places of the workers, and provides what they need to share until `close`.
+
+        It is called once, before any worker is started, and starts none. Later, places come and go by
+        messages: PlaceAdded, PlaceRemoved.
+
+        Args:
+            threads: CPU threads of each worker.
+            share: how workers share a GPU, see `--share`.
+
+        Raises:
+            DeviceError: a GPU that is not there, or numbers that do not fit together.
+        """
+        ...
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         """Starts a worker and sends it its setup; returns at once, `Ready` or `SetupFailed` comes as a message.
 
-        A worker may be started again under its number once its WorkerExit has been received.
+        While the worker is queued somewhere, the executor sends Waiting, with the reason, every few minutes: a
+        worker that says nothing for `study.stall_timeout` counts as hung and is killed. A worker may be started
+        again under its number once its WorkerExit has been received.
 
         Raises:
             UserError: this machine does not let it start, for a reason that the user can mend.
@@ -51,7 +55,8 @@ class Executor(Protocol):
     def receive(self, timeout: float) -> list[FromWorker]:
         """Waits up to `timeout` seconds for a message and returns all that have come, each worker's in order.
 
-        A worker that is gone, for whatever reason, yields one WorkerExit after all that it sent before.
+        A worker that is gone, for whatever reason, yields one WorkerExit after all that it sent before;
+        `blameless` if it was preempted or its machine has gone.
         """
         ...
 

@@ -18,13 +18,15 @@ A worker takes as many TrialRuns as its `Ready.capacity` says. Each trial waits 
 epoch before it trains the next: a stopped trial never trains an epoch too many. So does one that is resumed:
 the driver judges the checkpoint's last epoch anew (`TrialStarted.curve` is not empty), for the trial may have
 ended before its record was written.
-`WorkerExit` comes from the executor, not from the worker: its pipe has closed.
+The executor itself sends `WorkerExit` (the worker's pipe has closed), `Waiting` (it is queued), and
+`PlaceAdded` and `PlaceRemoved` when places come and go.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hpsearch.contracts.places import WorkerPlace
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.specification import StudySpec
@@ -37,6 +39,8 @@ __all__ = [
     "EpochResult",
     "FromWorker",
     "Loading",
+    "PlaceAdded",
+    "PlaceRemoved",
     "Ready",
     "SetupFailed",
     "Shutdown",
@@ -112,10 +116,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A worker cannot go on yet, and says why, now and then; it does so by itself as soon as it can.
+    """A worker cannot train yet; `text` says why, now and then. It counts as a sign of life.
 
-    Before it is Ready it may wait for room on its GPU; then, and in a trial with images of a new size, for
-    another process that prepares the same images.
+    Before it is Ready its executor may say that it is queued, and the worker that it waits for room on its
+    GPU; then, and in a trial with images of a new size, that another process prepares the same images.
     """
 
     worker: int
@@ -175,7 +179,31 @@ class WorkerExit:
     blameless: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PlaceAdded:
+    """There is another place for a worker, or again the one of this number."""
+
+    place: WorkerPlace
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRemoved:
+    """A place has gone, and its worker is not started again; its WorkerExit has come or follows."""
+
+    worker: int
+
+
 ToWorker = WorkerSetup | TrialRun | Decision | Shutdown
 FromWorker = (
-    Waiting | Loading | Ready | SetupFailed | TrialStarted | EpochResult | Usage | TrialEnd | WorkerExit
+    Waiting
+    | Loading
+    | Ready
+    | SetupFailed
+    | TrialStarted
+    | EpochResult
+    | Usage
+    | TrialEnd
+    | WorkerExit
+    | PlaceAdded
+    | PlaceRemoved
 )

@@ -11,14 +11,17 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import BinaryIO
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
 from hpsearch.errors import UserError
+from hpsearch.executors.mps import shared
+from hpsearch.executors.places import plan
 from hpsearch.files.locks import try_lock
 from hpsearch.files.run_folder import RunFolder
 
@@ -56,6 +59,11 @@ class LocalExecutor:
         self._module = module
         self._workers: dict[int, _Process] = {}
         self._logs: dict[int, BinaryIO] = {}
+        self._shared = ExitStack()
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        here = [replace(place, host=socket.gethostname()) for place in plan(wanted, threads)]
+        return self._shared.enter_context(shared(share, here, self._folder.home / "mps"))
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         log, log_start = self._log(place.worker)
@@ -117,6 +125,7 @@ class LocalExecutor:
             self.receive(0.1)
         while self._logs:
             self._logs.popitem()[1].close()
+        self._shared.close()
 
     def _log(self, worker: int) -> tuple[BinaryIO, int]:
         """Returns a worker's log and where it ends, begun anew when it has grown too long.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.places import WorkerPlace, Workers
 from hpsearch.errors import DeviceError
 
 logger = logging.getLogger(__name__)
@@ -19,23 +19,6 @@ logger = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WORKER_BYTES = 300 << 20  # a worker's own memory once torch is imported: 315 MiB, torch 2.15 on a CPU
 _UUIDS = ("GPU-", "MIG-")
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """How many workers, and on what; the flags of `hpsearch run`.
-
-    Attributes:
-        gpus: "auto" (all there are, otherwise the CPU), "all", "none", or a list such as "0,2" of positions
-            among the visible GPUs, UUIDs or MIG names.
-        workers: number of workers, at most one per GPU share; None: one per GPU share, or one per `threads`
-            cores.
-    """
-
-    gpus: str = "auto"
-    workers: int | None = None
-    workers_per_gpu: int = 1
-    gpus_per_trial: int = 1
 
 
 def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ) -> list[WorkerPlace]:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -15,11 +15,13 @@ from optuna.trial import TrialState
 from hpsearch.contracts.callbacks import Callback, Calls, WorkerNews
 from hpsearch.contracts.messages import (
     Action,
+    DataFacts,
     Decision,
     EndKind,
     EpochResult,
     FromWorker,
     Loading,
+    PlaceRemoved,
     Ready,
     SetupFailed,
     TrialEnd,
@@ -41,6 +43,7 @@ from hpsearch.service.readiness import Readiness
 from hpsearch.service.snapshots import finished, running, standing, worker_rows
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Every, Stops
+from hpsearch.study.checks import check_study_against
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +54,6 @@ RETURN = 15.0  # seconds that other drivers have to tell that they live when the
 GATHER = 0.1  # seconds of results that are written together: a transaction costs as much as twenty answers
 
 
-@dataclass(slots=True)
-class Tally:
-    """What this run has seen."""
-
-    failures_in_a_row: int = 0
-    last_failure: str = ""
-    epochs: int = 0
-
-    def note(self, state: TrialState, sentence: str) -> None:
-        """Counts the end of a trial; `sentence` is told if it failed."""
-        failed = state is TrialState.FAIL
-        self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0
-        self.last_failure = sentence if failed else self.last_failure
-
-    @property
-    def complaint(self) -> str:
-        """What is said of too many failures."""
-        return f"{self.failures_in_a_row} trials in a row failed (max_failures), the last one {self.last_failure}"
-
-
 class Driver:
     """Runs one study on one fleet of workers until it is finished or stopped.
 
@@ -78,6 +61,9 @@ class Driver:
         study: opened, owned by this driver alone.
         stops: why the run may have to end: signals, limits, `hpsearch stop`.
         storage_timeout: seconds that the database may be away before the run ends.
+
+    Attributes:
+        epochs: trained in this run.
     """
 
     def __init__(
@@ -93,12 +79,12 @@ class Driver:
         self.fleet = fleet
         self.keeper = keeper
         self.stops = stops
-        self.tally = Tally()
+        self.epochs = 0
         self.call = Calls(callbacks)
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
         self.admission = Admission(study, fleet, keeper.has_checkpoint)
-        self._readiness = Readiness(study, fleet, keeper, self.call)
+        self._readiness = Readiness(self._know_data, study.data.changed_code, self.call)
         self.database = Database(self._lost, lambda text: self.call("on_message", text), stops)
         self._flush = Every(GATHER)
         self._beat = Every(min(MOST_BEAT, study.ledger.lease_seconds / 4))
@@ -148,10 +134,15 @@ class Driver:
                 self._on_started(message)
             case TrialEnd():
                 self._on_end(message)
-            case Waiting() | Loading() | Ready() | SetupFailed():
-                self._readiness.hear(message)
+            case Waiting() | Loading() | Ready() | SetupFailed() | PlaceRemoved():
+                self._readiness.hear(message, len(self.fleet.workers))
             case WorkerExit():
                 self._on_exit(message)
+
+    def _know_data(self, facts: DataFacts) -> None:
+        check_study_against(self.study.spec, facts)
+        self.study.know_data(facts)
+        self.keeper.keep_split(Path(self.study.spec.data.cache or self.keeper.folder.cache), facts.digest)
 
     def _on_epoch(self, result: EpochResult) -> None:
         worker = self.fleet.with_trial(result.number)
@@ -159,7 +150,7 @@ class Driver:
         if worker is None or trial is None or trial.attempt != result.attempt:
             return  # a trial that another driver has taken over; its worker is being ended
         self._answer(worker, trial, self.study.report(result.number, result), result.epoch)
-        self.tally.epochs += 1
+        self.epochs += 1
         self.call("on_epoch", running(trial, worker), result)
 
     def _on_started(self, started: TrialStarted) -> None:
@@ -226,9 +217,7 @@ class Driver:
             facts["error"] = end.traceback
         facts["weights"] = self.keeper.keep(number, end.weights if end else None) or ""
         ended = self.study.finish(number, verdict, end, facts)
-        self.tally.note(ended.trial.state, f"trial {number}: {verdict.detail}")
-        if self.tally.failures_in_a_row >= self.study.spec.study.max_failures:
-            self.stops.stop(self.tally.complaint, exit_status=1)
+        self.stops.on_end(ended.trial.state is TrialState.FAIL, f"trial {number}: {verdict.detail}")
         record = finished(ended.trial, number, ended.is_best, self.keeper.folder)
         self.stops.on_best(self.study.view.board.best)
         self.stops.on_epochs(self.study.view.epochs)
@@ -357,7 +346,9 @@ class Driver:
             worker = self.fleet.with_trial(number)
             self.call("on_trial_interrupted", number)
             self.call("on_message", f"trial {number} belongs to another driver now; dropped here")
-            if worker is not None:
+            if worker is not None and len(worker.trials) > 1:
+                self.fleet.send(worker, Decision(number, 0, Action.PREEMPT))
+            elif worker is not None:
                 self.fleet.kill(worker, f"ended: trial {number} belongs to another driver now")
 
     def _patience(self) -> float:

@@ -12,6 +12,8 @@ from hpsearch.contracts.messages import (
     EpochResult,
     FromWorker,
     Loading,
+    PlaceAdded,
+    PlaceRemoved,
     Ready,
     Shutdown,
     ToWorker,
@@ -70,6 +72,7 @@ class Worker:
         trials: those that it has, by number.
         capacity: how many it can have.
         active: when it last gave a sign of progress (monotonic seconds).
+        removed: whether its place has gone, so that it is not started again.
         leaves: whether it has said that it will take no trial any more.
         proven: whether it has finished an epoch since it was started.
         sound_at: when it last finished an epoch, or was first started (monotonic seconds).
@@ -83,6 +86,7 @@ class Worker:
     trials: dict[int, Seat] = field(default_factory=dict)
     capacity: int = 1
     active: float = 0.0
+    removed: bool = False
     leaves: bool = False
     proven: bool = False
     sound_at: float = math.inf
@@ -126,11 +130,13 @@ class Fleet:
         self._spared: set[int] = set()
         # Workers, with their trials, in the order of their deaths since any finished an epoch.
         self._died: list[tuple[int, frozenset[int]]] = []
-        self.workers = {place.worker: Worker(place) for place in places}
+        self.workers = {place.worker: Worker(place, host=place.host) for place in places}
 
     def start_due(self) -> list[Worker]:
         """Starts every worker that is down and whose time has come; returns them."""
         now = time.monotonic()
+        for worker in [w for w in self.workers.values() if w.removed and w.phase is Phase.DOWN]:
+            del self.workers[worker.place.worker]
         due = [w for w in self.workers.values() if w.phase is Phase.DOWN and w.start_at <= now]
         for worker in due:
             self._executor.start(worker.place, self._setup(worker.place))
@@ -184,7 +190,10 @@ class Fleet:
 
     def has_others(self, worker: Worker) -> bool:
         """Says whether there is another worker that is not disabled."""
-        return any(other is not worker and other.start_at < math.inf for other in self.workers.values())
+        return any(other is not worker and other.start_at < math.inf for other in self._staying())
+
+    def _staying(self) -> list[Worker]:
+        return [worker for worker in self.workers.values() if not worker.removed]
 
     def training(self) -> list[Worker]:
         """Returns the workers that have trials."""
@@ -252,7 +261,7 @@ class Fleet:
             case Ready():
                 worker = self.workers[message.worker]
                 worker.phase, worker.device, worker.pid = Phase.IDLE, message.device, message.pid
-                worker.host, worker.capacity = message.host, message.capacity
+                worker.host, worker.capacity = message.host or worker.place.host, message.capacity
                 worker.active = time.monotonic()
             case Usage():
                 self.workers[message.worker].memory_mb = message.memory_mb
@@ -273,6 +282,15 @@ class Fleet:
                         if self._died:
                             self.hit_several = _several(victims for _, victims in self._died)
                         self._died.clear()
+            case PlaceAdded(place):
+                known = self.workers.get(place.worker)
+                if known is None or known.phase is Phase.DOWN:
+                    self.workers[place.worker] = Worker(place, host=place.host)
+                else:  # its worker has yet to go
+                    known.place, known.removed = place, False
+            case PlaceRemoved(number):
+                if number in self.workers:
+                    self.workers[number].removed = True
             case WorkerExit():
                 self._note_exit(self.workers[message.worker], message.blameless)
 
@@ -307,12 +325,13 @@ class Fleet:
         Raises:
             WorkersFailed: with the last worker's own words, and what may help.
         """
-        alive = {number for number, worker in self.workers.items() if worker.start_at < math.inf}
+        staying = self._staying()
+        alive = {worker.place.worker for worker in staying if worker.start_at < math.inf}
         died = [(number, victims) for number, victims in self._died if number in alive]
         loop = {number for number, _ in died} == alive and len(died) >= max(LEAST_LOOP, len(alive) + 1)
         since = self._trained_at
         is_over = since is None or time.monotonic() - since >= self._recovery_timeout
-        if not alive or (loop and _several(hit for _, hit in died) and is_over):
+        if (staying and not alive) or (loop and _several(hit for _, hit in died) and is_over):
             until = "" if since is None else f" in study.recovery_timeout = {self._recovery_timeout:g} s"
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch{until}, the last "

@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpsearch.contracts.executor import Executor, WorkerPlace
+from hpsearch.contracts.executor import Executor, WorkerPlace, Workers
 from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.errors import UserError
-from hpsearch.executors.local import LocalExecutor
-from hpsearch.executors.mps import shared
-from hpsearch.executors.places import Workers, plan
+from hpsearch.executors.choose import make_executor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.fleet import Fleet
 from hpsearch.study.specification import StudySpec
@@ -31,7 +29,8 @@ class RunOptions:
     Attributes:
         storage: URL of the database.
         data_root: overrides `data.root` of the study.
-        share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `service.mps`).
+        share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `executors.mps`).
+        executor: what runs the workers: "local", or the name of one that an installed package brings.
         allow: what the study may name, see `training.imports.import_object`; None trusts every name in it.
         import_paths: folders of the study's own modules, beside those of the current one that it names.
         storage_timeout: seconds that the database may be away.
@@ -43,6 +42,7 @@ class RunOptions:
     data_root: str | None = None
     workers: Workers = field(default_factory=Workers)
     share: str = "time"
+    executor: str = "local"
     allow: tuple[str, ...] | None = None
     import_paths: tuple[str, ...] = ()
     storage_timeout: float = 600.0
@@ -77,33 +77,33 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     """Starts a study's workers, and ends those that are left at the end.
 
     Args:
-        executor: by default processes of this machine.
+        executor: by default the one that the options name.
 
     Raises:
         DeviceError: a GPU that is not there, or numbers of workers that do not fit together.
-        UserError: the run folder cannot be made or written.
+        UserError: the run folder cannot be made or written, or the executor is not installed.
     """
     begun = time.monotonic()
     for study_folder in options.import_paths:
         warn_of_hidden(study_folder)
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
-    planned = plan(options.workers, spec.train.threads)
-    with shared(options.share, planned, folder.home / "mps") as places:
+    executor = executor or make_executor(options.executor, folder)
+    try:
+        places = executor.places(options.workers, spec.train.threads, options.share)
         make_folder(folder.home)
         fleet = Fleet(
-            executor or LocalExecutor(folder),
+            executor,
             places,
             lambda place: _setup(spec, options, folder, place),
             spec.study.stall_timeout,
             spec.study.recovery_timeout,
         )
-        try:
-            fleet.start_due()
-            yield Launch(spec, options, folder, tuple(places), fleet, begun)
-        except BaseException:
-            fleet.close(timeout=0.0)
-            raise
-        fleet.close(LEAVE)
+        fleet.start_due()
+        yield Launch(spec, options, folder, tuple(places), fleet, begun)
+    except BaseException:
+        executor.close(timeout=0.0)
+        raise
+    fleet.close(LEAVE)
 
 
 def make_folder(folder: Path) -> None:

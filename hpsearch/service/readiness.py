@@ -1,25 +1,30 @@
 """What workers say before their first trial: whether they can train this study, and on which data."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 
 from hpsearch import errors
 from hpsearch.contracts.callbacks import Calls, WorkerNews
-from hpsearch.contracts.messages import DataFacts, Loading, Ready, SetupFailed, Waiting
+from hpsearch.contracts.messages import DataFacts, Loading, PlaceRemoved, Ready, SetupFailed, Waiting
 from hpsearch.errors import DataError, HpsearchError, WorkersFailed
-from hpsearch.service.fleet import Fleet
-from hpsearch.service.keeper import WeightsKeeper
-from hpsearch.service.study import Study
-from hpsearch.study.checks import check_study_against
 
 
 class Readiness:
-    """Follows the workers until they are ready, and refuses a study that cannot be trained."""
+    """Follows the workers until they are ready, and refuses a study that cannot be trained.
 
-    def __init__(self, study: Study, fleet: Fleet, keeper: WeightsKeeper, call: Calls) -> None:
-        self._study = study
-        self._fleet = fleet
-        self._keeper = keeper
+    Args:
+        know_data: called with the data as the first worker found them; refuses them by a UserError.
+        changed_code: returns a sentence for each of the user's modules that has changed since the study began.
+        call: the callbacks.
+    """
+
+    def __init__(
+        self,
+        know_data: Callable[[DataFacts], None],
+        changed_code: Callable[[Mapping[str, str]], Iterable[str]],
+        call: Calls,
+    ) -> None:
+        self._know_data = know_data
+        self._changed_code = changed_code
         self._call = call
         self._data: DataFacts | None = None
         self._someone_was_ready = False
@@ -27,8 +32,11 @@ class Readiness:
         self._reasons: dict[int, str] = {}
         self._said: set[str] = set()
 
-    def hear(self, message: Waiting | Loading | Ready | SetupFailed) -> None:
+    def hear(self, message: Waiting | Loading | Ready | SetupFailed | PlaceRemoved, workers: int) -> None:
         """Acts on one message.
+
+        Args:
+            workers: how many workers there are.
 
         Raises:
             UserError: the study cannot be trained on these data or devices, or data have changed.
@@ -51,7 +59,10 @@ class Readiness:
                 text = f"ready on {device} after {message.seconds:.1f} s"
                 self._call("on_worker", WorkerNews(worker, "ready", text))
             case SetupFailed():
-                self._on_failure(message)
+                self._on_failure(message, workers)
+            case PlaceRemoved(worker):
+                text = "is not started again: its place has gone"
+                self._call("on_worker", WorkerNews(worker, "removed", text))
 
     def _check_data(self, facts: DataFacts) -> None:
         if self._data is not None:
@@ -62,24 +73,21 @@ class Readiness:
                 )
             return
         self._data = facts
-        check_study_against(self._study.spec, facts)
-        self._study.know_data(facts)
-        cache = self._study.spec.data.cache or self._keeper.folder.cache
-        self._keeper.keep_split(Path(cache), facts.digest)
+        self._know_data(facts)
         for note in facts.notes:
             self._call("on_message", f"data: {note}")
 
     def _check_code(self, digests: Mapping[str, str]) -> None:
-        for sentence in self._study.data.changed_code(digests):
+        for sentence in self._changed_code(digests):
             if sentence not in self._said:  # every worker finds the same
                 self._said.add(sentence)
                 self._call("on_message", sentence)
 
-    def _on_failure(self, failed: SetupFailed) -> None:
+    def _on_failure(self, failed: SetupFailed, workers: int) -> None:
         self._failed.add(failed.worker)
         # A missing file fails everywhere; a sick device, or a bug, perhaps only here.
         general = failed.user_error not in (None, "DeviceError")
-        everywhere = len(self._failed) == len(self._fleet.workers)
+        everywhere = len(self._failed) == workers
         if self._someone_was_ready or not (general or everywhere):
             self._call("on_message", f"worker {failed.worker} cannot begin: {failed.message}")
             return

@@ -187,7 +187,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         cold=stops.cold,
         failed=error is not None,
         lost=bool(driver.database.gone),
-        epochs=driver.tally.epochs,
+        epochs=driver.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),
         storage=redact(launched.options.storage),

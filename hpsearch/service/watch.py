@@ -52,6 +52,7 @@ class Stops:
         self.ends_study = False
         self.cold = False
         self._is_signalled = False
+        self._failures_in_a_row = 0
 
     @property
     def reason(self) -> str | None:
@@ -65,6 +66,15 @@ class Stops:
         if self._reason is None:
             self._reason, self.exit_status = reason, exit_status
             self._stopped_at = time.monotonic()
+
+    def on_end(self, has_failed: bool, sentence: str) -> None:
+        """Stops when too many trials in a row have failed; `sentence` tells of this one."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if has_failed else 0
+        if has_failed and self._failures_in_a_row >= self._limits.max_failures:
+            count = self._failures_in_a_row
+            self.stop(
+                f"{count} trials in a row failed (max_failures), the last one {sentence}", exit_status=1
+            )
 
     def on_best(self, best: float | None) -> None:
         """Stops when the target value is reached."""

@@ -330,7 +330,7 @@ class Loop:
             self._leaving = True
 
     def _patience(self) -> float:
-        if self._leaving or (not self._active and self._waiting):
+        if self._leaving or (self._waiting and self._has_room(self._waiting[0])):
             return 0.0
         if not self._free:
             return LOOK_UP

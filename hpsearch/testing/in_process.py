@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import FromWorker, Shutdown, ToWorker, WorkerExit, WorkerSetup
+from hpsearch.executors.places import plan
 from hpsearch.service.worker import serve
 
 PATIENCE = 1.0  # seconds in which a thread must have ended after its pipe was closed, from either side
@@ -31,6 +32,9 @@ class InProcessExecutor:
 
     def __init__(self) -> None:
         self._workers: dict[int, _Thread] = {}
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        return plan(wanted, threads)
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         ours, theirs = (Connection(end.detach()) for end in socket.socketpair())

@@ -27,9 +27,9 @@ from unittest import mock
 
 import optuna
 
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.executors.local import LocalExecutor
-from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.terminal.display import PlainDisplay

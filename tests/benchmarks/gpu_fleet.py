@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import torch
 
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.executors.mps import CONTROL, shared
-from hpsearch.executors.places import Workers, choose_gpus, plan
+from hpsearch.executors.places import choose_gpus, plan
 from hpsearch.training import device as devices
 from tests.benchmarks import gpu_search
 from tests.benchmarks.gpu_bench import Bench, Cases, Row

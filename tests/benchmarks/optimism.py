@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import StudyNotFound
-from hpsearch.executors.places import Workers
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.linked import SUMMARY
 from hpsearch.results.confirm.statistics import summarize

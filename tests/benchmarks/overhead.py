@@ -20,7 +20,7 @@ from pathlib import Path
 import optuna
 import torch
 
-from hpsearch.executors.places import Workers
+from hpsearch.contracts.executor import Workers
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.terminal.display import PlainDisplay
 from hpsearch.service.launch import RunOptions

@@ -5,11 +5,11 @@ import stat
 
 import pytest
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.errors import DeviceError
 from hpsearch.executors import places
 from hpsearch.executors.local import exit_reason, worker_environment
-from hpsearch.executors.places import Workers, choose_gpus, plan
+from hpsearch.executors.places import choose_gpus, plan
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from hpsearch.executors.local import LocalExecutor
-from hpsearch.executors.places import Workers
+from hpsearch.contracts.executor import Workers
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study import parse_study

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.errors import DataError, DeviceError
-from hpsearch.executors.places import VISIBLE, Workers, plan, visible_gpus
+from hpsearch.executors.places import VISIBLE, plan, visible_gpus
 from tests.gpu.fleet import run_worker
 from tests.gpu.trials import run_of
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.trial import EndKind
 from hpsearch.errors import DeviceError
 from hpsearch.executors.mps import CONTROL, shared
-from hpsearch.executors.places import Workers, choose_gpus, plan
+from hpsearch.executors.places import choose_gpus, plan
 from tests.gpu.fleet import Crew
 from tests.gpu.trials import run_of
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hpsearch.executors.places import Workers
+from hpsearch.contracts.executor import Workers
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study import StudySpec, parse_study

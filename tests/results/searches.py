@@ -8,8 +8,8 @@ import optuna
 from safetensors.numpy import save_file
 
 from hpsearch.contracts.callbacks import Callback, RunSummary
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.messages import EndKind, TrialEnd, TrialRun
-from hpsearch.executors.places import Workers
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions

@@ -16,9 +16,10 @@ from PIL import Image
 
 from hpsearch.__main__ import run as run_command
 from hpsearch.contracts.callbacks import Callback, FinishedTrial
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.messages import EndKind, EpochResult, TrialRun
 from hpsearch.errors import DigestMismatch, StudyFileError, UserError
-from hpsearch.executors.places import Gpu, Workers
+from hpsearch.executors.places import Gpu
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture

@@ -13,8 +13,8 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from hpsearch.__main__ import run as command
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.executors.places import Workers
 from hpsearch.results.dashboard.accounts import add_user, read_users
 from hpsearch.results.dashboard.serve import Access, ArtifactFolder, Dashboard, Refreshed
 from hpsearch.service.launch import RunOptions

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from hpsearch.contracts.executor import WorkerPlace
+from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
     Action,
     Decision,
@@ -22,6 +22,7 @@ from hpsearch.contracts.messages import (
     WorkerExit,
     WorkerSetup,
 )
+from hpsearch.executors.places import plan
 from hpsearch.study.checks import DataFacts
 
 Ending = EndKind | str
@@ -62,6 +63,9 @@ class CurveExecutor:
     stillborn: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
     last_words: str = ""
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        return plan(wanted, threads)
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         self.alive.add(place.worker)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.messages import EndKind
 from hpsearch.errors import DataError, DeviceError, DigestMismatch, StudyFileError, UserError, WorkersFailed
-from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder, attempt_folder
 from hpsearch.service import fleet
 from hpsearch.service.launch import RunOptions

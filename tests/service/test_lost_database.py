@@ -9,8 +9,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import StorageError, StudyFileError
-from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run

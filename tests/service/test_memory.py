@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary
-from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.executor import Executor, Workers
 from hpsearch.contracts.messages import EndKind, TrialRun
-from hpsearch.executors.places import Workers
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study import StudySpec, parse_study

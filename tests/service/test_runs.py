@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.trial import EpochResult, TrialRun
-from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder, attempt_folder
 from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.reading import reading_study

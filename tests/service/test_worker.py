@@ -32,6 +32,8 @@ from hpsearch.contracts.messages import (
     WorkerSetup,
 )
 from hpsearch.service.worker import serve
+from hpsearch.testing import ReferenceEngine
+from hpsearch.training.build import ENGINES
 from tests.training.trials import make_run
 
 pytestmark = pytest.mark.timeout(300)  # each process imports torch
@@ -280,6 +282,26 @@ def test_an_error_ends_the_trial_and_not_the_worker(
     assert "hiden" in end.detail
     results, end = driver.train_to_the_end(make_run(tmp_path, number=1, **MLP))
     assert (len(results), end.kind) == (3, EndKind.FINISHED)
+
+
+def test_a_trial_with_a_decision_trains_on_while_another_waits(
+    serve_in_thread: Callable[..., Driver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "function", lambda *_: (ReferenceEngine(), None))
+    driver = serve_in_thread(**loop("steady"))
+    assert driver.expect(Ready).capacity == 3
+    first: dict[int, EpochResult] = {}
+    for number in (0, 1):
+        driver.send(make_run(tmp_path, number=number, **loop("steady")))
+        driver.expect(TrialStarted)
+        first[number] = driver.expect(EpochResult)  # trial 1 does not wait for the decision on trial 0
+    driver.decide(first[0])
+    second = driver.expect(EpochResult)
+    assert (second.number, second.epoch) == (0, 2)
+    driver.decide(first[1], Action.STOP)
+    assert driver.expect(TrialEnd).number == 1
+    driver.decide(second)
+    assert driver.expect(EpochResult).last
 
 
 @pytest.mark.parametrize(

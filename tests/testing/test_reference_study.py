@@ -12,11 +12,10 @@ import optuna
 import pytest
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial, RunSummary
-from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.executor import Executor, Workers
 from hpsearch.contracts.trial import EpochResult, TrialRun
 from hpsearch.errors import EngineError
 from hpsearch.executors.local import LocalExecutor
-from hpsearch.executors.places import Workers
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import UserError, nearest
-from hpsearch.executors.places import Workers
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder
 from hpsearch.store.url import database_in
@@ -47,6 +47,7 @@ def run(
     workers_per_gpu: int = 1,
     gpus_per_trial: int = 1,
     share: str = "time",
+    executor: str = "local",
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -67,6 +68,7 @@ def run(
             where the program that runs it has its own.
         trials, timeout: override the study's.
         workers: how many trials are trained at once; by default what GPUs or cores allow.
+        executor: what runs the workers: "local", or one that an installed package adds.
         storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: modules that a stored study may name, beside what a file names; None trusts every name in it.
         import_paths: folders of the study's own modules.
@@ -81,7 +83,7 @@ def run(
     name, given = named(study)
     options = _options(
         study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, import_paths,
-        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share,
+        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share, executor,
     )  # fmt: skip
     spec = with_limits(given or _stored(name, options), trials, timeout)
     with _shown(progress, options.storage) as display, launch(spec, options) as launched:
@@ -99,6 +101,7 @@ def check(
     *,
     workers: int | None = None,
     device: str = "auto",
+    executor: str = "local",
     run_folder: str | Path = "runs",
     data_root: str | None = None,
     progress: bool = True,
@@ -116,6 +119,8 @@ def check(
     """
     began = time.monotonic()
     _refuse(unknown, check)
+    from hpsearch.executors.choose import make_executor
+    from hpsearch.files.run_folder import RunFolder
     from hpsearch.results.terminal.check_lines import check_shown
     from hpsearch.training.imports import look_in
 
@@ -124,7 +129,10 @@ def check(
     cache = Path(run_folder) / "cache"
     if spec.data.dataset != "none" and not spec.data.cache:
         make_folder(cache)
-    return check_shown(spec, data_root, cache, device, workers, began, progress)
+    runs = make_executor(executor, RunFolder(Path(run_folder), spec.study.name))
+    count = len(runs.places(Workers(workers=workers), spec.train.threads, "time"))
+    runs.close(0.0)
+    return check_shown(spec, data_root, cache, device, count, began, progress)
 
 
 def confirm(
@@ -138,6 +146,7 @@ def confirm(
     workers_per_gpu: int = 1,
     gpus_per_trial: int = 1,
     share: str = "time",
+    executor: str = "local",
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -168,7 +177,7 @@ def confirm(
     name, given = named(study)
     options = _options(
         study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, (),
-        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share,
+        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share, executor,
     )  # fmt: skip
     publisher = Publisher(options.storage, options.run_folder)
     with _shown(progress) as display:
@@ -187,6 +196,7 @@ def refit(
     search: bool = False,
     test: bool = True,
     gpus: str = "auto",
+    executor: str = "local",
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -224,6 +234,7 @@ def refit(
         lease_seconds,
         (),
         Workers(gpus, 1),
+        executor=executor,
     )
     publisher = Publisher(options.storage, options.run_folder)
     with _shown(progress) as display:
@@ -341,6 +352,7 @@ def _options(
     import_paths: Sequence[str],
     workers: Workers,
     share: str = "time",
+    executor: str = "local",
 ) -> RunOptions:
     return RunOptions(
         storage=storage or database_in(Path(run_folder)),
@@ -348,6 +360,7 @@ def _options(
         data_root=data_root,
         workers=workers,
         share=share,
+        executor=executor,
         allow=None if allow is None else (*(given.objects() if given is not None else ()), *allow),
         import_paths=tuple(import_paths) or _folders(study),
         storage_timeout=storage_timeout,

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.contracts.callbacks import Callback, Calls
-from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.executor import Executor, Workers
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import HpsearchError, StudyNotFound, UserError
-from hpsearch.executors.places import VISIBLE, Workers, plan
+from hpsearch.executors.places import VISIBLE, plan
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.linked import (

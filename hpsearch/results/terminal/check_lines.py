@@ -5,7 +5,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpsearch.executors.places import Workers, plan
 from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, number
@@ -19,12 +18,15 @@ def check_shown(
     data_root: str | None,
     cache: Path,
     device: str,
-    workers: int | None,
+    workers: int,
     began: float,
     shown: bool = True,
 ) -> Report:
-    """Checks a study and shows meanwhile how far its images are read."""
-    count = len(plan(Workers(workers=workers), spec.train.threads))
+    """Checks a study and shows meanwhile how far its images are read.
+
+    Args:
+        workers: how many the run will have.
+    """
     # On stderr, and only where somebody looks: what is printed may go into a file.
     with Progress(*_COLUMNS, console=Console(stderr=True, quiet=not shown), transient=True) as bar:
         task = bar.add_task("reads images", visible=False)
@@ -35,7 +37,7 @@ def check_shown(
         def waits(text: str) -> None:
             bar.console.print(f"check {text}")
 
-        return check_study(spec, data_root, cache, device, count, progress, waits, began)
+        return check_study(spec, data_root, cache, device, workers, progress, waits, began)
 
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
