@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, make_url
 
 from hpsearch.errors import StorageAway, StorageError, StudyNotFound, nearest
 from hpsearch.spec.regular import regular
-from hpsearch.store.damage import DAMAGED, LOST, damage, stumbled
+from hpsearch.store.damage import DAMAGED, LOST, NOT_TEXT, damage, not_text, stumbled
 from hpsearch.store.sqlite import DatabaseFile, opener, tune, turn_on_wal
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ def _postgres_options(url: URL, timeout: float) -> dict[str, Any]:
     options = {
         "connect_timeout": max(2, int(half)),
         "tcp_user_timeout": milliseconds,
+        "client_encoding": "utf8",  # of a database in SQL_ASCII the driver would give bytes otherwise
         **given,
         "options": f"{given.get('options', '')} {server}".strip(),
     }
@@ -352,12 +353,16 @@ def translated(storage: RDBStorage) -> Iterator[None]:
         reason = _hide_password(_reason(error), storage.engine.url)
         if LOST.search(reason):
             raise StudyNotFound(damage(redact(storage.url), reason)) from None
+        if NOT_TEXT.search(reason):
+            raise StorageError(not_text(redact(storage.url), reason)) from None
         if DAMAGED.search(reason):
             raise StorageError(damage(redact(storage.url), reason)) from None
         if not is_away(error):
             raise
         raise StorageAway(f"the database {redact(storage.url)} does not answer: {reason}") from None
     except (ValueError, TypeError, RecursionError) as error:  # an attribute that is not JSON, or a date
+        if isinstance(error, UnicodeDecodeError):
+            raise StorageError(not_text(redact(storage.url), str(error))) from None
         if not stumbled(error):
             raise
         raise StorageError(damage(redact(storage.url), str(error))) from None

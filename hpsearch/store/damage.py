@@ -12,6 +12,16 @@ LOST = re.compile(
     re.IGNORECASE,
 )
 
+NOT_TEXT = re.compile(r"invalid byte sequence|codec can't decode|could not decode to UTF-8", re.IGNORECASE)
+
+
+def not_text(url: str, reason: str) -> str:
+    """Returns the sentence about a database that holds bytes which are no text."""
+    return (
+        f"the database {url} holds a name or an attribute that is not UTF-8: {' '.join(reason.split())[:200]}; remove "
+        "or rename it with the program that wrote it, or use another database"
+    )
+
 
 def damage(url: str, reason: str) -> str:
     """Returns the sentence about a database that is not what it was, with the remedy."""

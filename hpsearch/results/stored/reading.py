@@ -81,7 +81,12 @@ def open_study(name: str | None, url: str, given: StudySpec | None = None) -> op
         UserError: a study of several objectives.
         StorageError, StorageAway: the database.
     """
-    study = _find(name, open_storage(url, readonly=True))
+    storage = open_storage(url, readonly=True)
+    try:
+        study = _find(name, storage)
+    except Exception:
+        storage.engine.dispose()
+        raise
     if given is not None:
         refuse_other(study.user_attrs.get(SPECIFICATION), given)
     return study
