@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from hpsearch.files.run_folder import beside_of
+
 
 def write_whole(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
     """Writes a file beside its place, brings it to the disk and renames it in one step.
@@ -16,7 +18,7 @@ def write_whole(path: Path, content: bytes | memoryview, sync: bool = True) -> N
     Raises:
         OSError: for example because the disk is full; an older file of this name is then untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = beside_of(path)
     try:
         with beside.open("wb") as file:
             file.write(content)

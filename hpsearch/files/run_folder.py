@@ -1,6 +1,9 @@
 """Every path below the run folder, in one place."""
 
 import json
+import os
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,3 +125,26 @@ def split_entry(digest: str) -> str:
 def attempt_folder(trial_folder: Path, attempt: int) -> Path:
     """Returns where one attempt at a trial writes; no two attempts share a file."""
     return trial_folder / f"attempt-{attempt}"
+
+
+_LEFT = re.compile(r"\..+\.\d+")  # see `beside_of`
+_WRITTEN = 600.0  # seconds without a change after which nobody writes a file any more
+
+
+def beside_of(path: Path) -> Path:
+    """Returns where a file is written by this process until it is whole and takes its place."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def remove_left(folder: Path) -> None:
+    """Removes files that were never whole, because their process was killed or the power was cut."""
+    for path in folder.rglob(".*"):
+        try:
+            if (
+                _LEFT.fullmatch(path.name)
+                and path.is_file()
+                and time.time() - path.stat().st_mtime > _WRITTEN
+            ):
+                path.unlink()
+        except OSError:  # another process was first
+            continue

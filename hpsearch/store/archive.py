@@ -6,6 +6,7 @@ up the trials that were running from their checkpoints.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -18,6 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import StudyFileError
+from hpsearch.files.run_folder import beside_of
 from hpsearch.spec.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.trials import ATTEMPT, MARK, SPECIFICATION, TOKEN
@@ -70,8 +72,12 @@ class Archive:
         finished = {number: zlib.decompress(line).decode() for number, line in self._lines.items()}
         lines = finished | {trial.number: json.dumps(_row(trial)) for trial in running}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
+        beside = beside_of(path)
+        with beside.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (json.dumps(head), *(lines[n] for n in sorted(lines))))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
         return len(finished)
 
 
