@@ -1,6 +1,9 @@
 """Studies that Optuna's users have made in the same database: what can be shown is shown, the rest said."""
 
+import json
 import math
+import sqlite3
+from contextlib import closing
 
 import optuna
 import pytest
@@ -9,6 +12,7 @@ from sqlalchemy.engine import make_url
 from hpsearch.__main__ import run as command
 from hpsearch.results.dashboard.serve import ArtifactFolder, Refreshed
 from hpsearch.results.stored.listing import list_studies
+from hpsearch.results.stored.reading import read_study
 from hpsearch.store.connection import open_storage
 from tests.databases import execute, fresh_database, server_url
 from tests.results.requests import ask
@@ -212,3 +216,14 @@ def test_a_name_that_is_no_text_is_one_sentence(ascii_url, tmp_path, capsys, wor
         assert said.startswith("error: ")
         assert len(said.splitlines()) == 1
         assert "UTF-8" in said or "utf-8" in said
+
+
+@pytest.mark.parametrize("curve", [999999999999, "text", {"a": 1}, [10**400, None, "x"]])
+def test_a_curve_that_is_none_is_left_out(sqlite_url, curve):
+    make_study(sqlite_url, "s")
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'val_loss'", (json.dumps(curve),)
+        )
+    record = read_study("s", sqlite_url)
+    assert [trial.val for trial in record.trials][:2] == [(0.9, 0.5), (0.8, 0.2, 0.3)]

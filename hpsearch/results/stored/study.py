@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -241,12 +241,16 @@ def _value(trial: FrozenTrial) -> float | None:
     return trial.values[0] if trial.values and trial.state is not TrialState.FAIL else None
 
 
-def _curve(values: Sequence[Any]) -> Curve:
-    return tuple(map(_finite, values))
+def _curve(values: Any) -> Curve:
+    """Returns a curve as stored; what another program wrote in its place is none."""
+    return tuple(map(_finite, values)) if isinstance(values, list | tuple) else ()
 
 
 def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _seconds(moment: datetime | None) -> float | None:
