@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     ),
     "hyperparameter optimisation": (
         "Searching",
+        "Trials that you choose",
         "When the study is enough",
         "Checkpoints, and when a crash is too many",
     ),
@@ -229,6 +231,20 @@ def test_the_criteria_stop_trials_of_other_studies() -> None:
     trials = names["study"].trials
     assert [len(trial.intermediate_values) for trial in trials] == [26] * 4
     assert all(trial.value == 0 for trial in trials)
+
+
+def test_a_queued_trial_is_the_first_of_the_study_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(PROGRAMS["Trials that you choose"], {})
+    tree = laid_over_digits("") | {"study": {"name": "digits", "trials": 1}}
+    spec = cut_short(parse_study(tree))
+    options = replace(options_in(tmp_path), storage=f"sqlite:///{tmp_path}/digits.db")
+    run(spec, options, executor=InProcessExecutor())
+    (trial,) = optuna.load_study(study_name="digits", storage=options.storage).trials
+    assert trial.params["learning_rate"] == 0.1
+    assert trial.params.keys() == spec.search.keys()
 
 
 def test_batch_sizes_are_drawn_beside_each_other(tmp_path: Path) -> None:

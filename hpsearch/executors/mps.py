@@ -24,6 +24,7 @@ from hpsearch.contracts.executor import WorkerPlace
 from hpsearch.errors import DeviceError, UserError
 from hpsearch.executors.places import VISIBLE
 from hpsearch.files.atomic import write_whole
+from hpsearch.files.locks import temporary_folder
 from hpsearch.store.identity import DriverIdentity
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _folders(folder: Path, driver: DriverIdentity) -> Iterator[dict[str, str]]:
         ) from None
     with contextlib.ExitStack() as stack:
         if len(str(pipes)) > _LONGEST:
-            pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-mps-")))
+            pipes = Path(stack.enter_context(temporary_folder("hpsearch-mps")))
         record = {"host": driver.host, "pid": driver.pid, "started": driver.started, "pipes": str(pipes)}
         write_whole(folder / _RECORD, json.dumps(record).encode())
         pipes.mkdir(exist_ok=True)

@@ -1,7 +1,9 @@
 """Files that are either whole or not there."""
 
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,3 +70,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_LEFT = re.compile(r"\..+\.\d+")  # see `replaced`
+_WRITTEN = 600.0  # seconds without a change after which nobody writes a file any more
+
+
+def remove_left(folder: Path) -> None:
+    """Removes files that were never whole, because their process was killed or the power was cut."""
+    for path in folder.rglob(".*"):
+        try:
+            if (
+                _LEFT.fullmatch(path.name)
+                and path.is_file()
+                and time.time() - path.stat().st_mtime > _WRITTEN
+            ):
+                path.unlink()
+        except OSError:  # another process was first
+            continue

@@ -10,6 +10,7 @@ import optuna
 from hpsearch.contracts.callbacks import Callback, RunSummary, StudyInfo
 from hpsearch.contracts.executor import Executor
 from hpsearch.errors import CheckpointError, HpsearchError, LeaseLost, StudyNotFound
+from hpsearch.files.atomic import remove_left
 from hpsearch.service.driver import Driver
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.launch import LEAVE, Launch, RunOptions, launch
@@ -71,6 +72,7 @@ def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> Run
     spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
+    remove_left(launched.folder.home)
     keeper.take_folder(study.token, absolute(options.storage), study.others())
     keeper.tidy(
         study.complete_scores(), study.has_ended, study.shared_weights

@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.errors import StudyFileError
+from hpsearch.files.atomic import replaced
 from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.keys import ATTEMPT, MARK, SPECIFICATION, TOKEN
@@ -70,7 +71,7 @@ class Archive:
         finished = {number: zlib.decompress(line).decode() for number, line in self._lines.items()}
         lines = finished | {trial.number: json.dumps(_row(trial)) for trial in running}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
+        with replaced(path) as beside, beside.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (json.dumps(head), *(lines[n] for n in sorted(lines))))
         return len(finished)
 

@@ -250,6 +250,8 @@ def translated(storage: RDBStorage) -> Iterator[None]:
         said = said or StorageAway(f"the database {redact(storage.url)} does not answer: {_reason(error)}")
         raise said from None
     except (ValueError, TypeError, RecursionError) as error:  # an attribute that is not JSON, or a date
+        if isinstance(error, UnicodeDecodeError):
+            raise StorageError(damage.not_text(redact(storage.url), str(error))) from None
         if not stumbled(error):
             raise
         raise StorageError(damage.damage(redact(storage.url), str(error))) from None

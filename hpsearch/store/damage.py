@@ -18,6 +18,7 @@ LOST = re.compile(
     r"database .* does not exist|unknown database",
     re.IGNORECASE,
 )
+NOT_TEXT = re.compile(r"invalid byte sequence|codec can't decode|could not decode to UTF-8", re.IGNORECASE)
 # Errors of class OperationalError that waiting cannot mend: they are defects, not absence.
 _DEFECTS = re.compile(r"no such (table|column)|syntax error|has no column|unknown column", re.IGNORECASE)
 # SQLite's writers wait for each other, and a suspended process keeps the lock that it holds.
@@ -36,9 +37,19 @@ def sentence(error: BaseException, url: str, password: str | None) -> HpsearchEr
     said = hide(reason(error), password)
     if LOST.search(said):
         return StudyNotFound(damage(url, said))
+    if isinstance(error, UnicodeDecodeError) or NOT_TEXT.search(said):
+        return StorageError(not_text(url, said))
     if DAMAGED.search(said):
         return StorageError(damage(url, said))
     return StorageAway(f"the database {url} does not answer: {said}") if is_away(error, said) else None
+
+
+def not_text(url: str, reason: str) -> str:
+    """Returns the sentence about a database that holds bytes which are no text."""
+    return (
+        f"the database {url} holds a name or an attribute that is not UTF-8: {' '.join(reason.split())[:200]}; remove "
+        "or rename it with the program that wrote it, or use another database"
+    )
 
 
 def damage(url: str, reason: str) -> str:
@@ -85,7 +96,8 @@ def making_sense(url: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        raise StorageError(damage(url, str(error))) from None
+        text = not_text if isinstance(error, UnicodeDecodeError) else damage
+        raise StorageError(text(url, str(error))) from None
 
 
 def stumbled(error: BaseException) -> bool:

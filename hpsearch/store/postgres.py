@@ -50,6 +50,7 @@ def options(given: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     return {
         "connect_timeout": max(2, int(timeout / 2)),
         "tcp_user_timeout": milliseconds,
+        "client_encoding": "utf8",  # of a database in SQL_ASCII the driver would give bytes otherwise
         **given,
         "options": f"{given.get('options', '')} {server}".strip(),
     }

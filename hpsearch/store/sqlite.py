@@ -6,16 +6,17 @@ import os
 import random
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import Engine
+
+from hpsearch.files.locks import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +55,12 @@ def opener(path: Path, timeout: float) -> Callable[[], sqlite3.Connection] | Non
 
 
 def _copy(path: Path, log: Path) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="hpsearch-read-")
-    atexit.register(folder.cleanup)
+    until_exit = ExitStack()
+    folder = Path(until_exit.enter_context(temporary_folder("hpsearch-read")))
+    atexit.register(until_exit.close)
     for file in (path, log):
-        shutil.copyfile(file, Path(folder.name) / file.name)
-    return Path(folder.name) / path.name
+        shutil.copyfile(file, folder / file.name)
+    return folder / path.name
 
 
 def tune(engine: "Engine", begin: str) -> None:

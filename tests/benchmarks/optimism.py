@@ -26,8 +26,8 @@ import torch
 from hpsearch.contracts.executor import Workers
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.confirm.confirm import confirm
-from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.confirm.statistics import summarize
+from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run

@@ -22,12 +22,14 @@ import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hpsearch.errors import HpsearchError
+from hpsearch.text import in_lines
 
 ROOT = Path(__file__).parents[2]
 HANG = 10  # seconds
@@ -160,20 +162,21 @@ def run(reader: Reader, inputs: int, folder: Path) -> Tally:
         chance = random.Random(f"{reader.name} {number}")
         path.write_bytes(reader.pack(mutated(chance.choice(seeds), chance)))
         begun = time.monotonic()
-        signal.alarm(HANG)
         try:
-            reader.read(path)
+            signal.alarm(HANG)
+            try:
+                reader.read(path)
+            finally:
+                signal.alarm(0)
         except (HpsearchError, *reader.refusals) as error:
             refused += 1
-            if not str(error) or "\0" in str(error):
+            if not str(error) or "\0" in in_lines(str(error)):
                 faults.setdefault(f"{type(error).__name__} without a sentence", f"input {number}")
         except Exception as error:
             place = _place(error)
             faults.setdefault(f"{type(error).__name__} at {place}", f"input {number}: {str(error)[:200]}")
         except _Hang:
             faults.setdefault("hang", f"input {number}")
-        finally:
-            signal.alarm(0)
         longest = max(longest, time.monotonic() - begun)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return Tally(reader.name, inputs, refused, faults, round(longest, 2), round(memory, 2))
@@ -518,9 +521,13 @@ def _read_database(path: Path) -> None:
     from hpsearch.results.stored.status import study_status
 
     url = f"sqlite:///{path}"
-    list_studies(url, path.parent)
-    study_status("s", url, path.parent)
-    read_study("s", url)
+    match zlib.crc32(path.read_bytes()) % 3:  # each opens the file anew, which takes most of the time
+        case 0:
+            list_studies(url, path.parent)
+        case 1:
+            study_status("s", url, path.parent)
+        case _:
+            read_study("s", url)
 
 
 def _attributes() -> list[bytes]:

@@ -1,13 +1,20 @@
 """Studies that Optuna's users have made in the same database: what can be shown is shown, the rest said."""
 
+import json
 import math
+import sqlite3
+from contextlib import closing
 
 import optuna
 import pytest
+from sqlalchemy.engine import make_url
 
 from hpsearch.__main__ import run as command
 from hpsearch.results.dashboard.serve import ArtifactFolder, Refreshed
+from hpsearch.results.stored.listing import list_studies
+from hpsearch.results.stored.reading import read_study
 from hpsearch.store.connection import open_storage
+from tests.databases import execute, fresh_database, server_url
 from tests.results.requests import ask
 from tests.results.stored import make_study
 
@@ -164,3 +171,57 @@ def test_several_objectives_are_listed_shown_and_deleted(url, tmp_path, capsys):
     assert [trial["values"] for trial in ask(app, "/api/studies/2").json["trials"]][1] == [1.0, -1.0]
     app.storage.engine.dispose()
     assert command(["delete", "theirs", "--yes", *place]) == 0
+
+
+@pytest.fixture
+def ascii_url(tmp_path):
+    """A PostgreSQL database that takes any bytes for text."""
+    with fresh_database("postgresql", tmp_path) as url:
+        name = make_url(url).database
+        server = server_url("postgresql")
+        execute(server, f"DROP DATABASE {name}")
+        execute(
+            server,
+            f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+        )
+        yield url
+
+
+def make_there(url, name):
+    make_study(url, name)._storage._backend.engine.dispose()
+
+
+def test_a_database_without_an_encoding_is_like_any_other(ascii_url, tmp_path):
+    storage = open_storage(ascii_url)
+    optuna.create_study(study_name="größe", storage=storage)
+    storage.engine.dispose()
+    (row,) = list_studies(ascii_url, tmp_path)
+    assert row.name == "größe"
+
+
+@pytest.mark.parametrize("words", [["list"], ["status", "s"], ["best", "s"], ["export", "s"]])
+def test_a_name_that_is_no_text_is_one_sentence(ascii_url, tmp_path, capsys, words):
+    make_there(ascii_url, "s")
+    make_there(ascii_url, "other")
+    name = "convert_from(decode('ff6162', 'hex'), 'SQL_ASCII')"
+    rename = f"UPDATE studies SET study_name = {name} WHERE study_name = 'other'"
+    execute(make_url(ascii_url), rename)
+    status = command([*words, "--storage", ascii_url, "--run-folder", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert status in (0, 2)
+    assert "Traceback" not in said
+    if status:
+        assert said.startswith("error: ")
+        assert len(said.splitlines()) == 1
+        assert "UTF-8" in said or "utf-8" in said
+
+
+@pytest.mark.parametrize("curve", [999999999999, "text", {"a": 1}, [10**400, None, "x"]])
+def test_a_curve_that_is_none_is_left_out(sqlite_url, curve):
+    make_study(sqlite_url, "s")
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'val_loss'", (json.dumps(curve),)
+        )
+    record = read_study("s", sqlite_url)
+    assert [trial.val for trial in record.trials][:2] == [(0.9, 0.5), (0.8, 0.2, 0.3)]

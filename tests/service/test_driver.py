@@ -1,6 +1,7 @@
 """The real driver and the real SQLite under scripted curves."""
 
 import math
+import os
 import sqlite3
 from dataclasses import asdict, replace
 
@@ -467,6 +468,21 @@ def test_what_a_killed_driver_has_left_is_cleared_away(tmp_path):
     (checkpoint / "checkpoint.json").touch()
     run_here(tmp_path, spec_of(study={"trials": 2}))
     assert not folder.trial(1).exists()
+
+
+def test_what_a_power_cut_has_left_half_written_is_cleared_away(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 2}))
+    home = RunFolder(tmp_path, "s").home
+    left = [home / "weights" / ".trial-00001.safetensors.4711", home / ".unsaved-1-2.jsonl.4711"]
+    kept = [home / ".hidden", home / ".notes.txt", home / "weights" / ".trial-00002.safetensors.4712"]
+    for path in (*left, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in (*left, *kept[:2]):  # the last is being written
+        os.utime(path, (1, 1))
+    run_here(tmp_path, spec_of(study={"trials": 2}))
+    assert [path for path in left if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
 
 
 def test_a_callback_that_raises_is_left_out_and_the_study_goes_on(tmp_path, caplog):

@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from hpsearch.__main__ import run as command
+from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import StudyFileError, UserError
 from hpsearch.files.run_folder import RunFolder, attempt_folder
@@ -223,6 +224,40 @@ def test_a_trial_queued_while_the_study_runs_is_the_next(tmp_path):
     trials = stored(tmp_path).trials
     assert len(trials) == 6
     assert [t.number for t in trials if t.params["learning_rate"] == 0.5] == [1]
+
+
+class Thief(Callback):
+    """Another driver takes trial 0 over, as soon as its end is decided and not yet written."""
+
+    def __init__(self, tmp_path):
+        self.tmp_path, self.done = tmp_path, False
+
+    def on_trial_end(self, trial):
+        if trial.number == 0 and not self.done:
+            self.done = True
+            with closing(sqlite3.connect(self.tmp_path / "s.db")) as connection, connection:
+                connection.execute("UPDATE hpsearch_lease SET driver = 'thief', attempt = 2 WHERE number = 0")
+
+
+def test_a_queued_trial_whose_lease_is_lost_ends_exactly_once(tmp_path):
+    enqueue(tmp_path, {"learning_rate": 0.25, "epochs": 4})
+    ends = []
+
+    class Ends(Thief):
+        def on_trial_end(self, trial):
+            ends.append(trial.number)
+            super().on_trial_end(trial)
+
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 3}), callbacks=[Ends(tmp_path)])
+    trials = stored(tmp_path).trials
+    assert summary.counts == {"COMPLETE": 3}
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert [t.number for t in trials if t.params["learning_rate"] == 0.25] == [0]
+    assert trials[0].user_attrs["attempt"] == 3  # ours, the thief's, and ours again
+    assert ends.count(0) == 2  # the first of them was never written
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        rows = connection.execute("SELECT number, done FROM hpsearch_lease ORDER BY number").fetchall()
+    assert rows == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -264,12 +264,16 @@ def _value(trial: StoredTrial) -> float | None:
     return trial.value if trial.state != "FAIL" else None
 
 
-def _curve(values: Sequence[Any]) -> Curve:
-    return tuple(map(_finite, values))
+def _curve(values: Any) -> Curve:
+    """Returns a curve as stored; what another program wrote in its place is none."""
+    return tuple(map(_finite, values)) if isinstance(values, list | tuple) else ()
 
 
 def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _seconds(moment: datetime | None) -> float | None:
