@@ -13,9 +13,9 @@ from hpsearch.results.commands.delete import Deletion
 from hpsearch.results.stored.listing import StudyRow
 from hpsearch.results.stored.reading import BestTrial, best_trial, metric_name, reading_study
 from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
-from hpsearch.results.terminal.progress import counted, counts_text, duration, hparam, number
+from hpsearch.results.terminal.progress import counts_text, duration, hparam, number
 from hpsearch.study.specification import REFIT_SUFFIX
-from hpsearch.text import one_line
+from hpsearch.text import counted, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def closing_words(best: BestTrial) -> list[str]:
 
 def deletion_text(deletion: Deletion) -> str:
     """Returns what would go, for a question and an answer."""
-    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
+    parts = [f'study "{deletion.name}" with {counted(deletion.trials, "trial")}']
     if deletion.folder is not None:
         parts.append(f"{deletion.folder} ({size(deletion.size)})")
     if deletion.artifacts:
