@@ -203,9 +203,9 @@ class Preparation:
             and name not in ("uint8", *self._becomes_bytes)
             and images.numel()
         ):
-            low, high = (int(one) for one in images.detach().to(torch.int64).aminmax())
-            if low < 0 or high > 255:
-                raise self._refusal(f"images are {name} from {low} to {high}")
+            least, most = (int(one) for one in images.detach().to(torch.int64).aminmax())
+            if least < 0 or most > 255:
+                raise self._refusal(f"images are {name} from {least} to {most}")
         is_foreign = "int" in name and name not in sources and not (self._is_bytes or self._is_unit_float)
         if images.numel() and (images.is_floating_point() or is_foreign):
             values = images.detach().to(torch.float64)
