@@ -50,6 +50,15 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+def counted(count: int, thing: str, things: str = "") -> str:
+    """Returns "1 epoch" or "3 epochs".
+
+    Args:
+        things: the plural, where it is not made by an "s".
+    """
+    return f"{count} {thing if count == 1 else things or f'{thing}s'}"
+
+
 def in_lines(text: str) -> str:
     """Returns an error or a log record, which may have several lines: all but the first are indented."""
     first, *rest = (one_line(line.rstrip("\r").replace("\t", "    ")) for line in text.split("\n"))

@@ -24,7 +24,7 @@ from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.report.page import page
 from hpsearch.results.terminal.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
 from hpsearch.results.terminal.lines import columns
-from hpsearch.text import LineFormatter, as_code, guard, in_html, in_lines, in_markdown, one_line
+from hpsearch.text import LineFormatter, as_code, counted, guard, in_html, in_lines, in_markdown, one_line
 from tests.results.searches import record_of, search
 
 BAD = "x\x1b]0;T\x07\x1b[2J\x1b[31m\r\u202e\x9b\u2028\udc80<script>alert(1)</script>![](http://a/b)`|$\\frac"
@@ -239,3 +239,17 @@ def test_messages_of_libraries_are_shown_safely(capsys: pytest.CaptureFixture[st
         logging.setLogRecordFactory(factory)
         warnings.formatwarning = shown
     assert harmless(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("count", "things", "shown"),
+    [
+        (0, "", "0 trials"),
+        (1, "", "1 trial"),
+        (2, "", "2 trials"),
+        (1, "tries", "1 trial"),
+        (3, "tries", "3 tries"),
+    ],
+)
+def test_one_is_singular(count: int, things: str, shown: str) -> None:
+    assert counted(count, "trial", things) == shown

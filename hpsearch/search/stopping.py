@@ -20,6 +20,7 @@ from hpsearch.study.stopping import (
     require_at_least,
     require_positive,
 )
+from hpsearch.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ class Patience:
             return None
         since = f"since {best:.6g} at epoch {best_epoch}" if best_epoch else "since the start"
         by = f" by more than {self.min_delta:g}" if self.min_delta else ""
-        detail = f"the validation loss has not improved{by} {since}, for {last - best_epoch} epochs"
+        detail = (
+            f"the validation loss has not improved{by} {since}, for {counted(last - best_epoch, 'epoch')}"
+        )
         return StopReason("patience", last, detail)
 
 

@@ -107,6 +107,10 @@ def _work(driver: Driver) -> None:
             _leave(driver)
 
 
+def _all_finished(total: int) -> str:
+    return f"all {total} trials are finished" if total > 1 else "its trial is finished"
+
+
 def _leave(driver: Driver) -> None:
     """Writes what can be written and gives the trials back, so that the next run takes them over at once.
 
@@ -169,7 +173,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
 def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | None = None) -> RunSummary:
     study, stops = driver.study, driver.stops
     found = best(study, launched.folder)
-    reason = driver.database.gone or stops.reason or f"all {study.total} trials are finished"
+    reason = driver.database.gone or stops.reason or _all_finished(study.total)
     status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
     if driver.database.gone:  # outranks a signal
         status = 1

@@ -24,13 +24,16 @@ from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture
 from hpsearch.results.confirm.linked import read_pictures
-from hpsearch.results.confirm.plan import candidates, linked_spec, repeats
+from hpsearch.results.confirm.plan import Candidate, candidates, linked_spec, repeats
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
+from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
+from hpsearch.study.file import parse_stored
 from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
@@ -656,3 +659,23 @@ def test_the_command(trained: tuple[Path, RunOptions, Outcome], capsys: pytest.C
     assert event["first"] == outcome.confirmation.first
     assert run_command([*command, "--seeds", "1"]) == 2
     assert "--seeds" in capsys.readouterr().err
+
+
+def test_a_confirmation_of_an_older_version_that_lost_an_order_is_said_to_be_about_other_models() -> None:
+    tree = digits_spec().model_dump()
+    tree["train"]["lr_multipliers"] = {"3.*": 2.0, "*.weight": 0.5}
+    search = StudyRecord("s", "val_loss", "minimize", parse_study(tree), ())
+    chosen = [Candidate(0, 0.1, {"learning_rate": 0.1, "batch_size": 16, "epochs": 10})]
+    text = json.dumps(linked_spec(search, chosen, 1).model_dump(mode="json"), sort_keys=True)
+    old = StudyRecord("s.confirm", "val_loss", "minimize", parse_stored(text), (), {SPECIFICATION: text})
+    with pytest.raises(
+        DigestMismatch, match=r"older version, which took the patterns .* \(hpsearch delete s.confirm"
+    ):
+        linked_spec(search, chosen, 1, old)
+    by_name = replace(search, spec=as_sorted(search.spec))
+    assert linked_spec(by_name, chosen, 1, old).train.lr_multipliers == {"*.weight": 0.5, "3.*": 2.0}
+
+
+def as_sorted(spec: Any) -> Any:
+    """Returns a study as versions stored it that sorted all keys."""
+    return parse_stored(json.dumps(spec.model_dump(mode="json"), sort_keys=True))

@@ -21,7 +21,14 @@ from hpsearch.results.terminal.display import (
     choose_display,
     picture,
 )
-from hpsearch.results.terminal.progress import Progress, Repeat, closing_lines, duration, sparkline
+from hpsearch.results.terminal.progress import (
+    Progress,
+    Repeat,
+    closing_lines,
+    duration,
+    opening_lines,
+    sparkline,
+)
 from tests.results.stored import specification
 
 INFO = StudyInfo(
@@ -371,3 +378,9 @@ def test_sparklines(values: list[float], line: str) -> None:
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_trial_on_one_worker_is_singular() -> None:
+    first, second = opening_lines(replace(INFO, total=1, finished={}, workers=("worker 0: cpu x1",)))
+    assert first.startswith("digits: 1 trial; ")
+    assert second == "1 worker: worker 0: cpu x1"

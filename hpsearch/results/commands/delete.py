@@ -19,7 +19,6 @@ from hpsearch.results.stored.listing import own_folder, study_rows
 from hpsearch.results.stored.reading import find_study, linked_to
 from hpsearch.results.stored.status import living_drivers
 from hpsearch.results.terminal.lines import size
-from hpsearch.results.terminal.progress import counted
 from hpsearch.store import queries
 from hpsearch.store.connection import opened, reading, translated
 from hpsearch.store.identity import DriverIdentity
@@ -29,6 +28,7 @@ from hpsearch.store.reader import Reader, reader_of
 from hpsearch.store.trials import shared_weights
 from hpsearch.store.url import redact
 from hpsearch.study.specification import REFIT_SUFFIX
+from hpsearch.text import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,12 +54,12 @@ from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.stored.attributes import decoded
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import SUFFIX, StudySpec
+from hpsearch.text import counted
 
 if TYPE_CHECKING:
     from hpsearch.results.confirm.exam import Exam, Place

@@ -18,7 +18,8 @@ from typing import Any
 
 from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.study.file import differences, digest, parse_study
+from hpsearch.store.keys import SPECIFICATION
+from hpsearch.study.file import ORDERED, differences, digest, is_same_study, parse_study
 from hpsearch.study.specification import CONFIRMS, LINKED, SUFFIX, StudySpec
 
 REPEAT = "train.repeat"
@@ -139,6 +140,13 @@ def continued(
             f"{before.name})"
         )
     if digest(before.spec) != digest(spec):
+        stored = before.attrs.get(SPECIFICATION)
+        if isinstance(stored, str) and is_same_study(stored, spec):
+            raise DigestMismatch(
+                f'study "{spec.study.name}" was trained by an older version, which took the patterns of {ORDERED} in '
+                "alphabetical order and not in that of the study file, and so is about other models; delete it "
+                f"(hpsearch delete {spec.study.name}) and let it be trained anew"
+            )
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(
             f'study "{spec.study.name}" belongs to another search of the name "{search}"; delete it (hpsearch '

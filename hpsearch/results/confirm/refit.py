@@ -43,12 +43,12 @@ from hpsearch.results.confirm.plan import (
 from hpsearch.results.stored.answer import NOT_CONFIRMED, REFIT, Confirmed, Refit
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import counted
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.study_data import DATA
 from hpsearch.study.file import parse_study
 from hpsearch.study.specification import CONFIRMS, REFIT_SUFFIX, SUFFIX, TRAIN_LOSS, StudySpec
+from hpsearch.text import counted
 
 LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"
 MOST_EPOCHS = 10_000_000

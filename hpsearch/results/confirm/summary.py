@@ -20,8 +20,8 @@ from hpsearch.results.confirm.statistics import (
     summarize,
 )
 from hpsearch.results.stored.study import TrialRecord
-from hpsearch.results.terminal.progress import counted
 from hpsearch.study.direction import sign
+from hpsearch.text import counted
 
 Metrics = Mapping[int, Mapping[str, float]]
 """By repeat."""

@@ -9,6 +9,7 @@ from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparams_text, number
 from hpsearch.study.direction import sign
+from hpsearch.text import counted
 
 
 def findings(confirmation: Confirmation) -> list[str]:
@@ -69,7 +70,7 @@ def _coverage(confirmation: Confirmation) -> list[str]:
             else "what each image gave is not kept on this machine"
         )
         return [f"the 95 % intervals cover new seeds, not other images: {why}"]
-    shown = " and ".join(f"{images} {part} images" for part, images in both.items())
+    shown = " and ".join(counted(images, f"{part} image") for part, images in both.items())
     rest = "".join(f"; those of the {part} new seeds alone" for part in counts if part not in both)
     return [
         f"the 95 % intervals cover new seeds and other images of the same kind, by {shown}{rest}; those of the "
@@ -83,11 +84,12 @@ def _differences(confirmation: Confirmation) -> list[str]:
     if not compared or any(one.is_real for one in compared):
         return _significant(confirmation, confirmation.metric)
     counts = sorted({one.difference.n for one in compared})
-    repeats = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    repeats = f"{counts[0]} to {counts[-1]} repeats" if len(counts) > 1 else counted(counts[0], "repeat")
     images = min(one.difference.images for one in compared)
+    shown = f" and {counted(images, 'image')}" if images else ""
     return [
         f"no difference between the {len(confirmation.results)} configurations is significant by "
-        f"{confirmation.metric} over {repeats} repeats{f' and {images} images' if images else ''}: choose the "
+        f"{confirmation.metric} over {repeats}{shown}: choose the "
         "cheaper one, or add --seeds"
     ]
 
@@ -102,10 +104,10 @@ def _significant(confirmation: Confirmation, metric: str) -> list[str]:
             if sign(confirmation.better) * one.difference.mean < 0
             else (one.other, one.one)
         )
-        images = f" and {one.difference.images} images" if one.difference.images else ""
+        images = f" and {counted(one.difference.images, 'image')}" if one.difference.images else ""
         said.append(
             f"trial {good} is significantly better than trial {bad} by {metric}: by "
-            f"{abs(one.difference.mean):.4g} (paired over {one.difference.n} repeats{images}, p = "
+            f"{abs(one.difference.mean):.4g} (paired over {counted(one.difference.n, 'repeat')}{images}, p = "
             f"{one.p_holm:.2g} after Holm)"
         )
     return said
@@ -147,7 +149,8 @@ def confirmation_lines(confirmation: Confirmation, record: StudyRecord) -> list[
         for found in [confirmation.optimisms().get(result.candidate.trial)]
     ]
     return [
-        f"{record.name}: {len(confirmation.results)} configurations, {confirmation.seeds} repeats each",
+        f"{record.name}: {counted(len(confirmation.results), 'configuration')}, "
+        f"{counted(confirmation.seeds, 'repeat')} each",
         *columns(
             ("trial", f"search {confirmation.metric}", "optimism", "95 % interval", "hparams"), promised
         ),

@@ -11,7 +11,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
-from hpsearch.text import LABEL, LONGEST, as_code, in_markdown, one_line
+from hpsearch.text import LABEL, LONGEST, as_code, counted, in_markdown, one_line
 
 
 def study_note(record: StudyRecord) -> str:
@@ -32,8 +32,9 @@ def _searched(record: StudyRecord) -> list[str]:
     return [
         f"# {in_markdown(record.name)}",
         "",
-        f"{spec.study.trials} trials of {as_code(model)} on {as_code(spec.data.dataset)}; a trial's value is the "
-        f"best {as_code(record.metric)} of its epochs ({record.better}d), sampler `{spec.sampler.name}`.",
+        f"{counted(spec.study.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}; "
+        f"a trial's value is the best {as_code(record.metric)} of its epochs ({record.better}d), "
+        f"sampler `{spec.sampler.name}`.",
         "",
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]

@@ -19,7 +19,8 @@ from hpsearch.results.plots.chart import (
     wants_log,
 )
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import counted, hparams_text
+from hpsearch.results.terminal.progress import hparams_text
+from hpsearch.text import counted
 
 REASON_COLORS = {
     "finished": BLUE,

@@ -19,7 +19,7 @@ from hpsearch.results.plots.chart import (
 from hpsearch.results.plots.curves import batch_order
 from hpsearch.results.plots.history import about
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import counted
+from hpsearch.text import counted
 
 MOST_POINTS = 500
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")

@@ -14,6 +14,7 @@ from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
 from hpsearch.results.stored.answer import NOT_CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
+from hpsearch.text import counted
 
 TOP_SHARE = 0.2
 """Of the ranked trials, those that count as good."""
@@ -34,7 +35,7 @@ def failures(record: StudyRecord) -> list[Claim]:
     if not failed:
         return []
     reason = str(failed[-1].attrs.get("stop_detail") or failed[-1].stop_reason).rstrip(".")
-    seen = f"{len(failed)} of {len(record.finished)} trials failed, the last one (trial {failed[-1].number})"
+    seen = f"{len(failed)} of {counted(len(record.finished), 'trial')} failed, the last one (trial {failed[-1].number})"
     return [Claim(f'{seen} with "{reason}"', "fix that first", ("train.function",))]
 
 
@@ -99,7 +100,7 @@ def memory(record: StudyRecord) -> list[Claim]:
         return []
     return [
         Claim(
-            f"{len(full)} of {len(record.finished)} trials did not fit into memory",
+            f"{len(full)} of {counted(len(record.finished), 'trial')} did not fit into memory",
             "use a smaller image size or model, or train.precision = \"bfloat16\" if the device has it",
             ("data.image_size", "model.name", "batch_size"),
         )
@@ -113,7 +114,8 @@ def few_trials(record: StudyRecord) -> list[Claim]:
         return []
     return [
         Claim(
-            f"{len(record.finished)} trials for {len(record.hparam_names())} hyperparameters are few",
+            f"{counted(len(record.finished), 'trial')} for {counted(len(record.hparam_names()), 'hyperparameter')} "
+            f"{'is' if len(record.finished) == 1 else 'are'} few",
             f"raise study.trials to {wanted} or more and run the study again, it continues from here",
             ("study.trials",),
         )

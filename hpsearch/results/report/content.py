@@ -16,6 +16,7 @@ from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import counted
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
@@ -64,7 +65,7 @@ def _summary(record: StudyRecord) -> str:
     if diverged := all_diverged(record):
         return f"{diverged}: the loss did not stay finite. Lower the learning rate."
     if best is None:
-        return f"{count} trials are finished and none is COMPLETE yet."
+        return f"{counted(count, 'trial')} {'is' if count == 1 else 'are'} finished and none is COMPLETE yet."
     hparams = ", ".join(f"`{name} = {hparam(value)}`" for name, value in best.hparams.items())
     found = f"{record.metric} {number(best.score)} at epoch {best.best_epoch} of {best.epochs_run}"
     if answer.confirmed is not None:
@@ -104,8 +105,8 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         f"What makes `{record.metric}` best ({record.better}d) for `{model}` on `{data.dataset}`{part}?",
         f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
         "here are of the validation part, a trial's score is its best epoch.",
-        f"{spec.study.trials} trials by the sampler `{spec.sampler.name}` with seed {spec.study.seed}; early "
-        f"stopping by `{stop.criterion}`{watched}, pruner `{spec.pruner.name}`.",
+        f"{counted(spec.study.trials, 'trial')} by the sampler `{spec.sampler.name}` with seed {spec.study.seed}; "
+        f"early stopping by `{stop.criterion}`{watched}, pruner `{spec.pruner.name}`.",
     ]
 
 

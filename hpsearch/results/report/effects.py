@@ -24,6 +24,7 @@ from hpsearch.results.report.evidence import (
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam
 from hpsearch.study.search import Choices, Entry
+from hpsearch.text import counted
 
 ENOUGH = 10
 """Finished trials before anything is compared."""
@@ -282,7 +283,7 @@ def _many_diverged(
     """Yields that many trials diverged, if by a 95 % bound they are more than a few, and whether the rate did it."""
     if luck_of_share(len(diverged), len(record.finished), RARE) > 1 - CERTAINTY:
         return
-    seen = f"{len(diverged)} of {len(record.finished)} trials diverged"
+    seen = f"{len(diverged)} of {counted(len(record.finished), 'trial')} diverged"
     otherwise = "add train.warmup_epochs or train.clip_norm"
     lower = ("learning_rate", "train.clip_norm")
     if not rates:

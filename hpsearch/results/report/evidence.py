@@ -15,7 +15,8 @@ from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY, holm
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import counted, number
+from hpsearch.results.terminal.progress import number
+from hpsearch.text import counted
 
 FEWEST = 3
 """Trials that a group needs before anything is said of it."""

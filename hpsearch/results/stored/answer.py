@@ -16,6 +16,7 @@ from hpsearch.results.stored.attributes import decoded, finite, integer, readabl
 from hpsearch.results.terminal.progress import number
 from hpsearch.store.keys import is_confirmation, is_ours
 from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX
+from hpsearch.text import counted
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
 CONFIRMED, NOT_CONFIRMED, BY_SEARCH = "confirmed", "not confirmed", "by the search alone"
@@ -86,7 +87,7 @@ class Refit:
         judged = ", ".join(f"{name} {number(value)}" for name, value in self.test.items())
         return (
             f"refit on {self.images} images, the training and the validation part, for {self.epochs} of "
-            f"{self.planned} epochs; {judged or 'not tested'}"
+            f"{counted(self.planned, 'epoch')}; {judged or 'not tested'}"
         )
 
 

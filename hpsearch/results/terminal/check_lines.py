@@ -10,6 +10,7 @@ from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, number
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import counted
 from hpsearch.training import device as devices
 
 
@@ -62,7 +63,7 @@ def report_lines(report: Report) -> list[str]:
     """Returns a check's report: data, space, probes, estimate."""
     spec = report.spec
     place = ", ".join(filter(None, (report.device, report.precision)))
-    lines = [f"{spec.study.name}: {spec.study.trials} trials on {place}", ""]
+    lines = [f"{spec.study.name}: {counted(spec.study.trials, 'trial')} on {place}", ""]
     lines += (
         _data_lines(report.data)
         if report.data is not None
@@ -90,8 +91,8 @@ def report_lines(report: Report) -> list[str]:
 def _estimate_line(report: Report, estimate: Estimate) -> str:
     trials, workers = report.spec.study.trials, report.workers
     line = (
-        f"estimate: about {duration(estimate.expected)} for {trials} trials with {workers} "
-        f"worker{'s' * (workers > 1)}, start-up included"
+        f"estimate: about {duration(estimate.expected)} for {counted(trials, 'trial')} with "
+        f"{counted(workers, 'worker')}, start-up included"
     )
     if estimate.most <= estimate.expected:
         return line
@@ -99,7 +100,11 @@ def _estimate_line(report: Report, estimate: Estimate) -> str:
 
 
 def _data_lines(data: DataFacts) -> list[str]:
-    classes = f"{len(data.classes)} classes ({_listed(data.classes)})" if data.classes else data.task
+    classes = (
+        f"{counted(len(data.classes), 'class', 'classes')} ({_listed(data.classes)})"
+        if data.classes
+        else data.task
+    )
     return [
         f"data: {data.train} training, {data.val} validation and {data.test} test images of "
         f"{data.channels} x {data.height} x {data.width}, {classes}",

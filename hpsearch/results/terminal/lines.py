@@ -13,8 +13,8 @@ from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
-from hpsearch.results.terminal.progress import counted, counts_text, duration, hparam, number
-from hpsearch.text import one_line
+from hpsearch.results.terminal.progress import counts_text, duration, hparam, number
+from hpsearch.text import counted, one_line
 
 logger = logging.getLogger(__name__)
 

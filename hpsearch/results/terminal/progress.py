@@ -19,6 +19,7 @@ from hpsearch.contracts.callbacks import (
 )
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import counted
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-~=*#"
@@ -156,11 +157,6 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def counted(count: int, thing: str) -> str:
-    """Returns "1 epoch" or "3 epochs"."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
 def duration(seconds: float | None) -> str:
     """Returns h:mm:ss or m:ss, or a dash."""
     if seconds is None:
@@ -213,8 +209,8 @@ def opening_lines(info: StudyInfo) -> list[str]:
     done = sum(info.finished.values())
     going_on = f", {done} of them finished before" if done else ""
     return [
-        f"{info.spec.study.name}: {info.total} trials{going_on}; {info.storage}; files in {info.folder}",
-        f"{len(info.workers)} workers: {', '.join(info.workers)}",
+        f"{info.spec.study.name}: {counted(info.total, 'trial')}{going_on}; {info.storage}; files in {info.folder}",
+        f"{counted(len(info.workers), 'worker')}: {', '.join(info.workers)}",
     ]
 
 

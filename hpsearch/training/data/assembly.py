@@ -11,6 +11,7 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.files.run_folder import SAMPLES, split_entry
 from hpsearch.study.data import DataSpec
+from hpsearch.text import counted
 from hpsearch.training.data import pixels, sources, splits
 from hpsearch.training.data.cache import Cache, Waits
 from hpsearch.training.data.catalogue import (
@@ -243,7 +244,9 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     if len(counts) <= MOST_COUNTED:
         each = ": " + ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
     if counts[low] * 1.5 >= counts[high]:
-        return (f"{len(counts)} classes of {counts[low]} to {counts[high]} images{each}",)
+        return (
+            f"{counted(len(counts), 'class', 'classes')} of {counts[low]} to {counts[high]} images{each}",
+        )
     return (
         f'{len(counts)} unbalanced classes, from {counts[low]} images of "{found.classes[low]}" to '
         f'{counts[high]} of "{found.classes[high]}" ({counts[high] / counts.sum():.0%} of all){each}',
@@ -271,7 +274,7 @@ def _handle_duplicates(
     twin = int(np.flatnonzero((content == content[row]) & (parts == strictest[content[row]]))[0])
     count = int(doubled.sum())
     sentence = (
-        f"{count} image{'s are' if count > 1 else ' is'} in two parts, such as {found.name(row)} "
+        f"{counted(count, 'image')} {'is' if count == 1 else 'are'} in two parts, such as {found.name(row)} "
         f"({PARTS[parts[row]]}) and {found.name(twin)} ({PARTS[parts[twin]]})"
     )
     if spec.on_duplicates == "error":

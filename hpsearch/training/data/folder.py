@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from hpsearch.errors import DataError
+from hpsearch.text import counted
 from hpsearch.training.data import labels, pixels
 from hpsearch.training.data import labels as tables
 from hpsearch.training.data.catalogue import (
@@ -493,4 +494,4 @@ def _describe_failures(failures: dict[str, str]) -> tuple[str, ...]:
     if not failures:
         return ()
     shown = ", ".join(list(failures)[:5]) + (", ..." if len(failures) > 5 else "")
-    return (f"{len(failures)} unreadable file{'s' if len(failures) > 1 else ''} skipped: {shown}",)
+    return (f"{counted(len(failures), 'unreadable file')} skipped: {shown}",)

@@ -19,6 +19,7 @@ from hpsearch.training.data.catalogue import Array, Size
 # ITU-R BT.601, as Pillow and torchvision turn colour to grey.
 LUMA = (0.299, 0.587, 0.114)
 _MOST_CHANNELS = 4
+_WHOLE = 1 << 22  # of weights when bytes are resized
 
 
 def find_layout(shape: tuple[int, ...], layout: str, where: str) -> str:
@@ -135,8 +136,13 @@ def resized(images_nCHW: Tensor, size: Size, rule: str, *, black: bool, whole: b
     have = (images_nCHW.shape[2], images_nCHW.shape[3])
     scaled = scaled_size(have, size, rule)
     if scaled != have:
-        images_nCHW = F.interpolate(images_nCHW, scaled, mode="bilinear", align_corners=False, antialias=True)
-        images_nCHW = images_nCHW.round().clamp(0, 255) if whole else images_nCHW
+        if whole:
+            across = _bytes_along(images_nCHW, scaled[1])
+            images_nCHW = _bytes_along(across.mT, scaled[0]).mT.to(images_nCHW.dtype)
+        else:
+            images_nCHW = F.interpolate(
+                images_nCHW, scaled, mode="bilinear", align_corners=False, antialias=True
+            )
     top, left = edges(scaled, size)
     if rule != "pad":
         return images_nCHW[:, :, top : top + size[0], left : left + size[1]]
@@ -144,6 +150,33 @@ def resized(images_nCHW: Tensor, size: Size, rule: str, *, black: bool, whole: b
     whole_nCHW = fill.expand(-1, images_nCHW.shape[1], *size).clone()
     whole_nCHW[:, :, -top : scaled[0] - top, -left : scaled[1] - left] = images_nCHW
     return whole_nCHW
+
+
+def _bytes_along(images: Tensor, want: int) -> Tensor:
+    """Returns bytes scaled along the last axis as Pillow does it, by which pictures in files are resized.
+
+    It computes in whole numbers (`Resample.c`): weights in 22 bits, and bytes again behind each axis. `resized` begins
+    with the width; some versions of Pillow begin with the height where that is scaled down more, which moves some
+    values by 1.
+    """
+    have = images.shape[-1]
+    if have == want:
+        return images
+    scale = have / want
+    reach = max(scale, 1.0)
+    centres = (np.arange(want) + 0.5) * scale
+    first = np.maximum((centres - reach + 0.5).astype(int), 0)
+    behind = np.minimum((centres + reach + 0.5).astype(int), have)
+    taps = first[:, None] + np.arange((behind - first).max())
+    weights = np.maximum(1 - abs(taps + 0.5 - centres[:, None]) / reach, 0) * (taps < behind[:, None])
+    weights /= weights.sum(1, keepdims=True)
+    shares = torch.from_numpy((weights * _WHOLE + 0.5).astype(np.int32)).to(images.device)
+    places = torch.from_numpy(np.minimum(taps, have - 1)).to(images.device)
+    values = images.clamp(0, 255).to(torch.int32)
+    total = torch.full_like(values[..., :1], _WHOLE // 2)
+    for tap in range(taps.shape[1]):
+        total = total + values[..., places[:, tap]] * shares[:, tap]
+    return torch.div(total, _WHOLE, rounding_mode="floor").clamp(0, 255)
 
 
 def scaled_size(have: Size, want: Size, rule: str) -> Size:

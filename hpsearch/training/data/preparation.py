@@ -121,6 +121,9 @@ class Preparation:
         if not torch.compiler.is_compiling():  # a traced program cannot look at values
             self._check(images)
         given_in_unit = self._is_bytes and images.is_floating_point()
+        if (white := self._becomes_bytes.get(_name(images))) and not images.is_floating_point():
+            low, high = self.form.range or (0.0, white)
+            images = ((images.float() - low) * (255 / (high - low))).round().clamp(0, 255)
         if images.dtype == torch.bool and self._is_bytes:  # as they are stored
             images = images.to(torch.uint8) * 255
         elif images.dtype == torch.uint8 and self._is_unit_float:
@@ -159,6 +162,12 @@ class Preparation:
         return self.form.dtype == "uint8" and self.statistics.scale == _BYTE
 
     @property
+    def _becomes_bytes(self) -> dict[str, float]:
+        """What is white in the number types of deep pictures that lie among those of 8 bits."""
+        kinds = self.source.split(",") if self._is_bytes else []
+        return {kind: WHITE[kind] for kind in kinds if kind in WHITE and kind != "uint8" and "uint8" in kinds}
+
+    @property
     def _is_unit_float(self) -> bool:
         """Whether values are floats in [0, 1] as they are."""
         unit = (self.statistics.scale, self.statistics.offset) == (1.0, 0.0)
@@ -170,7 +179,7 @@ class Preparation:
         Raises:
             ModelError: says what is taken.
         """
-        name = str(images.dtype).removeprefix("torch.")
+        name = _name(images)
         sources = self.source.split(",")
         if images.dtype == torch.uint8:
             known = (
@@ -179,12 +188,24 @@ class Preparation:
         elif images.dtype == torch.bool:
             known = self._is_bytes or self._is_unit_float
         elif not images.is_floating_point():
+            mixed = self._becomes_bytes
             deep = [kind for kind in sources if "int" in kind and kind != "uint8"]
-            known = bool(deep) or (self.source == "" and self.form.dtype == "float32")
+            known = (
+                name in mixed if mixed else bool(deep) or (self.source == "" and self.form.dtype == "float32")
+            )
         else:
             known = True
         if not known:
             raise self._refusal(f"images are {name}")
+        if (
+            self._is_bytes
+            and "int" in name
+            and name not in ("uint8", *self._becomes_bytes)
+            and images.numel()
+        ):
+            least, most = (int(one) for one in images.detach().to(torch.int64).aminmax())
+            if least < 0 or most > 255:
+                raise self._refusal(f"images are {name} from {least} to {most}")
         is_foreign = "int" in name and name not in sources and not (self._is_bytes or self._is_unit_float)
         if images.numel() and (images.is_floating_point() or is_foreign):
             values = images.detach().to(torch.float64)
@@ -320,6 +341,10 @@ class Preparation:
             "predict": self.predict,
             "fixed": json.dumps(self.fixed),
         }
+
+
+def _name(images: Tensor) -> str:
+    return str(images.dtype).removeprefix("torch.")
 
 
 def from_header(texts: Mapping[str, str]) -> Preparation:

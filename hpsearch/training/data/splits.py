@@ -9,6 +9,7 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.study.data import Split
+from hpsearch.text import counted
 from hpsearch.training.data.catalogue import FREE, PARTS, TEST, TRAIN, VAL, Array, Catalogue
 
 
@@ -165,9 +166,8 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
         official = part == TEST and spec.official_test and (catalogue.parts == TEST).any()
         if catalogue.classes and not official and (counts_K == 0).any():
             label = int(np.flatnonzero(counts_K == 0)[0])
-            plural = "s" if totals_K[label] != 1 else ""
             raise DataError(
-                f'data.split leaves class "{catalogue.classes[label]}" ({totals_K[label]} image{plural}) '
+                f'data.split leaves class "{catalogue.classes[label]}" ({counted(int(totals_K[label]), "image")}) '
                 f"without any image in the {PARTS[part]} part; it has too few {why}: add some, remove the "
                 f"class, or change the shares{_or_regression(catalogue)}"
             )
@@ -214,7 +214,7 @@ def _why_off(catalogue: Catalogue) -> str:
         return ""
     sizes = np.unique(catalogue.groups, return_counts=True)[1]
     each = f"up to {sizes.max()}" if sizes.min() < sizes.max() else f"{sizes.max()}"
-    return f", since {len(sizes)} groups of {each} images stay whole"
+    return f", since {counted(len(sizes), 'group')} of {each} images stay whole"
 
 
 def _or_regression(catalogue: Catalogue) -> str:

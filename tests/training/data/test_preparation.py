@@ -225,3 +225,25 @@ def test_pictures_of_training_are_read_again_as_they_were(
     for part in (data.train, data.val):
         for place, row in enumerate(part.index.tolist()):
             assert torch.equal(stored(data).read(names[row])[0], part.images[place])
+
+
+@pytest.mark.parametrize("fields", [{}, {"resize": "pad"}, {"range": [0, 9000]}])
+def test_arrays_of_deep_pictures_among_those_of_8_bits(tmp_path: Path, fields: dict[str, Any]) -> None:
+    for number in range(30):
+        save(tmp_path / "photos" / "ab"[number % 2] / f"{number:02d}.png", mixed(number))
+    spec = DataSpec.model_validate({"dataset": "folder", "image_size": 7, **fields})
+    data = load(spec, root=str(tmp_path / "photos"), cache=tmp_path / "cache").at(spec)
+    known = stored(data)
+    deep = torch.from_numpy(np.stack([mixed(0), mixed(1), mixed(2)]))[:, None]
+    files = [tmp_path / "photos" / name for name in ("a/00.png", "b/01.png", "a/02.png")]
+    expected = torch.cat([known.scale(known.read(path).float()) for path in files])
+    # Of deep files the bytes are made before the resizing, as here.
+    assert torch.equal(known.take(deep, torch.float32), expected)
+    with pytest.raises(ModelError, match="images are int32"):
+        known.take(deep.to(torch.int32), torch.float32)
+
+
+def test_integers_that_are_no_bytes_are_refused_where_bytes_are_taken(tmp_path: Path) -> None:
+    known = stored(prepared(tmp_path, "int64 of bytes"))
+    with pytest.raises(ModelError, match="images are int32 from 0 to 4095"):
+        known.take(torch.tensor([0, 4095] * 30, dtype=torch.int32).reshape(1, 1, 6, 10), torch.float32)
