@@ -184,7 +184,8 @@ def test_resizing_is_antialiased(small_mnist: Path, tmp_path: Path) -> None:
     expected = torch.nn.functional.interpolate(
         full.val.images.float(), (3, 3), mode="bilinear", antialias=True
     )
-    assert torch.equal(small.val.images.float(), expected.round())
+    # Rounded behind each axis, as Pillow does it.
+    assert (small.val.images.float() - expected).abs().max() <= 1
 
 
 def test_progressive_sizes(small_mnist: Path, tmp_path: Path) -> None:
