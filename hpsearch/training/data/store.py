@@ -16,7 +16,7 @@ from hpsearch.training.data.catalogue import HASH_BYTES, Array, Images, Progress
 from hpsearch.training.data.pixels import Statistics
 from hpsearch.training.data.threads import counted
 
-VERSION = 2
+VERSION = 3
 """Raised when images are decoded, or kept, in another way."""
 
 
