@@ -111,9 +111,9 @@ _LIMITS = {
     errno.EMFILE: "no file can be opened any more; raise the limit (ulimit -n), or use fewer workers",
     errno.ENFILE: "no file can be opened any more on this machine; end other programs",
     errno.EAGAIN: "no process can be started any more; raise the limit (ulimit -u), or use fewer workers",
-    errno.ENOMEM: "there is no memory left; use fewer workers, or end other programs",
-    errno.ENOSPC: "there is no room left on the disk; free some",
-    errno.EDQUOT: "there is no room left in your quota; free some",
+    errno.ENOMEM: "out of memory; use fewer workers, or end other programs",
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your disk quota is used up; free some space",
     errno.EFBIG: "no larger file may be written; raise the limit (ulimit -f)",
 }
 

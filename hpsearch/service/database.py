@@ -86,5 +86,5 @@ class Database:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            self._on_message(f"{error}; running trials go on, none is begun")
+            self._on_message(f"{error}; running trials continue, no new one begins")
         self._try_again_at = now + min(1.0 + (now - self._away_since) / 10, MOST_PAUSE)

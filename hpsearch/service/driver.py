@@ -287,7 +287,7 @@ class Driver:
         if self.database.away_for > self._storage_timeout:
             self.stops.stop(
                 f"the database was away for more than {self._storage_timeout:g} s; checkpoints are kept, run "
-                "the study again to go on",
+                "the study again to resume it",
                 exit_status=1,
             )
 

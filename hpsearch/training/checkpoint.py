@@ -199,7 +199,7 @@ class Checkpoints:
         return (
             f"trial {self._run.number}: the checkpoint of epoch {epoch} cannot be written to {self.folder}: "
             f"{error.strerror or error}. The last whole checkpoint ({kept}) is intact; make room there and "
-            "run the study again, and the trial goes on from it"
+            "run the study again, and the trial resumes from it"
         )
 
     def _clear_debris(self) -> None:

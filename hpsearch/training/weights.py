@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, path: str | Path) -> list[str]:
     for name in _last_layer(model):
         if name in found and name in own and found[name].shape != own[name].shape:
             shapes = f"{list(found.pop(name).shape)} in the file, {list(own[name].shape)} here"
-            notes.append(f"{name} starts anew: it is {shapes}")
+            notes.append(f"{name} is initialized: it is {shapes}")
             found[name] = own[name]
     for name, tensor in found.items():
         if name in own and tensor.dim() == 4 and _differ_in_channels(tensor, own[name]):

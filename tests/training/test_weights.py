@@ -73,8 +73,8 @@ def test_a_last_layer_of_another_shape_starts_anew(tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / "w.pth")
     notes = weights.load_weights(fresh, tmp_path / "w.pth")
     assert notes == [
-        "classifier.3.weight starts anew: it is [5, 64] in the file, [3, 64] here",
-        "classifier.3.bias starts anew: it is [5] in the file, [3] here",
+        "classifier.3.weight is initialized: it is [5, 64] in the file, [3, 64] here",
+        "classifier.3.bias is initialized: it is [5] in the file, [3] here",
     ]
     assert torch.equal(
         fresh.get_parameter("classifier.3.weight"), untouched.get_parameter("classifier.3.weight")

@@ -109,7 +109,7 @@ def _other_ways(best: BestTrial, study: str) -> str:
     """Returns what else gives a confirmed model; a search keeps the weights of its own first alone."""
     if best.answer.confirmed is None:
         return ""
-    return f", or train the model anew: hpsearch refit {study}"
+    return f", or train the model again: hpsearch refit {study}"
 
 
 def save_best(

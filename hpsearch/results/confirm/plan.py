@@ -76,7 +76,7 @@ def refuse_linked(record: StudyRecord, verb: str) -> None:
         UserError: it is a confirmation or a refit, or another program's.
     """
     if record.spec is None:
-        raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained anew')
+        raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained again')
     suffix = next((one for one in LINKED if record.name.endswith(one)), None)
     if suffix is not None and record.spec.is_confirmation:
         kind, parent = "refit" if record.spec.is_refit else "confirmation", record.name.removesuffix(suffix)
@@ -145,7 +145,7 @@ def continued(
             raise DigestMismatch(
                 f'study "{spec.study.name}" was trained by an older version, which took the patterns of {ORDERED} in '
                 "alphabetical order and not in that of the study file, and so is about other models; delete it "
-                f"(hpsearch delete {spec.study.name}) and let it be trained anew"
+                f"(hpsearch delete {spec.study.name}) and let it be trained again"
             )
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(

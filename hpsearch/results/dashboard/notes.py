@@ -54,7 +54,7 @@ def _reading(record: StudyRecord) -> list[str]:
         "* The dashboard's own importance graph counts COMPLETE trials only and ranks chance as well: "
         f"{as_code(f'hpsearch report {record.name}')} says which hyperparameters matter, and whether any does.",
         "* All scores are of the validation part, and the best of many is optimistically biased: "
-        f"{as_code(f'hpsearch confirm {record.name}')} trains the best ones anew and opens the test part once.",
+        f"{as_code(f'hpsearch confirm {record.name}')} trains the best ones again and opens the test part once.",
     ]
 
 

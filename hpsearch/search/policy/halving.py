@@ -25,4 +25,4 @@ class Halving(Pausing):
         if track is not None:
             share = f"the best 1/{self._eta:g}"
             return Resume(track.number, f"in {share} of the trials that reached epoch {track.trained}"), None
-        return (New("no paused trial is good enough to go on") if new else Wait()), None
+        return (New("no paused trial is good enough to resume") if new else Wait()), None

@@ -77,7 +77,7 @@ class Thaw(Pausing):
                 why = f"in the best 1/{self._mixture.eta:g} of the trials that reached epoch {track.trained}"
                 return Resume(track.number, why), None
             if new:
-                return New("a random point, as no paused trial is good enough to go on"), self._random(rng)
+                return New("a random point, as no paused trial is good enough to resume"), self._random(rng)
         if not new:
             return self._last(), None
         return self._modelled(rng)

@@ -47,7 +47,7 @@ def _call(request: Request) -> Any:
         raise
     except Exception as error:
         raise DataError(
-            f"data.dataset: {request.spec.dataset} failed with {describe(error)}; mend the function"
+            f"data.dataset: {request.spec.dataset} failed with {describe(error)}; fix the function"
         ) from error
 
 

@@ -244,7 +244,7 @@ def _files(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
             ]
     except OSError as error:
         raise DataError(
-            f"data.root: the folder {folder} cannot be read ({error.strerror}); mend its permissions, or move "
+            f"data.root: the folder {folder} cannot be read ({error.strerror}); fix its permissions, or move "
             "it away"
         ) from error
     for name, is_folder in entries:
@@ -389,7 +389,7 @@ def _check_failures(request: Request, failures: dict[str, str], everything: bool
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     remedy = "" if request.spec.skip_unreadable else ", or set skip_unreadable = true in [data]"
     raise DataError(
-        f"data.root: {request.root / name} cannot be read as an image{more}: {reason}; mend or remove "
+        f"data.root: {request.root / name} cannot be read as an image{more}: {reason}; fix or remove "
         f"it{remedy}"
     )
 

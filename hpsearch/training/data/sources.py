@@ -170,7 +170,7 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
     }
     targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
     if targets is None or parts is None or hashes is None:
-        raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be made anew")
+        raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be created again")
     images = IMAGES[meta["kind"]](cache, meta["names"], hashes, **meta["images"])
     return Catalogue(
         images,

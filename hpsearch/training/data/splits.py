@@ -140,7 +140,7 @@ def _check_groups(catalogue: Catalogue, groups: Array, parts: Array) -> None:
         row = int(np.flatnonzero(groups == torn[0])[0])
         raise DataError(
             f"data.split.group_by: the data's own test or validation part tears {len(torn)} groups apart, "
-            f"among them that of {catalogue.name(row)}; set official_test = false to split anew"
+            f"among them that of {catalogue.name(row)}; set official_test = false to make a split of your own"
         )
 
 
