@@ -73,10 +73,10 @@ def entry(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
         (RuntimeError("can't start new thread"), "ulimit -u"),
-        (MemoryError(), "no memory left"),
+        (MemoryError(), "out of memory"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
-            "no room left on the disk; free some (/x/y)",
+            "the disk is full; free some space (/x/y)",
         ),
         (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
     ],
