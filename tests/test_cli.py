@@ -110,7 +110,7 @@ sys.exit(run(sys.argv[2:]))
     ("limit", "command"),
     [
         ("RLIMIT_NOFILE=7", "run digits.toml"),
-        ("RLIMIT_NOFILE=7", "report one"),
+        ("RLIMIT_NOFILE=5", "report one"),
         ("RLIMIT_FSIZE=0", "run digits.toml --run-folder other"),
         ("RLIMIT_FSIZE=0", "export one --output x.csv"),
     ],
