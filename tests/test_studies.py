@@ -75,6 +75,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     ),
     "hyperparameter optimisation": (
         "Searching",
+        "The commands as functions",
         "Trials that you choose",
         "When the study is enough",
         "Checkpoints, and when a crash is too many",
@@ -162,7 +163,7 @@ TOLD = {
     "Stacks of particle images": r"train=48, .*classes=\('1', '2'\)",
     "Train, validation and test": r"train=125\d, val=2\d\d, test=2\d\d",
     "Rescale, random crop, to tensor": r"channels=3, height=32, width=32",
-    "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*starts anew",
+    "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*is initialized",
     "Losses": r"'val_error'",
     "Labels of doubtful quality": r"'class_errors': .*'confusion'",
 }

@@ -156,7 +156,15 @@ def hostile_record(folder: Path):
         )
         for trial in record.trials
     ]
-    summary = {"findings": [{"finding": BAD}], BAD: BAD}
+    row = {"trial": record.best.number, "metric": BAD, "n": 5, "mean": 0.5, "std": 0.1, "interval_95": None}
+    summary = {
+        "study": BAD,
+        "metric": BAD,
+        "first": record.best.number,
+        "statistics": [row],
+        "findings": [{"finding": BAD}],
+        BAD: BAD,
+    }
     attrs = {**record.attrs, "confirm_summary": json.dumps(summary), "versions": {BAD: BAD}}
     return replace(record, name=BAD, metric=BAD, trials=tuple(trials), attrs=attrs)
 

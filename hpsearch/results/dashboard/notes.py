@@ -77,7 +77,7 @@ def _best(record: StudyRecord) -> list[str]:
     return [
         f"## {inline(title)}",
         "",
-        promise,
+        inline(promise),
         "",
         *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
         *markdown_table(("hyperparameter", "value"), rows),

@@ -29,6 +29,7 @@ from hpsearch.search.policy.contract import (
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView
+from hpsearch.study.direction import sign
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
 
@@ -88,7 +89,7 @@ class Pausing(ABC):
         self.spec = view.spec
         self.pieces = pieces
         self.tracks: dict[int, Track] = {}
-        self._sign = 1.0 if view.spec.study.better == "minimize" else -1.0
+        self._sign = sign(view.spec.study.better)
         self._chosen: tuple[int, bool, Step, dict[str, Any] | None] | None = None
 
     @abstractmethod
