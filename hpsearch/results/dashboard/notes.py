@@ -164,7 +164,7 @@ def _marked(record: StudyRecord, trial: TrialRecord) -> str:
     if answer.confirmed is None or trial.number not in (answer.trial, answer.searched):
         return ""
     if trial.number == answer.trial:
-        return f"The study's answer, {answer.text}"
+        return inline(f"The study's answer, {answer.text}")
     return f"The best by the search alone; the confirmation puts trial {answer.trial} first"
 
 
