@@ -112,7 +112,7 @@ class WeightsKeeper:
             yield
         except OSError as error:
             raise UserError(
-                f"--run-folder: {target} cannot be written: {error.strerror or error}; free space and "
+                f"--run-folder: {target} cannot be written: {error.strerror or error}; free some space and "
                 "check permissions there, or choose another folder"
             ) from error
 
