@@ -22,7 +22,7 @@ def test_a_kept_file_is_whole_under_both_names(tmp_path):
 
 
 def test_where_there_are_no_links_it_is_a_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
+    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError("no links")))
     (tmp_path / "source").write_text("x")
     FolderArtifacts(tmp_path).keep(str(tmp_path / "source"), "weights/x")
     (tmp_path / "source").write_text("y")
