@@ -327,7 +327,7 @@ def test_a_run_that_goes_on_ends_with_the_confirmed_trial(
     record = record_of(folder, "lucky")
     assert record.spec is not None
     live = LiveDisplay(Console(file=io.StringIO(), width=200), storage=options.storage)
-    hpsearch.run(record.spec, [live], options)
+    hpsearch.run(record.spec, storage=options.storage, run_folder=options.run_folder, progress=live)
     console = Console(file=io.StringIO(), width=200)
     console.print(picture(live.progress, console))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
