@@ -38,8 +38,12 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+_signals: list[int] = []  # that have come
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
+    _signals.append(number)
     sys.exit(128 + number)
 
 
@@ -69,6 +73,8 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if _signals:  # it came in the midst of an import, and a library made another error of it
+            return 128 + _signals[-1]
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
     return status if isinstance(status, int) else 0

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import hpsearch
+from hpsearch import __main__ as entry_point
 from hpsearch.__main__ import run
 from hpsearch.store.connection import open_storage
 from tests.results.stored import make_study
@@ -95,6 +96,20 @@ def test_what_the_machine_has_no_more_of_is_no_bug(
     assert said in err
     assert len(err.splitlines()) == 1
     assert list(tmp_path.glob("hpsearch-bug-*.txt")) == []
+
+
+def test_a_signal_that_a_library_makes_another_error_of_is_no_bug(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        try:
+            entry_point._leave(signal.SIGTERM, None)
+        except SystemExit as left:
+            raise ValueError("no schema") from left
+
+    monkeypatch.setattr(entry_point, "_signals", [])
+    monkeypatch.setattr(entry_point, "app", interrupted)
+    assert invoke("list") == (128 + signal.SIGTERM, "", "")
 
 
 LIMITED = """
