@@ -17,8 +17,8 @@ from hpsearch.cli.options import (
     StorageFile,
     allowed,
     command,
-    given_study,
     import_paths,
+    named,
     storage_url,
     study_name,
 )
@@ -69,9 +69,10 @@ def best(
     from hpsearch.results.stored.reading import reading_study
     from hpsearch.results.terminal.lines import best_lines
 
-    given, url = given_study(study), storage_url(storage, storage_file, run_folder)
+    wanted, given = named(study)
+    url = storage_url(storage, storage_file, run_folder)
     # What is only shown may be another study of that name; what is loaded may not.
-    with reading_study(study_name(study), url, given if save is not None else None) as opened:
+    with reading_study(wanted, url, given if save is not None else None) as opened:
         name, metric, found = opened.name, opened.metric, best_trial(opened, run_folder, search)
     if found is None:
         say(f'study "{name}" has no COMPLETE trial yet', err=True)

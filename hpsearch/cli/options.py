@@ -157,19 +157,18 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     return read_storage_url(option, file, os.environ, database_in(run_folder))
 
 
-def given_study(study: str | None) -> "StudySpec | None":
-    """Returns what a study file says, if the argument means one."""
+def named(study: str | None) -> "tuple[str | None, StudySpec | None]":
+    """Returns the name that an argument means, and what its study file says, if it means one."""
     if study is None or not ("." in study or os.sep in study):  # a plain name needs no look
-        return None
-    from hpsearch.study.file import is_study_file, load_study_file
+        return study, None
+    from hpsearch.study.file import named as look
 
-    return load_study_file(study) if is_study_file(study) else None
+    return look(study)
 
 
 def study_name(study: str | None) -> str | None:
     """Returns the name that an argument means: a study file is opened for its name."""
-    given = given_study(study)
-    return study if given is None else given.study.name
+    return named(study)[0]
 
 
 def allowed(given: "StudySpec | None", allow: list[str] | None) -> tuple[str, ...]:

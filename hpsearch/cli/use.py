@@ -17,8 +17,8 @@ from hpsearch.cli.options import (
     StorageFile,
     allowed,
     command,
-    given_study,
     import_paths,
+    named,
     storage_url,
     study_name,
 )
@@ -52,7 +52,7 @@ def predict(
 
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
-    given, url = given_study(file), storage_url(storage, storage_file, run_folder)
+    (_, given), url = named(file), storage_url(storage, storage_file, run_folder)
     if given is not None:
         with reading_study(given.study.name, url, given):
             pass

@@ -1,6 +1,6 @@
 """The driver's loop: answer every worker from memory, write what has queued, begin at most one trial.
 
-It meets training only in messages and the database only through `search.study.Study`.
+It meets training only in messages and the database only through `service.study.Study`.
 """
 
 import logging

@@ -1,5 +1,6 @@
 """The attributes by which hpsearch knows its studies and trials in a database that others use too."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,14 @@ ARTIFACT = "artifacts:"
 """How Optuna's attributes begin that describe artifacts."""
 ATTEMPT = "hpsearch:attempt"
 """A restored trial's system attribute: the attempts that were made before the database lost it."""
+
+
+def is_artifact(name: str) -> bool:
+    """Says whether a name from the database can be an artifact's file: it must lead nowhere else."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def is_ours(attrs: Mapping[str, Any]) -> bool:

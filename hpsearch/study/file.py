@@ -108,6 +108,14 @@ def as_study(study: StudySpec | Mapping[str, Any] | str | Path) -> StudySpec:
     return spec
 
 
+def named(study: StudySpec | Mapping[str, Any] | str | Path | None) -> tuple[str | None, StudySpec | None]:
+    """Returns a study's name, and what its file or its tables say, if they are given."""
+    if study is None or (isinstance(study, str) and not is_study_file(study)):
+        return study, None
+    given = as_study(study)
+    return given.study.name, given
+
+
 def taken_name(name: str) -> str:
     """Returns the sentence that refuses a study of one's own the name of a confirmation or a refit."""
     suffix = next(suffix for suffix in LINKED if name.endswith(suffix))

@@ -20,7 +20,7 @@ from hpsearch.errors import UserError, nearest
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder
 from hpsearch.store.url import database_in
-from hpsearch.study.file import as_study, is_study_file, with_limits
+from hpsearch.study.file import as_study, is_study_file, named, with_limits
 from hpsearch.study.specification import StudySection, StudySpec
 
 if TYPE_CHECKING:
@@ -330,14 +330,6 @@ def _stored(name: str | None, options: RunOptions) -> StudySpec:
             logger.warning("%s", warning)
     refuse_foreign_places(spec, options.data_root)
     return spec
-
-
-def named(study: Study | None) -> tuple[str | None, StudySpec | None]:
-    """Returns a study's name, and what its file or its tables say, if they are given."""
-    if study is None or (isinstance(study, str) and not is_study_file(study)):
-        return study, None
-    given = as_study(study)
-    return given.study.name, given
 
 
 def _options(

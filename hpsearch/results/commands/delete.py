@@ -1,7 +1,6 @@
 """Removes a study for good: its rows, its checkpoints and weights, its artifacts, and what belongs to it."""
 
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from hpsearch.results.terminal.lines import size
 from hpsearch.store import queries
 from hpsearch.store.connection import opened, reading, translated
 from hpsearch.store.identity import DriverIdentity
-from hpsearch.store.keys import ARTIFACT, TOKEN
+from hpsearch.store.keys import ARTIFACT, TOKEN, is_artifact
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.reader import Reader, reader_of
 from hpsearch.store.trials import shared_weights
@@ -158,15 +157,8 @@ def _artifact_files(reader: Reader, study_id: int, folder: Path) -> Iterable[Pat
     for key in queries.artifacts(reader, study_id) - queries.artifacts(reader, study_id, elsewhere=True):
         name = key.removeprefix(ARTIFACT)
         # A row of the database must not name a file outside of the folder.
-        if _is_uuid(name) and (folder / name).is_file():
+        if is_artifact(name) and (folder / name).is_file():
             yield folder / name
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
 
 
 def deletion_text(deletion: Deletion) -> str:

@@ -38,6 +38,7 @@ from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.worker import leave_with_driver
 from hpsearch.store import queries
+from hpsearch.store.keys import is_artifact
 from hpsearch.store.url import DEFAULT_STORAGE, absolute
 
 logger = logging.getLogger(__name__)
@@ -198,21 +199,13 @@ def _weights(
     shown = {"artifact": name, "study": study, "trial": number}
     attrs = {f"artifacts:{name}": json.dumps(meta), BEST_ARTIFACT: shown}
     old = before.get("artifact")
-    if not isinstance(old, str) or not _is_uuid(old) or old == name:
+    if not isinstance(old, str) or not is_artifact(old) or old == name:
         return Change("best weights", attrs)
     return Change("best weights", attrs, (f"artifacts:{old}",), (str(folder.artifacts / old),))
 
 
 def _record_of_artifact(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _is_uuid(text: str) -> bool:
-    """Says whether a name from the database can be a file of ours: it must lead nowhere else."""
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
 
 
 def compute(request: Request) -> Answer:

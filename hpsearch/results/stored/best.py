@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
 from hpsearch.results.stored.answer import Answer, answer
-from hpsearch.results.stored.linked import read_linked
-from hpsearch.results.stored.reading import OpenStudy, complete_trial
+from hpsearch.results.stored.reading import OpenStudy, complete_hparams, complete_trial
 from hpsearch.store import queries
 from hpsearch.store.queries import StoredTrial
 from hpsearch.study.direction import sign
@@ -78,15 +78,10 @@ def best_trial(
     if not study.stored.is_ours:  # others may mean anything by our names
         return _best(searched, {}, Answer(searched.number, searched.number), None)
 
-    def complete(number: int | None) -> StoredTrial | None:
-        return complete_trial(study.reader, study.stored.study_id, foreign, number)
-
-    def hparams(number: int) -> Mapping[str, Any] | None:
-        trial = complete(number)
-        return None if trial is None else trial.hparams
-
-    found = answer(study.name, study.attrs, searched.number, hparams, read_linked(study.reader), by_search)
-    trial = complete(found.trial) or searched
+    place = study.reader, study.stored.study_id, foreign
+    hparams_of = partial(complete_hparams, *place)
+    found = answer(study.name, study.attrs, searched.number, hparams_of, study.linked_trials(), by_search)
+    trial = complete_trial(*place, found.trial) or searched
     return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
 
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hpsearch.errors import StorageError, StudyFileError, StudyNotFound, nearest
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, standing
 from hpsearch.results.stored.linked import read_linked
-from hpsearch.results.stored.reading import complete_trial, linked_to
+from hpsearch.results.stored.reading import complete_hparams, linked_to
 from hpsearch.store import queries
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.queries import StoredStudy, TrialCounts
@@ -91,21 +90,14 @@ def study_rows(reader: Reader, run_folder: Path, only: str | None = None) -> lis
         raise StudyNotFound(f'no study "{only}" in {reader.url}; {known}')
     foreign = queries.foreign_trials(reader)
     counts = queries.count_trials(reader, foreign)
-    linked = read_linked(reader)
+    linked = read_linked(reader, studies.values())
     rows = []
     for study in studies.values() if only is None else [studies[only]]:
         others = foreign.get(study.study_id, {})
-        found = _standing(study, partial(_hparams, reader, study.study_id, others), linked)
+        found = _standing(study, partial(complete_hparams, reader, study.study_id, others), linked)
         counted = counts.get(study.study_id, TrialCounts())
         rows.append(_row(study, counted, len(others), found, linked_to(study.name, studies), run_folder))
     return rows
-
-
-def _hparams(
-    reader: Reader, study_id: int, foreign: Mapping[int, str], number: int
-) -> Mapping[str, Any] | None:
-    trial = complete_trial(reader, study_id, foreign, number)
-    return None if trial is None else trial.hparams
 
 
 def _standing(study: StoredStudy, hparams_of: HparamsOf, linked: Linked) -> Standing:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.stored.answer import Linked
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.study import StudyRecord, as_record
 from hpsearch.store import queries
@@ -82,13 +83,17 @@ class OpenStudy:
         found = next((one for one in known if is_confirmation(one.user_attrs)), None)
         return None if found is None else OpenStudy(self.reader, found, self.others)
 
+    def linked_trials(self) -> Linked:
+        """Reads which trials the confirmations and refits of the database have."""
+        return read_linked(self.reader, self.others.values())
+
     def record(self, storage: str = "") -> StudyRecord:
         """Reads the study and all its trials.
 
         Args:
             storage: the database's URL as it may be shown.
         """
-        linked = read_linked(self.reader) if self.stored.is_ours else {}
+        linked = self.linked_trials() if self.stored.is_ours else {}
         return as_record(self.stored, self.trials(), storage, linked)
 
 
@@ -137,6 +142,14 @@ def complete_trial(
     return (
         trial if trial is not None and trial.trial_id not in foreign and trial.state == "COMPLETE" else None
     )
+
+
+def complete_hparams(
+    reader: Reader, study_id: int, foreign: Mapping[int, str], number: int
+) -> Mapping[str, Any] | None:
+    """Reads the hyperparameters of such a trial."""
+    trial = complete_trial(reader, study_id, foreign, number)
+    return None if trial is None else trial.hparams
 
 
 def read_study(name: str | None, url: str, storage: str = "") -> StudyRecord:

@@ -20,7 +20,6 @@ import numpy as np
 from hpsearch.errors import DataError
 from hpsearch.text import counted
 from hpsearch.training.data import labels, pixels
-from hpsearch.training.data import labels as tables
 from hpsearch.training.data.catalogue import (
     FREE,
     HASH_BYTES,
@@ -168,7 +167,7 @@ def list_pictures(request: Request) -> Listing:
         raise DataError(
             f"data.root: the folder {root.absolute()} {what}; name the folder of images by data.root or --data-root"
         )
-    return _list_by_folder(root) if table is None else _list_by_table(request, tables.find_table(root, table))
+    return _list_by_folder(root) if table is None else _list_by_table(request, labels.find_table(root, table))
 
 
 def _list_by_folder(root: Path) -> Listing:
@@ -197,8 +196,8 @@ def _list_by_folder(root: Path) -> Listing:
 
 def _list_by_table(request: Request, path: Path) -> Listing:
     spec, root = request.spec, request.root
-    table = tables.read_table(path, spec.label_column, spec.file_column)
-    names = tables.column(table, spec.file_column, path, "data.file_column")
+    table = labels.read_table(path, spec.label_column, spec.file_column)
+    names = labels.column(table, spec.file_column, path, "data.file_column")
     # Windows writes backslashes, which may stand in names elsewhere.
     names = [
         name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
@@ -210,9 +209,9 @@ def _list_by_table(request: Request, path: Path) -> Listing:
             f"data.labels: {path} names {missing[0]}, which is not in {root} ({len(missing)} of {len(names)} "
             "files are missing); the names are relative to data.root"
         )
-    values = tables.label_columns(table, spec.label_column, path)
+    values = labels.label_columns(table, spec.label_column, path)
     plain = [os.path.normpath(name) for name in names]
-    tables.check_rows_differ(plain, names, values, path)
+    labels.check_rows_differ(plain, names, values, path)
     known = {*plain, os.path.relpath(path, root)}
     pictures, others = ([name for name in some if name not in known] for some in _walk(root))
     notes = _describe_unlisted(pictures, path.name) + _describe_others(others)

@@ -10,9 +10,8 @@ import numpy as np
 
 from hpsearch.errors import DataError, nearest
 from hpsearch.study.data import DataSpec
-from hpsearch.training.data import arrays as idx
 from hpsearch.training.data import builders, stacks, torchvision_sets
-from hpsearch.training.data.arrays import ArrayImages
+from hpsearch.training.data.arrays import CLASSES, DIGITS, ArrayImages
 from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
 from hpsearch.training.data.catalogue import (
     Array,
@@ -28,7 +27,7 @@ from hpsearch.training.data.folder import FOLDER
 from hpsearch.training.data.pictures import FileImages
 
 SOURCES: dict[str, Source] = {
-    "digits": idx.DIGITS,
+    "digits": DIGITS,
     "folder": FOLDER,
     "npz": stacks.NPZ,
     "npy": stacks.NPY,
@@ -78,7 +77,7 @@ def find(name: str) -> Source:
         return builders.BUILDER
     if name in SOURCES:
         return SOURCES[name]
-    if name in idx.CLASSES:
+    if name in CLASSES:
         return torchvision_sets.FAMILY
     known = torchvision_sets.names()
     if name in known:

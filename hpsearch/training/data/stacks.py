@@ -13,7 +13,6 @@ import numpy as np
 
 from hpsearch.errors import DataError, nearest
 from hpsearch.training.data import labels
-from hpsearch.training.data import labels as tables
 from hpsearch.training.data.arrays import OPENERS, ArrayImages, npz_names, scan
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Array, Catalogue, Request, Source
 
@@ -42,7 +41,7 @@ def _table_path(request: Request) -> Path | None:
     if request.spec.labels is None:
         return None
     folder = request.root if request.root.is_dir() else request.root.parent
-    return tables.find_table(folder, request.spec.labels)
+    return labels.find_table(folder, request.spec.labels)
 
 
 def _with_table(request: Request, files: list[Path]) -> list[Path]:
@@ -50,8 +49,8 @@ def _with_table(request: Request, files: list[Path]) -> list[Path]:
     return files + ([table] if table else [])
 
 
-def _read_table(request: Request, path: Path) -> tables.Table:
-    return tables.read_table(path, request.spec.label_column, request.spec.file_column)
+def _read_table(request: Request, path: Path) -> labels.Table:
+    return labels.read_table(path, request.spec.label_column, request.spec.file_column)
 
 
 def _npz_files(request: Request) -> list[Path]:
@@ -108,7 +107,7 @@ def _read_named(
     table = _read_table(request, path) if path else None
     labelled = f"data.labels: {path}" if path else f"data.root: {where}"
     if table is not None:
-        values = tables.label_columns(table, request.spec.label_column, str(path))
+        values = labels.label_columns(table, request.spec.label_column, str(path))
     else:
         values, others = _read_labels(opener, arrays, where)
         if others != parts:
@@ -163,7 +162,7 @@ def _read_labels(opener: str, arrays: Mapping[str, tuple[str, str]], where: str)
 
 def _columns(
     opener: str, arrays: Mapping[str, tuple[str, str]], group_by: str | None, images: int, where: str
-) -> tables.Table | None:
+) -> labels.Table | None:
     """Returns the array, or those of official parts, that `group_by` names as a column.
 
     Raises:
@@ -195,11 +194,11 @@ def _read_mrc(request: Request) -> Catalogue:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
     found, hashes, note, flawed = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
     table = _read_table(request, table_path)
-    values = tables.label_columns(table, request.spec.label_column, str(table_path))
+    values = labels.label_columns(table, request.spec.label_column, str(table_path))
     rows, names = _locate(
         request, table, table_path, dict(zip(paths, found.counts, strict=True)), len(values)
     )
-    tables.check_rows_differ(rows.tolist(), names, values, table_path)
+    labels.check_rows_differ(rows.tolist(), names, values, table_path)
     where = f"data.labels: {table_path}"
     targets, classes = labels.to_targets(values, request.spec.task, where, samples=names)
     return Catalogue(
@@ -223,14 +222,14 @@ def _only(images: ArrayImages, rows: Array) -> ArrayImages:
 
 
 def _locate(
-    request: Request, table: tables.Table, path: Path, counts: Mapping[Path, int], labelled: int
+    request: Request, table: labels.Table, path: Path, counts: Mapping[Path, int], labelled: int
 ) -> tuple[Array, list[str]]:
     """Returns which image each row of the table means, counted through all stacks, and its name.
 
     A row means the image that its file column names as `000003@stack.mrcs` (from 1), or, without such a
     column, the next image.
     """
-    names = tables.file_column(table, request.spec.file_column)
+    names = labels.file_column(table, request.spec.file_column)
     starts: dict[str, tuple[int, int]] = {}
     total = 0
     for stack, count in counts.items():
