@@ -14,7 +14,7 @@ from hpsearch.cli.options import (
     storage_url,
     study_name,
 )
-from hpsearch.text import one_line, say
+from hpsearch.text import counted, one_line, say
 
 
 @command()
@@ -32,7 +32,7 @@ def stop(
     if count == 0:
         say(f'study "{name}" is not running')
     else:
-        say(f'asked {count} driver{"s" * (count > 1)} of "{name}" to stop; running trials are checkpointed')
+        say(f'asked {counted(count, "driver")} of "{name}" to stop; running trials are checkpointed')
 
 
 @command()

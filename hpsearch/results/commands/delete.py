@@ -163,7 +163,7 @@ def _artifact_files(reader: Reader, study_id: int, folder: Path) -> Iterable[Pat
 
 def deletion_text(deletion: Deletion) -> str:
     """Returns what would go, for a question and an answer."""
-    parts = [f'study "{deletion.name}" with {deletion.trials} trials']
+    parts = [f'study "{deletion.name}" with {counted(deletion.trials, "trial")}']
     if deletion.folder is not None:
         parts.append(f"{deletion.folder} ({size(deletion.size)})")
     if deletion.artifacts:
