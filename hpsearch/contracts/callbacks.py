@@ -43,7 +43,14 @@ class StudyInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial in training: `curve` holds the epochs so far, `since` when it began (as `time.time`)."""
+    """A trial in training.
+
+    Attributes:
+        epochs: after which it ends by itself.
+        since: when it began or was resumed (as `time.time`).
+        curve: the epochs so far.
+        why: why it was chosen, where the study's policy pauses trials.
+    """
 
     number: int
     attempt: int
@@ -52,6 +59,7 @@ class RunningTrial:
     epochs: int
     since: float
     curve: tuple[EpochResult, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -107,11 +115,13 @@ class Standing:
         finished: finished trials by state.
         stop_reasons: the same by the reason why they ended.
         best: the best of them.
+        paused: trials that wait to be resumed.
     """
 
     finished: Mapping[str, int]
     stop_reasons: Mapping[str, int]
     best: FinishedTrial | None
+    paused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,9 @@ class Callback:
 
     def on_trial_interrupted(self, number: int) -> None:
         """A trial has left its worker without an end: it waits for its next attempt, here or elsewhere."""
+
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        """A trial has left its worker for a more promising one; it may be resumed later, here or elsewhere."""
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         """A trial of this driver has ended."""

@@ -7,6 +7,11 @@ from typing import Any
 
 from hpsearch.study.specification import StudySpec
 
+PIECES = "pieces"
+"""User attribute of a trial: a list of [last epoch, order], one for each piece that it was trained in."""
+PAUSED = "paused"
+"""User attribute of a RUNNING trial that waits to be resumed: the epoch after which it was paused, else None."""
+
 
 class EndKind(StrEnum):
     """How an attempt at a trial ended, as the engine saw it."""

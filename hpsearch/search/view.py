@@ -146,6 +146,11 @@ class StudyView:
             self.counts[TrialState.WAITING.name] -= 1
             self.counts[TrialState.RUNNING.name] += 1
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether the study has not yet begun all its trials, as far as is known."""
+        return self.place(self.next_number) - self.counts[TrialState.WAITING.name] < self.spec.total_trials
+
     def place(self, number: int) -> int:
         """Returns the place of a trial among the own ones."""
         return number - bisect_left(self._foreign, number)

@@ -25,7 +25,7 @@ class Admission:
         has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
 
     Attributes:
-        exhausted: whether the study had no orphan and no new trial to give when it was last asked.
+        exhausted: whether the study had nothing to train when it was last asked.
     """
 
     def __init__(self, study: Study, fleet: Fleet, has_checkpoint: Callable[[int, int], bool]) -> None:
@@ -36,6 +36,10 @@ class Admission:
         self._waiting: list[Postponed] = []
         self._doubtful: dict[int, Doubtful] = {}
         self._pardoned: set[int] = set()
+
+    def ask_again(self) -> None:
+        """Notes that a trial has paused or ended: a policy that pauses may want something else now."""
+        self.exhausted = self.exhausted and not self._study.spec.pauses
 
     def put_back(self, waiting: Postponed) -> None:
         """Lets a trial wait for its next attempt."""
@@ -109,7 +113,7 @@ class Admission:
         return new
 
     def next_unfinished(self, silent_too: bool) -> int | None:
-        """Returns the number of a trial that waits, here or because its driver has gone; None without any.
+        """Returns the number of a trial that waits, here, paused, or because its driver has gone; None without any.
 
         Args:
             silent_too: whether drivers that are only silent count as gone.
@@ -119,9 +123,10 @@ class Admission:
         """
         if self._waiting:
             return self._waiting.pop(0).number
-        orphan = self._study.next_trial(self._has_checkpoint, silent_too, claim=False)
-        self.exhausted = orphan is None
-        return None if orphan is None else orphan.number
+        left = self._study.next_trial(self._has_checkpoint, silent_too, claim=False)
+        left = left or self._study.next_surplus(0)
+        self.exhausted = left is None
+        return None if left is None else left.number
 
     def _waiting_for(self, worker: Worker) -> Postponed | None:
         for waiting in self._waiting:

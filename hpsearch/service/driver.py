@@ -31,8 +31,9 @@ from hpsearch.contracts.messages import (
     WorkerExit,
 )
 from hpsearch.contracts.trial import StopKind
-from hpsearch.errors import LeaseLost
+from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search.outcome import Verdict
+from hpsearch.search.policy.contract import Pause
 from hpsearch.service.admission import Admission, Doubtful
 from hpsearch.service.database import Database
 from hpsearch.service.ends import Postponed, after_end, after_exit, given_back
@@ -149,7 +150,10 @@ class Driver:
         trial = self.study.live.get(result.number)
         if worker is None or trial is None or trial.attempt != result.attempt:
             return  # a trial that another driver has taken over; its worker is being ended
-        self._answer(worker, trial, self.study.report(result.number, result), result.epoch)
+        judged = self.study.report(result.number, result)
+        if self.study.spec.pauses:
+            self.stops.on_epochs(self.study.epochs)
+        self._answer(worker, trial, judged, result.epoch)
         self.epochs += 1
         self.call("on_epoch", running(trial, worker), result)
 
@@ -157,20 +161,20 @@ class Driver:
         worker, trial = self.fleet.with_trial(started.number), self.study.live.get(started.number)
         if worker is None or trial is None:
             return
-        verdict = self.study.resume(started.number, started.curve)
+        judged = self.study.resume(started.number, started.curve)
         if started.curve:
-            self._answer(worker, trial, verdict, len(started.curve))
+            self._answer(worker, trial, judged, len(started.curve))
         self.call("on_trial_start", running(trial, worker))
 
-    def _answer(self, worker: Worker, trial: LiveTrial, verdict: Verdict | None, epoch: int) -> None:
+    def _answer(self, worker: Worker, trial: LiveTrial, judged: Verdict | Pause | None, epoch: int) -> None:
         action = Action.CONTINUE
-        if verdict is not None:
-            self._verdicts[trial.number] = verdict
+        if isinstance(judged, Verdict):
+            self._verdicts[trial.number] = judged
             action = Action.STOP
         elif self.stops.ends_study:
             self._verdicts[trial.number] = self._study_end()
             action = Action.STOP
-        elif self.stops.reason is not None:
+        elif judged is not None or self.stops.reason is not None:
             action = Action.PREEMPT
         self.fleet.send(worker, Decision(trial.number, epoch, action))
 
@@ -187,6 +191,9 @@ class Driver:
             return
         beside = self.fleet.beside(worker) if worker is not None else frozenset()
         decided = self._verdicts.pop(end.number, None)
+        if trial.pausing is not None and end.kind is EndKind.PREEMPTED:
+            self._pause(trial, end, worker)
+            return
         attempts = self.study.spec.study.max_attempts
         self._act(after_end(end, trial, decided, company, beside, attempts), end, worker)
         if end.kind is EndKind.UNSAVED:
@@ -203,24 +210,30 @@ class Driver:
         self.admission.put_back(found)  # judged anew when it is resumed
         self.call("on_trial_interrupted", found.number)
 
+    def _pause(self, trial: LiveTrial, end: TrialEnd | None, worker: Worker | None) -> None:
+        if not any(self.keeper.has_checkpoint(trial.number, n) for n in range(trial.attempt, 0, -1)):
+            raise StudyFileError(
+                f'study.policy: "{self.study.spec.study.policy}" pauses trials, but trial {trial.number} has left no '
+                'checkpoint to resume it from; call trial.save() in train.function, or use "sampled"'
+            )
+        if worker is not None:
+            self.call("on_trial_paused", running(trial, worker))
+        self.study.pause(trial.number, end, _facts(end, worker))
+        self.admission.ask_again()
+
     def _fail_doubtful(self) -> None:
         for one in self.admission.judge(at_once=self.stops.ends_study):
             self._finish(one.end.number, Verdict(StopKind.ERROR, one.end.detail), one.end, one.worker)
 
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
-        facts: dict[str, Any] = {}
-        if worker is not None:
-            facts["host"] = worker.host
-            told = end.facts if end is not None else {}  # the engine's word names the GPU's model
-            facts |= {"worker": worker.place.worker, "device": told.get("device", worker.device)}
-        if end is not None and end.traceback:
-            facts["error"] = end.traceback
+        facts = _facts(end, worker)
         facts["weights"] = self.keeper.keep(number, end.weights if end else None) or ""
         ended = self.study.finish(number, verdict, end, facts)
         self.stops.on_end(ended.trial.state is TrialState.FAIL, f"trial {number}: {verdict.detail}")
         record = finished(ended.trial, number, ended.is_best, self.keeper.folder)
+        self.admission.ask_again()
         self.stops.on_best(self.study.view.board.best)
-        self.stops.on_epochs(self.study.view.epochs)
+        self.stops.on_epochs(self.study.epochs)
         self.call("on_trial_end", record)
 
     def _on_exit(self, left: WorkerExit) -> None:
@@ -249,6 +262,9 @@ class Driver:
         detail = f"worker {left.worker} {reason}{last_words}"
         end = TrialEnd(trial.number, trial.attempt, EndKind.ERROR, detail, traceback=left.stderr)
         self._verdicts.pop(trial.number, None)
+        if trial.pausing is not None and trial.saved == len(trial.results):  # nothing of it is lost
+            self._pause(trial, None, worker)
+            return
         if self.stops.reason is not None:  # killed by us when the grace ran out, or on its way out
             self._act(Postponed(trial.number, trial.failures), end, worker)
             return
@@ -298,7 +314,7 @@ class Driver:
     def _look_around(self) -> None:
         self._catch_up()
         self.stops.on_best(self.study.view.board.best)
-        self.stops.on_epochs(self.study.view.epochs)
+        self.stops.on_epochs(self.study.epochs)
         self.admission.exhausted = False
         if self.study.stop_requested():
             self.stops.stop("`hpsearch stop` asked for it")
@@ -308,6 +324,11 @@ class Driver:
             self._end_one()
         if self.stops.reason is not None:
             return
+        most = self.study.spec.study.max_paused
+        if len(self.study.paused) > most:
+            self._end_paused(
+                most, f"the least promising of more than {most} paused trials (study.max_paused)"
+            )
         able = next((worker for worker in self.fleet.with_room() if self.admission.is_possible(worker)), None)
         if able is None:
             return
@@ -332,6 +353,14 @@ class Driver:
         number = self.database(lambda: self.admission.next_unfinished(self._silent_too))
         if number is not None:
             self._finish(number, self._study_end(), None, None)
+
+    def _end_paused(self, most: int, why: str) -> bool:
+        """Ends one of more than so many paused trials; says whether there was one."""
+        trial = self.database(lambda: self.study.next_surplus(most))
+        if trial is not None:
+            detail = f"paused at epoch {len(trial.results)} and not resumed: {why}"
+            self._finish(trial.number, Verdict(StopKind.PRUNER, detail), None, None)
+        return trial is not None
 
     @property
     def _silent_too(self) -> bool:
@@ -366,5 +395,19 @@ class Driver:
             return False
         if self.database(self.study.others_unfinished) != 0:
             return False
+        if self.study.paused and self._end_paused(0, "others were more likely to become the best"):
+            return False
         self.database(self._catch_up)  # the last trials of other drivers, one of which may be the best
         return True
+
+
+def _facts(end: TrialEnd | None, worker: Worker | None) -> dict[str, Any]:
+    """Returns what is stored of where a trial was trained, and of its error."""
+    facts: dict[str, Any] = {}
+    if worker is not None:
+        facts["host"] = worker.host
+        told = end.facts if end is not None else {}  # the engine's word names the GPU's model
+        facts |= {"worker": worker.place.worker, "device": told.get("device", worker.device)}
+    if end is not None and end.traceback:
+        facts["error"] = end.traceback
+    return facts

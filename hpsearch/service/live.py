@@ -11,10 +11,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import EpochResult, StopKind, TrialEnd
+from hpsearch.contracts.trial import PAUSED, EpochResult, StopKind, TrialEnd
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import Verdict, score
+from hpsearch.search.policy.contract import Pause
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.direction import sign
@@ -27,6 +28,10 @@ LONG_CURVE = 2_000
 """Epochs from which on curves in attributes are rounded, for the same reason."""
 
 LOSSES = ("train_loss", "val_loss")
+WHY = "why"
+"""User attribute: for each time that a trial was begun or resumed, why it was chosen."""
+PAUSES = "pauses"
+"""User attribute: how often a trial was paused and resumed."""
 
 
 @dataclass(slots=True)
@@ -43,6 +48,10 @@ class LiveTrial:
         alone: whether this attempt gets a worker of its own.
         interruptions: why earlier attempts under this driver ended.
         since: when this driver began or took over the trial, seconds since the epoch.
+        pausing: the decision to pause it, until its worker has given it back.
+        kept: what was stored with it when it was paused; empty once it is trained again.
+        why: for each time that it was begun or resumed, why it was chosen.
+        pauses: how often it was paused and resumed, each an attempt that was no failure.
     """
 
     number: int
@@ -60,11 +69,26 @@ class LiveTrial:
     since: float = field(default_factory=time.time)
     results: list[EpochResult] = field(default_factory=list)
     interruptions: list[str] = field(default_factory=list)
+    pausing: Pause | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    why: list[str] = field(default_factory=list)
+    pauses: int = 0
+
+    @property
+    def tries(self) -> int:
+        """Attempts, of which those between two pauses are one."""
+        return self.attempt - self.pauses
 
     @property
     def failures_with_this(self) -> int:
         """Attempts in a row without a new checkpoint, should this one end now."""
         return 0 if self.progress else self.failures + 1
+
+    def remember(self, attrs: Mapping[str, Any]) -> None:
+        """Takes over what an earlier attempt has stored with the trial."""
+        self.why, self.pauses = list(attrs.get(WHY) or ()), int(attrs.get(PAUSES) or 0)
+        if attrs.get(PAUSED) is not None:
+            self.kept = attrs
 
     def take_up(self, attempt: int, failures: int, reported: Sequence[float]) -> None:
         """Begins an attempt; until its checkpoint is read, with the epochs that are in the database."""
@@ -169,15 +193,16 @@ def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
 
 def attributes(
     trial: LiveTrial,
-    verdict: Verdict,
+    verdict: Verdict | None,
     best: tuple[float, int] | None,
     end: TrialEnd | None,
     fit: FitSpec,
     guessing_loss: float | None,
 ) -> dict[str, Any]:
-    """Returns what is stored with a finished trial, for the dashboard and for pandas.
+    """Returns what is stored with a trial that has ended, or is paused, for the dashboard and for pandas.
 
     Args:
+        verdict: why it ended; None if it is paused.
         best: score and epoch, None if no epoch had a finite value.
         guessing_loss: for the diagnosis of the fit; None where it is not known.
     """
@@ -188,8 +213,7 @@ def attributes(
         "score": best[0] if best else None,
         "best_epoch": best[1] if best else None,
         "epochs_run": len(trial.results),
-        "stop_reason": verdict.kind.value,
-        "stop_detail": verdict.detail,
+        **(told(verdict) if verdict else {}),
         "fit": diagnose(*trial.losses, fit, guessing_loss).value,
         "train_loss": train,
         "val_loss": val,
@@ -198,10 +222,16 @@ def attributes(
         "seconds": round(seconds, 3),
         "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
-        "attempt": trial.attempt,
+        "attempt": trial.tries,
+        **({WHY: trial.why, PAUSES: trial.pauses} if trial.why else {}),
         **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),
         **(dict(end.facts) if end else {}),
     }
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """Returns what is stored of why a trial ended."""
+    return {"stop_reason": verdict.kind.value, "stop_detail": verdict.detail}
 
 
 def as_record(

@@ -183,7 +183,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
     return RunSummary(
         study=study.spec.study.name,
         reason=reason,
-        counts={name: count for name, count in study.view.counts.items() if count},
+        counts={name: count for name, count in study.counts.items() if count},
         stop_reasons=dict(study.view.stop_reasons),
         best=found,
         seconds=time.monotonic() - launched.begun,

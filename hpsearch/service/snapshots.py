@@ -16,12 +16,13 @@ def running(trial: LiveTrial, worker: Worker) -> RunningTrial:
     """Returns what callbacks are told of a trial in training."""
     return RunningTrial(
         number=trial.number,
-        attempt=trial.attempt,
+        attempt=trial.tries,
         worker=worker.place.worker,
         hparams=trial.hparams,
         epochs=trial.spec.train.ends_after,
-        since=worker.trials[trial.number].since,
+        since=seat.since if (seat := worker.trials.get(trial.number)) else trial.since,
         curve=tuple(trial.results),
+        why=trial.why[-1] if trial.why else "",
     )
 
 
@@ -46,11 +47,12 @@ def finished(trial: FrozenTrial, number: int, is_best: bool, folder: RunFolder) 
 
 def standing(study: Study, folder: RunFolder) -> Standing:
     """Returns what callbacks are told of a study as a whole."""
-    counts = study.view.counts
+    counts = study.counts
     return Standing(
         finished={name: counts[name] for name in FINISHED if counts[name]},
         stop_reasons=dict(study.view.stop_reasons),
         best=best(study, folder),
+        paused=counts["PAUSED"],
     )
 
 
@@ -83,5 +85,5 @@ def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
         "epoch": seat.epoch if seat else None,
         "epochs": trial.spec.train.ends_after if trial else None,
         "since": seat.since if seat else None,
-        "attempt": trial.attempt if trial else None,
+        "attempt": trial.tries if trial else None,
     }

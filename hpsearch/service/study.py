@@ -8,25 +8,32 @@ is begun, running trials go on, and the queue waits.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import EpochResult, StopKind, TrialEnd
+from hpsearch.contracts.trial import PAUSED, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
 from hpsearch.search.outcome import Verdict, decide, memory_constraint
+from hpsearch.search.policy.build import build_policy
+from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
 from hpsearch.search.view import StudyView
 from hpsearch.service.live import (
+    PAUSES,
+    WHY,
     Ended,
     LiveTrial,
     as_record,
     attributes,
     begun,
+    clean,
     completed,
     end_operations,
     judge,
+    told,
 )
 from hpsearch.store import trials, writes
 from hpsearch.store.archive import Archive, unfinished
@@ -42,6 +49,21 @@ from hpsearch.study.specification import StudySpec
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A ticket that was taken and whose trial is still to be begun: the database may go away between.
+
+    Attributes:
+        failures: attempts in a row without a new checkpoint.
+        why: why the policy chose it; "" for an orphan.
+    """
+
+    ticket: int
+    attempt: int
+    failures: int
+    why: str = ""
+
+
 class Study:
     """One study of one driver; see `hpsearch.service.opening` for how it is opened."""
 
@@ -52,6 +74,7 @@ class Study:
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
         self.view = StudyView(spec)
+        self.policy = build_policy(spec.study.policy, self.view)
         self.storage = storage
         self.ledger = ledger
         self._writer = writes.TrialWriter(storage)
@@ -60,7 +83,12 @@ class Study:
         # Records by ticket that are in the view and not yet in the database.
         self._ended: dict[int, FrozenTrial] = {}
         self._stale = False
-        self._pending: tuple[int, int, int] | None = None
+        # Epochs of the paused trials by number: ours, and those of other drivers as last seen.
+        self.paused: dict[int, int] = {}
+        # Records by ticket of paused trials whose leases are still ours in the database.
+        self._pausing: dict[int, FrozenTrial] = {}
+        self._pending: _Pending | None = None
+        self._given_out = False  # whether other drivers have taken the last tickets
         self._guessing_loss: float | None = None
         self.data = DataRecord()
         self.made_here = made_here
@@ -83,6 +111,20 @@ class Study:
         """Returns the tokens of the other studies of the database, by their names."""
         with reading(self.storage) as connection:
             return trials.other_tokens(connection, self.study_id)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state; those that are paused do not count as RUNNING."""
+        counts, paused = self.view.counts, len(self.paused)
+        return {**counts, "RUNNING": counts["RUNNING"] - paused, "PAUSED": paused}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the finished trials; where trials are paused, of all."""
+        if not self.spec.pauses:
+            return self.view.epochs
+        running = sum(len(trial.results) for trial in self.live.values())
+        return self.view.epochs + sum(self.paused.values()) + running
 
     @property
     def unwritten(self) -> int:
@@ -130,6 +172,8 @@ class Study:
             rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
             )
+            paused = trials.paused_numbers(connection, self.study_id) if self.spec.pauses else set()
+        self._see_pauses(paused)
         for trial_id, number, state in rows:
             known = number in self.view
             awaited = state is TrialState.WAITING or (known and self.view.params(number))
@@ -142,23 +186,51 @@ class Study:
             elif state.is_finished():
                 self.archive.add(trial)
                 self.view.replace(trial)
+                self.policy.add(trial)
                 del self._foreign[number]
             else:
                 self.view.set_params(number, trial.params)
+                self.policy.add(trial)
+
+    def _see_pauses(self, stored: set[int]) -> None:
+        """Takes note of what other drivers have paused and resumed."""
+        unwritten = {record.number for record in self._pausing.values()}
+        for number in self.paused.keys() - stored - unwritten:
+            del self.paused[number]
+            self.policy.resume(number)
+        for number in stored & self._foreign.keys() - self.paused.keys():
+            with translated(self.storage):
+                trial = self.storage.get_trial(self._foreign[number])
+            if not trial.state.is_finished():
+                self._enter(trial)
+
+    def _enter(self, trial: FrozenTrial) -> None:
+        """Tells the policy of an own trial as stored."""
+        self.policy.add(trial)
+        if trials.is_paused(trial):
+            self.paused[trial.number] = trial.user_attrs[PAUSED]
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
         with translated(self.storage):
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
-        self.view, self._foreign = StudyView(self.spec), {}
+        before = self.policy
+        self.view, self._foreign, self.paused = StudyView(self.spec), {}, {}
+        self.policy = build_policy(self.spec.study.policy, self.view)
         for trial in stored:
             self._see(trial)
         for number, live in self.live.items():
             self._foreign.pop(number, None)
+            self.paused.pop(number, None)
             self.view.set_params(number, live.hparams)
             self.view.restart(number)
             for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
                 self.view.report(number, epoch, value)
+            self.policy.add(
+                self._running(live, live.pausing.notes if live.pausing else before.notes(number, 0))
+            )
+        for record in self._pausing.values():
+            self._enter(record)
         for ticket, record in self._ended.items():
             self._foreign.pop(record.number, None)
             if self.view.is_finished(record.number):
@@ -166,17 +238,18 @@ class Study:
             if self.view.board.is_record(record.user_attrs["score"]):  # perhaps not against what is lost
                 self._queue = completed(record, ticket, self._queue)
             self.view.replace(record)
+            self.policy.finish(record)
         self._stale = False
 
     def next_trial(
         self, has_checkpoint: Callable[[int, int], bool], silent_too: bool = True, claim: bool = True
     ) -> LiveTrial | None:
-        """Takes over an orphaned trial, or claims and samples a new one; None when the quota is given out.
+        """Takes over an orphaned trial, or what the policy wants next; None when there is nothing to train now.
 
         Args:
             has_checkpoint: says of a trial's number and an attempt whether it has left a checkpoint.
             silent_too: whether trials of drivers that are only silent may be taken over.
-            claim: whether a new trial may be begun.
+            claim: whether the policy is asked.
 
         Raises:
             StorageAway: the database does not answer; the call may be repeated.
@@ -185,32 +258,76 @@ class Study:
         if self._stale:
             self._rebuild()
         if self._pending is None:
-            self._pending = self._take_ticket(has_checkpoint, silent_too, claim)
-        if self._pending is None:
-            return None
-        ticket, attempt, failures = self._pending
+            self._pending = self._adopt(has_checkpoint, silent_too) or (self._take_next() if claim else None)
+        return None if self._pending is None else self._begin(self._pending)
+
+    def next_surplus(self, most: int) -> LiveTrial | None:
+        """Takes the least promising of more than so many paused trials, to be ended; None without any.
+
+        Raises:
+            StorageAway: the database does not answer; the call may be repeated.
+        """
+        if self._stale:
+            self._rebuild()
+        for number in self.policy.surplus(most) if self._pending is None else ():
+            if number not in self.live and self._take_paused(number, ""):
+                break
+        return None if self._pending is None else self._begin(self._pending)
+
+    def _begin(self, pending: "_Pending") -> LiveTrial:
+        ticket = pending.ticket
         fence = self.ledger.fence(self.study_id, [ticket])
         trial_id, number, was_there = trials.create_trial(self.storage, self.study_id, ticket, fence)
         if self.view.is_finished(number):  # the database has given a number twice
             raise writes.older_copy([ticket])
         if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
+        stored = None
+        if was_there and self.spec.pauses:
+            with translated(self.storage):
+                stored = self.storage.get_trial(trial_id)
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
         else:
-            hparams = self.view.ask(number)
+            hparams = self.policy.start(number)
             self._foreign.pop(number, None)
             self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
         self._pending = None
         trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
-        trial.take_up(attempt, failures, self.view.reported(number))
+        trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
         self.live[number] = trial
+        if self.spec.pauses:
+            self._take_piece(trial, stored, pending.why)
         return trial
 
-    def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | None:
+    def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str) -> None:
+        """Lets a trial begin, or resume, as the policy wanted it.
+
+        Args:
+            stored: as the database has it; None if it is new.
+        """
+        if stored is not None and stored.params:
+            trial.remember(stored.user_attrs)
+            reported = stored.intermediate_values
+            values = [reported[epoch] for epoch in range(1, 1 + len(reported)) if epoch in reported]
+            trial.take_up(trial.attempt, trial.failures, values)
+            self.policy.add(stored)  # another driver may have trained it meanwhile
+        if trial.kept:
+            self.paused.pop(trial.number, None)
+            self.policy.resume(trial.number)
+            self._note(trial, {PAUSED: None})
+        if why:
+            trial.why.append(why)
+            self._note(trial, {WHY: trial.why})
+
+    def _note(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> None:
+        for key, value in clean(attrs).items():
+            self._queue.append((trial.ticket, writes.SetAttr(trial.trial_id, key, value)))
+
+    def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | Pause | None:
         """Enters the epochs of the checkpoint that a trial goes on from, and judges the last of them."""
         trial = self.live[number]
-        trial.results = []
+        trial.results, trial.kept = [], {}
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
         self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
@@ -220,8 +337,8 @@ class Study:
             verdict = self.report(number, result)
         return verdict
 
-    def report(self, number: int, result: EpochResult) -> Verdict | None:
-        """Enters one epoch and says whether the trial ends with it."""
+    def report(self, number: int, result: EpochResult) -> Verdict | Pause | None:
+        """Enters one epoch and says whether the trial ends, or pauses, with it."""
         trial = self.live[number]
         del trial.results[result.epoch - 1 :]
         trial.results.append(result)
@@ -231,10 +348,49 @@ class Study:
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
         verdict = judge(trial, self.spec, value)
-        if verdict is None and self.view.should_prune(number):
-            detail = f"the {self.spec.pruner.name} pruner cut it at epoch {result.epoch}"
-            return Verdict(StopKind.PRUNER, detail)
-        return verdict
+        if verdict is not None:
+            return verdict
+        match self.policy.report(number, result.epoch, value):
+            case Stop(verdict):
+                return verdict
+            case Pause() as decision:
+                trial.pausing = decision
+                return decision
+            case Continue(notes):
+                self._note(trial, notes)
+        return None
+
+    def pause(self, number: int, end: TrialEnd | None, facts: Mapping[str, Any]) -> None:
+        """Lets a trial wait until the policy resumes it, under this driver or another.
+
+        All that is known of it is stored, so that it can be ended without being trained again. Its lease is
+        nobody's meanwhile: no driver needs to live for it, and the first to claim it resumes it.
+
+        Args:
+            end: what the engine said of this attempt, if there was an engine to say it.
+            facts: further user attributes.
+        """
+        trial = self.live.pop(number)
+        assert trial.pausing is not None
+        found = attributes(trial, None, trial.best(), end, self.spec.fit, self._guessing_loss)
+        self._note(trial, {**found, **facts, **trial.pausing.notes, PAUSES: trial.pauses + 1})
+        self._queue.append((trial.ticket, writes.PauseLease(self.study_id, trial.ticket)))
+        record = self._running(trial, trial.pausing.notes)
+        self._pausing[trial.ticket] = record
+        self.paused[number] = record.user_attrs[PAUSED]
+        self._foreign[number] = trial.trial_id
+
+    def _running(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
+        """Returns a trial that has not ended as the database will have it."""
+        record = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(trial.hparams),
+            distributions=dict(self.view.space),
+            user_attrs=dict(attrs),
+            intermediate_values=dict(enumerate(trial.values(self.spec.study.metric), start=1)),
+        )
+        record.number = trial.number
+        return record
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.
@@ -246,9 +402,14 @@ class Study:
         trial = self.live.pop(number)
         best = trial.best()
         value = best[0] if best else None
+        epochs = len(trial.results)
         state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
-        found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
-        attrs = {**found, **self.spec.sampler.attrs(self.view.place(number)), **facts}
+        if trial.kept:
+            found = {**trial.kept, **told(verdict)}
+        else:
+            found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
+        given = self.spec.sampler.attrs(self.view.place(number))
+        attrs = {**found, **given, **self.policy.notes(number, epochs), **facts}
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
@@ -258,6 +419,7 @@ class Study:
         self._ended[trial.ticket] = record
         self.archive.add(record)
         self.view.replace(record)
+        self.policy.finish(record)
         return Ended(record, is_best)
 
     def flush(self) -> bool:
@@ -282,6 +444,10 @@ class Study:
         self._newest = ends[-1] if ends else self._newest
         for ticket in closed:
             del self._ended[ticket]
+        given_back = [op.ticket for _, op in batch if isinstance(op, writes.PauseLease)]
+        self.ledger.let_go(self.study_id, given_back)
+        for ticket in given_back:
+            del self._pausing[ticket]
         return bool(closed)
 
     def retry(self, number: int, failures: int) -> LiveTrial:
@@ -294,6 +460,9 @@ class Study:
         trial = self.live[number]
         trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
+        if trial.pausing is not None:  # its worker could not give it back
+            trial.pausing = None
+            self.policy.resume(number)
         return trial
 
     def beat(self, workers: str) -> None:
@@ -310,7 +479,7 @@ class Study:
     def drop(self, tickets: Iterable[int]) -> list[int]:
         """Forgets trials that another driver owns, with all that was queued for them; returns their numbers."""
         gone = set(tickets)
-        if self._pending is not None and self._pending[0] in gone:
+        if self._pending is not None and self._pending.ticket in gone:
             self._pending = None
         numbers = [number for number, trial in self.live.items() if trial.ticket in gone]
         for number in numbers:
@@ -319,6 +488,10 @@ class Study:
         for ticket in gone & self._ended.keys():
             del self._ended[ticket]
             self._stale = True
+        for ticket in gone & self._pausing.keys():
+            number = self._pausing.pop(ticket).number
+            del self.paused[number]
+            self.policy.resume(number)
         return numbers
 
     def release(self) -> None:
@@ -329,7 +502,7 @@ class Study:
         """
         tickets = [trial.ticket for trial in self.live.values()]
         if self._pending is not None:
-            tickets.append(self._pending[0])
+            tickets.append(self._pending.ticket)
         self.ledger.release(self.study_id, tickets)
         self.ledger.unregister()
 
@@ -351,9 +524,7 @@ class Study:
         self.data.check(facts)
         self._guessing_loss = facts.guessing_loss
 
-    def _take_ticket(
-        self, has_checkpoint: Callable[[int, int], bool], silent_too: bool, claim: bool
-    ) -> tuple[int, int, int] | None:
+    def _adopt(self, has_checkpoint: Callable[[int, int], bool], silent_too: bool) -> "_Pending | None":
         def progressed(lease: Lease) -> bool:
             if lease.number is None:
                 return False
@@ -362,11 +533,59 @@ class Study:
                 lease.elsewhere and bool(self.view.reported(lease.number))
             )
 
-        lease = self.ledger.adopt(self.study_id, progressed, silent_too)
-        if lease is not None:
-            return lease.ticket, lease.attempt, lease.failures
-        ticket = self.ledger.claim(self.study_id, self.total) if claim else None
-        return None if ticket is None else (ticket, 1, 0)
+        while (lease := self.ledger.adopt(self.study_id, progressed, silent_too)) is not None:
+            if lease.trial_id is None or not self._was_hardly_taken(lease.ticket, lease.trial_id):
+                return _Pending(lease.ticket, lease.attempt, lease.failures)
+        return None
+
+    def _was_hardly_taken(self, ticket: int, trial_id: int) -> bool:
+        """Pauses an orphan again whose driver died before it could say that the trial is not paused any more.
+
+        Perhaps the trial was not to be resumed but to be ended; the policy knows.
+        """
+        if not self.spec.pauses:
+            return False
+        with translated(self.storage):
+            trial = self.storage.get_trial(trial_id)
+        if not trials.is_paused(trial):
+            return False
+        self._queue.append((ticket, writes.PauseLease(self.study_id, ticket)))
+        self._pausing[ticket] = trial
+        self._foreign[trial.number] = trial_id
+        self._enter(trial)
+        self.flush()
+        return True
+
+    def _take_next(self) -> "_Pending | None":
+        """Takes what the policy wants next, until no other driver was first; None if it wants to wait."""
+        while True:
+            # Without pauses the tickets alone decide; a policy that pauses must decide after a restart as before.
+            new = not self._given_out and (self.view.may_begin or not self.spec.pauses)
+            match self.policy.begin(new):
+                case New(why):
+                    ticket = self.ledger.claim(self.study_id, self.total)
+                    if ticket is not None:
+                        return _Pending(ticket, 1, 0, why)
+                    if self._given_out:
+                        return None
+                    self._given_out = True
+                case Resume(number, why) if number not in self.live:
+                    if self._take_paused(number, why):
+                        return self._pending
+                case _:  # to wait, be it for the worker that has yet to give back what is to be resumed
+                    return None
+
+    def _take_paused(self, number: int, why: str) -> bool:
+        """Takes a paused trial's lease; says whether this driver was the first."""
+        if any(record.number == number for record in self._pausing.values()):
+            self.flush()
+        lease = self.ledger.resume(self.study_id, number)
+        if lease is None:
+            self.paused.pop(number, None)
+            self.policy.resume(number)
+            return False
+        self._pending = _Pending(lease.ticket, lease.attempt, 0, why)
+        return True
 
     def save(self, path: Path) -> int:
         """Writes what memory holds into a file, for a database that has lost it; returns the finished trials.
@@ -374,11 +593,15 @@ class Study:
         Raises:
             OSError: the file cannot be written.
         """
-        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
+        running = [(n, self.view.params(n), 1) for n in self._foreign if n not in self.paused] + [
             (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
         ]
         space, token, spec = self.view.space, self.token, self.spec
         left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
+        for n, epoch in self.paused.items():
+            hparams, values = self.view.params(n), self.view.reported(n)
+            attrs = {**self.policy.notes(n, epoch), PAUSED: epoch}
+            left.append(unfinished(n, hparams, space, token, 1, values, attrs))
         changes = {SPECIFICATION: stored_form(spec), **self.data.attrs}
         return self.archive.write(path, spec.study.name, changes, left)
 
@@ -393,5 +616,6 @@ class Study:
             self.view.leave_out(trial.number)
             return
         self.view.add(trial)
+        self._enter(trial)
         if not trial.state.is_finished():
             self._foreign[trial.number] = trial._trial_id

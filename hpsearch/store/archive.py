@@ -7,9 +7,10 @@ up the trials that were running from their checkpoints.
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import distribution_to_json, json_to_distribution
@@ -36,6 +37,7 @@ from hpsearch.study.specification import StudySpec
 
 FORMAT = 1
 _GRAPHS = "dashboard:plot_data"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Archive:
@@ -193,14 +195,26 @@ def _end(trial_id: int, trial: FrozenTrial) -> Iterable[TrialOperation]:
 
 
 def unfinished(
-    number: int, params: Mapping[str, Any], space: Mapping[str, Any], token: str, attempt: int
+    number: int,
+    params: Mapping[str, Any],
+    space: Mapping[str, Any],
+    token: str,
+    attempt: int,
+    values: Sequence[float] = (),
+    attrs: Mapping[str, Any] = NOTHING,
 ) -> FrozenTrial:
-    """Returns a trial that has not ended, as it is brought back: its checkpoint knows its epochs."""
+    """Returns a trial that has not ended, as it is brought back: its checkpoint knows its epochs.
+
+    Args:
+        values, attrs: of its epochs, and its user attributes, where it is not resumed at once.
+    """
     trial = create_trial(
         state=TrialState.RUNNING,
         params=dict(params),
         distributions={name: space[name] for name in params},
+        user_attrs=dict(attrs),
         system_attrs={MARK: token, ATTEMPT: attempt},
+        intermediate_values=dict(enumerate(values, start=1)),
     )
     trial.number = number
     return trial

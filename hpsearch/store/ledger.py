@@ -25,6 +25,7 @@ from hpsearch.store.schema import (
     CONTROL,
     DRIVER,
     LEASE,
+    PAUSED_LEASE,
     Lease,
     create_tables,
     forget,
@@ -254,9 +255,36 @@ class Ledger:
     def _is_free(self, row: Row[Any], now: float, silent_too: bool) -> bool:
         if row.driver == self._driver.id:
             return row.ticket not in self._held.get(row.study_id, {})
+        if row.driver == PAUSED_LEASE:
+            return False
         if row.driver is None or row.id is None or (silent_too and row.expires < now):
             return True
         return identity_of(row).is_dead()
+
+    def resume(self, study_id: int, number: int) -> Lease | None:
+        """Takes a paused trial for its next piece; None if it is not paused any more."""
+        self._attach(study_id)
+        trial = and_(LEASE.c.study_id == study_id, LEASE.c.number == number)
+        with writing(self._storage) as connection:
+            self._check_study(connection, study_id)
+            changes = {
+                "driver": self._driver.id,
+                "attempt": LEASE.c.attempt + 1,
+                "failures": 0,
+                "expires": self._now(connection) + self.lease_seconds,
+                "preempted": False,
+            }
+            paused = and_(trial, LEASE.c.driver == PAUSED_LEASE, LEASE.c.done.is_(False))
+            if not connection.execute(update(LEASE).where(paused).values(changes)).rowcount:
+                return None
+            lease = lease_of(connection.execute(select(LEASE).where(trial)).one())
+        self._held.setdefault(study_id, {})[lease.ticket] = lease.attempt
+        return lease
+
+    def let_go(self, study_id: int, tickets: Iterable[int]) -> None:
+        """Notes that a write of ours has paused these trials: their leases are not ours any more."""
+        for ticket in tickets:
+            self._held.get(study_id, {}).pop(ticket, None)
 
     def _take_over(self, lease: Lease, progressed: Callable[[Lease], bool]) -> Lease | None:
         # A lost answer to this driver's own claim is no death either.
@@ -304,10 +332,11 @@ class Ledger:
         return Fence(self._driver.id, study_id, {ticket: held[ticket] for ticket in wanted})
 
     def unfinished(self, study_id: int) -> list[Lease]:
-        """Returns the study's leases that are not done, whoever owns them."""
+        """Returns the study's leases that are not done, whoever owns them, but for those of paused trials."""
         query = select(LEASE).where(LEASE.c.study_id == study_id, LEASE.c.done.is_(False))
         with reading(self._storage) as connection:
-            return [lease_of(row) for row in connection.execute(query.order_by(LEASE.c.ticket))]
+            leases = [lease_of(row) for row in connection.execute(query.order_by(LEASE.c.ticket))]
+        return [lease for lease in leases if lease.driver != PAUSED_LEASE]
 
     def _attach(self, study_id: int) -> None:
         """Makes sure that the leases found under this number are this study's.

@@ -12,11 +12,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
+from hpsearch.contracts.trial import PAUSED
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading, writing
 from hpsearch.store.keys import ATTEMPT, MARK, TOKEN
 from hpsearch.store.queries import is_record
-from hpsearch.store.schema import DRIVER, LEASE, identity_of
+from hpsearch.store.schema import DRIVER, LEASE, PAUSED_LEASE, identity_of
 from hpsearch.store.url import redact
 from hpsearch.store.writes import (
     STUDIES,
@@ -114,7 +115,8 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
     """Gives the study's own trials that have no ticket one: they came with a copy of the study.
 
     Args:
-        own: finished ones, which then count towards `study.trials`, and running ones, which go on.
+        own: finished ones, which then count towards `study.trials`, running ones, which are resumed at once, and
+            paused ones.
     """
     with reading(storage) as connection:
         missing = _without_ticket(connection, study_id, own)
@@ -132,7 +134,7 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
             delete(LEASE).where(LEASE.c.study_id == study_id, LEASE.c.ticket.in_(begun[: len(missing)]))
         )
         tickets = chain(begun, count(last + 1))
-        free = {"driver": None, "failures": 0, "expires": 0.0, "preempted": True}
+        free = {"failures": 0, "expires": 0.0, "preempted": True}
         rows = [
             {
                 **free,
@@ -140,6 +142,7 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
                 "ticket": next(tickets),
                 "trial_id": trial._trial_id,
                 "number": trial.number,
+                "driver": PAUSED_LEASE if is_paused(trial) else None,
                 "attempt": trial.system_attrs.get(ATTEMPT, 1),
                 "done": trial.state.is_finished(),
             }
@@ -195,6 +198,17 @@ def is_own(trial: FrozenTrial, token: str, space: Mapping[str, BaseDistribution]
     if queued or trial.system_attrs.get(MARK) == token:
         return True
     return is_record(trial.state.name, trial.params, trial.user_attrs, space)
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Says whether a trial waits to be resumed."""
+    return not trial.state.is_finished() and trial.user_attrs.get(PAUSED) is not None
+
+
+def paused_numbers(connection: Connection, study_id: int) -> set[int]:
+    """Returns the numbers of the trials that any driver may resume."""
+    paused = and_(LEASE.c.study_id == study_id, LEASE.c.driver == PAUSED_LEASE, LEASE.c.done.is_(False))
+    return set(connection.scalars(select(LEASE.c.number).where(paused)))
 
 
 def trial_states(

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.store.connection import translated, writing
-from hpsearch.store.schema import LEASE, upsert
+from hpsearch.store.schema import LEASE, PAUSED_LEASE, upsert
 from hpsearch.store.url import redact
 
 # Of Optuna 5.0: models.SCHEMA_VERSION and the newest migration.
@@ -124,8 +124,16 @@ class CloseLease:
     ticket: int
 
 
+@dataclass(frozen=True, slots=True)
+class PauseLease:
+    """The trial of a ticket waits until a driver resumes it: its lease is nobody's, and no orphan's either."""
+
+    study_id: int
+    ticket: int
+
+
 TrialOperation = SetParams | Report | Truncate | SetAttr | SetSystemAttr | Finish
-Operation = TrialOperation | CloseLease
+Operation = TrialOperation | CloseLease | PauseLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,7 @@ class TrialWriter:
         """Applies `ops` in order, all or none. The same batch may be written again and changes nothing then.
 
         Operations for a trial that has ended (in the database or earlier in the batch) are skipped, except
-        `CloseLease`.
+        those for its lease.
 
         Raises:
             LeaseLost: `fence` does not hold, or a trial's study was deleted. Nothing is written.
@@ -190,11 +198,15 @@ class _Batch:
     cuts: dict[int, int] = field(default_factory=dict)
     ends: list[dict[str, Any]] = field(default_factory=list)
     closed: list[dict[str, Any]] = field(default_factory=list)
+    paused: list[dict[str, Any]] = field(default_factory=list)
 
     def collect(self, ops: Iterable[Operation], open_trials: set[int]) -> None:
         for op in ops:
             if isinstance(op, CloseLease):
                 self.closed.append({"of_study": op.study_id, "of_ticket": op.ticket})
+                continue
+            if isinstance(op, PauseLease):
+                self.paused.append({"of_study": op.study_id, "of_ticket": op.ticket})
                 continue
             if op.trial_id not in open_trials:
                 continue
@@ -225,6 +237,8 @@ class _Batch:
             connection.execute(_END, self.ends)
         if self.closed:
             connection.execute(_CLOSE, self.closed)
+        if self.paused:
+            connection.execute(_PAUSE, self.paused)
 
 
 _END = (
@@ -239,6 +253,11 @@ _CLOSE = (
     update(LEASE)
     .where(LEASE.c.study_id == bindparam("of_study"), LEASE.c.ticket == bindparam("of_ticket"))
     .values(done=True)
+)
+_PAUSE = (
+    update(LEASE)
+    .where(LEASE.c.study_id == bindparam("of_study"), LEASE.c.ticket == bindparam("of_ticket"))
+    .values(driver=PAUSED_LEASE, failures=0, expires=0.0, preempted=True)
 )
 _OWNED = (
     select(LEASE.c.ticket, LEASE.c.attempt)
@@ -295,7 +314,7 @@ def naive_utc(moment: datetime) -> datetime:
 
 def _open_trials(connection: Connection, ops: Iterable[Operation]) -> set[int]:
     """Locks the trials of the operations; returns those that have not ended."""
-    wanted = {op.trial_id for op in ops if not isinstance(op, CloseLease)}
+    wanted = {op.trial_id for op in ops if not isinstance(op, CloseLease | PauseLease)}
     if not wanted:
         return set()
     found = connection.execute(_STATES, {"trial_ids": sorted(wanted)})

@@ -22,7 +22,7 @@ from hpsearch.study.specification import LINKED, StudySpec
 RUN_ONLY = {
     "study": {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
-        "timeout", "target_value", "max_epochs_total",
+        "timeout", "target_value", "max_epochs_total", "max_paused",
     },
     "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
@@ -33,6 +33,7 @@ RUN_ONLY = {
 """Fields outside the digest: they may change between two runs without making trials incomparable."""
 
 LATER: dict[str, Any] = {
+    "study.policy": "sampled",
     "data.resize": "crop",
     "data.range": None,
     "data.split.join_val": False,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -48,6 +48,9 @@ REFIT_SUFFIX = ".refit"
 LINKED = (SUFFIX, REFIT_SUFFIX)
 """How the names of studies end that belong to a search."""
 
+PROPOSING = ("thaw", "auto")
+"""Policies that propose hyperparameters themselves; the others ask the study's sampler."""
+
 CONFIRMS = "confirms"
 """What is said of a trial of these studies: the trial of the search that found its configuration."""
 
@@ -86,6 +89,11 @@ class StudySection(Section):
     target_value: Float | None = None
     """Stops the study as soon as its best value is at least as good."""
     max_epochs_total: Int | None = Field(None, ge=1)
+    policy: Literal["sampled", "halving", "screen", "thaw", "auto"] = "sampled"
+    """Which trial a free worker trains next. `sampled` trains each trial to its end, unless early stopping or
+    `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising."""
+    max_paused: Int = Field(100, ge=1)
+    """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
     @field_validator("name")
     @classmethod
@@ -223,6 +231,26 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _policy_suits_sampler_and_pruner(self) -> "StudySpec":
+        policy = self.study.policy
+        if not self.pauses:
+            return self
+        if self.sampler.name in ("grid", "points"):
+            sentence = f'"{policy}" ends few trials, but sampler.name = "{self.sampler.name}" is to train all'
+            raise FieldErrors([("study.policy", f'{sentence}; use "sampled", or remove [sampler]')])
+        if self.sampler.name != "tpe" and policy in PROPOSING:
+            sentence = (
+                f'"{policy}" proposes trials itself and does not ask sampler.name = "{self.sampler.name}"'
+            )
+            raise FieldErrors(
+                [("study.policy", f'{sentence}; use "sampled" or "halving", or remove [sampler]')]
+            )
+        if self.pruner.name != "none":
+            sentence = f'"{policy}" pauses trials and does not ask pruner.name = "{self.pruner.name}"'
+            raise FieldErrors([("study.policy", f'{sentence}; use "sampled", or remove [pruner]')])
+        return self
+
+    @model_validator(mode="after")
     def _extremes_are_valid(self, info: ValidationInfo) -> "StudySpec":
         if info.context == _RESOLVED:
             return self
@@ -343,6 +371,11 @@ class StudySpec(Section):
         """How many trials the study has when it is complete; a grid may have fewer points than it asks for."""
         sizes = {"points": len(self.sampler.points), "grid": self.grid_size}
         return min(self.study.trials, sizes.get(self.sampler.name, self.study.trials))
+
+    @property
+    def pauses(self) -> bool:
+        """Whether trials are paused and resumed."""
+        return self.study.policy != "sampled"
 
     @property
     def is_confirmation(self) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpsearch.contracts.trial import PAUSED, PIECES
 from hpsearch.search.policy.build import POLICIES
-from hpsearch.search.policy.contract import PAUSED, PIECES, New, Pause
+from hpsearch.search.policy.contract import New, Pause
 from hpsearch.search.policy.thaw import Thaw
 from hpsearch.search.view import StudyView
 from hpsearch.study import StudySpec, parse_study

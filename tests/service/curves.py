@@ -4,6 +4,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
@@ -23,6 +24,7 @@ from hpsearch.contracts.messages import (
     WorkerSetup,
 )
 from hpsearch.executors.places import plan
+from hpsearch.files.run_folder import attempt_folder
 from hpsearch.study.checks import DataFacts
 
 Ending = EndKind | str
@@ -150,6 +152,10 @@ class CurveExecutor:
             checkpointed=True,
         )
         self.saved.setdefault(run.number, []).append(result)
+        if run.spec.pauses:  # the driver looks at whether there is a checkpoint
+            folder = attempt_folder(Path(run.folder), run.attempt)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "checkpoint.json").touch()
         self.log.append((run.number, run.attempt, epoch + 1, value))
         self.runs[worker] = (run, script, epoch + 1)
         self.messages.append(result)

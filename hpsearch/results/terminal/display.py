@@ -125,6 +125,9 @@ class LiveDisplay(Display):
     def on_trial_interrupted(self, number: int) -> None:
         self.progress.on_trial_interrupted(number)
 
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_paused(trial)
+
     def on_standing(self, standing: Standing) -> None:
         self.progress.on_standing(standing)
 
@@ -184,14 +187,19 @@ class PlainDisplay(Display):
     def on_trial_start(self, trial: RunningTrial) -> None:
         self.progress.on_trial_start(trial)
         resumed = f" resumes after epoch {len(trial.curve)}" if trial.curve else " begins"
-        name = self.progress.trial_name(trial)
-        self._say(f"{name}{resumed} on worker {trial.worker}: {hparams_text(trial.hparams)}")
+        name, why = self.progress.trial_name(trial), f" ({trial.why})" if trial.why else ""
+        self._say(f"{name}{resumed} on worker {trial.worker}{why}: {hparams_text(trial.hparams)}")
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self.progress.on_epoch(trial, result)
 
     def on_trial_interrupted(self, number: int) -> None:
         self.progress.on_trial_interrupted(number)
+
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_paused(trial)
+        name, epochs = self.progress.trial_name(trial), len(trial.curve)
+        self._say(f"{name} is paused after epoch {epochs} and may be resumed")
 
     def on_standing(self, standing: Standing) -> None:
         self.progress.on_standing(standing)
@@ -242,6 +250,9 @@ class JsonDisplay(Display):
 
     def on_trial_interrupted(self, number: int) -> None:
         self._write("trial_interrupted", {"number": number})
+
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self._write("trial_paused", {"number": trial.number, "epoch": len(trial.curve)})
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self._write("trial_end", trial)

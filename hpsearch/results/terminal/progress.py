@@ -95,6 +95,9 @@ class Progress(Callback):
     def on_trial_interrupted(self, number: int) -> None:
         self.running.pop(number, None)
 
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self.running.pop(trial.number, None)
+
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.running.pop(trial.number, None)
         self.states[trial.state] += 1
@@ -104,6 +107,7 @@ class Progress(Callback):
 
     def on_standing(self, standing: Standing) -> None:
         self.states, self.stop_reasons = Counter(standing.finished), Counter(standing.stop_reasons)
+        self.states["PAUSED"] = standing.paused
         self.best = standing.best
 
     def on_study_end(self, summary: RunSummary) -> None:
@@ -126,8 +130,10 @@ class Progress(Callback):
     def seconds_left(self) -> float | None:
         """An estimate from this run's pace; running trials count by their share of epochs. None at first.
 
-        The time in which workers start counts in neither pace nor rest.
+        The time in which workers start counts in neither pace nor rest. Nobody knows which trials will be resumed.
         """
+        if self.spec is not None and self.spec.pauses:
+            return None
         parts = [len(trial.curve) / trial.epochs for trial in self.running.values()]
         done = self.finished - self._finished_before + sum(parts)
         if self._first_trial is None or self.finished - self._finished_before == 0:
@@ -183,7 +189,7 @@ def precision_text(asked: str, used: str) -> str:
 
 def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
     """Returns the trials by state and why they stopped, in one line."""
-    order = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+    order = ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "WAITING")
     by_state = ", ".join(f"{states[state]} {state}" for state in order if states.get(state))
     by_reason = ", ".join(
         f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])

@@ -27,11 +27,6 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.search.outcome import Verdict
 
-PIECES = "pieces"
-"""User attribute of a trial: a list of [last epoch, order], one for each piece that it was trained in."""
-PAUSED = "paused"
-"""User attribute of a RUNNING trial that waits to be resumed: the epoch after which it was paused, else None."""
-
 
 @dataclass(frozen=True, slots=True)
 class New:

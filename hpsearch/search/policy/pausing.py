@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import PAUSED, PIECES, StopKind
 from hpsearch.search.policy.contract import (
     CONTINUE,
-    PAUSED,
-    PIECES,
     Continue,
     Decision,
     New,
@@ -132,7 +130,7 @@ class Pausing(ABC):
         track.pieces.append((epoch, self.order))
         track.doing = Doing.PAUSED
         self._enter(track)
-        match self._choice(self.view.next_number, self._may_begin)[0]:
+        match self._choice(self.view.next_number, self.view.may_begin)[0]:
             case Resume(chosen) if chosen == number:
                 self.resume(number)
                 return Continue(self.notes(number, epoch))
@@ -221,11 +219,6 @@ class Pausing(ABC):
         return None
 
     # Inside.
-
-    @property
-    def _may_begin(self) -> bool:
-        """Whether the study has not yet all its trials."""
-        return self.view.place(self.view.next_number) < self.spec.total_trials
 
     def _cost(self, value: float) -> float:
         return self._sign * value if math.isfinite(value) else math.inf

@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import PAUSED, StopKind
 from hpsearch.search.outcome import decide
 from hpsearch.search.policy.build import build_policy
-from hpsearch.search.policy.contract import PAUSED, Continue, New, Pause, Resume, Stop, Wait
+from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.view import StudyView
 from hpsearch.study import StudySpec, parse_study

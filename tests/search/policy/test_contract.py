@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
+from hpsearch.contracts.trial import PIECES
 from hpsearch.errors import UserError
 from hpsearch.search.policy.build import POLICIES, build_policy
-from hpsearch.search.policy.contract import PIECES, New, Wait
+from hpsearch.search.policy.contract import New, Wait
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.view import QUEUED, StudyView
 from tests.search.policy.drivers import FIXED, SEARCH, Database, Driver, curves, run, study

@@ -1,0 +1,330 @@
+"""Studies whose policy pauses trials, through the real driver and the real databases, with random curves."""
+
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial
+from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
+from hpsearch.errors import StudyFileError
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.service.driver import Driver
+from hpsearch.service.fleet import Fleet
+from hpsearch.service.keeper import WeightsKeeper
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.opening import open_study
+from hpsearch.service.run import run
+from hpsearch.service.watch import Stops
+from hpsearch.study import StudySpec, parse_study
+from tests.service.curves import CurveExecutor, Script
+
+POLICIES = ["halving", "screen", "thaw", "auto"]
+
+
+def spec_of(policy: str, seed: int = 0, **study: Any) -> StudySpec:
+    return parse_study(
+        {
+            "study": {"name": "s", "trials": 14, "policy": policy, "seed": seed, **study},
+            "data": {"dataset": "digits"},
+            "train": {"schedule": "constant", "optimizer": "sgd"},
+            "search": {
+                "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
+                "epochs": {"low": 1, "high": 20},
+            },
+            "early_stopping": {"patience": 5},
+        }
+    )
+
+
+def rough(trial: TrialRun) -> Script:
+    """A curve that falls to a level of its own, with noise; one of ten trials diverges."""
+    rng = np.random.default_rng([trial.spec.study.seed, trial.number])
+    level = abs(math.log10(trial.spec.train.learning_rate) + 1) + 0.1
+    epochs = np.arange(1, trial.spec.train.epochs + 1)
+    values = level + 2 * np.exp(-epochs / rng.uniform(1, 10)) + 0.05 * rng.standard_normal(len(epochs))
+    if rng.random() < 0.1:
+        values[rng.integers(len(values)) :] = math.nan
+    return Script(tuple(map(float, values)))
+
+
+def options_in(folder: Path, workers: int = 1) -> RunOptions:
+    return RunOptions(f"sqlite:///{folder}/s.db", folder, workers=Workers(gpus="none", workers=workers))
+
+
+def trials_in(folder: Path) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/s.db").trials
+
+
+def check(folder: Path, spec: StudySpec, played: Counter[tuple[int, int]]) -> list[FrozenTrial]:
+    """Holds a study at its end against what must be true of every one."""
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/s.db")
+    trials = study.trials
+    assert len(trials) == spec.study.trials
+    assert all(trial.state.is_finished() for trial in trials)
+    assert set(played.values()) == {1}, "an epoch was trained twice"
+    for trial in trials:
+        attrs = trial.user_attrs
+        reported = trial.intermediate_values
+        assert attrs[PAUSED] is None
+        assert sorted(reported) == list(range(1, attrs["epochs_run"] + 1))
+        assert {epoch for number, epoch in played if number == trial.number} == set(reported)
+        assert attrs[PIECES][-1][0] == attrs["epochs_run"]
+        assert attrs["attempt"] == 1, "a resume is no attempt"
+        assert len(attrs["why"]) == attrs["pauses"] + (attrs["stop_reason"] != "pruner")
+        assert len(attrs["val_loss"]) == len(attrs["epoch_seconds"]) == attrs["epochs_run"]
+        finite = [value for value in reported.values() if math.isfinite(value)]
+        assert not finite or min(finite) >= study.best_value
+    orders = [order for trial in trials for _, order in trial.user_attrs[PIECES]]
+    assert sorted(orders) == sorted(set(orders))
+    return trials
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_study_with_pauses_keeps_what_every_study_keeps(
+    tmp_path: Path, policy: str, workers: int, seed: int
+) -> None:
+    spec, executor = spec_of(policy, seed), CurveExecutor(rough)
+    summary = run(spec, options_in(tmp_path, workers), executor=executor)
+    assert summary.exit_status == 0
+    trials = check(tmp_path, spec, Counter((number, epoch) for number, _, epoch, _ in executor.log))
+    assert any(trial.user_attrs["pauses"] for trial in trials)
+    assert any(len(trial.user_attrs["why"]) > 1 for trial in trials), "none was resumed"
+    assert summary.counts == Counter(trial.state.name for trial in trials)
+
+
+class Lasting(CurveExecutor):
+    """One whose checkpoints outlast its process, and that notes what it has played."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(rough)
+        self._file = folder / "played.pickle"
+        if self._file.exists():
+            self.saved, self.log = pickle.loads(self._file.read_bytes())
+
+    def _play(self, worker: int) -> None:
+        super()._play(worker)
+        self._file.write_bytes(pickle.dumps((self.saved, self.log)))
+
+
+class Killer(Callback):
+    """Kills its process at one of the events of a run."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def _count(self, *_: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_trial_start = on_epoch = on_trial_paused = on_trial_end = _count
+
+
+def run_until_killed(spec: StudySpec, folder: Path, after: int) -> None:
+    run(spec, options_in(folder), [Killer(after)], executor=Lasting(folder))
+
+
+def table(folder: Path) -> list[tuple[Any, ...]]:
+    keys = (PIECES, "pauses", "stop_reason", "stop_detail", "score", "best_epoch", "fit", "train_loss")
+    return [
+        (t.number, t.state, t.value, t.params, t.intermediate_values, [t.user_attrs.get(key) for key in keys])
+        for t in trials_in(folder)
+    ]
+
+
+@pytest.mark.parametrize("policy", ["halving", "auto"])
+def test_a_driver_killed_again_and_again_decides_as_an_unbroken_one(tmp_path: Path, policy: str) -> None:
+    spec = spec_of(policy, trials=12)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run(spec, options_in(tmp_path / "whole"), executor=CurveExecutor(rough))
+    kills = 0
+    fork = multiprocessing.get_context("fork")
+    for after in [1, 2, 3, 5, 8, 13, 4, 21, 7, 1, 6, 11, 2, 3, 16, 9]:
+        process = fork.Process(target=run_until_killed, args=(spec, tmp_path / "parts", after))
+        process.start()
+        process.join(60)
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills > 10
+    executor = Lasting(tmp_path / "parts")
+    assert run(spec, options_in(tmp_path / "parts"), executor=executor).exit_status == 0
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+    assert max(Counter((number, epoch) for number, _, epoch, _ in executor.log).values()) == 1
+
+
+class Interrupt(Callback):
+    """Interrupts the run, as Ctrl-C does, after some of its epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self._left = epochs
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self._left -= 1
+        if self._left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_study_keeps_its_paused_trials(tmp_path: Path) -> None:
+    spec = spec_of("auto")
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run(spec, options_in(tmp_path / "whole"), executor=CurveExecutor(rough))
+    summaries = [
+        run(spec, options_in(tmp_path / "parts"), [Interrupt(n)], executor=Lasting(tmp_path / "parts"))
+        for n in (9, 14)
+    ]
+    paused = [trial for trial in trials_in(tmp_path / "parts") if trial.user_attrs.get(PAUSED) is not None]
+    assert summaries[-1].counts["PAUSED"] == len(paused) > 1
+    assert all(trial.state is TrialState.RUNNING for trial in paused)
+    assert all(trial.user_attrs[PAUSED] == len(trial.intermediate_values) for trial in paused)
+    run(spec, options_in(tmp_path / "parts"), executor=Lasting(tmp_path / "parts"))
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def driver_of(spec: StudySpec, url: str, folder: Path, executor: CurveExecutor, workers: int) -> Driver:
+    home = RunFolder(folder, "s")
+    home.home.mkdir(parents=True, exist_ok=True)
+    places = executor.places(Workers(gpus="none", workers=workers), 1, "time")
+    fleet = Fleet(executor, places, lambda place: None, 60.0)  # type: ignore[arg-type, return-value]
+    study = open_study(spec, url, ["cpu"] * workers)
+    keeper = WeightsKeeper(home, spec.checkpoint, spec.study.better)
+    return Driver(study, fleet, keeper, Stops(spec.study))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_two_drivers_never_resume_the_same_trial(tmp_path: Path, database_url: str, policy: str) -> None:
+    """They take turns; each looks at what the other did only now and then."""
+    spec = spec_of(policy, trials=20)
+    first, second = CurveExecutor(rough), CurveExecutor(rough)
+    second.saved = first.saved
+    drivers = [driver_of(spec, database_url, tmp_path, executor, 2) for executor in (first, second)]
+    over, turns = [False, False], 0
+    while not all(over):
+        turns += 1
+        for place, driver in enumerate(drivers):
+            over[place] = over[place] or driver._is_over()
+            if not over[place]:
+                driver.turn()
+            if turns % 2 == place:
+                driver.database(driver._catch_up)
+    trials = drivers[0].study.storage.get_all_trials(drivers[0].study.study_id)
+    for driver in drivers:
+        driver.study.release()
+        driver.study.storage.engine.dispose()
+    assert len(trials) == 20
+    assert all(trial.state.is_finished() for trial in trials)
+    played = Counter((number, epoch) for number, _, epoch, _ in first.log + second.log)
+    assert set(played.values()) == {1}
+    assert first.log
+    assert second.log
+    both = {number for number, *_ in first.log} & {number for number, *_ in second.log}
+    assert both or policy != "halving", "no trial of one was resumed by the other"
+
+
+def test_no_more_trials_stay_paused_than_may(tmp_path: Path) -> None:
+    class Most(Callback):
+        def __init__(self) -> None:
+            self.paused: set[int] = set()
+            self.most = 0
+
+        def on_trial_start(self, trial: RunningTrial) -> None:
+            self.paused.discard(trial.number)
+
+        def on_trial_paused(self, trial: RunningTrial) -> None:
+            self.paused.add(trial.number)
+
+        def on_trial_end(self, trial: FinishedTrial) -> None:
+            self.most = max(self.most, len(self.paused))
+            self.paused.discard(trial.number)
+
+    most = Most()
+    spec = spec_of("auto", max_paused=3, trials=12)
+    executor = CurveExecutor(rough)
+    run(spec, options_in(tmp_path), [most], executor=executor)
+    check(tmp_path, spec, Counter((number, epoch) for number, _, epoch, _ in executor.log))
+    assert most.most == 4
+    details = [trial.user_attrs["stop_detail"] for trial in trials_in(tmp_path)]
+    assert any(
+        "and not resumed: the least promising of more than 3 paused trials (study.max_paused)" in detail
+        for detail in details
+    )
+
+
+def test_the_epochs_of_paused_trials_count_towards_the_studys(tmp_path: Path) -> None:
+    spec = spec_of("halving", max_epochs_total=20, trials=100)
+    executor = CurveExecutor(rough)
+    summary = run(spec, options_in(tmp_path), executor=executor)
+    trials = trials_in(tmp_path)
+    assert summary.reason == "max_epochs_total = 20 epochs are trained"
+    assert len(executor.log) == 20
+    assert all(trial.state.is_finished() for trial in trials)
+    ended = [trial for trial in trials if trial.user_attrs["stop_reason"] == "study_end"]
+    assert all(len(trial.user_attrs["train_loss"]) == trial.user_attrs["epochs_run"] for trial in ended)
+
+
+class Deadly(CurveExecutor):
+    """Its worker dies when it is to give a trial back."""
+
+    left = 3
+
+    def _decided(self, worker: int, decision: Any) -> None:
+        if decision.action == "preempt" and self.left:
+            self.left -= 1
+            self.kill(worker)
+            return
+        super()._decided(worker, decision)
+
+
+def test_a_worker_that_dies_at_a_pause_costs_nothing(tmp_path: Path) -> None:
+    spec = spec_of("auto")
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run(spec, options_in(tmp_path / "whole"), executor=CurveExecutor(rough))
+    executor = Deadly(rough)
+    run(spec, options_in(tmp_path / "parts"), executor=executor)
+    assert executor.left == 0
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def test_a_loop_without_checkpoints_cannot_be_paused(tmp_path: Path) -> None:
+    class Forgetful(CurveExecutor):
+        def _play(self, worker: int) -> None:
+            super()._play(worker)
+            for path in tmp_path.glob("s/trials/*/*/checkpoint.json"):
+                path.unlink()
+
+    with pytest.raises(
+        StudyFileError, match=r'study.policy: "halving" pauses trials, but trial 0 has left no'
+    ):
+        run(spec_of("halving"), options_in(tmp_path), executor=Forgetful(rough))
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ({"sampler": {"name": "grid"}, "search": {"batch_size": [1, 2]}}, '"auto" ends few trials, but'),
+        ({"sampler": {"name": "gp"}}, '"auto" proposes trials itself and does not ask sampler.name = "gp"'),
+        ({"pruner": {"name": "median"}}, '"auto" pauses trials and does not ask pruner.name = "median"'),
+    ],
+)
+def test_what_a_policy_would_not_ask_is_refused(tables: dict[str, Any], sentence: str) -> None:
+    tree = {
+        "study": {"name": "s", "policy": "auto"},
+        "data": {"dataset": "digits"},
+        "search": {"learning_rate": {"low": 1e-4, "high": 1.0}},
+    }
+    with pytest.raises(StudyFileError, match="study.policy: " + sentence):
+        parse_study(tree | tables)
