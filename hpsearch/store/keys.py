@@ -18,6 +18,8 @@ ARTIFACT = "artifacts:"
 """How Optuna's attributes begin that describe artifacts."""
 ATTEMPT = "hpsearch:attempt"
 """A restored trial's system attribute: the attempts that were made before the database lost it."""
+PAUSED_LEASE = "paused"
+"""The owner of a paused trial's lease: it is no orphan, and any driver may resume it (`Ledger.resume`)."""
 
 
 def is_artifact(name: str) -> bool:

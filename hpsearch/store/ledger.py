@@ -20,12 +20,11 @@ from sqlalchemy.exc import IntegrityError
 from hpsearch.errors import LeaseLost, StudyNotFound
 from hpsearch.store.connection import opened, reading, writing
 from hpsearch.store.identity import DriverIdentity, DriverRow, driver_row, host_identity
-from hpsearch.store.keys import TOKEN
+from hpsearch.store.keys import PAUSED_LEASE, TOKEN
 from hpsearch.store.schema import (
     CONTROL,
     DRIVER,
     LEASE,
-    PAUSED_LEASE,
     Lease,
     create_tables,
     forget,

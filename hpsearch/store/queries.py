@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import PAUSED, StopKind
 from hpsearch.errors import StudyFileError
 from hpsearch.store.identity import DriverIdentity, DriverRow, driver_row
-from hpsearch.store.keys import ARTIFACT, MARK, SPECIFICATION, TOKEN, is_ours
+from hpsearch.store.keys import ARTIFACT, MARK, PAUSED_LEASE, SPECIFICATION, TOKEN, is_ours
 from hpsearch.store.reader import Reader
 from hpsearch.study.direction import Direction
 from hpsearch.study.file import parse_stored
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+PAUSED_STATE = "PAUSED"
+"""What the state of a RUNNING trial is called that waits to be resumed."""
 CURVES = ("train_loss", "val_loss", "epoch_seconds")
 """Trial attributes that hold one value per epoch."""
 
@@ -53,7 +55,7 @@ class StoredTrial:
     """A trial as it is stored.
 
     Attributes:
-        state: as Optuna calls it, such as COMPLETE.
+        state: as Optuna calls it, such as COMPLETE, or PAUSED.
         values: of the objectives; none before it has ended with one.
         reports: value by step; NaN and the infinities are kept.
         started, ended: with their zone, UTC.
@@ -81,11 +83,13 @@ class TrialCounts:
 
     Attributes:
         states: number of trials by state, states without trials left out.
+        paused: the epoch after which each trial was paused that may be resumed, by number.
         lowest, highest: value of a COMPLETE trial.
         started, ended: begin of the first trial and end of the last one, in UTC.
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
+    paused: Mapping[int, int] = field(default_factory=dict)
     lowest: float | None = None
     highest: float | None = None
     started: datetime | None = None
@@ -140,12 +144,13 @@ def _trials(reader: Reader, which: str, *values: object) -> list[StoredTrial]:
     steps = "step, p.intermediate_value, p.intermediate_value_type"
     reports = _by_trial(reader, "trial_intermediate_values", steps, which, values)
     attrs = _by_trial(reader, "trial_user_attributes", '"key", p.value_json', which, values)
+    paused = _paused(reader, which, *values)
     with reader.making_sense():
         return [
             StoredTrial(
                 trial_id=number,
                 number=place,
-                state=str(state),
+                state=PAUSED_STATE if number in paused else str(state),
                 values=tuple(
                     _number(value, kind) for _, value, kind in sorted(ends[number], key=lambda row: row[0])
                 ),
@@ -157,6 +162,21 @@ def _trials(reader: Reader, which: str, *values: object) -> list[StoredTrial]:
             )
             for number, place, state, started, ended in heads
         ]
+
+
+def _paused(reader: Reader, which: str, *values: object) -> dict[int, tuple[int, int, int]]:
+    """Returns study, number and last epoch of the trials that wait to be resumed, by id."""
+    if not reader.has_table("hpsearch_lease"):
+        return {}
+    found = reader.rows(
+        "SELECT t.trial_id, t.study_id, t.number, a.value_json FROM trials t "
+        "JOIN hpsearch_lease l ON l.trial_id = t.trial_id AND l.study_id = t.study_id "
+        'JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a."key" = ? '
+        f"WHERE l.driver = ? AND NOT l.done AND t.state = ? AND {which}",
+        *(PAUSED, PAUSED_LEASE, "RUNNING", *values),
+    )
+    with reader.making_sense():
+        return {trial: (study, number, int(json.loads(epoch))) for trial, study, number, epoch in found}
 
 
 def _by_trial(
@@ -202,6 +222,9 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
         "SELECT study_id, state, count(*) FROM trials GROUP BY study_id, state"
     ):
         states[number][str(state)] = count
+    paused: dict[int, dict[int, int]] = defaultdict(dict)
+    for study, number, epoch in _paused(reader, "1 = 1").values():
+        paused[study][number] = epoch
     spans = reader.rows(
         "SELECT study_id, min(datetime_start), max(datetime_complete) FROM trials GROUP BY study_id"
     )
@@ -221,10 +244,15 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
         found = reader.rows(f"{values.format('t.trial_id, v.value')} AND t.study_id = ?", "COMPLETE", number)
         own = [value for _, trial, value in found if trial not in others and value is not None]
         extremes[number] = (min(own, default=None), max(own, default=None))
+    for number, waiting in paused.items():
+        running = states[number].pop("RUNNING", 0) - len(waiting)
+        states[number] |= {"RUNNING": running} if running > 0 else {}
+        states[number][PAUSED_STATE] = len(waiting)
     with reader.making_sense():
         return {
             number: TrialCounts(
                 states[number],
+                paused[number],
                 *extremes.get(number, (None, None)),
                 started=_moment(first),
                 ended=_moment(last),

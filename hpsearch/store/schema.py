@@ -62,9 +62,6 @@ LEASE = Table(
     Index("hpsearch_lease_driver", "driver", "done"),
 )
 
-PAUSED_LEASE = "paused"
-"""The owner of a paused trial's lease: it is no orphan, and any driver may resume it (`Ledger.resume`)."""
-
 CONTROL = Table(
     "hpsearch_control",
     METADATA,

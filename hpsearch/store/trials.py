@@ -15,9 +15,9 @@ from sqlalchemy import Connection, and_, delete, func, insert, literal, select, 
 from hpsearch.contracts.trial import PAUSED
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading, writing
-from hpsearch.store.keys import ATTEMPT, MARK, TOKEN
+from hpsearch.store.keys import ATTEMPT, MARK, PAUSED_LEASE, TOKEN
 from hpsearch.store.queries import is_record
-from hpsearch.store.schema import DRIVER, LEASE, PAUSED_LEASE, identity_of
+from hpsearch.store.schema import DRIVER, LEASE, identity_of
 from hpsearch.store.url import redact
 from hpsearch.store.writes import (
     STUDIES,

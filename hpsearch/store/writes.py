@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.store.connection import translated, writing
-from hpsearch.store.schema import LEASE, PAUSED_LEASE, upsert
+from hpsearch.store.keys import PAUSED_LEASE
+from hpsearch.store.schema import LEASE, upsert
 from hpsearch.store.url import redact
 
 # Of Optuna 5.0: models.SCHEMA_VERSION and the newest migration.

@@ -61,7 +61,7 @@ def _reading(record: StudyRecord) -> list[str]:
 def _best(record: StudyRecord) -> list[str]:
     best, answer = record.chosen, record.answer
     counts = ", ".join(
-        f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+        f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING")
         if record.count(state)
     )  # fmt: skip
     if best is None:

@@ -2,7 +2,7 @@
 
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.plots.curves import batch_size_curves, learning_curves
-from hpsearch.results.plots.history import COSTS, best_so_far, timeline
+from hpsearch.results.plots.history import COSTS, best_so_far, pieces, timeline
 from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
 from hpsearch.results.stored.study import StudyRecord
@@ -18,5 +18,11 @@ def charts(record: StudyRecord) -> list[Chart]:
     if record.ranked:
         found += [learning_curves(record), *(best_so_far(record, cost) for cost in COSTS)]
         found += [hparam_map(record), batch_size_curves(record), loss_by_seconds(record)]
-    found += [fit_diagnosis(record), fit_by_epochs(record), stop_reasons(record), timeline(record)]
+    found += [
+        fit_diagnosis(record),
+        fit_by_epochs(record),
+        stop_reasons(record),
+        pieces(record),
+        timeline(record),
+    ]
     return [chart for chart in found if chart is not None]

@@ -5,8 +5,10 @@ from itertools import accumulate
 
 from hpsearch.results.plots.chart import (
     BLUE,
+    GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     RED,
     Axis,
     Chart,
@@ -22,6 +24,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparams_text
 
 STATE_COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
+ALL_COLORS = {**STATE_COLORS, "PAUSED": PURPLE, "RUNNING": GREEN}
 MOST_POINTS = 500
 MOST_SPANS = 400
 
@@ -153,6 +156,40 @@ def timeline(record: StudyRecord) -> Chart | None:
         series=tuple(
             _spans(r, (t for t in shown if t.stop_reason == r), places, begin, seconds) for r in reasons
         ),
+    )
+
+
+def pieces(record: StudyRecord) -> Chart | None:
+    """Draws which trial got the study's epochs; None where no trial was ever paused."""
+    ended = sorted(
+        (order, begin, end, trial)
+        for trial in record.trials
+        for begin, (end, order) in zip([0, *(end for end, _ in trial.pieces)], trial.pieces, strict=False)
+    )
+    if len({trial.number for *_, trial in ended}) == len(ended):
+        return None
+    lines: dict[str, list[tuple[float | None, float | None, str]]] = {}
+    spent = 0
+    for _, begin, end, trial in ended:
+        row, hover = float(trial.number), f"trial {trial.number}, epochs {begin + 1} to {end}"
+        bar = lines.setdefault(trial.state, [])
+        bar += [
+            (float(spent), row, hover),
+            (float(spent := spent + end - begin), row, hover),
+            (None, None, hover),
+        ]
+    series = []
+    for state in [state for state in ALL_COLORS if state in lines]:
+        x, y, texts = zip(*lines[state], strict=True)
+        series.append(Series(state, x, y, color=ALL_COLORS[state], width=6.0, hover=texts))
+    return Chart(
+        id="pieces",
+        title="Which trial got the epochs",
+        caption="A bar is one piece: a trial is trained, paused while others are more promising, and resumed or "
+        "ended. Trials in many bars kept their promise.",
+        x=Axis("epochs trained by the study"),
+        y=Axis("trial"),
+        series=tuple(series),
     )
 
 

@@ -20,6 +20,15 @@ from hpsearch.text import counted
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
+APART = (*OUTCOMES, "workers", "pieces")
+"""Graphs that stand in a section of their own."""
+POLICIES = {
+    "sampled": "each trial is trained until it ends",
+    "halving": "trials are paused after 1, 3, 9, ... epochs, and the best third of each level is resumed",
+    "screen": "all trials are paused after their first epoch, and the best three are resumed",
+    "thaw": "trials are paused, and a model of all curves picks which one is resumed",
+    "auto": "trials are paused; a model of all curves and the best third of each level pick which one is resumed",
+}
 
 
 def report(
@@ -39,7 +48,8 @@ def report(
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
-        Section("Graphs", tuple(c for name, c in drawn.items() if name not in (*OUTCOMES, "workers"))),
+        Section("Graphs", tuple(c for name, c in drawn.items() if name not in APART)),
+        Section("Paused and resumed", _paused(record, drawn.get("pieces"))),
         Section("Importance of the hyperparameters", _importance(importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
         Section("Cost", _cost(record, drawn.get("workers"))),
@@ -105,9 +115,46 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         f"What makes `{record.metric}` best ({record.better}d) for `{model}` on `{data.dataset}`{part}?",
         f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
         "here are of the validation part, a trial's score is its best epoch.",
-        f"{counted(spec.study.trials, 'trial')} by the sampler `{spec.sampler.name}` with seed {spec.study.seed}; "
-        f"early stopping by `{stop.criterion}`{watched}, pruner `{spec.pruner.name}`.",
+        f"{counted(spec.study.trials, 'trial')} with seed {spec.study.seed}, {_searched(spec)}; early stopping by "
+        f"`{stop.criterion}`{watched}.",
     ]
+
+
+def _searched(spec: StudySpec) -> str:
+    policy = spec.study.policy
+    if not spec.pauses:
+        return f"by the sampler `{spec.sampler.name}` and the pruner `{spec.pruner.name}`"
+    return f"by the policy `{policy}`: {POLICIES[policy]}"
+
+
+def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
+    """Returns which trials were resumed, and why; nothing where no trial was ever paused."""
+    if picture is None:
+        return ()
+    resumed = [trial for trial in record.trials if len(trial.why) > 1]
+    resumed.sort(key=lambda trial: (-trial.epochs_run, trial.number))
+    rows = [
+        (
+            str(trial.number),
+            ", ".join(str(end) for end, _ in trial.pieces),
+            _fate(trial),
+            "; ".join(trial.why),
+        )
+        for trial in resumed[:RANKED]
+    ]
+    left = len(record.trials) - len(resumed)
+    text = f"{counted(len(resumed), 'trial')} resumed after a pause, {left} not."
+    return (
+        picture,
+        Text(text),
+        Table(("trial", "pieces end at epoch", "now", "chosen because"), tuple(rows)),
+    )
+
+
+def _fate(trial: TrialRecord) -> str:
+    if trial.state == "PAUSED":
+        return f"paused at epoch {trial.attrs['paused']}, may be resumed"
+    return trial.state
 
 
 def _best(record: StudyRecord) -> tuple[Block, ...]:
@@ -256,7 +303,9 @@ def worker_hours(record: StudyRecord) -> dict[str, float]:
 def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     if not record.finished:
         return ()
-    states = {state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")}
+    states = {
+        state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "WAITING")
+    }
     epochs, saved = sum(trial.epochs_run for trial in record.finished), saved_epochs(record)
     share = f" ({saved / (epochs + saved):.0%} of what was asked for)" if saved else ""
     hours = worker_hours(record)

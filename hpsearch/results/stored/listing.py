@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ class StudyRow:
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
         counts: own trials by state, states without trials left out.
+        paused: after which epoch the trials were paused that may be resumed, by number.
         notes: sentences about what was confirmed and is gone or damaged.
         foreign: trials of other programs, which are left out of all else (see `hpsearch.store.queries`).
         started, changed: begin of the first trial and end of the last one, in UTC.
@@ -52,6 +53,7 @@ class StudyRow:
     status: str = ""
     notes: tuple[str, ...] = ()
     foreign: int = 0
+    paused: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -125,6 +127,7 @@ def _row(
         metric=str(attrs.get("metric", "value")) if ours else "value",
         total=_total(attrs[SPECIFICATION]) if ours else None,
         counts=counts.states,
+        paused=counts.paused,
         best=best(study.directions[0], ends)
         if len(study.directions) == 1 and ends
         else None,  # none of several values is the best

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from hpsearch.contracts.trial import PIECES
 from hpsearch.errors import StudyFileError
 from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
 from hpsearch.store.keys import SPECIFICATION, stored_specification
@@ -72,6 +73,16 @@ class TrialRecord:
     def is_full(self) -> bool:
         """Whether its training went to its own end: all epochs, or early stopping."""
         return self.stop_reason in ("finished", "early_stopping")
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """(last epoch, order) of each piece that it was trained in; the order counts over the study's pieces."""
+        return [(int(epoch), int(order)) for epoch, order in self.attrs.get(PIECES) or ()]
+
+    @property
+    def why(self) -> list[str]:
+        """For each time that it was begun or resumed, why it was chosen."""
+        return [str(sentence) for sentence in self.attrs.get("why") or ()]
 
     @property
     def fit(self) -> str:

@@ -16,6 +16,8 @@ from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStat
 from hpsearch.results.terminal.progress import counts_text, duration, hparam, number
 from hpsearch.text import counted, one_line
 
+MOST_PAUSED = 5
+
 logger = logging.getLogger(__name__)
 
 
@@ -67,6 +69,8 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"best {row.metric}: {number(value)}{word}",
     ]
     lines += row.notes
+    if row.paused:
+        lines.append(_paused_line(row.paused))
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
     if not status.drivers:
@@ -74,6 +78,13 @@ def status_lines(status: StudyStatus) -> list[str]:
     for driver in status.drivers:
         lines += ["", _driver_line(driver), *_worker_lines(driver)]
     return lines
+
+
+def _paused_line(paused: Mapping[int, int]) -> str:
+    furthest = sorted(paused, key=lambda trial: (-paused[trial], trial))[:MOST_PAUSED]
+    shown = ", ".join(f"trial {trial} at epoch {paused[trial]}" for trial in furthest)
+    more = f" and {len(paused) - MOST_PAUSED} more" if len(paused) > MOST_PAUSED else ""
+    return f"paused, may be resumed: {shown}{more}"
 
 
 def _driver_line(driver: DriverStatus) -> str:
