@@ -213,7 +213,7 @@ class Driver:
     def _pause(self, trial: LiveTrial, end: TrialEnd | None, worker: Worker | None) -> None:
         if not any(self.keeper.has_checkpoint(trial.number, n) for n in range(trial.attempt, 0, -1)):
             raise StudyFileError(
-                f'study.policy: "{self.study.spec.study.policy}" pauses trials, but trial {trial.number} has left no '
+                f'study.policy: "{self.study.spec.policy}" pauses trials, but trial {trial.number} has left no '
                 'checkpoint to resume it from; call trial.save() in train.function, or use "sampled"'
             )
         if worker is not None:

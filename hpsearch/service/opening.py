@@ -19,6 +19,7 @@ from hpsearch.store.keys import SPECIFICATION, is_ours
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.file import (
+    as_begun,
     differences,
     digest,
     is_same_study,
@@ -72,7 +73,10 @@ def open_study(
             if _is_mistaken(storage, ledger, study_id, spec):
                 storage.delete_study(study_id)
                 study_id = create_or_find(storage, spec)
-            made_here = is_ours(storage.get_study_user_attrs(study_id))
+            attrs = storage.get_study_user_attrs(study_id)
+            made_here = is_ours(attrs)
+            if made_here:
+                spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
         ledger.register(study_id, json.dumps(devices))
         study = Study(spec, storage, study_id, ledger, made_here)

@@ -159,7 +159,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
     stands = standing(study, launched.folder)
     described = zip(launched.places, launched.devices, strict=True)
     return StudyInfo(
-        spec=launched.spec,
+        spec=study.spec,
         total=study.total,
         finished=stands.finished,
         stop_reasons=stands.stop_reasons,

@@ -74,7 +74,7 @@ class Study:
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
         self.view = StudyView(spec)
-        self.policy = build_policy(spec.study.policy, self.view)
+        self.policy = build_policy(spec.policy, self.view)
         self.storage = storage
         self.ledger = ledger
         self._writer = writes.TrialWriter(storage)
@@ -216,7 +216,7 @@ class Study:
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         before = self.policy
         self.view, self._foreign, self.paused = StudyView(self.spec), {}, {}
-        self.policy = build_policy(self.spec.study.policy, self.view)
+        self.policy = build_policy(self.spec.policy, self.view)
         for trial in stored:
             self._see(trial)
         for number, live in self.live.items():

@@ -38,6 +38,7 @@ LATER: dict[str, Any] = {
     "data.range": None,
     "data.split.join_val": False,
     "train.last_epoch": None,
+    "train.cooldown": 0.2,
 }
 """Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
 
@@ -134,11 +135,25 @@ def parse_study(tree: Mapping[str, Any], source: str = "study") -> StudySpec:
     """
     try:
         check_tree(tree)
-        return StudySpec.model_validate(tree)
+        return StudySpec.model_validate(_with_policy(tree))
     except (ValidationError, FieldErrors) as error:
         found = dict.fromkeys(field_errors(error, StudySpec).found)
         lines = [": ".join(filter(None, (source, field, sentence))) for field, sentence in found]
         raise StudyFileError("\n".join(lines)) from None
+
+
+def _with_policy(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Gives a file that names a sampler or a pruner the policy that asks them.
+
+    So it does to one with a training function, which may keep no checkpoints to resume a trial from, and to a
+    study that was stored when no policy paused trials.
+    """
+    study, train = tree.get("study", {}), tree.get("train", {})
+    if not isinstance(study, Mapping) or not isinstance(train, Mapping) or "policy" in study:
+        return tree
+    if not tree.keys() & {"sampler", "pruner"} and train.get("function") is None:
+        return tree
+    return {**tree, "study": {**study, "policy": "sampled"}}
 
 
 def with_limits(
@@ -211,9 +226,18 @@ def digest(spec: StudySpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def as_begun(stored: StudySpec, given: StudySpec) -> StudySpec:
+    """Returns a study as it is resumed: under the policy with which it began, unless the file names another."""
+    if given.study.policy is not None:
+        return given
+    study = given.study.model_copy(update={"policy": stored.study.policy})
+    return given.model_copy(update={"study": study})
+
+
 def is_same_study(stored_text: str, spec: StudySpec) -> bool:
     """Says whether a stored specification and a given one make comparable trials."""
     stored = parse_stored(stored_text)
+    spec = as_begun(stored, spec)
     tree = stored_tree(stored_text)
     if list(tree) == sorted(tree):  # Up to version 0.1.0 all keys were sorted, and their own order was lost.
         spec = parse_study(json.loads(json.dumps(spec.model_dump(mode="json"), sort_keys=True)))
@@ -279,7 +303,7 @@ def lost_order(stored_text: str, name: str) -> str:
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """Returns one line per comparable field in which two specifications differ."""
-    old, new = dict(_leaves(_comparable(stored))), dict(_leaves(_comparable(given)))
+    old, new = (dict(_leaves(_comparable(spec))) for spec in (stored, as_begun(stored, given)))
     nothing = "(absent)"
     return [
         f"{name}: stored {json.dumps(old.get(name, nothing))}, now {json.dumps(new.get(name, nothing))}"
@@ -293,6 +317,7 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     tree = spec.model_dump(
         mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
     )
+    tree["study"]["policy"] = spec.policy
     for name, default in LATER.items():
         *path, field = name.split(".")
         section = reduce(getitem, path, tree)

@@ -27,6 +27,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "train.weight_decay": "float",
     "train.lr_multipliers": "any",
     "train.schedule": "any",
+    "train.cooldown": "float",
     "train.warmup_epochs": "float",
     "train.step_every": "float",
     "train.step_gamma": "float",

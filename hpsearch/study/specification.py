@@ -48,6 +48,9 @@ REFIT_SUFFIX = ".refit"
 LINKED = (SUFFIX, REFIT_SUFFIX)
 """How the names of studies end that belong to a search."""
 
+PAUSING_TRIALS = 80
+"""Trials of a study whose policy pauses them, unless it says how many."""
+
 PROPOSING = ("thaw", "auto")
 """Policies that propose hyperparameters themselves; the others ask the study's sampler."""
 
@@ -68,8 +71,9 @@ class StudySection(Section):
 
     name: str = ""
     """Default: the stem of the study file's name."""
-    trials: Int = Field(20, ge=1)
-    """Finished trials (COMPLETE, PRUNED and FAIL) over all machines and restarts, not per process."""
+    trials: Int | None = Field(None, ge=1)
+    """Finished trials (COMPLETE, PRUNED and FAIL) over all machines and restarts, not per process. Default: 80,
+    most of which train a few epochs; with `policy = "sampled"` 20."""
     metric: str = "val_loss"
     direction: Direction | None = None
     """Known for the built-in metrics; must be said for a metric of your own."""
@@ -89,9 +93,10 @@ class StudySection(Section):
     target_value: Float | None = None
     """Stops the study as soon as its best value is at least as good."""
     max_epochs_total: Int | None = Field(None, ge=1)
-    policy: Literal["sampled", "halving", "screen", "thaw", "auto"] = "sampled"
+    policy: Literal["sampled", "halving", "screen", "thaw", "auto"] | None = None
     """Which trial a free worker trains next. `sampled` trains each trial to its end, unless early stopping or
-    `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising."""
+    `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising.
+    Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
@@ -165,7 +170,7 @@ class StudySpec(Section):
         return as_study(tables)
 
     def __repr__(self) -> str:
-        return f"<StudyFile {self.study.name!r}: {self.study.trials} trials over {', '.join(self.search)}>"
+        return f"<StudyFile {self.study.name!r}: {self.trials} trials over {', '.join(self.search)}>"
 
     __str__ = __repr__
 
@@ -232,7 +237,7 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _policy_suits_sampler_and_pruner(self) -> "StudySpec":
-        policy = self.study.policy
+        policy = self.policy
         if not self.pauses:
             return self
         if self.sampler.name in ("grid", "points"):
@@ -370,12 +375,22 @@ class StudySpec(Section):
     def total_trials(self) -> int:
         """How many trials the study has when it is complete; a grid may have fewer points than it asks for."""
         sizes = {"points": len(self.sampler.points), "grid": self.grid_size}
-        return min(self.study.trials, sizes.get(self.sampler.name, self.study.trials))
+        return min(self.trials, sizes.get(self.sampler.name, self.trials))
+
+    @property
+    def policy(self) -> str:
+        """Which policy says what is trained next."""
+        return self.study.policy or "auto"
 
     @property
     def pauses(self) -> bool:
         """Whether trials are paused and resumed."""
-        return self.study.policy != "sampled"
+        return self.policy != "sampled"
+
+    @property
+    def trials(self) -> int:
+        """How many trials the study asks for."""
+        return self.study.trials or (PAUSING_TRIALS if self.pauses else 20)
 
     @property
     def is_confirmation(self) -> bool:

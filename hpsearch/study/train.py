@@ -74,9 +74,12 @@ class TrainSpec(Section):
     lr_multipliers: dict[str, Float] = Field(default_factory=dict)
     """Learning rates by parameter name pattern, as multiples: `{ "fc.*" = 10.0 }` lets a new last layer learn
     faster than pretrained ones."""
-    schedule: Literal["constant", "cosine", "step", "plateau", "one_cycle"] = "cosine"
+    schedule: Literal["constant", "cosine", "step", "plateau", "one_cycle", "wsd"] = "cosine"
     """The learning rate over the trial's own epochs: large steps first, small ones at the end, when the
-    minimum is near (`hpsearch.training.optim` has the table)."""
+    minimum is near (`hpsearch.training.optim` has the table). With `wsd` (warm-up, stable, decay) and `constant` a
+    short trial is the beginning of a long one."""
+    cooldown: Float = Field(0.2, gt=0, le=1)
+    """`wsd`: share of the trial's epochs at its end in which the learning rate falls to 0."""
     warmup_epochs: Float = Field(0.0, ge=0)
     """Epochs (also a part of one) over which the learning rate grows linearly from 0."""
     step_every: Float = Field(0.3, gt=0)

@@ -65,6 +65,7 @@ class Schedule:
     | `step` | gamma^floor(e / every) | each epoch |
     | `plateau` | gamma^k after k times `plateau_patience` + 1 epochs without a lower loss | each epoch |
     | `one_cycle` | from 1/25 up to 1 in 30 % of the steps, down to 4e-6 (Smith, Topin 2018) | each step |
+    | `wsd` | 1; in the last steps 1 - sqrt(share of these done) (Hägele et al. 2024, 2405.18392) | each step |
 
     Warm-up (Goyal et al. 2017) multiplies step s (from 0) by min(1, (s + 1) / S), S the steps in
     `warmup_epochs`: it grows linearly from 0, but no step is wasted at 0 itself.
@@ -95,7 +96,7 @@ class Schedule:
     def step(self) -> None:
         """Sets the learning rate for the next step; to be called after each optimizer step."""
         self._step += 1
-        if self._step <= self._warmup or self._train.schedule == "one_cycle":
+        if self._step <= self._warmup or self._train.schedule in MOVING:
             self._apply()
 
     def epoch_end(self, val_loss: float) -> None:
@@ -157,6 +158,14 @@ class Schedule:
             return 1 + (low - 1) * _half_cosine(step / top)
         return end + (1 - end) * _half_cosine((step - top) / (last - top))
 
+    def wsd(self) -> float:
+        cooldown = max(1, round(self._train.cooldown * self._steps))
+        done = self._step - (self._steps - cooldown)
+        return 1 - math.sqrt(min(1.0, max(0.0, done / cooldown)))
+
+
+MOVING = ("one_cycle", "wsd")
+"""Schedules that move with each step."""
 
 FACTORS: dict[str, Callable[[Schedule], float]] = {
     "constant": Schedule.constant,
@@ -164,6 +173,7 @@ FACTORS: dict[str, Callable[[Schedule], float]] = {
     "step": Schedule.stairs,
     "plateau": Schedule.plateau,
     "one_cycle": Schedule.one_cycle,
+    "wsd": Schedule.wsd,
 }
 
 

@@ -4,7 +4,8 @@
 
 PEERS_FOLDER holds peer_optuna.py and peer_raytune.py. All use the digits, the same small CNN, SGD with momentum
 0.9 and cosine decay, the same space and split, two processes. Optuna and hpsearch use the same median pruner with
-Optuna's defaults; hpsearch stops early as well, by patience. The variants are interleaved, seed by seed.
+Optuna's defaults; hpsearch stops early as well, by patience. `auto` is hpsearch's default, which pauses trials instead
+of pruning them, with --auto-trials trials. The variants are interleaved, seed by seed.
 Whole processes are timed, from start to exit, imports included. `loop` is the busy seconds of one worker per
 epoch; what is left of the wall time is start-up, sampling and waiting.
 """
@@ -30,6 +31,7 @@ STUDY = """
 name = "digits"
 trials = {trials}
 seed = {seed}
+policy = "{policy}"
 
 [data]
 dataset = "tests.benchmarks.peer_data:build"
@@ -52,7 +54,8 @@ epochs = {{ low = 5, high = 50 }}
 [early_stopping]
 criterion = "patience"
 patience = {patience}
-
+"""
+MEDIAN = """
 [pruner]
 name = "median"
 warmup_epochs = 0
@@ -65,13 +68,15 @@ def main() -> None:
     options.add_argument("peers", type=Path)
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--trials", type=int, default=32)
+    options.add_argument("--auto-trials", type=int, default=48)
     options.add_argument("--patience", type=int, default=5)
     options.add_argument("--ray", action="store_true", help="run Ray Tune too, once")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
-    rows: dict[str, list[dict[str, float]]] = {"hpsearch": [], "optuna": []}
+    rows: dict[str, list[dict[str, float]]] = {"hpsearch": [], "auto": [], "optuna": []}
     for seed in range(args.seeds):
-        rows["hpsearch"].append(ours(args, seed))
+        rows["hpsearch"].append(ours(args, seed, "sampled", args.trials))
+        rows["auto"].append(ours(args, seed, "auto", args.auto_trials))
         rows["optuna"].append(plain_optuna(args))
         print({name: found[-1] for name, found in rows.items()}, file=sys.stderr, flush=True)
     if args.ray:
@@ -88,12 +93,13 @@ def main() -> None:
         args.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
 
 
-def ours(args: argparse.Namespace, seed: int) -> dict[str, float]:
+def ours(args: argparse.Namespace, seed: int, policy: str, trials: int) -> dict[str, float]:
     """Returns the figures of one `hpsearch run` with two workers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = folder / "digits.toml"
-        file.write_text(STUDY.format(trials=args.trials, seed=seed, patience=args.patience))
+        text = STUDY.format(trials=trials, seed=seed, patience=args.patience, policy=policy)
+        file.write_text(text + MEDIAN * (policy == "sampled"))
         command = [
             "run",
             file,

@@ -51,8 +51,15 @@ def test_trials_are_stopped_by_the_rules_of_the_study(tables: dict[str, Any]) ->
     assert samples(spec) == samples(spec)
 
 
+@pytest.mark.parametrize("policy", ["halving", "screen", "auto"])
+def test_paused_trials_count_with_what_they_are_trained(policy: str) -> None:
+    spec = study(study={"policy": policy, "trials": 60})
+    assert share(spec) < 0.5
+    assert len(samples(spec)) >= 60
+
+
 def test_without_rules_trials_have_all_their_epochs() -> None:
-    spec = study()
+    spec = study(study={"policy": "sampled"})
     assert share(spec) == 1.0
     sizes = [one.spec.train.batch_size for one in samples(spec)]
     assert set(sizes) == {16, 32, "full"}

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hpsearch.errors import StudyFileError
 from hpsearch.study.file import (
     RUN_ONLY,
+    as_begun,
     differences,
     digest,
     is_same_study,
     load_study_file,
     lost_order,
+    parse_stored,
     parse_study,
     stored_form,
 )
@@ -426,8 +428,37 @@ def test_a_lost_order_of_patterns_is_said(text: str, said: str) -> None:
 
 
 def test_studies_of_version_0_1_0_keep_their_digest() -> None:
-    assert digest(study(DATA + SEARCH)) == "7dbfff2d9d56af68"
-    assert digest(study(OTHER_ORDER)) == "0c03742ad7884cf6"
+    sampled = '[study]\npolicy = "sampled"\n'
+    assert digest(study(sampled + DATA + SEARCH)) == "7dbfff2d9d56af68"
+    assert digest(study(sampled + OTHER_ORDER)) == "0c03742ad7884cf6"
+
+
+@pytest.mark.parametrize("more", ["", '[study]\npolicy = "sampled"\n', "[study]\ntrials = 20\n"])
+def test_a_study_that_began_without_pauses_is_resumed_without_them(more: str) -> None:
+    tree = study(DATA + SEARCH).model_dump(mode="json")
+    del tree["study"]["policy"], tree["study"]["max_paused"], tree["train"]["cooldown"]
+    tree["study"]["trials"] = 20
+    stored, given = json.dumps(tree), study(more + DATA + SEARCH)
+    assert is_same_study(stored, given)
+    assert as_begun(parse_stored(stored), given).policy == "sampled"
+    assert as_begun(parse_stored(stored), given).trials == 20
+    assert not is_same_study(stored, study('[study]\npolicy = "auto"\n' + DATA + SEARCH))
+
+
+@pytest.mark.parametrize(
+    ("more", "policy", "trials"),
+    [
+        ("", "auto", 80),
+        ('[sampler]\nname = "tpe"\n', "sampled", 20),
+        ('[pruner]\nname = "median"\n', "sampled", 20),
+        ('[train]\nfunction = "my_loop:train"\n', "sampled", 20),
+        ('[sampler]\nname = "tpe"\n[study]\npolicy = "halving"\n', "halving", 80),
+    ],
+)
+def test_whoever_names_a_sampler_or_a_pruner_gets_it(more: str, policy: str, trials: int) -> None:
+    spec = study(more + DATA + SEARCH)
+    assert (spec.policy, spec.trials) == (policy, trials)
+    assert parse_study(spec.model_dump()) == spec
 
 
 @pytest.mark.parametrize(

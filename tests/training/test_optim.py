@@ -139,6 +139,17 @@ def test_one_cycle_climbs_and_falls() -> None:
     assert found[-1] == pytest.approx(4e-6)
 
 
+def test_wsd_is_constant_until_its_cooldown() -> None:
+    # 20 steps, of which the last 0.2 * 20 = 4 cool down.
+    found = rates(TrainSpec(learning_rate=1.0, schedule="wsd"), epochs=4, steps=5)
+    assert found == pytest.approx([1.0] * 17 + [0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)])
+
+
+def test_a_short_trial_of_wsd_is_the_beginning_of_a_long_one() -> None:
+    train = TrainSpec(learning_rate=1.0, schedule="wsd")
+    assert rates(train, epochs=10, steps=5)[:40] == rates(train, epochs=40, steps=5)[:40]
+
+
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (2, 1), (1, 3), (1, 4)])
 @pytest.mark.parametrize("schedule", list(optim.FACTORS))
 def test_the_shortest_trials_have_rates(schedule: Any, epochs: int, steps: int) -> None:

@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "learning_rate": 0.003},
     "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.01},
 }
-SCHEDULES = ["constant", "cosine", "step", "plateau", "one_cycle"]
+SCHEDULES = ["constant", "cosine", "step", "plateau", "one_cycle", "wsd"]
 # Steep enough to lower the rate within five epochs.
 STEEP: dict[str, dict[str, Any]] = {"plateau": {"plateau_patience": 0, "learning_rate": 0.3}}
 AUGMENT = [
@@ -136,7 +136,7 @@ def test_resumed_equals_unbroken(engine: PlainEngine, tmp_path: Path, name: str,
     assert equal(kept(engine.evict(0, EndKind.FINISHED)), expected_best)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "wsd"])
 def test_a_trial_that_ends_before_its_schedule_follows_it_to_there(
     engine: PlainEngine, tmp_path: Path, schedule: str
 ) -> None:

@@ -255,8 +255,7 @@ def _estimate(
         scale = _correction(engine, trials, paces, data)
         paces = [scale * pace for pace in paces]
     expected, most = (
-        ready
-        + span([pace * count for pace, count in zip(paces, counts, strict=True)], spec.study.trials, workers)
+        ready + span([pace * count for pace, count in zip(paces, counts, strict=True)], spec.trials, workers)
         for counts in ([trial.trained for trial in trials], [trial.epochs for trial in trials])
     )
     limit = spec.study.timeout or math.inf

@@ -1,8 +1,8 @@
 """How long a study will take: its own sampling and stopping rules, acted out on made-up curves, timed by probes.
 
 Nobody knows the curves before the study has run. So the best value of each hyperparameter is taken to lie anywhere
-in its range, and a trial's best epoch anywhere among its epochs; the sampler, the pruner and the early stopping are
-the study's own.
+in its range, and a trial's best epoch anywhere among its epochs; the policy (halving for those with a model of the
+curves, which would take too long), the sampler, the pruner and the early stopping are the study's own.
 """
 
 import heapq
@@ -24,10 +24,12 @@ from optuna.trial import create_trial
 from hpsearch.contracts.trial import StopKind
 from hpsearch.search import stopping
 from hpsearch.search.outcome import decide
+from hpsearch.search.policy.build import build_policy
+from hpsearch.search.policy.contract import New, Pause, Policy, Resume, Stop
 from hpsearch.search.stopping import Curve
 from hpsearch.search.view import StudyView
 from hpsearch.study.direction import sign
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import PROPOSING, StudySpec
 
 MOST_TRIALS = 120
 MOST_EPOCHS = 4000
@@ -63,35 +65,70 @@ def samples(spec: StudySpec) -> list[Sample]:
 
 
 def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
-    """Acts out one study, trial after trial, as the driver would."""
+    """Acts out one study, piece after piece, as the driver would."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A Gaussian process takes longer than it tells here.
     sampler = spec.sampler.model_copy(update={"name": "tpe"}) if spec.sampler.name == "gp" else spec.sampler
-    seeded = {"study": spec.study.model_copy(update={"seed": seed}), "sampler": sampler}
-    view = StudyView(spec.model_copy(update=seeded))
+    policy_name = "halving" if spec.policy in PROPOSING else spec.policy
+    study = spec.study.model_copy(update={"seed": seed, "policy": policy_name})
+    view = StudyView(spec.model_copy(update={"study": study, "sampler": sampler}))
+    policy = build_policy(policy_name, view)
     generator = np.random.default_rng(seed)
     best = {name: generator.uniform() for name in view.space}
-    factor = sign(spec.study.better)
-    for number in range(min(spec.study.trials, MOST_TRIALS)):
-        params = view.ask(number)
-        own = spec.with_hparams(params)
-        level = sum((_place(view.space[name], params[name]) - best[name]) ** 2 for name in view.space)
-        curve = _curve(own, level, generator)
-        trained, kind = _train(view, number, own, curve, factor)
-        values = [factor * value for value in curve.val[:trained]]
-        value = factor * min(curve.val[:trained])
-        trial = create_trial(
-            state=decide(kind, value, view.board, own.early_stopping.outcome),
-            value=value,
-            params=params,
-            distributions=view.space,
-            intermediate_values=dict(enumerate(values, 1)),
-            user_attrs={"stop_reason": kind.value, "score": value, "epochs_run": trained},
-            system_attrs=view.rungs(number),
-        )
-        trial.number = number
-        view.replace(trial)
-        yield Sample(own, own.train.epochs, trained)
+    acted: dict[int, _Acted] = {}
+    while True:
+        match policy.begin(len(acted) < min(spec.trials, MOST_TRIALS)):
+            case New():
+                number = len(acted)
+                params = policy.start(number)
+                own = spec.with_hparams(params)
+                level = sum((_place(view.space[name], params[name]) - best[name]) ** 2 for name in view.space)
+                criterion = stopping.build(own.early_stopping, own.train.epochs)
+                acted[number] = _Acted(number, own, _curve(own, level, generator), criterion)
+            case Resume(number):
+                policy.resume(number)
+            case _:
+                break
+        trial = acted[number]
+        if (kind := _train(view, policy, trial)) is not None:
+            yield _end(view, policy, trial, kind)
+    for number in policy.surplus(0):
+        yield _end(view, policy, acted[number], StopKind.PRUNER)
+
+
+@dataclass(slots=True)
+class _Acted:
+    """A trial that is acted out, after some of its epochs."""
+
+    number: int
+    spec: StudySpec
+    curve: Curve
+    criterion: stopping.Criterion | None
+    trained: int = 0
+
+
+def _end(view: StudyView, policy: Policy, trial: _Acted, kind: StopKind) -> Sample:
+    factor, trained = sign(trial.spec.study.better), trial.trained
+    values = [factor * value for value in trial.curve.val[:trained]]
+    value = factor * min(trial.curve.val[:trained])
+    record = create_trial(
+        state=decide(kind, value, view.board, trial.spec.early_stopping.outcome),
+        value=value,
+        params=view.params(trial.number),
+        distributions=view.space,
+        intermediate_values=dict(enumerate(values, 1)),
+        user_attrs={
+            "stop_reason": kind.value,
+            "score": value,
+            "epochs_run": trained,
+            **policy.notes(trial.number, trained),
+        },
+        system_attrs=view.rungs(trial.number),
+    )
+    record.number = trial.number
+    view.replace(record)
+    policy.finish(record)
+    return Sample(trial.spec, trial.spec.train.epochs, trained)
 
 
 def _place(distribution: BaseDistribution, value: Any) -> float:
@@ -116,20 +153,22 @@ def _curve(spec: StudySpec, level: float, generator: np.random.Generator) -> Cur
     return Curve(tuple(val.tolist()), tuple(train.tolist()))
 
 
-def _train(
-    view: StudyView, number: int, spec: StudySpec, curve: Curve, factor: float
-) -> tuple[int, StopKind]:
-    """Returns after how many epochs a trial ends, and why; asks in the order in which the driver does."""
-    criterion = stopping.build(spec.early_stopping, spec.train.epochs)
-    for epoch, value in enumerate(curve.val, 1):
-        view.report(number, epoch, factor * value)
+def _train(view: StudyView, policy: Policy, trial: _Acted) -> StopKind | None:
+    """Trains a trial until it ends, or is paused; asks in the order in which the driver does."""
+    curve, factor = trial.curve, sign(trial.spec.study.better)
+    while True:
+        value = factor * curve.val[trial.trained]
+        trial.trained = epoch = trial.trained + 1
+        view.report(trial.number, epoch, value)
         if epoch == len(curve.val):
-            break
-        if criterion is not None and criterion.judge(Curve(curve.val[:epoch], curve.train[:epoch])):
-            return epoch, StopKind.EARLY_STOPPING
-        if view.should_prune(number):
-            return epoch, StopKind.PRUNER
-    return len(curve.val), StopKind.FINISHED
+            return StopKind.FINISHED
+        if trial.criterion and trial.criterion.judge(Curve(curve.val[:epoch], curve.train[:epoch])):
+            return StopKind.EARLY_STOPPING
+        match policy.report(trial.number, epoch, value):
+            case Stop():
+                return StopKind.PRUNER
+            case Pause():
+                return None
 
 
 def span(seconds: Sequence[float], trials: int, workers: int) -> float:

@@ -177,7 +177,7 @@ def broke_off(trial: TrialRecord) -> bool:
 def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the tables of a study that trains points of a search anew: no trial is stopped by comparison."""
     tree: dict[str, Any] = spec.model_dump()
-    tree["study"] |= {"name": name, "trials": len(points)}
+    tree["study"] |= {"name": name, "trials": len(points), "policy": "sampled"}
     tree["study"] |= {"timeout": None, "target_value": None, "max_epochs_total": None}
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}

@@ -19,6 +19,7 @@ ORDER = (
     "fit-diagnosis",
     "fit-by-epochs",
     "stop-reasons",
+    "pieces",
     "workers",
 )
 """The ids of our charts, as `hpsearch.results.plots.charts` returns them; a test compares the two."""

@@ -11,7 +11,16 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.study.specification import StudySpec
 from hpsearch.text import LABEL, LONGEST, as_code, counted, in_markdown, one_line
+
+POLICIES = {
+    "halving": "trials are paused after 1, 3, 9, ... epochs, and the best third of each level is resumed",
+    "screen": "all trials are paused after their first epoch, and the best three are resumed",
+    "thaw": "trials are paused, and a model of all curves picks which one is resumed",
+    "auto": "trials are paused; a model of all curves and the best third of each level pick which one is resumed",
+}
+"""What each policy does, after its name."""
 
 
 def study_note(record: StudyRecord) -> str:
@@ -32,12 +41,20 @@ def _searched(record: StudyRecord) -> list[str]:
     return [
         f"# {in_markdown(record.name)}",
         "",
-        f"{counted(spec.study.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}; "
+        f"{counted(spec.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}; "
         f"a trial's value is the best {as_code(record.metric)} of its epochs ({record.better}d), "
-        f"sampler `{spec.sampler.name}`.",
+        f"found {searched_by(spec)}.",
         "",
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]
+
+
+def searched_by(spec: StudySpec) -> str:
+    """Returns in words what chose the trials and ended them."""
+    policy = spec.policy
+    if not spec.pauses:
+        return f"by the sampler `{spec.sampler.name}` and the pruner `{spec.pruner.name}`"
+    return f"by the policy `{policy}`: {POLICIES[policy]}"
 
 
 def _reading(record: StudyRecord) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.dashboard.notes import space_rows, time_spent
+from hpsearch.results.dashboard.notes import searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
@@ -22,13 +22,6 @@ RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
 APART = (*OUTCOMES, "workers", "pieces")
 """Graphs that stand in a section of their own."""
-POLICIES = {
-    "sampled": "each trial is trained until it ends",
-    "halving": "trials are paused after 1, 3, 9, ... epochs, and the best third of each level is resumed",
-    "screen": "all trials are paused after their first epoch, and the best three are resumed",
-    "thaw": "trials are paused, and a model of all curves picks which one is resumed",
-    "auto": "trials are paused; a model of all curves and the best third of each level pick which one is resumed",
-}
 
 
 def report(
@@ -115,16 +108,9 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         f"What makes `{record.metric}` best ({record.better}d) for `{model}` on `{data.dataset}`{part}?",
         f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
         "here are of the validation part, a trial's score is its best epoch.",
-        f"{counted(spec.study.trials, 'trial')} with seed {spec.study.seed}, {_searched(spec)}; early stopping by "
+        f"{counted(spec.trials, 'trial')} with seed {spec.study.seed}, {searched_by(spec)}; early stopping by "
         f"`{stop.criterion}`{watched}.",
     ]
-
-
-def _searched(spec: StudySpec) -> str:
-    policy = spec.study.policy
-    if not spec.pauses:
-        return f"by the sampler `{spec.sampler.name}` and the pruner `{spec.pruner.name}`"
-    return f"by the policy `{policy}`: {POLICIES[policy]}"
 
 
 def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:

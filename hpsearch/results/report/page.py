@@ -93,7 +93,7 @@ for (const [id, chart] of Object.entries(charts)) {
 window.charts_drawn = true;
 """
 
-WIDE = ("learning-curves", "workers")
+WIDE = ("learning-curves", "workers", "pieces")
 
 
 def page(document: Document) -> str:

@@ -63,14 +63,14 @@ def report_lines(report: Report) -> list[str]:
     """Returns a check's report: data, space, probes, estimate."""
     spec = report.spec
     place = ", ".join(filter(None, (report.device, report.precision)))
-    lines = [f"{spec.study.name}: {counted(spec.study.trials, 'trial')} on {place}", ""]
+    lines = [f"{spec.study.name}: {counted(spec.trials, 'trial')} on {place}", ""]
     lines += (
         _data_lines(report.data)
         if report.data is not None
         else ["data: the training function brings its own"]
     )
     if spec.sampler.name == "grid":
-        tried = "all" if spec.study.trials >= spec.grid_size else f"{spec.study.trials:,} of them"
+        tried = "all" if spec.trials >= spec.grid_size else f"{spec.trials:,} of them"
         lines += ["", f"grid: {spec.grid_size:,} points; study.trials tries {tried}"]
     lines += [
         "",
@@ -89,7 +89,7 @@ def report_lines(report: Report) -> list[str]:
 
 
 def _estimate_line(report: Report, estimate: Estimate) -> str:
-    trials, workers = report.spec.study.trials, report.workers
+    trials, workers = report.spec.trials, report.workers
     line = (
         f"estimate: about {duration(estimate.expected)} for {counted(trials, 'trial')} with "
         f"{counted(workers, 'worker')}, start-up included"

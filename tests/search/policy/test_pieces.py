@@ -47,6 +47,7 @@ def test_time_grows_to_one(by_share):
         (SEARCH, "cosine", True),
         (SEARCH, "constant", False),
         (SEARCH, "plateau", False),
+        (SEARCH, "wsd", False),
         (FIXED, "cosine", False),
         ({**SEARCH, "train.schedule": ["constant", "one_cycle"]}, "constant", True),
         ({**SEARCH, "train.schedule": ["constant", "plateau"]}, "cosine", False),

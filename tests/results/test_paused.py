@@ -1,0 +1,117 @@
+"""What is shown of paused trials: a study that was interrupted while some of its trials waited to be resumed."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.trial import EpochResult
+from hpsearch.results.dashboard.notes import study_note
+from hpsearch.results.plots import charts
+from hpsearch.results.report.content import report
+from hpsearch.results.report.document import Table
+from hpsearch.results.stored.frames import trials_frame
+from hpsearch.results.stored.reading import reading_study
+from hpsearch.results.stored.status import study_status
+from hpsearch.results.terminal.lines import status_lines
+from hpsearch.service.launch import RunOptions
+from hpsearch.service.run import run
+from hpsearch.store.keys import PAUSED_LEASE
+from tests.results.searches import digits_spec, record_of, url_in
+from tests.service.curves import CurveExecutor, Script
+
+
+class Interrupt(Callback):
+    """Interrupts the run after some of its epochs."""
+
+    left = 40
+
+    def on_epoch(self, trial: Any, result: EpochResult) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with trials that are paused, ended, and RUNNING without a driver."""
+    folder = tmp_path_factory.mktemp("paused")
+    spec = digits_spec(
+        study={"policy": "halving", "trials": 30},
+        pruner={"name": "none"},
+        train={"schedule": "constant"},
+        early_stopping={"patience": 2},
+    )
+    options = RunOptions(url_in(folder), folder / "runs", workers=Workers(gpus="none", workers=1))
+
+    def script(trial: Any) -> Script:
+        return Script(tuple(trial.spec.train.learning_rate + abs(epoch - 6) for epoch in range(20)))
+
+    run(spec, options, [Interrupt()], CurveExecutor(script))
+    return folder
+
+
+def test_paused_trials_are_told_from_running_ones(folder: Path) -> None:
+    record = record_of(folder)
+    paused = [trial for trial in record.trials if trial.state == "PAUSED"]
+    assert len(paused) > 5
+    assert all(trial.attrs["paused"] == trial.epochs_run == len(trial.val) for trial in paused)
+    assert all(trial.score == min(v for v in trial.val if v is not None) for trial in paused)
+    with reading_study("s", url_in(folder)) as study:
+        frame = trials_frame(study)
+    assert (frame["state"] == "PAUSED").sum() == len(paused)
+
+
+def test_status_counts_them_and_names_the_furthest(folder: Path) -> None:
+    status = study_status("s", url_in(folder), folder / "runs")
+    paused = status.row.paused
+    assert status.row.counts["PAUSED"] == len(paused)
+    furthest = max(paused, key=lambda number: (paused[number], -number))
+    lines = status_lines(status)
+    assert f"{len(paused)} PAUSED" in lines[0]
+    told = next(line for line in lines if line.startswith("paused, may be resumed: "))
+    assert told.startswith(f"paused, may be resumed: trial {furthest} at epoch {paused[furthest]}, ")
+    assert told.endswith(f" and {len(paused) - 5} more")
+
+
+def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
+    record = record_of(folder)
+    count = record.count("PAUSED")
+    assert f"{count} PAUSED" in study_note(record)
+    section = next(one for one in report(record, None).sections if one.title == "Paused and resumed")
+    rows = next(block for block in section.blocks if isinstance(block, Table)).rows
+    resumed = {trial.number: trial for trial in record.trials if len(trial.why) > 1}
+    assert {int(row[0]) for row in rows} == resumed.keys()
+    for number, ends, now, why in rows:
+        trial = resumed[int(number)]
+        assert ends == ", ".join(str(epoch) for epoch, _ in trial.pieces)
+        assert why == "; ".join(trial.why)
+        expected = f"paused at epoch {trial.epochs_run}, may be resumed"
+        assert now == (expected if trial.state == "PAUSED" else trial.state)
+
+
+def test_the_chart_of_pieces_adds_up(folder: Path) -> None:
+    record = record_of(folder)
+    chart = next(chart for chart in charts(record) if chart.id == "pieces")
+    length: dict[int, float] = {}
+    for series in chart.series:
+        for begin, end, row in zip(series.x[::3], series.x[1::3], series.y[::3], strict=True):
+            assert begin is not None
+            assert end is not None
+            assert row is not None
+            length[int(row)] = length.get(int(row), 0) + end - begin
+    assert length == {t.number: t.pieces[-1][0] for t in record.trials if t.pieces}
+    ends = sorted(x for series in chart.series for x in series.x[1::3] if x is not None)
+    assert ends[-1] == sum(length.values())
+
+
+def test_another_programs_attribute_of_that_name_says_nothing(folder: Path, tmp_path: Path) -> None:
+    import optuna
+
+    study = optuna.create_study(study_name="other", storage=f"sqlite:///{tmp_path}/o.db")
+    study.ask().set_user_attr("paused", PAUSED_LEASE)
+    status = study_status("other", f"sqlite:///{tmp_path}/o.db", tmp_path)
+    assert status.row.counts == {"RUNNING": 1}
