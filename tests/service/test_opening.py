@@ -56,3 +56,9 @@ def test_an_empty_study_made_in_the_dashboard_is_taken(sqlite_url: str) -> None:
     made.enqueue_trial({"learning_rate": 0.1})
     open_study(SPEC, sqlite_url, ["cpu"])
     assert made.user_attrs["metric"] == "val_loss"
+
+
+def test_nothing_is_printed_when_a_study_is_made(sqlite_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    open_study(SPEC, sqlite_url, ["cpu"])
+    assert capfd.readouterr() == ("", "")
