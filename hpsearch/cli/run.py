@@ -102,9 +102,10 @@ def check(
     if study is None and not dtypes:
         raise UserError("check: name a study file, or give --dtypes")
     from hpsearch.results.commands import api
-    from hpsearch.results.terminal.check_lines import dtype_lines, report_lines
 
     if dtypes:
+        from hpsearch.results.terminal.check_lines import dtype_lines
+
         say(*dtype_lines(device))
     if study is not None:
         found = api.check(
@@ -115,6 +116,8 @@ def check(
             run_folder=run_folder,
             data_root=data_root,
         )
+        from hpsearch.results.terminal.check_lines import report_lines  # imports torch, which the check times
+
         say(*report_lines(found))
 
 

@@ -104,6 +104,7 @@ def discard_empty(study: Study) -> None:
 
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     """Returns the number of the study of this name, which is made if there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of each study that it makes
     direction = optuna.study.StudyDirection[spec.study.better.upper()]
     try:
         study_id = storage.create_new_study([direction], spec.study.name)

@@ -101,7 +101,8 @@ class DataRecord:
 
 
 def _table(facts: DataFacts) -> dict[str, Any]:
-    return asdict(facts) | {"classes": list(facts.classes[:MOST_NAMES]), "notes": list(facts.notes)}
+    known = asdict(facts) | {"classes": list(facts.classes[:MOST_NAMES]), "notes": list(facts.notes)}
+    return {name: value for name, value in known.items() if name != "class_counts"}  # one for each class
 
 
 def _changed(stored: Mapping[str, Any], facts: DataFacts) -> str:

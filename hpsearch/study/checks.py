@@ -1,5 +1,6 @@
 """Trials at the corners of a search space: what every trial may meet, without sampling one."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from hpsearch.study.search import Label
 from hpsearch.study.sentences import field_errors
 from hpsearch.study.specification import METRICS, TOP, StudySpec
 from hpsearch.study.train import NUMBER_LOSSES, TrainSpec
+from hpsearch.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class DataFacts:
         notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
         digests: of "images", "labels" and "split" apart; the first that differs names what has changed.
         guessing_loss: the loss of the best constant prediction on the training part; None for own training loops.
+        class_counts: samples of each class in the training part; empty for regression.
     """
 
     train: int
@@ -39,6 +42,11 @@ class DataFacts:
     notes: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     guessing_loss: float | None = None
+    class_counts: tuple[int, ...] = ()
+
+    def trained(self, subset: float) -> int:
+        """Returns how many samples `data.subset` leaves: its share of each class, but at least one."""
+        return sum(max(1, math.ceil(count * subset - 0.5)) for count in self.class_counts or (self.train,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +210,11 @@ def _check_padding(data: DataSpec, facts: DataFacts) -> None:
 def _check_batches(spec: StudySpec, facts: DataFacts) -> None:
     sizes = [size for size in spec.values_of("batch_size") if size != "full"]
     subset = min(spec.values_of("data.subset"))
-    largest, smallest = max(sizes, default=1), int(facts.train * subset)
+    largest, smallest = max(sizes, default=1), facts.trained(subset)
     if largest > smallest:
         field = "search.batch_size" if "batch_size" in spec.search else "train.batch_size"
         of = "" if subset == 1 else f" that data.subset = {subset:g} leaves of {facts.train}"
         raise StudyFileError(
-            f"{field}: {largest} is larger than the training part of {smallest} samples{of}; "
+            f"{field}: {largest} is larger than the training part of {counted(smallest, 'sample')}{of}; "
             'lower it, or write "full" for the whole part'
         )

@@ -52,7 +52,7 @@ def import_object(
         if modules is not None and not _is_defined_in(found, modules):
             raise error(
                 f"{where}: {name} is not a function or a class that {module_name} itself defines, and "
-                f"--allow allows no others; name one of these, or write your own around it"
+                f"--allow {top} allows no others; name one of these, or this one alone by --allow {reference}"
             )
     if not callable(found):
         raise error(f"{where} is {type(found).__name__}, which cannot be called; name a function or a class")

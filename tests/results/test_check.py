@@ -1,5 +1,7 @@
 """`hpsearch check` on real data: what it measures and refuses."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +47,32 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
     text = "\n".join(report_lines(report))
     assert "1437 training, 180 validation and 180 test images of 1 x 8 x 8" in text
     assert "for 10 trials with 2 workers, start-up included" in text
+
+
+HEARD = """
+import sys, traceback
+from hpsearch.__main__ import run
+
+def hear(event, found):
+    if event == "import" and found[0] == "torch" and not heard:
+        heard.extend(frame.name for frame in traceback.extract_stack() if frame.filename.endswith("api.py"))
+
+heard = []
+sys.addaudithook(hear)
+run(["check", "s.toml", "--workers", "1"])
+print("torch was imported by", *heard)
+"""
+
+
+def test_the_estimate_has_the_time_that_imports_take(tmp_path: Path) -> None:
+    """It is taken from where `api.check` begins, so torch must not be imported before."""
+    (tmp_path / "s.toml").write_text(
+        '[study]\ntrials = 1\n[data]\ndataset = "digits"\n[search]\nepochs = [1]\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", HEARD], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "torch was imported by check" in done.stdout
 
 
 SMALL, LARGE = Probe("mlp", 16, (1, 8, 8), 1, 1, 0.2, 0.5), Probe("mlp", 64, (1, 8, 8), 1, 1, 0.8, 0.5)

@@ -124,9 +124,21 @@ def in_unit(root):
     data.predict = "own_prepared:other"
     return data
 
+def by_object(root):
+    data = ImageFolder(root, transform=pipeline)
+    data.predict = pipeline
+    return data
+
 def unnamed(root):
     data = build(root)
-    data.predict = pipeline
+    data.predict = v2.Compose([prepare])
+    return data
+
+def inner(root):
+    def prepare_here(picture):
+        return pipeline(picture)
+    data = build(root)
+    data.predict = prepare_here
     return data
 """
 
@@ -148,7 +160,7 @@ def own_data(folder: Path, function: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("function", "fields"),
-    [("build", {"predict": "own_prepared:prepare"}), ("named", {}), ("in_unit", {})],
+    [("build", {"predict": "own_prepared:prepare"}), ("named", {}), ("in_unit", {}), ("by_object", {})],
 )
 def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     own: Path, function: str, fields: dict[str, Any]
@@ -156,7 +168,7 @@ def test_pictures_of_an_own_data_set_are_prepared_by_its_own_rule(
     data = own_data(own, function, **fields)
     spec = small_spec(data=data, train={"batch_size": 8, "epochs": 2})
     options = searched(own, spec)
-    model = load_best_model("small", options.storage, allow=["own_prepared"])
+    model = load_best_model("small", options.storage, allow=["own_prepared", "own_prepared:pipeline"])
     loaded = load(spec.data, cache=own / "runs" / "cache").at(spec.data)
     files = sorted((own / "data").rglob("*.png"))
     for place, index in enumerate(loaded.val.index.tolist()):
@@ -196,7 +208,16 @@ def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.Captu
             r"data\.predict: what own_prepared:other makes of .*000\.png is not item 0",
         ),
         ("build", "own_prepared:nothing", r'own_prepared \(.*\) has no "nothing"'),
-        ("unnamed", None, 'attribute predict that is torchvision.* write the name of .* "my_data:prepare"'),
+        (
+            "unnamed",
+            None,
+            'attribute predict \\(Compose\\) that is not at the top of a module.* "my_data:prepare"',
+        ),
+        (
+            "inner",
+            None,
+            'attribute predict \\(function\\) that is not at the top of a module.* "my_data:prepare"',
+        ),
     ],
 )
 def test_a_rule_is_tried_before_the_training(

@@ -33,6 +33,18 @@ def test_reported_metrics(facts: DataFacts, names: set[str]) -> None:
     assert names < METRICS.keys()
 
 
+def test_a_subset_holds_one_sample_of_each_class_at_least() -> None:
+    few = DataFacts(
+        68, 7, 7, tuple("abcdefg"), 1, 8, 8, "classification", "d4", class_counts=(9, 9, 10, 10, 10, 10, 10)
+    )
+    assert [few.trained(share) for share in (0.02, 0.3, 1.0)] == [7, 21, 68]
+    check_study_against(study(data={"subset": 0.02}, train={"batch_size": 7}), few)
+    with pytest.raises(
+        StudyFileError, match=r"8 is larger than the training part of 7 samples that data\.subset"
+    ):
+        check_study_against(study(data={"subset": 0.02}, train={"batch_size": 8}), few)
+
+
 CROP = [{"name": "crop", "padding": 20}]
 
 
@@ -99,7 +111,7 @@ CROP = [{"name": "crop", "padding": 20}]
             DIGITS,
             {"data.subset": [0.1, 1.0]},
             {"train": {"batch_size": 150}},
-            ["train.batch_size: 150", "143 samples that data.subset = 0.1 leaves of 1437"],
+            ["train.batch_size: 150", "144 samples that data.subset = 0.1 leaves of 1437"],
         ),
     ],
 )

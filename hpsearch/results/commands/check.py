@@ -178,7 +178,7 @@ def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:
         rest["data.subset"] = max(ends["data.subset"])
     shown = [name for name in ("model.name", "data.image_size") if name in ends]
     share = rest.get("data.subset", spec.data.subset)
-    full = math.floor(data.train * share)
+    full = data.trained(share)
     batches = [full if size == "full" else int(size) for size in spec.values_of("batch_size")]
     for chosen in product(*(ends[name] for name in shown)):
         cases = [(max(batches), _arguments(ends, -1)), (min(batches), _arguments(ends, 0))]
@@ -189,7 +189,7 @@ def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:
 
 def _shortened(spec: StudySpec, data: DataFacts, batch: int | None = None) -> StudySpec:
     """Returns a trial of few and short epochs, of this batch size if one is given."""
-    full = math.floor(data.train * spec.data.subset)
+    full = data.trained(spec.data.subset)
     size = batch or (full if spec.train.batch_size == "full" else spec.train.batch_size)
     short = {"batch_size": size, "epochs": EPOCHS, "steps_per_epoch": STEPS, "warmup_epochs": 0.0}
     return spec.model_copy(update={"train": spec.train.model_copy(update=short)})
@@ -213,7 +213,7 @@ def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
             timed.append(_epoch(engine, spec))
         end = engine.evict(0, EndKind.FINISHED)
     batch = int(spec.train.batch_size)
-    count = math.floor(data.train * spec.data.subset)
+    count = data.trained(spec.data.subset)
     steps = len(cut(count, batch, spec.train.drop_last, STEPS))
     height, width = (spec.data.image_size,) * 2 if spec.data.image_size else (data.height, data.width)
     return Probe(
@@ -272,9 +272,7 @@ def epoch_seconds(spec: StudySpec, data: DataFacts, probes: Sequence[Probe]) -> 
     small, large = (pick(like, key=lambda probe: probe.batch) for pick in (min, max))
     ends = [(probe.batch, probe.step_seconds) for probe in (small, large)]
     train = spec.train
-    batches = cut(
-        math.floor(data.train * spec.data.subset), train.batch_size, train.drop_last, train.steps_per_epoch
-    )
+    batches = cut(data.trained(spec.data.subset), train.batch_size, train.drop_last, train.steps_per_epoch)
     steps = sum(between(batch.stop - batch.start, *ends) for batch in batches)
     return max(steps, 0.0) + (small.eval_seconds + large.eval_seconds) / 2
 

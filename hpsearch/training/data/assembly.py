@@ -28,6 +28,7 @@ from hpsearch.training.data.catalogue import (
 )
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages, drop_copies, has_fresh
+from hpsearch.training.data.prepared import StreamedImages
 from hpsearch.training.data.store import ImageStore
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def assemble(
     rows = splits.split(found, spec.split)
     _refuse_flawed(found, _parts(found, rows))
     _refuse_varying(found, rows, spec)
+    _refuse_flawed_stream(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
     notes = (*found.notes, *_origins(found, rows), *_balance(found), *shares, *duplicates)
@@ -112,6 +114,20 @@ def _refuse_flawed(found: Catalogue, parts: Array) -> None:
         f"data.dataset: {name} in the {PARTS[parts[row]]} part holds NaN or infinite "
         f"values{others}; remove or replace {'them' if more else 'it'}"
     )
+
+
+def _refuse_flawed_stream(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
+    """Reads the floats that are streamed for judging, once; those of training are read to measure them.
+
+    Raises:
+        DataError: names the first image with NaN or infinite values.
+    """
+    images = found.images
+    if spec.device != "stream" or not isinstance(images, ItemImages) or images.dtype == "uint8":
+        return
+    for part in (rows.val, rows.test):
+        for _ in StreamedImages(images.take(part), images.size, images.channels).arrays():
+            pass  # reading refuses them
 
 
 def _refuse_varying(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:

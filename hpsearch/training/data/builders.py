@@ -8,8 +8,11 @@ prepares one picture as they do is named by `data.predict`, or by their attribut
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -87,25 +90,48 @@ def _find_predict(request: Request, members: Sequence[Member]) -> str:
     Raises:
         DataError: it cannot be imported, or prepares a file of a data set otherwise than that does.
     """
-    given = request.spec.predict or next(filter(None, (_attribute(one.data) for one in members)), "")
-    if not given:
-        return ""
-    name = given if isinstance(given, str) else f"{given.__module__}:{getattr(given, '__qualname__', '?')}"
-    if name.endswith((":?", ">")):
-        raise DataError(
-            f"data.predict: a data set of {request.spec.dataset} has an attribute predict that is {name} and cannot "
-            'be imported by other processes; write the name of a function or transform, such as "my_data:prepare"'
-        )
-    prepare = import_object(name, request.allow, field="data.predict")
+    name = request.spec.predict
+    if name:
+        prepare = import_object(name, request.allow, field="data.predict")
+    else:  # the function that builds the data sets was allowed, and it says this
+        given = next((one for one in map(_attribute, members) if one is not None), None)
+        if given is None:
+            return ""
+        name = _name_of(given, request.spec.dataset)
+        prepare = import_object(name, field="data.predict")
     for member in members:
         _compare(member, name, prepare, request)
     return name
 
 
-def _attribute(data: Any) -> Any:
+def _attribute(member: Member) -> Any:
     """Returns the attribute `predict` of a data set, or of the one of which it is a `Subset`."""
-    found = getattr(data, "predict", None)
-    return _attribute(data.dataset) if found is None and isinstance(data, Subset) else found
+    data = member.data
+    while isinstance(data, Subset) and not hasattr(data, "predict"):
+        data = data.dataset
+    return getattr(data, "predict", None)
+
+
+def _name_of(given: Any, dataset: str) -> str:
+    """Returns the name by which other processes find what a data set's attribute holds, unless that is one.
+
+    Raises:
+        DataError: it has none.
+    """
+    if isinstance(given, str):
+        return given
+    home, path = str(getattr(given, "__module__", "")), getattr(given, "__qualname__", "")
+    built = dataset.partition(":")[0]  # transforms have no names of their own
+    names = [(home, path), *((built, name) for name, one in vars(sys.modules[built]).items() if one is given)]
+    for module, name in names:
+        with suppress(AttributeError):
+            if attrgetter(name)(sys.modules.get(module)) == given:
+                return f"{module}:{name}"
+    raise DataError(
+        f"data.predict: a data set of {dataset} has an attribute predict ({type(given).__name__}) that is not at the "
+        "top of a module, where other processes could find it; move it there, or write its name, such as "
+        '"my_data:prepare"'
+    )
 
 
 def _compare(member: Member, name: str, prepare: Callable[..., Any], request: Request) -> None:

@@ -25,7 +25,7 @@ from hpsearch.training.data.pixels import Statistics
 from hpsearch.training.data.preparation import Preparation
 from hpsearch.training.data.prepared import Images, Part, Prepared, StreamedImages
 from hpsearch.training.data.sources import own_size
-from hpsearch.training.data.splits import count_below
+from hpsearch.training.data.splits import count_below, describe_subset
 from hpsearch.training.data.store import images_bytes
 from hpsearch.training.data.threads import counted
 from hpsearch.training.device import is_out_of_memory
@@ -108,7 +108,12 @@ class TrainingData:
             task=assembly.task,
             digest=assembly.digest,
             digests=assembly.digests,
-            notes=(*assembly.notes, *describe_range(self._store.images, self._unit, spec.range)),
+            notes=(
+                *assembly.notes,
+                *describe_subset(count_below(self._shares, spec.subset), len(rows.train), spec.subset),
+                *describe_range(self._store.images, self._unit, spec.range),
+            ),
+            class_counts=tuple(_count(self.training_targets, len(found.classes)).tolist()),
         )
 
     @property

@@ -205,6 +205,17 @@ def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str,
     )
 
 
+def describe_subset(count: int, total: int, share: float) -> tuple[str, ...]:
+    """Says so where a subset, of which each class has at least one image, is far from the share asked for."""
+    if abs(count - share * total) <= max(1, share * total / 10):
+        return ()
+    asked, met = _percent(np.array([share])), _percent(np.array([count / total]))
+    return (
+        f"data.subset asks for {asked} % and holds {met} % of the training part, {count} of {total} images, since "
+        "whole images are taken of each class, and at least one",
+    )
+
+
 def _percent(shares: Array) -> str:
     return "/".join(f"{round(100 * share, 1):g}" for share in shares.tolist())
 

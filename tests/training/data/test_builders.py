@@ -324,11 +324,8 @@ def test_bytes_among_floats_in_the_unit_range(tmp_path: Path) -> None:
         DataError, match=r"item 1 is uint8 and that of item 0 uint16, with values from 0 to 928"
     ):
         loaded(tmp_path, "mixed")
-    streamed = loaded(tmp_path, "mixed", device="stream", range=[0, 4095])
     with pytest.raises(DataError, match="an item's image is uint8 and the first ones were uint16"):
-        streamed.at(
-            DataSpec.model_validate({"dataset": "own_squares:mixed", "device": "stream", "range": [0, 4095]})
-        )
+        loaded(tmp_path, "mixed", device="stream", range=[0, 4095])
 
 
 @pytest.mark.parametrize(
@@ -437,19 +434,15 @@ def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) ->
         stream.get(slice(0, len(stream)))
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_an_item_of_a_stream_that_is_not_finite_is_named(tmp_path: Path, ahead: bool) -> None:
-    """In the training part, which is measured, at once; elsewhere when it is read."""
-    said = r"^data\.dataset: item 5 of the train data set holds NaN"
-    with pytest.raises(DataError, match=said):
-        loaded(tmp_path, "infinite_late", device="stream", split={"seed": 1})
-    found = loaded(tmp_path, "infinite_late", device="stream", split={"seed": 6})._store.images
-    assert isinstance(found, ItemImages)
-    stream = StreamedImages(found, (6, 6), 1)
-    if ahead:
-        stream.expect([slice(0, len(stream))])
-    with pytest.raises(DataError, match=said):
-        stream.get(slice(0, len(stream)))
+@pytest.mark.parametrize(("part", "seed"), [("train", 1), ("val", 6), ("test", 8)])
+def test_an_item_of_a_stream_that_is_not_finite_is_named_before_the_training(
+    tmp_path: Path, part: str, seed: int
+) -> None:
+    steady = loaded(tmp_path, "single", device="cpu", split={"seed": seed})
+    held = {"train": steady._index[: steady._train], "val": steady._index[steady._train :]}
+    assert next((name for name, rows in held.items() if 5 in rows), "test") == part
+    with pytest.raises(DataError, match=r"^data\.dataset: item 5 of the train data set holds NaN"):
+        loaded(tmp_path, "infinite_late", device="stream", split={"seed": seed})
 
 
 @pytest.mark.parametrize("where", ["auto", "stream"])

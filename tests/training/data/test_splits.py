@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpsearch.errors import DataError
+from hpsearch.study.checks import DataFacts
 from hpsearch.study.data import Split
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
-from hpsearch.training.data.splits import count_below, describe_shares, split, subset_order
+from hpsearch.training.data.splits import count_below, describe_shares, describe_subset, split, subset_order
 
 IMAGES = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8")
 
@@ -64,6 +65,23 @@ def test_the_seed_decides() -> None:
     assert np.array_equal(one.train, same.train)
     assert np.array_equal(one.test, same.test)
     assert not np.array_equal(one.val, other.val)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(300) % 100, np.repeat([0, 1, 2], [997, 3, 50]), np.zeros(77, int)]
+)
+def test_how_many_samples_a_subset_holds_is_known_before(labels: np.ndarray) -> None:
+    order, shares = subset_order(labels, np.random.default_rng(0))
+    counts = tuple(np.bincount(labels).tolist())
+    facts = DataFacts(len(order), 9, 9, (), 1, 8, 8, "classification", "", class_counts=counts)
+    for share in (0.001, 0.01, 0.1, 0.25, 0.29, 0.3, 0.5, 0.7, 0.999, 1.0):
+        assert facts.trained(share) == count_below(shares, share)
+
+
+def test_a_subset_far_from_its_share_is_told() -> None:
+    assert describe_subset(100, 1000, 0.1) == describe_subset(105, 1000, 0.1) == ()
+    (said,) = describe_subset(100, 1000, 0.02)
+    assert said.startswith("data.subset asks for 2 % and holds 10 % of the training part, 100 of 1000 images")
 
 
 def test_a_subset_of_equal_classes_is_exact() -> None:
