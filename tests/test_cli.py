@@ -232,6 +232,27 @@ def test_a_reader_that_goes_away_is_no_error(studies: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("export one", 0), ("list", 0), ("delete one", 1), ("dashboard --add-user x --auth users", 2)],
+)
+def test_streams_that_the_caller_has_closed(
+    studies: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(studies))
+    done = subprocess.run(
+        f"{sys.executable} -m hpsearch {command} <&- >&-",
+        shell=True,
+        cwd=studies,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    assert "bug" not in done.stderr
+    assert list(studies.glob("hpsearch-bug-*")) == []
+
+
 def test_what_nobody_has_foreseen_is_a_sentence_and_a_file(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
