@@ -313,6 +313,7 @@ def test_each_rule_has_its_own_place_in_the_cache(tmp_path: Path) -> None:
     assert not torch.equal(shown["crop"], shown["squash"])
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_deep_picture_that_claims_to_be_huge_takes_no_memory() -> None:
     file = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(file, "PNG")
