@@ -337,6 +337,17 @@ def test_a_study_that_is_not_there_names_the_nearest(invoke: Invoke, studies: Pa
     assert 'did you mean "one"?' in error
 
 
+@pytest.mark.parametrize("command", ["list", "status nope", "best nope", "export nope", "delete nope"])
+def test_a_study_whose_name_is_no_text_breaks_nothing(invoke: Invoke, studies: Path, command: str) -> None:
+    storage = open_storage(f"sqlite:///{studies}/runs/hpsearch.db")
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE studies SET study_name = x'ff' WHERE study_name = 'two'")
+    storage.engine.dispose()
+    status, _, err = invoke(*command.split())
+    assert status == (0 if command == "list" else 2)
+    assert "bug" not in err
+
+
 def test_best(invoke: Invoke, studies: Path) -> None:
     status, output, _ = invoke("best", "one")
     assert status == 0
