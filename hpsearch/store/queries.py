@@ -105,7 +105,9 @@ def studies(reader: Reader) -> list[StoredStudy]:
         for study_id, key, text in stored:
             attrs[study_id][key] = json.loads(text)
     # In a damaged file a name may be NULL or bytes.
-    return [StoredStudy(number, str(name), tuple(directions[number]), attrs[number]) for number, name in found]
+    return [
+        StoredStudy(number, str(name), tuple(directions[number]), attrs[number]) for number, name in found
+    ]
 
 
 def system_attrs(reader: Reader, study_id: int, key: str | None = None) -> dict[str, Any]:
