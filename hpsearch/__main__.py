@@ -31,11 +31,24 @@ _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Runs the command line and exits with its status."""
+    _open_standard_streams()
     # They unwind as Ctrl-C does, so that what was started so far is ended.
     for number in heeded():
         if number != signal.SIGINT:
             signal.signal(number, _leave)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Opens what the caller has closed (`>&-`), or the next file, such as a database, would be printed into."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(opened, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
 
 
 _signals: list[int] = []  # that have come

@@ -232,6 +232,27 @@ def test_a_reader_that_goes_away_is_no_error(studies: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("export one", 0), ("list", 0), ("delete one", 1), ("dashboard --add-user x --auth users", 2)],
+)
+def test_streams_that_the_caller_has_closed(
+    studies: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(studies))
+    done = subprocess.run(
+        f"{sys.executable} -m hpsearch {command} <&- >&-",
+        shell=True,
+        cwd=studies,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    assert "bug" not in done.stderr
+    assert list(studies.glob("hpsearch-bug-*")) == []
+
+
 def test_what_nobody_has_foreseen_is_a_sentence_and_a_file(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -314,6 +335,17 @@ def test_a_study_that_is_not_there_names_the_nearest(invoke: Invoke, studies: Pa
     assert status == 2
     assert 'no study "onne"' in error
     assert 'did you mean "one"?' in error
+
+
+@pytest.mark.parametrize("command", ["list", "status nope", "best nope", "export nope", "delete nope"])
+def test_a_study_whose_name_is_no_text_breaks_nothing(invoke: Invoke, studies: Path, command: str) -> None:
+    storage = open_storage(f"sqlite:///{studies}/runs/hpsearch.db")
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE studies SET study_name = x'ff' WHERE study_name = 'two'")
+    storage.engine.dispose()
+    status, _, err = invoke(*command.split())
+    assert status == (0 if command == "list" else 2)
+    assert "bug" not in err
 
 
 def test_best(invoke: Invoke, studies: Path) -> None:

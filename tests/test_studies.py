@@ -74,7 +74,8 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "What a stopped trial counts as",
     ),
     "hyperparameter optimisation": (
-        "Searching",
+        "Pausing",
+        "Searching as in Optuna",
         "The commands as functions",
         "Trials that you choose",
         "When the study is enough",

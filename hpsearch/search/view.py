@@ -288,8 +288,11 @@ class Queued:
     def __init__(self, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> None:
         self.values: dict[str, Any] = {}
         given = trial.system_attrs.get(QUEUED)
+        values = dict(given) if isinstance(given, Mapping) else {}
+        if trial.state is TrialState.WAITING:  # of `study.add_trial`
+            values |= trial.params
         wrong = []
-        for name, value in given.items() if isinstance(given, Mapping) else ():
+        for name, value in values.items():
             if name not in space:
                 wrong.append(f"{name} is not searched")
                 continue
@@ -313,10 +316,11 @@ def _shown(distribution: BaseDistribution) -> str:
 
 
 def _running(trial: FrozenTrial, queued: Mapping[str, Any]) -> FrozenTrial:
+    begun = trial.state is not TrialState.WAITING
     return create_trial(
         state=TrialState.RUNNING,
-        params=trial.params,
-        distributions=trial.distributions,
+        params=trial.params if begun else {},
+        distributions=trial.distributions if begun else {},
         intermediate_values=trial.intermediate_values,
         system_attrs={QUEUED: dict(queued)} if queued else {},
     )

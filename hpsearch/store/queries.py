@@ -108,7 +108,10 @@ def studies(reader: Reader) -> list[StoredStudy]:
     with reader.making_sense():
         for study_id, key, text in stored:
             attrs[study_id][key] = json.loads(text)
-    return [StoredStudy(number, name, tuple(directions[number]), attrs[number]) for number, name in found]
+    # In a damaged file a name may be NULL or bytes.
+    return [
+        StoredStudy(number, str(name), tuple(directions[number]), attrs[number]) for number, name in found
+    ]
 
 
 def system_attrs(reader: Reader, study_id: int, key: str | None = None) -> dict[str, Any]:
@@ -322,7 +325,7 @@ def first_starts(reader: Reader) -> dict[int, tuple[str, datetime | None]]:
         "LEFT JOIN trials t ON t.study_id = s.study_id AND t.number = 0"
     )
     with reader.making_sense():
-        return {number: (name, _moment(begun)) for number, name, begun in found}
+        return {number: (str(name), _moment(begun)) for number, name, begun in found}
 
 
 def foreign_trials(reader: Reader, study_id: int | None = None) -> dict[int, dict[int, str]]:

@@ -34,12 +34,17 @@ def may_read(path: Path) -> bool:
     return path.is_file() and bool(path.stat().st_size)
 
 
+def may_write(path: Path) -> bool:
+    """Says whether a file, and the logs beside it, may be written."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
 def opener(path: Path, timeout: float) -> Callable[[], sqlite3.Connection] | None:
     """Returns what connects to a file that may only be read: of an archive, a read-only mount, another user.
 
     SQLite wants to write beside a file with a write-ahead log even to read it. None when it may.
     """
-    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+    if may_write(path):
         return None
     log = path.with_name(f"{path.name}-wal")
     how = "immutable=1"

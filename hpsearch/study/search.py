@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -135,9 +136,9 @@ class Choices(Section):
         check_plain(self.choices)
         labels = self.labels()
         # 1, 1.0 and true are equal to Python, and so to Optuna.
-        twice = [choice for choice in labels if labels.count(choice) > 1]
-        if twice:
-            raise ValueError(f"the choice {twice[0]!r} is listed twice; list each value once")
+        choice, count = Counter(labels).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"the choice {choice!r} is listed twice; list each value once")
         return self
 
     def labels(self) -> tuple[Label, ...]:
@@ -147,7 +148,7 @@ class Choices(Section):
         meaning (`train.lr_multipliers`), by their keys as written.
         """
         names = [label(choice) for choice in self.choices]
-        twins = {name for name in names if isinstance(name, str) and names.count(name) > 1}
+        twins = {name for name, count in Counter(names).items() if isinstance(name, str) and count > 1}
         return tuple(
             json.dumps(choice) if name in twins and not isinstance(choice, str) else name
             for name, choice in zip(names, self.choices, strict=True)

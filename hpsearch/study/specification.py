@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -30,6 +30,7 @@ METRICS: dict[str, Direction] = {
 """What a trial may be scored by, and which direction is better. A training function may yield others, named
 with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
 
+_MOST_CHECKED = 2_000  # choices, and pairs of choices, each of which takes a millisecond
 MOST_POINTS = 1_000_000
 """A grid with more could never be searched; its order alone would take seconds and much memory."""
 
@@ -259,10 +260,19 @@ class StudySpec(Section):
     def _extremes_are_valid(self, info: ValidationInfo) -> "StudySpec":
         if info.context == _RESOLVED:
             return self
+        extremes = list(islice(self._extremes(), _MOST_CHECKED + 1))
+        if len(extremes) > _MOST_CHECKED:
+            sentence = (
+                f"the choices, and the pairs of those that depend on each other, are more than {_MOST_CHECKED:,}; "
+                "write shorter lists, or ranges with a step"
+            )
+            raise FieldErrors([("search", sentence)])
         wrong: list[tuple[str, str]] = []
-        for hparams in self._extremes():
+        for hparams in extremes:
             try:
-                self.with_hparams(hparams)
+                # Of the search only these: the time would grow with the square of the choices.
+                few = {"search": {name: {"choices": [hparams[name]]} for name in hparams}}
+                self._put_in(hparams, self.model_dump(exclude={"search"}) | few)
             except ValueError as error:
                 wrong += _about(hparams, field_errors(error, StudySpec))
         if wrong:
@@ -321,7 +331,9 @@ class StudySpec(Section):
         Raises:
             ValueError: a value that its field does not take, or a name with no place.
         """
-        tree = self.model_dump()
+        return self._put_in(hparams, self.model_dump())
+
+    def _put_in(self, hparams: Mapping[str, Any], tree: dict[str, Any]) -> "StudySpec":
         # Shorter names first: a choice of whole augmentations comes before the parameter of one transform.
         for name in sorted(hparams, key=lambda name: name.count(".")):
             entry = self.search.get(name)

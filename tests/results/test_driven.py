@@ -112,5 +112,17 @@ def test_notes_may_be_written_everywhere(app):
 
 
 def test_what_is_not_there_is_answered_by_the_dashboard_itself(app):
-    assert send(app, "/api/trials/99/tell", **TELL).status in (404, 500)
+    assert send(app, "/api/trials/99/tell", **TELL).status == 404
     assert send(app, "/api/studies/99", "DELETE").status in (404, 500)
+
+
+def test_what_ails_the_database_is_a_sentence(app, url, caplog):
+    storage = open_storage(url)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE studies RENAME TO gone")
+    storage.engine.dispose()
+    answer = send(app, "/api/studies", study_name="new", directions=["minimize"])
+    assert answer.status == 404
+    assert "was damaged or replaced: no such table: studies" in answer.json["reason"]
+    assert "Traceback" not in caplog.text
+    assert "File " not in caplog.text

@@ -63,12 +63,28 @@ from hpsearch.__main__ import run
 place = ["--run-folder", {str(archive)!r}]
 for words in (["list"], ["status", "s"], ["best", "s"], ["export", "s"], ["export", "s", "--epochs"]):
     assert run([*words, *place]) == 0, words
+assert run(["report", "s", *place]) == 0
 assert run(["report", "s", "--storage", "sqlite:///{archive}/hpsearch.db", "--out", "{out}/r.html"]) == 0
+from pathlib import Path
+from hpsearch.results.dashboard.serve import Dashboard, Access
+from tests.results.requests import ask
+made = Dashboard("sqlite:///{archive}/hpsearch.db", Path({str(archive)!r}), Access(port=0))
+assert "may only be read" in made.warnings[0], made.warnings
+new = ask(made._server.app, "/api/studies", "POST", b"{{}}")
+assert (new.status, b"read-only" in new.body) == (403, True), new
+made.close()
 """
     ended = subprocess.run(
-        [*AS_ANYBODY, sys.executable, "-c", script], cwd=out, text=True, capture_output=True, check=False
+        [*AS_ANYBODY, sys.executable, "-c", script],
+        cwd=out,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
+    written = sorted(path.name for path in out.iterdir())
     shutil.rmtree(out)
     assert ended.returncode == 0, ended.stderr
+    assert written == ["r.html", "report.html"]
     assert "s: 4 of 4 trials finished" in ended.stdout
     assert f"weights: {archive}/s/weights/trial-00001.safetensors" in ended.stdout

@@ -304,7 +304,7 @@ def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
     [
         ({"metric": "val_error"}, "early stopping by `patience` (it watches `val_error`)"),
         ({}, "early stopping by `patience` (it watches `val_loss`)"),
-        ({"criterion": "none"}, "early stopping by `none`, pruner"),
+        ({"criterion": "none"}, "early stopping by `none`."),
     ],
 )
 def test_what_early_stopping_watches_is_told(stopping: dict[str, str], words: str) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from hpsearch.__main__ import run as command
 from hpsearch.contracts.callbacks import Callback
@@ -275,6 +277,20 @@ def test_queued_values_outside_of_the_space_fail_with_their_sentence(tmp_path, v
     assert first.state.name == "FAIL"
     assert words in first.user_attrs["stop_detail"]
     assert second.state.name == "COMPLETE"
+
+
+def test_waiting_trials_of_another_program_are_queued_ones(tmp_path):
+    """`study.add_trial` may give one parameters and limits of its own."""
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db")
+    limits = {"learning_rate": FloatDistribution(1e-6, 10), "epochs": IntDistribution(1, 99)}
+    for params in ({"learning_rate": 0.25, "epochs": 4}, {"momentum": 0.5}):
+        spaces = {name: limits.get(name, FloatDistribution(0, 1)) for name in params}
+        study.add_trial(create_trial(state=TrialState.WAITING, params=params, distributions=spaces))
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 3}))
+    first, second, _ = stored(tmp_path).trials
+    assert summary.counts == {"COMPLETE": 2, "FAIL": 1}
+    assert first.params == {"learning_rate": 0.25, "epochs": 4}
+    assert "momentum is not searched" in second.user_attrs["stop_detail"]
 
 
 def test_a_complete_grid_is_listed_as_complete(tmp_path):

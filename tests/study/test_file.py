@@ -197,6 +197,13 @@ def test_a_wrong_search_entry_is_named(entry: str, field: str, words: list[str])
         assert word in message
 
 
+def test_more_choices_than_can_be_checked_are_refused_before_they_are() -> None:
+    values = [n / 1e5 for n in range(1, 90_000)]  # to check them would take minutes
+    message = refusal(f"{DATA}[search]\nlearning_rate = {values}")
+    assert message.startswith("s.toml: search: the choices, ")
+    assert "write shorter lists, or ranges with a step" in message
+
+
 def test_all_wrong_fields_are_told_at_once() -> None:
     message = refusal(DATA + "[search]\nepochs = 3\nbatch_size = []\n[train]\nthreads = 0\n[stduy]\n")
     fields = [line.split(": ")[1] for line in message.splitlines()]

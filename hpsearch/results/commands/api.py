@@ -292,7 +292,7 @@ def report(
     """Writes a study's report and returns the files, the report itself first.
 
     Args:
-        out: the file; by default report.html in the study's run folder.
+        out: the file; by default report.html in the study's run folder, or here if that may only be read.
         markdown: Markdown instead of HTML.
         png: folder for the graphs as PNG files.
         search: call the search's own first the best, whatever a confirmation says.
@@ -312,7 +312,11 @@ def report(
         raise UserError(
             f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'
         )
-    place = Path(out) if out is not None else folder / name / f"report{'.md' if markdown else '.html'}"
+    home, file = folder / name, f"report{'.md' if markdown else '.html'}"
+    if out is not None:
+        place = Path(out)
+    else:  # beside the study, or here if that may only be read
+        place = home / file if not home.is_dir() or os.access(home, os.W_OK) else Path(file)
     return write_report(build_report(name, url, search), place, markdown, None if png is None else Path(png))
 
 

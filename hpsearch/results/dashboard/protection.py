@@ -7,17 +7,22 @@ its run folder and its study file behind. Optuna's own studies may be changed as
 
 import functools
 import json
+import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import bottle
 from optuna.storages import RDBStorage
+from optuna_dashboard._bottle_util import json_api_view
 
-from hpsearch.errors import StorageAway
+from hpsearch.errors import HpsearchError, StorageAway, StudyNotFound
 from hpsearch.results.stored.status import living_drivers
 from hpsearch.store import queries
+from hpsearch.store.connection import translated
 from hpsearch.store.reader import reader_of
+
+logger = logging.getLogger(__name__)
 
 REASONS = {
     "/api/trials/<trial_id:int>/tell": (
@@ -50,6 +55,7 @@ class Driven:
 
     def apply(self, callback: Callable[..., Any], route: Any) -> Callable[..., Any]:
         """Returns the function that answers a route in place of the dashboard's own."""
+        callback = _in_sentences(callback, self._storage)
         if route.rule in REASONS:
             judge: Callable[..., str | None] = functools.partial(self._reason, REASONS[route.rule])
         elif (route.rule, route.method) == (DELETION, "DELETE"):
@@ -89,6 +95,26 @@ class Driven:
         with reader_of(self._storage) as reader:
             found = {study.study_id: study for study in queries.studies(reader)}.get(study_id)
         return found.name if found is not None and found.is_ours else None
+
+
+def _in_sentences(callback: Callable[..., Any], storage: RDBStorage) -> Callable[..., Any]:
+    """Returns a view that says what ails the database; the dashboard's own wrapper logs a traceback instead."""
+    view = getattr(callback, "__wrapped__", None)
+    if view is None:
+        return callback
+
+    @functools.wraps(view)
+    def answer(**arguments: Any) -> Any:
+        try:
+            with translated(storage):
+                return view(**arguments)
+        except HpsearchError as error:
+            logger.warning("%s", error)
+            gone = isinstance(error, StudyNotFound)
+            status = HTTPStatus.NOT_FOUND if gone else HTTPStatus.SERVICE_UNAVAILABLE
+            raise bottle.HTTPError(status, str(error)) from None
+
+    return json_api_view(answer)  # type: ignore[no-any-return]
 
 
 def _refusal(status: HTTPStatus, reason: str) -> Any:

@@ -40,6 +40,8 @@ from hpsearch.service.signals import heeded
 from hpsearch.store import queries
 from hpsearch.store.connection import open_storage
 from hpsearch.store.reader import reader_of
+from hpsearch.store.sqlite import may_write
+from hpsearch.store.url import as_url, sqlite_file
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +110,16 @@ class Dashboard:
     def __init__(self, url: str, run_folder: Path, access: Access = Access()) -> None:
         login = Login(UsersFile(access.auth)) if access.auth is not None else None
         hosts = None if login else LOCAL_NAMES | {access.host.lower()}
+        file = sqlite_file(as_url(url))
+        closed = file is not None and not may_write(file)
         self._app = Refreshed(_open(url), ArtifactFolder(RunFolder(run_folder, "").artifacts))
-        self._server = _bind(Guard(self._app, login, hosts, access.read_only), access)
+        self._server = _bind(Guard(self._app, login, hosts, access.read_only or closed), access)
         self.address = _address(access.host, self._server.port)
         self.warnings: tuple[str, ...] = ()
+        if closed and not access.read_only:
+            self.warnings = (f"{file} may only be read: every change is refused",)
         if not access.is_local and access.proxy is None:
-            self.warnings = (
+            self.warnings += (
                 "passwords and data cross the network in the clear: put a proxy with TLS in front, on a "
                 "local --host, and name it with --proxy",
             )

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -326,16 +326,27 @@ def read_mrc(path: str, _: str = "") -> Array:
         raise DataError(
             'data.dataset "mrc" needs the package mrcfile: install it with pip install "hpsearch[mrc]"'
         ) from error
-    with (
-        refusing(
-            lambda why: DataError(
-                f"data.root: {path} could not be read as an MRC file ({why}); write it again"
-            )
-        ),
-        mrcfile.mmap(path, mode="r") as stack,
+    with refusing(
+        lambda why: DataError(f"data.root: {path} could not be read as an MRC file ({why}); write it again")
     ):
-        array: Array = stack.data
+        _refuse_long_header(Path(path))
+        with mrcfile.mmap(path, mode="r") as stack:
+            array: Array = stack.data
     return array[None] if array.ndim == 2 else array
+
+
+def _refuse_long_header(path: Path) -> None:
+    """Refuses an extended header that is longer than the file, before mrcfile takes memory for it.
+
+    Raises:
+        ValueError: it is longer; other faults of the header are left to mrcfile.
+    """
+    with path.open("rb") as file:
+        header = file.read(216)
+    order: Literal["little", "big"] = "big" if header[212:213] == b"\x11" else "little"
+    extended = int.from_bytes(header[92:96], order, signed=True)
+    if extended > path.stat().st_size:
+        raise ValueError(f"its extended header claims {extended} bytes, more than the file has")
 
 
 OPENERS: dict[str, Callable[[str, str], Array]] = {

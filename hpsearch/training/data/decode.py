@@ -29,6 +29,8 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 LARGE = 12_000_000
 """Pixels above which a picture counts as large: it takes up to some 20 bytes a pixel while it is decoded."""
 
+_MOST_DEEP = 90_000_000  # pixels of a deep picture, each of which takes some 12 bytes or more
+
 DEPTHS = {
     "bool": "1-bit", "uint8": "8-bit", "uint16": "16-bit", "int16": "signed 16-bit", "int32": "32-bit",
     "uint32": "32-bit", "float32": "floating-point", "float64": "floating-point",
@@ -166,8 +168,12 @@ def values(image: Image.Image, path: str | Path | IO[bytes] | None) -> Array:
         path: of the file, which is read twice if the picture has colours.
 
     Raises:
-        ValueError: Pillow cannot give all of its bits.
+        ValueError: it is far too large, or Pillow cannot give all of its bits.
     """
+    if image.width * image.height > _MOST_DEEP:
+        raise ValueError(
+            f"it has {image.width * image.height:,} pixels of more than 8 bits, of {_MOST_DEEP:,} at most; cut it"
+        )
     raw, kind = _raw_mode(image), depth(image)
     if image.mode in _GREY:
         array = np.asarray(ImageOps.exif_transpose(image))

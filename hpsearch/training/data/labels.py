@@ -15,6 +15,7 @@ import numpy as np
 
 from hpsearch.errors import DataError, nearest
 from hpsearch.files.regular import regular
+from hpsearch.text import counted
 from hpsearch.training.data.catalogue import Array, find_flawed
 
 Table = dict[str, list[str]]
@@ -59,8 +60,11 @@ def read_table(path: Path, labels: str, file: str) -> Table:
         raise DataError(f'data.labels: {path} has two columns called "{twice[0]}"; rename one')
     for number, row in enumerate(body, 2):
         if len(row) != len(header):
+            remedy = (
+                "complete it" if len(row) < len(header) else "put a text that holds commas in quotation marks"
+            )
             raise DataError(
-                f"data.labels: {path}, row {number} has {len(row)} fields and not {len(header)}; complete it"
+                f"data.labels: {path}, row {number} has {counted(len(row), 'field')} and not {len(header)}; {remedy}"
             )
     return {name: [row[place] for row in body] for place, name in enumerate(header)}
 

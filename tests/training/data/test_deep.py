@@ -311,3 +311,14 @@ def test_each_rule_has_its_own_place_in_the_cache(tmp_path: Path) -> None:
     assert (shown["pad"][:, 0, :2] == 0).all()
     assert (shown["pad"][:, 0, 2:6] != 0).any()
     assert not torch.equal(shown["crop"], shown["squash"])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_deep_picture_that_claims_to_be_huge_takes_no_memory() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = struct.pack(">II", 48, 2_000_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    with pytest.raises(ValueError, match=r"96,000,000 pixels of more than 8 bits, of 90,000,000 at most"):
+        read_file(io.BytesIO(content), (16, 16), 1, form=DEEP)

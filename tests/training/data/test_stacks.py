@@ -1,7 +1,8 @@
 """Arrays that people save: .npz, .npy and .mrc, in both layouts, with labels of all kinds."""
 
+import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hpsearch.errors import DataError
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, load
-from hpsearch.training.data.arrays import ArrayImages
+from hpsearch.training.data.arrays import ArrayImages, read_mrc
 from hpsearch.training.data.assembly import assemble
 from hpsearch.training.data.sealed import open_test
 
@@ -276,6 +277,23 @@ def stacks(tmp_path: Path) -> Path:
             stack.set_data(values + np.linspace(0, 0.5, 36, dtype=np.float32).reshape(6, 6))
             stack.set_image_stack()
     return root
+
+
+@pytest.mark.parametrize(("order", "stamp"), [("little", b"DD\0\0"), ("big", b"\x11\x11\0\0")])
+def test_an_mrc_header_that_lies_about_its_length_takes_no_memory(
+    stacks: Path, order: Literal["little", "big"], stamp: bytes
+) -> None:
+    with (stacks / "a.mrcs").open("r+b") as file:
+        file.seek(92)
+        file.write((2**28).to_bytes(4, order))
+        file.seek(212)
+        file.write(stamp)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="268435456 bytes"):
+        read_mrc(str(stacks / "a.mrcs"))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**24
 
 
 def test_mrc_with_a_csv_in_order(stacks: Path) -> None:
