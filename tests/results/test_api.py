@@ -68,7 +68,7 @@ def test_a_study_may_be_a_dict(tmp_path: Path, begun: list[tuple[StudySpec, RunO
     assert begun[0][0] == hpsearch.StudyFile.from_dict(tables)
     with pytest.raises(hpsearch.StudyFileError, match=r"study\.name: is missing"):
         hpsearch.StudyFile.from_dict({**tables, "study": {}})
-    assert repr(begun[0][0]) == "<StudyFile 'd': 20 trials over learning_rate>"
+    assert repr(begun[0][0]) == "<StudyFile 'd': 80 trials over learning_rate>"
     assert "<td>learning_rate</td>" in begun[0][0]._repr_html_()
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -81,10 +82,22 @@ def run(
     """
     _refuse(unknown, run)
     name, given = named(study)
-    options = _options(
-        study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, import_paths,
-        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share, executor,
-    )  # fmt: skip
+    options = _at_home(
+        RunOptions(
+            storage=storage or database_in(Path(run_folder)),
+            run_folder=Path(run_folder),
+            data_root=data_root,
+            workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
+            share=share,
+            executor=executor,
+            import_paths=tuple(import_paths),
+            storage_timeout=storage_timeout,
+            lease_seconds=lease_seconds,
+        ),
+        study,
+        given,
+        allow,
+    )
     spec = with_limits(given or _stored(name, options), trials, timeout)
     with _shown(progress, options.storage) as display, launch(spec, options) as launched:
         # Only now, while the workers import torch: this process has as much to import.
@@ -175,10 +188,21 @@ def confirm(
     from hpsearch.results.dashboard.publisher import Publisher
 
     name, given = named(study)
-    options = _options(
-        study, given, storage, run_folder, data_root, allow, storage_timeout, lease_seconds, (),
-        Workers(gpus, workers, workers_per_gpu, gpus_per_trial), share, executor,
-    )  # fmt: skip
+    options = _at_home(
+        RunOptions(
+            storage=storage or database_in(Path(run_folder)),
+            run_folder=Path(run_folder),
+            data_root=data_root,
+            workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
+            share=share,
+            executor=executor,
+            storage_timeout=storage_timeout,
+            lease_seconds=lease_seconds,
+        ),
+        study,
+        given,
+        allow,
+    )
     publisher = Publisher(options.storage, options.run_folder)
     with _shown(progress) as display:
         followers = [display, publisher, *callbacks]
@@ -223,18 +247,19 @@ def refit(
     from hpsearch.results.dashboard.publisher import Publisher
 
     name, given = named(study)
-    options = _options(
+    options = _at_home(
+        RunOptions(
+            storage=storage or database_in(Path(run_folder)),
+            run_folder=Path(run_folder),
+            data_root=data_root,
+            workers=Workers(gpus, 1),
+            executor=executor,
+            storage_timeout=storage_timeout,
+            lease_seconds=lease_seconds,
+        ),
         study,
         given,
-        storage,
-        run_folder,
-        data_root,
         allow,
-        storage_timeout,
-        lease_seconds,
-        (),
-        Workers(gpus, 1),
-        executor=executor,
     )
     publisher = Publisher(options.storage, options.run_folder)
     with _shown(progress) as display:
@@ -336,31 +361,15 @@ def _stored(name: str | None, options: RunOptions) -> StudySpec:
     return spec
 
 
-def _options(
-    study: Study | None,
-    given: StudySpec | None,
-    storage: str | None,
-    run_folder: str | Path,
-    data_root: str | None,
-    allow: Sequence[str] | None,
-    storage_timeout: float,
-    lease_seconds: float,
-    import_paths: Sequence[str],
-    workers: Workers,
-    share: str = "time",
-    executor: str = "local",
+def _at_home(
+    options: RunOptions, study: Study | None, given: StudySpec | None, allow: Sequence[str] | None
 ) -> RunOptions:
-    return RunOptions(
-        storage=storage or database_in(Path(run_folder)),
-        run_folder=Path(run_folder),
-        data_root=data_root,
-        workers=workers,
-        share=share,
-        executor=executor,
-        allow=None if allow is None else (*(given.objects() if given is not None else ()), *allow),
-        import_paths=tuple(import_paths) or _folders(study),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
+    """Adds what a study's own file says: it may name what it names, and its modules lie beside it."""
+    named_here = given.objects() if given is not None else []
+    return replace(
+        options,
+        allow=None if allow is None else (*named_here, *allow),
+        import_paths=options.import_paths or _folders(study),
     )
 
 
