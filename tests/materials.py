@@ -95,7 +95,7 @@ def write_short_study(folder: Path) -> None:
     """Writes the digits study with few short trials."""
     folder.mkdir()
     text = (ROOT / "studies" / "digits.toml").read_text(encoding="utf-8")
-    for long, short in (("trials = 32", "trials = 3"), ("low = 5, high = 50", "low = 1, high = 2")):
+    for long, short in (("trials = 80", "trials = 3"), ("low = 5, high = 50", "low = 1, high = 2")):
         assert long in text
         text = text.replace(long, short)
     (folder / "digits.toml").write_text(text, encoding="utf-8")

@@ -55,6 +55,9 @@ PAUSING_TRIALS = 80
 PROPOSING = ("thaw", "auto")
 """Policies that propose hyperparameters themselves; the others ask the study's sampler."""
 
+REPEAT = "train.repeat"
+"""What these studies search beside the points: the number of the repeat."""
+
 CONFIRMS = "confirms"
 """What is said of a trial of these studies: the trial of the search that found its configuration."""
 
@@ -271,8 +274,10 @@ class StudySpec(Section):
         for hparams in extremes:
             try:
                 # Of the search only these: the time would grow with the square of the choices.
-                few = {"search": {name: {"choices": [hparams[name]]} for name in hparams}}
-                self._put_in(hparams, self.model_dump(exclude={"search"}) | few)
+                few = {name: {"choices": [hparams[name]]} for name in hparams}
+                if self.is_confirmation:
+                    few.setdefault(REPEAT, {"choices": [0]})  # it makes the study one
+                self._put_in(hparams, self.model_dump(exclude={"search"}) | {"search": few})
             except ValueError as error:
                 wrong += _about(hparams, field_errors(error, StudySpec))
         if wrong:
@@ -407,7 +412,7 @@ class StudySpec(Section):
     @property
     def is_confirmation(self) -> bool:
         """Whether this is a study such as `hpsearch confirm` makes: points, trained with several repeats."""
-        return self.sampler.name == "points" and "train.repeat" in self.search
+        return self.sampler.name == "points" and REPEAT in self.search
 
     @property
     def is_refit(self) -> bool:

@@ -28,7 +28,7 @@ SPACE = {
 def specification(name: str, **study: Any) -> StudySpec:
     return parse_study(
         {
-            "study": {"name": name, "trials": 4, **study},
+            "study": {"name": name, "trials": 4, "policy": "sampled", **study},
             "data": {"dataset": "digits"},
             "search": {
                 "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},

@@ -25,7 +25,7 @@ from tests.service.curves import CurveExecutor, Script, falling
 
 def spec_of(**tables):
     tree = {
-        "study": {"name": "s", "trials": 12},
+        "study": {"name": "s", "trials": 12, "policy": "sampled"},
         "data": {"dataset": "digits"},
         "search": {"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}, "epochs": {"low": 3, "high": 9}},
         "early_stopping": {"patience": 3},

@@ -135,7 +135,7 @@ def scripted(number: int, trials: int = 6, **study: Any) -> tuple[StudySpec, Cur
 
     spec = parse_study(
         {
-            "study": {"name": "s", "trials": trials, **study},
+            "study": {"name": "s", "trials": trials, "policy": "sampled", **study},
             "data": {"dataset": "digits"},
             "train": {"epochs": 9},
             "search": {"learning_rate": {"low": 1e-4, "high": 1.0}},

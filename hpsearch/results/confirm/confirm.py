@@ -31,7 +31,6 @@ from hpsearch.results.confirm.linked import (
     set_pictures,
 )
 from hpsearch.results.confirm.plan import (
-    REPEAT,
     Candidate,
     candidates,
     is_value,
@@ -58,7 +57,7 @@ from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
-from hpsearch.study.specification import SUFFIX, StudySpec
+from hpsearch.study.specification import REPEAT, SUFFIX, StudySpec
 from hpsearch.text import counted
 
 if TYPE_CHECKING:

@@ -20,9 +20,8 @@ from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import ORDERED, differences, digest, is_same_study, parse_study
-from hpsearch.study.specification import CONFIRMS, LINKED, SUFFIX, StudySpec
+from hpsearch.study.specification import CONFIRMS, LINKED, REPEAT, SUFFIX, StudySpec
 
-REPEAT = "train.repeat"
 MOST_REPEATS = 10_000
 
 

@@ -30,7 +30,6 @@ from hpsearch.results.confirm.linked import (
     set_attrs,
 )
 from hpsearch.results.confirm.plan import (
-    REPEAT,
     Candidate,
     broke_off,
     continued,
@@ -47,7 +46,7 @@ from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.study_data import DATA
 from hpsearch.study.file import parse_study
-from hpsearch.study.specification import CONFIRMS, REFIT_SUFFIX, SUFFIX, TRAIN_LOSS, StudySpec
+from hpsearch.study.specification import CONFIRMS, REFIT_SUFFIX, REPEAT, SUFFIX, TRAIN_LOSS, StudySpec
 from hpsearch.text import counted
 
 LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"

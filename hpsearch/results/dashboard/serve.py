@@ -135,7 +135,7 @@ class Dashboard:
 
     def serve(self, open_browser: bool = False, ready: Callable[[], object] = lambda: None) -> None:
         """Serves until SIGINT, SIGTERM or the like, then returns; `ready` is called when these are heeded."""
-        with _ended_by_signals():
+        with _ended_by_signals(self._server):
             ready()
             self.warm()
             if open_browser:
@@ -152,7 +152,7 @@ class Dashboard:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _ended_by_signals(server: Server) -> Iterator[None]:
     """Ends the block at SIGINT or SIGTERM; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can heed signals: its owner calls close()
@@ -162,7 +162,10 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        raise SystemExit
+        if not server.runs:
+            raise SystemExit
+        server.close()  # an exception might end what the server is just doing, and not the server
+        logger.info("the dashboard was told to end")
 
     for number in before:
         signal.signal(number, end)

@@ -104,6 +104,11 @@ class Server:
         """The port that it listens on."""
         return int(self._listener.getsockname()[1])
 
+    @property
+    def runs(self) -> bool:
+        """Whether it serves, so that `close` ends it."""
+        return self._ended is not None and not self._closed
+
     def run(self) -> None:
         """Serves until `close`, which another thread may call."""
         if not self._closed:

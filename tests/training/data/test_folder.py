@@ -285,7 +285,7 @@ def test_numbers_from_a_table_are_a_regression(tmp_path: Path) -> None:
         ("file,label\nno.png,1", "names no.png, which is not in"),
         ("name,label\n0.png,1", 'no column "file"'),
         ("file,label\n", "holds no rows"),
-        ("file,label\n0.png", "row 2 has 1 fields"),
+        ("file,label\n0.png", "row 2 has 1 field"),
         (None, "there is no file"),
     ],
 )
