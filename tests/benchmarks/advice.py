@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument(
         "--trials", type=int, default=100, help="of each study; shorter ones are its beginning"
     )
-    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
+    parser.add_argument("--samplers", nargs="+", default=["random", "tpe", "auto"])
     parser.add_argument("--cases", nargs="+", help="beginnings of their names; all by default")
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="at most for one case and sampler"

@@ -71,9 +71,10 @@ class Own:
         self.policy = make(self.view)
         self.hparams: dict[int, Mapping[str, Any]] = {}
         self.live: dict[int, LiveTrial] = {}
+        self.records: list[FrozenTrial] = []
 
     def begin(self) -> int | None:
-        match self.policy.begin(len(self.hparams) < self.spec.study.trials):
+        match self.policy.begin(len(self.hparams) < self.spec.trials):
             case New():
                 number = self.view.next_number
                 hparams = self.policy.start(number)
@@ -86,9 +87,10 @@ class Own:
                 return number
         return None
 
-    def report(self, number: int, epoch: int, value: float, last: bool) -> Answer:
+    def report(self, number: int, epoch: int, value: float, last: bool, **more: float) -> Answer:
         trial = self.live[number]
-        trial.results.append(EpochResult(number, 1, epoch, {METRIC: value}, last=last))
+        metrics = {self.spec.study.metric: value, **more}
+        trial.results.append(EpochResult(number, 1, epoch, metrics, last=last))
         self.view.report(number, epoch, value)
         verdict = judge(trial, self.spec, value)
         if verdict is None:
@@ -111,9 +113,12 @@ class Own:
         attrs = attributes(trial, verdict, best, None, self.spec.fit, None) | self.policy.notes(
             number, len(trial.results)
         )
-        record = as_record(trial, METRIC, state, value, attrs, self.view.space, self.view.rungs(number))
+        record = as_record(
+            trial, self.spec.study.metric, state, value, attrs, self.view.space, self.view.rungs(number)
+        )
         self.view.replace(record)
         self.policy.finish(record)
+        self.records.append(record)
         return record
 
 

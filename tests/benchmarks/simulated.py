@@ -6,7 +6,7 @@ The samplers, the pruner, early stopping, scores, states and diagnoses are those
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.file import stored_form
 from hpsearch.study.search import Choices, Entry
+from tests.benchmarks.search_methods import POLICIES, Answer, Own
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
@@ -50,26 +51,63 @@ class Truth:
 
 
 def spec_of(sampler: str, seed: int, trials: int, search: Mapping[str, Any] | None = None) -> StudySpec:
-    """Returns a study of a function with six hyperparameters, early stopping and the median pruner."""
-    tree = {
+    """Returns a study of a function with six hyperparameters and early stopping.
+
+    Args:
+        sampler: with the median pruner; or a policy that pauses trials.
+    """
+    tree: dict[str, Any] = {
         "study": {"name": "s", "trials": trials, "seed": seed},
         "train": {"function": "simulated:train"},
         "data": {"dataset": "none"},
         "search": dict(SPACE if search is None else search),
         "early_stopping": {"patience": 4},
-        "pruner": {"name": "median"},
-        "sampler": {"name": sampler},
     }
+    if sampler in POLICIES:
+        tree["study"]["policy"] = sampler
+    else:
+        tree |= {"pruner": {"name": "median"}, "sampler": {"name": sampler}}
     return parse_study(tree, source="simulated")
 
 
 def simulate(spec: StudySpec, truth: Truth) -> StudyRecord:
     """Returns a study of which every trial was asked, judged and ended as in a search with one worker."""
-    view, rng = StudyView(spec), random.Random(f"{spec.sampler.name} {spec.study.seed}")
     attrs = {SPECIFICATION: stored_form(spec), "metric": spec.study.metric}
     study = StoredStudy(1, spec.study.name, (spec.study.better,), attrs)
-    trials: list[StoredTrial] = []
-    for number in range(spec.study.trials):
+    return as_study(study, [stored(trial) for trial in (_paused if spec.pauses else _sampled)(spec, truth)])
+
+
+def _paused(spec: StudySpec, truth: Truth) -> list[FrozenTrial]:
+    """Returns the trials of a study that pauses them, in the order of their ends."""
+    search, rng = Own(spec, POLICIES[spec.policy]), random.Random(spec.study.seed)
+    curves: dict[int, list[float]] = {}
+    while (number := search.begin()) is not None:
+        if number not in curves:
+            hparams = search.hparams[number]
+            places = {name: place(entry, hparams[name]) for name, entry in spec.search.items()}
+            curves[number] = list(_curve(int(hparams["epochs"]), places, truth, rng))
+        answer = Answer.CONTINUE
+        while answer is Answer.CONTINUE:
+            epoch = len(search.live[number].results) + 1
+            value, last = curves[number][epoch - 1], epoch == len(curves[number])
+            answer = search.report(number, epoch, value, last, train_loss=2 / epoch)
+    for number in search.policy.surplus(0):
+        search.end(number, Verdict(StopKind.PRUNER))
+    return search.records
+
+
+def _curve(epochs: int, places: Mapping[str, float], truth: Truth, rng: random.Random) -> Iterator[float]:
+    """Yields a trial's losses until it ends or diverges."""
+    end = 1.0 + truth.loss(places) + rng.gauss(0, NOISE)
+    breaks = rng.randint(1, epochs) if rng.random() < truth.diverges(places) else None
+    for epoch in range(1, epochs + 1):
+        yield math.nan if epoch == breaks else end + max(0, 3 - epoch) + 0.01 * rng.random()
+
+
+def _sampled(spec: StudySpec, truth: Truth) -> list[FrozenTrial]:
+    view, rng = StudyView(spec), random.Random(f"{spec.sampler.name} {spec.study.seed}")
+    trials: list[FrozenTrial] = []
+    for number in range(spec.trials):
         hparams = view.ask(number)
         trial = LiveTrial(number, number, number, 1, hparams, spec, None)
         places = {name: place(entry, hparams[name]) for name, entry in spec.search.items()}
@@ -80,8 +118,8 @@ def simulate(spec: StudySpec, truth: Truth) -> StudyRecord:
         facts = attributes(trial, verdict, best, None, spec.fit, None)
         record = as_record(trial, spec.study.metric, state, value, facts, view.space, view.rungs(number))
         view.replace(record)
-        trials.append(stored(record))
-    return as_study(study, trials)
+        trials.append(record)
+    return trials
 
 
 def stored(trial: FrozenTrial) -> StoredTrial:
@@ -117,15 +155,12 @@ def _train(
 ) -> Verdict:
     epochs = int(trial.hparams.get("epochs", trial.spec.train.epochs))
     criterion = build(trial.spec.early_stopping, epochs)
-    end = 1.0 + truth.loss(places) + rng.gauss(0, NOISE)
-    breaks = rng.randint(1, epochs) if rng.random() < truth.diverges(places) else None
-    for epoch in range(1, epochs + 1):
-        value = math.nan if epoch == breaks else end + max(0, 3 - epoch) + 0.01 * rng.random()
+    for epoch, value in enumerate(_curve(epochs, places, truth, rng), start=1):
         trial.results.append(
             EpochResult(trial.number, 1, epoch, {"train_loss": 2 / epoch, "val_loss": value})
         )
         view.report(trial.number, epoch, value)
-        if epoch == breaks:
+        if math.isnan(value):
             return Verdict(StopKind.DIVERGED)
         if epoch == epochs:
             return Verdict(StopKind.FINISHED)

@@ -414,3 +414,13 @@ def test_a_confirmation_of_an_older_version_is_shown(tmp_path: Path) -> None:
     assert "the search's first stays first" in text
     assert "0.225 to 0.275" in text
     assert "The 95 % intervals cover new seeds, not other images." in text
+
+
+def test_epochs_are_not_compared_where_trials_were_paused() -> None:
+    """A trial that may train longer has trained longer when it is paused."""
+    trials = falling("epochs", 5, 20, 60)
+    paused = digits_spec(study={"policy": "auto"}, pruner={"name": "none"})
+    assert any("epochs" in claim.remedy for claim in rules.at_the_edge(study(*trials)))
+    assert not any(
+        "epochs" in claim.remedy for claim in rules.at_the_edge(replace(study(*trials), spec=paused))
+    )

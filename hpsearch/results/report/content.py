@@ -20,6 +20,10 @@ from hpsearch.text import counted
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
+LONGER = (
+    " Paused trials count with the epochs that they had. A trial that may train longer has trained longer when it is "
+    "paused, so that epochs seem to matter more than they do."
+)
 APART = (*OUTCOMES, "workers", "pieces")
 """Graphs that stand in a section of their own."""
 
@@ -43,7 +47,7 @@ def report(
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
         Section("Graphs", tuple(c for name, c in drawn.items() if name not in APART)),
         Section("Paused and resumed", _paused(record, drawn.get("pieces"))),
-        Section("Importance of the hyperparameters", _importance(importances)),
+        Section("Importance of the hyperparameters", _importance(record, importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
         Section("Cost", _cost(record, drawn.get("workers"))),
         Section("Environment", _environment(record)),
@@ -216,7 +220,7 @@ def _ranked(rank: int, record: StudyRecord, trial: TrialRecord, names: Sequence[
     )
 
 
-def _importance(importances: Importances | None) -> tuple[Block, ...]:
+def _importance(record: StudyRecord, importances: Importances | None) -> tuple[Block, ...]:
     if not importances or importances.explained is None:
         return ()
     whole, count = importances.explained, importances.trials
@@ -233,6 +237,11 @@ def _importance(importances: Importances | None) -> tuple[Block, ...]:
         f"the differences between trials that it has not seen (95 % interval {_interval(whole)}). The importance "
         "of a hyperparameter is the share lost when its values are shuffled. Where the interval includes 0, it "
         "may be chance."
+        + (
+            LONGER
+            if record.spec is not None and record.spec.pauses and "epochs" in record.spec.search
+            else ""
+        )
     )
     rows = [(name, f"{share.value:.1%}", _interval(share)) for name, share in importances.shares]
     return (text, Table(("hyperparameter", "importance", "95 % interval"), tuple(rows)))

@@ -50,6 +50,8 @@ def at_the_edge(record: StudyRecord) -> list[Claim]:
     )
     claims: list[Claim] = []
     for name, entry in record.spec.search.items():
+        if name == "epochs" and record.spec.pauses:
+            continue  # who may train longer has trained longer when all are paused: no fair comparison
         found = [place(entry, trial.hparams.get(name)) for trial in trials]
         placed = [
             _Placed(where, *paid)
