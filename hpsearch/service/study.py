@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import PAUSED, EpochResult, TrialEnd
+from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
 from hpsearch.search.outcome import Verdict, decide, memory_constraint
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
 from hpsearch.search.view import StudyView
 from hpsearch.service.live import (
-    PAUSES,
-    WHY,
     Ended,
     LiveTrial,
     as_record,
@@ -209,6 +207,7 @@ class Study:
         self.policy.add(trial)
         if trials.is_paused(trial):
             self.paused[trial.number] = trial.user_attrs[PAUSED]
+            self.archive.add(trial)
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
@@ -227,7 +226,7 @@ class Study:
             for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
                 self.view.report(number, epoch, value)
             self.policy.add(
-                self._running(live, live.pausing.notes if live.pausing else before.notes(number, 0))
+                self._as_stored(live, live.pausing.notes if live.pausing else before.notes(number, 0))
             )
         for record in self._pausing.values():
             self._enter(record)
@@ -373,24 +372,20 @@ class Study:
         trial = self.live.pop(number)
         assert trial.pausing is not None
         found = attributes(trial, None, trial.best(), end, self.spec.fit, self._guessing_loss)
-        self._note(trial, {**found, **facts, **trial.pausing.notes, PAUSES: trial.pauses + 1})
+        attrs = clean({**found, **facts, **trial.pausing.notes, PAUSES: trial.pauses + 1})
+        self._note(trial, attrs)
         self._queue.append((trial.ticket, writes.PauseLease(self.study_id, trial.ticket)))
-        record = self._running(trial, trial.pausing.notes)
+        record = self._as_stored(trial, attrs)
         self._pausing[trial.ticket] = record
-        self.paused[number] = record.user_attrs[PAUSED]
+        self.paused[number] = attrs[PAUSED]
         self._foreign[number] = trial.trial_id
+        self.archive.add(record)
 
-    def _running(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
+    def _as_stored(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
         """Returns a trial that has not ended as the database will have it."""
-        record = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(trial.hparams),
-            distributions=dict(self.view.space),
-            user_attrs=dict(attrs),
-            intermediate_values=dict(enumerate(trial.values(self.spec.study.metric), start=1)),
-        )
-        record.number = trial.number
-        return record
+        values = trial.values(self.spec.study.metric)
+        space, token = self.view.space, self.token
+        return unfinished(trial.number, trial.hparams, space, token, trial.attempt, values, attrs)
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.
@@ -593,15 +588,11 @@ class Study:
         Raises:
             OSError: the file cannot be written.
         """
-        running = [(n, self.view.params(n), 1) for n in self._foreign if n not in self.paused] + [
+        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
             (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
         ]
         space, token, spec = self.view.space, self.token, self.spec
         left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
-        for n, epoch in self.paused.items():
-            hparams, values = self.view.params(n), self.view.reported(n)
-            attrs = {**self.policy.notes(n, epoch), PAUSED: epoch}
-            left.append(unfinished(n, hparams, space, token, 1, values, attrs))
         changes = {SPECIFICATION: stored_form(spec), **self.data.attrs}
         return self.archive.write(path, spec.study.name, changes, left)
 

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.messages import FromWorker
 from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
 from hpsearch.errors import StudyFileError
 from hpsearch.files.run_folder import RunFolder
@@ -35,7 +36,7 @@ POLICIES = ["halving", "screen", "thaw", "auto"]
 def spec_of(policy: str, seed: int = 0, **study: Any) -> StudySpec:
     return parse_study(
         {
-            "study": {"name": "s", "trials": 14, "policy": policy, "seed": seed, **study},
+            "study": {"name": "s", "trials": 14, "policy": policy, "seed": seed} | study,
             "data": {"dataset": "digits"},
             "train": {"schedule": "constant", "optimizer": "sgd"},
             "search": {
@@ -192,6 +193,55 @@ def test_an_interrupted_study_keeps_its_paused_trials(tmp_path: Path) -> None:
     assert all(trial.user_attrs[PAUSED] == len(trial.intermediate_values) for trial in paused)
     run(spec, options_in(tmp_path / "parts"), executor=Lasting(tmp_path / "parts"))
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+class Losing(Lasting):
+    """One in whose time the database file is removed, once so many epochs are trained."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        super().__init__(folder)
+        self._left, self._database = after, folder / "s.db"
+
+    def receive(self, timeout: float) -> list[FromWorker]:
+        if 0 < self._left <= len(self.log):
+            self._left = 0
+            for path in self._database.parent.glob("s.db*"):
+                path.unlink()
+        return super().receive(timeout)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("policy", ["halving", "auto"])
+def test_a_lost_database_costs_paused_trials_nothing(tmp_path: Path, policy: str, share: float) -> None:
+    spec, unbroken = spec_of(policy), CurveExecutor(rough)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run(spec, options_in(tmp_path / "whole"), executor=unbroken)
+    executor = Losing(tmp_path / "parts", math.ceil(share * len(unbroken.log)))
+    first = run(spec, options_in(tmp_path / "parts"), executor=executor)
+    assert first.lost
+    assert first.counts["PAUSED"] > 0
+    finished = sum(first.counts.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
+    assert f"{finished} finished trials are kept in" in first.reason
+    assert run(spec, options_in(tmp_path / "parts"), executor=executor).exit_status == 0
+    check(tmp_path / "parts", spec, Counter((number, epoch) for number, _, epoch, _ in executor.log))
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def test_a_copy_of_a_study_resumes_its_paused_trials_as_the_study_does(tmp_path: Path) -> None:
+    spec = spec_of("halving", trials=30)
+    run(spec, options_in(tmp_path), [Interrupt(60)], executor=Lasting(tmp_path))
+    url = f"sqlite:///{tmp_path}/s.db"
+    optuna.copy_study(from_study_name="s", from_storage=url, to_storage=url, to_study_name="copy")
+    attempts = []
+    for name in ("copy", "s"):
+        executor = CurveExecutor(rough)
+        executor.saved = Lasting(tmp_path).saved
+        summary = run(spec_of("halving", trials=30, name=name), options_in(tmp_path), executor=executor)
+        assert summary.exit_status == 0
+        trials = optuna.load_study(study_name=name, storage=url).trials
+        attempts.append([trial.user_attrs["attempt"] for trial in trials])
+    assert attempts[0] == attempts[1]
 
 
 def driver_of(spec: StudySpec, url: str, folder: Path, executor: CurveExecutor, workers: int) -> Driver:
