@@ -333,6 +333,7 @@ class Study:
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict = None
         for result in curve:
+            self._take_back_pause(trial)  # it was trained beyond this piece
             verdict = self.report(number, result)
         return verdict
 
@@ -455,10 +456,14 @@ class Study:
         trial = self.live[number]
         trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
-        if trial.pausing is not None:  # its worker could not give it back
-            trial.pausing = None
-            self.policy.resume(number)
+        self._take_back_pause(trial)  # its worker could not give it back
         return trial
+
+    def _take_back_pause(self, trial: LiveTrial) -> None:
+        """Lets a trial go on that was to be paused."""
+        if trial.pausing is not None:
+            trial.pausing = None
+            self.policy.resume(trial.number)
 
     def beat(self, workers: str) -> None:
         """Tells that this driver lives and renews its leases.

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from hpsearch.contracts.messages import FromWorker
 from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
 from hpsearch.errors import StudyFileError
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.search.policy.contract import New, Pause
 from hpsearch.service.driver import Driver
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.opening import open_study
 from hpsearch.service.run import run
+from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
@@ -323,6 +326,54 @@ def test_the_epochs_of_paused_trials_count_towards_the_studys(tmp_path: Path) ->
     assert all(trial.state.is_finished() for trial in trials)
     ended = [trial for trial in trials if trial.user_attrs["stop_reason"] == "study_end"]
     assert all(len(trial.user_attrs["train_loss"]) == trial.user_attrs["epochs_run"] for trial in ended)
+
+
+EQUAL = parse_study(
+    {
+        "study": {"name": "s", "trials": 4, "policy": "halving"},
+        "data": {"dataset": "digits"},
+        "train": {"epochs": 27},
+        "search": {"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}},
+    }
+)
+"""All trials have pieces that end at the epochs 1, 3, 9 and 27."""
+
+
+@pytest.fixture
+def study(database_url: str) -> Iterator[Study]:
+    opened = open_study(EQUAL, database_url, ["cpu"])
+    yield opened
+    opened.storage.engine.dispose()
+
+
+def begin(study: Study) -> int:
+    trial = study.next_trial(lambda number, attempt: False)
+    assert trial is not None
+    return trial.number
+
+
+def epochs(number: int, count: int, value: float = 1.0) -> list[EpochResult]:
+    return [
+        EpochResult(number, 1, epoch, {"train_loss": value, "val_loss": value}, checkpointed=True)
+        for epoch in range(1, 1 + count)
+    ]
+
+
+def pause(study: Study, number: int, value: float = 1.0, count: int = 1) -> None:
+    """Trains a trial to the end of a piece, at which it is paused."""
+    for result in epochs(number, count, value):
+        decision = study.report(number, result)
+    assert isinstance(decision, Pause)
+    study.pause(number, None, {})
+
+
+def test_a_checkpoint_beyond_the_end_of_a_piece_is_not_paused_there(study: Study) -> None:
+    """Its driver died before it could write that the trial was to go on."""
+    number = begin(study)
+    assert study.resume(number, epochs(number, 2)) is None
+    assert study.live[number].pausing is None
+    assert isinstance(study.policy.begin(), New), "it waits for a trial that is in training"
+    assert isinstance(study.report(number, epochs(number, 3)[-1]), Pause)
 
 
 class Deadly(CurveExecutor):
