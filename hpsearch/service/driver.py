@@ -354,13 +354,12 @@ class Driver:
         if number is not None:
             self._finish(number, self._study_end(), None, None)
 
-    def _end_paused(self, most: int, why: str) -> bool:
-        """Ends one of more than so many paused trials; says whether there was one."""
+    def _end_paused(self, most: int, why: str) -> None:
+        """Ends one of more than so many paused trials."""
         trial = self.database(lambda: self.study.next_surplus(most))
         if trial is not None:
             detail = f"paused at epoch {len(trial.results)} and not resumed: {why}"
             self._finish(trial.number, Verdict(StopKind.PRUNER, detail), None, None)
-        return trial is not None
 
     @property
     def _silent_too(self) -> bool:
@@ -395,7 +394,8 @@ class Driver:
             return False
         if self.database(self.study.others_unfinished) != 0:
             return False
-        if self.study.paused and self._end_paused(0, "others were more likely to become the best"):
+        if self.study.paused:
+            self._end_paused(0, "others were more likely to become the best")
             return False
         self.database(self._catch_up)  # the last trials of other drivers, one of which may be the best
         return True

@@ -53,13 +53,13 @@ class _Pending:
 
     Attributes:
         failures: attempts in a row without a new checkpoint.
-        why: why the policy chose it; "" for an orphan.
+        why: why the policy chose it; "" for an orphan, None for a paused trial that is to be ended.
     """
 
     ticket: int
     attempt: int
     failures: int
-    why: str = ""
+    why: str | None = ""
 
 
 class Study:
@@ -269,9 +269,10 @@ class Study:
         if self._stale:
             self._rebuild()
         for number in self.policy.surplus(most) if self._pending is None else ():
-            if number not in self.live and self._take_paused(number, ""):
+            if number not in self.live and self._take_paused(number, None):
                 break
-        return None if self._pending is None else self._begin(self._pending)
+        pending = self._pending
+        return self._begin(pending) if pending is not None and pending.why is None else None
 
     def _begin(self, pending: "_Pending") -> LiveTrial:
         ticket = pending.ticket
@@ -299,7 +300,7 @@ class Study:
             self._take_piece(trial, stored, pending.why)
         return trial
 
-    def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str) -> None:
+    def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str | None) -> None:
         """Lets a trial begin, or resume, as the policy wanted it.
 
         Args:
@@ -512,7 +513,7 @@ class Study:
 
     def others_unfinished(self) -> int:
         """Returns how many trials other drivers have in work."""
-        mine = {trial.ticket for trial in self.live.values()}
+        mine = {one.ticket for one in (*self.live.values(), self._pending) if one is not None}
         return sum(lease.ticket not in mine for lease in self.ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
@@ -575,7 +576,7 @@ class Study:
                 case _:  # to wait, be it for the worker that has yet to give back what is to be resumed
                     return None
 
-    def _take_paused(self, number: int, why: str) -> bool:
+    def _take_paused(self, number: int, why: str | None) -> bool:
         """Takes a paused trial's lease; says whether this driver was the first."""
         if any(record.number == number for record in self._pausing.values()):
             self.flush()

@@ -19,7 +19,7 @@ from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial
 from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.messages import FromWorker
 from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
-from hpsearch.errors import StudyFileError
+from hpsearch.errors import StorageAway, StudyFileError
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.search.policy.contract import New, Pause
 from hpsearch.service.driver import Driver
@@ -30,6 +30,7 @@ from hpsearch.service.opening import open_study
 from hpsearch.service.run import run
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
+from hpsearch.store import trials
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 
@@ -374,6 +375,52 @@ def test_a_checkpoint_beyond_the_end_of_a_piece_is_not_paused_there(study: Study
     assert study.live[number].pausing is None
     assert isinstance(study.policy.begin(), New), "it waits for a trial that is in training"
     assert isinstance(study.report(number, epochs(number, 3)[-1]), Pause)
+
+
+def once_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Lets the database be away at the next call of a function, before it has done anything."""
+    call, left = getattr(owner, name), [1]
+
+    def away(*args: Any, **named: Any) -> Any:
+        if left and left.pop():
+            raise StorageAway("the database is away")
+        return call(*args, **named)
+
+    monkeypatch.setattr(owner, name, away)
+
+
+def test_a_trial_that_is_yet_to_begin_is_not_ended_in_place_of_a_paused_one(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (1.0, 2.0):
+        pause(study, begin(study), value)
+    once_away(monkeypatch, trials, "create_trial")
+    with pytest.raises(StorageAway):
+        begin(study)
+    assert study.next_surplus(1) is None
+    assert begin(study) == 2
+    once_away(monkeypatch, trials, "create_trial")
+    with pytest.raises(StorageAway):
+        study.next_surplus(1)
+    surplus = study.next_surplus(1)
+    assert surplus is not None
+    assert surplus.number == 1
+
+
+@pytest.mark.parametrize("where", ["others_unfinished", "next_surplus", "_begin"])
+def test_a_database_that_is_away_at_the_end_leaves_no_trial_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    driver = driver_of(spec_of("halving"), f"sqlite:///{tmp_path}/s.db", tmp_path, CurveExecutor(rough), 1)
+    while not driver.admission.exhausted or driver.study.live:
+        driver.turn()
+    assert driver.study.paused
+    once_away(monkeypatch, driver.study, where)
+    driver.run()
+    ended = driver.study.storage.get_all_trials(driver.study.study_id)
+    assert len(ended) == 14
+    assert all(trial.state.is_finished() for trial in ended)
+    driver.study.storage.engine.dispose()
 
 
 class Deadly(CurveExecutor):
