@@ -170,7 +170,7 @@ class Study:
             rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
             )
-            paused = trials.paused_numbers(connection, self.study_id) if self.spec.pauses else set()
+            paused = trials.paused_epochs(connection, self.study_id) if self.spec.pauses else {}
         self._see_pauses(paused)
         for trial_id, number, state in rows:
             known = number in self.view
@@ -190,13 +190,19 @@ class Study:
                 self.view.set_params(number, trial.params)
                 self.policy.add(trial)
 
-    def _see_pauses(self, stored: set[int]) -> None:
-        """Takes note of what other drivers have paused and resumed."""
+    def _see_pauses(self, stored: Mapping[int, int]) -> None:
+        """Takes note of what other drivers have paused and resumed.
+
+        Args:
+            stored: after which epoch each trial is paused, in the database.
+        """
         unwritten = {record.number for record in self._pausing.values()}
-        for number in self.paused.keys() - stored - unwritten:
+        for number in self.paused.keys() - stored.keys() - unwritten:
             del self.paused[number]
             self.policy.resume(number)
-        for number in stored & self._foreign.keys() - self.paused.keys():
+        for number in stored.keys() & self._foreign.keys():
+            if self.paused.get(number) == stored[number]:
+                continue
             with translated(self.storage):
                 trial = self.storage.get_trial(self._foreign[number])
             if not trial.state.is_finished():

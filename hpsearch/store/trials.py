@@ -217,10 +217,12 @@ def is_paused(trial: FrozenTrial) -> bool:
     return not trial.state.is_finished() and trial.user_attrs.get(PAUSED) is not None
 
 
-def paused_numbers(connection: Connection, study_id: int) -> set[int]:
-    """Returns the numbers of the trials that any driver may resume."""
+def paused_epochs(connection: Connection, study_id: int) -> dict[int, int]:
+    """Returns after which epoch the trials were paused that any driver may resume, by number."""
     paused = and_(LEASE.c.study_id == study_id, LEASE.c.driver == PAUSED_LEASE, LEASE.c.done.is_(False))
-    return set(connection.scalars(select(LEASE.c.number).where(paused)))
+    attr = and_(USER_ATTRS.c.trial_id == LEASE.c.trial_id, USER_ATTRS.c.key == PAUSED)
+    query = select(LEASE.c.number, USER_ATTRS.c.value_json).join(USER_ATTRS, attr).where(paused)
+    return {number: json.loads(epoch) for number, epoch in connection.execute(query)}
 
 
 def trial_states(

@@ -377,6 +377,25 @@ def test_a_checkpoint_beyond_the_end_of_a_piece_is_not_paused_there(study: Study
     assert isinstance(study.report(number, epochs(number, 3)[-1]), Pause)
 
 
+def test_another_drivers_next_piece_is_seen_though_the_trial_is_paused_again(
+    study: Study, database_url: str
+) -> None:
+    for value in (1.0, 2.0, 3.0):
+        pause(study, begin(study), value)
+    study.flush()
+    other = open_study(EQUAL, database_url, ["cpu"])
+    assert other.paused == {0: 1, 1: 1, 2: 1}
+    assert begin(study) == 0
+    study.resume(0, epochs(0, 1))
+    pause(study, 0, count=3)
+    study.flush()
+    other.sync()
+    assert other.paused == {0: 3, 1: 1, 2: 1}
+    assert other.epochs == 5
+    assert other.policy.begin() == study.policy.begin()
+    other.storage.engine.dispose()
+
+
 def once_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """Lets the database be away at the next call of a function, before it has done anything."""
     call, left = getattr(owner, name), [1]
