@@ -289,9 +289,11 @@ class Study:
         if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         stored = None
-        if was_there and self.spec.pauses:
+        if was_there:
             with translated(self.storage):
                 stored = self.storage.get_trial(trial_id)
+            if not self.view.params(number) and stored.params.keys() == self.view.space.keys():
+                self.view.set_params(number, stored.params)  # written since the last look
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
         else:

@@ -396,6 +396,18 @@ def test_another_drivers_next_piece_is_seen_though_the_trial_is_paused_again(
     other.storage.engine.dispose()
 
 
+def test_hyperparameters_written_since_the_last_look_are_kept(study: Study, database_url: str) -> None:
+    number = begin(study)
+    other = open_study(EQUAL, database_url, ["cpu"])
+    study.flush()
+    hparams = study.live[number].hparams
+    study.release()
+    other.policy.start = lambda number: {"learning_rate": 0.5}  # type: ignore[method-assign]
+    assert begin(other) == number
+    assert other.live[number].hparams == hparams
+    other.storage.engine.dispose()
+
+
 def once_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """Lets the database be away at the next call of a function, before it has done anything."""
     call, left = getattr(owner, name), [1]
