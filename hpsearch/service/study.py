@@ -20,7 +20,7 @@ from hpsearch.errors import LeaseLost
 from hpsearch.search.outcome import Verdict, decide, memory_constraint
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
-from hpsearch.search.view import StudyView
+from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.service.live import (
     Ended,
     LiveTrial,
@@ -186,9 +186,11 @@ class Study:
                 self.view.replace(trial)
                 self.policy.add(trial)
                 del self._foreign[number]
-            else:
+            elif is_chosen(trial, self.view.space):
                 self.view.set_params(number, trial.params)
                 self.policy.add(trial)
+            else:
+                self.view.begin(number)
 
     def _see_pauses(self, stored: Mapping[int, int]) -> None:
         """Takes note of what other drivers have paused and resumed.
@@ -292,7 +294,8 @@ class Study:
         if was_there:
             with translated(self.storage):
                 stored = self.storage.get_trial(trial_id)
-            if not self.view.params(number) and stored.params.keys() == self.view.space.keys():
+            known = self.view.params(number) or number in self.view.misfits
+            if not known and is_chosen(stored, self.view.space):
                 self.view.set_params(number, stored.params)  # written since the last look
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
@@ -314,7 +317,7 @@ class Study:
         Args:
             stored: as the database has it; None if it is new.
         """
-        if stored is not None and stored.params:
+        if stored is not None and is_chosen(stored, self.view.space):
             trial.remember(stored.user_attrs)
             reported = stored.intermediate_values
             values = [reported[epoch] for epoch in range(1, 1 + len(reported)) if epoch in reported]

@@ -26,7 +26,7 @@ from hpsearch.search.policy.contract import (
     Step,
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
-from hpsearch.search.view import StudyView
+from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.study.direction import sign
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
@@ -147,7 +147,7 @@ class Pausing(ABC):
         self.add(trial)
 
     def add(self, trial: FrozenTrial) -> None:
-        if not trial.params:
+        if not is_chosen(trial, self.view.space):
             return  # begun by a driver that was lost before it chose them, or failed without
         values = trial.intermediate_values
         costs = [self._cost(values.get(epoch, math.nan)) for epoch in range(1, 1 + max(values, default=0))]
