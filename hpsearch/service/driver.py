@@ -220,6 +220,8 @@ class Driver:
             self.call("on_trial_paused", running(trial, worker))
         self.study.pause(trial.number, end, _facts(end, worker))
         self.admission.ask_again()
+        if (best := trial.best()) is not None:
+            self.stops.on_best(best[0])
 
     def _fail_doubtful(self) -> None:
         for one in self.admission.judge(at_once=self.stops.ends_study):
@@ -354,6 +356,14 @@ class Driver:
         if number is not None:
             self._finish(number, self._study_end(), None, None)
 
+    def _end_paused_unless_wanted(self) -> None:
+        """Ends one of the paused trials that no driver is going to resume."""
+        self.database(self.study.sync)  # another driver may just have paused what is to be resumed
+        if self.study.wants_to_resume():
+            self.admission.ask_again()
+        else:
+            self._end_paused(0, "others were more likely to become the best")
+
     def _end_paused(self, most: int, why: str) -> None:
         """Ends one of more than so many paused trials."""
         trial = self.database(lambda: self.study.next_surplus(most))
@@ -395,7 +405,7 @@ class Driver:
         if self.database(self.study.others_unfinished) != 0:
             return False
         if self.study.paused:
-            self._end_paused(0, "others were more likely to become the best")
+            self._end_paused_unless_wanted()
             return False
         self.database(self._catch_up)  # the last trials of other drivers, one of which may be the best
         return True

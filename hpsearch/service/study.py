@@ -568,6 +568,10 @@ class Study:
         self.flush()
         return True
 
+    def wants_to_resume(self) -> bool:
+        """Says whether the policy wants a paused trial, where no trial may begin any more."""
+        return isinstance(self.policy.begin(new=False), Resume)
+
     def _take_next(self) -> "_Pending | None":
         """Takes what the policy wants next, until no other driver was first; None if it wants to wait."""
         while True:

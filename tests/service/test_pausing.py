@@ -408,6 +408,45 @@ def test_hyperparameters_written_since_the_last_look_are_kept(study: Study, data
     other.storage.engine.dispose()
 
 
+def equal(**study: Any) -> StudySpec:
+    return parse_study({**EQUAL.model_dump(), "study": {**EQUAL.study.model_dump(), **study}})
+
+
+def levels(trial: TrialRun) -> Script:
+    """Curves that fall slowly, each trial's lower than those before."""
+    return Script(tuple(4.0 - trial.number - 0.01 * epoch for epoch in range(27)))
+
+
+def test_a_paused_trial_that_reaches_the_target_ends_the_study(tmp_path: Path) -> None:
+    executor = CurveExecutor(levels)
+    summary = run(equal(target_value=3.0), options_in(tmp_path), executor=executor)
+    assert summary.reason == "the target value 3 is reached: 3"
+    assert [number for number, *_ in executor.log] == [0, 1]
+    assert summary.best is not None
+    assert summary.best.number == 1
+    assert summary.counts == {"COMPLETE": 1, "PRUNED": 1}, "only the best of those that end together"
+
+
+def test_what_another_driver_has_just_paused_is_resumed_rather_than_ended(tmp_path: Path) -> None:
+    url, spec = f"sqlite:///{tmp_path}/s.db", equal(trials=3)
+    driver = driver_of(spec, url, tmp_path, CurveExecutor(levels), 1)
+    other = open_study(spec, url, ["cpu"])
+    numbers = [begin(other) for _ in range(3)]
+    for number in numbers[:2]:
+        pause(other, number, 4.0 - number)
+    other.flush()
+    driver.study.sync()
+    while not driver.admission.exhausted:
+        driver.turn()
+    pause(other, 2, 9.0)
+    other.flush()
+    driver.run()
+    ended = driver.study.storage.get_all_trials(driver.study.study_id)
+    assert [trial.user_attrs["epochs_run"] for trial in ended] == [1, 27, 1]
+    for study in (driver.study, other):
+        study.storage.engine.dispose()
+
+
 def once_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """Lets the database be away at the next call of a function, before it has done anything."""
     call, left = getattr(owner, name), [1]

@@ -164,6 +164,8 @@ class Pausing(ABC):
 
     def surplus(self, most: int) -> Sequence[int]:
         paused = sorted(self.paused(), key=self._rank, reverse=True)
+        if not most:
+            paused.sort(key=lambda track: (track.best(track.trained), track.number))
         return [track.number for track in paused[: max(0, len(paused) - most)]]
 
     # For subclasses.
