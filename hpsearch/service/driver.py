@@ -211,7 +211,7 @@ class Driver:
         self.call("on_trial_interrupted", found.number)
 
     def _pause(self, trial: LiveTrial, end: TrialEnd | None, worker: Worker | None) -> None:
-        if not any(self.keeper.has_checkpoint(trial.number, n) for n in range(trial.attempt, 0, -1)):
+        if not self.keeper.drop_older(trial.number, trial.attempt):
             raise StudyFileError(
                 f'study.policy: "{self.study.spec.policy}" pauses trials, but trial {trial.number} has left no '
                 'checkpoint to resume it from; call trial.save() in train.function, or use "sampled"'

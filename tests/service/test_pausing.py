@@ -195,6 +195,9 @@ def test_an_interrupted_study_keeps_its_paused_trials(tmp_path: Path) -> None:
     assert summaries[-1].counts["PAUSED"] == len(paused) > 1
     assert all(trial.state is TrialState.RUNNING for trial in paused)
     assert all(trial.user_attrs[PAUSED] == len(trial.intermediate_values) for trial in paused)
+    assert any(trial.user_attrs["pauses"] > 1 for trial in paused)
+    homes = [RunFolder(tmp_path / "parts", "s").trial(trial.number) for trial in paused]
+    assert {len(list(home.iterdir())) for home in homes} == {1}, "a checkpoint of an earlier piece is left"
     run(spec, options_in(tmp_path / "parts"), executor=Lasting(tmp_path / "parts"))
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
 
