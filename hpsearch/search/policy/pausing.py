@@ -220,6 +220,11 @@ class Pausing(ABC):
                     return track
         return None
 
+    def reached(self, track: Track) -> str:
+        """Returns in words what the trials have in common that a paused one is compared with."""
+        far = "the same share of their epochs" if self.pieces.by_share else f"epoch {track.trained}"
+        return f"reached {far}"
+
     # Inside.
 
     def _cost(self, value: float) -> float:
