@@ -415,7 +415,7 @@ def test_the_list(invoke: Invoke, studies: Path) -> None:
     head, *rows = output.splitlines()
     assert status == 0
     assert head.split() == [
-        "study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size",
+        "study", "finished", "complete", "pruned", "fail", "paused", "running", "best", "changed", "size",
     ]  # fmt: skip
     assert sorted(row.split()[0] for row in rows) == ["one", "two"]
     assert rows[0].split()[1:] == [
@@ -423,6 +423,7 @@ def test_the_list(invoke: Invoke, studies: Path) -> None:
         "2",
         "1",
         "1",
+        "0",
         "1",
         "val_loss",
         "0.2",

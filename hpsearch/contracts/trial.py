@@ -11,6 +11,12 @@ PIECES = "pieces"
 """User attribute of a trial: a list of [last epoch, order], one for each piece that it was trained in."""
 PAUSED = "paused"
 """User attribute of a RUNNING trial that waits to be resumed: the epoch after which it was paused, else None."""
+WHY = "why"
+"""User attribute: for each time that a trial was begun or resumed, why it was chosen."""
+PAUSES = "pauses"
+"""User attribute: how often a trial was paused and resumed."""
+TRIES = "attempt"
+"""User attribute: attempts at a trial, of which those between two pauses are one."""
 
 
 class EndKind(StrEnum):

@@ -121,7 +121,7 @@ class StudyView:
         queued = Queued(trial, self.space)
         if queued.problem:
             self.misfits[trial.number] = queued.problem
-        self._insert(_running(trial, queued.values))
+        self._insert(_running(trial, queued.values, is_chosen(trial, self.space)))
         self._storage.running.add(trial.number)
         self.counts[trial.state.name] += 1
         if trial.state is TrialState.WAITING:
@@ -289,7 +289,7 @@ class Queued:
         self.values: dict[str, Any] = {}
         given = trial.system_attrs.get(QUEUED)
         values = dict(given) if isinstance(given, Mapping) else {}
-        if trial.state is TrialState.WAITING:  # of `study.add_trial`
+        if not is_chosen(trial, space):  # of `study.add_trial`
             values |= trial.params
         wrong = []
         for name, value in values.items():
@@ -315,12 +315,16 @@ def _shown(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}"
 
 
-def _running(trial: FrozenTrial, queued: Mapping[str, Any]) -> FrozenTrial:
-    begun = trial.state is not TrialState.WAITING
+def is_chosen(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> bool:
+    """Says whether a trial's hyperparameters are those that it is, or was, trained with."""
+    return trial.state is not TrialState.WAITING and space.keys() <= trial.params.keys()
+
+
+def _running(trial: FrozenTrial, queued: Mapping[str, Any], chosen: bool) -> FrozenTrial:
     return create_trial(
         state=TrialState.RUNNING,
-        params=trial.params if begun else {},
-        distributions=trial.distributions if begun else {},
+        params=trial.params if chosen else {},
+        distributions=trial.distributions if chosen else {},
         intermediate_values=trial.intermediate_values,
         system_attrs={QUEUED: dict(queued)} if queued else {},
     )

@@ -211,7 +211,7 @@ class Driver:
         self.call("on_trial_interrupted", found.number)
 
     def _pause(self, trial: LiveTrial, end: TrialEnd | None, worker: Worker | None) -> None:
-        if not any(self.keeper.has_checkpoint(trial.number, n) for n in range(trial.attempt, 0, -1)):
+        if not self.keeper.drop_older(trial.number, trial.attempt):
             raise StudyFileError(
                 f'study.policy: "{self.study.spec.policy}" pauses trials, but trial {trial.number} has left no '
                 'checkpoint to resume it from; call trial.save() in train.function, or use "sampled"'
@@ -220,6 +220,8 @@ class Driver:
             self.call("on_trial_paused", running(trial, worker))
         self.study.pause(trial.number, end, _facts(end, worker))
         self.admission.ask_again()
+        if (best := trial.best()) is not None:
+            self.stops.on_best(best[0])
 
     def _fail_doubtful(self) -> None:
         for one in self.admission.judge(at_once=self.stops.ends_study):
@@ -354,13 +356,20 @@ class Driver:
         if number is not None:
             self._finish(number, self._study_end(), None, None)
 
-    def _end_paused(self, most: int, why: str) -> bool:
-        """Ends one of more than so many paused trials; says whether there was one."""
+    def _end_paused_unless_wanted(self) -> None:
+        """Ends one of the paused trials that no driver is going to resume."""
+        self.database(self.study.sync)  # another driver may just have paused what is to be resumed
+        if self.study.wants_to_resume():
+            self.admission.ask_again()
+        else:
+            self._end_paused(0, "others were more likely to become the best")
+
+    def _end_paused(self, most: int, why: str) -> None:
+        """Ends one of more than so many paused trials."""
         trial = self.database(lambda: self.study.next_surplus(most))
         if trial is not None:
             detail = f"paused at epoch {len(trial.results)} and not resumed: {why}"
             self._finish(trial.number, Verdict(StopKind.PRUNER, detail), None, None)
-        return trial is not None
 
     @property
     def _silent_too(self) -> bool:
@@ -395,7 +404,8 @@ class Driver:
             return False
         if self.database(self.study.others_unfinished) != 0:
             return False
-        if self.study.paused and self._end_paused(0, "others were more likely to become the best"):
+        if self.study.paused:
+            self._end_paused_unless_wanted()
             return False
         self.database(self._catch_up)  # the last trials of other drivers, one of which may be the best
         return True

@@ -146,6 +146,20 @@ class WeightsKeeper:
         names = self._artifacts.names(self._name(attempt_folder(self.folder.trial(number), attempt)))
         return any(name.endswith(".json") for name in names)
 
+    def drop_older(self, number: int, attempt: int) -> bool:
+        """Deletes a paused trial's checkpoints but for the newest, which has all that is in the older ones.
+
+        Args:
+            attempt: the last one at the trial.
+
+        Returns:
+            Whether it has left any.
+        """
+        kept = [one for one in range(attempt, 0, -1) if self.has_checkpoint(number, one)]
+        for older in kept[1:]:
+            self._artifacts.remove(self._name(attempt_folder(self.folder.trial(number), older)))
+        return bool(kept)
+
     def _in_checkpoint(self, number: int) -> str | None:
         """Returns the weights that the newest attempt with any has left."""
         home = self._name(self.folder.trial(number))

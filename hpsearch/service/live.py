@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import PAUSED, EpochResult, StopKind, TrialEnd
+from hpsearch.contracts.trial import PAUSED, PAUSES, TRIES, WHY, EpochResult, StopKind, TrialEnd
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import Verdict, score
@@ -28,10 +28,6 @@ LONG_CURVE = 2_000
 """Epochs from which on curves in attributes are rounded, for the same reason."""
 
 LOSSES = ("train_loss", "val_loss")
-WHY = "why"
-"""User attribute: for each time that a trial was begun or resumed, why it was chosen."""
-PAUSES = "pauses"
-"""User attribute: how often a trial was paused and resumed."""
 
 
 @dataclass(slots=True)
@@ -222,7 +218,7 @@ def attributes(
         "seconds": round(seconds, 3),
         "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
-        "attempt": trial.tries,
+        TRIES: trial.tries,
         **({WHY: trial.why, PAUSES: trial.pauses} if trial.why else {}),
         **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),
         **(dict(end.facts) if end else {}),

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import PAUSED, EpochResult, TrialEnd
+from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
 from hpsearch.search.outcome import Verdict, decide, memory_constraint
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
-from hpsearch.search.view import StudyView
+from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.service.live import (
-    PAUSES,
-    WHY,
     Ended,
     LiveTrial,
     as_record,
@@ -55,13 +53,13 @@ class _Pending:
 
     Attributes:
         failures: attempts in a row without a new checkpoint.
-        why: why the policy chose it; "" for an orphan.
+        why: why the policy chose it; "" for an orphan, None for a paused trial that is to be ended.
     """
 
     ticket: int
     attempt: int
     failures: int
-    why: str = ""
+    why: str | None = ""
 
 
 class Study:
@@ -172,7 +170,7 @@ class Study:
             rows = trials.trial_states(
                 connection, self.study_id, self.view.next_number, self._foreign.values()
             )
-            paused = trials.paused_numbers(connection, self.study_id) if self.spec.pauses else set()
+            paused = trials.paused_epochs(connection, self.study_id) if self.spec.pauses else {}
         self._see_pauses(paused)
         for trial_id, number, state in rows:
             known = number in self.view
@@ -188,17 +186,25 @@ class Study:
                 self.view.replace(trial)
                 self.policy.add(trial)
                 del self._foreign[number]
-            else:
+            elif is_chosen(trial, self.view.space):
                 self.view.set_params(number, trial.params)
                 self.policy.add(trial)
+            else:
+                self.view.begin(number)
 
-    def _see_pauses(self, stored: set[int]) -> None:
-        """Takes note of what other drivers have paused and resumed."""
+    def _see_pauses(self, stored: Mapping[int, int]) -> None:
+        """Takes note of what other drivers have paused and resumed.
+
+        Args:
+            stored: after which epoch each trial is paused, in the database.
+        """
         unwritten = {record.number for record in self._pausing.values()}
-        for number in self.paused.keys() - stored - unwritten:
+        for number in self.paused.keys() - stored.keys() - unwritten:
             del self.paused[number]
             self.policy.resume(number)
-        for number in stored & self._foreign.keys() - self.paused.keys():
+        for number in stored.keys() & self._foreign.keys():
+            if self.paused.get(number) == stored[number]:
+                continue
             with translated(self.storage):
                 trial = self.storage.get_trial(self._foreign[number])
             if not trial.state.is_finished():
@@ -209,6 +215,7 @@ class Study:
         self.policy.add(trial)
         if trials.is_paused(trial):
             self.paused[trial.number] = trial.user_attrs[PAUSED]
+            self.archive.add(trial)
 
     def _rebuild(self) -> None:
         """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
@@ -227,7 +234,7 @@ class Study:
             for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
                 self.view.report(number, epoch, value)
             self.policy.add(
-                self._running(live, live.pausing.notes if live.pausing else before.notes(number, 0))
+                self._as_stored(live, live.pausing.notes if live.pausing else before.notes(number, 0))
             )
         for record in self._pausing.values():
             self._enter(record)
@@ -270,9 +277,10 @@ class Study:
         if self._stale:
             self._rebuild()
         for number in self.policy.surplus(most) if self._pending is None else ():
-            if number not in self.live and self._take_paused(number, ""):
+            if number not in self.live and self._take_paused(number, None):
                 break
-        return None if self._pending is None else self._begin(self._pending)
+        pending = self._pending
+        return self._begin(pending) if pending is not None and pending.why is None else None
 
     def _begin(self, pending: "_Pending") -> LiveTrial:
         ticket = pending.ticket
@@ -283,9 +291,12 @@ class Study:
         if number not in self.view and (was_there or self.view.next_number < number):
             self.sync()
         stored = None
-        if was_there and self.spec.pauses:
+        if was_there:
             with translated(self.storage):
                 stored = self.storage.get_trial(trial_id)
+            known = self.view.params(number) or number in self.view.misfits
+            if not known and is_chosen(stored, self.view.space):
+                self.view.set_params(number, stored.params)  # written since the last look
         if number in self.view and (hparams := self.view.params(number)):
             self._foreign.pop(number, None)
         else:
@@ -300,13 +311,13 @@ class Study:
             self._take_piece(trial, stored, pending.why)
         return trial
 
-    def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str) -> None:
+    def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str | None) -> None:
         """Lets a trial begin, or resume, as the policy wanted it.
 
         Args:
             stored: as the database has it; None if it is new.
         """
-        if stored is not None and stored.params:
+        if stored is not None and is_chosen(stored, self.view.space):
             trial.remember(stored.user_attrs)
             reported = stored.intermediate_values
             values = [reported[epoch] for epoch in range(1, 1 + len(reported)) if epoch in reported]
@@ -334,6 +345,7 @@ class Study:
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict = None
         for result in curve:
+            self._take_back_pause(trial)  # it was trained beyond this piece
             verdict = self.report(number, result)
         return verdict
 
@@ -373,24 +385,20 @@ class Study:
         trial = self.live.pop(number)
         assert trial.pausing is not None
         found = attributes(trial, None, trial.best(), end, self.spec.fit, self._guessing_loss)
-        self._note(trial, {**found, **facts, **trial.pausing.notes, PAUSES: trial.pauses + 1})
+        attrs = clean({**found, **facts, **trial.pausing.notes, PAUSES: trial.pauses + 1})
+        self._note(trial, attrs)
         self._queue.append((trial.ticket, writes.PauseLease(self.study_id, trial.ticket)))
-        record = self._running(trial, trial.pausing.notes)
+        record = self._as_stored(trial, attrs)
         self._pausing[trial.ticket] = record
-        self.paused[number] = record.user_attrs[PAUSED]
+        self.paused[number] = attrs[PAUSED]
         self._foreign[number] = trial.trial_id
+        self.archive.add(record)
 
-    def _running(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
+    def _as_stored(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
         """Returns a trial that has not ended as the database will have it."""
-        record = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(trial.hparams),
-            distributions=dict(self.view.space),
-            user_attrs=dict(attrs),
-            intermediate_values=dict(enumerate(trial.values(self.spec.study.metric), start=1)),
-        )
-        record.number = trial.number
-        return record
+        values = trial.values(self.spec.study.metric)
+        space, token = self.view.space, self.token
+        return unfinished(trial.number, trial.hparams, space, token, trial.attempt, values, attrs)
 
     def finish(self, number: int, verdict: Verdict, end: TrialEnd | None, facts: Mapping[str, Any]) -> Ended:
         """Ends a trial: decides its state, enters it into the view, and queues its record.
@@ -460,10 +468,14 @@ class Study:
         trial = self.live[number]
         trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
-        if trial.pausing is not None:  # its worker could not give it back
-            trial.pausing = None
-            self.policy.resume(number)
+        self._take_back_pause(trial)  # its worker could not give it back
         return trial
+
+    def _take_back_pause(self, trial: LiveTrial) -> None:
+        """Lets a trial go on that was to be paused."""
+        if trial.pausing is not None:
+            trial.pausing = None
+            self.policy.resume(trial.number)
 
     def beat(self, workers: str) -> None:
         """Tells that this driver lives and renews its leases.
@@ -512,7 +524,7 @@ class Study:
 
     def others_unfinished(self) -> int:
         """Returns how many trials other drivers have in work."""
-        mine = {trial.ticket for trial in self.live.values()}
+        mine = {one.ticket for one in (*self.live.values(), self._pending) if one is not None}
         return sum(lease.ticket not in mine for lease in self.ledger.unfinished(self.study_id))
 
     def know_data(self, facts: DataFacts) -> None:
@@ -556,6 +568,10 @@ class Study:
         self.flush()
         return True
 
+    def wants_to_resume(self) -> bool:
+        """Says whether the policy wants a paused trial, where no trial may begin any more."""
+        return isinstance(self.policy.begin(new=False), Resume)
+
     def _take_next(self) -> "_Pending | None":
         """Takes what the policy wants next, until no other driver was first; None if it wants to wait."""
         while True:
@@ -575,7 +591,7 @@ class Study:
                 case _:  # to wait, be it for the worker that has yet to give back what is to be resumed
                     return None
 
-    def _take_paused(self, number: int, why: str) -> bool:
+    def _take_paused(self, number: int, why: str | None) -> bool:
         """Takes a paused trial's lease; says whether this driver was the first."""
         if any(record.number == number for record in self._pausing.values()):
             self.flush()
@@ -593,15 +609,11 @@ class Study:
         Raises:
             OSError: the file cannot be written.
         """
-        running = [(n, self.view.params(n), 1) for n in self._foreign if n not in self.paused] + [
+        running = [(n, self.view.params(n), 1) for n in self._foreign] + [
             (n, trial.hparams, trial.attempt) for n, trial in self.live.items()
         ]
         space, token, spec = self.view.space, self.token, self.spec
         left = [unfinished(n, hparams, space, token, attempt) for n, hparams, attempt in running if hparams]
-        for n, epoch in self.paused.items():
-            hparams, values = self.view.params(n), self.view.reported(n)
-            attrs = {**self.policy.notes(n, epoch), PAUSED: epoch}
-            left.append(unfinished(n, hparams, space, token, 1, values, attrs))
         changes = {SPECIFICATION: stored_form(spec), **self.data.attrs}
         return self.archive.write(path, spec.study.name, changes, left)
 

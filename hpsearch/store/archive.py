@@ -41,7 +41,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Archive:
-    """The trials of one study as they were last known, compressed: a few kB each."""
+    """The ended and the paused trials of one study as they were last known, compressed: a few kB each."""
 
     def __init__(self) -> None:
         self._attrs: Mapping[str, Any] = {}
@@ -60,22 +60,24 @@ class Archive:
     def write(self, path: Path, name: str, changes: Mapping[str, Any], running: Iterable[FrozenTrial]) -> int:
         """Writes all that is known into a new file; returns the number of finished trials in it.
 
+        A trial that was resumed after a pause is written as it was when it paused: its checkpoint knows the rest.
+
         Args:
             name: of the study.
             changes: user attributes of the study that are newer than those known.
-            running: trials that have not ended, to be taken up from their checkpoints.
+            running: trials that have not ended, to be taken up from their checkpoints where nothing else is known.
 
         Raises:
             OSError: the file cannot be written.
         """
         attrs = {**self._attrs, **changes}
         head = {"format": FORMAT, "study": name, "attributes": attrs, "system_attributes": self._system}
-        finished = {number: zlib.decompress(line).decode() for number, line in self._lines.items()}
-        lines = finished | {trial.number: json.dumps(_row(trial)) for trial in running}
+        known = {number: zlib.decompress(line).decode() for number, line in self._lines.items()}
+        lines = {trial.number: json.dumps(_row(trial)) for trial in running} | known
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as beside, beside.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (json.dumps(head), *(lines[n] for n in sorted(lines))))
-        return len(finished)
+        return sum(json.loads(line)["state"] != TrialState.RUNNING.name for line in known.values())
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
@@ -203,10 +205,11 @@ def unfinished(
     values: Sequence[float] = (),
     attrs: Mapping[str, Any] = NOTHING,
 ) -> FrozenTrial:
-    """Returns a trial that has not ended, as it is brought back: its checkpoint knows its epochs.
+    """Returns a trial that has not ended as the database has it, or is to have it again.
 
     Args:
-        values, attrs: of its epochs, and its user attributes, where it is not resumed at once.
+        values: of its epochs; where it is resumed at once, its checkpoint knows them.
+        attrs: its user attributes.
     """
     trial = create_trial(
         state=TrialState.RUNNING,

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
-from hpsearch.contracts.trial import PAUSED
+from hpsearch.contracts.trial import PAUSED, PAUSES, TRIES
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading, writing
 from hpsearch.store.keys import ATTEMPT, MARK, PAUSED_LEASE, TOKEN
@@ -143,7 +143,7 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
                 "trial_id": trial._trial_id,
                 "number": trial.number,
                 "driver": PAUSED_LEASE if is_paused(trial) else None,
-                "attempt": trial.system_attrs.get(ATTEMPT, 1),
+                "attempt": _attempts(trial),
                 "done": trial.state.is_finished(),
             }
             for trial in missing
@@ -151,6 +151,18 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
         if rows:
             connection.execute(insert(LEASE), rows)
             _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
+
+
+def _attempts(trial: FrozenTrial) -> int:
+    """Returns how many attempts were made at a trial that came with a copy, as far as it tells.
+
+    Each resume after a pause was an attempt; a paused trial counts the resume that is still to come.
+    """
+    known: int = trial.system_attrs.get(ATTEMPT, 1)
+    tries, pauses = trial.user_attrs.get(TRIES), trial.user_attrs.get(PAUSES)
+    if not isinstance(tries, int) or not isinstance(pauses, int):
+        return known
+    return max(known, tries + pauses - is_paused(trial))
 
 
 def _without_trial(connection: Connection, study_id: int) -> list[int]:
@@ -205,10 +217,12 @@ def is_paused(trial: FrozenTrial) -> bool:
     return not trial.state.is_finished() and trial.user_attrs.get(PAUSED) is not None
 
 
-def paused_numbers(connection: Connection, study_id: int) -> set[int]:
-    """Returns the numbers of the trials that any driver may resume."""
+def paused_epochs(connection: Connection, study_id: int) -> dict[int, int]:
+    """Returns after which epoch the trials were paused that any driver may resume, by number."""
     paused = and_(LEASE.c.study_id == study_id, LEASE.c.driver == PAUSED_LEASE, LEASE.c.done.is_(False))
-    return set(connection.scalars(select(LEASE.c.number).where(paused)))
+    attr = and_(USER_ATTRS.c.trial_id == LEASE.c.trial_id, USER_ATTRS.c.key == PAUSED)
+    query = select(LEASE.c.number, USER_ATTRS.c.value_json).join(USER_ATTRS, attr).where(paused)
+    return {number: json.loads(epoch) for number, epoch in connection.execute(query)}
 
 
 def trial_states(

@@ -16,7 +16,7 @@ from hpsearch.results.report.document import Table
 from hpsearch.results.stored.frames import trials_frame
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.status import study_status
-from hpsearch.results.terminal.lines import status_lines
+from hpsearch.results.terminal.lines import list_lines, status_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.keys import PAUSED_LEASE
@@ -70,6 +70,8 @@ def test_status_counts_them_and_names_the_furthest(folder: Path) -> None:
     paused = status.row.paused
     assert status.row.counts["PAUSED"] == len(paused)
     furthest = max(paused, key=lambda number: (paused[number], -number))
+    head, row = list_lines([status.row])
+    assert row.split()[head.split().index("paused")] == str(len(paused))
     lines = status_lines(status)
     assert f"{len(paused)} PAUSED" in lines[0]
     told = next(line for line in lines if line.startswith("paused, may be resumed: "))

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.messages import FromWorker
 from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
-from hpsearch.errors import StudyFileError
+from hpsearch.errors import StorageAway, StudyFileError
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.search.policy.contract import New, Pause
 from hpsearch.service.driver import Driver
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.opening import open_study
 from hpsearch.service.run import run
+from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
+from hpsearch.store import trials
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 
@@ -35,7 +40,7 @@ POLICIES = ["halving", "screen", "thaw", "auto"]
 def spec_of(policy: str, seed: int = 0, **study: Any) -> StudySpec:
     return parse_study(
         {
-            "study": {"name": "s", "trials": 14, "policy": policy, "seed": seed, **study},
+            "study": {"name": "s", "trials": 14, "policy": policy, "seed": seed} | study,
             "data": {"dataset": "digits"},
             "train": {"schedule": "constant", "optimizer": "sgd"},
             "search": {
@@ -190,8 +195,60 @@ def test_an_interrupted_study_keeps_its_paused_trials(tmp_path: Path) -> None:
     assert summaries[-1].counts["PAUSED"] == len(paused) > 1
     assert all(trial.state is TrialState.RUNNING for trial in paused)
     assert all(trial.user_attrs[PAUSED] == len(trial.intermediate_values) for trial in paused)
+    assert any(trial.user_attrs["pauses"] > 1 for trial in paused)
+    homes = [RunFolder(tmp_path / "parts", "s").trial(trial.number) for trial in paused]
+    assert {len(list(home.iterdir())) for home in homes} == {1}, "a checkpoint of an earlier piece is left"
     run(spec, options_in(tmp_path / "parts"), executor=Lasting(tmp_path / "parts"))
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+class Losing(Lasting):
+    """One in whose time the database file is removed, once so many epochs are trained."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        super().__init__(folder)
+        self._left, self._database = after, folder / "s.db"
+
+    def receive(self, timeout: float) -> list[FromWorker]:
+        if 0 < self._left <= len(self.log):
+            self._left = 0
+            for path in self._database.parent.glob("s.db*"):
+                path.unlink()
+        return super().receive(timeout)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("policy", ["halving", "auto"])
+def test_a_lost_database_costs_paused_trials_nothing(tmp_path: Path, policy: str, share: float) -> None:
+    spec, unbroken = spec_of(policy), CurveExecutor(rough)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run(spec, options_in(tmp_path / "whole"), executor=unbroken)
+    executor = Losing(tmp_path / "parts", math.ceil(share * len(unbroken.log)))
+    first = run(spec, options_in(tmp_path / "parts"), executor=executor)
+    assert first.lost
+    assert first.counts["PAUSED"] > 0
+    finished = sum(first.counts.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
+    assert f"{finished} finished trials are kept in" in first.reason
+    assert run(spec, options_in(tmp_path / "parts"), executor=executor).exit_status == 0
+    check(tmp_path / "parts", spec, Counter((number, epoch) for number, _, epoch, _ in executor.log))
+    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+
+
+def test_a_copy_of_a_study_resumes_its_paused_trials_as_the_study_does(tmp_path: Path) -> None:
+    spec = spec_of("halving", trials=30)
+    run(spec, options_in(tmp_path), [Interrupt(60)], executor=Lasting(tmp_path))
+    url = f"sqlite:///{tmp_path}/s.db"
+    optuna.copy_study(from_study_name="s", from_storage=url, to_storage=url, to_study_name="copy")
+    attempts = []
+    for name in ("copy", "s"):
+        executor = CurveExecutor(rough)
+        executor.saved = Lasting(tmp_path).saved
+        summary = run(spec_of("halving", trials=30, name=name), options_in(tmp_path), executor=executor)
+        assert summary.exit_status == 0
+        trials = optuna.load_study(study_name=name, storage=url).trials
+        attempts.append([trial.user_attrs["attempt"] for trial in trials])
+    assert attempts[0] == attempts[1]
 
 
 def driver_of(spec: StudySpec, url: str, folder: Path, executor: CurveExecutor, workers: int) -> Driver:
@@ -273,6 +330,170 @@ def test_the_epochs_of_paused_trials_count_towards_the_studys(tmp_path: Path) ->
     assert all(trial.state.is_finished() for trial in trials)
     ended = [trial for trial in trials if trial.user_attrs["stop_reason"] == "study_end"]
     assert all(len(trial.user_attrs["train_loss"]) == trial.user_attrs["epochs_run"] for trial in ended)
+
+
+EQUAL = parse_study(
+    {
+        "study": {"name": "s", "trials": 4, "policy": "halving"},
+        "data": {"dataset": "digits"},
+        "train": {"epochs": 27},
+        "search": {"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}},
+    }
+)
+"""All trials have pieces that end at the epochs 1, 3, 9 and 27."""
+
+
+@pytest.fixture
+def study(database_url: str) -> Iterator[Study]:
+    opened = open_study(EQUAL, database_url, ["cpu"])
+    yield opened
+    opened.storage.engine.dispose()
+
+
+def begin(study: Study) -> int:
+    trial = study.next_trial(lambda number, attempt: False)
+    assert trial is not None
+    return trial.number
+
+
+def epochs(number: int, count: int, value: float = 1.0) -> list[EpochResult]:
+    return [
+        EpochResult(number, 1, epoch, {"train_loss": value, "val_loss": value}, checkpointed=True)
+        for epoch in range(1, 1 + count)
+    ]
+
+
+def pause(study: Study, number: int, value: float = 1.0, count: int = 1) -> None:
+    """Trains a trial to the end of a piece, at which it is paused."""
+    for result in epochs(number, count, value):
+        decision = study.report(number, result)
+    assert isinstance(decision, Pause)
+    study.pause(number, None, {})
+
+
+def test_a_checkpoint_beyond_the_end_of_a_piece_is_not_paused_there(study: Study) -> None:
+    """Its driver died before it could write that the trial was to go on."""
+    number = begin(study)
+    assert study.resume(number, epochs(number, 2)) is None
+    assert study.live[number].pausing is None
+    assert isinstance(study.policy.begin(), New), "it waits for a trial that is in training"
+    assert isinstance(study.report(number, epochs(number, 3)[-1]), Pause)
+
+
+def test_another_drivers_next_piece_is_seen_though_the_trial_is_paused_again(
+    study: Study, database_url: str
+) -> None:
+    for value in (1.0, 2.0, 3.0):
+        pause(study, begin(study), value)
+    study.flush()
+    other = open_study(EQUAL, database_url, ["cpu"])
+    assert other.paused == {0: 1, 1: 1, 2: 1}
+    assert begin(study) == 0
+    study.resume(0, epochs(0, 1))
+    pause(study, 0, count=3)
+    study.flush()
+    other.sync()
+    assert other.paused == {0: 3, 1: 1, 2: 1}
+    assert other.epochs == 5
+    assert other.policy.begin() == study.policy.begin()
+    other.storage.engine.dispose()
+
+
+def test_hyperparameters_written_since_the_last_look_are_kept(study: Study, database_url: str) -> None:
+    number = begin(study)
+    other = open_study(EQUAL, database_url, ["cpu"])
+    study.flush()
+    hparams = study.live[number].hparams
+    study.release()
+    other.policy.start = lambda number: {"learning_rate": 0.5}  # type: ignore[method-assign]
+    assert begin(other) == number
+    assert other.live[number].hparams == hparams
+    other.storage.engine.dispose()
+
+
+def equal(**study: Any) -> StudySpec:
+    return parse_study({**EQUAL.model_dump(), "study": {**EQUAL.study.model_dump(), **study}})
+
+
+def levels(trial: TrialRun) -> Script:
+    """Curves that fall slowly, each trial's lower than those before."""
+    return Script(tuple(4.0 - trial.number - 0.01 * epoch for epoch in range(27)))
+
+
+def test_a_paused_trial_that_reaches_the_target_ends_the_study(tmp_path: Path) -> None:
+    executor = CurveExecutor(levels)
+    summary = run(equal(target_value=3.0), options_in(tmp_path), executor=executor)
+    assert summary.reason == "the target value 3 is reached: 3"
+    assert [number for number, *_ in executor.log] == [0, 1]
+    assert summary.best is not None
+    assert summary.best.number == 1
+    assert summary.counts == {"COMPLETE": 1, "PRUNED": 1}, "only the best of those that end together"
+
+
+def test_what_another_driver_has_just_paused_is_resumed_rather_than_ended(tmp_path: Path) -> None:
+    url, spec = f"sqlite:///{tmp_path}/s.db", equal(trials=3)
+    driver = driver_of(spec, url, tmp_path, CurveExecutor(levels), 1)
+    other = open_study(spec, url, ["cpu"])
+    numbers = [begin(other) for _ in range(3)]
+    for number in numbers[:2]:
+        pause(other, number, 4.0 - number)
+    other.flush()
+    driver.study.sync()
+    while not driver.admission.exhausted:
+        driver.turn()
+    pause(other, 2, 9.0)
+    other.flush()
+    driver.run()
+    ended = driver.study.storage.get_all_trials(driver.study.study_id)
+    assert [trial.user_attrs["epochs_run"] for trial in ended] == [1, 27, 1]
+    for study in (driver.study, other):
+        study.storage.engine.dispose()
+
+
+def once_away(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Lets the database be away at the next call of a function, before it has done anything."""
+    call, left = getattr(owner, name), [1]
+
+    def away(*args: Any, **named: Any) -> Any:
+        if left and left.pop():
+            raise StorageAway("the database is away")
+        return call(*args, **named)
+
+    monkeypatch.setattr(owner, name, away)
+
+
+def test_a_trial_that_is_yet_to_begin_is_not_ended_in_place_of_a_paused_one(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (1.0, 2.0):
+        pause(study, begin(study), value)
+    once_away(monkeypatch, trials, "create_trial")
+    with pytest.raises(StorageAway):
+        begin(study)
+    assert study.next_surplus(1) is None
+    assert begin(study) == 2
+    once_away(monkeypatch, trials, "create_trial")
+    with pytest.raises(StorageAway):
+        study.next_surplus(1)
+    surplus = study.next_surplus(1)
+    assert surplus is not None
+    assert surplus.number == 1
+
+
+@pytest.mark.parametrize("where", ["others_unfinished", "next_surplus", "_begin"])
+def test_a_database_that_is_away_at_the_end_leaves_no_trial_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    driver = driver_of(spec_of("halving"), f"sqlite:///{tmp_path}/s.db", tmp_path, CurveExecutor(rough), 1)
+    while not driver.admission.exhausted or driver.study.live:
+        driver.turn()
+    assert driver.study.paused
+    once_away(monkeypatch, driver.study, where)
+    driver.run()
+    ended = driver.study.storage.get_all_trials(driver.study.study_id)
+    assert len(ended) == 14
+    assert all(trial.state.is_finished() for trial in ended)
+    driver.study.storage.engine.dispose()
 
 
 class Deadly(CurveExecutor):

@@ -18,7 +18,8 @@ POLICIES = {
     "halving": "trials are paused after 1, 3, 9, ... epochs, and the best third of each level is resumed",
     "screen": "all trials are paused after their first epoch, and the best three are resumed",
     "thaw": "trials are paused, and a model of all curves picks which one is resumed",
-    "auto": "trials are paused; a model of all curves and the best third of each level pick which one is resumed",
+    "auto": "trials are paused; either a model of all curves picks which one is resumed, or one in the best third "
+    "of its level is",
 }
 """What each policy does, after its name."""
 
@@ -41,9 +42,9 @@ def _searched(record: StudyRecord) -> list[str]:
     return [
         f"# {in_markdown(record.name)}",
         "",
-        f"{counted(spec.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}; "
-        f"a trial's value is the best {as_code(record.metric)} of its epochs ({record.better}d), "
-        f"found {searched_by(spec)}.",
+        f"{counted(spec.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}, chosen "
+        f"{searched_by(spec)}. A trial's value is the best {as_code(record.metric)} of its epochs "
+        f"({record.better}d).",
         "",
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from hpsearch.contracts.trial import PIECES
+from hpsearch.contracts.trial import PIECES, WHY
 from hpsearch.errors import StudyFileError
 from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
 from hpsearch.store.keys import SPECIFICATION, stored_specification
@@ -82,7 +82,7 @@ class TrialRecord:
     @property
     def why(self) -> list[str]:
         """For each time that it was begun or resumed, why it was chosen."""
-        return [str(sentence) for sentence in self.attrs.get("why") or ()]
+        return [str(sentence) for sentence in self.attrs.get(WHY) or ()]
 
     @property
     def fit(self) -> str:

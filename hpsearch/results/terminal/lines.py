@@ -39,12 +39,13 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], most: int = 60) 
 
 def list_lines(rows: Sequence[StudyRow]) -> list[str]:
     """Returns one line per study; a confirmation is indented below its search."""
-    head = ("study", "finished", "complete", "pruned", "fail", "running", "best", "changed", "size")
+    head = ("study", "finished", "complete", "pruned", "fail", "paused", "running", "best", "changed", "size")
     return [*columns(head, map(_list_row, rows)), *(note for row in rows for note in row.notes)]
 
 
 def _list_row(row: StudyRow) -> list[str]:
-    states = [str(row.counts.get(state, 0)) for state in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")]
+    shown = ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING")
+    states = [str(row.counts.get(state, 0)) for state in shown]
     finished = f"{row.finished}/{row.total}" if row.total is not None else str(row.finished)
     name = row.name if row.confirms is None else f"  {row.name}"
     return [name, finished, *states, _best_cell(row), age(row.changed or row.started), size(row.size)]

@@ -119,4 +119,7 @@ class Policy(Protocol):
         """Takes note of an own trial as stored: when the study is rebuilt, and when another driver changed it."""
 
     def surplus(self, most: int) -> Sequence[int]:
-        """Returns the paused trials to be ended so that at most so many are left, the least promising first."""
+        """Returns the paused trials to be ended so that at most so many are left, the least promising first.
+
+        Where none is to be left, the best comes first: no other then becomes the study's best for a moment.
+        """

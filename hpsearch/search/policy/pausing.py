@@ -26,7 +26,7 @@ from hpsearch.search.policy.contract import (
     Step,
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
-from hpsearch.search.view import StudyView
+from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.study.direction import sign
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
@@ -147,7 +147,7 @@ class Pausing(ABC):
         self.add(trial)
 
     def add(self, trial: FrozenTrial) -> None:
-        if not trial.params:
+        if not is_chosen(trial, self.view.space):
             return  # begun by a driver that was lost before it chose them, or failed without
         values = trial.intermediate_values
         costs = [self._cost(values.get(epoch, math.nan)) for epoch in range(1, 1 + max(values, default=0))]
@@ -164,6 +164,8 @@ class Pausing(ABC):
 
     def surplus(self, most: int) -> Sequence[int]:
         paused = sorted(self.paused(), key=self._rank, reverse=True)
+        if not most:
+            paused.sort(key=lambda track: (track.best(track.trained), track.number))
         return [track.number for track in paused[: max(0, len(paused) - most)]]
 
     # For subclasses.
@@ -217,6 +219,11 @@ class Pausing(ABC):
                 if waits and math.isfinite(cost):
                     return track
         return None
+
+    def reached(self, track: Track) -> str:
+        """Returns in words what the trials have in common that a paused one is compared with."""
+        far = "the same share of their epochs" if self.pieces.by_share else f"epoch {track.trained}"
+        return f"reached {far}"
 
     # Inside.
 

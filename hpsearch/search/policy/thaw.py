@@ -74,7 +74,7 @@ class Thaw(Pausing):
         if rng.random() < self._mixture.rule:
             track = self.promotable(self._mixture.eta)
             if track is not None:
-                why = f"in the best 1/{self._mixture.eta:g} of the trials that reached epoch {track.trained}"
+                why = f"in the best 1/{self._mixture.eta:g} of the trials that {self.reached(track)}"
                 return Resume(track.number, why), None
             if new:
                 return New("a random point, as no paused trial is good enough to resume"), self._random(rng)
@@ -109,7 +109,7 @@ class Thaw(Pausing):
         if not self.running():
             track = self.promotable(self._mixture.eta, least=1)
             if track is not None:
-                return Resume(track.number, f"the best of those that reached epoch {track.trained}")
+                return Resume(track.number, f"the best of those that {self.reached(track)}")
         paused = [track for track in self.paused() if math.isfinite(track.best(track.trained))]
         if not paused:
             return Wait()

@@ -6,12 +6,15 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.contracts.trial import StopKind
+from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import CONTINUE, Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.halving import Halving
+from hpsearch.search.policy.pausing import Pausing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.policy.sampled import Sampled
 from hpsearch.search.policy.screen import Screen
 from hpsearch.search.view import StudyView
+from hpsearch.study import parse_study
 from tests.search.policy.drivers import FIXED, Database, Driver, curves, study
 
 
@@ -56,8 +59,9 @@ def test_the_least_promising_of_the_paused_are_ended_first():
     policy.resume(2)
     train(policy, 2, 0.4, 0.34, 0.34)
     assert policy.surplus(4) == []
-    assert policy.surplus(0) == [0, 2, 3, 1]
+    assert policy.surplus(1) == [0, 2, 3]
     assert policy.surplus(2) == [0, 2]
+    assert policy.surplus(0) == [1, 2, 3, 0], "of all that end, the best is first"
 
 
 def test_halving_goes_by_the_best_value_so_far():
@@ -151,3 +155,19 @@ def test_without_pauses_all_is_as_the_view_alone_decides(sampler, pruner):
     assert policy.begin(new=False) == Wait()
     with pytest.raises(ValueError, match="pauses none"):
         policy.resume(0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [("constant", "reached epoch 5"), ("cosine", "reached the same share of their epochs")],
+)
+def test_whom_a_trial_is_compared_with_is_told_as_it_is(schedule: str, words: str) -> None:
+    tables = {
+        "study": {"name": "s", "policy": "auto"},
+        "data": {"dataset": "digits"},
+        "train": {"schedule": schedule},
+        "search": {"epochs": {"low": 5, "high": 20}},
+    }
+    policy = build_policy("auto", StudyView(parse_study(tables)))
+    assert isinstance(policy, Pausing)
+    assert policy.reached(Track(0, {"epochs": 20}, (5, 10, 20), pieces=[(5, 0)])) == words
