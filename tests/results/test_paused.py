@@ -1,14 +1,11 @@
 """What is shown of paused trials: a study that was interrupted while some of its trials waited to be resumed."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Workers
-from hpsearch.contracts.trial import EpochResult
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.plots import charts
 from hpsearch.results.report.content import report
@@ -22,17 +19,7 @@ from hpsearch.service.run import run
 from hpsearch.store.keys import PAUSED_LEASE
 from tests.results.searches import digits_spec, record_of, url_in
 from tests.service.curves import CurveExecutor, Script
-
-
-class Interrupt(Callback):
-    """Interrupts the run after some of its epochs."""
-
-    left = 40
-
-    def on_epoch(self, trial: Any, result: EpochResult) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
+from tests.service.test_runs import Interrupt
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def script(trial: Any) -> Script:
         return Script(tuple(trial.spec.train.learning_rate + abs(epoch - 6) for epoch in range(20)))
 
-    run(spec, options, [Interrupt()], CurveExecutor(script))
+    run(spec, options, [Interrupt(40)], CurveExecutor(script))
     return folder
 
 

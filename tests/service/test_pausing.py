@@ -33,6 +33,7 @@ from hpsearch.service.watch import Stops
 from hpsearch.store import trials
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
+from tests.service.test_runs import Interrupt
 
 POLICIES = ["halving", "screen", "thaw", "auto"]
 
@@ -168,18 +169,6 @@ def test_a_driver_killed_again_and_again_decides_as_an_unbroken_one(tmp_path: Pa
     assert run(spec, options_in(tmp_path / "parts"), executor=executor).exit_status == 0
     assert table(tmp_path / "parts") == table(tmp_path / "whole")
     assert max(Counter((number, epoch) for number, _, epoch, _ in executor.log).values()) == 1
-
-
-class Interrupt(Callback):
-    """Interrupts the run, as Ctrl-C does, after some of its epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        self._left = epochs
-
-    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
-        self._left -= 1
-        if self._left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_an_interrupted_study_keeps_its_paused_trials(tmp_path: Path) -> None:

@@ -255,7 +255,15 @@ def _estimate(
         scale = _correction(engine, trials, paces, data)
         paces = [scale * pace for pace in paces]
     expected, most = (
-        ready + span([pace * count for pace, count in zip(paces, counts, strict=True)], spec.trials, workers)
+        ready
+        + span(
+            [
+                pace * count + START * trial.starts
+                for pace, count, trial in zip(paces, counts, trials, strict=True)
+            ],
+            spec.trials,
+            workers,
+        )
         for counts in ([trial.trained for trial in trials], [trial.epochs for trial in trials])
     )
     limit = spec.study.timeout or math.inf

@@ -1,8 +1,8 @@
 """How long a study will take: its own sampling and stopping rules, acted out on made-up curves, timed by probes.
 
 Nobody knows the curves before the study has run. So the best value of each hyperparameter is taken to lie anywhere
-in its range, and a trial's best epoch anywhere among its epochs; the policy (halving for those with a model of the
-curves, which would take too long), the sampler, the pruner and the early stopping are the study's own.
+in its range, and a trial's best epoch anywhere among its epochs; the policy, the sampler, the pruner and the early
+stopping are the study's own.
 """
 
 import heapq
@@ -33,7 +33,12 @@ from hpsearch.study.specification import PROPOSING, StudySpec
 
 MOST_TRIALS = 120
 MOST_EPOCHS = 4000
-"""Trials and epochs that are acted out; more would take longer than they tell."""
+MOST_MODELLED = 800
+"""Trials and epochs that are acted out, under a policy with a model of the curves fewer; more would take longer than
+they tell."""
+START = 0.035
+"""Seconds from the end of one trial's piece to the beginning of the next: the decision, the database, the checkpoint.
+Measured on the digits and on photographs of 32 pixels; that of large networks takes longer, as do their epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +49,26 @@ class Sample:
         spec: the study with the sampled hyperparameters in place.
         epochs: that the trial has.
         trained: epochs until it is stopped.
+        starts: how often it is begun or resumed.
     """
 
     spec: StudySpec
     epochs: int
     trained: int
+    starts: int = 1
 
 
 def samples(spec: StudySpec) -> list[Sample]:
     """Returns the trials of one or more studies that are acted out; the same at each call."""
+    most = MOST_MODELLED if spec.policy in PROPOSING else MOST_EPOCHS
     found: list[Sample] = []
     for seed in range(MOST_TRIALS):
         for sample in _study(spec, seed):
             found.append(sample)
-            if sum(one.trained for one in found) > MOST_EPOCHS:
+            # Where trials are paused, those that end first are no fair sample of the study.
+            if not spec.pauses and sum(one.trained for one in found) > most:
                 return found
-        if len(found) >= MOST_TRIALS:
+        if len(found) >= MOST_TRIALS or sum(one.trained for one in found) > most:
             break
     return found
 
@@ -69,14 +78,13 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A Gaussian process takes longer than it tells here.
     sampler = spec.sampler.model_copy(update={"name": "tpe"}) if spec.sampler.name == "gp" else spec.sampler
-    policy_name = "halving" if spec.policy in PROPOSING else spec.policy
-    study = spec.study.model_copy(update={"seed": seed, "policy": policy_name})
+    study = spec.study.model_copy(update={"seed": seed})
     view = StudyView(spec.model_copy(update={"study": study, "sampler": sampler}))
-    policy = build_policy(policy_name, view)
+    policy = build_policy(spec.policy, view)
     generator = np.random.default_rng(seed)
     best = {name: generator.uniform() for name in view.space}
     acted: dict[int, _Acted] = {}
-    while True:
+    while not spec.pauses or sum(one.trained for one in acted.values()) < MOST_EPOCHS:
         match policy.begin(len(acted) < min(spec.trials, MOST_TRIALS)):
             case New():
                 number = len(acted)
@@ -90,6 +98,7 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
             case _:
                 break
         trial = acted[number]
+        trial.starts += 1
         if (kind := _train(view, policy, trial)) is not None:
             yield _end(view, policy, trial, kind)
     for number in policy.surplus(0):
@@ -105,6 +114,7 @@ class _Acted:
     curve: Curve
     criterion: stopping.Criterion | None
     trained: int = 0
+    starts: int = 0
 
 
 def _end(view: StudyView, policy: Policy, trial: _Acted, kind: StopKind) -> Sample:
@@ -128,7 +138,7 @@ def _end(view: StudyView, policy: Policy, trial: _Acted, kind: StopKind) -> Samp
     record.number = trial.number
     view.replace(record)
     policy.finish(record)
-    return Sample(trial.spec, trial.spec.train.epochs, trained)
+    return Sample(trial.spec, trial.spec.train.epochs, trained, trial.starts)
 
 
 def _place(distribution: BaseDistribution, value: Any) -> float:
