@@ -137,12 +137,16 @@ def check(url, tmp_path, act, after=4, accident=None):
     assert head["study"] == "s"
     kept = {row["number"]: row["value"] for row in rows if row["state"] != "RUNNING"}
     assert kept.items() >= {number: trial.value for number, trial in accident.seen.items()}.items()
-    log = file_of(f"{url}-wal")
-    if act is empty and log.exists() and log.stat().st_size:  # else it had just been moved into the file
-        with pytest.raises(StorageError, match=r"malformed; move it away with study.db-wal"):
-            run_at(url, tmp_path)
+    again, damage = None, ""
+    try:
+        again = run_at(url, tmp_path)
+    except StorageError as error:
+        damage = str(error)
+    if again is None:  # an empty file is damaged as long as SQLite has its log
+        assert act is empty
+        assert "malformed; move it away with study.db-wal" in damage
         remove(url)
-    again = run_at(url, tmp_path)
+        again = run_at(url, tmp_path)
     assert again.exit_status == 0
     trials = stored_trials(url, "s")
     assert [trial.number for trial in trials] == list(range(9))

@@ -16,7 +16,7 @@ from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.files.locks import temporary_folder
-from hpsearch.results.commands.forecast import Sample, between, samples, span
+from hpsearch.results.commands.forecast import START, Sample, between, samples, span
 from hpsearch.results.terminal.progress import precision_text
 from hpsearch.study.checks import DataFacts, check_study_against
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange
