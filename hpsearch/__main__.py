@@ -19,7 +19,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError, limit
-from hpsearch.service.signals import heeded, on_hang_up
+from hpsearch.service.signals import came, heeded, on_hang_up
 from hpsearch.text import LineFormatter, guard, in_lines
 from hpsearch.version import __version__
 
@@ -51,12 +51,9 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - until the end
 
 
-_signals: list[int] = []  # that have come
-
-
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
-    _signals.append(number)
+    came.append(number)
     sys.exit(128 + number)
 
 
@@ -86,8 +83,8 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if _signals:  # it came in the midst of an import, and a library made another error of it
-            return 128 + _signals[-1]
+        if came:  # it came in the midst of an import, and a library made another error of it
+            return 128 + came[-1]
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
     return status if isinstance(status, int) else 0

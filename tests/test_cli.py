@@ -107,7 +107,7 @@ def test_a_signal_that_a_library_makes_another_error_of_is_no_bug(
         except SystemExit as left:
             raise ValueError("no schema") from left
 
-    monkeypatch.setattr(entry_point, "_signals", [])
+    monkeypatch.setattr(entry_point, "came", [])
     monkeypatch.setattr(entry_point, "app", interrupted)
     assert invoke("list") == (128 + signal.SIGTERM, "", "")
 

@@ -16,6 +16,9 @@ GRACEFUL = tuple(
 """Signals that end a run gracefully: of a person, of the system, of a terminal that closes, and the warnings that
 schedulers send before a time limit."""
 
+came: list[int] = []
+"""Those that have come before a run began: an import that one interrupts may swallow what it raises."""
+
 
 def heeded() -> list[signal.Signals]:
     """Returns the graceful signals but for SIGHUP where `nohup` has switched it off."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from hpsearch.service.signals import heeded, on_hang_up
+from hpsearch.service.signals import came, heeded, on_hang_up
 from hpsearch.study.direction import is_better
 from hpsearch.study.specification import StudySection
 
@@ -112,6 +112,8 @@ class Stops:
             return
         before = {number: signal.signal(number, self._on_signal) for number in heeded()}
         try:
+            if came:  # an import that it interrupted went on all the same
+                self._on_signal(came[-1], None)
             yield
         finally:
             for number, handler in before.items():

@@ -14,7 +14,7 @@ from hpsearch.contracts.executor import WorkerPlace
 from hpsearch.contracts.messages import EpochResult, Loading, Ready, TrialRun, Usage, WorkerSetup
 from hpsearch.errors import UserError, WorkersFailed
 from hpsearch.results.terminal.display import JsonDisplay
-from hpsearch.service import fleet
+from hpsearch.service import fleet, watch
 from hpsearch.service.fleet import Fleet
 from hpsearch.service.snapshots import worker_rows
 from tests.service.curves import CurveExecutor, Script, falling
@@ -253,3 +253,12 @@ def test_a_worker_that_leaves_after_a_long_epoch_has_its_time_to_exit(monkeypatc
     worker.active -= 60.0
     made.kill_hung()
     assert executor.alive == set()
+
+
+def test_a_signal_that_came_before_the_run_began_stops_it(tmp_path, monkeypatch):
+    """An import may swallow what a signal raises."""
+    monkeypatch.setattr(watch, "came", [signal.SIGTERM])
+    summary, executor = run_here(tmp_path, spec_of())
+    assert summary.exit_status == 128 + signal.SIGTERM
+    assert "SIGTERM" in summary.reason
+    assert executor.log == []
