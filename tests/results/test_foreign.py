@@ -165,7 +165,7 @@ def test_several_objectives_are_listed_shown_and_deleted(url, tmp_path, capsys):
     place = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
     assert command(["list", *place]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("theirs")]
-    assert line.split()[1:7] == ["3", "3", "0", "0", "0", "-"]
+    assert line.split()[1:8] == ["3", "3", "0", "0", "0", "0", "-"]
     assert command(["status", "theirs", *place]) == 0
     app = Refreshed(open_storage(url, readonly=True), ArtifactFolder(tmp_path / "artifacts"))
     assert [trial["values"] for trial in ask(app, "/api/studies/2").json["trials"]][1] == [1.0, -1.0]
