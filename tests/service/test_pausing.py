@@ -34,6 +34,7 @@ from hpsearch.store import trials
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_runs import Interrupt
+from tests.service.test_study import begin
 
 POLICIES = ["halving", "screen", "thaw", "auto"]
 
@@ -337,12 +338,6 @@ def study(database_url: str) -> Iterator[Study]:
     opened = open_study(EQUAL, database_url, ["cpu"])
     yield opened
     opened.storage.engine.dispose()
-
-
-def begin(study: Study) -> int:
-    trial = study.next_trial(lambda number, attempt: False)
-    assert trial is not None
-    return trial.number
 
 
 def epochs(number: int, count: int, value: float = 1.0) -> list[EpochResult]:
