@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import tempfile
+import threading
 from collections.abc import Sequence
 from traceback import format_exception
 from types import FrameType
@@ -36,6 +37,7 @@ def main() -> None:
     for number in heeded():
         if number != signal.SIGINT:
             signal.signal(number, _leave)
+    sys.unraisablehook = _send_again
     sys.exit(run(sys.argv[1:]))
 
 
@@ -55,6 +57,18 @@ def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
     came.append(number)
     sys.exit(128 + number)
+
+
+def _send_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Sends a signal once more whose exception was ignored: it came in a destructor or a weak reference's callback."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        number: int = signal.SIGINT
+    elif issubclass(ignored.exc_type, SystemExit) and came:
+        number = came[-1]
+    else:
+        sys.__unraisablehook__(ignored)
+        return
+    threading.Timer(0.01, os.kill, [os.getpid(), number]).start()  # when the destructor is over
 
 
 def run(arguments: list[str]) -> int:

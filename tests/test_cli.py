@@ -184,6 +184,38 @@ def test_a_run_that_has_just_begun_answers_sigterm(tmp_path: Path, seconds: floa
     assert "Traceback" not in err
 
 
+DESTROYED = """
+import os, runpy, signal, sys, time
+import hpsearch.service.signals
+
+class Thing:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(1)
+
+def late(arguments):
+    Thing()
+    time.sleep(30)
+
+import hpsearch.cli
+hpsearch.cli.app = lambda arguments, **_: late(arguments)
+sys.argv = ["hpsearch", "list"]
+runpy.run_module("hpsearch", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_destructor_ends_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    """Python ignores what is raised there, and prints it with its traceback."""
+    command = [sys.executable, "-c", DESTROYED.format(number=int(number))]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=25
+    )
+    assert done.returncode in (128 + number, -number), done.stderr
+    if number != signal.SIGINT:
+        assert not done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = entry(*arguments, cwd=tmp_path)
