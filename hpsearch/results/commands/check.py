@@ -15,6 +15,7 @@ import torch
 from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.errors import HpsearchError, ModelError
+from hpsearch.executors.places import cores
 from hpsearch.files.locks import temporary_folder
 from hpsearch.results.commands.forecast import START, Sample, between, samples, span
 from hpsearch.results.terminal.progress import precision_text
@@ -29,10 +30,7 @@ logger = logging.getLogger(__name__)
 
 STEPS = 8  # per epoch of a probe; the first epoch warms up, the others are timed
 EPOCHS, ENOUGH = 9, 0.3  # of a probe at the most, and seconds of timed ones that suffice
-CORRECTING, CORRECTING_SECONDS = (
-    8,
-    10.0,
-)  # trials that are timed as they are sampled, and when to leave it at that
+CORRECTING, CORRECTING_SECONDS = 8, 10.0  # trials timed as they are sampled, and when to leave it at that
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,9 @@ def check_study(
         if data is not None and spec.train.function is None:
             build_corners(engine, spec, decides_whether_built)
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
-            estimate = _estimate(engine, spec, data, probes, imported + loaded, workers)
+            # The driver starts with the workers, and has as much to import.
+            ready = (imported + loaded) * max(1.0, (workers + 1) / cores())
+            estimate = _estimate(engine, spec, data, probes, ready, workers)
     finally:
         engine.close()
     precision = _precision(spec, chosen)
@@ -247,7 +247,7 @@ def _estimate(
     """Returns how long the study takes: trials as they are sampled, each at the pace of the probes like it.
 
     Args:
-        ready: seconds until a worker is ready.
+        ready: seconds until the workers are ready.
     """
     trials = samples(spec)
     paces = [epoch_seconds(trial.spec, data, probes) for trial in trials]
