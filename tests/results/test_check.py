@@ -43,7 +43,8 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
     assert report.data is not None
     assert (report.data.train, report.data.val, report.data.test) == (1437, 180, 180)
     assert report.estimate is not None
-    assert 0 < report.estimate.expected <= report.estimate.most
+    low, high = report.estimate.span
+    assert 0 < low <= report.estimate.expected <= high <= report.estimate.most
     text = "\n".join(report_lines(report))
     assert "1437 training, 180 validation and 180 test images of 1 x 8 x 8" in text
     assert "for 10 trials with 2 workers, start-up included" in text
@@ -106,7 +107,7 @@ def test_a_timeout_limits_the_estimate(tmp_path: Path) -> None:
     report = check_study(
         study({"epochs": [1]}, study={"timeout": "1s", "trials": 1000}), None, tmp_path, "cpu"
     )
-    assert report.estimate == Estimate(1.0, 1.0)
+    assert report.estimate == Estimate(1.0, (1.0, 1.0), 1.0)
     assert report_lines(report)[-2] == (
         "estimate: about 0:01 for 1000 trials with 1 worker, start-up included"
     )

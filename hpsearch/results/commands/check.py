@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd
 from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.executors.places import cores
 from hpsearch.files.locks import temporary_folder
-from hpsearch.results.commands.forecast import START, Sample, between, samples, span
+from hpsearch.results.commands.forecast import START, Sample, between, span, studies
 from hpsearch.results.terminal.progress import precision_text
 from hpsearch.study.checks import DataFacts, check_study_against
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange
@@ -58,9 +59,15 @@ class Estimate:
     """How many seconds a study takes, start-up included: as trials are stopped, and if none is.
 
     How often trials are stopped is a guess, see `hpsearch.results.commands.forecast`.
+
+    Attributes:
+        expected: the mean of the studies that were acted out.
+        span: the shortest and the longest of them.
+        most: if no trial is stopped early.
     """
 
     expected: float
+    span: tuple[float, float]
     most: float
 
 
@@ -249,25 +256,28 @@ def _estimate(
     Args:
         ready: seconds until the workers are ready.
     """
-    trials = samples(spec)
-    paces = [epoch_seconds(trial.spec, data, probes) for trial in trials]
+    acted = studies(spec)
+    paces = [[epoch_seconds(trial.spec, data, probes) for trial in trials] for trials in acted]
+    scale = 1.0
     if any(_changes_pace(name, entry) for name, entry in spec.search.items()):
-        scale = _correction(engine, trials, paces, data)
-        paces = [scale * pace for pace in paces]
-    expected, most = (
-        ready
-        + span(
-            [
-                pace * count + START * trial.starts
-                for pace, count, trial in zip(paces, counts, trials, strict=True)
-            ],
-            spec.trials,
-            workers,
-        )
-        for counts in ([trial.trained for trial in trials], [trial.epochs for trial in trials])
-    )
+        scale = _correction(engine, acted[0], paces[0], data)
     limit = spec.study.timeout or math.inf
-    return Estimate(min(expected, limit), min(most, limit))
+
+    def lasts(trials: Sequence[Sample], paces: Sequence[float], counts: Sequence[int]) -> float:
+        seconds = [
+            scale * pace * count + START * trial.starts
+            for pace, count, trial in zip(paces, counts, trials, strict=True)
+        ]
+        return min(ready + span(seconds, spec.trials, workers), limit)
+
+    expected, most = (
+        [
+            lasts(trials, pace, [count(trial) for trial in trials])
+            for trials, pace in zip(acted, paces, strict=True)
+        ]
+        for count in (attrgetter("trained"), attrgetter("epochs"))
+    )
+    return Estimate(mean(expected), (min(expected), max(expected)), mean(most))
 
 
 def epoch_seconds(spec: StudySpec, data: DataFacts, probes: Sequence[Probe]) -> float:

@@ -1,8 +1,9 @@
 """How long a study will take: its own sampling and stopping rules, acted out on made-up curves, timed by probes.
 
 Nobody knows the curves before the study has run. So the best value of each hyperparameter is taken to lie anywhere
-in its range, and a trial's best epoch anywhere among its epochs; the policy, the sampler, the pruner and the early
-stopping are the study's own.
+in its range and to matter little or much, and a trial's best epoch is anywhere among its epochs; the policy, the
+sampler, the pruner and the early stopping are the study's own. A few studies are acted out: how far they lie apart
+is how far luck can carry the one that is run.
 """
 
 import heapq
@@ -33,9 +34,13 @@ from hpsearch.study.specification import PROPOSING, StudySpec
 
 MOST_TRIALS = 120
 MOST_EPOCHS = 4000
-MOST_MODELLED = 800
+MOST_MODELLED = 2400
 """Trials and epochs that are acted out, under a policy with a model of the curves fewer; more would take longer than
 they tell."""
+STUDIES = 6
+"""That are acted out at the most."""
+NOISE = 0.2
+"""Standard deviation of the noise between the epochs of a trial, as a share of its value."""
 START = 0.035
 """Seconds from the end of one trial's piece to the beginning of the next: the decision, the database, the checkpoint.
 Measured on the digits and on photographs of 32 pixels; that of large networks takes longer, as do their epochs."""
@@ -58,17 +63,21 @@ class Sample:
     starts: int = 1
 
 
-def samples(spec: StudySpec) -> list[Sample]:
-    """Returns the trials of one or more studies that are acted out; the same at each call."""
+def studies(spec: StudySpec) -> list[list[Sample]]:
+    """Returns the trials of each study that is acted out; the same at each call."""
     most = MOST_MODELLED if spec.policy in PROPOSING else MOST_EPOCHS
-    found: list[Sample] = []
-    for seed in range(MOST_TRIALS):
+    found: list[list[Sample]] = []
+    trained = 0
+    for seed in range(STUDIES):
+        study: list[Sample] = []
         for sample in _study(spec, seed):
-            found.append(sample)
+            study.append(sample)
+            trained += sample.trained
             # Where trials are paused, those that end first are no fair sample of the study.
-            if not spec.pauses and sum(one.trained for one in found) > most:
-                return found
-        if len(found) >= MOST_TRIALS or sum(one.trained for one in found) > most:
+            if not spec.pauses and trained > most:
+                break
+        found.append(study)
+        if trained > most:
             break
     return found
 
@@ -82,7 +91,7 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
     view = StudyView(spec.model_copy(update={"study": study, "sampler": sampler}))
     policy = build_policy(spec.policy, view)
     generator = np.random.default_rng(seed)
-    best = {name: generator.uniform() for name in view.space}
+    best = {name: (generator.uniform(), generator.uniform()) for name in view.space}
     acted: dict[int, _Acted] = {}
     while not spec.pauses or sum(one.trained for one in acted.values()) < MOST_EPOCHS:
         match policy.begin(len(acted) < min(spec.trials, MOST_TRIALS)):
@@ -90,7 +99,10 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
                 number = len(acted)
                 params = policy.start(number)
                 own = spec.with_hparams(params)
-                level = sum((_place(view.space[name], params[name]) - best[name]) ** 2 for name in view.space)
+                level = sum(
+                    matters * (_place(view.space[name], params[name]) - place) ** 2
+                    for name, (place, matters) in best.items()
+                )
                 criterion = stopping.build(own.early_stopping, own.train.epochs)
                 acted[number] = _Acted(number, own, _curve(own, level, generator), criterion)
             case Resume(number):
@@ -159,6 +171,7 @@ def _curve(spec: StudySpec, level: float, generator: np.random.Generator) -> Cur
     steps = 1.0 if batch == "full" else (64 / batch) ** 0.5
     number = np.arange(1, epochs + 1)
     val = level + 1 / (steps * np.minimum(number, best)) + 0.3 * np.maximum(number - best, 0) / epochs
+    val *= np.exp(NOISE * generator.standard_normal(epochs))
     train = level + 1 / (steps * number)
     return Curve(tuple(val.tolist()), tuple(train.tolist()))
 

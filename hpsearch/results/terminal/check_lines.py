@@ -90,8 +90,9 @@ def report_lines(report: Report) -> list[str]:
 
 def _estimate_line(report: Report, estimate: Estimate) -> str:
     trials, workers = report.spec.trials, report.workers
+    low, high = map(duration, estimate.span)
     line = (
-        f"estimate: about {duration(estimate.expected)} for {counted(trials, 'trial')} with "
+        f"estimate: about {duration(estimate.expected)}{f' ({low} to {high})' if low != high else ''} for {counted(trials, 'trial')} with "
         f"{counted(workers, 'worker')}, start-up included"
     )
     if estimate.most <= estimate.expected:
