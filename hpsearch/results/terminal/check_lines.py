@@ -91,8 +91,9 @@ def report_lines(report: Report) -> list[str]:
 def _estimate_line(report: Report, estimate: Estimate) -> str:
     trials, workers = report.spec.trials, report.workers
     low, high = map(duration, estimate.span)
+    span = f" ({low} to {high})" if low != high else ""
     line = (
-        f"estimate: about {duration(estimate.expected)}{f' ({low} to {high})' if low != high else ''} for {counted(trials, 'trial')} with "
+        f"estimate: about {duration(estimate.expected)}{span} for {counted(trials, 'trial')} with "
         f"{counted(workers, 'worker')}, start-up included"
     )
     if estimate.most <= estimate.expected:

@@ -1,10 +1,12 @@
 """What the curve model is told, and that it picks what it should."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
+from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import New, Resume
 from hpsearch.search.policy.cube import Cube
 from hpsearch.search.policy.model import CurveModel, Point, Scale, chosen
@@ -12,7 +14,7 @@ from hpsearch.search.policy.pausing import Doing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.policy.thaw import Mixture, Thaw
 from hpsearch.search.view import StudyView
-from tests.search.policy.drivers import Database, Driver, curves, study
+from hpsearch.testing.policy_contract import Database, Driver, curves, study
 
 RATE = {"function.rate": {"low": 0.0, "high": 1.0}}
 PIECES = Pieces(False, 2, 16)
@@ -106,7 +108,7 @@ def test_the_model_resumes_what_may_become_the_best_and_begins_near_it():
         rate = driver.database.trials[number].params["function.rate"]
         return 0.1 + abs(rate - 0.3) + math.exp(-epoch / 4)
 
-    driver = Driver("thaw", spec, Database(), value, [])
+    driver = Driver(partial(build_policy, "thaw"), spec, Database(), value, [])
     driver.policy, driver.view = policy, policy.view
     for _ in range(300):
         assert driver.live or driver.begin()
@@ -124,7 +126,7 @@ def test_the_model_resumes_what_may_become_the_best_and_begins_near_it():
 
 def test_half_of_the_decisions_are_by_the_rule():
     spec = study(RATE, study={"trials": 1000}, train={"function": "a:b", "epochs": 16})
-    driver = Driver("auto", spec, Database(), curves(2), [])
+    driver = Driver(partial(build_policy, "auto"), spec, Database(), curves(2), [])
     why = []
     for _ in range(300):
         if not driver.live:

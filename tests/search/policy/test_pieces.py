@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpsearch.search.policy.pieces import Pieces, are_stretched, epochs_of
-from tests.search.policy.drivers import FIXED, SEARCH, study
+from hpsearch.testing.policy_contract import FIXED, SEARCH, study
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The policies without a model, against hand-worked searches and against the view alone."""
 
 import math
+from functools import partial
 
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -15,7 +16,7 @@ from hpsearch.search.policy.sampled import Sampled
 from hpsearch.search.policy.screen import Screen
 from hpsearch.search.view import StudyView
 from hpsearch.study import parse_study
-from tests.search.policy.drivers import FIXED, Database, Driver, curves, study
+from hpsearch.testing.policy_contract import FIXED, Database, Driver, curves, study
 
 
 def halving(epochs=9):
@@ -92,7 +93,7 @@ def test_when_no_trial_may_begin_one_of_each_rung_goes_on_once_no_trial_runs():
 @pytest.mark.parametrize("top", [1, 3])
 def test_screen_trains_the_best_to_their_end(top):
     spec = study(FIXED, study={"trials": 8})
-    driver = Driver("screen", spec, Database(), curves(3), [])
+    driver = Driver(partial(build_policy, "screen"), spec, Database(), curves(3), [])
     driver.policy = Screen(driver.view, epochs=2, top=top)
     while driver.live or driver.begin():
         driver.epoch(*driver.live)
