@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import func, select
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunningTrial
 from hpsearch.contracts.executor import Workers
@@ -21,6 +22,7 @@ from hpsearch.contracts.messages import FromWorker
 from hpsearch.contracts.trial import PAUSED, PIECES, EpochResult, TrialRun
 from hpsearch.errors import StorageAway, StudyFileError
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.commands.delete import delete_study, plan_deletion
 from hpsearch.search.policy.contract import New, Pause
 from hpsearch.service.driver import Driver
 from hpsearch.service.fleet import Fleet
@@ -31,6 +33,8 @@ from hpsearch.service.run import run
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
 from hpsearch.store import trials
+from hpsearch.store.connection import open_storage, reading
+from hpsearch.store.schema import LEASE
 from hpsearch.study import StudySpec, parse_study
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_runs import Interrupt
@@ -239,6 +243,23 @@ def test_a_copy_of_a_study_resumes_its_paused_trials_as_the_study_does(tmp_path:
         trials = optuna.load_study(study_name=name, storage=url).trials
         attempts.append([trial.user_attrs["attempt"] for trial in trials])
     assert attempts[0] == attempts[1]
+
+
+def test_deleting_a_study_takes_its_paused_trials_and_their_checkpoints(tmp_path: Path) -> None:
+    run(spec_of("halving", trials=30), options_in(tmp_path), [Interrupt(60)], executor=Lasting(tmp_path))
+    paused = [trial for trial in trials_in(tmp_path) if trial.user_attrs.get(PAUSED) is not None]
+    homes = [RunFolder(tmp_path, "s").trial(trial.number) for trial in paused]
+    assert len(homes) > 3
+    assert all(home.exists() for home in homes)
+    url = f"sqlite:///{tmp_path}/s.db"
+    delete_study(plan_deletion("s", url, tmp_path), url)
+    assert not any(home.exists() for home in homes)
+    assert optuna.get_all_study_names(url) == []
+    with reading(open_storage(url)) as connection:
+        assert connection.scalar(select(func.count()).select_from(LEASE)) == 0
+    executor = CurveExecutor(rough)
+    assert run(spec_of("halving"), options_in(tmp_path), executor=executor).exit_status == 0
+    check(tmp_path, spec_of("halving"), Counter((number, epoch) for number, _, epoch, _ in executor.log))
 
 
 def driver_of(spec: StudySpec, url: str, folder: Path, executor: CurveExecutor, workers: int) -> Driver:

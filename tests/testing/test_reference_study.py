@@ -23,6 +23,8 @@ from hpsearch.study import parse_study
 from hpsearch.testing import InProcessExecutor, ReferenceEngine
 from hpsearch.training.build import ENGINES
 
+FUNCTION = "tests.training.loops:steady"
+
 Before = Callable[[TrialRun, int], None]
 
 
@@ -43,6 +45,9 @@ class Diary(Callback):
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         self.epochs[result.number].append((result.attempt, result.epoch))
         self.together.add(frozenset(self.running))
+
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self.running.discard(trial.number)
 
     def on_trial_interrupted(self, number: int) -> None:
         self.running.discard(number)
@@ -65,17 +70,18 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
         **tables: Any,
     ) -> tuple[RunSummary, Diary]:
         monkeypatch.setitem(ENGINES, "function", lambda *_: (ReferenceEngine(before=before), None))
+        study = {"name": "s", "trials": 9, "timeout": 120, **tables.pop("study", {})}
         spec = parse_study(
             {
-                "study": {"name": "s", "trials": 9, "timeout": 120, **tables.pop("study", {})},
+                "study": study,
                 "data": {"dataset": "none"},
-                "train": {"function": "tests.training.loops:steady", "epochs": 4},
+                "train": {"function": FUNCTION, "epochs": 4},
                 "search": {
                     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
                     **tables.pop("search", {}),
                 },
-                "sampler": {"name": "random"},
                 "early_stopping": {"criterion": "none"},
+                **({} if "policy" in study else {"sampler": {"name": "random"}}),
                 **tables,
             }
         )
@@ -121,6 +127,25 @@ def test_what_several_slots_train_is_what_one_trains(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("policy", ["halving", "thaw", "auto"])
+def test_trials_that_share_a_worker_are_paused_and_resumed(play: Any, tmp_path: Path, policy: str) -> None:
+    """A seat is free again when its trial is paused, while the others train on."""
+    study = {"policy": policy, "trials": 24}
+    summary, diary = play(study=study, search={"epochs": {"low": 1, "high": 9}})
+    assert summary.exit_status == 0
+    trials = stored(tmp_path)
+    assert len(trials) == 24
+    assert all(trial.state.is_finished() for trial in trials)
+    assert all(map(once, diary.epochs.values()))
+    assert sum(trial.user_attrs["pauses"] > 0 for trial in trials) > 3
+    resumed = [trial for trial in trials if len(trial.user_attrs["why"]) > 1]
+    assert resumed
+    assert all(trial.user_attrs["attempt"] == 1 for trial in trials)
+    assert diary.most == 3
+    for trial in trials:
+        assert len(diary.epochs[trial.number]) == trial.user_attrs["epochs_run"]
+
+
 @pytest.fixture
 def processes(tmp_path: Path) -> Executor:
     """Workers that trial 1 kills in its second epoch."""
@@ -139,6 +164,22 @@ def test_a_killed_worker_resumes_all_its_trials_under_their_numbers(
     ] * 2
     assert all(len({epoch for _, epoch in epochs}) == len(epochs) for epochs in diary.epochs.values())
     assert all(list(trial.intermediate_values) == [1, 2, 3, 4] for trial in trials)
+
+
+def test_a_worker_that_is_killed_beside_paused_trials_resumes_its_own(
+    play: Any, processes: Executor, tmp_path: Path
+) -> None:
+    study = {"trials": 12, "policy": "halving", "seed": 5}  # trial 1 is promoted
+    summary, diary = play(
+        executor=processes, study=study, function={"kills": "once"}, train={"function": FUNCTION, "epochs": 9}
+    )
+    assert summary.exit_status == 0
+    trials = stored(tmp_path)
+    assert all(trial.state.is_finished() for trial in trials)
+    assert trials[1].user_attrs["attempt"] == 2
+    assert max(trial.user_attrs["attempt"] for trial in trials) == 2
+    for trial in trials:
+        assert len({epoch for _, epoch in diary.epochs[trial.number]}) == trial.user_attrs["epochs_run"]
 
 
 def test_a_trial_that_always_kills_its_worker_fails_alone(
