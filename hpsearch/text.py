@@ -133,7 +133,7 @@ class LineFormatter(logging.Formatter):
 
 
 def write_at_once(output: TextIO, text: str) -> None:
-    """Writes a text at once; when its reader has gone, as in `| head -1`, the study goes on unseen."""
+    """Writes a text at once; when its reader has gone, as in `| head -1`, the study continues unseen."""
     try:
         output.write(text)
         output.flush()

@@ -37,7 +37,7 @@ def train(trial: Any) -> Iterator[dict[str, float]]:
     data = trial.data()  # or data of your own: then leave [data] out of the study file
     model = build(trial, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=trial.learning_rate)
-    if trial.restored:  # optional, with `save` below: go on after a crash where the last epoch ended
+    if trial.restored:  # optional, with `save` below: continue after a crash where the last epoch ended
         model.load_state_dict(trial.restored["model"])
         optimizer.load_state_dict(trial.restored["optimizer"])
     for _ in trial.remaining():  # the epochs that are left; seeds torch, NumPy and random for each

@@ -1,7 +1,7 @@
 """How to follow a study while it runs: subclass `Callback`, override what you need, hand it to `run`.
 
 Callbacks are called in the driver's own thread, between decisions: one that takes long delays every worker.
-A callback that raises is reported in the log with its traceback and not called again; the study goes on.
+A callback that raises is reported in the log with its traceback and not called again; the study continues.
 """
 
 import logging
@@ -191,7 +191,7 @@ class Callback:
         """A worker starts, is ready, waits or has gone."""
 
     def on_trial_start(self, trial: RunningTrial) -> None:
-        """A trial begins, or goes on from a checkpoint (its curve then holds the epochs before)."""
+        """A trial begins, or continues from a checkpoint (its curve then holds the epochs before)."""
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
         """A trial has trained an epoch; `trial.curve` includes it."""

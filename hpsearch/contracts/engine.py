@@ -1,4 +1,4 @@
-"""The interface of a training engine: slots for trials, and epochs of those that may go on.
+"""The interface of a training engine: slots for trials, and epochs of those that may continue.
 
 `hpsearch.testing.EngineContract` tests what is promised here; `hpsearch.testing.ReferenceEngine` is the
 shortest engine that keeps it, with three slots.

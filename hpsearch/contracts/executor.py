@@ -63,7 +63,7 @@ class Executor(Protocol):
     def kill(self, worker: int) -> None:
         """Ends a worker at once, with all processes that it started; its WorkerExit follows within seconds.
 
-        It follows whatever the worker is doing, and no TrialEnd before it: what it trained goes on from its last
+        It follows whatever the worker is doing, and no TrialEnd before it: what it trained continues from its last
         checkpoint. To a worker that is gone, or was never started, it does nothing.
         """
         ...

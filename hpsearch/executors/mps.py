@@ -6,7 +6,7 @@ their kernels run side by side. It is started for one run, in a folder of the ru
 that the user has started (CUDA_MPS_PIPE_DIRECTORY is set) is used as it is and left alone.
 
 What it costs: an error of one worker's kernel (an illegal address) ends all workers of that GPU. They are
-started again and their trials go on from their checkpoints, like after any other death of a worker.
+started again and their trials continue from their checkpoints, like after any other death of a worker.
 """
 
 import contextlib

@@ -204,7 +204,7 @@ class StudyView:
         return [values[epoch] for epoch in epochs]
 
     def restart(self, number: int) -> None:
-        """Forgets the epochs of a running trial, which goes on from an older checkpoint or from the start."""
+        """Forgets the epochs of a running trial, which continues from an older checkpoint or from the start."""
         trial = copy.copy(self._storage.get_trial(self._ids[number]))
         trial.intermediate_values, trial.system_attrs = {}, {}
         self._storage._set_trial(self._ids[number], trial)

@@ -97,7 +97,7 @@ class Driver:
         """Works until nothing is left to do; leaves workers and leases to `service.run`.
 
         Raises:
-            HpsearchError: the study cannot be trained, or the run cannot go on.
+            HpsearchError: the study cannot be trained, or the run cannot continue.
         """
         while not self._is_over():
             self.turn()

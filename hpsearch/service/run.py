@@ -34,7 +34,7 @@ def run(
 
     Raises:
         UserError: study, data, model, device or storage; nothing was trained.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     with launch(spec, options, executor) as launched:
         return drive(launched, callbacks)
@@ -45,7 +45,7 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
 
     Raises:
         UserError: study, data, model or storage; nothing was trained.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec, options = launched.spec, launched.options

@@ -2,7 +2,7 @@
 
 `Study` answers at once from its view; what it decides is queued and written by `flush`, in order and in one
 transaction, guarded by the leases of the trials in question. The database may be away meanwhile: then nothing
-is begun, running trials go on, and the queue waits.
+is begun, running trials continue, and the queue waits.
 """
 
 import logging
@@ -218,7 +218,7 @@ class Study:
             self.archive.add(trial)
 
     def _rebuild(self) -> None:
-        """Makes the view anew, since it holds the end of a trial that another driver goes on with."""
+        """Makes the view anew, since it holds the end of a trial that another driver continues."""
         with translated(self.storage):
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         before = self.policy
@@ -336,7 +336,7 @@ class Study:
             self._queue.append((trial.ticket, writes.SetAttr(trial.trial_id, key, value)))
 
     def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | Pause | None:
-        """Enters the epochs of the checkpoint that a trial goes on from, and judges the last of them."""
+        """Enters the epochs of the checkpoint that a trial continues from, and judges the last of them."""
         trial = self.live[number]
         trial.results, trial.kept = [], {}
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
@@ -472,7 +472,7 @@ class Study:
         return trial
 
     def _take_back_pause(self, trial: LiveTrial) -> None:
-        """Lets a trial go on that was to be paused."""
+        """Lets a trial continue that was to be paused."""
         if trial.pausing is not None:
             trial.pausing = None
             self.policy.resume(trial.number)

@@ -35,7 +35,7 @@ class Stops:
     """Gathers the reasons to stop; the first one counts.
 
     Attributes:
-        reason: one sentence, None while the run goes on. Running trials are then checkpointed at the end of
+        reason: one sentence, None while the run continues. Running trials are then checkpointed at the end of
             their epoch and can be resumed.
         exit_status: what the process should exit with; None leaves it to the study's result.
         ends_study: the study is at its end, so that running trials end with it rather than wait for the next

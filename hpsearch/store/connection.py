@@ -109,7 +109,7 @@ def _connect(url: URL, readonly: bool, timeout: float) -> _Storage:
 
 
 def _check_file(storage: RDBStorage) -> None:
-    """Notices that an SQLite file is gone: its open connections would go on writing into nothing.
+    """Notices that an SQLite file is gone: its open connections would keep writing into nothing.
 
     Raises:
         StudyNotFound: it was deleted, moved, emptied, replaced or overwritten.

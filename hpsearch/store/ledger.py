@@ -365,7 +365,7 @@ class Ledger:
         return self._attached[study_id]
 
     def _check_study(self, connection: Connection, study_id: int) -> None:
-        """Refuses to go on with a study that was deleted meanwhile; another may have its number now.
+        """Refuses to continue a study that was deleted meanwhile; another may have its number now.
 
         Raises:
             StudyNotFound: it is not the study that this driver began with.

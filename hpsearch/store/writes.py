@@ -71,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """The trial goes on from `epoch`: what was reported of later ones is gone."""
+    """The trial continues from `epoch`: what was reported of later ones is gone."""
 
     trial_id: int
     epoch: int

@@ -277,13 +277,13 @@ class Pruner(_ChoiceSection):
     """`median` and `percentile`: finished trials that must have reached this epoch. With sampled epochs few
     reach the late ones, and the median of one is no yardstick (Optuna's own default is 1)."""
     percentile: _Percent = 25.0
-    """`percentile`: the best share, in percent, that goes on; 50 is `median`."""
+    """`percentile`: the best share, in percent, that continues; 50 is `median`."""
     min_epochs: _Count = 1
     """`asha` and `hyperband`: epochs before the first comparison."""
     max_epochs: _Count | None = None
     """`hyperband`: epochs of the longest trial; the default is the most that the study can sample."""
     reduction_factor: _Factor = 3
-    """`asha` and `hyperband`: one in so many goes on to the next comparison, at so many times the epochs."""
+    """`asha` and `hyperband`: one in so many advances to the next comparison, at so many times the epochs."""
 
     @model_validator(mode="after")
     def _epochs_in_order(self) -> Self:

@@ -32,7 +32,7 @@ class ModelSpec(Section):
     weights: Annotated[str | None, OrNone] = None
     """Local `.safetensors` or `.pth` file to start from, such as one of a network that has seen more images;
     a last layer of another size starts anew. None: random weights. What is in the file belongs to the data
-    that a study begins with: another content is noticed when the study goes on."""
+    that a study begins with: another content is noticed when the study continues."""
 
 
 class TrainSpec(Section):

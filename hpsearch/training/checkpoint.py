@@ -63,7 +63,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All that a trial needs to go on.
+    """All that a trial needs to continue.
 
     Attributes:
         curve: the results of all epochs so far, in order.

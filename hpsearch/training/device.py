@@ -361,7 +361,7 @@ def seed_everything(study_seed: int, number: int, epoch: int, device: torch.devi
     """Seeds torch's own generators for one epoch of one trial, and returns one for data and augmentation.
 
     torch's own generators (the CPU's and the device's) feed `nn.Dropout`. All are seeded anew from the same
-    three numbers at each epoch's start, so that nothing of them need be saved for a resumed trial to go on
+    three numbers at each epoch's start, so that nothing of them need be saved for a resumed trial to continue
     bit-equal.
     """
     torch.manual_seed(_seed(study_seed, number, epoch, "model"))

@@ -112,7 +112,7 @@ class Schedule:
         self._apply()
 
     def state_dict(self) -> dict[str, float]:
-        """Returns what `load_state_dict` goes on from."""
+        """Returns what `load_state_dict` restores."""
         return {
             "step": self._step,
             "epoch": self._epoch,
@@ -122,7 +122,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from a saved state."""
+        """Restores a saved state."""
         self._step, self._epoch, self._bad_epochs = (
             int(state[key]) for key in ("step", "epoch", "bad_epochs")
         )
@@ -250,11 +250,11 @@ class Ema:
             self._average[name].copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what `load_state_dict` goes on from."""
+        """Returns what `load_state_dict` restores."""
         return {"average": dict(self._average), "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Restores a saved state."""
         self._updates = int(state["updates"])
         for name, tensor in state["average"].items():
             self._average[name].copy_(tensor)

@@ -54,11 +54,11 @@ class Optimizer(ABC):
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what `load_state_dict` goes on from; the tensors are not copied."""
+        """Returns what `load_state_dict` restores; the tensors are not copied."""
         return {"state": [self.state[parameter] for parameter in self._parameters()]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from a saved state of the same parameters."""
+        """Restores a saved state of the same parameters."""
         for parameter, tensors in zip(self._parameters(), saved["state"], strict=True):
             for name, tensor in tensors.items():
                 self.state[parameter][name].copy_(tensor)

@@ -78,7 +78,7 @@ def run(
 
     Raises:
         UserError: study, data, model, device, storage, or an argument that does not exist; nothing was trained.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     _refuse(unknown, run)
     name, given = named(study)
@@ -181,7 +181,7 @@ def confirm(
 
     Raises:
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     _refuse(unknown, confirm)
     from hpsearch.results.confirm.confirm import confirm as confirm_study
@@ -240,7 +240,7 @@ def refit(
 
     Raises:
         UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     _refuse(unknown, refit)
     from hpsearch.results.confirm.refit import refit as refit_study

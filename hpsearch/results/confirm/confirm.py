@@ -121,7 +121,7 @@ def confirm(
     callbacks: Sequence[Callback] = (),
     executor: Executor | None = None,
 ) -> Outcome:
-    """Trains the best configurations anew and tests them; goes on where an earlier call stopped.
+    """Trains the best configurations anew and tests them; continues where an earlier call stopped.
 
     What broke off in an earlier call is trained once more.
 
@@ -132,7 +132,7 @@ def confirm(
 
     Raises:
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     work = _plan(read_search(study, options, given), options, top, seeds)
     inherit_data(work.record, work.spec, options.storage)

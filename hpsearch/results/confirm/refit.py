@@ -89,7 +89,7 @@ def refit(
     callbacks: Sequence[Callback] = (),
     executor: Executor | None = None,
 ) -> Refitted:
-    """Trains a study's answer on training and validation part; goes on where an earlier call stopped.
+    """Trains a study's answer on training and validation part; continues where an earlier call stopped.
 
     Args:
         given: this machine's own study file, which counts in place of what the database says.
@@ -98,7 +98,7 @@ def refit(
 
     Raises:
         UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
-        HpsearchError: the run could not go on; what was trained is kept.
+        HpsearchError: the run could not continue; what was trained is kept.
     """
     record = read_search(study, options, given)
     course = plan_course(record, options.storage, search)

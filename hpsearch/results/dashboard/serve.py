@@ -241,7 +241,7 @@ class Refreshed:
         self._app = self._make()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        # One request looks, the others go on with what there is.
+        # One request looks, the others use what there is.
         if time.monotonic() - self._looked > _LOOK_EVERY and self._lock.acquire(blocking=False):
             try:
                 self._look()

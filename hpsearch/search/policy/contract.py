@@ -37,7 +37,7 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on with a paused trial."""
+    """Resume a paused trial."""
 
     number: int
     why: str = ""
@@ -104,9 +104,9 @@ class Policy(Protocol):
         """Notes that a paused trial runs again."""
 
     def report(self, number: int, epoch: int, value: float) -> Decision:
-        """Judges one epoch after which the trial could go on; the view has it already.
+        """Judges one epoch after which the trial could continue; the view has it already.
 
-        A trial that goes on from an older checkpoint reports its epochs once more, from the first.
+        A trial that continues from an older checkpoint reports its epochs once more, from the first.
         """
 
     def notes(self, number: int, epochs: int) -> dict[str, Any]:

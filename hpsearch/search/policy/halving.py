@@ -10,9 +10,9 @@ from hpsearch.search.view import StudyView
 
 
 class Halving(Pausing):
-    """Trials pause at each rung; the best 1/eta of a rung go on, and where none may, a new trial begins.
+    """Trials pause at each rung; the best 1/eta of a rung are resumed, and where none may, a new trial begins.
 
-    When no trial may begin any more, at least one trial of each rung goes on, so that one is trained to its end.
+    When no trial may begin any more, at least one trial of each rung is resumed, so that one is trained to its end.
     """
 
     def __init__(self, view: StudyView, pieces: Pieces, eta: float = 3.0) -> None:

@@ -212,7 +212,7 @@ class Pausing(ABC):
         """Returns the best trial that waits in the best 1/eta of its rung, of the highest such rung.
 
         Args:
-            least: trials of a rung that may go on however few have reached it.
+            least: trials of a rung that may continue however few have reached it.
         """
         for reached in self.rungs():
             for cost, track, waits in reached[: max(least, int(len(reached) / eta))]:
