@@ -124,7 +124,7 @@ def test_the_picture_shows_what_runs_and_what_is_best() -> None:
     text = shown(progress)
     assert "digits" in text
     assert "2/4 trials" in text
-    assert "2 COMPLETE (early_stopping 1)" in text
+    assert "2 COMPLETE; stop reasons: early_stopping 1" in text
     assert "best: trial 2, val_loss 0.25 at epoch 3" in text
     assert "learning_rate=0.01235 batch_size=16" in text
     row = next(line.split() for line in text.splitlines() if "4/10" in line)
@@ -312,7 +312,7 @@ def test_a_study_that_goes_on_shows_what_it_has_found_before() -> None:
     progress.on_study_start(replace(INFO, stop_reasons={"early_stopping": 1}, best=finished(0)))
     text = shown(progress)
     assert "best: trial 0, val_loss 0.25" in text
-    assert "1 COMPLETE (early_stopping 1)" in text
+    assert "1 COMPLETE; stop reasons: early_stopping 1" in text
 
 
 def test_another_metric_stands_beside_the_validation_loss() -> None:

@@ -194,7 +194,7 @@ def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
     by_reason = ", ".join(
         f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
     )
-    return f"{by_state or 'no trial yet'}{f' ({by_reason})' if by_reason else ''}"
+    return f"{by_state or 'no trial yet'}{f'; stop reasons: {by_reason}' if by_reason else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class Repeat:
 
     Attributes:
         flags: to be given again with each of them, such as ` --storage runs/other.db`.
-        command: the run's own, for going on with it; None: by the study's name and these flags.
+        command: the run's own, to resume it; None: by the study's name and these flags.
     """
 
     flags: str = ""
