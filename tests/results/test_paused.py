@@ -9,7 +9,7 @@ from hpsearch.contracts.executor import Workers
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.plots import charts
 from hpsearch.results.report.content import report
-from hpsearch.results.report.document import Table
+from hpsearch.results.report.document import Table, Text
 from hpsearch.results.stored.frames import trials_frame
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.status import study_status
@@ -80,6 +80,11 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
         assert why == "; ".join(trial.why)
         expected = f"paused at epoch {trial.epochs_run}, may be resumed"
         assert now == (expected if trial.state == "PAUSED" else trial.state)
+    text = next(block.text for block in section.blocks if isinstance(block, Text))
+    whole = [trial for trial in record.trials if not trial.attrs.get("pauses")]
+    left = len(record.trials) - len(resumed) - len(whole)
+    assert left > 3
+    assert text.endswith(f" resumed after a pause, {left} paused and not resumed, {len(whole)} never paused.")
 
 
 def test_the_chart_of_pieces_adds_up(folder: Path) -> None:

@@ -132,8 +132,9 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
         )
         for trial in resumed[:RANKED]
     ]
-    left = len(record.trials) - len(resumed)
-    text = f"{counted(len(resumed), 'trial')} resumed after a pause, {left} not."
+    left = sum(bool(trial.attrs.get("pauses")) for trial in record.trials if len(trial.why) < 2)
+    never = len(record.trials) - len(resumed) - left
+    text = f"{counted(len(resumed), 'trial')} resumed after a pause, {left} paused and not resumed, {never} never paused."
     return (
         picture,
         Text(text),
