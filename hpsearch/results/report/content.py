@@ -134,7 +134,10 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     ]
     left = sum(bool(trial.attrs.get("pauses")) for trial in record.trials if len(trial.why) < 2)
     never = len(record.trials) - len(resumed) - left
-    text = f"{counted(len(resumed), 'trial')} resumed after a pause, {left} paused and not resumed, {never} never paused."
+    text = (
+        f"{counted(len(resumed), 'trial')} resumed after a pause, {left} paused and not resumed, "
+        f"{never} never paused."
+    )
     return (
         picture,
         Text(text),
