@@ -202,6 +202,15 @@ def test_the_live_display_ends_with_the_summary_and_gives_logging_back() -> None
     assert logging.getLogger().handlers == before
 
 
+def test_a_terminal_is_not_blank_while_workers_start() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with LiveDisplay(console) as display:
+        display.on_launch("digits\x1b[2J", 2)
+        assert isinstance(console.file, io.StringIO)
+        assert ": 2 workers starting ..." in console.file.getvalue()
+        assert "\x1b[2J" not in console.file.getvalue()
+
+
 def test_warnings_go_through_the_live_display() -> None:
     output = io.StringIO()
     with LiveDisplay(Console(file=output, width=100, force_terminal=True, color_system=None)):

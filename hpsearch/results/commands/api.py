@@ -100,6 +100,7 @@ def run(
     )
     spec = with_limits(given or _stored(name, options), trials, timeout)
     with _shown(progress, options.storage) as display, launch(spec, options) as launched:
+        display.on_launch(spec.study.name, len(launched.places))
         # Only now, while the workers import torch: this process has as much to import.
         from hpsearch.results.dashboard.publisher import Publisher
         from hpsearch.service.run import drive

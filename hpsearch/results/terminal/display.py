@@ -39,7 +39,7 @@ from hpsearch.results.terminal.progress import (
     opening_lines,
     sparkline,
 )
-from hpsearch.text import LineFormatter, in_lines, one_line, plain, write_at_once
+from hpsearch.text import LineFormatter, counted, in_lines, one_line, plain, write_at_once
 
 if TYPE_CHECKING:
     from hpsearch.results.stored.best import BestTrial
@@ -60,6 +60,9 @@ class Display(Callback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the terminal as it was."""
+
+    def on_launch(self, study: str, workers: int) -> None:
+        """The workers have been started; this process, too, has imports of some seconds before it."""
 
 
 class LiveDisplay(Display):
@@ -100,6 +103,9 @@ class LiveDisplay(Display):
     ) -> None:
         logging.getLogger().handlers = self._handlers
         self._live.stop()
+
+    def on_launch(self, study: str, workers: int) -> None:
+        self._live.update(Text(f"{one_line(study)}: {counted(workers, 'worker')} starting ..."), refresh=True)
 
     def on_study_start(self, info: StudyInfo) -> None:
         self.progress.on_study_start(info)
