@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -383,15 +382,13 @@ def _folders(study: Study | None) -> tuple[str, ...]:
     return (here,) if is_program and (here in sys.path or "" in sys.path) else ()
 
 
-def _shown(progress: "bool | Display", storage: str = "") -> "AbstractContextManager[Callback]":
+def _shown(progress: "bool | Display", storage: str = "") -> "Display":
     """Returns what shows the progress; a display that a command has chosen is taken as it is."""
-    if progress is False:
-        return nullcontext(Callback())
-    if progress is not True:
+    if not isinstance(progress, bool):
         return progress
     from hpsearch.results.terminal.display import choose_display
 
-    return choose_display(quiet=False, as_json=False, storage=storage)
+    return choose_display(quiet=not progress, as_json=False, storage=storage)
 
 
 def _refuse(unknown: Mapping[str, object], function: Callable[..., Any]) -> None:
