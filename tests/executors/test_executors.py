@@ -8,6 +8,7 @@ from hpsearch.contracts.executor import Executor
 from hpsearch.executors.local import LocalExecutor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.testing import ExecutorContract, InProcessExecutor
+from tests.executors.by_hand import HandExecutor
 
 pytestmark = pytest.mark.timeout(300)  # workers import torch
 
@@ -22,3 +23,9 @@ class TestLocal(ExecutorContract):
     @classmethod
     def make(cls, folder: Path) -> Executor:
         return LocalExecutor(RunFolder(folder, "s"))
+
+
+class TestDial(ExecutorContract):
+    @classmethod
+    def make(cls, folder: Path) -> Executor:
+        return HandExecutor(RunFolder(folder, "s"))
