@@ -48,4 +48,17 @@ def _dial(folder: RunFolder, cluster: Cluster) -> Executor:
     return DialExecutor(folder, cluster)
 
 
-OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {"local": _local, "dial": _dial}
+def _slurm(folder: RunFolder, cluster: Cluster) -> Executor:
+    from hpsearch.executors.slurm import SlurmExecutor
+
+    return SlurmExecutor(folder, cluster)
+
+
+OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
+    "local": _local,
+    "dial": _dial,
+    "slurm": _slurm,
+}
+
+CLUSTERS = ("slurm", "ray")
+"""Those that ask a scheduler for places, which others may want too."""

@@ -18,6 +18,7 @@ from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
     EpochResult,
     FromWorker,
+    Ready,
     Shutdown,
     ToWorker,
     TrialEnd,
@@ -87,6 +88,7 @@ class Seat:
         killed: when it was killed.
         said: what was last said of its waiting, and when.
         folders: of the trials that it was given, by number.
+        is_ready: whether it has said that it can train.
     """
 
     place: WorkerPlace
@@ -98,6 +100,7 @@ class Seat:
     killed: float | None = None
     said: tuple[str, float] = ("", 0.0)
     folders: dict[int, str] = field(default_factory=dict)
+    is_ready: bool = False
 
     @property
     def has_entered(self) -> bool:
@@ -119,12 +122,13 @@ class DialExecutor:
         self._token = Token(
             new_secret(), cluster.reconnect, self.identity.host, self.identity.pid, self.identity.started
         )
-        self._ready: deque[FromWorker] = deque()
+        self.ready: deque[FromWorker] = deque()
         self._strangers: dict[_Connection, None] = {}  # in the order in which they came
         self._selector: selectors.BaseSelector | None = None
         self._listener: socket.socket | None = None
         self._greeted: dict[bytes, None] = {}
         self._refused = 0
+        self._host = ""
 
     # What a scheduler adds
 
@@ -187,14 +191,14 @@ class DialExecutor:
     def receive(self, timeout: float) -> list[FromWorker]:
         deadline = time.monotonic() + timeout
         while True:
-            wait = 0.0 if self._ready else max(0.0, deadline - time.monotonic())
+            wait = 0.0 if self.ready else max(0.0, deadline - time.monotonic())
             self._turn(min(wait, TENDED))
             now = time.monotonic()
             self.tend(now)
-            if self._ready or now >= deadline:
+            if self.ready or now >= deadline:
                 break
-        messages = list(self._ready)
-        self._ready.clear()
+        messages = list(self.ready)
+        self.ready.clear()
         return messages
 
     def kill(self, worker: int) -> None:
@@ -223,13 +227,13 @@ class DialExecutor:
             self.receive(0.1)
         self.left(deadline)
         self._hang_up_on_all()
-        self._ready.clear()
+        self.ready.clear()
 
     def say(self, seat: Seat, text: str, now: float) -> None:
         """Tells what a worker waits for, when that changes and now and then."""
         if text != seat.said[0] or now - seat.said[1] >= SAY_AGAIN:
             seat.said = text, now
-            self._ready.append(Waiting(seat.place.worker, text))
+            self.ready.append(Waiting(seat.place.worker, text))
 
     def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
         """Tells that a worker has gone, after all that it has said."""
@@ -238,7 +242,7 @@ class DialExecutor:
         del self.seats[seat.place.worker]
         if seat.connection is not None:
             self._close(seat.connection)
-        self._ready.append(WorkerExit(seat.place.worker, reason, stderr, blameless))
+        self.ready.append(WorkerExit(seat.place.worker, reason, stderr, blameless))
 
     # The listener
 
@@ -248,14 +252,15 @@ class DialExecutor:
         Raises:
             UserError: the address cannot be had, or the file cannot be written.
         """
-        host, _, port = (self.cluster.listen or self.default_host()).rpartition(":")
-        if not port.isdigit() or not host:
-            host, port = self.cluster.listen or self.default_host(), "0"
-        host = host.strip("[]")
         if self._listener is None:
-            self._open(host, int(port))
+            given = self.cluster.listen or self.default_host()
+            host, _, port = given.rpartition(":")
+            if not host or not port.isdecimal():
+                host, port = given, "0"
+            self._host = host.strip("[]")
+            self._open(self._host, int(port))
         assert self._listener is not None
-        shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         return shown, self._listener.getsockname()[1]
 
     def _open(self, host: str, port: int) -> None:
@@ -427,7 +432,8 @@ class DialExecutor:
             self.end(seat)
             self.bury(seat, f"was hung up on, since no worker says this: {error}")
             return
-        self._ready.append(message)
+        seat.is_ready = seat.is_ready or isinstance(message, Ready)
+        self.ready.append(message)
 
     def ended(self, seat: Seat, is_told: bool) -> None:
         """Notes that a worker has left by itself.

@@ -177,7 +177,7 @@ class LocalExecutor:
         _signal_group(entry.process, signal.SIGKILL)  # what it has started may live on
         entry.connection.close()
         del self._workers[worker]
-        yield WorkerExit(worker, reason, _tail(entry.log, entry.log_start))
+        yield WorkerExit(worker, reason, tail(entry.log, entry.log_start))
 
 
 def _own_log(folder: RunFolder, worker: int) -> BinaryIO:
@@ -267,7 +267,7 @@ def _oom_kills() -> int:
     return 0
 
 
-def _tail(log: Path, start: int) -> str:
+def tail(log: Path, start: int) -> str:
     """Returns the last lines that a worker wrote since it was started."""
     try:
         with log.open("rb") as file:

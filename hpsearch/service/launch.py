@@ -14,7 +14,7 @@ from hpsearch.contracts.executor import Executor, WorkerPlace, Workers
 from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
-from hpsearch.executors.choose import make_executor
+from hpsearch.executors.choose import CLUSTERS, make_executor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.fleet import Fleet
 from hpsearch.study.specification import StudySpec
@@ -96,6 +96,8 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     )
     try:
         places = executor.places(options.workers, spec.train.threads, options.share)
+        if options.executor in CLUSTERS:  # nothing is to be queued that would find no trial
+            places = places[: spec.total_trials]
         make_folder(folder.home)
         fleet = Fleet(
             executor,

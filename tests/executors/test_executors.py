@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.places import Cluster
 from hpsearch.executors.local import LocalExecutor
+from hpsearch.executors.slurm import SlurmExecutor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.testing import ExecutorContract, InProcessExecutor
 from tests.executors.by_hand import HandExecutor
@@ -29,3 +31,11 @@ class TestDial(ExecutorContract):
     @classmethod
     def make(cls, folder: Path) -> Executor:
         return HandExecutor(RunFolder(folder, "s"))
+
+
+@pytest.mark.slurm
+@pytest.mark.usefixtures("slurm")
+class TestSlurm(ExecutorContract):
+    @classmethod
+    def make(cls, folder: Path) -> Executor:
+        return SlurmExecutor(RunFolder(folder, "s"), Cluster())
