@@ -61,6 +61,17 @@ def slurm() -> Iterator[Any]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster, which all of the session share; see `tests.ray_cluster`."""
+    from tests import ray_cluster as cluster
+
+    if reason := cluster.missing():
+        pytest.skip(reason)
+    with cluster.ray_cluster() as running:
+        yield running
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of an SQLite database that does not exist yet."""

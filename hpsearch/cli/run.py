@@ -260,8 +260,9 @@ def worker(
         Path, typer.Option("--token-file", metavar="FILE", help="File of the driver's token, as it says it.")
     ],
     name: Annotated[str, typer.Option("--name", hidden=True)] = "",
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Train for a driver elsewhere that was started with --executor."""
     from hpsearch.service.dialing import work
 
-    raise typer.Exit(work(dial, token_file, name))
+    raise typer.Exit(work(dial, token_file, name, with_parent))

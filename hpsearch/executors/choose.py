@@ -54,10 +54,17 @@ def _slurm(folder: RunFolder, cluster: Cluster) -> Executor:
     return SlurmExecutor(folder, cluster)
 
 
+def _ray(folder: RunFolder, cluster: Cluster) -> Executor:
+    from hpsearch.executors.ray import RayExecutor
+
+    return RayExecutor(folder, cluster)
+
+
 OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
     "local": _local,
     "dial": _dial,
     "slurm": _slurm,
+    "ray": _ray,
 }
 
 CLUSTERS = ("slurm", "ray")

@@ -201,16 +201,18 @@ def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str
 
     The thread counts must stand before torch and NumPy are imported, so they cannot come in a message.
     """
-    threads = str(place.threads)
     return {
         **own_paths(environ),
         "CUDA_VISIBLE_DEVICES": ",".join(place.gpus),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        **thread_counts(place.threads),
         "PYTHONUNBUFFERED": "1",
         **place.env,
     }
+
+
+def thread_counts(threads: int) -> dict[str, str]:
+    """Returns the environment variables by which libraries start so many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 def python_module(module: str) -> list[str]:

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import PlaceAdded, PlaceRemoved, Shutdown, ToWorker, TrialRun, WorkerSetup
 from hpsearch.contracts.places import Cluster
-from hpsearch.errors import DeviceError, UserError
+from hpsearch.errors import UserError
 from hpsearch.executors.dial import DialExecutor, Seat
 from hpsearch.executors.line import Entry
 from hpsearch.executors.local import own_paths, python_module, tail
+from hpsearch.executors.places import gpus_of_jobs
 from hpsearch.files.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ ENDED = frozenset(
 )
 BLAMELESS = frozenset(["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"])
 """Ends that neither the worker nor its trial has caused."""
+
+HELD = ("requeued held", "JobHoldMaxRequeue")
+"""Reasons for which Slurm never starts a requeued job again: its node had not yet ended the run before."""
 
 GONE = "GONE"
 """What is said of a job that the queue does not know any more."""
@@ -135,37 +139,16 @@ class SlurmExecutor(DialExecutor):
                 f"--executor slurm: {missing[0]} is not on the PATH; start hpsearch on a login node of the cluster, "
                 "or load Slurm's module"
             )
-        self._gpus = self._gpus_of(wanted)
+        partition = self.cluster.partition
+        where = ["--partition", partition] if partition else []
+        has_gpus = "gpu" in ask(["sinfo", "--noheader", "--format", "%G", *where])
+        there = f"the partition {partition}" if partition else "the cluster"
+        self._gpus = gpus_of_jobs(wanted, "Slurm", there, has_gpus)
         self.listen()
         return [
             WorkerPlace(number, tuple(f"job-{number}" for _ in range(min(1, self._gpus))), threads)
             for number in range(wanted.workers or JOBS)
         ]
-
-    def _gpus_of(self, wanted: Workers) -> int:
-        """Returns the GPUs of each job.
-
-        Raises:
-            DeviceError: they are asked for in a way that Slurm's jobs cannot have them.
-        """
-        if wanted.gpus not in ("auto", "all", "none"):
-            raise DeviceError(
-                f"--gpus {wanted.gpus}: Slurm chooses the GPUs of a job; give auto, all or none"
-            )
-        if wanted.workers_per_gpu != 1:
-            raise DeviceError(
-                f"--workers-per-gpu {wanted.workers_per_gpu}: each job of Slurm is one worker; leave the flag out"
-            )
-        if wanted.gpus == "none":
-            return 0
-        where = ["--partition", self.cluster.partition] if self.cluster.partition else []
-        has = "gpu" in ask(["sinfo", "--noheader", "--format", "%G", *where])
-        if not has and (wanted.gpus == "all" or wanted.gpus_per_trial > 1):
-            raise DeviceError(
-                f"--gpus {wanted.gpus}: no node of {self.cluster.partition or 'the cluster'} has a GPU that Slurm "
-                "knows; choose another --partition, or --gpus none for the CPU"
-            )
-        return wanted.gpus_per_trial if has else 0
 
     # What starts and ends jobs
 
@@ -400,6 +383,11 @@ class SlurmExecutor(DialExecutor):
                 self.bury(
                     seat, f"job {job.id} ended before it began: {job.state}", text, job.state in BLAMELESS
                 )
+            elif job.state == "PENDING" and any(reason in job.reason for reason in HELD):
+                logger.warning("worker %d: job %s is replaced: %s", number, job.id, job.reason)
+                self._cancel(job)
+                del self.jobs[number]
+                self._due.append(number)
             elif job.state == "PENDING":
                 job.is_left = False
                 self.say(seat, f"queued: job {job.id} ({job.reason})", now)

@@ -40,8 +40,9 @@ from hpsearch.executors.line import (
     read_object,
     read_token,
 )
+from hpsearch.executors.local import thread_counts
 from hpsearch.service.signals import heeded
-from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once
+from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once, leave_with_driver
 from hpsearch.text import LineFormatter
 from hpsearch.version import __version__
 
@@ -50,19 +51,19 @@ logger = logging.getLogger(__name__)
 CHUNK = 1 << 18  # bytes read at a time
 FIRST_PAUSE, MOST_PAUSE = 0.05, 2.0  # seconds between two attempts to dial
 ANSWERS = 30.0  # seconds in which a driver that may be busy must have answered
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Gone(Exception):
     """The driver has gone, or does not want this worker; the sentence says why."""
 
 
-def work(dial: str, token_file: Path, name: str = "") -> int:
+def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False) -> int:
     """Serves the driver at an address until it says Shutdown, or a signal comes; returns the exit status.
 
     Args:
         dial: HOST:PORT.
         name: tells the driver's executor which of its workers this is.
+        with_parent: whether to leave when the process that has started this one goes, or closes its standard input.
 
     Raises:
         UserError: the token cannot be used.
@@ -75,6 +76,8 @@ def work(dial: str, token_file: Path, name: str = "") -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     if os.getpgrp() != os.getpid() and not sys.stdin.isatty():
         os.setpgrp()  # so that all that it starts ends with it
+    if with_parent:
+        threading.Thread(target=leave_with_driver, args=(0, os.getppid()), daemon=True).start()
     terminated = threading.Event()
     _heed(terminated)
     line = Line(address, token_file, name, leave_at_once)
@@ -84,7 +87,7 @@ def work(dial: str, token_file: Path, name: str = "") -> int:
                 return TERMINATED
         setup: Any = line.recv()
         # They must stand before torch and NumPy are imported.
-        os.environ.update(dict.fromkeys(THREADS, str(setup.spec.train.threads)))
+        os.environ.update(thread_counts(setup.spec.train.threads))
         attend(line, setup, terminated)
     except EOFError:
         raise HpsearchError(f"--dial {dial}: {line.reason}") from None

@@ -1,6 +1,8 @@
 """Our executors keep what is promised of executors."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from hpsearch.executors.slurm import SlurmExecutor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.testing import ExecutorContract, InProcessExecutor
 from tests.executors.by_hand import HandExecutor
+from tests.ray_cluster import connected
 
 pytestmark = pytest.mark.timeout(300)  # workers import torch
 
@@ -39,3 +42,19 @@ class TestSlurm(ExecutorContract):
     @classmethod
     def make(cls, folder: Path) -> Executor:
         return SlurmExecutor(RunFolder(folder, "s"), Cluster())
+
+
+@pytest.mark.ray
+class TestRay(ExecutorContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _connected(cls, ray_cluster: Any) -> Iterator[None]:
+        cls.address = ray_cluster.address
+        with connected(ray_cluster.address):
+            yield
+
+    @classmethod
+    def make(cls, folder: Path) -> Executor:
+        from hpsearch.executors.ray import RayExecutor
+
+        return RayExecutor(RunFolder(folder, "s"), Cluster(listen="127.0.0.1", address=cls.address))
