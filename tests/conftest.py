@@ -5,6 +5,7 @@ Tests of the training room alone also run where only torch is installed.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,30 @@ def server_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Itera
 
     with fresh_database(request.param, tmp_path) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Any]:
+    """A real Slurm, which all of the session share; see `tests.slurm`."""
+    from tests import slurm as cluster
+
+    if reason := cluster.missing():
+        pytest.skip(reason)
+    with cluster.slurm() as running, pytest.MonkeyPatch.context() as patch:
+        for name in ("PATH", "SLURM_CONF"):
+            patch.setenv(name, running.environ[name])
+        yield running
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray cluster, which all of the session share; see `tests.ray_cluster`."""
+    from tests import ray_cluster as cluster
+
+    if reason := cluster.missing():
+        pytest.skip(reason)
+    with cluster.ray_cluster() as running:
+        yield running
 
 
 @pytest.fixture

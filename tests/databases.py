@@ -85,12 +85,20 @@ class Proxy:
         default = 5432 if target.get_backend_name() == "postgresql" else 3306
         self._target = (target.host or "127.0.0.1", target.port or default)
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._tap: bytearray | None = None
         self._flows = threading.Event()
         self._flows.set()
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
         through = target.set(host="127.0.0.1", port=self.port)
         self.url = through.render_as_string(hide_password=False)
+
+    @contextmanager
+    def tapped(self, heard: bytearray) -> "Iterator[Proxy]":
+        """Notes all that clients say; cuts the line at the end."""
+        self._tap = heard
+        yield self
+        self.cut()
 
     def freeze(self) -> None:
         """Lets connections stand and new ones be accepted, with not a byte passed on."""
@@ -142,6 +150,8 @@ class Proxy:
                         data = end.recv(65536)
                         if not data:
                             return
+                        if self._tap is not None and end is client:
+                            self._tap += data
                         other[end].sendall(data)
                     except OSError:
                         return

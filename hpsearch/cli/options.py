@@ -14,6 +14,7 @@ from hpsearch.errors import UserError
 from hpsearch.version import __version__
 
 if TYPE_CHECKING:
+    from hpsearch.contracts.places import Cluster
     from hpsearch.results.terminal.progress import Repeat
     from hpsearch.study.specification import StudySpec
 
@@ -108,7 +109,9 @@ DataRoot = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Gpus = Annotated[str, typer.Option("--gpus", help="auto, all, none, or a list such as 0,2.")]
-WorkerCount = Annotated[int | None, typer.Option("--workers", min=1, help="Number of workers.")]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", "--jobs", min=1, help="Number of workers; on Slurm, of jobs.")
+]
 WorkersPerGpu = Annotated[int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")]
 Share = Annotated[
     str,
@@ -119,9 +122,21 @@ ExecutorName = Annotated[
     typer.Option(
         "--executor",
         metavar="NAME",
-        help="What runs the workers: local, or one that a package of yours adds.",
+        help="What runs the workers: local, slurm, ray, dial (started by hand), or one that a package of yours adds.",
     ),
 ]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen", metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."
+    ),
+]
+Partition = Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Partition of Slurm.")]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Parameter of sbatch, as in time=2:00:00; repeatable."),
+]
+Address = Annotated[str, typer.Option("--address", help="Address of the Ray cluster.")]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
 ]
@@ -155,6 +170,18 @@ def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
     from hpsearch.store.url import database_in, read_storage_url
 
     return read_storage_url(option, file, os.environ, database_in(run_folder))
+
+
+def cluster(
+    listen: str | None = None,
+    partition: str | None = None,
+    slurm: list[str] | None = None,
+    address: str = "auto",
+) -> "Cluster":
+    """Returns what the flags of workers elsewhere say."""
+    from hpsearch.contracts.places import Cluster
+
+    return Cluster(listen or "", partition, tuple(slurm or ()), address)
 
 
 def named(study: str | None) -> "tuple[str | None, StudySpec | None]":

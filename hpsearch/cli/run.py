@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hpsearch.cli.options import (
+    Address,
     Allow,
     DataRoot,
     ExecutorName,
@@ -14,11 +15,14 @@ from hpsearch.cli.options import (
     GpusPerTrial,
     JsonEvents,
     LeaseSeconds,
+    Listen,
     OptionalStudy,
+    Partition,
     Quiet,
     RunFolderOption,
     Search,
     Share,
+    Slurm,
     Storage,
     StorageFile,
     StorageTimeout,
@@ -26,6 +30,7 @@ from hpsearch.cli.options import (
     Test,
     WorkerCount,
     WorkersPerGpu,
+    cluster,
     command,
     modules,
     repeat,
@@ -48,6 +53,10 @@ def run(
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
     executor: ExecutorName = "local",
+    listen: Listen = None,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    address: Address = "auto",
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
@@ -73,6 +82,7 @@ def run(
         gpus_per_trial=gpus_per_trial,
         share=share,
         executor=executor,
+        cluster=cluster(listen, partition, slurm, address),
         storage=url,
         run_folder=run_folder,
         data_root=data_root,
@@ -96,6 +106,10 @@ def check(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Workers to estimate the time for.")] = None,
     executor: ExecutorName = "local",
+    listen: Listen = None,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    address: Address = "auto",
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -113,6 +127,7 @@ def check(
             workers=workers,
             device=device,
             executor=executor,
+            cluster=cluster(listen, partition, slurm, address),
             run_folder=run_folder,
             data_root=data_root,
         )
@@ -141,6 +156,10 @@ def confirm(
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
     executor: ExecutorName = "local",
+    listen: Listen = None,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    address: Address = "auto",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -164,6 +183,7 @@ def confirm(
         gpus_per_trial=gpus_per_trial,
         share=share,
         executor=executor,
+        cluster=cluster(listen, partition, slurm, address),
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
@@ -192,6 +212,10 @@ def refit(
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
     executor: ExecutorName = "local",
+    listen: Listen = None,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    address: Address = "auto",
     allow: Allow = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
@@ -209,6 +233,7 @@ def refit(
         test=test,
         gpus=gpus,
         executor=executor,
+        cluster=cluster(listen, partition, slurm, address),
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
@@ -224,3 +249,20 @@ def refit(
         typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
     elif not quiet:
         say(*outcome.lines)
+
+
+@command()
+def worker(
+    dial: Annotated[
+        str, typer.Option("--dial", metavar="HOST:PORT", help="Address of the driver, as it says it.")
+    ],
+    token_file: Annotated[
+        Path, typer.Option("--token-file", metavar="FILE", help="File of the driver's token, as it says it.")
+    ],
+    name: Annotated[str, typer.Option("--name", hidden=True)] = "",
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Train for a driver elsewhere that was started with --executor."""
+    from hpsearch.service.dialing import work
+
+    raise typer.Exit(work(dial, token_file, name, with_parent))

@@ -18,7 +18,7 @@ A worker takes as many TrialRuns as its `Ready.capacity` says. Each trial waits 
 epoch before it trains the next: a stopped trial never trains an epoch too many. So does one that is resumed:
 the driver judges the checkpoint's last epoch anew (`TrialStarted.curve` is not empty), for the trial may have
 ended before its record was written.
-The executor itself sends `WorkerExit` (the worker's pipe has closed), `Waiting` (it is queued), and
+The executor itself sends `WorkerExit` (the worker has gone), `Waiting` (it is queued), and
 `PlaceAdded` and `PlaceRemoved` when places come and go.
 """
 

@@ -1,4 +1,4 @@
-"""How many workers are wanted, and where one of them runs."""
+"""How many workers are wanted, where one of them runs, and how a cluster is asked for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,25 @@ class Workers:
     workers: int | None = None
     workers_per_gpu: int = 1
     gpus_per_trial: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How workers elsewhere are started and find their driver; the flags of `hpsearch run`.
+
+    Attributes:
+        listen: HOST or HOST:PORT of this machine, where workers dial the driver; "" leaves it to the executor.
+        partition: of Slurm.
+        slurm: further parameters of `sbatch`, as in "time=2:00:00".
+        address: of a Ray cluster.
+        reconnect: seconds for which worker and driver look for each other after a break of the network.
+    """
+
+    listen: str = ""
+    partition: str | None = None
+    slurm: tuple[str, ...] = ()
+    address: str = "auto"
+    reconnect: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Which executor runs a study's workers: ours, or one of an installed package, by its name."""
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from hpsearch.contracts.executor import Executor
+from hpsearch.contracts.places import Cluster
 from hpsearch.errors import HpsearchError, UserError, nearest
 from hpsearch.executors.local import LocalExecutor
 from hpsearch.files.run_folder import RunFolder
@@ -10,20 +12,20 @@ from hpsearch.files.run_folder import RunFolder
 GROUP = "hpsearch.executors"
 
 
-def make_executor(name: str, folder: RunFolder) -> Executor:
+def make_executor(name: str, folder: RunFolder, cluster: Cluster | None = None) -> Executor:
     """Returns a new executor for a study.
 
     Args:
-        name: "local", or the name of an entry point of the group `hpsearch.executors`.
+        name: one of `OURS`, or the name of an entry point of the group `hpsearch.executors`.
 
     Raises:
         UserError: it is not installed, or cannot be loaded.
     """
-    if name == "local":
-        return LocalExecutor(folder)
+    if name in OURS:
+        return OURS[name](folder, cluster or Cluster())
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
-        raise UserError(f'--executor: "{name}" is not installed; {nearest(name, ["local", *found])}')
+        raise UserError(f'--executor: "{name}" is not installed; {nearest(name, [*OURS, *found])}')
     try:
         executor: Executor = found[name].load()(folder)
     except HpsearchError:
@@ -34,3 +36,36 @@ def make_executor(name: str, folder: RunFolder) -> Executor:
             "reinstall its package"
         ) from error
     return executor
+
+
+def _local(folder: RunFolder, cluster: Cluster) -> Executor:
+    return LocalExecutor(folder)
+
+
+def _dial(folder: RunFolder, cluster: Cluster) -> Executor:
+    from hpsearch.executors.dial import DialExecutor
+
+    return DialExecutor(folder, cluster)
+
+
+def _slurm(folder: RunFolder, cluster: Cluster) -> Executor:
+    from hpsearch.executors.slurm import SlurmExecutor
+
+    return SlurmExecutor(folder, cluster)
+
+
+def _ray(folder: RunFolder, cluster: Cluster) -> Executor:
+    from hpsearch.executors.ray import RayExecutor
+
+    return RayExecutor(folder, cluster)
+
+
+OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
+    "local": _local,
+    "dial": _dial,
+    "slurm": _slurm,
+    "ray": _ray,
+}
+
+CLUSTERS = ("slurm", "ray")
+"""Those that ask a scheduler for places, which others may want too."""

@@ -177,7 +177,7 @@ class LocalExecutor:
         _signal_group(entry.process, signal.SIGKILL)  # what it has started may live on
         entry.connection.close()
         del self._workers[worker]
-        yield WorkerExit(worker, reason, _tail(entry.log, entry.log_start))
+        yield WorkerExit(worker, reason, tail(entry.log, entry.log_start))
 
 
 def _own_log(folder: RunFolder, worker: int) -> BinaryIO:
@@ -201,16 +201,18 @@ def worker_environment(place: WorkerPlace, environ: "os._Environ[str] | dict[str
 
     The thread counts must stand before torch and NumPy are imported, so they cannot come in a message.
     """
-    threads = str(place.threads)
     return {
         **own_paths(environ),
         "CUDA_VISIBLE_DEVICES": ",".join(place.gpus),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        **thread_counts(place.threads),
         "PYTHONUNBUFFERED": "1",
         **place.env,
     }
+
+
+def thread_counts(threads: int) -> dict[str, str]:
+    """Returns the environment variables by which libraries start so many threads."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
 
 
 def python_module(module: str) -> list[str]:
@@ -267,7 +269,7 @@ def _oom_kills() -> int:
     return 0
 
 
-def _tail(log: Path, start: int) -> str:
+def tail(log: Path, start: int) -> str:
     """Returns the last lines that a worker wrote since it was started."""
     try:
         with log.open("rb") as file:

@@ -54,6 +54,30 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
     return [WorkerPlace(number, group, threads, order) for number, group in enumerate(shares)]
 
 
+def gpus_of_jobs(wanted: Workers, scheduler: str, where: str, has_gpus: bool) -> int:
+    """Returns how many GPUs each worker is to get from a scheduler, which chooses them.
+
+    Args:
+        has_gpus: whether there are any.
+
+    Raises:
+        DeviceError: they are asked for in a way in which a scheduler does not give them.
+    """
+    if wanted.gpus not in ("auto", "all", "none"):
+        raise DeviceError(f"--gpus {wanted.gpus}: {scheduler} chooses the GPUs; give auto, all or none")
+    if wanted.workers_per_gpu != 1:
+        raise DeviceError(
+            f"--workers-per-gpu {wanted.workers_per_gpu}: {scheduler} gives each worker GPUs of its own; leave the "
+            "flag out"
+        )
+    if not has_gpus and (wanted.gpus == "all" or wanted.gpus_per_trial > 1):
+        flag = "--gpus all" if wanted.gpus == "all" else f"--gpus-per-trial {wanted.gpus_per_trial}"
+        raise DeviceError(
+            f"{flag}: {scheduler} knows of no GPU in {where}; choose another one, or --gpus none for the CPU"
+        )
+    return wanted.gpus_per_trial if has_gpus and wanted.gpus != "none" else 0
+
+
 def choose_gpus(option: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Returns the names of the GPUs to use; empty for the CPU.
 

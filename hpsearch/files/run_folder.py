@@ -22,6 +22,8 @@ class RunFolder:
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
         logs/worker-0.log                    what workers wrote to stderr
         logs/worker-0.2.log                  the same of another driver that runs beside the first
+        logs/worker-0.4711.log               the same of a worker that was Slurm's job 4711
+        dial/5f0c3a91.token                  what workers elsewhere prove themselves with to a driver
     """
 
     root: Path
@@ -90,6 +92,14 @@ class RunFolder:
         found = (self.home / "weights").glob("trial-*.safetensors")
         numbered = [(path.stem.removeprefix("trial-"), path) for path in found]
         return sorted((int(number), path) for number, path in numbered if number.isdecimal())
+
+    def job_log(self, worker: int, job: str) -> Path:
+        """Returns the log of a worker that runs as a job of a scheduler."""
+        return self.home / "logs" / f"worker-{worker}.{job}.log"
+
+    def dial_token(self, driver: str) -> Path:
+        """Returns the file of a driver's token, which the workers that dial it read too."""
+        return self.home / "dial" / f"{driver[:8]}.token"
 
     def worker_log(self, worker: int, driver: int = 1) -> Path:
         """Returns the log of a worker; `driver` counts those that share this folder at the same time."""

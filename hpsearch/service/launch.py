@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpsearch.contracts.executor import Executor, WorkerPlace, Workers
 from hpsearch.contracts.messages import WorkerSetup
+from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
-from hpsearch.executors.choose import make_executor
+from hpsearch.executors.choose import CLUSTERS, make_executor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.fleet import Fleet
 from hpsearch.study.specification import StudySpec
@@ -30,7 +31,9 @@ class RunOptions:
         storage: URL of the database.
         data_root: overrides `data.root` of the study.
         share: how workers share a GPU: "time" (by turns) or "nvidia-mps" (see `executors.mps`).
-        executor: what runs the workers: "local", or the name of one that an installed package brings.
+        executor: what runs the workers: one of `executors.choose`, or the name of one that an installed package
+            brings.
+        cluster: how workers elsewhere are started and find this driver.
         allow: what the study may name, see `training.imports.import_object`; None trusts every name in it.
         import_paths: folders of the study's own modules, beside those of the current one that it names.
         storage_timeout: seconds that the database may be away.
@@ -43,6 +46,7 @@ class RunOptions:
     workers: Workers = field(default_factory=Workers)
     share: str = "time"
     executor: str = "local"
+    cluster: Cluster = field(default_factory=Cluster)
     allow: tuple[str, ...] | None = None
     import_paths: tuple[str, ...] = ()
     storage_timeout: float = 600.0
@@ -87,9 +91,13 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     for study_folder in options.import_paths:
         warn_of_hidden(study_folder)
     folder = RunFolder(options.run_folder.absolute(), spec.study.name)
-    executor = executor or make_executor(options.executor, folder)
+    executor = executor or make_executor(
+        options.executor, folder, replace(options.cluster, reconnect=options.storage_timeout)
+    )
     try:
         places = executor.places(options.workers, spec.train.threads, options.share)
+        if options.executor in CLUSTERS:  # nothing is to be queued that would find no trial
+            places = places[: spec.total_trials]
         make_folder(folder.home)
         fleet = Fleet(
             executor,

@@ -90,14 +90,18 @@ def main() -> int:
     threading.Thread(target=leave_with_driver, args=(fd, parent), daemon=True).start()
     connection = Connection(fd)
     try:
-        setup = connection.recv()
-        limit_threads(setup)
-        serve(connection, setup, terminated)
+        attend(connection, connection.recv(), terminated)
     except (EOFError, OSError) as error:
         if not isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
             raise
         leave_at_once()
     return TERMINATED if terminated.is_set() else 0
+
+
+def attend(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event) -> None:
+    """Serves in a process of its own, see `serve`."""
+    limit_threads(setup)
+    serve(pipe, setup, terminated)
 
 
 def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError, nearest
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder
@@ -48,6 +49,7 @@ def run(
     gpus_per_trial: int = 1,
     share: str = "time",
     executor: str = "local",
+    cluster: Cluster | None = None,
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -68,7 +70,8 @@ def run(
             where the program that runs it has its own.
         trials, timeout: override the study's.
         workers: how many trials are trained at once; by default what GPUs or cores allow.
-        executor: what runs the workers: "local", or one that an installed package adds.
+        executor: what runs the workers: "local", "slurm", "ray", "dial", or one that an installed package adds.
+        cluster: how workers elsewhere are started and find this process, see `hpsearch.contracts.places.Cluster`.
         storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: modules that a stored study may name, beside what a file names; None trusts every name in it.
         import_paths: folders of the study's own modules.
@@ -89,6 +92,7 @@ def run(
             workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
             share=share,
             executor=executor,
+            cluster=cluster or Cluster(),
             import_paths=tuple(import_paths),
             storage_timeout=storage_timeout,
             lease_seconds=lease_seconds,
@@ -115,6 +119,7 @@ def check(
     workers: int | None = None,
     device: str = "auto",
     executor: str = "local",
+    cluster: Cluster | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
     progress: bool = True,
@@ -142,7 +147,9 @@ def check(
     cache = Path(run_folder) / "cache"
     if spec.data.dataset != "none" and not spec.data.cache:
         make_folder(cache)
-    runs = make_executor(executor, RunFolder(Path(run_folder), spec.study.name))
+    runs = make_executor(
+        executor, RunFolder(Path(run_folder).absolute(), spec.study.name), cluster or Cluster()
+    )
     count = len(runs.places(Workers(workers=workers), spec.train.threads, "time"))
     runs.close(0.0)
     return check_shown(spec, data_root, cache, device, count, began, progress)
@@ -160,6 +167,7 @@ def confirm(
     gpus_per_trial: int = 1,
     share: str = "time",
     executor: str = "local",
+    cluster: Cluster | None = None,
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -196,6 +204,7 @@ def confirm(
             workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
             share=share,
             executor=executor,
+            cluster=cluster or Cluster(),
             storage_timeout=storage_timeout,
             lease_seconds=lease_seconds,
         ),
@@ -221,6 +230,7 @@ def refit(
     test: bool = True,
     gpus: str = "auto",
     executor: str = "local",
+    cluster: Cluster | None = None,
     storage: str | None = None,
     run_folder: str | Path = "runs",
     data_root: str | None = None,
@@ -254,6 +264,7 @@ def refit(
             data_root=data_root,
             workers=Workers(gpus, 1),
             executor=executor,
+            cluster=cluster or Cluster(),
             storage_timeout=storage_timeout,
             lease_seconds=lease_seconds,
         ),

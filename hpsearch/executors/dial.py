@@ -1,0 +1,531 @@
+"""Workers that dial: started by hand, by a scheduler, or by Ray, and reached over a socket.
+
+`DialExecutor` is for workers that are started by hand. Slurm's and Ray's executors are the same with something
+that starts the workers: see `DialExecutor.begin`, `tend`, `end` and `left`.
+"""
+
+import contextlib
+import json
+import logging
+import selectors
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpsearch.contracts.executor import WorkerPlace, Workers
+from hpsearch.contracts.messages import (
+    EpochResult,
+    FromWorker,
+    Ready,
+    Shutdown,
+    ToWorker,
+    TrialEnd,
+    TrialRun,
+    TrialStarted,
+    Waiting,
+    WorkerExit,
+    WorkerSetup,
+)
+from hpsearch.contracts.places import Cluster
+from hpsearch.contracts.wire import WireError, encode, from_worker
+from hpsearch.errors import UserError
+from hpsearch.executors.line import (
+    BEAT_EVERY,
+    GREETING,
+    MOST,
+    PATIENCE,
+    SILENCE,
+    Channel,
+    Entry,
+    Kind,
+    LineError,
+    Session,
+    Token,
+    answer,
+    new_secret,
+    read_token,
+)
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.version import __version__
+
+logger = logging.getLogger(__name__)
+
+STRANGERS = 64  # connections that have yet to prove who they are; of more, the oldest are hung up on
+GREETINGS = 4096  # of workers, the last ones of which are known again
+BACKLOG = 1024  # connections that the system holds while the driver is busy
+CHUNK = 1 << 18  # bytes read at a time
+SAY_AGAIN = 60.0  # seconds between two messages of a worker that is waited for
+KILLED = 5.0  # seconds in which a worker must have hung up after it was killed
+TENDED = 0.2  # seconds after which beats and deadlines are looked at while nothing comes
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """A connection; one without a seat is a stranger's."""
+
+    socket: socket.socket
+    since: float
+    heard: float
+    beaten: float = 0.0
+    greeting: bytes = b""
+    channel: Channel | None = None
+    seat: "Seat | None" = None
+    outgoing: bytearray = field(default_factory=bytearray)
+    is_writing: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """A worker that was started, whether it has dialled yet or not.
+
+    Attributes:
+        process: names the process that has taken it; "" before.
+        lost: when its connection broke (monotonic seconds); None while there is one, or was none yet.
+        silent: whether the connection broke without a word of the other end's system.
+        killed: when it was killed.
+        said: what was last said of its waiting, and when.
+        folders: of the trials that it was given, by number.
+        is_ready: whether it has said that it can train.
+    """
+
+    place: WorkerPlace
+    session: Session = field(default_factory=Session)
+    process: str = ""
+    connection: _Connection | None = None
+    lost: float | None = None
+    silent: bool = False
+    killed: float | None = None
+    said: tuple[str, float] = ("", 0.0)
+    folders: dict[int, str] = field(default_factory=dict)
+    is_ready: bool = False
+
+    @property
+    def has_entered(self) -> bool:
+        return bool(self.process)
+
+
+class DialExecutor:
+    """Listens for workers, proves who they are, and carries messages; strangers cost next to nothing.
+
+    Everything happens in `receive`, in the driver's own thread: a thread beside it would fight for the
+    interpreter. What has no token is hung up on after its first bytes, or after `PATIENCE`.
+    """
+
+    def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
+        self.folder = folder
+        self.cluster = cluster
+        self.seats: dict[int, Seat] = {}
+        self.identity = DriverIdentity.here()
+        self._token = Token(
+            new_secret(), cluster.reconnect, self.identity.host, self.identity.pid, self.identity.started
+        )
+        self.ready: deque[FromWorker] = deque()
+        self._strangers: dict[_Connection, None] = {}  # in the order in which they came
+        self._selector: selectors.BaseSelector | None = None
+        self._listener: socket.socket | None = None
+        self._greeted: dict[bytes, None] = {}
+        self._refused = 0
+        self._host = ""
+
+    # What a scheduler adds
+
+    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
+        """Starts a worker; by hand, somebody is asked to."""
+
+    def tend(self, now: float) -> None:
+        """Looks after what was started, several times a second; says what is waited for."""
+        for seat in self.seats.values():
+            if not seat.has_entered:
+                command = f"hpsearch worker --dial {self.address} --token-file {self.token_file}"
+                self.say(seat, f"waits for a worker: start one with {command}", now)
+
+    def end(self, seat: Seat) -> None:
+        """Ends at once what was started for a worker, whether it has dialled or not."""
+
+    def left(self, deadline: float) -> None:
+        """Sees gone what was started, at the end of the run; ends what is left."""
+
+    def seat_of(self, entry: Entry) -> Seat | None:
+        """Returns the seat that a worker takes that dials for the first time; None if it must wait."""
+        return next((seat for seat in self.seats.values() if not seat.has_entered), None)
+
+    # The executor
+
+    @property
+    def token_file(self) -> Path:
+        return self.folder.dial_token(self.identity.id)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, as workers dial it."""
+        host, port = self.listen()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def default_host(self) -> str:
+        """Returns the address to listen on where none was given."""
+        return "127.0.0.1"
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        self.listen()
+        return [WorkerPlace(number, (), threads) for number in range(wanted.workers or 1)]
+
+    def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
+        self.listen()
+        seat = Seat(place)
+        self.seats[place.worker] = seat
+        seat.session.post(encode(setup))
+        self.begin(seat, setup)
+
+    def send(self, worker: int, message: ToWorker) -> None:
+        seat = self.seats.get(worker)
+        if seat is not None and seat.killed is None:
+            if isinstance(message, TrialRun):
+                seat.folders[message.number] = message.folder
+            frame = seat.session.post(encode(message))
+            if seat.connection is not None:
+                self._write(seat.connection, *frame)
+
+    def receive(self, timeout: float) -> list[FromWorker]:
+        deadline = time.monotonic() + timeout
+        while True:
+            wait = 0.0 if self.ready else max(0.0, deadline - time.monotonic())
+            self._turn(min(wait, TENDED))
+            now = time.monotonic()
+            self.tend(now)
+            if self.ready or now >= deadline:
+                break
+        messages = list(self.ready)
+        self.ready.clear()
+        return messages
+
+    def kill(self, worker: int) -> None:
+        seat = self.seats.get(worker)
+        if seat is None or seat.killed is not None:
+            return
+        seat.killed = time.monotonic()
+        self.end(seat)
+        if not seat.has_entered:
+            self.bury(seat, "was ended before it began")
+        elif seat.connection is not None:
+            self._write(seat.connection, Kind.KILL)
+
+    def close(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for worker, seat in list(self.seats.items()):
+            self.send(worker, Shutdown())
+            if not seat.has_entered:
+                self.kill(worker)
+        while self.seats and time.monotonic() < deadline:
+            self.receive(0.1)
+        for worker in list(self.seats):
+            self.kill(worker)
+        deadline = time.monotonic() + KILLED
+        while self.seats and time.monotonic() < deadline + 1.0:
+            self.receive(0.1)
+        self.left(deadline)
+        self._hang_up_on_all()
+        self.ready.clear()
+
+    def say(self, seat: Seat, text: str, now: float) -> None:
+        """Tells what a worker waits for, when that changes and now and then."""
+        if text != seat.said[0] or now - seat.said[1] >= SAY_AGAIN:
+            seat.said = text, now
+            self.ready.append(Waiting(seat.place.worker, text))
+
+    def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
+        """Tells that a worker has gone, after all that it has said."""
+        if self.seats.get(seat.place.worker) is not seat:
+            return
+        del self.seats[seat.place.worker]
+        if seat.connection is not None:
+            self._close(seat.connection)
+        self.ready.append(WorkerExit(seat.place.worker, reason, stderr, blameless))
+
+    # The listener
+
+    def listen(self) -> tuple[str, int]:
+        """Opens the listener and writes the token's file, once; returns the address as workers dial it.
+
+        Raises:
+            UserError: the address cannot be had, or the file cannot be written.
+        """
+        if self._listener is None:
+            given = self.cluster.listen or self.default_host()
+            host, _, port = given.rpartition(":")
+            if not host or not port.isdecimal():
+                host, port = given, "0"
+            self._host = host.strip("[]")
+            self._open(self._host, int(port))
+        assert self._listener is not None
+        shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
+        return shown, self._listener.getsockname()[1]
+
+    def _open(self, host: str, port: int) -> None:
+        try:
+            if port > 65535:
+                raise OSError("there is no such port")
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise UserError(
+                f'--listen "{host}:{port}": cannot be listened on: {error}; give an address of this machine that '
+                "workers can reach, or another port"
+            ) from None
+        self._listener.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        try:
+            self._remove_left_tokens()
+            self._token.write(self.token_file)
+        except OSError as error:
+            self._hang_up_on_all()
+            raise UserError(
+                f"--run-folder: {self.token_file} cannot be written: {error.strerror}; choose another folder"
+            ) from None
+
+    def _remove_left_tokens(self) -> None:
+        """Removes the tokens of drivers that were killed: their workers leave when they find none."""
+        for path in self.token_file.parent.glob("*.token"):
+            with contextlib.suppress(UserError):  # another driver's business
+                token = read_token(path)
+                if DriverIdentity(token.host, token.pid, token.started).is_dead():
+                    self.driver_is_dead(path.stem)
+                    path.unlink(missing_ok=True)
+
+    def driver_is_dead(self, driver: str) -> None:
+        """Cleans up after another driver of this folder that was killed.
+
+        Args:
+            driver: begins the id of its identity.
+        """
+
+    def _turn(self, timeout: float) -> None:
+        """Reads and writes what can be read and written."""
+        if self._selector is None:
+            time.sleep(timeout)
+            return
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                self._accept()
+                continue
+            connection: _Connection = key.data
+            if events & selectors.EVENT_READ:
+                self._read(connection)
+            if events & selectors.EVENT_WRITE and connection.socket.fileno() >= 0:
+                self._flush(connection)
+        self._look_at_the_clock(time.monotonic())
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        assert self._selector is not None
+        for _ in range(STRANGERS):
+            try:
+                one, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            one.setblocking(False)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            now = time.monotonic()
+            connection = _Connection(one, now, now)
+            self._strangers[connection] = None
+            self._selector.register(one, selectors.EVENT_READ, connection)
+            if len(self._strangers) > STRANGERS:
+                unproven = (other for other in self._strangers if other.channel is None)
+                self._close(next(unproven, next(iter(self._strangers))))
+            self._read(connection)  # a worker greets at once
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            data = connection.socket.recv(CHUNK if connection.seat is not None else GREETING)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(connection)
+            return
+        connection.heard = time.monotonic()
+        try:
+            self._hear(connection, data)
+        except LineError as error:
+            if connection.seat is None:
+                self._refused += 1
+                logger.debug("stranger number %d hung up on: %s", self._refused, error)
+            else:
+                logger.warning("worker %d: its connection is ended: %s", connection.seat.place.worker, error)
+            self._close(connection)
+
+    def _hear(self, connection: _Connection, data: bytes) -> None:
+        if connection.channel is None:
+            connection.greeting += data
+            if len(connection.greeting) < GREETING:
+                return
+            greeted, data = connection.greeting[:GREETING], connection.greeting[GREETING:]
+            said, connection.channel = answer(self._token.key, greeted)
+            if greeted in self._greeted:
+                raise LineError("a greeting that was said before")
+            self._greeted[greeted] = None
+            if len(self._greeted) > GREETINGS:
+                del self._greeted[next(iter(self._greeted))]
+            connection.outgoing += said
+            self._flush(connection)
+        for kind, body in connection.channel.feed(data):
+            if connection.seat is None:
+                self._enter(connection, kind, body)
+            elif kind in (Kind.DATA, Kind.END, Kind.BEAT):
+                message = connection.seat.session.take(kind, body)
+                if message is not None:
+                    self._take(connection.seat, kind, message)
+            if connection.socket.fileno() < 0:  # closed by what was heard
+                return
+
+    def _enter(self, connection: _Connection, kind: Kind, body: bytes) -> None:
+        if kind is not Kind.ENTER:
+            raise LineError(f"{kind.name} before ENTER")
+        entry = Entry.read(body)
+        if entry.version != __version__:
+            text = (
+                f"its driver runs hpsearch {__version__} and this worker {entry.version}; install the same version "
+                "for both"
+            )
+            self._turn_away(connection, Kind.REFUSED, text)
+            return
+        seat = next((one for one in self.seats.values() if one.process == entry.session), None)
+        if seat is None and entry.received:
+            self._turn_away(connection, Kind.REFUSED, "its driver does not know it any more")
+            return
+        seat = seat or self.seat_of(entry)
+        if seat is None:
+            self._turn_away(connection, Kind.LATER, "its driver has all the workers it wants")
+            return
+        if seat.connection is not None:
+            self._close(seat.connection)
+        assert connection.channel is not None
+        connection.channel.most = MOST
+        self._strangers.pop(connection, None)
+        seat.process, seat.connection, seat.lost, connection.seat = entry.session, connection, None, seat
+        seat.session.acknowledge(entry.received)
+        self._write(connection, Kind.WELCOME, json.dumps({"received": seat.session.received}).encode())
+        for frame in seat.session.again():
+            self._write(connection, *frame)
+        if seat.killed is not None:
+            self._write(connection, Kind.KILL)
+
+    def _turn_away(self, connection: _Connection, kind: Kind, text: str) -> None:
+        self._write(connection, kind, json.dumps({"text": text}).encode())
+        self._close(connection)
+
+    def _take(self, seat: Seat, kind: Kind, body: bytes) -> None:
+        if kind is Kind.END:
+            if seat.connection is not None:
+                self._write(seat.connection, *seat.session.beat())
+            is_told = body == b"told"
+            self.ended(seat, is_told)
+            return
+        try:
+            message = from_worker(body)
+            self._check(seat, message)
+        except WireError as error:
+            self.end(seat)
+            self.bury(seat, f"was hung up on, since no worker says this: {error}")
+            return
+        seat.is_ready = seat.is_ready or isinstance(message, Ready)
+        self.ready.append(message)
+
+    def ended(self, seat: Seat, is_told: bool) -> None:
+        """Notes that a worker has left by itself.
+
+        Args:
+            is_told: by a signal, as of a scheduler that wants its place for others.
+        """
+        self.bury(seat, "was told to leave by a signal" if is_told else "left", blameless=is_told)
+
+    def _check(self, seat: Seat, message: FromWorker) -> None:
+        """Refuses a message that only another worker may send, or that names files elsewhere.
+
+        Raises:
+            WireError: it is one.
+        """
+        if getattr(message, "worker", seat.place.worker) != seat.place.worker:
+            raise WireError(f"{type(message).__name__} of another worker")
+        if not isinstance(message, TrialStarted | EpochResult | TrialEnd):
+            return
+        folder = seat.folders.get(message.number)
+        if folder is None:
+            raise WireError(f"{type(message).__name__} of trial {message.number}, which it was not given")
+        if isinstance(message, TrialEnd):
+            del seat.folders[message.number]
+            path = Path(message.weights or folder)
+            if ".." in path.parts or not path.is_relative_to(folder):
+                raise WireError(f"weights outside its trial's folder: {path}")
+
+    # Connections
+
+    def _write(self, connection: _Connection, kind: Kind, body: bytes = b"") -> None:
+        if connection.socket.fileno() < 0:
+            return
+        assert connection.channel is not None
+        connection.outgoing += connection.channel.seal(kind, body)
+        connection.beaten = time.monotonic()
+        self._flush(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        assert self._selector is not None
+        try:
+            while connection.outgoing:
+                sent = connection.socket.send(connection.outgoing)
+                del connection.outgoing[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            connection.outgoing.clear()  # what it said before it hung up is still to be read
+        if bool(connection.outgoing) != connection.is_writing:
+            connection.is_writing = bool(connection.outgoing)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.is_writing else 0)
+            self._selector.modify(connection.socket, events, connection)
+
+    def _close(self, connection: _Connection, silent: bool = False) -> None:
+        if connection.socket.fileno() < 0:
+            return
+        assert self._selector is not None
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        self._strangers.pop(connection, None)
+        seat = connection.seat
+        if seat is not None and seat.connection is connection:
+            seat.connection, seat.lost, seat.silent = None, time.monotonic(), silent
+
+    def _look_at_the_clock(self, now: float) -> None:
+        for connection in list(self._strangers):
+            if now - connection.since <= PATIENCE:
+                break
+            self._close(connection)
+        for seat in list(self.seats.values()):
+            line = seat.connection
+            if line is not None and now - line.heard > SILENCE:
+                self._close(line, silent=True)
+            elif line is not None and now - line.beaten >= BEAT_EVERY:
+                self._write(line, *seat.session.beat())
+            if seat.killed is not None and seat.has_entered:
+                if seat.connection is None:
+                    self.bury(seat, "was killed")
+                elif now - seat.killed > KILLED:
+                    self.bury(seat, "was killed, but has not hung up")
+            elif seat.lost is not None and now - seat.lost > self._token.reconnect:
+                text = f"could not be reached for {self._token.reconnect:g} s"
+                self.bury(seat, text, blameless=seat.silent)
+
+    def _hang_up_on_all(self) -> None:
+        if self._selector is None or self._listener is None:
+            return
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                self._close(key.data)
+        self._listener.close()
+        self._selector.close()
+        self._listener = self._selector = None
+        self.seats.clear()
+        self.token_file.unlink(missing_ok=True)

@@ -1,0 +1,527 @@
+"""Workers as jobs of Slurm, by its own commands: each job is one worker, which dials the driver.
+
+Jobs are submitted as arrays whose task ids are the workers' numbers, and their states are asked of `squeue`, for
+not every cluster keeps accounts (`sacct`). A job that Slurm requeues keeps its id: its worker comes back by itself.
+Of `submitit` nothing would be used but the spelling of `sbatch`'s parameters.
+
+A job's script becomes the worker (`exec`), so that Slurm's signals reach it: it checkpoints at the end of its epoch,
+gives its trial back and leaves. Neither that nor a lost node counts as a failure.
+"""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpsearch.contracts.executor import WorkerPlace, Workers
+from hpsearch.contracts.messages import PlaceAdded, PlaceRemoved, Shutdown, ToWorker, TrialRun, WorkerSetup
+from hpsearch.contracts.places import Cluster
+from hpsearch.errors import UserError
+from hpsearch.executors.dial import DialExecutor, Seat
+from hpsearch.executors.line import Entry
+from hpsearch.executors.local import own_paths, python_module, tail
+from hpsearch.executors.places import gpus_of_jobs
+from hpsearch.files.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+JOBS = 8  # at once, unless --jobs says how many
+SIGNAL = 60  # seconds before its end in which a job is told of it
+LOOK, LOOK_SOON = 10.0, 1.0  # seconds between two looks at the queue, and while something is awaited of it
+IDLE = 60.0  # seconds without a trial after which a job ends while others train
+ANSWERS = 60.0  # seconds in which a command of Slurm must have answered
+RETRY = 10.0  # seconds until jobs are submitted again that Slurm could not take
+COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
+
+ENDED = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    ]
+)
+BLAMELESS = frozenset(["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"])
+"""Ends that neither the worker nor its trial has caused."""
+
+HELD = ("requeued held", "JobHoldMaxRequeue")
+"""Reasons for which Slurm never starts a requeued job again: its node had not yet ended the run before."""
+
+GONE = "GONE"
+"""What is said of a job that the queue does not know any more."""
+
+ENDED = BLAMELESS | {"COMPLETED", "FAILED", "OUT_OF_MEMORY", GONE}
+
+OURS = frozenset(["array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "wrap"])
+"""Parameters of `sbatch` that are not the user's."""
+
+_PARAMETER = re.compile(r"[a-z][a-z0-9-]*(=.+)?", re.DOTALL)
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A job of a worker.
+
+    Attributes:
+        name: by which its worker enters.
+        id: as Slurm has it; "" while it is being submitted.
+        state, reason, node: as the queue last had it.
+        asked: when the queue was asked that; 0 before.
+        since: from when on what the queue says counts.
+        is_left: whether its worker has gone, and it is to be seen whether the job comes back.
+    """
+
+    name: str
+    id: str = ""
+    state: str = "PENDING"
+    reason: str = ""
+    node: str = ""
+    asked: float = 0.0
+    since: float = 0.0
+    is_left: bool = False
+
+
+class SlurmExecutor(DialExecutor):
+    """Submits a job for each worker, and again when one has ended for good."""
+
+    def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
+        super().__init__(folder, cluster)
+        self.jobs: dict[int, _Job] = {}
+        self._parameters = parameters(cluster)
+        self._gpus = 0
+        self._due: list[int] = []
+        self._batch = 0
+        self._has_submitted = False
+        self._retry_at = 0.0
+        self._submission: tuple[_Command, list[int]] | None = None
+        self._look: tuple[_Command, float] | None = None
+        self._looked = 0.0
+        self._idle: dict[int, float] = {}
+        self._retired: dict[int, WorkerPlace] = {}
+        self._cancelling: list[_Command] = []
+
+    def default_host(self) -> str:
+        """Returns this machine's address on the way to Slurm's controller: its nodes most likely reach it too."""
+        shown = ask(["scontrol", "show", "config"])
+        found = re.search(r"^SlurmctldHost\S*\s*=\s*([^\s(]+)(?:\((.+)\))?", shown, re.MULTILINE)
+        if found is None:
+            raise UserError(
+                "--listen: Slurm does not name its controller; give an address that its nodes can reach"
+            )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((found[2] or found[1], 9))  # sends nothing
+            except OSError as error:
+                raise UserError(
+                    f"--listen: the way to Slurm's controller {found[1]} is not known ({error}); give an address of "
+                    "this machine that the nodes can reach"
+                ) from None
+            host: str = probe.getsockname()[0]
+        return host
+
+    def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        missing = [name for name in COMMANDS if shutil.which(name) is None]
+        if missing:
+            raise UserError(
+                f"--executor slurm: {missing[0]} is not on the PATH; start hpsearch on a login node of the cluster, "
+                "or load Slurm's module"
+            )
+        partition = self.cluster.partition
+        where = ["--partition", partition] if partition else []
+        has_gpus = "gpu" in ask(["sinfo", "--noheader", "--format", "%G", *where])
+        there = f"the partition {partition}" if partition else "the cluster"
+        self._gpus = gpus_of_jobs(wanted, "Slurm", there, has_gpus)
+        self.listen()
+        return [
+            WorkerPlace(number, tuple(f"job-{number}" for _ in range(min(1, self._gpus))), threads)
+            for number in range(wanted.workers or JOBS)
+        ]
+
+    # What starts and ends jobs
+
+    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
+        number = seat.place.worker
+        job = self.jobs.get(number)
+        if job is not None:  # its worker has gone: the job may have been requeued
+            job.is_left, job.asked, job.since = True, 0.0, time.monotonic()
+        else:
+            self._due.append(number)
+
+    def end(self, seat: Seat) -> None:
+        number = seat.place.worker
+        if number in self._due:
+            self._due.remove(number)
+        job = self.jobs.pop(number, None)
+        if job is not None and job.id:  # else it is cancelled as soon as its id is known
+            self._cancel(job, at_once=seat.has_entered)
+
+    def _cancel(self, job: _Job, at_once: bool = False) -> None:
+        # A job that is only cancelled is asked to leave first, and would give its trial back.
+        how = ["--full", "--signal=KILL"] if at_once else []
+        self._cancelling.append(_Command(["scancel", "--quiet", *how, job.id]))
+
+    def left(self, deadline: float) -> None:
+        if not self._has_submitted:
+            return
+        if self._submission is not None:
+            self._submission[0].wait(deadline)
+        while True:
+            try:
+                ask(["scancel", "--quiet", "--name", self.job_name])
+                if not any(is_alive(state) for state in self._states().values()):
+                    break
+            except UserError as error:
+                logger.warning("%s", error)
+            if time.monotonic() > deadline:
+                logger.warning("jobs may be left: see `squeue --name %s`", self.job_name)
+                break
+            time.sleep(0.2)
+        running = [self._submission, self._look]
+        for command in [*self._cancelling, *(one[0] for one in running if one is not None)]:
+            command.close()
+        self._submission = self._look = None
+        self._cancelling.clear()
+        self.jobs.clear()
+        self._has_submitted = False
+
+    def driver_is_dead(self, driver: str) -> None:
+        ask(["scancel", "--quiet", "--name", _job_name(driver)])
+
+    @property
+    def job_name(self) -> str:
+        return _job_name(self.token_file.stem)
+
+    def _states(self) -> dict[str, str]:
+        return {id: state for id, (state, _, _) in read_queue(ask(self._queue_command())).items()}
+
+    def _queue_command(self) -> list[str]:
+        form = "%i|%T|%N|%r"
+        return [
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states",
+            "all",
+            "--name",
+            self.job_name,
+            "--format",
+            form,
+        ]
+
+    # What is looked after
+
+    def seat_of(self, entry: Entry) -> Seat | None:
+        number = next((number for number, job in self.jobs.items() if job.name == entry.name), None)
+        seat = self.seats.get(number) if number is not None else None
+        if seat is None or number is None:
+            return None
+        if seat.has_entered:
+            self.bury(seat, f"job {self.jobs[number].id} was requeued", blameless=True)
+            return None
+        job = self.jobs[number]
+        job.is_left, job.asked, job.since = False, 0.0, time.monotonic()
+        return seat
+
+    def send(self, worker: int, message: ToWorker) -> None:
+        if isinstance(message, TrialRun):
+            self._idle.pop(worker, None)
+            gone = self._retired.keys() - self.seats.keys()
+            if gone and not self._idle:  # one trains, and none is left to take the next trial
+                place = self._retired.pop(number := min(gone))
+                logger.info("worker %d is wanted again", number)
+                self.ready.append(PlaceAdded(place))
+        super().send(worker, message)
+
+    def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
+        number = seat.place.worker
+        job = self.jobs.get(number)
+        if job is not None and job.id and not stderr:
+            stderr = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
+        retired = number in self._retired and self.seats.get(number) is seat
+        super().bury(seat, reason, stderr, blameless or retired)
+        self._idle.pop(number, None)
+        if retired:
+            self.jobs.pop(number, None)
+            self.ready.append(PlaceRemoved(number))
+
+    def tend(self, now: float) -> None:
+        self._submit(now)
+        self._look_at_queue(now)
+        for number, seat in list(self.seats.items()):
+            job = self.jobs.get(number)
+            if job is not None and job.id and job.asked:
+                self._judge(number, seat, job, now)
+            elif not seat.has_entered and job is not None and not job.id:
+                self.say(seat, "is being submitted to Slurm", now)
+        self._retire(now)
+        for command in [one for one in self._cancelling if one.done()]:
+            self._cancelling.remove(command)
+            command.close()
+
+    def _submit(self, now: float) -> None:
+        if self._submission is not None:
+            command, numbers = self._submission
+            if not command.done():
+                return
+            self._submission = None
+            self._submitted(command, numbers, now)
+        if self._due and now >= self._retry_at:
+            numbers, self._due = sorted(self._due), []
+            self._batch += 1
+            for number in numbers:
+                self.jobs[number] = _Job(f"{number}.{self._batch}")
+            self.folder.job_log(0, "").parent.mkdir(parents=True, exist_ok=True)
+            threads = max(self.seats[number].place.threads for number in numbers)
+            self._has_submitted = True
+            self._submission = _Command(self._sbatch(numbers, threads), self._script(threads)), numbers
+
+    def _submitted(self, command: "_Command", numbers: Sequence[int], now: float) -> None:
+        """Notes the ids of jobs, or that Slurm has not taken them.
+
+        Raises:
+            UserError: it has never taken any.
+        """
+        status, out, err = command.result()
+        found = re.match(r"\d+", out)
+        if status == 0 and found:
+            self._looked = 0.0
+            for number in numbers:
+                job = self.jobs.get(number)
+                if job is not None and job.name.endswith(f".{self._batch}"):
+                    job.id, job.since = f"{found[0]}_{number}", now
+                else:  # ended meanwhile
+                    self._cancel(_Job("", f"{found[0]}_{number}"))
+            return
+        said = " ".join(err.split()) or f"status {status}"
+        if not any(job.id for job in self.jobs.values()) and not _is_passing(said):
+            raise UserError(f"--executor slurm: sbatch refuses the jobs: {said}; see --partition and --slurm")
+        self._retry_at = now + RETRY
+        for number in numbers:
+            self.jobs.pop(number, None)
+            if number in self.seats and number not in self._due:
+                self._due.append(number)
+                self.say(self.seats[number], f"Slurm does not take its job yet: {said}", now)
+
+    def _sbatch(self, numbers: Sequence[int], threads: int) -> list[str]:
+        log = self.folder.job_log(0, "").parent / "worker-%a.%A.log"
+        own = {
+            "job-name": self.job_name,
+            "array": ",".join(map(str, numbers)),
+            "output": str(log),
+            "open-mode": "append",
+            "chdir": os.getcwd(),
+            "nodes": "1",
+            "ntasks": "1",
+            "cpus-per-task": str(threads),
+            "signal": f"B:TERM@{SIGNAL}",
+            **({"gpus-per-node": str(self._gpus)} if self._gpus else {}),
+        }
+        given = {
+            name: value for name, value in own.items() if name not in self._parameters
+        } | self._parameters
+        flags = [f"--{name}={value}" if value else f"--{name}" for name, value in given.items()]
+        return ["sbatch", "--parsable", *([] if "no-requeue" in given else ["--requeue"]), *flags]
+
+    def _script(self, threads: int) -> str:
+        command = [*python_module("hpsearch"), "worker", "--dial", self.address]
+        command += ["--token-file", str(self.token_file), "--name"]
+        count = {
+            name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        }
+        lines = [f"export {name}={value}" for name, value in (count | {"PYTHONUNBUFFERED": "1"}).items()]
+        return "\n".join(
+            ["#!/bin/bash", *lines, f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID.{self._batch}"', ""]
+        )
+
+    def _look_at_queue(self, now: float) -> None:
+        if self._look is not None:
+            command, asked = self._look
+            if not command.done():
+                return
+            self._look = None
+            status, out, err = command.result()
+            if status == 0:
+                self._note(read_queue(out), asked)
+            else:
+                logger.info("squeue: %s", " ".join(err.split()))
+        awaited = any(seat.lost is not None for seat in self.seats.values()) or any(
+            job.is_left or not job.asked for job in self.jobs.values()
+        )
+        if self.jobs and now - self._looked >= (LOOK_SOON if awaited else LOOK):
+            self._looked = now
+            self._look = _Command(self._queue_command()), now
+
+    def _note(self, queue: Mapping[str, tuple[str, str, str]], asked: float) -> None:
+        for job in self.jobs.values():
+            if job.id and asked > job.since:
+                job.state, job.node, job.reason = queue.get(job.id, (GONE, "", ""))
+                job.asked = asked
+
+    def _judge(self, number: int, seat: Seat, job: _Job, now: float) -> None:
+        """Says what the state of its job means for a worker that is not there."""
+        has_ended = job.state in ENDED
+        if not seat.has_entered:
+            if has_ended and job.is_left:  # not requeued
+                del self.jobs[number]
+                self._due.append(number)
+            elif has_ended:
+                del self.jobs[number]
+                text = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
+                self.bury(
+                    seat, f"job {job.id} ended before it began: {job.state}", text, job.state in BLAMELESS
+                )
+            elif job.state == "PENDING" and any(reason in job.reason for reason in HELD):
+                logger.warning("worker %d: job %s is replaced: %s", number, job.id, job.reason)
+                self._cancel(job)
+                del self.jobs[number]
+                self._due.append(number)
+            elif job.state == "PENDING":
+                job.is_left = False
+                self.say(seat, f"queued: job {job.id} ({job.reason})", now)
+            elif job.is_left:
+                self.say(seat, f"waits for the end of job {job.id}", now)
+            else:
+                self.say(seat, f"job {job.id} starts on {job.node or 'a node'}", now)
+        elif seat.lost is not None and job.asked > seat.lost and seat.killed is None:
+            if has_ended:
+                self.bury(seat, f"job {job.id} ended: {job.state}", blameless=job.state in BLAMELESS)
+                self.jobs.pop(number, None)
+            elif job.state == "PENDING":
+                self.bury(seat, f"job {job.id} was requeued ({job.reason})", blameless=True)
+
+    def _retire(self, now: float) -> None:
+        """Ends the jobs that have had no trial for a while, as long as others train."""
+        busy = sum(bool(seat.folders) for seat in self.seats.values())
+        for number, seat in self.seats.items():
+            if not seat.is_ready or seat.folders or number in self._retired:
+                self._idle.pop(number, None)
+            elif busy and now - self._idle.setdefault(number, now) > IDLE:
+                logger.info("worker %d has nothing to train: its job ends", number)
+                self._retired[number] = seat.place
+                self.send(number, Shutdown())
+
+
+class _Command:
+    """A command of Slurm that runs beside the driver's loop; its words go into files, for a pipe may fill."""
+
+    def __init__(self, command: Sequence[str], text: str = "") -> None:
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(3)]  # noqa: SIM115 - until `close`
+        source, out, err = self._files
+        source.write(text)
+        source.seek(0)
+        self._process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err, env=_environment())
+        self._until = time.monotonic() + ANSWERS
+
+    def done(self) -> bool:
+        """Says whether it has ended; one that does not answer is ended."""
+        if self._process.poll() is None and time.monotonic() > self._until:
+            self._process.kill()
+            self._process.wait()
+        return self._process.poll() is not None
+
+    def wait(self, deadline: float) -> None:
+        """Waits for its end."""
+        while not self.done() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def result(self) -> tuple[int, str, str]:
+        """Returns its status and what it has said, and closes it."""
+        said = []
+        for file in self._files[1:]:
+            file.seek(0)
+            said.append(file.read())
+        status = self._process.wait()
+        self.close()
+        return status, said[0], said[1]
+
+    def close(self) -> None:
+        """Ends it, if it runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for file in self._files:
+            file.close()
+
+
+def ask(command: Sequence[str]) -> str:
+    """Returns what a command of Slurm says.
+
+    Raises:
+        UserError: it is not there, or fails.
+    """
+    try:
+        done = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, timeout=ANSWERS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"--executor slurm: {command[0]} does not answer: {error}") from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise UserError(f"--executor slurm: {' '.join(command)} fails: {said}")
+    return done.stdout
+
+
+def parameters(cluster: Cluster) -> dict[str, str]:
+    """Returns what the flags say to `sbatch`, by name; a flag without a value has "".
+
+    Raises:
+        UserError: a flag has another form, or is hpsearch's own.
+    """
+    found = {"partition": cluster.partition} if cluster.partition else {}
+    for given in cluster.slurm:
+        if not _PARAMETER.fullmatch(given):
+            raise UserError(
+                f'--slurm "{given}": write a parameter of sbatch and its value, as in time=2:00:00'
+            )
+        name, _, value = given.partition("=")
+        if name in OURS:
+            raise UserError(f"--slurm {given}: hpsearch needs {name} itself; leave it out")
+        found[name] = value
+    return found
+
+
+def read_queue(text: str) -> dict[str, tuple[str, str, str]]:
+    """Returns state, node and reason of each job in what `squeue` says."""
+    return {id: (state, node, reason) for id, state, node, reason in _rows(text)}
+
+
+def is_alive(state: str) -> bool:
+    """Says whether a job may still run, or be run."""
+    return state not in ENDED
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    return (row for line in text.splitlines() if len(row := line.split("|", 3)) == 4)
+
+
+def _job_name(driver: str) -> str:
+    return f"hpsearch-{driver}"
+
+
+def _is_passing(said: str) -> bool:
+    """Says whether Slurm may take the same job in a moment."""
+    return any(word in said for word in ("Unable to contact", "timed out", "temporarily", "try again"))
+
+
+def _environment() -> dict[str, str]:
+    """Returns this process's environment, in which hpsearch is found; a driver's own job is none of its workers'."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    own = own_paths(os.environ)
+    return {
+        name: value
+        for name, value in own.items()
+        if name in kept or not name.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_"))
+    }

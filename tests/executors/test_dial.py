@@ -1,0 +1,466 @@
+"""The line between a driver and workers elsewhere: strangers, breaks of the network, versions, attacks."""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hpsearch.contracts.executor import WorkerPlace, Workers
+from hpsearch.contracts.messages import (
+    Action,
+    Decision,
+    EndKind,
+    EpochResult,
+    FromWorker,
+    Ready,
+    Shutdown,
+    TrialEnd,
+    TrialRun,
+    Usage,
+    Waiting,
+    WorkerExit,
+    WorkerSetup,
+)
+from hpsearch.contracts.places import Cluster
+from hpsearch.errors import UserError
+from hpsearch.executors import dial
+from hpsearch.executors import line as lines
+from hpsearch.executors.dial import STRANGERS, DialExecutor
+from hpsearch.executors.line import GREETING, Channel, Kind, LineError, answered, greeting, read_token
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.service import dialing
+from hpsearch.service.dialing import Line
+from hpsearch.study import parse_study
+from tests.databases import Proxy
+from tests.executors.by_hand import command
+
+SPEC = parse_study({"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": {"epochs": [1]}})
+DEADLINE = 30.0  # seconds
+
+
+@dataclass
+class Desk:
+    """A driver's end, with all that it has heard."""
+
+    executor: DialExecutor
+    folder: Path
+    heard: list[FromWorker] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, worker: int = 0) -> None:
+        self.executor.start(WorkerPlace(worker), WorkerSetup(worker, SPEC))
+
+    def dial(self, port: int | None = None) -> Line:
+        """Returns the line of a worker in this process; `left` says that it would have ended its process."""
+        at = dialing.parse_address(self.executor.address)
+        line = Line((at[0], port or at[1]), self.executor.token_file, "", self.left.set)
+        self.lines.append(line)
+        return line
+
+    def until(self, condition: Callable[[], bool], what: str = "it does not come") -> None:
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}; heard {self.heard}"
+            self.heard += [m for m in self.executor.receive(0.02) if not isinstance(m, Waiting)]
+
+    def met(self, worker: int = 0, port: int | None = None) -> Line:
+        """Starts a worker that has its setup."""
+        self.start(worker)
+        line = self.dial(port)
+        self.until(line.poll, "no setup")
+        setup = line.recv()
+        assert isinstance(setup, WorkerSetup)
+        assert setup.worker == worker
+        return line
+
+    def carries(self, line: Line, worker: int = 0) -> None:
+        """Makes sure that messages pass in both directions."""
+        before = len(self.heard)
+        line.send(Usage(worker, 1.0))
+        self.until(lambda: len(self.heard) > before, "the worker is not heard")
+        assert self.heard.pop() == Usage(worker, 1.0)
+        self.executor.send(worker, Decision(1, 1, Action.STOP))
+        self.until(line.poll, "the driver is not heard")
+        assert line.recv() == Decision(1, 1, Action.STOP)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(dialing.parse_address(self.executor.address), 10)
+
+    def reads(self, one: socket.socket) -> bytes:
+        """Returns all that a stranger is told until it is hung up on."""
+        said = b""
+        one.setblocking(False)
+
+        def has_hung_up() -> bool:
+            nonlocal said
+            try:
+                data = one.recv(4096)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            said += data
+            return not data
+
+        self.until(has_hung_up, "a stranger is not hung up on")
+        return said
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(DialExecutor(RunFolder(tmp_path, "s"), Cluster(reconnect=20.0)), tmp_path)
+    yield desk
+    desk.executor.close(0.0)
+    for line in desk.lines:
+        line.close(False)
+
+
+def test_a_worker_is_greeted_set_up_and_heard(desk: Desk) -> None:
+    desk.carries(desk.met())
+
+
+def test_the_driver_says_how_a_worker_is_started(desk: Desk) -> None:
+    places = desk.executor.places(Workers("none", 2), 1, "time")
+    assert [place.worker for place in places] == [0, 1]
+    desk.start()
+    (waiting,) = desk.executor.receive(0.0)
+    assert isinstance(waiting, Waiting)
+    assert f"--dial {desk.executor.address} --token-file {desk.executor.token_file}" in waiting.text
+    assert desk.executor.receive(0.0) == [], "said again at once"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10,
+        b"\x00" * GREETING,
+        os.urandom(4096),
+        b"hpsearch dial 1\n" + b"x" * 64,
+    ],
+    ids=["http", "zeros", "noise", "almost"],
+)
+def test_garbage_is_hung_up_on_without_a_word(desk: Desk, said: bytes) -> None:
+    line = desk.met()
+    with desk.connect() as stranger:
+        stranger.sendall(said)
+        assert desk.reads(stranger) == b""
+    desk.carries(line)
+
+
+def test_who_has_another_token_is_hung_up_on_without_a_word(desk: Desk) -> None:
+    line = desk.met()
+    with desk.connect() as stranger:
+        stranger.sendall(greeting(b"\x01" * 32))
+        assert desk.reads(stranger) == b""
+    desk.carries(line)
+
+
+def test_a_greeting_that_was_overheard_is_worth_nothing(desk: Desk) -> None:
+    line = desk.met()
+    key = read_token(desk.executor.token_file).key
+    greeted = greeting(key)
+    with desk.connect() as first, desk.connect() as second:
+        first.sendall(greeted)
+        desk.until(lambda: bool(select.select([first], [], [], 0)[0]), "no answer")
+        second.sendall(greeted)
+        assert desk.reads(second) == b""
+    desk.carries(line)
+
+
+def test_a_connection_that_was_overheard_is_worth_nothing(desk: Desk) -> None:
+    """All that a worker has said, said again in another connection: also where the greeting is not known."""
+    seen = bytearray()
+    desk.start()
+    with Proxy(f"postgresql://{desk.executor.address}/x").tapped(seen) as proxy:
+        line = desk.dial(proxy.port)
+        desk.until(line.poll, "no setup")
+        line.recv()
+        desk.carries(line)
+        desk.executor._greeted.clear()
+        with desk.connect() as thief:
+            thief.sendall(bytes(seen))
+            assert len(desk.reads(thief)) == lines.ANSWER
+        desk.carries(line)
+
+
+def test_one_who_says_nothing_or_little_is_hung_up_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "PATIENCE", 0.3)
+    worker = desk.met()
+    with desk.connect() as silent, desk.connect() as slow:
+        slow.sendall(b"h")
+        assert desk.reads(silent) == b""
+        with contextlib.suppress(OSError):  # byte for byte does not help
+            slow.sendall(b"p")
+        assert desk.reads(slow) == b""
+    desk.carries(worker)
+
+
+def test_a_thousand_strangers_leave_room_for_a_worker(desk: Desk) -> None:
+    """They connect, say nothing and stay; a worker comes after them."""
+    first = desk.met(0)
+    with contextlib.ExitStack() as strangers:
+        for _ in range(1000):
+            strangers.enter_context(desk.connect())
+            desk.executor.receive(0.0)
+        assert len(desk.executor._strangers) <= STRANGERS
+        desk.carries(first, 0)
+        desk.carries(desk.met(1), 1)
+
+
+def test_one_with_the_token_that_does_not_keep_to_the_rules_is_hung_up_on(desk: Desk) -> None:
+    worker = desk.met()
+    key = read_token(desk.executor.token_file).key
+
+    def enter() -> tuple[socket.socket, Channel]:
+        one = desk.connect()
+        greeted = greeting(key)
+        one.sendall(greeted)
+        desk.until(lambda: bool(select.select([one], [], [], 0)[0]), "no answer")
+        return one, answered(key, greeted, one.recv(lines.ANSWER))
+
+    for frame in (
+        lambda channel: channel.seal(Kind.DATA, bytes(16) + b"{}"),  # before it has entered
+        lambda channel: channel.seal(Kind.ENTER, b"[" * 4000),
+        lambda channel: channel.seal(Kind.ENTER, b'{"name": 1}'),
+        lambda channel: (lines.MOST_OF_STRANGERS + 1).to_bytes(4, "big"),
+        lambda channel: channel.seal(Kind.ENTER, b"{}")[:-1] + b"x",  # its proof does not fit
+    ):
+        one, channel = enter()
+        with one:
+            one.sendall(frame(channel))
+            assert desk.reads(one) == b""
+    desk.carries(worker)
+
+
+def test_another_version_is_refused_with_both_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "__version__", "9.9")
+    desk.start()
+    line = desk.dial()
+    desk.until(line.poll)
+    with pytest.raises(EOFError):
+        line.recv()
+    assert line.reason.startswith("refused: its driver runs hpsearch ")
+    assert "and this worker 9.9; install the same version for both" in line.reason
+
+
+def test_a_driver_without_the_token_is_not_worked_for(desk: Desk, tmp_path: Path) -> None:
+    """A false driver listens at the address: it is told nothing but the greeting, and the worker dials on."""
+    false = socket.create_server(("127.0.0.1", 0))
+    false.settimeout(DEADLINE)
+    desk.start()
+    worker = desk.dial(false.getsockname()[1])
+    for _ in range(2):
+        one, _ = false.accept()
+        with one:
+            one.settimeout(DEADLINE)
+            said = b""
+            while len(said) < GREETING:
+                said += one.recv(GREETING)
+            one.sendall(bytes(lines.ANSWER))
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+    assert not worker.poll()
+    false.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (Ready(5, 1, "cpu", {}, None, 0.0), "Ready of another worker"),
+        (EpochResult(8, 1, 1, {"val_loss": 0.0}), "trial 8, which it was not given"),
+        (
+            TrialEnd(7, 1, EndKind.FINISHED, weights="/etc/passwd"),
+            "weights outside its trial's folder: /etc/passwd",
+        ),
+        (
+            TrialEnd(7, 1, EndKind.FINISHED, weights="/runs/7/../../etc/passwd"),
+            "weights outside its trial's folder",
+        ),
+    ],
+    ids=["another worker", "another trial", "other files", "dots"],
+)
+def test_a_worker_that_speaks_for_others_is_hung_up_on(desk: Desk, message: FromWorker, words: str) -> None:
+    worker = desk.met()
+    desk.executor.send(0, TrialRun("s", 7, 1, {}, SPEC, "/runs/7"))
+    worker.send(message)
+    desk.until(lambda: bool(desk.heard))
+    (left,) = desk.heard
+    assert isinstance(left, WorkerExit)
+    assert words in left.reason
+    assert not left.blameless
+
+
+def test_every_message_arrives_once_over_a_hundred_cuts(desk: Desk) -> None:
+    """Both talk all the time while their connection is cut."""
+    desk.start()
+    proxy = Proxy(f"postgresql://{desk.executor.address}/x")
+    worker = desk.dial(proxy.port)
+    desk.until(worker.poll, "no setup")
+    worker.recv()
+    desk.executor.send(0, TrialRun("s", 7, 1, {}, SPEC, "/runs/7"))
+    sent, answers = 0, []
+    for cut in range(100):
+        for _ in range(5):
+            sent += 1
+            worker.send(EpochResult(7, 1, sent, {"val_loss": 0.0}))
+            desk.executor.send(0, Decision(7, sent, Action.CONTINUE))
+        proxy.cut()
+        proxy.mend()
+        if cut % 2:  # every other cut hits while the worker dials again
+            desk.until(lambda: len(desk.heard) == sent, "a message is lost")  # noqa: B023
+        while worker.poll():
+            answers.append(worker.recv())
+    desk.until(lambda: len(desk.heard) == sent, "a message is lost")
+    while len(answers) < sent + 1:
+        desk.until(worker.poll, "a decision is lost")
+        answers.append(worker.recv())
+    assert [m.epoch for m in desk.heard] == list(range(1, sent + 1))
+    assert [m.epoch for m in answers[1:]] == list(range(1, sent + 1))
+    proxy.cut()
+
+
+def test_a_connection_that_stands_still_is_replaced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody hangs up, nothing comes: as when a switch has lost its mind."""
+    for module in (dial, dialing):
+        monkeypatch.setattr(module, "SILENCE", 1.0)
+        monkeypatch.setattr(module, "BEAT_EVERY", 0.2)
+    desk.start()
+    proxy = Proxy(f"postgresql://{desk.executor.address}/x")
+    worker = desk.dial(proxy.port)
+    desk.until(worker.poll, "no setup")
+    worker.recv()
+    seat = desk.executor.seats[0]
+    proxy.freeze()
+    desk.until(lambda: seat.connection is None, "it still counts as connected")
+    assert seat.silent
+    proxy.cut()
+    proxy.mend()
+    proxy.thaw()
+    desk.until(lambda: seat.connection is not None, "it does not dial again")
+    desk.carries(worker)
+    proxy.cut()
+
+
+def test_a_worker_that_does_not_come_back_is_given_up(tmp_path: Path) -> None:
+    desk = Desk(DialExecutor(RunFolder(tmp_path, "s"), Cluster(reconnect=0.5)), tmp_path)
+    proxy_desk = desk.executor
+    desk.start()
+    proxy = Proxy(f"postgresql://{proxy_desk.address}/x")
+    worker = desk.dial(proxy.port)
+    desk.until(worker.poll, "no setup")
+    worker.recv()
+    proxy.cut()
+    desk.until(lambda: bool(desk.heard))
+    assert desk.heard == [WorkerExit(0, "could not be reached for 0.5 s")]
+    assert desk.left.wait(DEADLINE), "the worker stays without a driver"
+    assert "there is no driver" in worker.reason
+    proxy_desk.close(0.0)
+    worker.close(False)
+
+
+def test_a_worker_leaves_at_once_when_the_token_has_gone(desk: Desk) -> None:
+    """A driver removes it at its end, and that of one that was killed is removed by the next."""
+    proxy = Proxy(f"postgresql://{desk.executor.address}/x")
+    worker = desk.met(port=proxy.port)
+    desk.executor.token_file.unlink()
+    proxy.cut()
+    assert desk.left.wait(DEADLINE / 3), "it waits for a driver that has ended"
+    assert worker.reason == f"the driver has ended (its token {desk.executor.token_file} has gone)"
+
+
+def test_who_is_not_wanted_yet_waits_and_takes_the_next_place(desk: Desk) -> None:
+    first = desk.met(0)
+    spare = desk.dial()
+    desk.carries(first)
+    assert not spare.poll()
+    desk.executor.send(0, Shutdown())
+    desk.until(first.poll)
+    assert first.recv() == Shutdown()
+    leaving = threading.Thread(target=first.close, args=(True,))
+    leaving.start()
+    desk.until(lambda: bool(desk.heard))
+    leaving.join()
+    desk.lines.remove(first)
+    assert desk.heard == [WorkerExit(0, "was told to leave by a signal", blameless=True)]
+    desk.start(0)
+    desk.until(spare.poll, "the spare worker is not taken")
+
+
+def test_the_token_is_its_owners_alone(desk: Desk) -> None:
+    desk.executor.places(Workers("none", 1), 1, "time")
+    path = desk.executor.token_file
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    with pytest.raises(UserError, match=r"can be read by others \(mode 640\); chmod 600 it"):
+        read_token(path)
+    path.chmod(0o600)
+    for text in ("", "[]", '{"secret": "12", "reconnect": 1}', '{"secret": 5, "reconnect": 1}', '{"a": 1}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is not a token file"):
+            read_token(path)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_token(path.with_name("none"))
+
+
+@pytest.mark.parametrize("listen", ["300.0.0.1", "127.0.0.1:99999", "no.such.host.invalid:80"])
+def test_an_address_that_cannot_be_had_is_said(tmp_path: Path, listen: str) -> None:
+    executor = DialExecutor(RunFolder(tmp_path, "s"), Cluster(listen=listen))
+    with pytest.raises(
+        UserError, match=r'--listen "[^"]*": cannot be listened on: .*; give an address of this'
+    ):
+        executor.listen()
+
+
+@pytest.mark.parametrize("address", ["somewhere", "host:", ":80", "host:0", "host:x", "host:99999"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=f'--dial: "{address}" is not an address'):
+        dialing.parse_address(address)
+
+
+def test_the_token_of_a_dead_driver_is_removed_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "s")
+    code = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from hpsearch.contracts.places import Cluster\n"
+        "from hpsearch.executors.dial import DialExecutor\n"
+        "from hpsearch.files.run_folder import RunFolder\n"
+        f"DialExecutor(RunFolder(Path({str(tmp_path)!r}), 's'), Cluster()).listen()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([*command("", tmp_path)[:2], "-c", code], check=False, timeout=60)
+    (dead,) = (folder.home / "dial").iterdir()
+    living = DialExecutor(folder, Cluster())
+    living.listen()
+    other = DialExecutor(folder, Cluster())
+    other.listen()
+    assert set((folder.home / "dial").iterdir()) == {living.token_file, other.token_file}
+    assert not dead.exists()
+    living.close(0.0)
+    other.close(0.0)
+    assert list((folder.home / "dial").iterdir()) == []
+
+
+def test_a_frame_that_is_changed_on_the_way_is_noticed() -> None:
+    key = b"k" * 32
+    greeted = greeting(key)
+    said, driver = lines.answer(key, greeted)
+    worker = answered(key, greeted, said)
+    frame = worker.seal(Kind.DATA, b"a decision")
+    assert list(driver.feed(frame)) == [(Kind.DATA, b"a decision")]
+    with pytest.raises(LineError, match="without its proof"):
+        list(driver.feed(frame))  # the same once more
+    said, driver = lines.answer(key, greeted)
+    with pytest.raises(LineError, match="without its proof"):
+        list(driver.feed(frame[:-1] + b"m"))
+    with pytest.raises(LineError, match="not the driver"):
+        answered(key, greeting(key), said)
