@@ -23,8 +23,8 @@ from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "run", "check", "confirm", "refit", "status", "best", "list", "report", "compare", "dashboard", "predict", "export",
-    "stop", "delete",
+    "schema", "run", "check", "confirm", "refit", "status", "best", "list", "report", "compare", "dashboard", "predict",
+    "export", "stop", "delete",
 )  # fmt: skip
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -209,7 +209,12 @@ def test_a_signal_within_a_destructor_ends_the_command(tmp_path: Path, number: s
     """Python ignores what is raised there, and prints it with its traceback."""
     command = [sys.executable, "-c", DESTROYED.format(number=int(number))]
     done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=25
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=25,
     )
     assert done.returncode in (128 + number, -number), done.stderr
     if number != signal.SIGINT:
