@@ -28,6 +28,7 @@ from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
+from hpsearch.training.pretrained import data_table
 from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_weights
 
@@ -108,7 +109,7 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
 
 def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> TrainingData:
     return load(
-        spec.data,
+        data_table(spec),
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
@@ -119,7 +120,7 @@ def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> 
 
 def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
     return open_test(
-        spec.data,
+        data_table(spec),
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
@@ -183,7 +184,7 @@ def validate(
     record.load(attrs)
     record.check_parts(data.facts)
     _compute_as_in_training(spec)
-    batches = data.at(spec.data)
+    batches = data.at(data_table(spec))
     found = {}
     for number, path in weights.items():
         model, precision = _model(spec, batches, path, place, device)
