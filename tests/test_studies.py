@@ -52,7 +52,12 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     ),
     "more data against more time": ("More data against more time",),
     "train, validation, test": ("Train, validation and test", "Pictures that belong together"),
-    "augmentation": ("Augmentation", "How much augmentation", "Mixing pictures"),
+    "augmentation": (
+        "Augmentation",
+        "Augmentation of photographs",
+        "How much augmentation",
+        "Mixing pictures",
+    ),
     "Rescale, RandomCrop, ToTensor": ("Rescale, random crop, to tensor",),
     "image size against cost, progressive resizing": ("Image size against cost", "Progressive resizing"),
     "the loop: epochs, batches, iterations, learning rate": (

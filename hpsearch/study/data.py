@@ -3,9 +3,17 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
-from hpsearch.study.augment import Augment, check_unique
+from hpsearch.study.augment import Augment, check_unique, expand_preset
 from hpsearch.study.section import Bool, Float, Int, OrNone, Section
 
 
@@ -106,7 +114,8 @@ class DataSpec(Section):
     """Subtracts the training part's mean and divides by its standard deviation, per channel; with
     `model.weights = "imagenet"` those that the weights were trained with. `"imagenet"`, or a table with `mean` and
     `std`, fixes them, for weights in a file of yours."""
-    augment: Annotated[tuple[Augment, ...], AfterValidator(check_unique)] = ()
+    augment: Annotated[tuple[Augment, ...], AfterValidator(check_unique), BeforeValidator(expand_preset)] = ()
+    """Transforms of the training images, drawn anew each time; or the name of a preset, `"photo"`."""
     progressive: tuple[tuple[Float, Int], ...] = ()
     """Progressive resizing: pairs of (share of the epochs from which on, image size); training starts on
     small images and ends on large ones. Validation is always at the last size."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from hpsearch.study.augment import TRANSFORMS
+from hpsearch.study.augment import PRESETS, TRANSFORMS, expand_preset
 from hpsearch.study.search import SEARCHABLE, SHORT, searchable_kind
 from hpsearch.study.section import Section, parse_duration, parse_none
 from hpsearch.study.specification import StudySpec
@@ -57,7 +57,8 @@ class _Tables(GenerateJsonSchema):
         if function is parse_duration:
             return _DURATION
         inner = self.generate_inner(schema["schema"])
-        return {"anyOf": [inner, {"const": "none"}]} if function is parse_none else inner
+        named = {parse_none: ["none"], expand_preset: [*PRESETS]}.get(function)
+        return {"anyOf": [inner, {"enum": named}]} if named else inner
 
     def default_schema(self, schema: Any) -> Schema:
         inner = self.generate_inner(schema["schema"])
