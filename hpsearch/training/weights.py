@@ -111,7 +111,7 @@ def match_weights(path: str | Path, own: Mapping[str, Tensor]) -> Match:
     found, removed, notes = *_renamed(content, own), list[str]()
     resized = [
         name
-        for name in _last_layer(own)
+        for name in last_layer(own)
         if name in found and name in own and found[name].shape != own[name].shape
     ]
     shapes = [
@@ -235,7 +235,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {_OLD_DENSENET.sub(r"\1\2", str(name)): value for name, value in content.items()}
 
 
-def _last_layer(own: Mapping[str, Tensor]) -> list[str]:
+def last_layer(own: Mapping[str, Tensor]) -> list[str]:
     """Returns the names of the tensors of the module that comes last."""
     ends = {name: name.rpartition(".")[0] for name in own}
     return [name for name, module in ends.items() if module == [*ends.values()][-1]]
