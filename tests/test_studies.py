@@ -87,7 +87,10 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Checkpoints, and when a crash is too many",
     ),
     "telling day from night in a photograph": ("Day or night",),
-    "comparing models on the test part at the end": ("Comparing models at the end",),
+    "comparing models on the test part at the end": (
+        "Comparing models at the end",
+        "Several models as one",
+    ),
 }
 """What the service was asked for, and the README's fragments that show it."""
 

@@ -282,6 +282,10 @@ def _lines(
         yield _said('"train.class_weights" = ["none", "balanced"]', "whether rare classes need more weight")
     yield from ("", "[early_stopping]", 'criterion = "patience"')
     yield _said(f"patience = {max(3, most // 5)}", "epochs without a lower validation loss")
+    yield from ("", "[checkpoint]")
+    yield _said(
+        "keep = 10", "the weights of the ten best, of which `hpsearch best --ensemble 5` makes one model"
+    )
     yield from ("", "[confirm]")
     yield _said("top = 2", "the best are trained again, for one search's luck must not decide")
     yield "seeds = 3"
