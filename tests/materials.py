@@ -26,6 +26,7 @@ def make_materials(folder: Path, modules: Mapping[str, str]) -> None:
     write_arrays(folder)
     write_particles(folder / "particles")
     write_weights(folder / "pretrained.safetensors")
+    write_published("mobilenet_v3_small", folder / "torch")
     write_short_study(folder / "studies")
     for name, text in modules.items():
         path = folder / Path(*name.split(".")).with_suffix(".py")
@@ -89,6 +90,19 @@ def write_weights(path: Path) -> None:
 
     model = models.build(ModelSpec(name="cnn", args={"width": 16}), 1, (8, 8), 26, seed=1)
     save_weights(path, model.state_dict(), {})
+
+
+def write_published(name: str, torch_home: Path) -> Path:
+    """Writes random weights where torchvision keeps the published ones of a network; returns the file."""
+    import torch
+    from torchvision import models
+
+    file = torch_home / "hub" / "checkpoints" / models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(models.get_model(name).state_dict(), file)
+    return file
 
 
 def write_short_study(folder: Path) -> None:

@@ -23,8 +23,8 @@ from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "run", "check", "confirm", "refit", "worker", "status", "best", "list", "report", "compare", "dashboard", "predict",
-    "export", "stop", "delete",
+    "init", "auto", "schema", "run", "check", "confirm", "refit", "worker", "status", "best", "list", "report", "compare",
+    "dashboard", "predict", "export", "stop", "delete",
 )  # fmt: skip
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -224,10 +224,16 @@ def test_a_signal_within_a_destructor_ends_the_command(tmp_path: Path, number: s
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_every_command_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = entry(*arguments, cwd=tmp_path)
-    listed = [line for line in done.stdout[done.stdout.index("Run:") :].splitlines() if line]
+    listed = [line for line in done.stdout[done.stdout.index("Start:") :].splitlines() if line]
     assert done.returncode == 0
     assert tuple(line.split()[0] for line in listed if line.startswith("  ")) == COMMANDS
-    assert [line for line in listed if not line.startswith("  ")] == ["Run:", "Look:", "Use:", "Manage:"]
+    assert [line for line in listed if not line.startswith("  ")] == [
+        "Start:",
+        "Run:",
+        "Look:",
+        "Use:",
+        "Manage:",
+    ]
     assert not [line for line in listed if line.endswith("...")]
 
 

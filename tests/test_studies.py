@@ -41,7 +41,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "height-width-channel against channel-first images": (
         "Arrays without copies, height-width-channel or channel first",
     ),
-    "freezing layers": ("Freezing layers", "Which layers", "Pretrained weights"),
+    "freezing layers": ("Freezing layers", "Which layers", "Pretrained weights", "Published weights"),
     "data sets: folders of photographs, tables of labels, arrays, stacks, one's own": (
         "Photographs in folders",
         "Labels in a table",
@@ -52,7 +52,12 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     ),
     "more data against more time": ("More data against more time",),
     "train, validation, test": ("Train, validation and test", "Pictures that belong together"),
-    "augmentation": ("Augmentation", "How much augmentation", "Mixing pictures"),
+    "augmentation": (
+        "Augmentation",
+        "Augmentation of photographs",
+        "How much augmentation",
+        "Mixing pictures",
+    ),
     "Rescale, RandomCrop, ToTensor": ("Rescale, random crop, to tensor",),
     "image size against cost, progressive resizing": ("Image size against cost", "Progressive resizing"),
     "the loop: epochs, batches, iterations, learning rate": (
@@ -82,7 +87,10 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Checkpoints, and when a crash is too many",
     ),
     "telling day from night in a photograph": ("Day or night",),
-    "comparing models on the test part at the end": ("Comparing models at the end",),
+    "comparing models on the test part at the end": (
+        "Comparing models at the end",
+        "Several models as one",
+    ),
 }
 """What the service was asked for, and the README's fragments that show it."""
 
@@ -129,6 +137,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(materials: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that holds what the fragments name, as the current one; imports are undone afterwards."""
     monkeypatch.chdir(materials)
+    monkeypatch.setenv("TORCH_HOME", str(materials / "torch"))
     monkeypatch.setattr(sys, "path", [str(materials), *sys.path])
     return materials
 
@@ -164,7 +173,8 @@ TOLD = {
     "Stacks of particle images": r"train=48, .*classes=\('1', '2'\)",
     "Train, validation and test": r"train=125\d, val=2\d\d, test=2\d\d",
     "Rescale, random crop, to tensor": r"channels=3, height=32, width=32",
-    "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*is initialized",
+    "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*start anew",
+    "Published weights": r"height=64.*weights_file.*mobilenet_v3_small-.* start anew",
     "Losses": r"'val_error'",
     "Labels of doubtful quality": r"'class_errors': .*'confusion'",
 }

@@ -5,9 +5,9 @@ command runs: torch, Optuna and pandas take seconds, `--help` must not.
 """
 
 # isort: off
-from hpsearch.cli import run, look, use, manage
+from hpsearch.cli import start, run, look, use, manage
 from hpsearch.cli.options import app
 
 # isort: on
 
-__all__ = ["app", "look", "manage", "run", "use"]
+__all__ = ["app", "look", "manage", "run", "start", "use"]

@@ -9,15 +9,19 @@ import typer
 
 from hpsearch.cli.options import (
     Allow,
+    DataRoot,
+    Gpus,
     Json,
     OptionalStudy,
     RunFolderOption,
     Search,
     Storage,
     StorageFile,
+    Test,
     allowed,
     command,
     import_paths,
+    modules,
     named,
     storage_url,
     study_name,
@@ -60,11 +64,45 @@ def best(
         typer.Option("--torch-export", help="With --save: also export a program that runs without hpsearch."),
     ] = False,
     search: Search = False,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Join up to N kept models: the mean of their answers."),
+    ] = None,
+    average: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Join up to N models of one start: the mean of their weights."),
+    ] = None,
+    test: Test = True,
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
     allow: Allow = None,
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
     if torch_export and save is None:
         raise UserError("--torch-export: give --save DIR, where the program is written")
+    if ensemble is not None or average is not None:
+        if (ensemble is not None and average is not None) or torch_export or as_json or search:
+            raise UserError(
+                "--ensemble, --average: give one of them, without --torch-export, --json and --search"
+            )
+        from hpsearch.results.commands import api
+        from hpsearch.results.confirm.ensemble import joined_lines, save_joined
+
+        joined = api.join(
+            study,
+            ensemble=ensemble,
+            average=average,
+            test=test,
+            gpus=gpus,
+            storage=storage_url(storage, storage_file, run_folder),
+            run_folder=run_folder,
+            data_root=data_root,
+            allow=modules(allow),
+        )
+        say(*joined_lines(joined))
+        for path in [] if save is None else save_joined(joined, save):
+            say(f"saved {path}")
+        return
     from hpsearch.results.stored.best import best_trial
     from hpsearch.results.stored.reading import reading_study
     from hpsearch.results.terminal.lines import best_lines

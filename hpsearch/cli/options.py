@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpsearch.results.terminal.progress import Repeat
     from hpsearch.study.specification import StudySpec
 
-GROUPS = ("run", "look", "use", "manage")
+GROUPS = ("start", "run", "look", "use", "manage")
 """The modules of the commands, in the order in which `--help` lists them."""
 
 ALIASES = {"--n-trials": "--trials", "--n-jobs": "--workers", "--study": "--whole"}

@@ -146,6 +146,80 @@ class Brightness(Transform):
     strength: Annotated[float, Field(ge=0.0)] = 0.2
 
 
+class ResizedCrop(Transform):
+    """A part of the image, anywhere in it, magnified to the whole size: things come nearer and are cut (Szegedy 2014).
+
+    Attributes:
+        low: smallest area of the part as a share of the image; shares are uniform in low..high.
+        high: largest area.
+        ratio: the part's height is 1/ratio to ratio times its width, log-uniform.
+    """
+
+    name: Literal["resized_crop"]
+    low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    high: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    ratio: Annotated[float, Field(ge=1.0, le=10.0)] = 4 / 3
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_order(self.low, self.high)
+        return self
+
+
+class ColorJitter(Transform):
+    """Changes brightness, contrast, saturation and hue, in this order, each by a factor of its own.
+
+    Attributes:
+        brightness: the factor is uniform in max(0, 1 - brightness)..1 + brightness.
+        contrast: the same of the distance from the image's mean grey.
+        saturation: the same of the distance from each pixel's own grey.
+        hue: the hue is turned by a share of the circle, uniform in -hue..hue.
+    """
+
+    name: Literal["color_jitter"]
+    brightness: Annotated[float, Field(ge=0.0)] = 0.2
+    contrast: Annotated[float, Field(ge=0.0)] = 0.2
+    saturation: Annotated[float, Field(ge=0.0)] = 0.2
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+
+
+class Blur(Transform):
+    """Smooths the image by a Gaussian, as an unfocused lens does.
+
+    Attributes:
+        low: smallest standard deviation in pixels; they are uniform in low..high.
+        high: largest standard deviation.
+    """
+
+    name: Literal["blur"]
+    low: Annotated[float, Field(gt=0.0, le=100.0)] = 0.1
+    high: Annotated[float, Field(gt=0.0, le=100.0)] = 2.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_order(self.low, self.high)
+        return self
+
+
+class TrivialAugment(Transform):
+    """One of 14 operations at one of 31 strengths, both drawn for each image (Müller and Hutter 2021, wide)."""
+
+    name: Literal["trivial_augment"]
+
+
+class RandAugment(Transform):
+    """Some of 14 operations, one after the other, all at one strength (Cubuk et al. 2019).
+
+    Attributes:
+        count: operations for each image.
+        magnitude: the strength, from 0 to 30.
+    """
+
+    name: Literal["rand_augment"]
+    count: Annotated[int, Field(ge=1, le=10)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+
+
 class Erasing(Transform):
     """Blackens a rectangle, its sides' ratio log-uniform in 0.3..3.3 (Zhong et al. 2017).
 
@@ -189,6 +263,7 @@ class Cutmix(Transform):
 
 
 TRANSFORMS: dict[str, type[Transform]] = {
+    "resized_crop": ResizedCrop,
     "crop": Crop,
     "flip": Flip,
     "rotate": Rotate,
@@ -199,6 +274,10 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "grey": Grey,
     "contrast": Contrast,
     "brightness": Brightness,
+    "color_jitter": ColorJitter,
+    "blur": Blur,
+    "trivial_augment": TrivialAugment,
+    "rand_augment": RandAugment,
     "erasing": Erasing,
     "mixup": Mixup,
     "cutmix": Cutmix,
@@ -225,7 +304,8 @@ def _check_name(value: Any) -> Any:
 
 
 Augment = Annotated[
-    Crop
+    ResizedCrop
+    | Crop
     | Flip
     | Rotate
     | Translate
@@ -235,6 +315,10 @@ Augment = Annotated[
     | Grey
     | Contrast
     | Brightness
+    | ColorJitter
+    | Blur
+    | TrivialAugment
+    | RandAugment
     | Erasing
     | Mixup
     | Cutmix,
@@ -255,3 +339,22 @@ def check_unique(entries: Sequence[Augment]) -> Sequence[Augment]:
         if names.count(name) > 1:
             raise ValueError(f'"{name}" is listed {names.count(name)} times; list each transform once')
     return entries
+
+
+PRESETS: dict[str, tuple[dict[str, Any], ...]] = {
+    "photo": ({"name": "resized_crop"}, {"name": "flip"}, {"name": "color_jitter"}),
+}
+"""Lists of transforms that have a name: `augment = "photo"` is what suits most photographs."""
+
+
+def expand_preset(value: Any) -> Any:
+    """Returns the list that a preset's name stands for; anything else as it is.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        raise ValueError(f'unknown preset "{value}"; {nearest(value, PRESETS)}, or a list of transforms')
+    return PRESETS[value]

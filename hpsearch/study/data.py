@@ -1,11 +1,19 @@
 """The `[data]` table: what is trained on, how it is split and how it is varied."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
-from hpsearch.study.augment import Augment, check_unique
+from hpsearch.study.augment import Augment, check_unique, expand_preset
 from hpsearch.study.section import Bool, Float, Int, OrNone, Section
 
 
@@ -50,6 +58,27 @@ class Split(Section):
         return self
 
 
+class Normalization(Section):
+    """What is subtracted from each channel of pixels in [0, 1], and what that is divided by."""
+
+    mean: tuple[Float, ...] = Field(min_length=1)
+    std: tuple[Annotated[Float, Field(gt=0)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "Normalization":
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}; give both for each channel"
+            )
+        return self
+
+
+def _form(value: Any) -> str:
+    return (
+        "str" if isinstance(value, str) else "Normalization" if not isinstance(value, bool | int) else "bool"
+    )
+
+
 class DataSpec(Section):
     """The data set, its parts, its size in pixels, and its augmentation."""
 
@@ -65,7 +94,8 @@ class DataSpec(Section):
     """Stratified share of the training part; a smaller subset is part of every larger one."""
     split: Split = Split()
     image_size: Annotated[Annotated[Int, Field(ge=1, le=4096)] | None, OrNone] = None
-    """Side of the square images in pixels; resized with antialiasing once. None keeps the data's own size."""
+    """Side of the square images in pixels; resized with antialiasing once. None keeps the data's own size, or with
+    `model.weights = "imagenet"` takes the one of the weights."""
     resize: Literal["crop", "pad", "squash"] = "crop"
     """How images of another shape become square: `crop` scales the shorter side and cuts the edges of the longer
     one off, `pad` scales the longer side and adds bars (black, or a deep picture's darkest value), `squash`
@@ -75,9 +105,17 @@ class DataSpec(Section):
     outside stay outside. None: 0 to 255 for images of 8 bits, the training part's own range for deeper ones."""
     channels: Annotated[Literal[1, 3] | None, OrNone] = None
     """1 turns photographs grey, 3 repeats a grey channel; None keeps what the data has."""
-    normalize: Bool = True
-    """Subtracts the training part's mean and divides by its standard deviation, per channel."""
-    augment: Annotated[tuple[Augment, ...], AfterValidator(check_unique)] = ()
+    normalize: Annotated[
+        Annotated[Bool, Tag("bool")]
+        | Annotated[Literal["imagenet"], Tag("str")]
+        | Annotated[Normalization, Tag("Normalization")],
+        Discriminator(_form),
+    ] = True
+    """Subtracts the training part's mean and divides by its standard deviation, per channel; with
+    `model.weights = "imagenet"` those that the weights were trained with. `"imagenet"`, or a table with `mean` and
+    `std`, fixes them, for weights in a file of yours."""
+    augment: Annotated[tuple[Augment, ...], AfterValidator(check_unique), BeforeValidator(expand_preset)] = ()
+    """Transforms of the training images, drawn anew each time; or the name of a preset, `"photo"`."""
     progressive: tuple[tuple[Float, Int], ...] = ()
     """Progressive resizing: pairs of (share of the epochs from which on, image size); training starts on
     small images and ends on large ones. Validation is always at the last size."""

@@ -30,11 +30,12 @@ def parse_duration(value: Any) -> Any:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _none_by_name(value: Any) -> Any:
+def parse_none(value: Any) -> Any:
+    """Turns "none" into None."""
     return None if isinstance(value, str) and value == "none" else value
 
 
-OrNone = BeforeValidator(_none_by_name)
+OrNone = BeforeValidator(parse_none)
 """For fields that may be None: TOML has no null, so that files and lists of choices write "none"."""
 
 # Strict, since pydantic otherwise takes `true` for 1, "3" for 3 and "yes" for true.

@@ -131,7 +131,9 @@ def _is_branch(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in _BRANCHES)
 
 
-_BRANCHES = {"FloatRange", "IntRange", "Choices", "int", "constrained-int", "str", "tuple", "float"}
+_BRANCHES = {
+    "FloatRange", "IntRange", "Choices", "Normalization", "int", "constrained-int", "str", "tuple", "float", "bool",
+}  # fmt: skip
 
 
 def _fields_at(root: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

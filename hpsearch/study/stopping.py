@@ -13,6 +13,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Discriminator,
+    Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     Tag,
     ValidationInfo,
@@ -116,12 +118,17 @@ def _known(*names: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_Count = Annotated[Int, AfterValidator(_one_or_more)]
-_CountOrZero = Annotated[Int, AfterValidator(_not_negative)]
-_Factor = Annotated[Int, AfterValidator(_two_or_more)]
-_Positive = Annotated[Float, AfterValidator(_positive)]
-_NotNegative = Annotated[Float, AfterValidator(_not_negative)]
-_Percent = Annotated[Float, AfterValidator(_percent)]
+def _told(**bounds: float) -> Any:
+    """Tells editors the bounds that a validator of ours holds."""
+    return Field(json_schema_extra=dict(bounds))
+
+
+_Count = Annotated[Int, AfterValidator(_one_or_more), _told(minimum=1)]
+_CountOrZero = Annotated[Int, AfterValidator(_not_negative), _told(minimum=0)]
+_Factor = Annotated[Int, AfterValidator(_two_or_more), _told(minimum=2)]
+_Positive = Annotated[Float, AfterValidator(_positive), _told(exclusiveMinimum=0)]
+_NotNegative = Annotated[Float, AfterValidator(_not_negative), _told(minimum=0)]
+_Percent = Annotated[Float, AfterValidator(_percent), _told(exclusiveMinimum=0, exclusiveMaximum=100)]
 _Warmup = Annotated[Int | Float, AfterValidator(_epochs_or_share)]
 
 
@@ -144,6 +151,32 @@ class _ChoiceSection(Section):
             if getattr(self, field) is not None:
                 raise ValueError(self._no_use(field))
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Says which fields each choice does not use; the default choice counts where none is written."""
+        schema = handler(core_schema)
+        default = cls.model_fields[cls._selector].default
+        every = {field for fields in cls._uses.values() for field in fields}
+        refused = {choice: every - set(used) for choice, used in cls._uses.items()}
+        unlisted: dict[str, Any] = {  # "none", or a list of criteria
+            "if": {"properties": {cls._selector: {"enum": [*cls._uses]}}},
+            "else": {"properties": dict.fromkeys(sorted(every), False)},
+        }
+        handler.resolve_ref_schema(schema)["allOf"] = [
+            unlisted,
+            *(
+                {
+                    "if": {
+                        "properties": {cls._selector: {"const": choice}},
+                        **({} if choice == default else {"required": [cls._selector]}),
+                    },
+                    "then": {"properties": dict.fromkeys(sorted(fields), False)},
+                }
+                for choice, fields in refused.items()
+            ),
+        ]
+        return schema
 
     def _no_use(self, field: str) -> str:
         owners = ", ".join(f'"{choice}"' for choice, fields in self._uses.items() if field in fields)

@@ -11,6 +11,12 @@ NUMBER_LOSSES = ("mse", "l1", "huber")
 """Losses for targets that are numbers; all of `train.loss` are for classes."""
 
 
+IMAGENET = "imagenet"
+"""As `model.weights`: the best that are published for the network; as `data.normalize`: their mean and deviation."""
+
+TIMM = "timm/"
+"""Begins the names of timm's networks."""
+
 Count = Annotated[Int, Field(ge=1)]
 Positive = Annotated[Float, Field(gt=0)]
 
@@ -19,7 +25,8 @@ class ModelSpec(Section):
     """The network. All fields are searchable; a field whose default is None takes "none" too."""
 
     name: str = "cnn"
-    """`mlp`, `cnn`, any torchvision classifier (`resnet18`, ...), or `my_package.nets:build`."""
+    """`mlp`, `cnn`, any torchvision classifier (`resnet18`, ...), `timm/` and a name of timm's (`timm/resnet26d`), or
+    `my_package.nets:build`."""
     args: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Keyword arguments of the builder, such as `width = 32`; each is searchable as `model.args.width`."""
     freeze: tuple[str, ...] = ()
@@ -30,9 +37,10 @@ class ModelSpec(Section):
     """Epochs after which everything is trained: first the new last layer, which at its random start would
     otherwise shake the good weights below it. None: what is frozen stays frozen. Without `freeze` it does nothing."""
     weights: Annotated[str | None, OrNone] = None
-    """Local `.safetensors` or `.pth` file to start from, such as one of a network that has seen more images;
-    a last layer of another size starts anew. None: random weights. What is in the file belongs to the data
-    that a study begins with: another content is noticed when the study continues."""
+    """`"imagenet"` for the best weights that torchvision or timm publish for the network, or a local `.safetensors` or
+    `.pth` file to start from, such as one of a network that has seen more images, also without its last layers. A last
+    layer of another size, or one that is not there, starts anew. None: random weights. What is in the file belongs
+    to the data that a study begins with: another content is noticed when the study continues."""
 
 
 class TrainSpec(Section):

@@ -5,12 +5,15 @@ image, and contrast and brightness clamp to [0, 1] as torchvision does.
 
 The order is fixed, whatever the order in the study file:
 
-1. flip, scale, shear, rotate, translate, crop, elastic: composed, so that each pixel is interpolated once;
-2. grey, contrast, brightness;
-3. erasing;
-4. mixup or cutmix.
+1. resized_crop, flip, scale, shear, rotate, translate, crop, elastic: composed, so that each pixel is interpolated
+   once;
+2. grey, contrast, brightness, color_jitter, blur;
+3. trivial_augment, rand_augment, which may interpolate once more;
+4. erasing;
+5. mixup or cutmix.
 
-Each transform is a function that draws parameters and one that applies them (`transforms.py`). Draws depend
+Each transform is a function that draws parameters and one that applies them (`transforms.py`; `operations.py` for the
+third). Draws depend
 on the generator, the entries and the batch's shape alone, neither on the images nor on their number type.
 There is no loop over images and nothing that makes the host wait for the device.
 
@@ -19,13 +22,14 @@ Legend: B batch, C channels, H height, W width; box_B4 and matrix_B23 as in `hps
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Generator, Tensor
 
 from hpsearch.errors import DataError
 from hpsearch.study import augment as spec
-from hpsearch.training import transforms
+from hpsearch.training import operations, transforms
 from hpsearch.training.transforms import AFFINE, COLOUR, Size
 
 
@@ -100,7 +104,7 @@ class Augmentation:
             return images, targets
         # Coordinates and means need more digits than the half types have.
         work = images.float() if images.element_size() < 4 else images
-        for apply in (self._move, self._colour, self._erase):
+        for apply in (self._move, self._colour, self._blur, self._operate, self._erase):
             work = apply(work, generator)
         mixed: Tensor | Mixed = targets
         if self.mixes:
@@ -151,6 +155,24 @@ class Augmentation:
                 images = apply(images, draw(self._entries[name], len(images), generator))
         return images
 
+    def _blur(self, images: Tensor, generator: Generator) -> Tensor:
+        entry = self._entries.get("blur")
+        if not isinstance(entry, spec.Blur):
+            return images
+        # Beyond four standard deviations there is next to nothing, and beyond the image nothing to reflect.
+        reach = min(ceil(4 * entry.high), min(self.size) - 1)
+        return transforms.blur(images, transforms.draw_blur(entry, len(images), generator), reach)
+
+    def _operate(self, images: Tensor, generator: Generator) -> Tensor:
+        if isinstance(entry := self._entries.get("trivial_augment"), spec.TrivialAugment):
+            table = self._table("trivial_augment", generator.device)
+            images = operations.apply(images, *operations.draw_trivial(entry, len(images), table, generator))
+        if isinstance(entry := self._entries.get("rand_augment"), spec.RandAugment):
+            table = self._table("rand_augment", generator.device)
+            for drawn in operations.draw_rand(entry, len(images), table, generator):
+                images = operations.apply(images, *drawn)
+        return images
+
     def _erase(self, images: Tensor, generator: Generator) -> Tensor:
         entry = self._entries.get("erasing")
         if not isinstance(entry, spec.Erasing):
@@ -181,6 +203,9 @@ class Augmentation:
             if isinstance(entry, spec.Elastic):
                 for name, side in zip(("smooth_H", "smooth_W"), self.size, strict=True):
                     tables[name] = transforms.smoothing_matrix(side, entry.sigma)
+            elif isinstance(entry, spec.TrivialAugment | spec.RandAugment):
+                wide = isinstance(entry, spec.TrivialAugment)
+                tables[entry.name] = operations.strengths(self.size, wide)
             elif isinstance(entry, spec.Mixup | spec.Cutmix):
                 tables[entry.name] = transforms.beta_quantiles(entry.alpha)
         return tables

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -11,14 +12,16 @@ import torch
 from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import DeviceError, ModelError, UserError
-from hpsearch.study import StudySpec
+from hpsearch.study import ModelSpec, StudySpec
 from hpsearch.study.checks import DataFacts, corners
-from hpsearch.training import data
+from hpsearch.training import data, models
 from hpsearch.training.device import is_out_of_memory, resolve
 from hpsearch.training.function import FunctionEngine
 from hpsearch.training.losses import guessing_loss
 from hpsearch.training.plain import PlainEngine
-from hpsearch.training.weights import file_digest
+from hpsearch.training.pretrained import sized, weights_file
+from hpsearch.training.weights import describe as describe_file
+from hpsearch.training.weights import file_digest, match_weights
 
 Data = data.TrainingData | None
 Allowed = tuple[str, ...] | None
@@ -52,7 +55,7 @@ def build_engine(
     loaded = None
     if spec.data.dataset != "none":
         loaded = data.load(
-            spec.data,
+            sized(spec),
             root=data_root,
             cache=Path(cache),
             allow=allow,
@@ -66,7 +69,8 @@ def build_engine(
 def _plain(spec: StudySpec, device: torch.device, loaded: Data, allow: Allowed) -> Built:
     assert loaded is not None  # a study without data names a function, says StudySpec
     guessing = guessing_loss(spec.train, loaded.training_targets, loaded.classes)
-    facts = _with_weights(replace(loaded.facts, guessing_loss=guessing), spec)
+    outputs = len(loaded.classes) or loaded.training_targets.shape[1]
+    facts = _with_weights(replace(loaded.facts, guessing_loss=guessing), spec, outputs)
     return PlainEngine(device, loaded, allow), facts
 
 
@@ -92,15 +96,45 @@ def _refuse_missing_types(spec: StudySpec, device: torch.device) -> None:
             raise DeviceError(f"{where}{error}") from None
 
 
-def _with_weights(facts: DataFacts, spec: StudySpec) -> DataFacts:
+def _with_weights(facts: DataFacts, spec: StudySpec, outputs: int) -> DataFacts:
     """Returns the facts with the files that trials start from: another content would be another study."""
-    files = [path for path in spec.values_of("model.weights") if path not in (None, "none")]
-    if not files:
+    starts = list(_starts(spec))
+    if not starts:
         return facts
-    found = {path: file_digest(path) for path in files}
+    found = {path: file_digest(path) for path, _ in starts}
     digest = hashlib.sha256(" ".join([facts.digest, *found.values()]).encode()).hexdigest()
-    notes = (f"trials start from {path} (sha256 {content} ...)" for path, content in found.items())
-    return replace(facts, digest=digest[: len(facts.digest)], notes=(*facts.notes, *notes))
+    notes = (
+        f"trials start from {describe_file(path)}{_taken(facts, one, path, outputs)}" for path, one in starts
+    )
+    return replace(facts, digest=digest[: len(facts.digest)], notes=(*facts.notes, *dict.fromkeys(notes)))
+
+
+def _starts(spec: StudySpec) -> Iterator[tuple[str, ModelSpec]]:
+    """Yields each file that trials start from, with the model of the first trial that does."""
+    args = {
+        name.removeprefix("model.args."): spec.values_of(name)[0]
+        for name in spec.search
+        if name.startswith("model.args.")
+    }
+    known: set[str] = set()
+    for weights, name in product(spec.values_of("model.weights"), spec.values_of("model.name")):
+        given = {"name": name, "weights": None if weights == "none" else weights}
+        model = spec.model.model_copy(update={**given, "args": spec.model.args | args})
+        path = weights_file(model)
+        if path is not None and path not in known:
+            known.add(path)
+            yield path, model
+
+
+def _taken(facts: DataFacts, model: ModelSpec, path: str, outputs: int) -> str:
+    """Returns what a model takes of a file, in words; nothing of one of the user's own, which is not built here."""
+    shapes = models.outline(model, facts.channels, (facts.height, facts.width), outputs)
+    if shapes is None:
+        return ""
+    try:
+        return f": {match_weights(path, shapes).text}"
+    except ModelError as error:
+        return f", which {str(error).partition('; ')[0]}"
 
 
 _NOWHERE = os.path.join(os.devnull, "trial")

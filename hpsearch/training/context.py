@@ -16,6 +16,7 @@ from hpsearch.study import TrainSpec
 from hpsearch.training import device as devices
 from hpsearch.training.checkpoint import Checkpoint
 from hpsearch.training.data import Prepared, TrainingData
+from hpsearch.training.pretrained import data_table
 
 _LEAVES = (Tensor, int, float, str, bool, type(None), torch.device, torch.dtype, torch.Size)
 _CONTAINERS = (dict, OrderedDict, list, tuple)
@@ -84,7 +85,7 @@ class Trial:
             raise DataError(
                 'trial.data() needs a [data] table with a dataset; this study has dataset = "none"'
             )
-        return self._data.at(self._run.spec.data)
+        return self._data.at(data_table(self._run.spec))
 
     def remaining(self) -> Iterator[int]:
         """Yields the epochs that are still to be trained, from 1 or from behind the restored one.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
 from hpsearch.training import device as devices
-from hpsearch.training import losses, models, optim, weights
+from hpsearch.training import losses, models, optim, pretrained, weights
 from hpsearch.training.augment import Mixed
 from hpsearch.training.batches import pieces
 from hpsearch.training.data import Prepared
@@ -30,8 +30,7 @@ class Learner:
         allow: what the study may name as its model, see `import_object`; None trusts all.
 
     Attributes:
-        started_from: the file of `model.weights` and what it held; "" without one.
-        notes: sentences about what of `model.weights` was not taken over as it is.
+        started_from: the file of `model.weights`, what it held and what of it was taken; "" without one.
         memory_format: of weights and images, whichever is faster.
 
     Raises:
@@ -63,11 +62,9 @@ class Learner:
         self.model.to(device, self.precision.dtype)
         half = self.precision.autocast is not None
         self.memory_format = models.choose_memory_format(self.model, device, data.channels, size, half)
-        self.notes: list[str] = []
         self.started_from = ""
-        if spec.model.weights is not None:
-            self.started_from = f"{spec.model.weights} (sha256 {weights.file_digest(spec.model.weights)} ...)"
-            self.notes = weights.load_weights(self.model, spec.model.weights)
+        if (path := pretrained.weights_file(spec.model)) is not None:
+            self.started_from = f"{weights.describe(path)}: {weights.load_weights(self.model, path)}"
         # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
         self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
         if self._frozen:

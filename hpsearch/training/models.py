@@ -20,6 +20,8 @@ from torch.func import functional_call
 
 from hpsearch.errors import ModelError, nearest
 from hpsearch.study import ModelSpec
+from hpsearch.study.train import IMAGENET, TIMM
+from hpsearch.training import pretrained
 from hpsearch.training.device import is_out_of_memory
 from hpsearch.training.imports import import_object
 from hpsearch.training.weights import fit_channels
@@ -84,6 +86,8 @@ def _build(
     if spec.name in BUILDERS:
         built: nn.Module = _call(BUILDERS[spec.name], spec, facts)
         return built
+    if spec.name.startswith(TIMM):
+        return _timm(spec, channels, image_size, outputs)
     return _torchvision(spec, channels, image_size, outputs)
 
 
@@ -338,21 +342,45 @@ def _torchvision(spec: ModelSpec, channels: int, image_size: Size, outputs: int)
         guess = f'did you mean "{close[0]}"? ' if close else ""
         raise ModelError(
             f'model.name = "{spec.name}" is unknown; {guess}Known: {", ".join(BUILDERS)}, torchvision\'s '
-            "classifiers such as resnet18, and functions as my_package.nets:build"
+            "classifiers such as resnet18, timm's such as timm/resnet26d, and functions as my_package.nets:build"
         )
     fixed: dict[str, Any] = {"weights": None, "num_classes": outputs}
     for beginning, told in _FITTED.items():
         if spec.name.startswith(beginning):
             fixed |= told(image_size)
-    for name in spec.args:
-        if name in fixed:
-            instead = (
-                "write model.weights instead" if name == "weights" else "is known from the data; remove it"
-            )
-            raise ModelError(f"model.args.{name}: {instead}")
+    if spec.weights == IMAGENET and spec.name in _OWN_SCALE:
+        fixed["transform_input"] = True
+    _refuse_fixed(spec, fixed)
     model: nn.Module = _guarded(models.get_model, spec, {"name": spec.name, **fixed, **spec.args})
     if channels != 3:
         _fit_input(model, channels)
+    return model
+
+
+_OWN_SCALE = ("googlenet", "inception_v3")
+"""Networks whose published weights expect images normalised in another way than these say of themselves."""
+
+
+def _refuse_fixed(spec: ModelSpec, fixed: Collection[str]) -> None:
+    for name in spec.args:
+        if name in fixed:
+            instead = (
+                "write model.weights instead"
+                if name in ("weights", "pretrained")
+                else "is known from the data; remove it"
+            )
+            raise ModelError(f"model.args.{name}: {instead}")
+
+
+def _timm(spec: ModelSpec, channels: int, image_size: Size, outputs: int) -> nn.Module:
+    name = spec.name.removeprefix(TIMM)
+    library = pretrained.timm(name)
+    fixed: dict[str, Any] = {"pretrained": False, "num_classes": outputs, "in_chans": channels}
+    config = library.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        fixed["img_size"] = image_size
+    _refuse_fixed(spec, fixed)
+    model: nn.Module = _guarded(library.create_model, spec, {"model_name": name, **fixed, **spec.args})
     return model
 
 

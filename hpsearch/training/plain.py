@@ -22,6 +22,7 @@ from hpsearch.training.batches import cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
+from hpsearch.training.pretrained import data_table
 from hpsearch.training.saved import weights_metadata
 from hpsearch.training.slot import Slot
 
@@ -54,7 +55,7 @@ class PlainEngine:
     def admit(self, run: TrialRun) -> TrialStarted:
         devices.reset_peak(self._device)
         try:
-            self._training = Training(run, self._device, self._data.at(run.spec.data), self._allow)
+            self._training = Training(run, self._device, self._data.at(data_table(run.spec)), self._allow)
         finally:
             if self._training is None:
                 devices.release(self._device)
@@ -272,8 +273,6 @@ class Training:
         }
         if learner.started_from:
             facts["weights_file"] = learner.started_from
-        if learner.notes:
-            facts["weights_loaded"] = "; ".join(learner.notes)
         if learner.micro_batch is not None:
             facts["micro_batch"] = learner.micro_batch
         if self._seconds:

@@ -80,10 +80,34 @@ def draw_elastic(entry: spec.Elastic, batch: int, size: Size, generator: Generat
     return _uniform(-1.0, 1.0, (batch, 2, *size), generator).mul_(_column(chosen_B))
 
 
+def draw_resized_crop(entry: spec.ResizedCrop, batch: int, size: Size, generator: Generator) -> Tensor:
+    """Draws parts of shape [B, 4]: height and width as shares, and their centres' place y, x; all for those left."""
+    chosen_B = _chosen(entry, batch, generator)
+    share_B = _uniform(entry.low, entry.high, (batch,), generator)
+    ratio_B = _uniform(-log(entry.ratio), log(entry.ratio), (batch,), generator).exp()
+    places_B2 = _uniform(-0.5, 0.5, (batch, 2), generator)
+    height, width = size
+    # Ratios at which a part of this area would not fit are moved to the nearest at which it does.
+    ratio_B = ratio_B.clamp(share_B * height / width, height / (share_B * width))
+    sides_B2 = torch.stack((share_B * ratio_B * width / height, share_B / ratio_B * height / width), 1).sqrt()
+    sides_B2 = torch.where(chosen_B[:, None], sides_B2.clamp(max=1.0), 1.0)
+    room_B2 = torch.stack(((1 - sides_B2[:, 0]) * height, (1 - sides_B2[:, 1]) * width), 1)
+    return torch.cat((sides_B2, places_B2 * room_B2), 1)
+
+
 def _matrix(batch: int, like: Tensor) -> Tensor:
     """Returns identities of shape [B, 2, 3]; filled on the device, for a copy would make the host wait."""
     matrix_B23 = torch.zeros(batch, 2, 3, device=like.device)
     matrix_B23[:, 0, 0] = matrix_B23[:, 1, 1] = 1.0
+    return matrix_B23
+
+
+def resized_crop_matrix(part_B4: Tensor) -> Tensor:
+    """Returns the matrix_B23 that magnifies parts of images to the whole size."""
+    matrix_B23 = _matrix(len(part_B4), part_B4)
+    height_B, width_B, y_B, x_B = part_B4.unbind(1)
+    matrix_B23[:, 0, 0], matrix_B23[:, 1, 1] = width_B, height_B
+    matrix_B23[:, 0, 2], matrix_B23[:, 1, 2] = x_B, y_B
     return matrix_B23
 
 
@@ -228,6 +252,71 @@ def brightness(images: Tensor, factor_B: Tensor) -> Tensor:
     return (images * _column(factor_B).to(images.dtype)).clamp_(0, 1)
 
 
+def draw_color_jitter(entry: spec.ColorJitter, batch: int, generator: Generator) -> Tensor:
+    """Draws shape [B, 4]: factors of brightness, contrast, saturation, and a turn; 1, 1, 1, 0 for those left alone."""
+    chosen_B = _chosen(entry, batch, generator)
+    factors = [
+        _uniform(max(0.0, 1.0 - strength), 1.0 + strength, (batch,), generator)
+        for strength in (entry.brightness, entry.contrast, entry.saturation)
+    ]
+    drawn_B4 = torch.stack((*factors, _uniform(-entry.hue, entry.hue, (batch,), generator)), 1)
+    drawn_B4[:, :3] = torch.where(chosen_B[:, None], drawn_B4[:, :3], 1.0)
+    drawn_B4[:, 3] *= chosen_B
+    return drawn_B4
+
+
+def color_jitter(images: Tensor, drawn_B4: Tensor) -> Tensor:
+    """Returns images of which brightness, contrast, saturation and hue are changed; those left alone to the bit."""
+    brightness_B, contrast_B, saturation_B, hue_B = drawn_B4.unbind(1)
+    result = saturation(contrast(brightness(images, brightness_B), contrast_B), saturation_B)
+    same_B = ((drawn_B4[:, :3] == 1.0).all(1)) & (hue_B == 0)
+    return torch.where(_column(same_B), images, hue(result, hue_B))
+
+
+def saturation(images: Tensor, factor_B: Tensor) -> Tensor:
+    """Returns images blended with their own grey, clamped to [0, 1]; a factor of 1 changes nothing."""
+    if images.shape[1] != 3:
+        return images
+    factor = _column(factor_B).to(images.dtype)
+    return (images * factor + luminance(images) * (1 - factor)).clamp_(0, 1)
+
+
+def hue(images: Tensor, turn_B: Tensor) -> Tensor:
+    """Returns images whose hue is turned by shares of the circle; those of other than three channels as they are."""
+    if images.shape[1] != 3:
+        return images
+    red, green, blue = images.unbind(1)
+    high, low = images.amax(1), images.amin(1)
+    span = (high - low).clamp(min=1e-12)
+    sixths = torch.where(high == green, (blue - red) / span + 2, (red - green) / span + 4)
+    sixths = torch.where(high == red, (green - blue) / span, sixths)
+    sixths = sixths + 6 * turn_B[:, None, None].to(images.dtype)
+    # As Wikipedia's "HSL and HSV" turns hue, value and chroma back into red, green and blue.
+    places = [(start + sixths) % 6 for start in (5, 3, 1)]
+    chroma = high - low
+    return torch.stack([high - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in places], 1)
+
+
+def draw_blur(entry: spec.Blur, batch: int, generator: Generator) -> Tensor:
+    """Draws standard deviations of shape [B], 0 for images left alone."""
+    chosen_B = _chosen(entry, batch, generator)
+    return _uniform(entry.low, entry.high, (batch,), generator) * chosen_B
+
+
+def blur(images: Tensor, sigma_B: Tensor, reach: int) -> Tensor:
+    """Returns images smoothed by Gaussians that end at `reach` pixels, the images reflected at their edges."""
+    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    weights_BR = torch.exp(-0.5 * (offsets / sigma_B[:, None].clamp(min=1e-6).to(images.dtype)) ** 2)
+    weights_BR = weights_BR / weights_BR.sum(1, keepdim=True)
+    result = images
+    for dim, padding in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
+        padded, side = F.pad(result, padding, mode="reflect"), images.shape[dim]
+        result = torch.zeros_like(images)
+        for step, weight_B in enumerate(weights_BR.unbind(1)):
+            result.addcmul_(padded.narrow(dim, step, side), _column(weight_B))
+    return torch.where(_column(sigma_B == 0), images, result)
+
+
 def _place(height_B: Tensor, width_B: Tensor, size: Size, generator: Generator) -> Tensor:
     """Draws where boxes lie, anywhere inside the image: the box_B4."""
     draws_B2 = torch.rand(len(height_B), 2, generator=generator, device=generator.device)
@@ -328,6 +417,7 @@ def kept_share(box_B4: Tensor, size: Size) -> Tensor:
 Draw = Callable[[Any, int, Size, Generator], Tensor]
 
 AFFINE: dict[str, tuple[Draw, Callable[[Tensor], Tensor]]] = {
+    "resized_crop": (draw_resized_crop, resized_crop_matrix),
     "flip": (draw_flip, flip_matrix),
     "scale": (draw_scale, scale_matrix),
     "shear": (draw_angle, shear_matrix),
@@ -341,5 +431,6 @@ COLOUR: dict[str, tuple[Callable[[Any, int, Generator], Tensor], Callable[[Tenso
     "grey": (draw_grey, grey),
     "contrast": (draw_factor, contrast),
     "brightness": (draw_factor, brightness),
+    "color_jitter": (draw_color_jitter, color_jitter),
 }
 """In the order in which an image undergoes them."""

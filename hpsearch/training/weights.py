@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import pickle
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -26,6 +28,10 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Heads that GoogLeNet and Inception have for training only, which are left off here."""
 
 _SHOWN = 3
+_COUNTER = "num_batches_tracked"
+
+_OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
+"""Names in torchvision's own files of DenseNet, whose layers were called otherwise when they were trained."""
 
 
 def save_weights(
@@ -61,33 +67,118 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def load_weights(model: nn.Module, path: str | Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a model takes of a file of weights.
+
+    Attributes:
+        tensors: by the model's own names.
+        text: how many they are, which of the model's start anew, and what was changed or left out.
+    """
+
+    tensors: Mapping[str, Tensor]
+    text: str
+
+
+def load_weights(model: nn.Module, path: str | Path) -> str:
     """Starts a model from a local file of weights, such as those of a network trained on more images.
 
-    Two things may differ: a last layer of another shape keeps its fresh weights (other classes), and the
-    first convolution may have been made for another number of colours (`fit_channels`).
-
     Returns:
-        Sentences about what was not taken over as it is.
+        What was taken, and which of the model's tensors start anew.
 
     Raises:
         ModelError: the file is not there, holds no weights, or does not fit; the first names are given.
     """
-    own, notes = model.state_dict(), []
-    found = {name: tensor for name, tensor in _read(Path(path)).items() if not name.startswith(_AUXILIARY)}
-    for name in _last_layer(model):
-        if name in found and name in own and found[name].shape != own[name].shape:
-            shapes = f"{list(found.pop(name).shape)} in the file, {list(own[name].shape)} here"
-            notes.append(f"{name} is initialized: it is {shapes}")
-            found[name] = own[name]
+    found = match_weights(path, model.state_dict())
+    model.load_state_dict(dict(found.tensors), strict=False)
+    return found.text
+
+
+def match_weights(path: str | Path, own: Mapping[str, Tensor]) -> Match:
+    """Finds for each of a model's tensors the one that a file has for it.
+
+    Names may differ by what stands before all of them: `module.`, `backbone.`. Two shapes may: a last layer of another
+    one starts anew (other classes), and the first convolution may have been made for another number of colours
+    (`fit_channels`). Layers at the model's end may be missing, as they are in files of backbones, and so start anew.
+
+    Args:
+        own: the model's tensors, of which only names and shapes count.
+
+    Raises:
+        ModelError: the file is not there, holds no weights, or does not fit; the first names are given.
+    """
+    content = {name: one for name, one in _read(Path(path)).items() if not name.startswith(_AUXILIARY)}
+    found, removed, notes = *_renamed(content, own), list[str]()
+    resized = [
+        name
+        for name in last_layer(own)
+        if name in found and name in own and found[name].shape != own[name].shape
+    ]
+    shapes = [
+        f"{name} is {list(found.pop(name).shape)} in the file, {list(own[name].shape)} here"
+        for name in resized
+    ]
     for name, tensor in found.items():
         if name in own and tensor.dim() == 4 and _differ_in_channels(tensor, own[name]):
             found[name] = fit_channels(tensor, own[name].shape[1])
-            notes.append(f"{name} was fitted from {tensor.shape[1]} channels to {own[name].shape[1]}")
-    if faults := misfits(found, own):
+            notes.append(f"{name} fitted from {tensor.shape[1]} channels to {own[name].shape[1]}")
+    fresh = [*resized, *_missing_end(found, own, resized)]
+    unknown = [name for name in found if name not in own]
+    if len(fresh) > len(resized) or removed:  # of a file with another head than the model's
+        found = {name: tensor for name, tensor in found.items() if name in own}
+        notes += [f"left out of the file: {listed(unknown)}"] if unknown else []
+    if faults := misfits(found, {name: one for name, one in own.items() if name not in fresh}):
         raise ModelError(f'model.weights = "{path}" does not fit the model: {faults}')
-    model.load_state_dict(found, strict=False)
-    return notes
+    counted = [name for name in own if not name.endswith(_COUNTER)]
+    taken = sum(name in found for name in counted)
+    text = (
+        f"all {taken} tensors taken" if taken == len(counted) else f"{taken} of {len(counted)} tensors taken"
+    )
+    start = f"{listed(fresh)} start{'s' if len(fresh) == 1 else ''} anew" if fresh else ""
+    why = f"({shapes[0]})" if shapes else "(not in the file)" if fresh else ""
+    begun = f'"{removed}" removed from the names' if removed else ""
+    return Match(found, "; ".join(filter(None, (text, begun, f"{start} {why}".strip(), *notes))))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns the first names and how many there are."""
+    if len(names) <= _SHOWN:
+        return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+
+
+def _renamed(content: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Returns a file's tensors by names that are most like the model's, and what was removed from their front.
+
+    What the model has in front of its own names is added.
+    """
+
+    def hits(names: Iterable[str]) -> int:
+        return sum(name in own for name in names)
+
+    best, removed, most = dict(content), "", hits(content)
+    for prefix in _prefixes(content):
+        some = {name.removeprefix(prefix): one for name, one in content.items() if name.startswith(prefix)}
+        if hits(some) > most:
+            best, removed, most = some, prefix, hits(some)
+    for prefix in _prefixes(own):
+        more = {prefix + name: one for name, one in content.items()}
+        if hits(more) > most:
+            best, removed, most = more, "", hits(more)
+    return best, removed
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    found = (name[: place + 1] for name in names for place, letter in enumerate(name) if letter == ".")
+    return list(dict.fromkeys(found))
+
+
+def _missing_end(found: Mapping[str, Tensor], own: Mapping[str, Tensor], resized: Sequence[str]) -> list[str]:
+    """Returns the model's last tensors that a file lacks; none where it lacks others, or most of them."""
+    names = [name for name in own if not name.endswith(_COUNTER) and name not in resized]
+    missing = [name for name in names if name not in found]
+    at_the_end = names[len(names) - len(missing) :] == missing
+    return missing if at_the_end and 2 * len(missing) <= len(names) else []
 
 
 def file_digest(path: str | Path) -> str:
@@ -101,6 +192,15 @@ def file_digest(path: str | Path) -> str:
         return _digest(str(path), status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise ModelError(f'model.weights = "{path}": {error.strerror or error}') from error
+
+
+def describe(path: str | Path) -> str:
+    """Returns a file of weights and the beginning of its digest, as a sentence names them.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    return f"{path} (sha256 {file_digest(path)} ...)"
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,19 +232,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{where}: it holds no weights by name; save model.state_dict()")
-    # DataParallel and torch.compile put words in front of every name.
-    return {
-        str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in content.items()
-    }
+    return {_OLD_DENSENET.sub(r"\1\2", str(name)): value for name, value in content.items()}
 
 
-def _last_layer(model: nn.Module) -> list[str]:
-    """Returns the names of the weights of the module that comes last."""
-    names = [name for name, _ in model.named_parameters()]
-    if not names:
-        return []
-    prefix = names[-1].rpartition(".")[0]
-    return [name for name in names if name.rpartition(".")[0] == prefix]
+def last_layer(own: Mapping[str, Tensor]) -> list[str]:
+    """Returns the names of the tensors of the module that comes last."""
+    ends = {name: name.rpartition(".")[0] for name in own}
+    return [name for name, module in ends.items() if module == [*ends.values()][-1]]
 
 
 def _differ_in_channels(kernel: Tensor, wanted: Tensor) -> bool:
@@ -155,7 +249,7 @@ def _differ_in_channels(kernel: Tensor, wanted: Tensor) -> bool:
 
 def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """Returns in which names and shapes weights differ; old files may lack BatchNorm's counter."""
-    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    missing = [name for name in own if name not in found and not name.endswith(_COUNTER)]
     unknown = [name for name in found if name not in own]
     other = [
         f"{name} ({list(found[name].shape)} in the file, {list(own[name].shape)} here)"

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 from torch import Generator, Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from hpsearch.errors import DataError
+from hpsearch.study import DataSpec
 from hpsearch.study.augment import TRANSFORMS, Augment, check_unique
-from hpsearch.training import transforms
+from hpsearch.training import operations, transforms
 from hpsearch.training.augment import Augmentation, Mixed
 from tests.gpu.waiting import no_waiting
 
@@ -23,6 +25,7 @@ ADAPTER: TypeAdapter[Augment] = TypeAdapter(Augment)
 
 # Strong enough that each of 64 images is seen to change.
 ACTIVE: dict[str, dict[str, float]] = {
+    "resized_crop": {"low": 0.2, "high": 0.8},
     "crop": {"padding": 8},
     "flip": {"horizontal": 0.5, "vertical": 0.5},
     "rotate": {"degrees": 90.0},
@@ -33,6 +36,10 @@ ACTIVE: dict[str, dict[str, float]] = {
     "grey": {},
     "contrast": {"strength": 0.8},
     "brightness": {"strength": 0.8},
+    "color_jitter": {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.3},
+    "blur": {"low": 0.5, "high": 2.0},
+    "trivial_augment": {},
+    "rand_augment": {"magnitude": 20},
     "erasing": {"low": 0.1, "high": 0.4},
     "mixup": {"alpha": 1.0},
     "cutmix": {"alpha": 1.0},
@@ -181,6 +188,7 @@ def test_geometric_order_is_the_documented_one() -> None:
     """A square, quarter turns and whole pixels, so that no interpolation blurs the comparison."""
     image = torch.rand(1, 3, 16, 16, generator=seeded())
     fixed = {
+        "resized_crop": torch.tensor([[1.0, 1.0, 0.0, 0.0]]),
         "flip": torch.tensor([[True, False]]),
         "scale": torch.tensor([2.0]),
         "shear": torch.tensor([math.radians(45.0)]),
@@ -238,6 +246,118 @@ def test_elastic_displaces_by_alpha_after_the_matrix() -> None:
     smooth_H, smooth_W = (transforms.smoothing_matrix(side, 3.0) for side in SIZE)
     displacement = transforms.smooth(noise, smooth_H, smooth_W) * 25.0
     torch.testing.assert_close(ours, transforms.warp(images, matrix, displacement), atol=1e-6, rtol=0)
+
+
+BILINEAR = reference.InterpolationMode.BILINEAR
+
+
+def test_a_resized_crop_equals_torchvisions() -> None:
+    """But for the outermost pixels, which torchvision reads inside of the part alone."""
+    images = pictures()
+    for top, left, height, width in ((0, 0, 20, 24), (4, 6, 10, 12), (2, 3, 15, 8)):
+        centre = (top + height / 2 - HEIGHT / 2, left + width / 2 - WIDTH / 2)
+        part = torch.tensor([[height / HEIGHT, width / WIDTH, *centre]] * BATCH)
+        ours = transforms.warp(images, transforms.resized_crop_matrix(part))
+        theirs = reference.resized_crop(
+            images, top, left, height, width, [HEIGHT, WIDTH], interpolation=BILINEAR
+        )
+        torch.testing.assert_close(ours[..., 3:-3, 3:-3], theirs[..., 3:-3, 3:-3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.08, 1.0), (0.5, 0.5), (0.9, 1.0)])
+def test_parts_lie_inside_the_image_and_have_the_area_asked_for(low: float, high: float) -> None:
+    parts = transforms.draw_resized_crop(make("resized_crop", low=low, high=high), 3000, SIZE, seeded())
+    tall, wide, y, x = parts.double().unbind(1)
+    assert bool(
+        (y.abs() <= HEIGHT * (1 - tall) / 2 + 1e-4).all() & (x.abs() <= WIDTH * (1 - wide) / 2 + 1e-4).all()
+    )
+    assert low - 1e-5 <= (tall * wide).min().item()
+    assert (tall * wide).max().item() <= high + 1e-5
+    assert (tall * wide).mean().item() == pytest.approx((low + high) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_jitter_equals_torchvision(channels: int) -> None:
+    images = pictures(channels=channels)
+    images[0] = 0.5  # without any hue
+    drawn = torch.tensor([[0.7, 1.3, 0.6, 0.2], [1.2, 0.8, 1.4, -0.4], [1.0, 1.0, 1.0, 0.5]]).repeat(2, 1)
+    ours = transforms.color_jitter(images, drawn)
+    for row, (light, contrast, saturation, turn) in enumerate(drawn.tolist()):
+        theirs = reference.adjust_contrast(reference.adjust_brightness(images[row], light), contrast)
+        if channels == 3:
+            theirs = reference.adjust_hue(reference.adjust_saturation(theirs, saturation), turn)
+        torch.testing.assert_close(ours[row], theirs, atol=1e-5, rtol=0)
+
+
+def test_blur_equals_torchvision() -> None:
+    images, sigmas = pictures(), [0.3, 0.5, 1.0, 1.5, 2.0, 0.0]
+    ours = transforms.blur(images, torch.tensor(sigmas), reach=8)
+    for row, sigma in enumerate(sigmas[:-1]):
+        theirs = reference.gaussian_blur(images[row], [17, 17], [sigma, sigma])
+        torch.testing.assert_close(ours[row], theirs, atol=1e-5, rtol=0)
+    assert torch.equal(ours[-1], images[-1])
+
+
+NAMES = {
+    "identity": "Identity", "shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX",
+    "translate_y": "TranslateY", "rotate": "Rotate", "brightness": "Brightness", "color": "Color",
+    "contrast": "Contrast", "sharpness": "Sharpness", "posterize": "Posterize", "solarize": "Solarize",
+    "auto_contrast": "AutoContrast", "equalize": "Equalize",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "wide"), [(v2.TrivialAugmentWide(), True), (v2.RandAugment(), False)])
+@pytest.mark.parametrize("name", operations.OPERATIONS)
+def test_operations_equal_torchvisions_at_every_strength(name: str, recipe: Any, wide: bool) -> None:
+    """To a byte or two, since torchvision rounds to bytes; in geometry but for the edges, which may be in or out."""
+    scenes = torch.randint(0, 256, (operations.BINS, 3, HEIGHT, WIDTH), generator=seeded(), dtype=torch.uint8)
+    smooth = reference.gaussian_blur(scenes, [9, 9], [2.0, 2.0])
+    space, signed = recipe._AUGMENTATION_SPACE[NAMES[name]]
+    wanted = space(operations.BINS, HEIGHT, WIDTH)
+    row = operations.OPERATIONS.index(name)
+    strength = operations.strengths(SIZE, wide)[row]
+    if wanted is not None:
+        torch.testing.assert_close(strength, wanted.float())
+    for sign in (1, -1) if signed else (1,):
+        drawn = torch.full((operations.BINS,), row), sign * strength
+        ours = operations.apply(smooth.double() / 255, *drawn) * 255
+        theirs = torch.stack(
+            [
+                recipe._apply_image_or_video_transform(
+                    image, NAMES[name], float(one), BILINEAR, {Tensor: None}
+                )
+                for image, one in zip(smooth, sign * strength, strict=True)
+            ]
+        )
+        difference = (ours - theirs).abs()
+        moved = row in range(1, 6)
+        assert (difference > 2).double().mean().item() <= (0.01 if moved else 0.0)
+        assert difference.median().item() <= 1
+
+
+@pytest.mark.parametrize("name", ["trivial_augment", "rand_augment"])
+def test_every_operation_is_drawn_equally_often_and_in_both_directions(name: str) -> None:
+    table = operations.strengths(SIZE, wide=True)
+    if name == "trivial_augment":
+        drawn = [operations.draw_trivial(make(name), 14_000, table, seeded())]
+    else:
+        drawn = operations.draw_rand(make(name, count=2, magnitude=30), 14_000, table, seeded())
+    for operation, strength in drawn:
+        counts = torch.bincount(operation, minlength=14)
+        assert counts.min().item() > 850
+        assert counts.max().item() < 1150
+        turns = strength[operation == operations.OPERATIONS.index("rotate")]
+        assert 0.4 < (turns < 0).double().mean().item() < 0.6
+        assert turns.abs().max().item() == pytest.approx(135.0)
+
+
+def test_rand_augment_applies_as_many_as_it_was_told() -> None:
+    """Of brightened images alone, one operation hardly makes two."""
+    entry = make("rand_augment", count=3, p=0.5)
+    drawn = operations.draw_rand(entry, 400, operations.strengths(SIZE, wide=False), seeded())
+    assert len(drawn) == 3
+    alone = torch.stack([operation for operation, _ in drawn]).eq(0).all(0).double().mean().item()
+    assert 0.4 < alone < 0.6
 
 
 # --- draws -------------------------------------------------------------------------------------------------
@@ -485,6 +605,13 @@ def test_defaults_are_valid_and_every_name_is_in_the_union() -> None:
         entry = ADAPTER.validate_python({"name": name})
         assert type(entry) is section
         assert entry.p == 1.0
+
+
+def test_a_preset_is_a_list_with_a_name() -> None:
+    spec = DataSpec.model_validate({"augment": "photo"})
+    assert [entry.name for entry in spec.augment] == ["resized_crop", "flip", "color_jitter"]
+    with pytest.raises(ValidationError, match='unknown preset "foto"; did you mean "photo"'):
+        DataSpec.model_validate({"augment": "foto"})
 
 
 def test_a_transform_is_listed_once() -> None:

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from hpsearch.results.commands.check import Report
     from hpsearch.results.commands.predict import Prediction
     from hpsearch.results.confirm.confirm import Outcome
+    from hpsearch.results.confirm.ensemble import Joined
     from hpsearch.results.confirm.refit import Refitted
     from hpsearch.results.terminal.display import Display
+    from hpsearch.training.ensemble import SavedEnsemble
     from hpsearch.training.saved import SavedModel
 
 logger = logging.getLogger(__name__)
@@ -281,8 +283,43 @@ def refit(
     return outcome
 
 
+def join(
+    study: Study | None = None,
+    *,
+    ensemble: int | None = None,
+    average: int | None = None,
+    test: bool = True,
+    gpus: str = "auto",
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    allow: Sequence[str] | None = None,
+) -> "Joined":
+    """Joins several of a study's kept models, as `hpsearch best --ensemble` and `--average` do.
+
+    Raises:
+        UserError: no such study, too few models, or other data than the search's.
+    """
+    from hpsearch.results.confirm.ensemble import join as join_models
+
+    name, given = named(study)
+    options = _at_home(
+        RunOptions(
+            storage=storage or database_in(Path(run_folder)),
+            run_folder=Path(run_folder),
+            data_root=data_root,
+            workers=Workers(gpus, 1),
+        ),
+        study,
+        given,
+        allow,
+    )
+    kind, most = ("ensemble", ensemble) if ensemble is not None else ("average", average)
+    return join_models(name, options, kind, most or 5, given=given, test=test)
+
+
 def predict(
-    model: "SavedModel | str | Path",
+    model: "SavedModel | SavedEnsemble | str | Path",
     pictures: Sequence[str | Path],
     *,
     top: int = 5,

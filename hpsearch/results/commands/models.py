@@ -15,6 +15,7 @@ from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
 from hpsearch.store.url import database_in
+from hpsearch.training.ensemble import MANIFEST, SavedEnsemble, load_ensemble
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_weights, save_weights
 
@@ -27,7 +28,7 @@ def load_best_model(
     allow: Sequence[str] = (),
     search: bool = False,
     run_folder: str | Path = "runs",
-) -> SavedModel:
+) -> SavedModel | SavedEnsemble:
     """Returns a study's best model, in evaluation mode, on the CPU.
 
     Before `hpsearch confirm` that is the search's first trial with the weights of its best epoch. Afterwards it
@@ -39,8 +40,8 @@ def load_best_model(
     `model.classes` names its outputs, `model.metadata` holds what is known of it.
 
     Args:
-        study: name of a study in the storage, a folder that `hpsearch best --save` wrote, or a
-            `.safetensors` file of a trial.
+        study: name of a study in the storage, a folder that `hpsearch best --save` wrote (of an ensemble too), or
+            a `.safetensors` file of a trial.
         storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
@@ -51,6 +52,8 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
+    if study is not None and (Path(study) / MANIFEST).is_file():
+        return load_ensemble(Path(study), tuple(allow))
     url = storage or database_in(Path(run_folder))
     path, facts = model_file(study, url, search, Path(run_folder))
     model = load_model(path, tuple(allow))

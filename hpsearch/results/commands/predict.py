@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import number
+from hpsearch.training.ensemble import SavedEnsemble
 from hpsearch.training.saved import SavedModel
 
 
@@ -27,7 +29,7 @@ class Prediction:
 
 
 def predict_files(
-    model: SavedModel, files: Sequence[str], top: int = 5, prepare: str | None = None
+    model: SavedModel | SavedEnsemble, files: Sequence[str], top: int = 5, prepare: str | None = None
 ) -> list[Prediction]:
     """Returns one prediction for each file, in order; a file that cannot be read gets its error.
 
@@ -40,9 +42,9 @@ def predict_files(
     return [_predict(model, file, top, prepare) for file in files]
 
 
-def _predict(model: SavedModel, file: str, top: int, prepare: str | None) -> Prediction:
+def _predict(model: SavedModel | SavedEnsemble, file: str, top: int, prepare: str | None) -> Prediction:
     try:
-        image = model.read(file, prepare)
+        image: Any = model.read(file, prepare)  # for a member each, in an ensemble
     except (OSError, ValueError, SyntaxError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return Prediction(file, {}, error=reason.strip() or type(error).__name__)

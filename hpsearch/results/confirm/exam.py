@@ -5,8 +5,8 @@ Legend: N test samples, B batch, K classes.
 
 import base64
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
+from hpsearch.training.pretrained import data_table
 from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_weights
 
@@ -108,7 +109,7 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
 
 def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> TrainingData:
     return load(
-        spec.data,
+        data_table(spec),
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
@@ -119,7 +120,7 @@ def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> 
 
 def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
     return open_test(
-        spec.data,
+        data_table(spec),
         root=place.data_root,
         cache=place.cache,
         allow=place.allow,
@@ -183,13 +184,74 @@ def validate(
     record.load(attrs)
     record.check_parts(data.facts)
     _compute_as_in_training(spec)
-    batches = data.at(spec.data)
+    batches = data.at(data_table(spec))
     found = {}
     for number, path in weights.items():
         model, precision = _model(spec, batches, path, place, device)
         outputs, _ = _outputs(spec, model, batches, batches.val, precision, device)
         found[number] = _images(spec, batches, batches.val, outputs, "val_")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A part of the data on which models of several configurations are judged.
+
+    Attributes:
+        at: gives its batches as a configuration wants them, and the part.
+        targets: of all its samples, on the CPU.
+    """
+
+    at: Callable[[StudySpec], tuple[Batches, Part]]
+    targets: Tensor
+    classes: tuple[str, ...]
+    device: torch.device
+
+
+def load_parts(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> Parts:
+    """Returns the validation part.
+
+    Args:
+        attrs: the search's user attributes, which tell of the data that it began with.
+
+    Raises:
+        HpsearchError: the data are missing, or not those of the search.
+    """
+    device = devices.choose(place.device)
+    data = _load(spec, place, device)
+    record = DataRecord()
+    record.load(attrs)
+    record.check_parts(data.facts)
+
+    def at(one: StudySpec) -> tuple[Batches, Part]:
+        prepared = data.at(data_table(one))
+        return prepared, prepared.val
+
+    return Parts(at, at(spec)[1].targets.cpu(), data.classes, device)
+
+
+def open_parts(spec: StudySpec, place: Place, digest: str) -> Parts:
+    """Opens the test part as a configuration wants it, for what is on record already.
+
+    Raises:
+        HpsearchError: the data are missing, or others than those named.
+    """
+    device = devices.choose(place.device)
+    sealed = _open(spec, replace(place, digest=digest), device)
+    return Parts(lambda one: (sealed, sealed.test), sealed.test.targets.cpu(), sealed.classes, device)
+
+
+def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, place: Place) -> Tensor:
+    """Returns what a model believes of a part: probabilities [N, K], or a regression's numbers.
+
+    Args:
+        weights: a file, or the weights themselves, in the number type of training.
+    """
+    _compute_as_in_training(spec)
+    batches, part = parts.at(spec)
+    model, precision = _model(spec, batches, weights, place, parts.device)
+    outputs, _ = _outputs(spec, model, batches, part, precision, parts.device)
+    return to_probabilities(outputs, spec.train.loss) if parts.classes else outputs.double()
 
 
 def _compute_as_in_training(spec: StudySpec) -> None:
@@ -204,18 +266,23 @@ def _images(spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, pref
 
 
 def _model(
-    spec: StudySpec, batches: Batches, path: Path, place: Place, device: torch.device
+    spec: StudySpec,
+    batches: Batches,
+    path: Path | Mapping[str, Tensor],
+    place: Place,
+    device: torch.device,
 ) -> tuple[nn.Module, devices.Precision]:
     """Returns a kept model on the device, and the number types of its training, which another device had."""
     size = batches.height, batches.width
     # Built from the specification, not from what the file says of itself.
     model = models.build(spec.model, batches.channels, size, batches.outputs, 0, place.allow)
-    state, facts = read_weights(path)
+    state, facts = read_weights(path) if isinstance(path, Path) else (path, {})
     precision = devices.resolve(facts.get("precision", spec.train.precision), device)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"{path}: the weights do not fit the model {spec.model.name}: {error}") from error
+        where = path if isinstance(path, Path) else "the average"
+        raise ModelError(f"{where}: the weights do not fit the model {spec.model.name}: {error}") from error
     return model.to(device, precision.dtype).eval(), precision
 
 

@@ -5,6 +5,7 @@ The test part is not among them; see `hpsearch.training.data.sealed`.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from hpsearch.errors import DataError
 from hpsearch.study.checks import DataFacts
-from hpsearch.study.data import DataSpec
+from hpsearch.study.data import DataSpec, Normalization
 from hpsearch.training.data import catalogue, pixels
 from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
 from hpsearch.training.data.cache import Cache, Waits
@@ -146,8 +147,8 @@ class TrainingData:
             size=size,
             form=images_of.form if isinstance(images_of, FileImages) else Form(spec.resize, images_of.dtype),
             source=images_of.source,
-            statistics=statistics.scaled(*self._unit),
-            normalizes=spec.normalize,
+            statistics=_normalized(statistics.scaled(*self._unit), spec.normalize, channels),
+            normalizes=spec.normalize is not False,
             layout=spec.layout,
             dataset=spec.dataset,
             predict=self._predict,
@@ -248,6 +249,24 @@ class TrainingData:
             )
         logger.info("images (%.3g GB) stay in host memory, %s is too full", needed / 1e9, self.device)
         return images
+
+
+def _normalized(measured: Statistics, wanted: bool | str | Normalization, channels: int) -> Statistics:
+    """Returns the statistics that images are normalised by: the training part's, unless the study fixes others.
+
+    Raises:
+        DataError: they are for another number of channels.
+    """
+    if not isinstance(wanted, Normalization):
+        return measured
+    mean, std = wanted.mean, wanted.std
+    if channels == 1:  # the mean of colours that are all the same grey
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    if len(mean) not in (1, channels):
+        raise DataError(
+            f"data.normalize.mean has {len(mean)} values and the images have {channels} channels; give one for each"
+        )
+    return replace(measured, mean=mean, std=std)
 
 
 def describe_range(

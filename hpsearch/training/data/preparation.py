@@ -48,7 +48,7 @@ class Preparation:
         size: height and width.
         form: what pictures in files are decoded to.
         source: number types of the data, joined by commas; "" where old weights do not say.
-        statistics: of the training part, per channel kept.
+        statistics: of the training part, or those that the study fixes, per channel kept or shown.
         normalizes: whether images are normalised by them.
         layout: of the axes of arrays.
         dataset: the study's.
@@ -353,7 +353,7 @@ def from_header(texts: Mapping[str, str]) -> Preparation:
     channels, height, width = (int(texts[key]) for key in ("channels", "height", "width"))
     kept = int(texts.get("decoded_channels", channels))
     known = json.loads(texts.get("range", "null"))
-    mean, std = (tuple(json.loads(texts[key])[:kept]) for key in ("mean", "std"))
+    mean, std = (tuple(json.loads(texts[key])) for key in ("mean", "std"))
     scale = float(texts.get("scale", _BYTE if stored == "uint8" else 1.0))
     return Preparation(
         channels=channels,

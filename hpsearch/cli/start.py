@@ -1,0 +1,67 @@
+"""The commands that lead to a study: init, auto, schema."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpsearch.cli.options import (
+    Gpus,
+    RunFolderOption,
+    Storage,
+    StorageFile,
+    WorkerCount,
+    command,
+    storage_url,
+)
+from hpsearch.text import say
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Photographs: a folder for each class, or a CSV.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The study file to write.")]
+
+
+@command()
+def init(
+    folder: Folder,
+    minutes: Annotated[float, typer.Option(help="Minutes that the search may take.")] = 30.0,
+    output: Output = Path("study.toml"),
+    workers: WorkerCount = None,
+    run_folder: RunFolderOption = Path("runs"),
+) -> None:
+    """Write a study file for a folder of photographs."""
+    from hpsearch.results.commands.auto import write_study
+    from hpsearch.results.commands.proposal import summary_lines
+
+    say(*summary_lines(write_study(folder, minutes, output, run_folder, workers), output))
+
+
+@command()
+def auto(
+    folder: Folder,
+    minutes: Annotated[float, typer.Option(help="Minutes for everything together.")] = 30.0,
+    output: Output = Path("study.toml"),
+    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="The folder of the model.")] = Path(
+        "model"
+    ),
+    workers: WorkerCount = None,
+    gpus: Gpus = "auto",
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+) -> None:
+    """Make a model of a folder of photographs, from init to report."""
+    from hpsearch.results.commands.auto import Auto
+
+    url = storage_url(storage, storage_file, run_folder)
+    raise typer.Exit(Auto(folder, minutes, output, save, url, run_folder, workers, gpus).make())
+
+
+@command()
+def schema() -> None:
+    """Print the study file's JSON schema, by which editors check it."""
+    from hpsearch.study.schema import schema_text
+
+    sys.stdout.write(schema_text())

@@ -1,0 +1,193 @@
+"""`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
+
+The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
+many repeats are confirmed as fit into the rest. What does not fit is left out, and that is said.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpsearch.errors import UserError
+from hpsearch.files.atomic import write_whole
+from hpsearch.results.commands import api
+from hpsearch.results.commands.proposal import Proposal, propose
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord
+from hpsearch.service.launch import make_folder
+from hpsearch.study import StudySpec, load_study_file
+from hpsearch.text import say
+
+SEARCH = 0.4
+"""Share of the time in which is searched."""
+
+PLANS = ((3, 3), (2, 3), (1, 3), (1, 2))
+"""Configurations and repeats of each that may be confirmed, the most first."""
+
+START = 12.0
+"""Seconds until the workers of a run have imported torch and read the pictures."""
+
+SLACK = 1.3
+"""So many times what an epoch of the search took is reckoned for one of a repeat."""
+
+
+def write_study(
+    folder: Path,
+    minutes: float,
+    output: Path,
+    run_folder: Path,
+    workers: int | None = None,
+    device: str = "auto",
+) -> Proposal:
+    """Proposes a study for a folder of photographs and writes its file.
+
+    Raises:
+        UserError: the file is there already, or cannot be written; or what `propose` raises.
+    """
+    if output.exists():
+        raise UserError(f"--output: {output} is there already; remove it, or name another file")
+    if output.suffix != ".toml":
+        raise UserError(f'--output: "{output}" does not end in .toml, as study files do; add it')
+    cache = run_folder / "cache"
+    make_folder(cache)
+    found = propose(folder, minutes, cache, workers, device)
+    try:
+        write_whole(output, found.text.encode())
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
+    return found
+
+
+@dataclass
+class Auto:
+    """One call of the command; a second one goes on with the study file that the first has written."""
+
+    folder: Path
+    minutes: float
+    output: Path
+    save: Path
+    storage: str
+    run_folder: Path
+    workers: int | None = None
+    gpus: str = "auto"
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return 60 * self.minutes - (time.monotonic() - self.began)
+
+    def make(self) -> int:
+        """Does it all, and returns the exit status.
+
+        Raises:
+            HpsearchError: what any of the steps raises; what was trained before is kept.
+        """
+        spec = self._study()
+        self._head("check")
+        from hpsearch.results.terminal.check_lines import report_lines
+
+        say(
+            *report_lines(
+                api.check(self.output, workers=self.workers, run_folder=self.run_folder, progress=False)
+            )
+        )
+        self._head("run")
+        timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - START))
+        place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
+        found = api.run(self.output, timeout=timeout, workers=self.workers, gpus=self.gpus, **place)
+        if found.summary is None or found.best is None:
+            say("no trial was finished in the time; give more of it by --minutes", err=True)
+            return 1
+        if found.summary.exit_status > 1:  # a signal: what was begun waits to be resumed
+            return found.summary.exit_status
+        self._confirm_and_refit(spec, place)
+        self._head("report")
+        say(*api.report(self.output, **place))
+        from hpsearch.results.commands.models import save_best
+
+        self._head("model")
+        say(*save_best(spec.study.name, self.storage, self.save, self.run_folder))
+        say(f"next: hpsearch predict {self.save} PICTURE ...")
+        return 0
+
+    def _study(self) -> StudySpec:
+        self._head("init")
+        if self.output.exists():
+            spec = load_study_file(self.output)
+            say(f"{self.output} is there already and is used as it is: study {spec.study.name}")
+            return spec
+        from hpsearch.results.commands.proposal import summary_lines
+
+        device = "cpu" if self.gpus == "none" else "auto"
+        found = write_study(
+            self.folder, self.minutes * SEARCH, self.output, self.run_folder, self.workers, device
+        )
+        say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
+        return load_study_file(self.output)
+
+    def _confirm_and_refit(self, spec: StudySpec, place: dict[str, Any]) -> None:
+        from hpsearch.results.confirm.words import confirmation_lines
+
+        record = read_study(spec.study.name, self.storage)
+        once = training_seconds(record)
+        workers = self.workers or _count(spec, self.run_folder, self.gpus)
+        plan = fitting(self.left, once, workers)
+        if plan is None:
+            say(
+                f"{self.left:.0f} s are left, too few to confirm the best trial: hpsearch confirm {self.output}"
+            )
+            return
+        self._head("confirm")
+        top, seeds = plan
+        outcome = api.confirm(
+            self.output, top=top, seeds=seeds, workers=self.workers, gpus=self.gpus, **place
+        )
+        if outcome.confirmation is None:
+            say(outcome.message, err=True)
+            return
+        say(*confirmation_lines(outcome.confirmation, outcome.record))
+        if self.left < START + SLACK * once:
+            say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
+            return
+        self._head("refit")
+        say(*api.refit(self.output, gpus=self.gpus, **place).lines)
+
+    def _head(self, step: str) -> None:
+        say("", f"== {step} ({max(0.0, self.left) / 60:.1f} minutes left)")
+
+
+def training_seconds(record: StudyRecord) -> float:
+    """Returns how long the longest of the best trials would take again, all its epochs."""
+    best = [trial for trial in record.ranked if trial.state == "COMPLETE"][: PLANS[0][0]]
+    return max(
+        (record.planned_epochs(one) * one.seconds / max(1, one.epochs_run) for one in best if one.seconds),
+        default=0.0,
+    )
+
+
+def fitting(left: float, once: float, workers: int) -> tuple[int, int] | None:
+    """Returns how many configurations and repeats can be confirmed, with time left for a refit; None if not any.
+
+    Args:
+        left: seconds.
+        once: seconds of one training.
+    """
+    for top, seeds in PLANS:
+        rounds = -(-top * seeds // workers)
+        if 2 * START + SLACK * once * (rounds + 1) <= left:
+            return top, seeds
+    top, seeds = PLANS[-1]  # without a refit
+    return PLANS[-1] if START + SLACK * once * -(-top * seeds // workers) <= left else None
+
+
+def _count(spec: StudySpec, run_folder: Path, gpus: str) -> int:
+    from hpsearch.contracts.executor import Workers
+    from hpsearch.executors.choose import make_executor
+    from hpsearch.files.run_folder import RunFolder
+
+    runs = make_executor("local", RunFolder(run_folder, spec.study.name))
+    count = len(runs.places(Workers(gpus=gpus), spec.train.threads, "time"))
+    runs.close(0.0)
+    return count

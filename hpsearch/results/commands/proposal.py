@@ -1,0 +1,355 @@
+"""`hpsearch init`: a commented study file for a folder of photographs, made for this machine and so many minutes."""
+
+import json
+import re
+import textwrap
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpsearch.errors import ModelError, UserError
+from hpsearch.executors.places import cores
+from hpsearch.study import DataSpec, ModelSpec, parse_study
+from hpsearch.study.checks import DataFacts
+from hpsearch.study.schema import SHIPPED
+from hpsearch.study.train import IMAGENET
+from hpsearch.text import counted
+from hpsearch.training import data, models, pretrained, weights
+from hpsearch.training import device as devices
+from hpsearch.training.data.assembly import open_cache
+from hpsearch.training.data.inspection import Inspection, inspect_folder, vars_of
+
+SIDES = (224, 160, 128, 96, 64, 48, 32)
+ENOUGH = 120
+"""Epochs of all trials together below which smaller pictures are better than fewer epochs."""
+
+TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
+SCRATCH = {"cuda": ModelSpec(name="resnet18"), "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True})}
+UNBALANCED = 3
+"""So many times more pictures of the commonest class than of the rarest count as unbalanced."""
+
+_FEW = 2_000  # pictures, below which a tenth is too small a part to judge by
+_BATCH = 16
+_WARM, _TIMED = 0.2, 0.5  # seconds of steps that are not timed, and that are
+_WIDTH = 118
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is trained, and how long it takes here.
+
+    Attributes:
+        side: of the pictures in pixels.
+        seconds: to train one picture once.
+        epochs: that all workers can train together in the time.
+        missing: why published weights were not taken; "" if they were.
+    """
+
+    model: ModelSpec
+    side: int
+    seconds: float
+    epochs: float
+    missing: str = ""
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it starts from published weights."""
+        return self.model.weights is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A study file that was proposed, and what it goes by."""
+
+    name: str
+    text: str
+    seen: Inspection
+    facts: DataFacts
+    network: Network
+
+
+def propose(
+    folder: Path, minutes: float, cache: Path, workers: int | None = None, device: str = "auto"
+) -> Proposal:
+    """Looks at a folder of photographs and at the device, and writes a study for them.
+
+    Args:
+        minutes: that the search may take.
+        cache: where pictures are kept once they are decoded.
+
+    Raises:
+        DataError: the folder does not hold photographs with labels.
+    """
+    if not minutes > 0:
+        raise UserError(f"--minutes: must be above 0, got {minutes:g}")
+    chosen = devices.choose(device)
+    seen = inspect_folder(folder, open_cache(DataSpec(), cache))
+    count = workers or (torch.cuda.device_count() if chosen.type == "cuda" else cores())
+    network = choose_network(seen, chosen, 60 * minutes * count)
+    table = _data_table(folder, seen, network)
+    facts = data.load(DataSpec.model_validate(table), cache=cache, device=torch.device("cpu")).facts
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._ ") or "photos"
+    text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen)) + "\n"
+    parse_study(tomllib.loads(text), source="hpsearch init")
+    return Proposal(name, text, seen, facts, network)
+
+
+def choose_network(seen: Inspection, device: torch.device, seconds: float) -> Network:
+    """Returns the network, and the largest pictures of which enough epochs can be trained.
+
+    Args:
+        seconds: of all workers together.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker of a study has
+    try:
+        outputs = max(2, len(seen.classes))
+        missing = ""
+        for name in TUNED[device.type]:
+            model = ModelSpec(name=name, weights=IMAGENET)
+            if missing and not pretrained.published(name).file.is_file():
+                continue  # what was out of reach for the first is so for the others
+            try:
+                pretrained.weights_file(model)
+            except ModelError as error:
+                missing = str(error)
+                continue
+            found = _largest(model, 3, outputs, seen, device, seconds, least=64)
+            if found is not None:
+                return found
+            missing = missing or f"{name} is too slow here for pictures of 64 pixels in the time"
+        scratch = SCRATCH[device.type]
+        channels = 1 if seen.grey else 3
+        small = _largest(scratch, channels, outputs, seen, device, seconds, least=32)
+        if small is None:
+            small = _timed(scratch, channels, outputs, seen, device, seconds, min(32, seen.side))
+        return Network(small.model, small.side, small.seconds, small.epochs, missing)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _largest(
+    model: ModelSpec,
+    channels: int,
+    outputs: int,
+    seen: Inspection,
+    device: torch.device,
+    seconds: float,
+    least: int,
+) -> Network | None:
+    """Returns the largest pictures of which enough epochs can be trained; None if `least` pixels are too many."""
+    sides = [side for side in SIDES if least <= side <= seen.side] or [max(least, min(seen.side, 224))]
+    for side in sides:
+        found = _timed(model, channels, outputs, seen, device, seconds, side)
+        if found.epochs >= ENOUGH:
+            return found
+    return None
+
+
+def _timed(
+    model: ModelSpec,
+    channels: int,
+    outputs: int,
+    seen: Inspection,
+    device: torch.device,
+    seconds: float,
+    side: int,
+) -> Network:
+    taken = (
+        step_seconds(models.build(model, channels, (side, side), outputs, 0), channels, side, device) / _BATCH
+    )
+    return Network(model, side, taken, seconds / (taken * seen.pictures))
+
+
+def step_seconds(model: nn.Module, channels: int, side: int, device: torch.device) -> float:
+    """Returns how long a training step of 16 pictures takes: the shortest, for others may use the machine too."""
+    model = model.to(device).train()
+    models.choose_memory_format(model, device, channels, (side, side), half=False)
+    images = torch.rand(_BATCH, channels, side, side, device=device)
+    taken: list[float] = []
+    began = time.perf_counter()
+    while len(taken) < 2 or time.perf_counter() - began < _WARM + _TIMED:
+        start = time.perf_counter()
+        model(images).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, Any]:
+    few = {"train": 0.7, "val": 0.15, "test": 0.15}
+    many = {"train": 0.8, "val": 0.1, "test": 0.1}
+    return {
+        "dataset": "folder",
+        "root": str(folder.absolute()),
+        **({} if seen.labels is None else vars_of(seen.labels)),
+        "image_size": network.side,
+        **({"channels": 3} if network.is_tuned else {}),
+        "skip_unreadable": True,
+        "on_duplicates": "drop",
+        "split": few if seen.pictures < _FEW else many,
+    }
+
+
+def _lines(
+    name: str,
+    table: dict[str, Any],
+    seen: Inspection,
+    facts: DataFacts,
+    network: Network,
+    minutes: float,
+    workers: int,
+    device: torch.device,
+) -> Iterator[str]:
+    rare, common = min(facts.class_counts, default=1), max(facts.class_counts, default=1)
+    unbalanced = common >= UNBALANCED * max(1, rare)
+    most = max(4, min(40, round(network.epochs / 10)))
+    yield f"#:schema {SHIPPED}"
+    yield f"# {name}: {seen.pictures} photographs of {counted(len(facts.classes), 'class', 'classes')}."
+    yield "# Written by `hpsearch init` after a look at the pictures and at this machine; change what you know better."
+    yield "#"
+    yield from map(_comment, facts.notes)
+    yield from ("", "[study]")
+    yield _said(f"name = {_quoted(name)}", "the folder's name")
+    yield _said(f'timeout = "{ceil(60 * minutes)}s"', "the search ends then; run it again, and it continues")
+    trials = max(8, min(200, round(network.epochs / max(1.0, 0.3 * most))))
+    yield _said(f"trials = {trials}", "more than the time allows for are not needed; most train a few epochs")
+    if unbalanced:
+        why = f"the commonest class has {common} pictures and the rarest {rare}: here each counts as much"
+        yield _said('metric = "val_macro_f1"', why)
+    yield from ("", "[data]", 'dataset = "folder"')
+    yield f"root = {_quoted(table['root'])}"
+    if seen.labels is not None:
+        yield _said(f"labels = {_quoted(seen.labels.file)}", "the table that names the pictures")
+        yield f"file_column = {_quoted(seen.labels.file_column)}"
+        yield f"label_column = {_quoted(seen.labels.label_column)}"
+    yield _said(f"image_size = {network.side}", _why_side(seen, network, workers))
+    if network.is_tuned:
+        yield _said("channels = 3", "as the weights were trained")
+    yield _said("skip_unreadable = true", "a broken file is named and left out instead of ending the study")
+    yield _said('on_duplicates = "drop"', "the same picture in two parts would flatter the validation")
+    yield _split_line(table["split"], seen)
+    if seen.series:
+        yield "# The names look like series. If pictures of one series are nearly the same picture, keep them together:"
+        yield f"# split.group_by = {_quoted(seen.series)}"
+    yield _said('augment = "photo"', "parts of the pictures, mirrored, with a little less or more colour")
+    yield from ("", "[model]")
+    yield _said(f"name = {_quoted(network.model.name)}", _why_model(network, device))
+    if network.model.args:
+        yield f"args = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in network.model.args.items())} }}"
+    if network.is_tuned:
+        yield _said(
+            'weights = "imagenet"', "a network that has seen a million photographs needs fewer of yours"
+        )
+    elif network.missing:
+        yield _comment(
+            f"A network that has seen a million photographs would be the better start. {network.missing}"
+        )
+    yield from ("", "[train]")
+    yield _said('optimizer = "adamw"', "less sensitive to the learning rate than sgd")
+    yield _said('schedule = "cosine"', "the learning rate falls to 0 over a trial's own epochs")
+    if network.is_tuned:
+        head = _head(network, len(facts.classes))
+        yield _said(
+            f'lr_multipliers = {{ "{head}.*" = 10.0 }}', "the last layer starts anew and may learn faster"
+        )
+    yield from ("", "[search]")
+    rates = (3e-5, 3e-3) if network.is_tuned else (3e-4, 3e-2)
+    why = "what fine-tunes without forgetting" if network.is_tuned else "what trains a new network"
+    yield _said(f"learning_rate = {{ low = {rates[0]:g}, high = {rates[1]:g}, log = true }}", why)
+    sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 8)][-3:]
+    sizes = [size for size in sizes if size <= facts.train] or [max(1, facts.train // 2)]
+    yield _said(
+        f"batch_size = {sizes}", f"at least eight steps in an epoch of {counted(facts.train, 'picture')}"
+    )
+    yield _said(
+        f"epochs = {{ low = {max(2, most // 4)}, high = {most} }}",
+        f"{counted(workers, 'worker')} can train about {network.epochs:.0f} epochs in the time",
+    )
+    yield '"train.weight_decay" = { low = 1e-4, high = 0.1, log = true }'
+    yield _said(
+        '"data.augment" = [[], "photo", [{ name = "flip" }, { name = "trivial_augment" }]]', "how much helps"
+    )
+    if unbalanced:
+        yield _said('"train.class_weights" = ["none", "balanced"]', "whether rare classes need more weight")
+    yield from ("", "[early_stopping]", 'criterion = "patience"')
+    yield _said(f"patience = {max(3, most // 5)}", "epochs without a lower validation loss")
+    yield from ("", "[checkpoint]")
+    yield _said(
+        "keep = 10", "the weights of the ten best, of which `hpsearch best --ensemble 5` makes one model"
+    )
+    yield from ("", "[confirm]")
+    yield _said("top = 2", "the best are trained again, for one search's luck must not decide")
+    yield "seeds = 3"
+
+
+def _said(line: str, why: str) -> str:
+    """Returns a line with its reason behind it, or above it where that would be too long."""
+    beside = f"{line.ljust(32)} # {why}"
+    return beside if len(beside) <= _WIDTH else f"{_comment(why)}\n{line}"
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _why_side(seen: Inspection, network: Network, workers: int) -> str:
+    sizes = f"{counted(seen.sizes, 'size')}, half of them at least {seen.side} pixels on the shorter side"
+    if network.side >= min(seen.side, SIDES[0]) or network.side >= 224:
+        return f"pictures have {sizes}"
+    return f"pictures have {sizes}; larger ones would leave fewer than {ENOUGH} epochs in the time"
+
+
+def _why_model(network: Network, device: torch.device) -> str:
+    kind = (
+        "the larger of the usual ones that this machine trains in the time"
+        if network.is_tuned
+        else "small enough"
+    )
+    return f"{kind}: a picture takes {1000 * network.seconds:.2g} ms on {device.type}"
+
+
+def _head(network: Network, classes: int) -> str:
+    shapes = models.outline(network.model, 3, (network.side, network.side), classes)
+    assert shapes is not None  # of no model of the user's own
+    return weights.last_layer(shapes)[0].rpartition(".")[0]
+
+
+def _split_line(split: dict[str, float], seen: Inspection) -> str:
+    shares = ", ".join(f"{name} = {share:g}" for name, share in split.items())
+    few = f"with {seen.pictures} pictures a tenth would be too few to judge by"
+    why = (
+        "the folders' own test part is used"
+        if seen.official
+        else few
+        if seen.pictures < _FEW
+        else "the usual parts"
+    )
+    return _said(f"split = {{ {shares} }}", why)
+
+
+def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
+    """Returns what `hpsearch init` prints."""
+    network = found.network
+    start = "ImageNet's weights" if network.is_tuned else "random weights"
+    return [
+        f"{found.name}: {counted(found.facts.train, 'picture')} for training, {found.facts.val} for validation, "
+        f"{found.facts.test} for the test; {counted(len(found.facts.classes), 'class', 'classes')}",
+        *(f"  {note}" for note in found.facts.notes),
+        f"{network.model.name} from {start}, pictures of {network.side} pixels, about {network.epochs:.0f} epochs in "
+        "all",
+        *([f"  {network.missing}"] if network.missing else []),
+        f"wrote {output}; next: hpsearch run {output}",
+    ]

@@ -1,0 +1,379 @@
+"""`hpsearch best --ensemble`, `--average`: several models that were trained anyway, as one.
+
+An ensemble is chosen by Caruana's greedy selection (2004): begin with the model whose validation loss is lowest, add
+again and again the one, also a second time, with which the mean of the probabilities has the lowest loss, and stop
+when none helps. An average is the greedy soup of Wortsman et al. (2022): of the *weights* of models that started from
+the same file, it takes in those with which the validation loss falls.
+
+Both are chosen by the validation part, so that their gain there is optimistic. After a confirmation they are tried on
+the test part, which is put on record.
+
+Legend: N samples, K classes (or regression targets).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.files.atomic import write_whole
+from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
+from hpsearch.results.confirm.exam import Place, judged, load_parts, open_parts, sealed_part
+from hpsearch.results.confirm.linked import earlier_openings, opened_before, record_opening
+from hpsearch.results.confirm.plan import Candidate, is_value, middle_repeat, refuse_linked
+from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import number
+from hpsearch.service.launch import RunOptions
+from hpsearch.study.specification import SUFFIX, StudySpec
+from hpsearch.text import counted
+from hpsearch.training.ensemble import MANIFEST, mean_of
+from hpsearch.training.weights import read_weights, save_weights
+
+MOST = 20
+"""Models that may be chosen among: the best of the search whose weights were kept, and all repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A kept model.
+
+    Attributes:
+        text: which trial, or repeat, it is of.
+        spec: of its training.
+    """
+
+    text: str
+    spec: StudySpec
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a model does on a part: the loss, and the share of wrong classes (of a regression the mean error)."""
+
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Models made one.
+
+    Attributes:
+        kind: "ensemble" or "average".
+        members: with how often each counts.
+        single: the model that is the study's answer, and what it is called.
+        val, test: by "joined" and "single"; the second is empty where the test part was not opened.
+        state: the averaged weights of an average.
+    """
+
+    study: str
+    kind: str
+    members: tuple[tuple[Member, int], ...]
+    single: str
+    val: Mapping[str, Figures]
+    test: Mapping[str, Figures]
+    notes: tuple[str, ...]
+    is_regression: bool
+    state: Mapping[str, Tensor] | None = None
+
+
+def join(
+    study: str | None,
+    options: RunOptions,
+    kind: str,
+    most: int,
+    *,
+    given: StudySpec | None = None,
+    test: bool = True,
+) -> Joined:
+    """Makes an ensemble or an average of at most so many of a study's kept models.
+
+    Args:
+        kind: "ensemble" or "average".
+        test: whether the test part may be opened; it is not before a confirmation.
+
+    Raises:
+        UserError: there are too few models, or they cannot be joined.
+    """
+    record = read_search(study, options, given)
+    refuse_linked(record, f"best --{kind}")
+    spec = record.spec
+    if spec is None or spec.train.function is not None:
+        raise UserError(
+            f"--{kind}: the models of a training function of your own are known to it alone; join them there"
+        )
+    linked = _linked(record, options.storage)
+    members, single = _members(record, linked, options)
+    if kind == "average":
+        members = _same_start(members, single)
+    if len(members) < 2:
+        raise UserError(
+            f'study "{record.name}" has the weights of {counted(len(members), "trial")} here that --{kind} can use; '
+            f"keep more by checkpoint.keep = 10 in the study file and run it further, or run hpsearch confirm "
+            f"{record.name}, which keeps those of all repeats"
+        )
+    with on_first_worker(options.workers):
+        place = place_of(spec, options)
+        return _join(record, linked, members, single, place, options, kind, most, test)
+
+
+def _join(
+    record: StudyRecord,
+    linked: StudyRecord | None,
+    members: Sequence[Member],
+    single: Member,
+    place: Place,
+    options: RunOptions,
+    kind: str,
+    most: int,
+    test: bool,
+) -> Joined:
+    assert record.spec is not None
+    parts = load_parts(record.spec, place, record.attrs)
+    targets = parts.targets
+    is_regression = not parts.classes
+    believed = [judged(member.spec, member.path, parts, place) for member in members]
+    at = [member.path for member in members].index(single.path)
+
+    def loss(values: Tensor) -> float:
+        return _figures(values, targets, is_regression).loss
+
+    state: dict[str, Tensor] | None = None
+    if kind == "ensemble":
+        counts = select(believed, loss, most)
+        joined = mean_of(believed, counts)
+    else:
+        counts, state = _soup(
+            members, believed, loss, most, lambda some: judged(single.spec, some, parts, place)
+        )
+        joined = judged(single.spec, state, parts, place)
+    chosen = tuple((member, count) for member, count in zip(members, counts, strict=True) if count)
+    val = {
+        "joined": _figures(joined, targets, is_regression),
+        "single": _figures(believed[at], targets, is_regression),
+    }
+    notes: list[str] = []
+    tested: dict[str, Figures] = {}
+    if test and linked is not None and record.answer.confirmed is not None:
+        tested = _test(record, chosen, single, state, place, options, kind, notes)
+    return Joined(record.name, kind, chosen, single.text, val, tested, tuple(notes), is_regression, state)
+
+
+def select(beliefs: Sequence[Tensor], loss: Callable[[Tensor], float], most: int) -> list[int]:
+    """Returns how often each model counts in the ensemble.
+
+    Args:
+        beliefs: of shape [N, K] for each model.
+        loss: of such a belief.
+        most: models in all, those that count twice as two.
+    """
+    counts = [0] * len(beliefs)
+    lowest = float("inf")
+    for _ in range(most):
+        tried = [
+            loss(mean_of(beliefs, [count + (place == other) for other, count in enumerate(counts)]))
+            for place in range(len(beliefs))
+        ]
+        best = min(range(len(tried)), key=tried.__getitem__)
+        if not tried[best] < lowest:
+            break
+        lowest = tried[best]
+        counts[best] += 1
+    return counts
+
+
+def _soup(
+    members: Sequence[Member],
+    beliefs: Sequence[Tensor],
+    loss: Callable[[Tensor], float],
+    most: int,
+    judge: Callable[[Mapping[str, Tensor]], Tensor],
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Returns which models' weights are averaged, and the average; the best are tried first."""
+    order = sorted(range(len(members)), key=lambda place: loss(beliefs[place]))
+    counts = [0] * len(members)
+    counts[order[0]] = 1
+    states = [read_weights(members[order[0]].path)[0]]
+    mean, lowest = states[0], loss(beliefs[order[0]])
+    for place in order[1:]:
+        if sum(counts) == most:
+            break
+        more = [*states, read_weights(members[place].path)[0]]
+        tried = average(more)
+        if (found := loss(judge(tried))) < lowest:
+            states, mean, lowest, counts[place] = more, tried, found, 1
+    return counts, mean
+
+
+def average(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the mean of weights and of BatchNorm's statistics; whole numbers are those of the first."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(first.dtype)
+        if first.is_floating_point()
+        else first
+        for name, first in states[0].items()
+    }
+
+
+def _members(
+    record: StudyRecord, linked: StudyRecord | None, options: RunOptions
+) -> tuple[list[Member], Member]:
+    """Returns the kept models that are here, and the one that is the study's answer."""
+    spec, best = record.spec, record.best
+    if best is None or spec is None:
+        raise UserError(f'study "{record.name}" has no COMPLETE trial yet, so there is no best model')
+
+    def member(owner: StudyRecord, trial: TrialRecord, of: StudySpec) -> Member | None:
+        path = weights_here(options, owner.name, trial) if trial.attrs.get("weights") else None
+        return None if path is None else Member(owner.trial_name(trial), of.with_hparams(trial.hparams), path)
+
+    complete = [trial for trial in record.ranked if trial.state == "COMPLETE"]
+    found = [member(record, trial, spec) for trial in complete[:MOST]]
+    single = next(
+        (one for one, trial in zip(found, complete, strict=False) if trial.number == best.number), None
+    )
+    if linked is not None and linked.spec is not None:
+        for trial in linked.ranked:
+            found.append(member(linked, trial, linked.spec) if is_value(trial) else None)
+        confirmed = record.answer.confirmed
+        middle = None
+        if confirmed is not None:
+            trial = next(one for one in record.trials if one.number == confirmed.trial)
+            middle = middle_repeat(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
+        single = (member(linked, middle, linked.spec) if middle is not None else None) or single
+    if single is None:
+        raise UserError(f'the weights of the best trial of study "{record.name}" are not here')
+    return list({one.path: one for one in found if one is not None}.values()), single
+
+
+def _same_start(members: Sequence[Member], single: Member) -> list[Member]:
+    """Returns the models that have the architecture, the start and the images of the study's answer.
+
+    Raises:
+        UserError: it started from random weights, and such models lie in valleys of their own.
+    """
+    model = single.spec.model
+    if model.weights is None:
+        raise UserError(
+            "--average: its models started from random weights, each from its own, and the mean of such weights is no "
+            "model; set model.weights, or use --ensemble"
+        )
+    return [
+        one
+        for one in members
+        if (one.spec.model.name, one.spec.model.args, one.spec.model.weights)
+        == (model.name, model.args, model.weights)
+        and one.spec.data.image_size == single.spec.data.image_size
+    ]
+
+
+def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
+    try:
+        return read_study(record.name + SUFFIX, url)
+    except StudyNotFound:
+        return None
+
+
+def _figures(values_NK: Tensor, targets: Tensor, is_regression: bool) -> Figures:
+    if is_regression:
+        difference = values_NK.double() - targets.double().view_as(values_NK)
+        return Figures(float(difference.square().mean()), float(difference.abs().mean()))
+    own_N = values_NK.gather(1, targets[:, None]).clamp(min=1e-12)
+    return Figures(float(-own_N.log().mean()), float((values_NK.argmax(1) != targets).double().mean()))
+
+
+def _test(
+    record: StudyRecord,
+    chosen: Sequence[tuple[Member, int]],
+    single: Member,
+    state: Mapping[str, Tensor] | None,
+    place: Place,
+    options: RunOptions,
+    kind: str,
+    notes: list[str],
+) -> dict[str, Figures]:
+    """Opens the test part for the joined models and for the single one, after that is on record."""
+    assert record.spec is not None
+    digest, reason = sealed_part(record.spec, place, record.attrs)
+    if reason:
+        notes.append(f"the test part was not opened: {reason}")
+        return {}
+    before = earlier_openings(record.name, options.storage)
+    notes.extend(opened_before(before))
+    facts = {
+        "configurations": f"{kind} of {counted(len(chosen), 'model')}",
+        "models": len(chosen) + 1,
+        "data": digest,
+    }
+    record_opening(record, options.storage, before, facts)
+
+    def tried(member: Member, weights: Path | Mapping[str, Tensor]) -> tuple[Tensor, Tensor, bool]:
+        parts = open_parts(member.spec, place, digest)
+        return judged(member.spec, weights, parts, place), parts.targets, not parts.classes
+
+    alone, targets, is_regression = tried(single, single.path)
+    if state is not None:
+        joined = tried(single, state)[0]
+    else:
+        joined = mean_of([tried(one, one.path)[0] for one, _ in chosen], [count for _, count in chosen])
+    return {
+        "joined": _figures(joined, targets, is_regression),
+        "single": _figures(alone, targets, is_regression),
+    }
+
+
+def joined_lines(found: Joined) -> list[str]:
+    """Returns what was joined and what it gains, for a terminal."""
+    error = "mae" if found.is_regression else "error"
+    lines = [f"{found.study}: {found.kind} of {counted(len(found.members), 'model')}"]
+    lines += [
+        f"  {member.text}{f', counts {count} times' if count > 1 else ''}" for member, count in found.members
+    ]
+    for part, figures in (("val", found.val), ("test", found.test)):
+        if figures:
+            joined, single = figures["joined"], figures["single"]
+            lines.append(
+                f"{part}_loss {number(joined.loss)}, {part}_{error} {number(joined.error)}; {found.single} alone: "
+                f"{number(single.loss)}, {number(single.error)}"
+            )
+    if not found.test:
+        lines.append("chosen by the validation part, so that its gain there is optimistic; confirm tests it")
+    return [*lines, *found.notes]
+
+
+def save_joined(found: Joined, folder: Path) -> list[Path]:
+    """Writes what was joined into a folder that `predict` and `load_best_model` take; returns the files.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from hpsearch.results.commands.models import WEIGHTS
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if found.state is not None:
+            metadata = read_weights(found.members[0][0].path)[1]
+            save_weights(folder / WEIGHTS, found.state, metadata | {"answer": joined_lines(found)[0]})
+            (folder / MANIFEST).unlink(missing_ok=True)
+            return [folder / WEIGHTS]
+        files = []
+        for place, (member, _) in enumerate(found.members, 1):
+            files.append(folder / f"member-{place}.safetensors")
+            save_weights(files[-1], *read_weights(member.path))
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        listed: list[dict[str, Any]] = [
+            {"file": file.name, "count": count, "of": member.text}
+            for file, (member, count) in zip(files, found.members, strict=True)
+        ]
+        table = {"study": found.study, "members": listed}
+        write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+    return [*files, folder / MANIFEST]

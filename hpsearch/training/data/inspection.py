@@ -1,0 +1,122 @@
+"""A look at a folder of photographs before there is a study: which there are, how large, with which labels."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from hpsearch.errors import DataError
+from hpsearch.study import DataSpec
+from hpsearch.training.data import labels
+from hpsearch.training.data.cache import Cache
+from hpsearch.training.data.catalogue import FREE, TEST, Request
+from hpsearch.training.data.folder import SUFFIXES, list_pictures
+from hpsearch.training.data.pictures import Header, read_headers
+
+_LABELS = ("label", "class", "target", "category", "species", "what", "y")
+_MOST_LABELS = 0.5  # of the rows, above which a column is no label
+_SERIES = re.compile(r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A table of labels beside the pictures, with the columns that name files and labels."""
+
+    file: str
+    file_column: str
+    label_column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a folder holds.
+
+    Attributes:
+        pictures: that look like some; whether they can be decoded is not known yet.
+        classes: pictures of each.
+        side: the median of their shorter sides in pixels.
+        sizes: how many different ones.
+        grey: whether none has colours.
+        official: whether folders, or the table, give a test part.
+        labels: None where the folders are the classes.
+        series: an expression whose first group several files share, if they look like series; "" if not.
+    """
+
+    pictures: int
+    classes: Counter[str]
+    side: int
+    sizes: int
+    grey: bool
+    official: bool
+    labels: Labels | None
+    series: str
+
+
+def inspect_folder(root: Path, cache: Cache) -> Inspection:
+    """Looks at all pictures of a folder; decodes none.
+
+    Raises:
+        DataError: there are none, or they are not in the form of a data set.
+    """
+    found = _find_labels(root) if root.is_dir() else None
+    table = {} if found is None else vars_of(found)
+    listing = list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
+    headers = read_headers(root, listing.names, None)
+    readable = [header for header in headers if isinstance(header, Header)]
+    if not readable:
+        raise DataError(
+            f"data.root: none of the {len(headers)} pictures under {root} can be read; {headers[0]}"
+        )
+    return Inspection(
+        pictures=len(readable),
+        classes=Counter(str(label) for label in listing.labels),
+        side=int(median(min(header.size) for header in readable)),
+        sizes=len({header.size for header in readable}),
+        grey=all(header.grey for header in readable),
+        official=TEST in listing.parts and FREE in listing.parts,
+        labels=found,
+        series=_find_series(listing.names),
+    )
+
+
+def vars_of(found: Labels) -> dict[str, str]:
+    """Returns the fields of the data table that name a table of labels."""
+    return {"labels": found.file, "file_column": found.file_column, "label_column": found.label_column}
+
+
+def _find_labels(root: Path) -> Labels | None:
+    """Returns the table at the top of a folder that names pictures below it and says what each is."""
+    for path in sorted(root.glob("*.csv")):
+        try:
+            table = labels.read_table(path, "", "")
+        except DataError:  # another kind of table, which has no columns to offer
+            continue
+        files = next((name for name, values in table.items() if _name_pictures(root, values)), None)
+        if files is None:
+            continue
+        others = {name: values for name, values in table.items() if name != files and _are_labels(values)}
+        known = [name for name in _LABELS for own in others if own.lower() == name for name in (own,)]
+        if others:
+            return Labels(
+                path.name, files, known[0] if known else min(others, key=lambda name: len({*others[name]}))
+            )
+    return None
+
+
+def _name_pictures(root: Path, values: Sequence[str]) -> bool:
+    few = values[:20]
+    return all(Path(value).suffix.lower() in SUFFIXES and (root / value).is_file() for value in few)
+
+
+def _are_labels(values: Sequence[str]) -> bool:
+    return 2 <= len({*values}) <= _MOST_LABELS * len(values)
+
+
+def _find_series(names: Sequence[str]) -> str:
+    """Returns an expression for the part of a name that pictures of one series share, such as e03 of e03-0012.jpg."""
+    matches = [_SERIES.match(Path(name).name) for name in names]
+    groups = Counter(match[1] for match in matches if match)
+    whole = sum(groups.values()) >= 0.9 * len(names)
+    return _SERIES.pattern if whole and 5 <= len(groups) <= len(names) / 3 else ""

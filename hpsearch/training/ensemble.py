@@ -1,0 +1,100 @@
+"""Several kept models as one, which believes the mean of what they believe.
+
+Legend: B batch, K classes, T regression targets.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.errors import ModelError, refusing
+from hpsearch.training.saved import SavedModel, load_model
+
+MANIFEST = "ensemble.json"
+"""What a folder holds beside the members' weights: their files, and how much each counts."""
+
+
+class SavedEnsemble(nn.Module):
+    """Models that take images as they come, each in its own way, and answer together.
+
+    For classes its outputs are the logarithms of the mean probabilities, so that their softmax is that mean; for a
+    regression the mean of the outputs.
+
+    Args:
+        counts: how much each model counts.
+    """
+
+    def __init__(self, members: Sequence[SavedModel], counts: Sequence[int]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.counts = tuple(counts)
+        self.classes, self.task = members[0].classes, members[0].task
+        self.metadata = {
+            "study": members[0].metadata.get("study", ""),
+            "answer": f"an ensemble of {len(members)} models",
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the outputs for images as each member takes them."""
+        return self._together([member(images) for member in self.members])
+
+    def read(self, path: str | Path, predict: str | None = None) -> list[Tensor]:
+        """Reads a picture as the training pictures of each member were read, for `judge`.
+
+        Raises:
+            OSError, ValueError, SyntaxError, DataError, ModelError: as `SavedModel.read`.
+        """
+        return [member.read(path, predict) for member in self._models]
+
+    def judge(self, stored: Sequence[Tensor]) -> Tensor:
+        """Returns the outputs for what `read` has read."""
+        return self._together([member.judge(one) for member, one in zip(self._models, stored, strict=True)])
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Returns the probability of each class, of shape [B, K]."""
+        return self.to_probabilities(self(images))
+
+    def to_probabilities(self, outputs: Tensor) -> Tensor:
+        """Returns what the outputs mean, as `probabilities` does."""
+        return outputs.double().softmax(1)
+
+    @torch.inference_mode()
+    def classify(self, images: Tensor) -> list[str]:
+        """Returns the most probable class of each image, by name."""
+        return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
+
+    @property
+    def _models(self) -> list[SavedModel]:
+        return [member for member in self.members if isinstance(member, SavedModel)]
+
+    def _together(self, outputs: Sequence[Tensor]) -> Tensor:
+        if not self.classes:
+            return mean_of(outputs, self.counts)
+        beliefs = [member.to_probabilities(one) for member, one in zip(self._models, outputs, strict=True)]
+        return mean_of(beliefs, self.counts).log()
+
+
+def mean_of(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Returns the mean of equally shaped tensors, each counted so often."""
+    total = torch.stack([one * count for one, count in zip(values, counts, strict=True)])
+    return total.sum(0) / sum(counts)
+
+
+def load_ensemble(folder: Path, allow: tuple[str, ...] | None = None) -> SavedEnsemble:
+    """Returns the ensemble that lies in a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: the folder's list is damaged, or a member cannot be loaded.
+    """
+    path = folder / MANIFEST
+    with refusing(lambda why: ModelError(f"{path}: it cannot be read: {why}; save the ensemble again")):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        files = [(str(one["file"]), int(one["count"])) for one in known["members"]]
+    if not files or any(Path(file).name != file or count < 1 for file, count in files):
+        raise ModelError(f"{path}: it names no members in its folder; save the ensemble again")
+    members = [load_model(folder / file, allow) for file, _ in files]
+    return SavedEnsemble(members, [count for _, count in files]).eval()

@@ -1,0 +1,247 @@
+"""From a folder of photographs to a study file, and from there to a model folder."""
+
+import csv
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from PIL import Image
+
+from hpsearch.__main__ import run
+from hpsearch.errors import DataError, HpsearchError
+from hpsearch.results.commands.auto import fitting, training_seconds, write_study
+from hpsearch.results.commands.proposal import propose
+from hpsearch.results.stored.reading import read_study
+from hpsearch.study import DataSpec, load_study_file, parse_study
+from hpsearch.study.schema import study_schema
+from hpsearch.training.data.assembly import open_cache
+from hpsearch.training.data.inspection import Labels, inspect_folder
+from tests.materials import write_published, write_snapshots
+from tests.scenes import write_scenes
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_scenes(tmp_path / "photos", count=60)
+    return tmp_path / "photos"
+
+
+def paint(folder: Path, **counts: int) -> Path:
+    """Writes plain pictures, so many of each class."""
+    for place, (kind, count) in enumerate(counts.items()):
+        (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            colour = (60 * place, number % 256, 3 * number % 256)
+            Image.new("RGB", (40, 32), colour).save(folder / kind / f"{number:03d}.png")
+    return folder
+
+
+def look(folder: Path) -> Any:
+    return inspect_folder(folder, open_cache(DataSpec(), folder.parent / "cache"))
+
+
+def test_class_folders_are_looked_at(photos: Path) -> None:
+    seen = look(photos)
+    assert (seen.pictures, seen.labels, seen.official, seen.grey) == (62, None, False, False)
+    assert seen.classes == {"day": 30, "night": 32}
+    assert 48 <= seen.side < 160
+
+
+def test_a_table_of_labels_is_found_by_its_columns(photos: Path, tmp_path: Path) -> None:
+    write_snapshots(tmp_path)
+    seen = look(tmp_path / "snapshots")
+    assert seen.labels == Labels("labels.csv", "picture", "what")
+    assert seen.classes == {"day": 20, "night": 20}
+    found = propose(tmp_path / "snapshots", 1, tmp_path / "cache", workers=1)
+    assert found.facts.classes == ("day", "night")
+    assert "# split.group_by" in found.text  # e00-d0000.jpg, e00-d0005.jpg ...
+
+
+def test_a_table_of_something_else_is_left_alone(photos: Path) -> None:
+    with (photos / "prices.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["what", "costs"], ["film", "3"], ["flash", "9"]])
+    assert look(photos).labels is None
+
+
+def test_an_official_test_part_is_kept(tmp_path: Path) -> None:
+    for part, count in (("train", 20), ("test", 6)):
+        paint(tmp_path / "set" / part, red=count, blue=count)
+    assert look(tmp_path / "set").official
+    found = propose(tmp_path / "set", 1, tmp_path / "cache", workers=1)
+    assert found.facts.test == 12
+    assert "the folders' own test part is used" in found.text
+
+
+def test_rare_classes_get_a_metric_and_a_weight(tmp_path: Path) -> None:
+    found = propose(paint(tmp_path / "set", red=60, blue=12), 1, tmp_path / "cache", workers=1)
+    spec = parse_study(tomllib.loads(found.text))
+    assert spec.study.metric == "val_macro_f1"
+    assert "train.class_weights" in spec.search
+    even = propose(paint(tmp_path / "even", red=30, blue=30), 1, tmp_path / "cache", workers=1)
+    assert parse_study(tomllib.loads(even.text)).study.metric == "val_loss"
+
+
+def test_the_proposal_gives_reasons_and_is_a_study(photos: Path, tmp_path: Path) -> None:
+    found = propose(photos, 2, tmp_path / "cache", workers=2)
+    tree = tomllib.loads(found.text)
+    jsonschema.Draft7Validator(study_schema()).validate(tree)
+    spec = parse_study(tree)
+    assert (spec.study.name, spec.study.timeout, spec.model.name, spec.model.weights) == (
+        "photos",
+        120,
+        "cnn",
+        None,
+    )
+    assert spec.data.image_size in (32, 48, 64, 96)
+    assert spec.data.image_size == found.network.side
+    assert "# 1 unreadable file skipped: night/broken.jpg" in found.text
+    assert "resnet18 are not on this machine and cannot be downloaded" in " ".join(found.text.split("\n# "))
+    assert max(len(line) for line in found.text.splitlines() if "http" not in line) <= 118
+
+
+def test_longer_time_allows_larger_pictures(photos: Path, tmp_path: Path) -> None:
+    short, long = (propose(photos, minutes, tmp_path / "cache", workers=1) for minutes in (0.05, 600))
+    assert short.network.side < long.network.side
+    assert long.network.epochs >= 120
+
+
+def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path) -> None:
+    write_published("mobilenet_v3_small", tmp_path / "torch")
+    found = propose(photos, 60, tmp_path / "cache", workers=2)
+    spec = parse_study(tomllib.loads(found.text))
+    assert (spec.model.name, spec.model.weights, spec.data.channels) == ("mobilenet_v3_small", "imagenet", 3)
+    assert dict(spec.train.lr_multipliers) == {"classifier.3.*": 10.0}
+    assert spec.data.image_size is not None
+    assert spec.data.image_size >= 64
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["photos", "--minutes", "0"], "--minutes: must be above 0, got 0"),
+        (["photos", "--output", "taken.toml"], "--output: taken.toml is there already; remove it"),
+        (["photos", "--output", "study.txt"], '--output: "study.txt" does not end in .toml'),
+        (["nowhere"], "nowhere does not exist"),
+        (["alone"], 'holds only the class "red"'),
+        (["broken"], "none of the 2 pictures"),
+    ],
+)
+def test_what_cannot_be_proposed_is_refused(
+    photos: Path, tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken.toml").touch()
+    paint(tmp_path / "alone", red=9)
+    for name in ("red", "blue"):
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "a.jpg").write_bytes(b"no picture")
+    assert run(["init", *given]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "study.toml").exists()
+
+
+def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="red"):
+        write_study(paint(tmp_path / "set", red=1, blue=30), 1, tmp_path / "study.toml", tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("left", "once", "workers", "expected"),
+    [
+        (1000.0, 10.0, 2, (3, 3)),
+        (80.0, 10.0, 2, (2, 3)),
+        (70.0, 10.0, 2, (1, 3)),
+        (55.0, 10.0, 2, (1, 2)),
+        (30.0, 10.0, 2, (1, 2)),  # and no refit
+        (20.0, 10.0, 2, None),
+        (30.0, 10.0, 1, None),
+        (80.0, 10.0, 8, (3, 3)),
+    ],
+)
+def test_as_much_is_confirmed_as_fits(
+    left: float, once: float, workers: int, expected: tuple[int, int] | None
+) -> None:
+    assert fitting(left, once, workers) == expected
+
+
+STUDY = """
+[study]
+name = "views"
+trials = 3
+[data]
+dataset = "folder"
+root = "photos"
+image_size = 16
+skip_unreadable = true
+on_duplicates = "drop"
+augment = "photo"
+[model]
+args = { width = 4, hidden = 8 }
+[train]
+batch_size = 16
+[search]
+learning_rate = { low = 1e-3, high = 1e-1, log = true }
+epochs = [1, 2]
+[sampler]
+name = "random"
+"""
+
+
+@pytest.mark.slow
+def test_one_command_makes_a_model_folder(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a study file that is there already, so that a few short trials are enough."""
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    assert run(["auto", "photos", "--minutes", "20", "--workers", "1", "--gpus", "none"]) == 0
+    shown = capfd.readouterr().out
+    heads = [line.split()[1] for line in shown.splitlines() if line.startswith("== ")]
+    assert heads == ["init", "check", "run", "confirm", "refit", "report", "model"]
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "model.json"}
+    assert (tmp_path / "runs" / "views" / "report.html").is_file()
+    record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
+    assert record.answer.refit is not None
+    assert training_seconds(record) > 0
+    assert run(["predict", "model", str(next((photos / "day").glob("*.jpg")))]) == 0
+    assert "day" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_into_the_time_is_left_out(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    assert run(["auto", "photos", "--minutes", "0.2", "--workers", "1", "--gpus", "none"]) in (0, 1)
+    out, err = capfd.readouterr()
+    assert (
+        "too few to confirm the best trial: hpsearch confirm study.toml" in out
+        or "no trial was finished" in err
+    )
+    assert "== confirm" not in out
+
+
+def test_the_study_file_of_an_earlier_call_is_taken_as_it_is(photos: Path, tmp_path: Path) -> None:
+    write_study(photos, 1, tmp_path / "study.toml", tmp_path / "runs", workers=1)
+    spec = load_study_file(tmp_path / "study.toml")
+    assert spec.data.root == str(photos)
+    shutil.rmtree(photos)
+    with pytest.raises(HpsearchError, match="is there already"):
+        write_study(photos, 1, tmp_path / "study.toml", tmp_path / "runs")

@@ -1,0 +1,167 @@
+"""Several kept models as one: chosen greedily, tried on the test part once it was opened, saved and loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import hpsearch
+from hpsearch.__main__ import run as run_command
+from hpsearch.errors import ModelError, UserError
+from hpsearch.results.confirm.confirm import confirm
+from hpsearch.results.confirm.ensemble import average, join, joined_lines, save_joined, select
+from hpsearch.results.confirm.linked import earlier_openings
+from hpsearch.service.launch import RunOptions
+from hpsearch.study import ModelSpec
+from hpsearch.testing.in_process import InProcessExecutor
+from hpsearch.training import models
+from hpsearch.training.data import load
+from hpsearch.training.ensemble import SavedEnsemble, load_ensemble
+from hpsearch.training.saved import SavedModel
+from hpsearch.training.weights import save_weights
+from tests.results.digits import searched, small_spec
+
+MLP = {"name": "mlp", "args": {"hidden": [16]}}
+
+
+def spec(name: str = "small", **tables: Any) -> Any:
+    return small_spec(name, **{"checkpoint": {"keep": 10}, "confirm": {"top": 1, "seeds": 3}, **tables})
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOptions]:
+    """A search of three trials, all kept, confirmed with three repeats."""
+    folder = tmp_path_factory.mktemp("confirmed")
+    options = searched(folder, spec())
+    outcome = confirm("small", options, executor=InProcessExecutor())
+    assert outcome.confirmation is not None
+    return folder, options
+
+
+def loss_of(targets: Tensor) -> Any:
+    return lambda belief: float(-belief.gather(1, targets[:, None]).clamp(min=1e-12).log().mean())
+
+
+@pytest.mark.parametrize(
+    ("shares", "most", "counts"),
+    [
+        ([[0.9, 0.9, 0.1], [0.1, 0.9, 0.9], [0.2, 0.2, 0.2]], 5, [1, 1, 0]),  # they make up for each other
+        ([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]], 5, [1, 0]),  # the second would only spoil it
+        ([[0.95, 0.95, 0.05], [0.5, 0.5, 0.5]], 3, [1, 2]),  # the better one counts twice
+        ([[0.95, 0.95, 0.05], [0.5, 0.5, 0.5]], 1, [0, 1]),
+    ],
+)
+def test_models_are_added_while_the_loss_falls(
+    shares: list[list[float]], most: int, counts: list[int]
+) -> None:
+    """Each model's belief in the true class of three samples."""
+    beliefs = [torch.tensor([[one, 1 - one] for one in row], dtype=torch.float64) for row in shares]
+    assert select(beliefs, loss_of(torch.zeros(3, dtype=torch.int64)), most) == counts
+
+
+def test_an_average_is_the_mean_of_the_weights_alone() -> None:
+    one = {"w": torch.tensor([1.0, 3.0]), "seen": torch.tensor(5)}
+    other = {"w": torch.tensor([3.0, 5.0]), "seen": torch.tensor(9)}
+    mean = average([one, other])
+    assert torch.equal(mean["w"], torch.tensor([2.0, 4.0]))
+    assert mean["w"].dtype == torch.float32
+    assert mean["seen"] == 5
+
+
+def test_before_a_confirmation_the_test_part_stays_closed(tmp_path: Path) -> None:
+    options = searched(tmp_path, spec())
+    found = join("small", options, "ensemble", 5)
+    assert found.test == {}
+    assert earlier_openings("small", options.storage) == []
+    assert found.val["joined"].loss <= found.val["single"].loss
+    assert "chosen by the validation part, so that its gain there is optimistic" in "\n".join(
+        joined_lines(found)
+    )
+
+
+def test_an_ensemble_is_tested_on_record_saved_and_loaded(
+    confirmed: tuple[Path, RunOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, options = confirmed
+    before = len(earlier_openings("small", options.storage))
+    closed = join("small", options, "ensemble", 5, test=False)
+    assert closed.test == {}
+    assert len(earlier_openings("small", options.storage)) == before
+    found = join("small", options, "ensemble", 5)
+    openings = earlier_openings("small", options.storage)
+    assert len(openings) == before + 1
+    assert openings[-1]["configurations"].startswith("ensemble of ")
+    assert "repeat" in found.single
+    assert found.val["joined"].loss < found.val["single"].loss
+    assert {"joined", "single"} == set(found.test)
+    lines = joined_lines(found)
+    assert any(line.startswith("test_loss ") for line in lines)
+    assert any("was opened" in line and "optimistically biased" in line for line in lines)
+
+    files = save_joined(found, tmp_path / "both")
+    assert [file.name for file in files[-2:]] == [f"member-{len(found.members)}.safetensors", "ensemble.json"]
+    model = hpsearch.load_best_model(tmp_path / "both")
+    assert isinstance(model, SavedEnsemble)
+    data = load(spec().data, cache=tmp_path / "cache").at(spec().data)
+    images, targets = data.pixels(data.val, slice(None)), data.targets(data.val, slice(None))
+    belief = model.probabilities(images)
+    torch.testing.assert_close(belief.sum(1), torch.ones(len(images), dtype=torch.float64))
+    assert loss_of(targets)(belief) == pytest.approx(found.val["joined"].loss, rel=1e-5)
+    wrong = [
+        name != data.classes[index]
+        for name, index in zip(model.classify(images), targets.tolist(), strict=True)
+    ]
+    assert sum(wrong) / len(wrong) == pytest.approx(found.val["joined"].error)
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    assert run_command(["predict", str(tmp_path / "both"), str(tmp_path / "black.png")]) == 0
+    assert "black.png" in capsys.readouterr().out
+
+
+def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
+    for text in ("{", '{"members": []}', '{"members": [{"file": "../a.safetensors", "count": 1}]}'):
+        (tmp_path / "ensemble.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ModelError, match="save the ensemble again"):
+            load_ensemble(tmp_path)
+
+
+def test_too_few_kept_models_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    options = searched(tmp_path, spec(checkpoint={"keep": "best"}))
+    with pytest.raises(
+        UserError, match=r"weights of 1 trial here that --ensemble can use; keep more by checkpoint"
+    ):
+        join("small", options, "ensemble", 5)
+    with pytest.raises(UserError, match="--average: its models started from random weights"):
+        join("small", options, "average", 5)
+
+
+def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save_weights(start, models.build(ModelSpec.model_validate(MLP), 1, (8, 8), 10, 3).state_dict(), {})
+    tuned = spec(model={**MLP, "weights": str(start)}, search={"learning_rate": [0.1, 0.12, 0.0001]})
+    options = searched(tmp_path, tuned)
+    found = join("small", options, "average", 5)
+    assert found.state is not None
+    assert 1 <= len(found.members) <= 3
+    assert found.val["joined"].loss <= found.val["single"].loss
+    (file,) = save_joined(found, tmp_path / "mean")
+    model = hpsearch.load_best_model(file.parent)
+    assert isinstance(model, SavedModel)
+    assert json.loads(model.metadata["model"])["weights"] == str(start)
+    data = load(tuned.data, cache=tmp_path / "cache").at(tuned.data)
+    belief = model.probabilities(data.pixels(data.val, slice(None)))
+    assert loss_of(data.targets(data.val, slice(None)))(belief) == pytest.approx(
+        found.val["joined"].loss, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--ensemble", "3", "--average", "3"), ("--ensemble", "3", "--json"), ("--average", "2", "--search")],
+)
+def test_flags_that_exclude_each_other(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["best", "small", *flags]) == 2
+    assert "--ensemble, --average: give one of them" in capsys.readouterr().err
