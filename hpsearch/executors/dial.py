@@ -222,10 +222,10 @@ class DialExecutor:
             self.receive(0.1)
         for worker in list(self.seats):
             self.kill(worker)
-        deadline = time.monotonic() + KILLED
-        while self.seats and time.monotonic() < deadline + 1.0:
+        enough = time.monotonic() + KILLED
+        while self.seats and time.monotonic() < enough + 1.0:
             self.receive(0.1)
-        self.left(deadline)
+        self.left(max(deadline - 1.0, enough))
         self._hang_up_on_all()
         self.ready.clear()
 
