@@ -53,7 +53,7 @@ from hpsearch.version import __version__
 
 logger = logging.getLogger(__name__)
 
-STRANGERS = 64  # connections that have yet to prove who they are; of more, the oldest are hung up on
+STRANGERS = 256  # connections that have yet to prove who they are; of more, the oldest are hung up on
 GREETINGS = 4096  # of workers, the last ones of which are known again
 BACKLOG = 1024  # connections that the system holds while the driver is busy
 CHUNK = 1 << 18  # bytes read at a time
