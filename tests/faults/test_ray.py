@@ -22,9 +22,9 @@ def cluster() -> Iterator[object]:
         yield running
 
 
-def make_bench(folder: Path, address: str, name: str, trials: int, workers: int) -> Bench:
+def make_bench(folder: Path, address: str, name: str, trials: int, workers: int, **values: float) -> Bench:
     flags = ("--executor", "ray", "--address", address, "--listen", "127.0.0.1", "--storage-timeout", "60")
-    return Bench(folder / name, trials=trials, workers=workers, max_attempts=2, flags=flags)
+    return Bench(folder / name, trials=trials, workers=workers, max_attempts=2, flags=flags, **values)
 
 
 def exits(bench: Bench) -> list[str]:
@@ -39,7 +39,9 @@ def exits(bench: Bench) -> list[str]:
 
 def test_a_node_that_goes_costs_an_epoch_and_one_that_comes_is_used(cluster, tmp_path):
     """Three workers want a place and there are two: the third waits for a node, then the first node dies."""
-    bench = make_bench(tmp_path, cluster.address, "nodes", trials=6, workers=3)
+    bench = make_bench(
+        tmp_path, cluster.address, "nodes", trials=8, workers=3, seconds=0.8
+    )  # a node takes long to come
     try:
         first = next(iter(cluster.worker_nodes))
         driver = bench.start()
