@@ -104,7 +104,10 @@ def check(
     data_root: DataRoot = None,
     run_folder: RunFolderOption = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers to estimate the time for.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "--jobs", min=1, help="Workers to estimate the time for.")
+    ] = None,
+    gpus: Gpus = "auto",
     executor: ExecutorName = "local",
     listen: Listen = None,
     partition: Partition = None,
@@ -126,6 +129,7 @@ def check(
             Path(study),
             workers=workers,
             device=device,
+            gpus=gpus,
             executor=executor,
             cluster=cluster(listen, partition, slurm, address),
             run_folder=run_folder,

@@ -53,7 +53,7 @@ from hpsearch.version import __version__
 
 logger = logging.getLogger(__name__)
 
-STRANGERS = 64  # connections that have yet to prove who they are; of more, the oldest are hung up on
+STRANGERS = 256  # connections that have yet to prove who they are; of more, the oldest are hung up on
 GREETINGS = 4096  # of workers, the last ones of which are known again
 BACKLOG = 1024  # connections that the system holds while the driver is busy
 CHUNK = 1 << 18  # bytes read at a time
@@ -222,10 +222,10 @@ class DialExecutor:
             self.receive(0.1)
         for worker in list(self.seats):
             self.kill(worker)
-        deadline = time.monotonic() + KILLED
-        while self.seats and time.monotonic() < deadline + 1.0:
+        enough = time.monotonic() + KILLED
+        while self.seats and time.monotonic() < enough + 1.0:
             self.receive(0.1)
-        self.left(deadline)
+        self.left(max(deadline - 1.0, enough))
         self._hang_up_on_all()
         self.ready.clear()
 

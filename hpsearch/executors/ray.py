@@ -48,7 +48,7 @@ class Place:
         """Returns the id of the node that it is on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def work(self, command: Sequence[str], env: Mapping[str, str], folder: str, log: str) -> int:
+    def work(self, arguments: Sequence[str], env: Mapping[str, str], folder: str, log: str) -> int:
         """Runs the worker to its end; returns its exit status, negative for a signal.
 
         The worker leaves when its standard input closes, and so when this process dies, whatever kills it.
@@ -57,12 +57,12 @@ class Place:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # by Ray: the GPUs of this actor
         with Path(log).open("ab") as file:
             process = subprocess.Popen(
-                command,
+                [*python_module("hpsearch"), *arguments],  # this node's own Python
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 cwd=folder,
-                env={**os.environ, **own_paths(os.environ), **env, "CUDA_VISIBLE_DEVICES": shown},
+                env={**own_paths(os.environ), **env, "CUDA_VISIBLE_DEVICES": shown},
                 start_new_session=True,
             )
         return process.wait()
@@ -133,8 +133,8 @@ class RayExecutor(DialExecutor):
         number, threads = seat.place.worker, seat.place.threads
         self._begun += 1
         name = f"{number}.{self._begun}"
-        command = [*python_module("hpsearch"), "worker", "--dial", self.address]
-        command += ["--token-file", str(self.token_file), "--name", name, "--with-parent"]
+        arguments = ["worker", "--dial", self.address, "--token-file", str(self.token_file)]
+        arguments += ["--name", name, "--with-parent"]
         log = self.folder.job_log(number, f"ray-{self.token_file.stem}-{self._begun}")
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         kind: Any = ray.remote(Place)
@@ -142,7 +142,7 @@ class RayExecutor(DialExecutor):
         handle = kind.options(
             num_cpus=threads, num_gpus=self._gpus, max_restarts=0, max_concurrency=2
         ).remote()
-        work = handle.work.remote(command, env, os.getcwd(), str(log))
+        work = handle.work.remote(arguments, env, os.getcwd(), str(log))
         self._actors[number] = _Actor(name, handle, handle.node.remote(), work, log)
 
     def seat_of(self, entry: Entry) -> Seat | None:

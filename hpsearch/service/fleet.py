@@ -78,6 +78,7 @@ class Worker:
         sound_at: when it last finished an epoch, or was first started (monotonic seconds).
         deaths: in a row without an epoch.
         victims: the trials that each of these deaths hit.
+        waits: what it waits for before it is ready.
         start_at: when a worker that is DOWN is started again (monotonic seconds); never if it is infinite.
     """
 
@@ -97,6 +98,7 @@ class Worker:
     host: str = ""
     pid: int | None = None
     memory_mb: float | None = None
+    waits: str = ""
 
 
 class Fleet:
@@ -262,11 +264,12 @@ class Fleet:
                 worker = self.workers[message.worker]
                 worker.phase, worker.device, worker.pid = Phase.IDLE, message.device, message.pid
                 worker.host, worker.capacity = message.host or worker.place.host, message.capacity
-                worker.active = time.monotonic()
+                worker.active, worker.waits = time.monotonic(), ""
             case Usage():
                 self.workers[message.worker].memory_mb = message.memory_mb
             case Waiting():
                 self.workers[message.worker].active = time.monotonic()  # it waits, it does not hang
+                self.workers[message.worker].waits = message.text
             case Loading():
                 for other in self.workers.values():  # the others may wait for the same images
                     other.active = time.monotonic()

@@ -102,7 +102,7 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
         fleet = Fleet(
             executor,
             places,
-            lambda place: _setup(spec, options, folder, place),
+            lambda place: worker_setup(spec, options, folder, place),
             spec.study.stall_timeout,
             spec.study.recovery_timeout,
         )
@@ -130,7 +130,8 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def _setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: WorkerPlace) -> WorkerSetup:
+def worker_setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: WorkerPlace) -> WorkerSetup:
+    """Returns what a worker of a run is told before its first trial."""
     return WorkerSetup(
         worker=place.worker,
         spec=spec,

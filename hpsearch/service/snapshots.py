@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial
 
 from hpsearch.contracts.callbacks import FINISHED, FinishedTrial, RunningTrial, Standing
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.service.fleet import Fleet, Worker
+from hpsearch.service.fleet import Fleet, Phase, Worker
 from hpsearch.service.live import LiveTrial
 from hpsearch.service.study import Study
 
@@ -77,7 +77,7 @@ def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
     trial = study.live.get(number) if number is not None else None
     return {
         "worker": worker.place.worker,
-        "phase": worker.phase.value,
+        "phase": worker.waits if _is_queued(worker) else worker.phase.value,
         "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
         "pid": worker.pid,
         "memory_mb": worker.memory_mb,
@@ -87,3 +87,8 @@ def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
         "since": seat.since if seat else None,
         "attempt": trial.tries if trial else None,
     }
+
+
+def _is_queued(worker: Worker) -> bool:
+    """Says whether a scheduler has yet to find room for a worker, as its executor has told."""
+    return worker.phase is Phase.STARTING and worker.waits.startswith("queued")

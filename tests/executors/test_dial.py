@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hpsearch.__main__ import run
 from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
     Action,
@@ -464,3 +465,20 @@ def test_a_frame_that_is_changed_on_the_way_is_noticed() -> None:
         list(driver.feed(frame[:-1] + b"m"))
     with pytest.raises(LineError, match="not the driver"):
         answered(key, greeting(key), said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dial", "somewhere", "--token-file", "t"], 'error: --dial: "somewhere" is not an address'),
+        (
+            ["--dial", "host:80", "--token-file", "none"],
+            "error: --token-file: none cannot be read: No such file",
+        ),
+    ],
+)
+def test_a_worker_that_is_started_wrongly_says_so(
+    flags: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["worker", *flags]) == 2
+    assert words in capfd.readouterr().err

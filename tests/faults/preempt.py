@@ -76,7 +76,9 @@ class Preemptions:
                 self.cluster.stop_controller()
                 self.cluster.start_controller()
             case "preempt":
-                self.cluster.tell("sbatch", "-p", "high", "-w", node, "--exclusive", "--wrap", "sleep 1")
+                self.cluster.tell(
+                    "sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+                )
                 self.wait_for(lambda: job not in self.cluster.running(), "it preempted")
         seen = len(self.bench.lines())
         self.wait_for(lambda: len(self.bench.lines()) > seen or self.is_over(), f"an epoch after {kind}")

@@ -2,9 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from hpsearch.contracts.trial import PAUSES
+from tests.databases import stored_trials
+from tests.faults.bench import ROOT
 from tests.faults.preempt import Preemptions, make_bench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.slow]
@@ -27,9 +32,7 @@ def test_what_slurm_takes_away_costs_at_most_an_epoch(preemptions):
         preemptions.strike(kind)
     preemptions.finish()
     bench.check(faults=4)  # the node may have had both jobs
-    said = (bench.folder / "driver-0.out").read_text()
-    assert "queued: job" in said
-    assert '"state": "FAIL"' not in said
+    assert '"state": "FAIL"' not in (bench.folder / "driver-0.out").read_text()
 
 
 def test_jobs_do_not_outlive_a_driver_that_is_killed(preemptions):
@@ -83,3 +86,38 @@ def test_two_studies_share_a_partition(slurm, tmp_path):
     finally:
         for study in both:
             study.bench.end()
+
+
+PAUSING = """
+[study]
+trials = 8
+[data]
+dataset = "digits"
+[model]
+name = "mlp"
+[search]
+learning_rate = { low = 1e-3, high = 0.3, log = true }
+epochs = { low = 4, high = 12 }
+"""
+
+
+def test_paused_trials_are_resumed_by_whichever_job_is_free(slurm, tmp_path):
+    """The default policy pauses trials; their checkpoints lie in the shared run folder."""
+    (tmp_path / "p.toml").write_text(PAUSING)
+    storage = f"sqlite:///{tmp_path}/s.db"
+    flags = ["--storage", storage, "--run-folder", str(tmp_path / "runs"), "--gpus", "none", "--quiet"]
+    command = [sys.executable, "-m", "hpsearch", "run", str(tmp_path / "p.toml"), "--executor", "slurm"]
+    done = subprocess.run(
+        [*command, "--jobs", "2", *flags],
+        cwd=ROOT,
+        env=slurm.environ,
+        timeout=500,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    trials = stored_trials(storage, "p")
+    assert len(trials) == 8
+    assert all(trial.state.is_finished() for trial in trials)
+    assert any(trial.user_attrs.get(PAUSES) for trial in trials), "none was paused and resumed"
+    assert slurm.jobs() == {}

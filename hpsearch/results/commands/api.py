@@ -19,7 +19,7 @@ from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError, nearest
 from hpsearch.results.stored.result import StudyResult
-from hpsearch.service.launch import RunOptions, launch, make_folder
+from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
 from hpsearch.store.url import database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits
 from hpsearch.study.specification import StudySection, StudySpec
@@ -120,6 +120,7 @@ def check(
     *,
     workers: int | None = None,
     device: str = "auto",
+    gpus: str = "auto",
     executor: str = "local",
     cluster: Cluster | None = None,
     run_folder: str | Path = "runs",
@@ -132,6 +133,7 @@ def check(
     Args:
         workers: number of workers that the estimate is for.
         device: auto, cpu or cuda.
+        executor: of "slurm" and "ray", one worker is started and must be ready.
         progress: whether reading the images is shown, on stderr.
 
     Raises:
@@ -139,9 +141,10 @@ def check(
     """
     began = time.monotonic()
     _refuse(unknown, check)
-    from hpsearch.executors.choose import make_executor
+    from hpsearch.executors.choose import CLUSTERS, make_executor
     from hpsearch.files.run_folder import RunFolder
-    from hpsearch.results.terminal.check_lines import check_shown
+    from hpsearch.results.commands.elsewhere import try_worker
+    from hpsearch.results.terminal.check_lines import check_shown, told
     from hpsearch.training.imports import look_in
 
     spec = as_study(study)
@@ -149,12 +152,20 @@ def check(
     cache = Path(run_folder) / "cache"
     if spec.data.dataset != "none" and not spec.data.cache:
         make_folder(cache)
-    runs = make_executor(
-        executor, RunFolder(Path(run_folder).absolute(), spec.study.name), cluster or Cluster()
-    )
-    count = len(runs.places(Workers(workers=workers), spec.train.threads, "time"))
-    runs.close(0.0)
-    return check_shown(spec, data_root, cache, device, count, began, progress)
+    folder = RunFolder(Path(run_folder).absolute(), spec.study.name)
+    runs = make_executor(executor, folder, cluster or Cluster())
+    places = runs.places(Workers(gpus, workers), spec.train.threads, "time")
+    try:
+        report = check_shown(spec, data_root, cache, device, len(places), began, progress)
+        if executor not in CLUSTERS:
+            return report
+        allow, paths = tuple(spec.objects()), tuple(_folders(study))
+        options = RunOptions(run_folder=folder.root, data_root=data_root, import_paths=paths, allow=allow)
+        make_folder(folder.home)
+        setup = worker_setup(spec, options, folder, places[0])
+        return replace(report, elsewhere=try_worker(runs, places[0], setup, folder, told(progress)))
+    finally:
+        runs.close(0.0)
 
 
 def confirm(

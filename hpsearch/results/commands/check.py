@@ -80,6 +80,7 @@ class Report:
         data: None for a training function that brings its own.
         space: one row per hyperparameter: name, values, scale.
         estimate: for the whole study with this number of workers; None where nothing was timed.
+        elsewhere: what a worker on the cluster has found, for people.
     """
 
     spec: StudySpec
@@ -90,6 +91,7 @@ class Report:
     space: tuple[tuple[str, str, str], ...]
     workers: int
     estimate: Estimate | None
+    elsewhere: str = ""
 
 
 def check_study(

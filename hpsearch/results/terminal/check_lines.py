@@ -1,5 +1,6 @@
 """What `hpsearch check` prints."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, number
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.specification import StudySpec
-from hpsearch.text import counted
+from hpsearch.text import counted, one_line
 from hpsearch.training import device as devices
 
 
@@ -39,6 +40,18 @@ def check_shown(
             bar.console.print(f"check {text}")
 
         return check_study(spec, data_root, cache, device, workers, progress, waits, began)
+
+
+def told(shown: bool) -> Callable[[str], None]:
+    """Returns what shows, once each, what a check waits for."""
+    console, said = Console(stderr=True, quiet=not shown), set[str]()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            console.print(one_line(f"check: {text}"), markup=False)
+
+    return tell
 
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -85,6 +98,8 @@ def report_lines(report: Report) -> list[str]:
         lines += [f"train.function: {spec.train.function} was found; it is not run by this check", ""]
     if report.estimate is not None:
         lines.append(_estimate_line(report, report.estimate))
+    if report.elsewhere:
+        lines.append(report.elsewhere)
     return [*lines, "the study is OK"]
 
 

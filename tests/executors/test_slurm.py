@@ -1,0 +1,228 @@
+"""Jobs of Slurm: what is asked of it, what its queue means, and what the user is told."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hpsearch.contracts.executor import WorkerPlace, Workers
+from hpsearch.contracts.messages import (
+    Action,
+    EpochResult,
+    FromWorker,
+    PlaceAdded,
+    PlaceRemoved,
+    Ready,
+    Shutdown,
+    TrialEnd,
+    Waiting,
+    WorkerExit,
+    WorkerSetup,
+)
+from hpsearch.contracts.places import Cluster
+from hpsearch.errors import DeviceError, UserError
+from hpsearch.executors import slurm as module
+from hpsearch.executors.slurm import SlurmExecutor, parameters, read_queue
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.testing.executor_contract import Driver, make_run
+from tests.slurm import Slurm
+
+SECONDS = 60.0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("time", None),
+        ("exclusive", None),
+        ("2:00", "write a parameter of sbatch and its value, as in time=2:00:00"),
+        ("Time=2", "write a parameter of sbatch"),
+        ("--time=2", "write a parameter of sbatch"),
+        ("time=", "write a parameter of sbatch"),
+        ("array=0-7", "hpsearch needs array itself; leave it out"),
+        ("wrap=rm", "hpsearch needs wrap itself"),
+    ],
+)
+def test_only_parameters_of_sbatch_are_taken(given: str, words: str | None) -> None:
+    if words is None:
+        assert given in parameters(Cluster(slurm=(given,)))
+        return
+    with pytest.raises(UserError) as refused:
+        parameters(Cluster(slurm=(given,)))
+    assert words in str(refused.value)
+
+
+def test_parameters_may_name_anything_and_outrank_the_partition() -> None:
+    cluster = Cluster(partition="low", slurm=("account=a b", "partition=high", "signal=B:USR1@300"))
+    assert parameters(cluster) == {"partition": "high", "account": "a b", "signal": "B:USR1@300"}
+
+
+def test_the_queue_is_read_as_squeue_writes_it() -> None:
+    text = "12_0|RUNNING|n1|None\n12_1|PENDING||Resources|x\n\nslurm_load_jobs error\n"
+    assert read_queue(text) == {"12_0": ("RUNNING", "n1", "None"), "12_1": ("PENDING", "", "Resources|x")}
+
+
+def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"--executor slurm: sbatch is not on the PATH; start hpsearch on a login"
+    ):
+        SlurmExecutor(RunFolder(tmp_path, "s"), Cluster()).places(Workers(), 1, "time")
+
+
+class Desk(Driver):
+    """A driver that also keeps what is said of waiting."""
+
+    def __init__(self, folder: Path, **cluster: object) -> None:
+        self.slurm = SlurmExecutor(RunFolder(folder, "s"), Cluster(**cluster))
+        super().__init__(self.slurm, folder)
+        self.waiting: list[str] = []
+        self.all: list[FromWorker] = []
+
+    def until(self, condition, what: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {self.waiting} {self.all} {self.slurm.jobs}"
+            for message in self.slurm.receive(0.1):
+                if isinstance(message, Waiting):
+                    self.waiting.append(message.text)
+                else:
+                    self.all.append(message)
+
+    def came(self, kind: type) -> list:
+        return [message for message in self.all if isinstance(message, kind)]
+
+
+@pytest.fixture
+def desk(slurm: Slurm, tmp_path: Path):
+    made = []
+
+    def make(**cluster: object) -> Desk:
+        made.append(Desk(tmp_path, **cluster))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.slurm.close(0.0)
+    assert slurm.jobs() == {}, "jobs are left"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("wanted", "partition", "gpus"),
+    [(Workers("none", 3), None, 0), (Workers("auto", 3), "low", 1), (Workers("all", 3, 1, 2), None, 2)],
+)
+def test_each_job_is_one_worker_on_its_gpus(
+    slurm: Slurm, desk, wanted: Workers, partition, gpus: int
+) -> None:
+    executor = desk(partition=partition).slurm
+    places = executor.places(wanted, 2, "time")
+    assert [bool(place.gpus) for place in places] == [gpus > 0] * 3
+    assert len({place.gpus for place in places}) == (3 if gpus else 1), "no two share a GPU"
+    assert (f"--gpus-per-node={gpus}" in executor._sbatch([0, 1, 2], 2)) == (gpus > 0)
+    assert {"--array=0,1,2", "--cpus-per-task=2", "--requeue"} <= set(executor._sbatch([0, 1, 2], 2))
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Workers("0,1"), "--gpus 0,1: Slurm chooses the GPUs; give auto, all or none"),
+        (Workers("auto", None, 2), "--workers-per-gpu 2: Slurm gives each worker GPUs of its own"),
+    ],
+)
+def test_gpus_that_slurm_does_not_give_so_are_refused(
+    slurm: Slurm, desk, wanted: Workers, words: str
+) -> None:
+    with pytest.raises(DeviceError) as refused:
+        desk().slurm.places(wanted, 1, "time")
+    assert words in str(refused.value)
+
+
+@pytest.mark.slurm
+def test_slurm_gives_each_job_its_own_gpu(slurm: Slurm, desk, tmp_path: Path) -> None:
+    """The GPUs stand for none, so that a worker says that CUDA is missing; which one it was given, its job tells."""
+    one = desk()
+    places = one.slurm.places(Workers("all", 2), 1, "time")
+    for place in places:
+        one.slurm.start(place, WorkerSetup(place.worker, make_run(tmp_path).spec, device="cpu"))
+    one.until(lambda: len(one.came(Ready)) == 2, "the workers")
+    seen = {
+        dict(
+            entry.partition("=")[::2] for entry in Path(f"/proc/{ready.pid}/environ").read_text().split("\0")
+        )["CUDA_VISIBLE_DEVICES"]
+        for ready in one.came(Ready)
+    }
+    assert seen == {"0", "1"}
+
+
+@pytest.mark.slurm
+def test_jobs_that_slurm_refuses_end_the_run_with_its_words(slurm: Slurm, desk) -> None:
+    one = desk(partition="nowhere")
+    one.start(0)
+    with pytest.raises(
+        UserError, match=r"sbatch refuses the jobs: .*invalid partition specified: nowhere.*; see --p"
+    ):
+        one.until(lambda: False, "a refusal")
+
+
+@pytest.mark.slurm
+def test_a_job_that_waits_says_why_and_takes_its_place_when_it_may(slurm: Slurm, desk) -> None:
+    slurm.tell("scontrol", "update", "partitionname=low", "state=down")
+    try:
+        one = desk()
+        one.start(5)
+        one.until(lambda: any("(PartitionDown)" in text for text in one.waiting), "the reason")
+        assert one.waiting[-1].startswith("queued: job ")
+        slurm.tell("scontrol", "update", "partitionname=low", "state=up")
+        one.until(lambda: bool(one.came(Ready)), "the worker")
+    finally:
+        slurm.tell("scontrol", "update", "partitionname=low", "state=up")
+
+
+@pytest.mark.slurm
+def test_a_job_that_cannot_begin_leaves_its_last_words(
+    slurm: Slurm, desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "python_module", lambda _: ["/no/such/python"])
+    one = desk()
+    one.start(0)
+    one.until(lambda: bool(one.came(WorkerExit)), "its end")
+    (left,) = one.came(WorkerExit)
+    assert "ended before it began: FAILED" in left.reason
+    assert "/no/such/python" in left.stderr
+    assert not left.blameless
+
+
+@pytest.mark.slurm
+def test_a_job_without_a_trial_ends_and_comes_back_when_it_is_wanted(
+    slurm: Slurm, desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.5)
+    one = desk()
+    for worker in (0, 1):
+        one.start(worker)
+    one.until(lambda: len(one.came(Ready)) == 2, "the workers")
+    one.slurm.send(0, make_run(tmp_path, number=1))
+    one.until(lambda: bool(one.came(PlaceRemoved)), "the idle job's end")
+    assert one.came(PlaceRemoved) == [PlaceRemoved(1)]
+    (left,) = one.came(WorkerExit)
+    assert (left.worker, left.blameless) == (1, True)
+    (result,) = one.came(EpochResult)
+    one.decide(0, result, Action.STOP)
+    one.until(lambda: bool(one.came(TrialEnd)), "the trial's end")
+    one.until(lambda: len(slurm.jobs()) == 1, "one job")
+    one.slurm.send(0, make_run(tmp_path, number=2))
+    one.until(lambda: bool(one.came(PlaceAdded)), "the place")
+    assert one.came(PlaceAdded) == [PlaceAdded(WorkerPlace(1))]
+    one.slurm.send(0, Shutdown())
+
+
+def test_a_driver_in_a_job_of_its_own_hands_on_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    found = module._environment()
+    assert [name for name in found if name.startswith(("SLURM", "SBATCH"))] == ["SLURM_CONF"]
+    assert found["PATH"] == os.environ["PATH"]
