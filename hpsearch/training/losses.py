@@ -31,11 +31,14 @@ from hpsearch.study import TrainSpec
 from hpsearch.study.checks import check_class_weights, check_loss
 from hpsearch.study.specification import TOP
 from hpsearch.training.augment import Mixed
+from hpsearch.training.calibration import temperature
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]
 """(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
 
 _MOST_NAMED = 10
+_MOST_KEPT = 20_000_000
+"""Outputs of a validation part that are kept until its end, to find the temperature."""
 
 
 def _cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
@@ -259,6 +262,8 @@ class EpochMetrics:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._other_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._confusion = torch.zeros(self._classes**2, dtype=torch.int64, device=device)
+        self._softmax = train.loss != "binary_cross_entropy" and self._classes > 1
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -277,6 +282,8 @@ class EpochMetrics:
         if self._classes > TOP:
             top_B5 = outputs.topk(TOP, 1).indices
             self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
+        if self._softmax and (self._samples * self._classes) <= _MOST_KEPT:
+            self._seen.append((_wide(outputs), targets))
         place_B = targets * self._classes + predicted(outputs)
         self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
 
@@ -300,6 +307,13 @@ class EpochMetrics:
             if self._classes > TOP:
                 values["val_top5_error"] = self._other_sum / self._samples
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def temperature(self) -> float | None:
+        """Returns what calibrates the outputs; None for a regression, other losses, and too many of them."""
+        if sum(len(targets) for _, targets in self._seen) < max(1, self._samples):
+            return None
+        outputs, targets = (torch.cat(list(values)) for values in zip(*self._seen, strict=True))
+        return temperature(outputs, targets)
 
     def confusion(self) -> list[list[int]]:
         """Returns how many samples of each class (row) were taken for each class (column)."""

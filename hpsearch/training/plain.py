@@ -245,6 +245,8 @@ class Training:
     def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics | None) -> None:
         run, learner = self.slot.run, self._learner
         metadata = weights_metadata(run, self._data, epoch, metrics)
+        if counters is not None and (found := counters.temperature()) is not None:
+            metadata["temperature"] = repr(found)
         if counters is not None and self._data.classes:
             metadata["class_errors"] = counters.class_errors(self._data.classes)
         if counters is not None and 0 < len(self._data.classes) <= MOST_CLASSES:

@@ -128,7 +128,11 @@ class SavedModel(nn.Module):
         return self.to_probabilities(self(images))
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
-        """Returns what the model's outputs mean, as `probabilities` does."""
+        """Returns what the model's outputs mean, as `probabilities` does, calibrated by the validation part."""
+        return self.to_belief(outputs.double() / float(self.metadata.get("temperature", 1.0)))
+
+    def to_belief(self, outputs: Tensor) -> Tensor:
+        """Returns the probabilities as the model was trained to give them, without calibration."""
         return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"))
 
     @torch.inference_mode()
@@ -287,6 +291,7 @@ _HEADER: dict[str, tuple[Callable[[str], bool], str]] = {
     "mean": (_are_numbers, "a JSON list of numbers"),
     "std": (partial(_are_numbers, above=0), "a JSON list of numbers above 0"),
     "scale": (partial(_is_number, above=0), "a number above 0"),
+    "temperature": (partial(_is_number, above=0), "a number above 0"),
     "offset": (_is_number, "a number"),
     "range": (_is_range, "null or two numbers"),
     "normalize": _one_of("true", "false"),
