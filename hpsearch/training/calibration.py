@@ -16,6 +16,18 @@ _ROUNDS = 30
 _GOLDEN = (5**0.5 - 1) / 2
 
 
+def to_probabilities(outputs_BK: Tensor, loss: str) -> Tensor:
+    """Returns the probabilities that a model's raw outputs mean under the loss that it was trained with.
+
+    One output is the logit of the second of two classes.
+    """
+    outputs_BK = outputs_BK.double()
+    if outputs_BK.shape[1] == 1:
+        second_B1 = outputs_BK.sigmoid()
+        return torch.cat([1 - second_B1, second_B1], 1)
+    return outputs_BK.sigmoid() if loss == "binary_cross_entropy" else outputs_BK.softmax(1)
+
+
 def temperature(outputs_NK: Tensor, targets_N: Tensor) -> float:
     """Returns what logits are divided by so that their softmax has the lowest logarithmic loss, from 0.05 to 20.
 

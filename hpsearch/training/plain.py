@@ -208,7 +208,9 @@ class Training:
     @torch.no_grad()
     def _validate(self, batch_size: int) -> tuple[dict[str, float], EpochMetrics]:
         data, learner = self._data, self._learner
-        counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
+        spec = self.slot.run.spec
+        used = spec.metrics_used().values()
+        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used)
         with learner.validating() as predict:
             batches = cut(len(data.val), batch_size)
             data.expect(data.val, batches)

@@ -16,6 +16,7 @@ from hpsearch.study import ModelSpec
 from hpsearch.study.file import digest
 from hpsearch.training import device as devices
 from hpsearch.training import models, weights
+from hpsearch.training.calibration import to_probabilities
 from hpsearch.training.data import Prepared
 from hpsearch.training.data.preparation import from_header
 from hpsearch.training.imports import import_object
@@ -143,18 +144,6 @@ class SavedModel(nn.Module):
             ModelError: the model is a regression's.
         """
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
-
-
-def to_probabilities(outputs_BK: Tensor, loss: str) -> Tensor:
-    """Returns the probabilities that a model's raw outputs mean under the loss that it was trained with.
-
-    One output is the logit of the second of two classes.
-    """
-    outputs_BK = outputs_BK.double()
-    if outputs_BK.shape[1] == 1:
-        second_B1 = outputs_BK.sigmoid()
-        return torch.cat([1 - second_B1, second_B1], 1)
-    return outputs_BK.sigmoid() if loss == "binary_cross_entropy" else outputs_BK.softmax(1)
 
 
 def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:

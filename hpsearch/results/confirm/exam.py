@@ -21,7 +21,7 @@ from hpsearch.store.study_data import DataRecord
 from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import models
-from hpsearch.training.calibration import Reliability, reliability
+from hpsearch.training.calibration import Reliability, reliability, to_probabilities
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
@@ -30,7 +30,6 @@ from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
 from hpsearch.training.pretrained import data_table
-from hpsearch.training.saved import to_probabilities
 from hpsearch.training.weights import read_texts, read_weights
 
 BATCH = 256
@@ -313,7 +312,9 @@ def _outputs(
     """
 
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
-        counters = EpochMetrics(spec.train, batches.task, batches.outputs, device)
+        counters = EpochMetrics(
+            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values()
+        )
         return _all_batches(model, batches, part, precision, device, counters, batch), counters
 
     return devices.halving(attempt, BATCH, device, "the images to be judged")[0]
