@@ -23,7 +23,7 @@ from hpsearch.cli.options import (
     study_name,
 )
 from hpsearch.errors import UserError
-from hpsearch.text import plain, say
+from hpsearch.text import counted, plain, say
 
 
 @command()
@@ -31,7 +31,9 @@ def predict(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="A study, a folder of `best --save`, or a .safetensors.")
     ],
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files.")],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
+    ],
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
@@ -40,13 +42,22 @@ def predict(
         str | None,
         typer.Option(help="Function that prepares a picture of your own data, as my_data:prepare."),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write them to a .csv or .json file."),
+    ] = None,
     search: Search = False,
     allow: Allow = None,
     as_json: Json = False,
 ) -> None:
     """Classify picture files with a study's best model."""
     from hpsearch.results.commands.models import load_best_model
-    from hpsearch.results.commands.predict import predict_files, prediction_lines
+    from hpsearch.results.commands.predict import (
+        pictures_in,
+        predict_files,
+        prediction_lines,
+        write_predictions,
+    )
     from hpsearch.results.stored.reading import reading_study
     from hpsearch.training.imports import look_in
 
@@ -61,8 +72,14 @@ def predict(
     model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)
-    found = predict_files(model, pictures, top, prepare)
-    if as_json:
+    found = predict_files(model, pictures_in(pictures), top, prepare)
+    if output is not None:
+        write_predictions(found, output)
+        failed = sum(bool(one.error) for one in found)
+        say(
+            f"wrote {output}: {counted(len(found), 'picture')}{f', {failed} of them unreadable' if failed else ''}"
+        )
+    elif as_json:
         typer.echo(json.dumps([plain(one) for one in found]))
     else:
         say(*prediction_lines(found))

@@ -130,6 +130,10 @@ class DataSpec(Section):
     file_column: str = "file"
     label_column: str = "label"
     """Several, joined by commas, are several regression targets."""
+    split_column: str | None = None
+    """Column of the table that says train, val or test; these are the parts then."""
+    strip: str | None = None
+    """What the names in the table begin with and the folder has not, such as `"/mnt/scans"`."""
     skip_unreadable: Bool = False
     """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
@@ -153,6 +157,15 @@ class DataSpec(Section):
         if known is not None and known[0] >= known[1]:
             raise ValueError(f"the first value must be the smaller one, got {list(known)}, such as [0, 4095]")
         return known
+
+    @model_validator(mode="after")
+    def _table_is_there(self) -> "DataSpec":
+        for field in ("split_column", "strip"):
+            if getattr(self, field) is not None and self.labels is None:
+                raise ValueError(
+                    f"{field} is about a table of labels, and none is named; add labels, or remove it"
+                )
+        return self
 
     @field_validator("progressive")
     @classmethod

@@ -36,6 +36,8 @@ LATER: dict[str, Any] = {
     "study.policy": "sampled",
     "data.resize": "crop",
     "data.range": None,
+    "data.split_column": None,
+    "data.strip": None,
     "data.split.join_val": False,
     "train.last_epoch": None,
     "train.cooldown": 0.2,

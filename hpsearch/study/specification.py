@@ -26,9 +26,16 @@ METRICS: dict[str, Direction] = {
     "val_top5_error": "minimize",
     "val_macro_f1": "maximize",
     "val_mae": "minimize",
+    "val_balanced_accuracy": "maximize",
+    "val_auc": "maximize",
+    "val_average_precision": "maximize",
+    "val_ece": "minimize",
 }
 """What a trial may be scored by, and which direction is better. A training function may yield others, named
 with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
+
+ON_DEMAND = ("val_balanced_accuracy", "val_auc", "val_average_precision", "val_ece")
+"""Metrics that are computed where a study names them; the others always are."""
 
 _MOST_CHECKED = 2_000  # choices, and pairs of choices, each of which takes a millisecond
 MOST_POINTS = 1_000_000

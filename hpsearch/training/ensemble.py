@@ -25,10 +25,14 @@ class SavedEnsemble(nn.Module):
 
     Args:
         counts: how much each model counts.
+        temperature: what calibrates them together.
     """
 
-    def __init__(self, members: Sequence[SavedModel], counts: Sequence[int]) -> None:
+    def __init__(
+        self, members: Sequence[SavedModel], counts: Sequence[int], temperature: float = 1.0
+    ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.members = nn.ModuleList(members)
         self.counts = tuple(counts)
         self.classes, self.task = members[0].classes, members[0].task
@@ -59,8 +63,8 @@ class SavedEnsemble(nn.Module):
         return self.to_probabilities(self(images))
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
-        """Returns what the outputs mean, as `probabilities` does."""
-        return outputs.double().softmax(1)
+        """Returns what the outputs mean, as `probabilities` does, calibrated by the validation part."""
+        return (outputs.double() / self.temperature).softmax(1)
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
@@ -74,7 +78,7 @@ class SavedEnsemble(nn.Module):
     def _together(self, outputs: Sequence[Tensor]) -> Tensor:
         if not self.classes:
             return mean_of(outputs, self.counts)
-        beliefs = [member.to_probabilities(one) for member, one in zip(self._models, outputs, strict=True)]
+        beliefs = [member.to_belief(one) for member, one in zip(self._models, outputs, strict=True)]
         return mean_of(beliefs, self.counts).log()
 
 
@@ -94,7 +98,10 @@ def load_ensemble(folder: Path, allow: tuple[str, ...] | None = None) -> SavedEn
     with refusing(lambda why: ModelError(f"{path}: it cannot be read: {why}; save the ensemble again")):
         known = json.loads(path.read_text(encoding="utf-8"))
         files = [(str(one["file"]), int(one["count"])) for one in known["members"]]
-    if not files or any(Path(file).name != file or count < 1 for file, count in files):
-        raise ModelError(f"{path}: it names no members in its folder; save the ensemble again")
+        heat = float(known.get("temperature", 1.0))
+    if not heat > 0 or not files or any(Path(file).name != file or count < 1 for file, count in files):
+        raise ModelError(
+            f"{path}: it names no members in its folder, or no temperature; save the ensemble again"
+        )
     members = [load_model(folder / file, allow) for file, _ in files]
-    return SavedEnsemble(members, [count for _, count in files]).eval()
+    return SavedEnsemble(members, [count for _, count in files], heat).eval()

@@ -20,7 +20,8 @@ the second class.
 Legend: B batch, K classes (or outputs), T regression targets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,13 +30,16 @@ from torch.nn import functional
 from hpsearch.errors import ModelError
 from hpsearch.study import TrainSpec
 from hpsearch.study.checks import check_class_weights, check_loss
-from hpsearch.study.specification import TOP
+from hpsearch.study.specification import ON_DEMAND, TOP
 from hpsearch.training.augment import Mixed
+from hpsearch.training.calibration import reliability, temperature, to_probabilities
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]
 """(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
 
 _MOST_NAMED = 10
+_MOST_KEPT = 20_000_000
+"""Outputs of a validation part that are kept until its end, to find the temperature."""
 
 
 def _cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
@@ -250,15 +254,27 @@ class EpochMetrics:
 
     Args:
         outputs: of the model; the number of classes.
+        wanted: metrics that the study names; those of `ON_DEMAND` are computed only then.
     """
 
-    def __init__(self, train: TrainSpec, task: str, outputs: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: TrainSpec,
+        task: str,
+        outputs: int,
+        device: torch.device,
+        wanted: Iterable[str] = (),
+    ) -> None:
         self._loss = plain_loss(train, task)
         self._classes = 0 if task == "regression" else outputs
         self._samples = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._other_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._confusion = torch.zeros(self._classes**2, dtype=torch.int64, device=device)
+        self._softmax = train.loss != "binary_cross_entropy" and self._classes > 1
+        self._believes = partial(to_probabilities, loss=train.loss)
+        self._wanted = [name for name in ON_DEMAND if name in set(wanted)] if self._classes else []
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -277,6 +293,8 @@ class EpochMetrics:
         if self._classes > TOP:
             top_B5 = outputs.topk(TOP, 1).indices
             self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
+        if self._wanted or (self._softmax and self._samples * self._classes <= _MOST_KEPT):
+            self._seen.append((_wide(outputs), targets))
         place_B = targets * self._classes + predicted(outputs)
         self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
 
@@ -289,6 +307,11 @@ class EpochMetrics:
         FN), the harmonic mean of precision and recall (van Rijsbergen 1979); rare classes count as much as
         common ones, and classes that neither occur nor are predicted do not count. `val_mae`: the mean
         absolute error of a regression.
+
+        If the study names them: `val_balanced_accuracy`, the mean over the classes of their recall; `val_auc` and
+        `val_average_precision`, the areas under the ROC and the precision-recall curve, of the second of two classes
+        or the mean over the classes against the rest; `val_ece`, the expected calibration error in ten ranges of
+        the highest probability.
         """
         values = {"val_loss": self._loss_sum / self._samples}
         if not self._classes:
@@ -299,7 +322,28 @@ class EpochMetrics:
             values["val_macro_f1"] = macro_f1(matrix_KK)
             if self._classes > TOP:
                 values["val_top5_error"] = self._other_sum / self._samples
+            values |= {name: self._on_demand(name, matrix_KK) for name in self._wanted}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def temperature(self) -> float | None:
+        """Returns what calibrates the outputs; None for a regression, other losses, and too many of them."""
+        whole = self._samples == sum(len(targets) for _, targets in self._seen)
+        return temperature(*self._all()) if self._softmax and self._samples and whole else None
+
+    def _all(self) -> tuple[Tensor, Tensor]:
+        """Returns all outputs and targets."""
+        outputs, targets = zip(*self._seen, strict=True)
+        return torch.cat(outputs), torch.cat(targets)
+
+    def _on_demand(self, name: str, matrix_KK: Tensor) -> Tensor:
+        if name == "val_balanced_accuracy":
+            asked_K = matrix_KK.sum(1)
+            return (matrix_KK.diagonal() / asked_K.clamp(min=1)).sum() / (asked_K > 0).sum()
+        outputs, targets = self._all()
+        belief_NK = self._believes(outputs)
+        if name == "val_ece":
+            return matrix_KK.new_tensor(reliability(belief_NK, targets).ece)
+        return one_against_rest(RANKED[name], belief_NK, targets)
 
     def confusion(self) -> list[list[int]]:
         """Returns how many samples of each class (row) were taken for each class (column)."""
@@ -323,6 +367,52 @@ class EpochMetrics:
         ]
         worst = sorted(shares, key=lambda share: share[0], reverse=True)[:_MOST_NAMED]
         return ", ".join(f"{name}: {share:.2g}" for share, name in worst) or "none"
+
+
+def auc(score_N: Tensor, own_N: Tensor) -> Tensor:
+    """Returns the area under the ROC curve: how often one of the class scores above one of the others, ties half.
+
+    Args:
+        own_N: whether each sample is of the class.
+    """
+    _, place_N, counts = torch.unique(score_N, return_inverse=True, return_counts=True)
+    rank_N = (counts.cumsum(0) - (counts.double() - 1) / 2)[place_N]
+    own = own_N.sum()
+    area: Tensor = (rank_N[own_N].sum() - own * (own + 1) / 2) / (own * (len(own_N) - own))
+    return area
+
+
+def average_precision(score_N: Tensor, own_N: Tensor) -> Tensor:
+    """Returns the mean of the precision at each threshold, weighted by the recall that it adds."""
+    levels, place_N = torch.unique(score_N, return_inverse=True)
+    own, all_ = (
+        torch.zeros(len(levels), dtype=torch.float64, device=score_N.device)
+        .index_add_(0, place_N, values)
+        .flip(0)
+        for values in (own_N.double(), torch.ones_like(score_N, dtype=torch.float64))
+    )
+    return (own / own.sum() * own.cumsum(0) / all_.cumsum(0)).sum()
+
+
+RANKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "val_auc": auc,
+    "val_average_precision": average_precision,
+}
+"""Metrics of one class against the rest."""
+
+
+def one_against_rest(
+    metric: Callable[[Tensor, Tensor], Tensor], belief_NK: Tensor, targets_N: Tensor
+) -> Tensor:
+    """Returns a metric of the second of two classes, or the mean over all that occur and are not alone; NaN if none."""
+    classes = belief_NK.shape[1]
+    found = [
+        metric(belief_NK[:, place], targets_N == place).double()
+        for place in ((1,) if classes == 2 else range(classes))
+        if 0 < int((targets_N == place).sum()) < len(targets_N)
+    ]
+    nothing = torch.tensor(float("nan"), dtype=torch.float64, device=belief_NK.device)
+    return torch.stack(found).mean() if found else nothing
 
 
 def predicted(outputs: Tensor) -> Tensor:

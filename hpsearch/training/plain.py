@@ -208,7 +208,9 @@ class Training:
     @torch.no_grad()
     def _validate(self, batch_size: int) -> tuple[dict[str, float], EpochMetrics]:
         data, learner = self._data, self._learner
-        counters = EpochMetrics(self.slot.run.spec.train, data.task, data.outputs, self._device)
+        spec = self.slot.run.spec
+        used = spec.metrics_used().values()
+        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used)
         with learner.validating() as predict:
             batches = cut(len(data.val), batch_size)
             data.expect(data.val, batches)
@@ -245,6 +247,8 @@ class Training:
     def _keep_best(self, epoch: int, metrics: dict[str, float], counters: EpochMetrics | None) -> None:
         run, learner = self.slot.run, self._learner
         metadata = weights_metadata(run, self._data, epoch, metrics)
+        if counters is not None and (found := counters.temperature()) is not None:
+            metadata["temperature"] = repr(found)
         if counters is not None and self._data.classes:
             metadata["class_errors"] = counters.class_errors(self._data.classes)
         if counters is not None and 0 < len(self._data.classes) <= MOST_CLASSES:

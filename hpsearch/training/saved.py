@@ -16,6 +16,7 @@ from hpsearch.study import ModelSpec
 from hpsearch.study.file import digest
 from hpsearch.training import device as devices
 from hpsearch.training import models, weights
+from hpsearch.training.calibration import to_probabilities
 from hpsearch.training.data import Prepared
 from hpsearch.training.data.preparation import from_header
 from hpsearch.training.imports import import_object
@@ -128,7 +129,11 @@ class SavedModel(nn.Module):
         return self.to_probabilities(self(images))
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
-        """Returns what the model's outputs mean, as `probabilities` does."""
+        """Returns what the model's outputs mean, as `probabilities` does, calibrated by the validation part."""
+        return self.to_belief(outputs.double() / float(self.metadata.get("temperature", 1.0)))
+
+    def to_belief(self, outputs: Tensor) -> Tensor:
+        """Returns the probabilities as the model was trained to give them, without calibration."""
         return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"))
 
     @torch.inference_mode()
@@ -139,18 +144,6 @@ class SavedModel(nn.Module):
             ModelError: the model is a regression's.
         """
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
-
-
-def to_probabilities(outputs_BK: Tensor, loss: str) -> Tensor:
-    """Returns the probabilities that a model's raw outputs mean under the loss that it was trained with.
-
-    One output is the logit of the second of two classes.
-    """
-    outputs_BK = outputs_BK.double()
-    if outputs_BK.shape[1] == 1:
-        second_B1 = outputs_BK.sigmoid()
-        return torch.cat([1 - second_B1, second_B1], 1)
-    return outputs_BK.sigmoid() if loss == "binary_cross_entropy" else outputs_BK.softmax(1)
 
 
 def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:
@@ -287,6 +280,7 @@ _HEADER: dict[str, tuple[Callable[[str], bool], str]] = {
     "mean": (_are_numbers, "a JSON list of numbers"),
     "std": (partial(_are_numbers, above=0), "a JSON list of numbers above 0"),
     "scale": (partial(_is_number, above=0), "a number above 0"),
+    "temperature": (partial(_is_number, above=0), "a number above 0"),
     "offset": (_is_number, "a number"),
     "range": (_is_range, "null or two numbers"),
     "normalize": _one_of("true", "false"),

@@ -80,6 +80,19 @@ class Match:
     text: str
 
 
+def read_texts(path: Path) -> dict[str, str]:
+    """Returns the texts of a safetensors file alone.
+
+    Raises:
+        CheckpointError: the file is not there or damaged.
+    """
+    with (
+        refusing(lambda why: CheckpointError(f"{path}: these weights cannot be read: {why}")),
+        safe_open(str(regular(path)), framework="pt") as file,
+    ):
+        return dict(file.metadata() or {})
+
+
 def load_weights(model: nn.Module, path: str | Path) -> str:
     """Starts a model from a local file of weights, such as those of a network trained on more images.
 

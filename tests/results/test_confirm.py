@@ -477,6 +477,13 @@ def test_errors_by_class_and_the_most_confidently_wrong(trained: tuple[Path, Run
     details, stored = outcome.confirmation.details, outcome.stored
     sealed = open_test(small_spec().data, cache=folder / "runs" / "cache")
     counts = torch.bincount(sealed.test.targets, minlength=10).tolist()
+    counts_KK = stored["confusion"]["counts"]
+    for place, row in enumerate(stored["class_errors"]):
+        assert row["recall"] == counts_KK[place][place] / sum(counts_KK[place])
+        named = sum(one[place] for one in counts_KK)
+        assert row["precision"] == (counts_KK[place][place] / named if named else None)
+    assert 0 <= stored["reliability"]["ece"] <= 1
+    assert sum(count for count, _, _ in stored["reliability"]["bins"]) == sum(counts)
     assert [row["answers"] for row in stored["class_errors"]] == [3 * count for count in counts]
     wrong = sum(row["wrong"] for row in stored["class_errors"])
     errors = outcome.confirmation.results[0].values("test_error").values()

@@ -63,6 +63,12 @@ def test_models_are_added_while_the_loss_falls(
     assert select(beliefs, loss_of(torch.zeros(3, dtype=torch.int64)), most) == counts
 
 
+def test_it_may_begin_with_several() -> None:
+    beliefs = [torch.tensor([[one, 1 - one]] * 3, dtype=torch.float64) for one in (0.9, 0.5, 0.6)]
+    assert select(beliefs, loss_of(torch.zeros(3, dtype=torch.int64)), 4, first=[1, 2]) == [2, 1, 1]
+    assert select(beliefs, loss_of(torch.zeros(3, dtype=torch.int64)), 2, first=[1, 2]) == [0, 1, 1]
+
+
 def test_an_average_is_the_mean_of_the_weights_alone() -> None:
     one = {"w": torch.tensor([1.0, 3.0]), "seen": torch.tensor(5)}
     other = {"w": torch.tensor([3.0, 5.0]), "seen": torch.tensor(9)}
@@ -96,6 +102,7 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
     assert len(openings) == before + 1
     assert openings[-1]["configurations"].startswith("ensemble of ")
     assert "repeat" in found.single
+    assert sum("repeat" in member.text for member, _ in found.members) == 3
     assert found.val["joined"].loss < found.val["single"].loss
     assert {"joined", "single"} == set(found.test)
     lines = joined_lines(found)
@@ -108,7 +115,11 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
     assert isinstance(model, SavedEnsemble)
     data = load(spec().data, cache=tmp_path / "cache").at(spec().data)
     images, targets = data.pixels(data.val, slice(None)), data.targets(data.val, slice(None))
-    belief = model.probabilities(images)
+    with torch.inference_mode():
+        belief = model(images).softmax(1)
+    calibrated = model.probabilities(images)
+    assert loss_of(targets)(calibrated) <= loss_of(targets)(belief)
+    assert torch.equal(calibrated.argmax(1), belief.argmax(1))
     torch.testing.assert_close(belief.sum(1), torch.ones(len(images), dtype=torch.float64))
     assert loss_of(targets)(belief) == pytest.approx(found.val["joined"].loss, rel=1e-5)
     wrong = [
@@ -152,7 +163,9 @@ def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
     assert isinstance(model, SavedModel)
     assert json.loads(model.metadata["model"])["weights"] == str(start)
     data = load(tuned.data, cache=tmp_path / "cache").at(tuned.data)
-    belief = model.probabilities(data.pixels(data.val, slice(None)))
+    with torch.inference_mode():
+        belief = model.to_belief(model(data.pixels(data.val, slice(None))))
+    assert float(model.metadata["temperature"]) == found.temperature
     assert loss_of(data.targets(data.val, slice(None)))(belief) == pytest.approx(
         found.val["joined"].loss, rel=1e-5
     )

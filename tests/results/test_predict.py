@@ -1,5 +1,6 @@
 """Pictures in files, predicted as the training pictures were read."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -69,6 +70,38 @@ def test_predictions_and_errors_in_one_table(
     assert status == 1
     assert [len(one["probabilities"]) for one in shown] == [1, 0, 0]
     assert run(["predict", "small", files[0], "--storage", options.storage]) == 0
+
+
+def test_a_folder_becomes_a_table(
+    photos: tuple[Path, RunOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, options = photos
+    (tmp_path / "new" / "more").mkdir(parents=True)
+    for name in ("b.png", "more/a.PNG"):
+        save(tmp_path / "new" / name, noise(5, 30, 20))
+    (tmp_path / "new" / "bad.jpg").write_text("no picture", encoding="utf-8")
+    (tmp_path / "new" / "notes.txt").touch()
+    place = ["--storage", options.storage, "--run-folder", str(folder / "runs")]
+    words = ["predict", "small", str(tmp_path / "new"), *place]
+    output = tmp_path / "answers.csv"
+    assert run([*words, "--output", str(output)]) == 1
+    assert f"wrote {output}: 3 pictures, 1 of them unreadable" in capsys.readouterr().out
+    with output.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["b.png", "bad.jpg", "a.PNG"]
+    assert list(rows[0]) == ["file", "class", "probability", "class_2", "probability_2", "error"]
+    assert {rows[0]["class"], rows[0]["class_2"]} == {"day", "night"}
+    assert float(rows[0]["probability"]) + float(rows[0]["probability_2"]) == pytest.approx(1)
+    assert (rows[1]["class"], rows[0]["error"]) == ("", "")
+    assert "cannot identify" in rows[1]["error"]
+    assert run([*words, "--output", str(tmp_path / "answers.json"), "--top", "1"]) == 1
+    found = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    assert [len(one["probabilities"]) for one in found] == [1, 0, 1]
+    assert run([*words, "--output", "answers.xls"]) == 2
+    assert "--output: answers.xls ends neither in .csv nor in .json" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run(["predict", "small", str(tmp_path / "empty"), *place]) == 2
+    assert "there are no pictures in" in capsys.readouterr().err
 
 
 def test_a_picture_the_wrong_way_up_is_turned(photos: tuple[Path, RunOptions], tmp_path: Path) -> None:

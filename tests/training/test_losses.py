@@ -47,7 +47,7 @@ def test_the_specification_knows_what_is_here() -> None:
 def test_what_is_said_to_be_reported_is(classes: int) -> None:
     task = "classification" if classes else "regression"
     facts = DataFacts(9, 9, 9, tuple(map(str, range(classes))), 1, 8, 8, task, "")
-    counters = EpochMetrics(spec("mse"), task, classes or 2, CPU)
+    counters = EpochMetrics(spec("mse"), task, classes or 2, CPU, reported(facts))
     counters.update(torch.zeros(4, classes or 2), torch.zeros(4, 2) if not classes else torch.zeros(4).long())
     assert counters.result().keys() == set(reported(facts))
 

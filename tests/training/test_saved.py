@@ -10,6 +10,7 @@ from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.trial import EndKind, EpochResult
 from hpsearch.errors import ModelError
 from hpsearch.training.build import build_engine
+from hpsearch.training.calibration import temperature
 from hpsearch.training.data import Prepared, load
 from hpsearch.training.saved import load_model
 from hpsearch.training.weights import save_weights
@@ -79,6 +80,31 @@ def test_images_come_as_they_are(engine: Engine, tmp_path: Path) -> None:
         assert model(torch.rand(3, 1, 20, 30)).shape == (3, 10)  # resized
         with pytest.raises(ModelError, match=r"shape \[2, 3, 8, 8\]; this model takes \[B, 1, H, W\]"):
             model(torch.rand(2, 3, 8, 8))
+
+
+def test_probabilities_are_calibrated_by_the_validation_part(
+    engine: Engine, data: Prepared, tmp_path: Path
+) -> None:
+    engine.admit(make_run(tmp_path, model=MODEL, train={"learning_rate": 0.2}))
+    for _ in range(3):
+        engine.step()
+    end = engine.evict(0, EndKind.FINISHED)
+    assert end.weights is not None
+    model = load_model(end.weights)
+    heat = float(model.metadata["temperature"])
+    images, targets = data.pixels(data.val, slice(None)), data.targets(data.val, slice(None))
+    with torch.inference_mode():
+        outputs = model(images)
+    assert heat == pytest.approx(temperature(outputs, targets), rel=1e-3)
+    assert heat != pytest.approx(1.0, rel=0.01)
+    torch.testing.assert_close(model.probabilities(images), (outputs.double() / heat).softmax(1))
+    losses = [
+        -belief.gather(1, targets[:, None]).log().mean()
+        for belief in (model.to_probabilities(outputs), model.to_belief(outputs))
+    ]
+    assert losses[0] < losses[1]
+    del model.metadata["temperature"]  # as weights of an older version
+    torch.testing.assert_close(model.to_probabilities(outputs), model.to_belief(outputs))
 
 
 def test_weights_of_an_own_loop_are_not_rebuilt(tmp_path: Path) -> None:

@@ -345,6 +345,7 @@ def predict(
 
     Args:
         model: `load_best_model`'s, or what names one to it.
+        pictures: files, or folders of them.
         top: classes that are given for each picture.
         prepare: what prepares a picture of your own data, as in "my_data:prepare"; else what the study names.
 
@@ -355,11 +356,11 @@ def predict(
     """
     _refuse(unknown, predict)
     from hpsearch.results.commands.models import load_best_model
-    from hpsearch.results.commands.predict import predict_files
+    from hpsearch.results.commands.predict import pictures_in, predict_files
 
     if isinstance(model, str | Path):
         model = load_best_model(model, storage, allow, search, run_folder)
-    return predict_files(model, [str(one) for one in pictures], top, prepare)
+    return predict_files(model, pictures_in([str(one) for one in pictures]), top, prepare)
 
 
 def report(

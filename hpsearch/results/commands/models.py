@@ -17,7 +17,7 @@ from hpsearch.results.terminal.lines import headline
 from hpsearch.store.url import database_in
 from hpsearch.training.ensemble import MANIFEST, SavedEnsemble, load_ensemble
 from hpsearch.training.saved import SavedModel, load_model
-from hpsearch.training.weights import read_weights, save_weights
+from hpsearch.training.weights import read_texts, read_weights, save_weights
 
 WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
@@ -83,7 +83,11 @@ def model_file(
 def _facts(best: BestTrial, study: str, metric: str) -> dict[str, str]:
     """Returns what is known of a study's answer beside its weights, which another study's trial may have kept."""
     whose = f"; weights of {best.weights_of.text}" if best.weights_of is not None else ""
-    return {"study": study, "trial": str(best.number), "answer": f"{headline(metric, best)}{whose}"}
+    facts = {"study": study, "trial": str(best.number), "answer": f"{headline(metric, best)}{whose}"}
+    if best.weights_of is not None and best.weights_of.calibrated_by is not None:
+        texts = read_texts(Path(best.weights_of.calibrated_by))
+        facts |= {key: texts[key] for key in ("temperature",) if key in texts}
+    return facts
 
 
 def weights_of(best: BestTrial | None, study: str) -> Path:

@@ -1,13 +1,22 @@
 """`hpsearch predict`: what a kept model says of pictures in files."""
 
+import csv
+import io
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from hpsearch.errors import UserError
+from hpsearch.files.atomic import write_whole
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import number
+from hpsearch.text import plain
+from hpsearch.training.data.folder import SUFFIXES
 from hpsearch.training.ensemble import SavedEnsemble
 from hpsearch.training.saved import SavedModel
 
@@ -26,6 +35,70 @@ class Prediction:
     probabilities: dict[str, float]
     values: tuple[float, ...] = ()
     error: str = ""
+
+
+def pictures_in(names: Sequence[str]) -> list[str]:
+    """Returns the files that names mean: of a folder all pictures in it, in order.
+
+    Raises:
+        UserError: a folder has none.
+    """
+    found: list[str] = []
+    for name in names:
+        if not os.path.isdir(name):
+            found.append(name)
+            continue
+        inside = [
+            os.path.join(place, file)
+            for place, _, files in os.walk(name)
+            for file in files
+            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES
+        ]
+        if not inside:
+            raise UserError(
+                f"PICTURE: there are no pictures in {name} (looked for {' '.join(sorted(SUFFIXES))})"
+            )
+        found += sorted(inside)
+    return found
+
+
+def write_predictions(predictions: Sequence[Prediction], output: Path) -> None:
+    """Writes predictions as a table (.csv), one line for each picture, or as JSON (.json).
+
+    Raises:
+        UserError: another suffix, or a file that cannot be written.
+    """
+    kinds = {".csv": _as_csv, ".json": _as_json}
+    encode = kinds.get(output.suffix.lower())
+    if encode is None:
+        raise UserError(f"--output: {output} ends neither in .csv nor in .json; choose one of them")
+    try:
+        write_whole(output, encode(predictions).encode())
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
+
+
+def _as_json(predictions: Sequence[Prediction]) -> str:
+    return json.dumps([plain(one) for one in predictions], indent=1, ensure_ascii=False) + "\n"
+
+
+def _as_csv(predictions: Sequence[Prediction]) -> str:
+    """Returns the columns file, class, probability, class_2, probability_2 ... and error; of numbers their values."""
+    most = max((len(one.probabilities) for one in predictions), default=0)
+    values = max((len(one.values) for one in predictions), default=0)
+    ranks = ["", *(f"_{rank}" for rank in range(2, most + 1))][:most]
+    head = ["file", *(f"{name}{rank}" for rank in ranks for name in ("class", "probability"))]
+    head += [*(f"value_{place + 1}" for place in range(values)), "error"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for one in predictions:
+        cells = [str(cell) for pair in one.probabilities.items() for cell in pair] + list(
+            map(str, one.values)
+        )
+        blank = [""] * (len(head) - 2 - len(cells))
+        writer.writerow([one.file, *cells, *blank, one.error])
+    return text.getvalue()
 
 
 def predict_files(

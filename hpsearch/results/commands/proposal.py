@@ -231,6 +231,15 @@ def _lines(
         yield _said(f"labels = {_quoted(seen.labels.file)}", "the table that names the pictures")
         yield f"file_column = {_quoted(seen.labels.file_column)}"
         yield f"label_column = {_quoted(seen.labels.label_column)}"
+        if seen.labels.split_column is not None:
+            yield _said(
+                f"split_column = {_quoted(seen.labels.split_column)}", "the table's own parts are used"
+            )
+        if seen.labels.strip is not None:
+            yield _said(
+                f"strip = {_quoted(seen.labels.strip)}",
+                "names in the table begin so, and the folder does not",
+            )
     yield _said(f"image_size = {network.side}", _why_side(seen, network, workers))
     if network.is_tuned:
         yield _said("channels = 3", "as the weights were trained")

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -395,4 +395,5 @@ def _runs(
 def _details(exam: "Exam") -> dict[str, Any]:
     if not exam.classes:
         return {}
-    return {"classes": exam.classes, "confusion": exam.confusion, "wrong": exam.wrong}
+    found = {"classes": exam.classes, "confusion": exam.confusion, "wrong": exam.wrong}
+    return found | ({"reliability": asdict(exam.reliability)} if exam.reliability is not None else {})

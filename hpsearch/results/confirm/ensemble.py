@@ -2,8 +2,12 @@
 
 An ensemble is chosen by Caruana's greedy selection (2004): begin with the model whose validation loss is lowest, add
 again and again the one, also a second time, with which the mean of the probabilities has the lowest loss, and stop
-when none helps. An average is the greedy soup of Wortsman et al. (2022): of the *weights* of models that started from
-the same file, it takes in those with which the validation loss falls.
+when none helps. After a confirmation it begins with all repeats of the confirmed configuration, which nothing has
+chosen: a search's own weights are kept because they were lucky on the validation part. (Begun with the luckiest
+instead, it lost to the confirmed model on the test part in three of five searches of the digits.)
+
+An average is the greedy soup of Wortsman et al. (2022): of the *weights* of models that started from the same file, it
+takes in those with which the validation loss falls.
 
 Both are chosen by the validation part, so that their gain there is optimistic. After a confirmation they are tried on
 the test part, which is put on record.
@@ -30,8 +34,9 @@ from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
 from hpsearch.service.launch import RunOptions
-from hpsearch.study.specification import SUFFIX, StudySpec
+from hpsearch.study.specification import CONFIRMS, SUFFIX, StudySpec
 from hpsearch.text import counted
+from hpsearch.training.calibration import temperature
 from hpsearch.training.ensemble import MANIFEST, mean_of
 from hpsearch.training.weights import read_weights, save_weights
 
@@ -46,11 +51,13 @@ class Member:
     Attributes:
         text: which trial, or repeat, it is of.
         spec: of its training.
+        is_repeat: whether it repeats the confirmed configuration.
     """
 
     text: str
     spec: StudySpec
     path: Path
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Joined:
         single: the model that is the study's answer, and what it is called.
         val, test: by "joined" and "single"; the second is empty where the test part was not opened.
         state: the averaged weights of an average.
+        temperature: what calibrates the joined model by the validation part; 1 for a regression.
     """
 
     study: str
@@ -82,6 +90,7 @@ class Joined:
     notes: tuple[str, ...]
     is_regression: bool
     state: Mapping[str, Tensor] | None = None
+    temperature: float = 1.0
 
 
 def join(
@@ -147,7 +156,8 @@ def _join(
 
     state: dict[str, Tensor] | None = None
     if kind == "ensemble":
-        counts = select(believed, loss, most)
+        repeats = [place for place, member in enumerate(members) if member.is_repeat]
+        counts = select(believed, loss, most, repeats[:most])
         joined = mean_of(believed, counts)
     else:
         counts, state = _soup(
@@ -163,20 +173,26 @@ def _join(
     tested: dict[str, Figures] = {}
     if test and linked is not None and record.answer.confirmed is not None:
         tested = _test(record, chosen, single, state, place, options, kind, notes)
-    return Joined(record.name, kind, chosen, single.text, val, tested, tuple(notes), is_regression, state)
+    heat = 1.0 if is_regression else temperature(joined.clamp(min=1e-12).log(), targets)
+    return Joined(
+        record.name, kind, chosen, single.text, val, tested, tuple(notes), is_regression, state, heat
+    )
 
 
-def select(beliefs: Sequence[Tensor], loss: Callable[[Tensor], float], most: int) -> list[int]:
+def select(
+    beliefs: Sequence[Tensor], loss: Callable[[Tensor], float], most: int, first: Sequence[int] = ()
+) -> list[int]:
     """Returns how often each model counts in the ensemble.
 
     Args:
         beliefs: of shape [N, K] for each model.
         loss: of such a belief.
         most: models in all, those that count twice as two.
+        first: the models to begin with, in place of the best.
     """
-    counts = [0] * len(beliefs)
-    lowest = float("inf")
-    for _ in range(most):
+    counts = [int(place in first) for place in range(len(beliefs))]
+    lowest = loss(mean_of(beliefs, counts)) if first else float("inf")
+    for _ in range(most - len(first)):
         tried = [
             loss(mean_of(beliefs, [count + (place == other) for other, count in enumerate(counts)]))
             for place in range(len(beliefs))
@@ -230,9 +246,14 @@ def _members(
     if best is None or spec is None:
         raise UserError(f'study "{record.name}" has no COMPLETE trial yet, so there is no best model')
 
+    confirmed = record.answer.confirmed
+
     def member(owner: StudyRecord, trial: TrialRecord, of: StudySpec) -> Member | None:
         path = weights_here(options, owner.name, trial) if trial.attrs.get("weights") else None
-        return None if path is None else Member(owner.trial_name(trial), of.with_hparams(trial.hparams), path)
+        repeats = trial.attrs.get(CONFIRMS)
+        is_repeat = confirmed is not None and repeats == confirmed.trial
+        text = owner.trial_name(trial)
+        return None if path is None else Member(text, of.with_hparams(trial.hparams), path, is_repeat)
 
     complete = [trial for trial in record.ranked if trial.state == "COMPLETE"]
     found = [member(record, trial, spec) for trial in complete[:MOST]]
@@ -242,7 +263,6 @@ def _members(
     if linked is not None and linked.spec is not None:
         for trial in linked.ranked:
             found.append(member(linked, trial, linked.spec) if is_value(trial) else None)
-        confirmed = record.answer.confirmed
         middle = None
         if confirmed is not None:
             trial = next(one for one in record.trials if one.number == confirmed.trial)
@@ -360,7 +380,8 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if found.state is not None:
             metadata = read_weights(found.members[0][0].path)[1]
-            save_weights(folder / WEIGHTS, found.state, metadata | {"answer": joined_lines(found)[0]})
+            said = {"answer": joined_lines(found)[0], "temperature": repr(found.temperature)}
+            save_weights(folder / WEIGHTS, found.state, metadata | said)
             (folder / MANIFEST).unlink(missing_ok=True)
             return [folder / WEIGHTS]
         files = []
@@ -372,7 +393,7 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
             {"file": file.name, "count": count, "of": member.text}
             for file, (member, count) in zip(files, found.members, strict=True)
         ]
-        table = {"study": found.study, "members": listed}
+        table = {"study": found.study, "temperature": found.temperature, "members": listed}
         write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None

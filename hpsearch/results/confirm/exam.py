@@ -5,7 +5,7 @@ Legend: N test samples, B batch, K classes.
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hpsearch.store.study_data import DataRecord
 from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import models
+from hpsearch.training.calibration import Reliability, reliability, to_probabilities
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
@@ -29,8 +30,7 @@ from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
 from hpsearch.training.pretrained import data_table
-from hpsearch.training.saved import to_probabilities
-from hpsearch.training.weights import read_weights
+from hpsearch.training.weights import read_texts, read_weights
 
 BATCH = 256
 MOST_CLASSES = 50  # up to which the confusion matrix is kept
@@ -67,6 +67,7 @@ class Exam:
             name, class, predicted class, probability (the mean over the models).
         pictures: of these samples, by sample: PNG files in base64.
         images: what each image gave, by trial and metric; none of training functions.
+        reliability: of the model with the median calibration error, calibrated by its validation part.
     """
 
     metrics: dict[int, dict[str, float]]
@@ -75,6 +76,7 @@ class Exam:
     wrong: list[dict[str, Any]] = field(default_factory=list)
     pictures: dict[int, str] = field(default_factory=dict)
     images: dict[int, dict[str, Values]] = field(default_factory=dict)
+    reliability: Reliability | None = None
 
 
 def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tuple[str, str]:
@@ -148,6 +150,7 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     metrics: dict[int, dict[str, float]] = {}
     images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
+    found: list[Reliability] = []
     confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
         model, precision = _model(spec, sealed, path, place, device)
@@ -156,6 +159,8 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
         images[number] = _images(spec, sealed, sealed.test, outputs, "test_")
         if sealed.classes:
             probabilities = to_probabilities(outputs, spec.train.loss)
+            heat = float(read_texts(path).get("temperature", 1.0))
+            found.append(reliability(to_probabilities(outputs / heat, spec.train.loss), sealed.test.targets))
             belief_NK = probabilities if belief_NK is None else belief_NK + probabilities
             confusion += torch.tensor(counters.confusion())
     if belief_NK is None:
@@ -163,7 +168,14 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     few = len(sealed.classes) <= MOST_CLASSES
     places, wrong = _most_wrong(belief_NK / len(weights), sealed)
     pictures = {int(sealed.test.index[place]): picture(sealed, place) for place in places}
-    return Exam(metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures, images)
+    return Exam(
+        metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures, images, _middle(found)
+    )
+
+
+def _middle(found: Sequence[Reliability]) -> Reliability | None:
+    """Returns the one with the median error, of two the worse."""
+    return sorted(found, key=lambda one: one.ece)[len(found) // 2] if found else None
 
 
 def validate(
@@ -300,7 +312,9 @@ def _outputs(
     """
 
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
-        counters = EpochMetrics(spec.train, batches.task, batches.outputs, device)
+        counters = EpochMetrics(
+            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values()
+        )
         return _all_batches(model, batches, part, precision, device, counters, batch), counters
 
     return devices.halving(attempt, BATCH, device, "the images to be judged")[0]

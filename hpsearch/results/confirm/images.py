@@ -14,7 +14,8 @@ import numpy as np
 
 from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Values
 
-_POSSIBLE = {"error": SHARE, "top5_error": SHARE, "macro_f1": SHARE, "mae": POSITIVE}
+_SHARES = ("error", "top5_error", "macro_f1", "balanced_accuracy", "auc", "average_precision", "ece")
+_POSSIBLE = {**dict.fromkeys(_SHARES, SHARE), "mae": POSITIVE}
 
 
 def possible(metric: str, own_loop: bool) -> Range:

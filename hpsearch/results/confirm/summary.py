@@ -183,21 +183,28 @@ def _details(details: Mapping[str, Any]) -> dict[str, Any]:
         "class_errors": class_errors(confusion, classes),
         "confusion": {"classes": classes, "counts": confusion} if confusion else None,
         "most_wrong": details["wrong"],
+        "reliability": details.get("reliability"),  # of an older version there is none
     }
 
 
 def class_errors(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns by class: how many answers of all models were asked for, and the share that was wrong."""
+    """Returns by class: how many answers of all models were asked for, and what was wrong with them.
+
+    The precision is the share of right ones among the answers that name the class, the recall the share of its
+    pictures that are named so.
+    """
     rows = []
     for place, counts in enumerate(confusion):
-        asked = sum(counts)
-        wrong = asked - counts[place]
+        asked, right = sum(counts), counts[place]
+        named = sum(row[place] for row in confusion)
         rows.append(
             {
                 "class": classes[place],
                 "answers": asked,
-                "wrong": wrong,
-                "error": wrong / asked if asked else None,
+                "wrong": asked - right,
+                "error": (asked - right) / asked if asked else None,
+                "precision": right / named if named else None,
+                "recall": right / asked if asked else None,
             }
         )
     return rows

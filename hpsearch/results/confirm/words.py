@@ -167,6 +167,18 @@ def _interval(found: Summary) -> str:
     return "-" if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def reliability_sentence(found: Mapping[str, Any]) -> str:
+    """Returns how far probabilities are from the share of right answers, in words."""
+    return (
+        f"calibration on the test part: what a model is certain of differs from the share of right answers by "
+        f"{found['ece']:.1%} on average (ECE)"
+    )
+
+
 def _detail_lines(details: Mapping[str, Any]) -> list[str]:
     """Returns the first configuration's confusion matrix (up to 20 classes), class errors, wrong pictures."""
     classes, confusion = details["classes"], details["confusion"]
@@ -179,6 +191,10 @@ def _detail_lines(details: Mapping[str, Any]) -> list[str]:
         ]
         lines += ["test part, all models of the first (rows: true class, columns: predicted)"]
         lines += [*columns(("", *classes, "error"), rows, most=20), ""]
+        told = [(row["class"], *(_share(row[key]) for key in ("precision", "recall"))) for row in errors]
+        lines += [*columns(("class", "precision", "recall"), told), ""]
+    if reliability := details.get("reliability"):
+        lines += [reliability_sentence(reliability), ""]
     if details["wrong"]:
         wrong = [
             (str(one["sample"]), one["name"], one["class"], one["predicted"], f"{one['probability']:.1%}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.results.confirm.linked import OPENINGS
+from hpsearch.results.confirm.words import reliability_sentence
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
 from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import decoded, readable
@@ -32,7 +33,7 @@ def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tup
 
 
 def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Block]:
-    special = ("findings", "class_errors", "confusion", "most_wrong")  # the matrix has the errors too
+    special = ("findings", "class_errors", "confusion", "most_wrong", "reliability")
     blocks: list[Block] = []
     if findings := summary.get("findings"):
         blocks.append(Items(tuple(str(row["finding"]) for row in findings)))
@@ -47,6 +48,17 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
             ),
             confusion_table(confusion["classes"], confusion["counts"]),
         ]
+    if rows := summary.get("class_errors"):
+        blocks += [
+            Text(
+                "By class: the precision is the share of right ones among the answers that name it, the recall the "
+                "share of its pictures that are named so."
+            ),
+            class_table(rows),
+        ]
+    if reliability := summary.get("reliability"):
+        told = reliability_sentence(reliability)
+        blocks += [Text(f"{told[0].upper()}{told[1:]}."), reliability_table(reliability["bins"])]
     if wrong := summary.get("most_wrong"):
         blocks += [
             Text(
@@ -56,6 +68,27 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
             Pictures(tuple(_picture(one, pictures) for one in wrong)),
         ]
     return blocks
+
+
+def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns precision and recall of each class; those of an older version have errors alone."""
+    keys = [key for key in ("precision", "recall", "error") if any(key in row for row in rows)]
+    cells = [
+        (
+            str(row["class"]),
+            str(row["answers"]),
+            *("-" if row.get(key) is None else f"{row[key]:.1%}" for key in keys),
+        )
+        for row in rows
+    ]
+    return Table(("class", "answers", *keys), tuple(cells))
+
+
+def reliability_table(bins: Sequence[Sequence[float]]) -> Table:
+    """Returns how often answers were right, by how certain they were; marked where they differ."""
+    rows = tuple((f"{certain:.1%}", f"{right:.1%}", str(int(count))) for count, certain, right in bins)
+    shades = tuple((0.0, -abs(certain - right), 0.0) for _, certain, right in bins)
+    return Table(("certain by", "right", "answers"), rows, shades=shades)
 
 
 def confusion_table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Table:

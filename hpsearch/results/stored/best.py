@@ -1,7 +1,7 @@
 """The trial that is a study's answer, and whose weights stand for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class WeightsOf:
         host: the machine that trained them.
         path: None if they were not kept; as that machine named it, if they are not on this one.
         is_here: whether they are on this machine.
+        calibrated_by: weights whose temperature is theirs too: a refit has no validation part to find one by.
     """
 
     study: str
@@ -32,6 +33,7 @@ class WeightsOf:
     host: str
     path: str | None
     is_here: bool
+    calibrated_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +124,28 @@ def _weights(study: OpenStudy, trial: StoredTrial, found: Answer, run_folder: Pa
     repeat, as after the confirmation was deleted, those of the search.
     """
     number = trial.number
+    repeat = _middle(study, trial, found, run_folder)
     if found.refit is not None and (refits := study.linked(found.refit.study)) is not None:
         refit = queries.trial_of_number(study.reader, refits.stored.study_id, found.refit.number)
         attrs = {} if refit is None else refit.user_attrs
-        return _weights_of(refits, found.refit.number, attrs, f"the refit of trial {number}", run_folder)
-    if found.confirmed is not None and (linked := study.linked(found.confirmed.linked)) is not None:
-        candidate = Candidate(number, trial.values[0], trial.hparams)
-        middle = middle_repeat(linked.record(), candidate)
-        if middle is not None:
-            repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
-            text = f"trial {number}, repeat {repeat}, the median of its repeats by {metric}"
-            return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
+        whose = _weights_of(refits, found.refit.number, attrs, f"the refit of trial {number}", run_folder)
+        return replace(whose, calibrated_by=repeat.path if repeat is not None and repeat.is_here else None)
+    if repeat is not None:
+        return repeat
     text = f"trial {number}" if found.confirmed is None else f"trial {number} as the search trained it"
     return _weights_of(study, number, trial.user_attrs, text, run_folder)
+
+
+def _middle(study: OpenStudy, trial: StoredTrial, found: Answer, run_folder: Path) -> WeightsOf | None:
+    """Returns the weights of the confirmed trial's repeat with the median score; None without a confirmation."""
+    if found.confirmed is None or (linked := study.linked(found.confirmed.linked)) is None:
+        return None
+    middle = middle_repeat(linked.record(), Candidate(trial.number, trial.values[0], trial.hparams))
+    if middle is None:
+        return None
+    repeat, metric = middle.hparams["train.repeat"], found.confirmed.metric
+    text = f"trial {trial.number}, repeat {repeat}, the median of its repeats by {metric}"
+    return _weights_of(linked, middle.number, middle.attrs, text, run_folder)
 
 
 def _weights_of(

@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from hpsearch.errors import DataError
+from hpsearch.study.data import DataSpec
 from hpsearch.text import counted
 from hpsearch.training.data import labels, pixels
 from hpsearch.training.data.catalogue import (
@@ -203,6 +204,7 @@ def _list_by_table(request: Request, path: Path) -> Listing:
         name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
         for name in names
     ]
+    names = _stripped(names, spec.strip, path)
     missing = [name for name in names if not os.path.lexists(root / name)]
     if missing:
         raise DataError(
@@ -215,8 +217,47 @@ def _list_by_table(request: Request, path: Path) -> Listing:
     known = {*plain, os.path.relpath(path, root)}
     pictures, others = ([name for name in some if name not in known] for some in _walk(root))
     notes = _describe_unlisted(pictures, path.name) + _describe_others(others)
-    found = parts_in_table([PurePath(name).parts for name in plain])
+    if spec.split_column is None:
+        found = parts_in_table([PurePath(name).parts for name in plain])
+    else:
+        found = _parts_in_column(
+            labels.column(table, spec.split_column, path, "data.split_column"), path, spec
+        )
     return Listing(names, values, found, notes, table)
+
+
+def _stripped(names: Sequence[str], prefix: str | None, path: Path) -> list[str]:
+    """Returns the names of a table without what `data.strip` says.
+
+    Raises:
+        DataError: none begins with it.
+    """
+    if prefix is None:
+        return list(names)
+    if not any(name.startswith(prefix) for name in names):
+        raise DataError(
+            f'data.strip: no name in {path} begins with "{prefix}"; the first is {names[0]}; correct it or remove it'
+        )
+    return [name.removeprefix(prefix).lstrip("/\\") if name.startswith(prefix) else name for name in names]
+
+
+def _parts_in_column(values: Sequence[str], path: Path, spec: DataSpec) -> list[int]:
+    """Returns the part that a table gives each of its files.
+
+    Raises:
+        DataError: another word than those for parts, or none for training.
+    """
+    parts = [part_of(value) for value in values]
+    for row, (value, part) in enumerate(zip(values, parts, strict=True), 2):
+        if part is None:
+            raise DataError(
+                f'data.split_column: {path}, row {row} says "{value}" in {spec.split_column}; known are '
+                f"{', '.join(NAMES)}"
+            )
+    found = [part for part in parts if part is not None]
+    if FREE not in found:
+        raise DataError(f"data.split_column: {path} says train of no file in {spec.split_column}; add some")
+    return found
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -348,7 +389,7 @@ def read_folder(request: Request) -> Catalogue:
 FOLDER = Source(
     files=list_files,
     read=read_folder,
-    heeds=frozenset(("labels", "file_column", "label_column", "split.group_by")),
+    heeds=frozenset(("labels", "file_column", "label_column", "split_column", "strip", "split.group_by")),
     remarks=lambda request: list_pictures(request).notes,
 )
 

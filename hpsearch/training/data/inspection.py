@@ -12,7 +12,7 @@ from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache
 from hpsearch.training.data.catalogue import FREE, TEST, Request
-from hpsearch.training.data.folder import SUFFIXES, list_pictures
+from hpsearch.training.data.folder import SUFFIXES, list_pictures, part_of
 from hpsearch.training.data.pictures import Header, read_headers
 
 _LABELS = ("label", "class", "target", "category", "species", "what", "y")
@@ -22,11 +22,17 @@ _SERIES = re.compile(r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$")
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A table of labels beside the pictures, with the columns that name files and labels."""
+    """A table of labels beside the pictures, with the columns that name files, labels and parts.
+
+    Attributes:
+        strip: what the names begin with and the folder has not.
+    """
 
     file: str
     file_column: str
     label_column: str
+    split_column: str | None = None
+    strip: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,14 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
 
 def vars_of(found: Labels) -> dict[str, str]:
     """Returns the fields of the data table that name a table of labels."""
-    return {"labels": found.file, "file_column": found.file_column, "label_column": found.label_column}
+    named = {
+        "labels": found.file,
+        "file_column": found.file_column,
+        "label_column": found.label_column,
+        "split_column": found.split_column,
+        "strip": found.strip,
+    }
+    return {field: value for field, value in named.items() if value is not None}
 
 
 def _find_labels(root: Path) -> Labels | None:
@@ -93,21 +106,36 @@ def _find_labels(root: Path) -> Labels | None:
             table = labels.read_table(path, "", "")
         except DataError:  # another kind of table, which has no columns to offer
             continue
-        files = next((name for name, values in table.items() if _name_pictures(root, values)), None)
+        prefixes = {name: _prefix(root, values) for name, values in table.items()}
+        files = next((name for name, prefix in prefixes.items() if prefix is not None), None)
         if files is None:
             continue
-        others = {name: values for name, values in table.items() if name != files and _are_labels(values)}
-        known = [name for name in _LABELS for own in others if own.lower() == name for name in (own,)]
+        others = {name: values for name, values in table.items() if name != files}
+        split = next((name for name, values in others.items() if _are_parts(values)), None)
+        others = {name: values for name, values in others.items() if name != split and _are_labels(values)}
+        known = [own for name in _LABELS for own in others if own.lower() == name]
         if others:
-            return Labels(
-                path.name, files, known[0] if known else min(others, key=lambda name: len({*others[name]}))
-            )
+            label = known[0] if known else min(others, key=lambda name: len({*others[name]}))
+            return Labels(path.name, files, label, split, prefixes[files] or None)
     return None
 
 
-def _name_pictures(root: Path, values: Sequence[str]) -> bool:
-    few = values[:20]
-    return all(Path(value).suffix.lower() in SUFFIXES and (root / value).is_file() for value in few)
+def _prefix(root: Path, values: Sequence[str]) -> str | None:
+    """Returns what to remove in front of names so that they are pictures below the root; None if nothing helps."""
+    few = [value for value in values[:20] if Path(value).suffix.lower() in SUFFIXES]
+    if not few or len(few) < len(values[:20]):
+        return None
+    cuts = [0, *(place + 1 for place, letter in enumerate(few[0]) if letter == "/")]
+    for cut in cuts:
+        prefix = few[0][:cut]
+        if all(value.startswith(prefix) and (root / value[cut:]).is_file() for value in few):
+            return prefix
+    return None
+
+
+def _are_parts(values: Sequence[str]) -> bool:
+    parts = {part_of(value) for value in values}
+    return None not in parts and len(parts) > 1
 
 
 def _are_labels(values: Sequence[str]) -> bool:

@@ -44,6 +44,8 @@ CHOICES = {
     "labels": "which has labels of its own",
     "file_column": "which is not found by a table of files",
     "label_column": "which is not labelled by a table",
+    "split_column": "whose parts are in no table of files",
+    "strip": "which is not found by a table of files",
     "predict": "whose pictures hpsearch prepares itself",
     "split.group_by": "which has neither file names nor columns",
 }
@@ -62,6 +64,8 @@ _READ_WITH = (
     "labels",
     "file_column",
     "label_column",
+    "split_column",
+    "strip",
     "skip_unreadable",
 )
 """Fields on which a catalogue depends."""

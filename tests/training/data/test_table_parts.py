@@ -1,0 +1,116 @@
+"""Tables of labels as people have them: names with a prefix, and a column that says which part a picture is in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpsearch.errors import DataError, StudyFileError
+from hpsearch.results.commands.proposal import propose
+from hpsearch.study import DataSpec, parse_study
+from hpsearch.training.data import TrainingData, load
+from hpsearch.training.data.assembly import assemble, open_cache
+from hpsearch.training.data.inspection import Labels, inspect_folder
+from tests.training.data.pictures import noise, save
+
+PARTS = ("train", "train", "val", "test")
+
+
+def write(root: Path, prefix: str = "/mnt/scans/", parts: tuple[str, ...] = PARTS, count: int = 24) -> Path:
+    """Writes pictures, and a table that names them with a prefix."""
+    lines = ["path,kind,part"]
+    for number in range(count):
+        save(root / "a" / f"{number:02d}.png", noise(number, 8, 8))
+        lines.append(f"{prefix}a/{number:02d}.png,{'xy'[number % 2]},{parts[number // 2 % len(parts)]}")
+    (root / "table.csv").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+def table(root: Path, **fields: Any) -> DataSpec:
+    known = {
+        "dataset": "folder",
+        "root": str(root),
+        "labels": "table.csv",
+        "file_column": "path",
+        "label_column": "kind",
+        "split_column": "part",
+        "strip": "/mnt/scans",
+    }
+    return DataSpec.model_validate({**known, **fields})
+
+
+def loaded(root: Path, **fields: Any) -> TrainingData:
+    return load(table(root, **fields), cache=root.parent / "cache")
+
+
+def test_the_prefix_is_removed_and_the_column_gives_the_parts(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    facts = loaded(root).facts
+    assert (facts.train, facts.val, facts.test) == (12, 6, 6)
+    assert facts.classes == ("x", "y")
+    found = assemble(table(root), None, tmp_path / "cache")
+    names = [Path(found.catalogue.name(row)).stem for row in found.rows.test.tolist()]
+    assert sorted(map(int, names)) == [number for number in range(24) if number // 2 % 4 == 3]
+
+
+def test_without_a_val_in_the_column_it_is_cut_from_training(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", parts=("train", "train", "train", "Test"))
+    facts = loaded(root, split={"train": 0.5, "val": 0.5, "test": 0.0}).facts
+    assert (facts.train + facts.val, facts.test) == (18, 6)
+    assert facts.val == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts", "message"),
+    [
+        (
+            {"strip": "/mnt/other"},
+            PARTS,
+            r'data\.strip: no name in .*table\.csv begins with "/mnt/other"; the first is',
+        ),
+        ({"strip": None}, PARTS, r"which is not in .* the names are relative to data\.root"),
+        ({"split_column": "prat"}, PARTS, r'data\.split_column: .*"prat"'),
+        (
+            {},
+            ("train", "vla"),
+            r'data\.split_column: .*row 4 says "vla" in part; known are train, training, val',
+        ),
+        ({}, ("val", "test"), r"data\.split_column: .*says train of no file in part"),
+    ],
+)
+def test_a_wrong_table_is_refused(
+    tmp_path: Path, fields: dict[str, Any], parts: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        loaded(write(tmp_path / "set", parts=parts), **fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"dataset": "folder", "split_column": "part"},
+            "split_column is about a table of labels, and none is named",
+        ),
+        ({"dataset": "folder", "strip": "/mnt"}, "strip is about a table of labels"),
+    ],
+)
+def test_a_column_without_a_table_is_refused(data: dict[str, str], message: str) -> None:
+    with pytest.raises(StudyFileError, match=message):
+        parse_study({"study": {"name": "s"}, "data": data, "search": {"learning_rate": [0.1]}})
+
+
+def test_data_of_another_kind_refuse_them(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(DataError, match=r"data\.labels"):
+        load(DataSpec(dataset="digits", labels="table.csv", strip="/mnt"), cache=tmp_path / "cache")
+
+
+def test_init_finds_prefix_and_parts(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", count=40)
+    seen = inspect_folder(root, open_cache(DataSpec(), tmp_path / "cache"))
+    assert seen.labels == Labels("table.csv", "path", "kind", "part", "/mnt/scans/")
+    assert seen.official
+    found = propose(root, 0.01, tmp_path / "cache", workers=1)
+    assert 'split_column = "part"' in found.text
+    assert (found.facts.train, found.facts.val, found.facts.test) == (20, 10, 10)
