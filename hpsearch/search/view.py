@@ -17,7 +17,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.contracts.trial import StopKind
-from hpsearch.search.outcome import Scoreboard
+from hpsearch.search.outcome import Course, Scoreboard
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
@@ -76,6 +76,7 @@ class StudyView:
         self.space = distributions(spec.search)
         self.sampling = Sampling(spec.sampler, spec.study.seed, self.space)
         self.board = Scoreboard(spec.study.better)
+        self.course = Course(spec.study.better)
         self.counts = {state.name: 0 for state in TrialState}
         self.stop_reasons: dict[str, int] = {}
         self.epochs = 0
@@ -113,6 +114,7 @@ class StudyView:
         """
         if not trial.state.is_finished():
             self._add_unfinished(trial)
+            self.course.add(trial)
             return
         self._insert(self._as_seen(trial))
         self._count(trial)
@@ -239,6 +241,7 @@ class StudyView:
             if self.board.is_record(score) or self._ties_first(trial.number, score):
                 self.best = trial
         self.board.add(score, trial.state)
+        self.course.add(trial)
         self.counts[trial.state.name] += 1
         reason = trial.user_attrs.get("stop_reason", "unknown")
         self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1

@@ -15,7 +15,7 @@ from hpsearch.service.study import Study
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
-from hpsearch.store.keys import SPECIFICATION, is_ours
+from hpsearch.store.keys import ENDED, SPECIFICATION, is_ours
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.file import (
@@ -78,6 +78,8 @@ def open_study(
             if made_here:
                 spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
+            if attrs.get(ENDED):  # a limit may have been raised since
+                storage.set_study_user_attr(study_id, ENDED, "")
         ledger.register(study_id, json.dumps(devices))
         study = Study(spec, storage, study_id, ledger, made_here)
         study.load()

@@ -96,7 +96,11 @@ class StudySection(Section):
     timeout: Seconds | None = Field(None, gt=0)
     target_value: Float | None = None
     """Stops the study as soon as its best value is at least as good."""
+    patience_trials: Int | None = Field(None, ge=1)
+    """Stops the study when so many trials have finished since the best value was reached."""
     max_epochs_total: Int | None = Field(None, ge=1)
+    max_device_hours: Float | None = Field(None, gt=0)
+    """Hours that GPUs, or the CPU of a machine, have trained; trials that share one share its hours."""
     policy: Literal["sampled", "halving", "screen", "thaw", "auto"] | None = None
     """Which trial a free worker trains next. `sampled` trains each trial to its end, unless early stopping or
     `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising.
