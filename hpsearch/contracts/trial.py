@@ -19,6 +19,8 @@ BEST_AT = "best_at"
 """User attribute: when the score was reached, as the end of the training that stored it, in seconds since 1970."""
 DEVICE_SECONDS = "device_seconds"
 """User attribute: how long devices were busy with a trial; trials beside each other share the time."""
+QUEUED = "fixed_params"
+"""System attribute where Optuna keeps what a trial was given by `study.enqueue_trial`."""
 TRIES = "attempt"
 """User attribute: attempts at a trial, of which those between two pauses are one."""
 

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import QUEUED, StopKind
 from hpsearch.search.outcome import Course, Scoreboard
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
@@ -28,9 +28,6 @@ BEST_SHOWN = 200
 NEWEST_SHOWN = 800
 RUNG_PREFIX = "completed_rung_"
 """How Optuna's ASHA and Hyperband name the values that they compare, in a trial's system attributes."""
-
-QUEUED = "fixed_params"
-"""Where Optuna keeps what `study.enqueue_trial` was given."""
 
 
 class CappedStorage(InMemoryStorage):

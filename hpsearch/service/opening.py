@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from hpsearch.errors import DigestMismatch, StudyFileError
 from hpsearch.service.study import Study
+from hpsearch.store import trials
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
@@ -81,6 +82,8 @@ def open_study(
             if attrs.get(ENDED):  # a limit may have been raised since
                 storage.set_study_user_attr(study_id, ENDED, "")
         ledger.register(study_id, json.dumps(devices))
+        if spec.enqueue:
+            trials.enqueue(storage, study_id, spec.enqueued())
         study = Study(spec, storage, study_id, ledger, made_here)
         study.load()
         refused.pop_all()
@@ -97,7 +100,7 @@ def discard_empty(study: Study) -> None:
     """
     study.ledger.unregister()
     with translated(study.storage):
-        empty = not study.storage.get_all_trials(study.study_id, deepcopy=False)
+        empty = all(map(trials.is_enqueued, study.storage.get_all_trials(study.study_id, deepcopy=False)))
         alive = [row for row in study.ledger.drivers(study.study_id) if row.state is DriverState.ALIVE]
         if study.made_here and empty and not alive:
             study.ledger.forget_study(study.study_id)
@@ -128,7 +131,7 @@ def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: Study
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
     if stored_text is None or is_same_study(stored_text, spec):
         return False
-    if storage.get_all_trials(study_id, deepcopy=False):
+    if not all(map(trials.is_enqueued, storage.get_all_trials(study_id, deepcopy=False))):
         return False
     return all(driver.state is not DriverState.ALIVE for driver in ledger.drivers(study_id))
 
@@ -143,8 +146,8 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
     if stored_text is None:
         # Queued trials alone (`study.enqueue_trial`) are what hpsearch is to begin with.
-        trials = storage.get_all_trials(study_id, deepcopy=False)
-        if any(trial.state is not TrialState.WAITING for trial in trials):
+        found = storage.get_all_trials(study_id, deepcopy=False)
+        if any(trial.state is not TrialState.WAITING for trial in found):
             raise StudyFileError(
                 f'study.name: a study "{spec.study.name}" that hpsearch did not make is in '
                 f"{redact(storage.url)}; choose another name or another --storage"

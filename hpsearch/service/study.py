@@ -316,7 +316,8 @@ class Study:
         trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
         self.live[number] = trial
         if self.spec.pauses:
-            self._take_piece(trial, stored, pending.why)
+            given = pending.why and self.view.is_queued(number) and not trial.results
+            self._take_piece(trial, stored, "its hyperparameters were given" if given else pending.why)
         return trial
 
     def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str | None) -> None:

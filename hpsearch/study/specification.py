@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import combinations, islice
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from hpsearch.errors import nearest
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampler import SamplerSpec
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
+from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, parse_entry
 from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
@@ -163,6 +163,8 @@ class StudySpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     fit: FitSpec = FitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    enqueue: tuple[dict[str, Any], ...] = ()
+    """Points that are tried first, each once, however often the study is run; the sampler completes them."""
     function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Values for your own training function, each searchable as `function.<name>`."""
 
@@ -330,6 +332,47 @@ class StudySpec(Section):
                     sentence = f"{name} = {value!r} is not in the space"
                     raise FieldErrors([(f"sampler.points.{place}", sentence)])
         return self
+
+    @model_validator(mode="after")
+    def _enqueued_points_can_be_tried(self, info: ValidationInfo) -> "StudySpec":
+        if info.context == _RESOLVED or not self.enqueue:
+            return self
+        if self.sampler.name in ("grid", "points"):
+            sentence = f'sampler.name = "{self.sampler.name}" tries its own points; remove one of the two'
+            raise FieldErrors([("enqueue", sentence)])
+        if len(self.enqueue) > self.trials:
+            sentence = (
+                f"gives {len(self.enqueue)} points, but study.trials = {self.trials}; raise study.trials"
+            )
+            raise FieldErrors([("enqueue", sentence)])
+        wrong = [
+            (f"enqueue.{place}", sentence)
+            for place, point in enumerate(self.enqueue)
+            for sentence in self._faults_of(point, self.enqueue[:place])
+        ]
+        if wrong:
+            raise FieldErrors(wrong)
+        return self
+
+    def _faults_of(self, point: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yields what keeps an enqueued point from being tried."""
+        unknown = [name for name in point if name not in self.search]
+        yield from (f"{name} is not searched; {nearest(name, self.search)}" for name in unknown)
+        if not point:
+            yield "the table is empty; give at least one hyperparameter"
+        if point in earlier:
+            yield "the point is listed twice; list each once"
+        for name in point.keys() - set(unknown):
+            try:
+                self.search[name].encode(point[name])
+            except ValueError as error:
+                yield f"{name} = {error}; change it, or [search]"
+
+    def enqueued(self) -> list[dict[str, Label]]:
+        """Returns the points that are tried first, as Optuna stores them."""
+        return [
+            {name: self.search[name].encode(value) for name, value in point.items()} for point in self.enqueue
+        ]
 
     def with_hparams(self, hparams: Mapping[str, Any]) -> "StudySpec":
         """Returns the study with a trial's hyperparameters in the places that they name.

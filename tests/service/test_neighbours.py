@@ -21,10 +21,12 @@ from hpsearch.results.stored.frames import epochs_frame, trials_frame
 from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.progress import Progress
+from hpsearch.service.opening import open_study
 from hpsearch.store.keys import stored_specification
 from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
+from tests.service.test_runs import Interrupt
 
 SMALL = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
 
@@ -218,6 +220,51 @@ def test_queued_trials_run_first_and_the_sampler_completes_them(tmp_path):
     assert 3 <= trials[0].params["epochs"] <= 9
     assert trials[1].params == {"learning_rate": 1.0, "epochs": 4}
     assert trials[2].params.keys() == {"learning_rate", "epochs"}
+
+
+POINTS = [{"learning_rate": 0.25}, {"learning_rate": 1, "epochs": 4}]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("policy", ["sampled", "auto"])
+def test_points_of_the_study_file_are_tried_first_and_once(tmp_path, policy, workers):
+    limits = {"trials": 6, "policy": policy}
+    first = run_here(
+        tmp_path, spec_of(study=limits, enqueue=POINTS), workers=workers, callbacks=[Interrupt(2)]
+    )
+    summary, _ = run_here(tmp_path, spec_of(study=limits, enqueue=POINTS), workers=workers, executor=first[1])
+    trials = stored(tmp_path).trials
+    assert summary.exit_status == 0
+    assert [trial.params["learning_rate"] for trial in trials[:2]] == [0.25, 1.0]
+    assert trials[1].params["epochs"] == 4
+    assert len({trial.params["learning_rate"] for trial in trials}) == len(trials) == 6
+    assert all(trial.state.is_finished() for trial in trials)
+    if policy == "auto":
+        given = [
+            trial.number for trial in trials if "its hyperparameters were given" in trial.user_attrs["why"]
+        ]
+        assert given == [0, 1]
+
+
+def test_a_point_added_later_is_tried_next_whichever_drivers_come(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 3}, enqueue=POINTS[:1]))
+    spec = spec_of(study={"trials": 5}, enqueue=POINTS)
+    drivers = [open_study(spec, f"sqlite:///{tmp_path}/s.db", ["cpu"]) for _ in range(2)]
+    for driver in drivers:
+        driver.release()
+        driver.storage.engine.dispose()
+    run_here(tmp_path, spec)
+    rates = [trial.params["learning_rate"] for trial in stored(tmp_path).trials]
+    assert rates[0] == 0.25
+    assert rates[3] == 1.0
+    assert rates.count(0.25) == rates.count(1.0) == 1
+
+
+def test_points_that_wait_are_no_reason_to_keep_a_study_that_was_refused(tmp_path):
+    executor = CurveExecutor(falling, SMALL)
+    with pytest.raises(StudyFileError, match=r"train\.batch_size: 1000 is larger"):
+        run_here(tmp_path, spec_of(train={"batch_size": 1000}, enqueue=POINTS), executor=executor)
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/s.db") == []
 
 
 def test_a_trial_queued_while_the_study_runs_is_the_next(tmp_path):
