@@ -8,7 +8,7 @@ import copy
 import itertools
 import math
 from bisect import bisect_left, insort
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -40,6 +40,8 @@ class CappedStorage(InMemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.running: set[int] = set()
+        self.past: list[FrozenTrial] = []
+        self.shows_past = False
         self._ranked: list[tuple[float, int]] = []
 
     def rank(self, cost: float, number: int) -> None:
@@ -52,6 +54,10 @@ class CappedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
+        past = [trial for trial in self.past if states is None or trial.state in states]
+        return [*(past if self.shows_past else ()), *self._own_trials(study_id, states)]
+
+    def _own_trials(self, study_id: int, states: Container[TrialState] | None) -> list[FrozenTrial]:
         trials = self._studies[study_id].trials
         older = len(trials) - NEWEST_SHOWN
         if older <= BEST_SHOWN or states == (TrialState.WAITING,):
@@ -64,11 +70,14 @@ class CappedStorage(InMemoryStorage):
 class StudyView:
     """One study in memory: asks, reports, prunes, and keeps score.
 
+    Args:
+        past: finished trials of other studies, in this one's space, of which the sampler alone is told.
+
     Attributes:
         misfits: why queued trials cannot be trained as they were given, by number.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, past: Sequence[FrozenTrial] = ()) -> None:
         self.spec = spec
         self.space = distributions(spec.search)
         self.sampling = Sampling(spec.sampler, spec.study.seed, self.space)
@@ -94,6 +103,16 @@ class StudyView:
         self._queued: set[int] = set()
         self._foreign: list[int] = []
         self.misfits: dict[int, str] = {}
+        self._storage.past = self._as_past(past[-NEWEST_SHOWN:])
+
+    def _as_past(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Returns trials of other studies as the sampler sees them: older than all of this study."""
+        seen = []
+        for number, trial in enumerate(trials, start=-len(trials)):
+            seen.append(self._as_seen(trial))
+            seen[-1].number = number
+            self._worst = worse(self.spec.study.better, self._worst, trial.user_attrs["score"])
+        return seen
 
     def __contains__(self, number: int) -> bool:
         return number in self._ids
@@ -174,6 +193,13 @@ class StudyView:
     def ask(self, number: int) -> dict[str, Any]:
         """Samples the hyperparameters of a trial that is running in the view, or of the next one."""
         self._study.sampler = self.sampling.sampler(number, self.place(number))
+        self._storage.shows_past = True  # not to pruners, which compare trials of this study
+        try:
+            return self._ask(number)
+        finally:
+            self._storage.shows_past = False
+
+    def _ask(self, number: int) -> dict[str, Any]:
         if number not in self._ids:
             trial = self._study.ask(fixed_distributions=self.space)
             self._ids[trial.number] = trial._trial_id

@@ -67,12 +67,19 @@ class Study:
     """One study of one driver; see `hpsearch.service.opening` for how it is opened."""
 
     def __init__(
-        self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger, made_here: bool = True
+        self,
+        spec: StudySpec,
+        storage: RDBStorage,
+        study_id: int,
+        ledger: Ledger,
+        made_here: bool = True,
+        past: Sequence[FrozenTrial] = (),
     ) -> None:
         self.spec = spec
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
-        self.view = StudyView(spec)
+        self._past = past
+        self.view = StudyView(spec, past)
         self.policy = build_policy(spec.policy, self.view)
         self.storage = storage
         self.ledger = ledger
@@ -230,7 +237,7 @@ class Study:
         with translated(self.storage):
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         before = self.policy
-        self.view, self._foreign, self.paused = StudyView(self.spec), {}, {}
+        self.view, self._foreign, self.paused = StudyView(self.spec, self._past), {}, {}
         self.policy = build_policy(self.spec.policy, self.view)
         for trial in stored:
             self._see(trial)

@@ -105,6 +105,8 @@ class StudySection(Section):
     """Which trial a free worker trains next. `sampled` trains each trial to its end, unless early stopping or
     `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising.
     Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
+    warm_start: tuple[str, ...] = ()
+    """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
@@ -263,6 +265,23 @@ class StudySpec(Section):
         if self.pruner.name != "none":
             sentence = f'"{policy}" pauses trials and does not ask pruner.name = "{self.pruner.name}"'
             raise FieldErrors([("study.policy", f'{sentence}; use "sampled", or remove [pruner]')])
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_learns_from_the_past(self) -> "StudySpec":
+        if not self.study.warm_start:
+            return self
+        sentence = ""
+        if self.study.name in self.study.warm_start:
+            sentence = f'names the study "{self.study.name}" itself; remove it'
+        elif self.policy in PROPOSING:
+            sentence = (
+                f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving"'
+            )
+        elif self.sampler.name not in ("tpe", "gp"):
+            sentence = f'sampler.name = "{self.sampler.name}" learns from no trials; use "tpe" or "gp"'
+        if sentence:
+            raise FieldErrors([("study.warm_start", sentence)])
         return self
 
     @model_validator(mode="after")
