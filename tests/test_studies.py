@@ -84,6 +84,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "The commands as functions",
         "Trials that you choose",
         "When the study is enough",
+        "Known-good points first",
         "Checkpoints, and when a crash is too many",
     ),
     "telling day from night in a photograph": ("Day or night",),
@@ -146,7 +147,7 @@ def laid_over_digits(fragment: str) -> dict[str, Any]:
     """Returns the digits study with a fragment's keys in place of its own, and its `[search]` if it has one."""
     tree = tomllib.loads((STUDIES / "digits.toml").read_text(encoding="utf-8"))
     for name, table in tomllib.loads(fragment).items():
-        whole = name in ("search", "early_stopping", "pruner")
+        whole = name in ("search", "early_stopping", "pruner", "enqueue")
         tree[name] = table if whole else {**tree.get(name, {}), **table}
     return tree
 

@@ -15,6 +15,12 @@ WHY = "why"
 """User attribute: for each time that a trial was begun or resumed, why it was chosen."""
 PAUSES = "pauses"
 """User attribute: how often a trial was paused and resumed."""
+BEST_AT = "best_at"
+"""User attribute: when the score was reached, as the end of the training that stored it, in seconds since 1970."""
+DEVICE_SECONDS = "device_seconds"
+"""User attribute: how long devices were busy with a trial; trials beside each other share the time."""
+QUEUED = "fixed_params"
+"""System attribute where Optuna keeps what a trial was given by `study.enqueue_trial`."""
 TRIES = "attempt"
 """User attribute: attempts at a trial, of which those between two pauses are one."""
 
@@ -39,7 +45,7 @@ class StopKind(StrEnum):
     PRUNER = "pruner"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
-    STUDY_END = "study_end"  # the study reached its target or used up its epochs
+    STUDY_END = "study_end"  # one of the study's own limits ended it
     ERROR = "error"
 
 

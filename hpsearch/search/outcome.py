@@ -7,14 +7,14 @@ Optuna passes over infeasible trials in `study.best_trial`, so `memory_constrain
 """
 
 import math
-from bisect import bisect_left, insort
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeGuard
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import EndKind, StopKind, TrialEnd
+from hpsearch.contracts.trial import BEST_AT, DEVICE_SECONDS, EndKind, StopKind, TrialEnd
 from hpsearch.study.direction import Direction, sign
 from hpsearch.study.stopping import OutcomeSwitch
 
@@ -71,6 +71,57 @@ class Scoreboard:
             return False
         better = bisect_left(self._costs, self._sign * score)
         return self._finished < FEW or 2 * better <= len(self._costs)
+
+
+class Course:
+    """What a study's trials have reached and cost, paused ones with what they had: its limits are judged by it."""
+
+    def __init__(self, direction: Direction) -> None:
+        self._sign = sign(direction)
+        self._best: tuple[float, float, int] | None = None  # cost, when it was reached, trial
+        self._ends: list[float] = []
+        self._ended: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._total = 0.0
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Enters a trial as stored, perhaps once more: finished, paused, or resumed after a pause."""
+        attrs, ended = trial.user_attrs, trial.datetime_complete
+        if trial.state.is_finished() and ended is not None:
+            self._ended[trial.number] = ended.timestamp()
+            insort(self._ends, ended.timestamp())
+        value = attrs.get("score")
+        if _is_finite(value):
+            reached = attrs.get(BEST_AT) or (ended.timestamp() if ended is not None else 0.0)
+            found = (self._sign * value, reached, trial.number)
+            self._best = found if self._best is None else min(self._best, found)
+        seconds = float(attrs.get(DEVICE_SECONDS, attrs.get("seconds")) or 0.0)
+        self._total += seconds - self._seconds.get(trial.number, 0.0)
+        self._seconds[trial.number] = seconds
+
+    @property
+    def best(self) -> float | None:
+        """The best score, that of a paused trial included; None before the first."""
+        return None if self._best is None else self._sign * self._best[0]
+
+    @property
+    def since_best(self) -> int:
+        """Number of other trials that have finished since the best score was reached."""
+        if self._best is None:
+            return len(self._ends)
+        _, reached, number = self._best
+        later = len(self._ends) - bisect_right(self._ends, reached)
+        return later - (self._ended.get(number, reached) > reached)
+
+    def device_seconds(self, live: Mapping[int, float]) -> float:
+        """Returns how long devices were busy with the study's trials.
+
+        Args:
+            live: of the trials that run here, by number.
+        """
+        return self._total + sum(
+            max(0.0, now - self._seconds.get(number, 0.0)) for number, now in live.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import copy
 import itertools
 import math
 from bisect import bisect_left, insort
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import StopKind
-from hpsearch.search.outcome import Scoreboard
+from hpsearch.contracts.trial import QUEUED, StopKind
+from hpsearch.search.outcome import Course, Scoreboard
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
@@ -28,9 +28,6 @@ BEST_SHOWN = 200
 NEWEST_SHOWN = 800
 RUNG_PREFIX = "completed_rung_"
 """How Optuna's ASHA and Hyperband name the values that they compare, in a trial's system attributes."""
-
-QUEUED = "fixed_params"
-"""Where Optuna keeps what `study.enqueue_trial` was given."""
 
 
 class CappedStorage(InMemoryStorage):
@@ -43,6 +40,8 @@ class CappedStorage(InMemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.running: set[int] = set()
+        self.past: list[FrozenTrial] = []
+        self.shows_past = False
         self._ranked: list[tuple[float, int]] = []
 
     def rank(self, cost: float, number: int) -> None:
@@ -55,6 +54,10 @@ class CappedStorage(InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
+        past = [trial for trial in self.past if states is None or trial.state in states]
+        return [*(past if self.shows_past else ()), *self._own_trials(study_id, states)]
+
+    def _own_trials(self, study_id: int, states: Container[TrialState] | None) -> list[FrozenTrial]:
         trials = self._studies[study_id].trials
         older = len(trials) - NEWEST_SHOWN
         if older <= BEST_SHOWN or states == (TrialState.WAITING,):
@@ -67,15 +70,19 @@ class CappedStorage(InMemoryStorage):
 class StudyView:
     """One study in memory: asks, reports, prunes, and keeps score.
 
+    Args:
+        past: finished trials of other studies, in this one's space, of which the sampler alone is told.
+
     Attributes:
         misfits: why queued trials cannot be trained as they were given, by number.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, past: Sequence[FrozenTrial] = ()) -> None:
         self.spec = spec
         self.space = distributions(spec.search)
         self.sampling = Sampling(spec.sampler, spec.study.seed, self.space)
         self.board = Scoreboard(spec.study.better)
+        self.course = Course(spec.study.better)
         self.counts = {state.name: 0 for state in TrialState}
         self.stop_reasons: dict[str, int] = {}
         self.epochs = 0
@@ -96,6 +103,16 @@ class StudyView:
         self._queued: set[int] = set()
         self._foreign: list[int] = []
         self.misfits: dict[int, str] = {}
+        self._storage.past = self._as_past(past[-NEWEST_SHOWN:])
+
+    def _as_past(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Returns trials of other studies as the sampler sees them: older than all of this study."""
+        seen = []
+        for number, trial in enumerate(trials, start=-len(trials)):
+            seen.append(self._as_seen(trial))
+            seen[-1].number = number
+            self._worst = worse(self.spec.study.better, self._worst, trial.user_attrs["score"])
+        return seen
 
     def __contains__(self, number: int) -> bool:
         return number in self._ids
@@ -113,6 +130,7 @@ class StudyView:
         """
         if not trial.state.is_finished():
             self._add_unfinished(trial)
+            self.course.add(trial)
             return
         self._insert(self._as_seen(trial))
         self._count(trial)
@@ -175,6 +193,13 @@ class StudyView:
     def ask(self, number: int) -> dict[str, Any]:
         """Samples the hyperparameters of a trial that is running in the view, or of the next one."""
         self._study.sampler = self.sampling.sampler(number, self.place(number))
+        self._storage.shows_past = True  # not to pruners, which compare trials of this study
+        try:
+            return self._ask(number)
+        finally:
+            self._storage.shows_past = False
+
+    def _ask(self, number: int) -> dict[str, Any]:
         if number not in self._ids:
             trial = self._study.ask(fixed_distributions=self.space)
             self._ids[trial.number] = trial._trial_id
@@ -239,6 +264,7 @@ class StudyView:
             if self.board.is_record(score) or self._ties_first(trial.number, score):
                 self.best = trial
         self.board.add(score, trial.state)
+        self.course.add(trial)
         self.counts[trial.state.name] += 1
         reason = trial.user_attrs.get("stop_reason", "unknown")
         self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1

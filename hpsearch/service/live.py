@@ -11,7 +11,17 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import PAUSED, PAUSES, TRIES, WHY, EpochResult, StopKind, TrialEnd
+from hpsearch.contracts.trial import (
+    BEST_AT,
+    DEVICE_SECONDS,
+    PAUSED,
+    PAUSES,
+    TRIES,
+    WHY,
+    EpochResult,
+    StopKind,
+    TrialEnd,
+)
 from hpsearch.errors import StudyFileError
 from hpsearch.search.fit import diagnose
 from hpsearch.search.outcome import Verdict, score
@@ -48,6 +58,8 @@ class LiveTrial:
         kept: what was stored with it when it was paused; empty once it is trained again.
         why: for each time that it was begun or resumed, why it was chosen.
         pauses: how often it was paused and resumed, each an attempt that was no failure.
+        device_seconds: how long a device was busy with it; of one that it shares, its share.
+        stored_best: the score that was stored with it, and when that was reached.
     """
 
     number: int
@@ -69,6 +81,8 @@ class LiveTrial:
     kept: Mapping[str, Any] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
     pauses: int = 0
+    device_seconds: float = 0.0
+    stored_best: tuple[float | None, float] | None = None
 
     @property
     def tries(self) -> int:
@@ -83,6 +97,9 @@ class LiveTrial:
     def remember(self, attrs: Mapping[str, Any]) -> None:
         """Takes over what an earlier attempt has stored with the trial."""
         self.why, self.pauses = list(attrs.get(WHY) or ()), int(attrs.get(PAUSES) or 0)
+        self.device_seconds = float(attrs.get(DEVICE_SECONDS) or 0.0)
+        if attrs.get(BEST_AT) is not None:
+            self.stored_best = attrs.get("score"), float(attrs[BEST_AT])
         if attrs.get(PAUSED) is not None:
             self.kept = attrs
 
@@ -94,6 +111,20 @@ class LiveTrial:
             EpochResult(self.number, attempt - 1, epoch, {metric: value})
             for epoch, value in enumerate(reported, start=1)
         ]
+
+    def charge(self, result: EpochResult, devices: float) -> None:
+        """Enters how long a device was busy with an epoch.
+
+        Args:
+            devices: that the trial has, a share of one if others train beside it.
+        """
+        self.device_seconds += result.seconds * devices
+
+    def best_at(self, score: float | None) -> float:
+        """Returns when its score was reached: now, unless it was stored before."""
+        if self.stored_best is not None and self.stored_best[0] == score:
+            return self.stored_best[1]
+        return time.time()
 
     def values(self, metric: str) -> list[float]:
         """Returns one metric over the epochs, NaN where it was not reported."""
@@ -216,6 +247,8 @@ def attributes(
         "epoch_seconds": [round(result.seconds, 4) for result in trial.results],
         "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
         "seconds": round(seconds, 3),
+        DEVICE_SECONDS: round(trial.device_seconds, 3),
+        BEST_AT: trial.best_at(best[0]) if best else None,
         "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
         TRIES: trial.tries,

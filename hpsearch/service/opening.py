@@ -2,20 +2,23 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.errors import DigestMismatch, StudyFileError
+from hpsearch.errors import DigestMismatch, StudyFileError, nearest
+from hpsearch.search.space import distributions
 from hpsearch.service.study import Study
+from hpsearch.store import trials
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
-from hpsearch.store.keys import SPECIFICATION, is_ours
+from hpsearch.store.keys import ENDED, SPECIFICATION, is_ours, stored_specification
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.file import (
@@ -27,6 +30,7 @@ from hpsearch.study.file import (
     stored_form,
     taken_name,
 )
+from hpsearch.study.search import NO_YARDSTICK, SEARCHABLE, Label
 from hpsearch.study.specification import LINKED, StudySpec
 
 logger = logging.getLogger(__name__)
@@ -69,6 +73,7 @@ def open_study(
             logger.warning("%d trials that the database had lost were brought back from %s", count, path)
         ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
         with translated(storage):
+            past = [trial for name in spec.study.warm_start for trial in _past(storage, name, spec)]
             study_id = create_or_find(storage, spec)
             if _is_mistaken(storage, ledger, study_id, spec):
                 storage.delete_study(study_id)
@@ -78,8 +83,12 @@ def open_study(
             if made_here:
                 spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
+            if attrs.get(ENDED):  # a limit may have been raised since
+                storage.set_study_user_attr(study_id, ENDED, "")
         ledger.register(study_id, json.dumps(devices))
-        study = Study(spec, storage, study_id, ledger, made_here)
+        if spec.enqueue:
+            trials.enqueue(storage, study_id, spec.enqueued())
+        study = Study(spec, storage, study_id, ledger, made_here, past)
         study.load()
         refused.pop_all()
         return study
@@ -95,7 +104,7 @@ def discard_empty(study: Study) -> None:
     """
     study.ledger.unregister()
     with translated(study.storage):
-        empty = not study.storage.get_all_trials(study.study_id, deepcopy=False)
+        empty = all(map(trials.is_enqueued, study.storage.get_all_trials(study.study_id, deepcopy=False)))
         alive = [row for row in study.ledger.drivers(study.study_id) if row.state is DriverState.ALIVE]
         if study.made_here and empty and not alive:
             study.ledger.forget_study(study.study_id)
@@ -115,6 +124,71 @@ def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
     return study_id
 
 
+def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTrial]:
+    """Yields the finished trials of another study of the database, in the space of this one.
+
+    Raises:
+        StudyFileError: there is no such study, its values mean something else, or no trial of it fits.
+    """
+    known = {one.study_name: one._study_id for one in storage.get_all_studies()}
+    attrs = storage.get_study_user_attrs(known[name]) if name in known else {}
+    if not is_ours(attrs):
+        what = "was not made by hpsearch" if name in known else f"is not there; {nearest(name, known)}"
+        raise StudyFileError(f'study.warm_start: "{name}" {what}')
+    other = stored_specification(attrs, name)
+    if unlike := _unlike(other, spec):
+        raise StudyFileError(f'study.warm_start: "{name}" {unlike}, so its values cannot be used; remove it')
+    space, fits = distributions(spec.search), 0
+    for trial in storage.get_all_trials(known[name], deepcopy=False):
+        kind, value = trial.user_attrs.get("stop_reason"), trial.user_attrs.get("score")
+        hparams = _translated(trial.params, other, spec)
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if not ended or kind is None or value is None or hparams is None:
+            continue
+        fits += 1
+        yield create_trial(
+            state=TrialState.PRUNED,
+            params=hparams,
+            distributions=space,
+            user_attrs={"score": value, "stop_reason": kind},
+        )
+    if not fits:
+        raise StudyFileError(
+            f'study.warm_start: no finished trial of "{name}" lies in [search]; widen [search], or remove it'
+        )
+
+
+def _unlike(other: StudySpec, spec: StudySpec) -> str:
+    """Returns in what another study's values cannot be compared with those of this one; "" if they can."""
+    if other.study.metric != spec.study.metric:
+        return f"has study.metric = {other.study.metric!r}"
+    for name in NO_YARDSTICK:
+        if other.values_of(name) != spec.values_of(name):
+            return f"has another {name}"
+    foreign = [name for name in other.search if name not in spec.search]
+    open_ended = [name for name in spec.search if name not in other.search and name not in SEARCHABLE]
+    if foreign:
+        return f"searches {', '.join(foreign)}"
+    return f"does not search {', '.join(open_ended)}" if open_ended else ""
+
+
+def _translated(params: Mapping[str, Any], other: StudySpec, spec: StudySpec) -> dict[str, Label] | None:
+    """Returns a trial's hyperparameters in this study's space; None if they lie outside.
+
+    What the other study does not search it has fixed.
+    """
+    if params.keys() != other.search.keys():
+        return None
+    found = {}
+    for name, entry in spec.search.items():
+        value = other.search[name].decode(params[name]) if name in params else other.values_of(name)[0]
+        try:
+            found[name] = entry.encode(value)
+        except ValueError:
+            return None
+    return found
+
+
 def _keep(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
@@ -126,7 +200,7 @@ def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: Study
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
     if stored_text is None or is_same_study(stored_text, spec):
         return False
-    if storage.get_all_trials(study_id, deepcopy=False):
+    if not all(map(trials.is_enqueued, storage.get_all_trials(study_id, deepcopy=False))):
         return False
     return all(driver.state is not DriverState.ALIVE for driver in ledger.drivers(study_id))
 
@@ -141,8 +215,8 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     stored_text = storage.get_study_user_attrs(study_id).get(SPECIFICATION)
     if stored_text is None:
         # Queued trials alone (`study.enqueue_trial`) are what hpsearch is to begin with.
-        trials = storage.get_all_trials(study_id, deepcopy=False)
-        if any(trial.state is not TrialState.WAITING for trial in trials):
+        found = storage.get_all_trials(study_id, deepcopy=False)
+        if any(trial.state is not TrialState.WAITING for trial in found):
             raise StudyFileError(
                 f'study.name: a study "{spec.study.name}" that hpsearch did not make is in '
                 f"{redact(storage.url)}; choose another name or another --storage"

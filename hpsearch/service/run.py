@@ -127,6 +127,7 @@ def _leave(driver: Driver) -> None:
             try:
                 study.flush()
                 study.release()
+                study.note_end((driver.stops.reason or "") if driver.stops.ends_study else "")
                 break
             except LeaseLost as error:
                 study.drop(error.tickets)

@@ -33,10 +33,11 @@ from hpsearch.service.live import (
     judge,
     told,
 )
+from hpsearch.service.watch import Reached
 from hpsearch.store import trials, writes
 from hpsearch.store.archive import Archive, unfinished
 from hpsearch.store.connection import reading, translated
-from hpsearch.store.keys import SPECIFICATION
+from hpsearch.store.keys import ENDED, SPECIFICATION
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.schema import Lease
 from hpsearch.store.study_data import DataRecord
@@ -66,12 +67,19 @@ class Study:
     """One study of one driver; see `hpsearch.service.opening` for how it is opened."""
 
     def __init__(
-        self, spec: StudySpec, storage: RDBStorage, study_id: int, ledger: Ledger, made_here: bool = True
+        self,
+        spec: StudySpec,
+        storage: RDBStorage,
+        study_id: int,
+        ledger: Ledger,
+        made_here: bool = True,
+        past: Sequence[FrozenTrial] = (),
     ) -> None:
         self.spec = spec
         self.study_id = study_id
         self.live: dict[int, LiveTrial] = {}
-        self.view = StudyView(spec)
+        self._past = past
+        self.view = StudyView(spec, past)
         self.policy = build_policy(spec.policy, self.view)
         self.storage = storage
         self.ledger = ledger
@@ -123,6 +131,12 @@ class Study:
             return self.view.epochs
         running = sum(len(trial.results) for trial in self.live.values())
         return self.view.epochs + sum(self.paused.values()) + running
+
+    def reached(self) -> Reached:
+        """Returns what the study's own limits are judged by."""
+        course = self.view.course
+        live = {number: trial.device_seconds for number, trial in self.live.items()}
+        return Reached(course.best, course.since_best, self.epochs, course.device_seconds(live))
 
     @property
     def unwritten(self) -> int:
@@ -214,6 +228,7 @@ class Study:
         """Tells the policy of an own trial as stored."""
         self.policy.add(trial)
         if trials.is_paused(trial):
+            self.view.course.add(trial)
             self.paused[trial.number] = trial.user_attrs[PAUSED]
             self.archive.add(trial)
 
@@ -222,7 +237,7 @@ class Study:
         with translated(self.storage):
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
         before = self.policy
-        self.view, self._foreign, self.paused = StudyView(self.spec), {}, {}
+        self.view, self._foreign, self.paused = StudyView(self.spec, self._past), {}, {}
         self.policy = build_policy(self.spec.policy, self.view)
         for trial in stored:
             self._see(trial)
@@ -308,7 +323,8 @@ class Study:
         trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
         self.live[number] = trial
         if self.spec.pauses:
-            self._take_piece(trial, stored, pending.why)
+            given = pending.why and self.view.is_queued(number) and not trial.results
+            self._take_piece(trial, stored, "its hyperparameters were given" if given else pending.why)
         return trial
 
     def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str | None) -> None:
@@ -342,6 +358,7 @@ class Study:
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
         self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
+        trial.device_seconds = trial.device_seconds or sum(result.seconds for result in curve)
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict = None
         for result in curve:
@@ -393,6 +410,7 @@ class Study:
         self.paused[number] = attrs[PAUSED]
         self._foreign[number] = trial.trial_id
         self.archive.add(record)
+        self.view.course.add(record)
 
     def _as_stored(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> FrozenTrial:
         """Returns a trial that has not ended as the database will have it."""
@@ -517,6 +535,16 @@ class Study:
             tickets.append(self._pending.ticket)
         self.ledger.release(self.study_id, tickets)
         self.ledger.unregister()
+
+    def note_end(self, sentence: str) -> None:
+        """Keeps with the study which of its own limits ended it; "" if none did.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        with translated(self.storage):
+            if self.storage.get_study_user_attrs(self.study_id).get(ENDED, "") != sentence:
+                self.storage.set_study_user_attr(self.study_id, ENDED, sentence)
 
     def stop_requested(self) -> bool:
         """Says whether `hpsearch stop` has asked this driver to stop."""

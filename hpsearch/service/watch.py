@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from hpsearch.service.signals import came, heeded, on_hang_up
 from hpsearch.study.direction import is_better
 from hpsearch.study.specification import StudySection
+from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,22 @@ class Every:
             return False
         self._next = now + self._seconds
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a study has come, over all machines and restarts.
+
+    Attributes:
+        best: the best value, that of a paused trial included; None before the first.
+        since_best: trials that have finished since it was reached.
+        device_seconds: how long devices were busy with its trials.
+    """
+
+    best: float | None
+    since_best: int
+    epochs: int
+    device_seconds: float
 
 
 class Stops:
@@ -76,24 +94,30 @@ class Stops:
                 f"{count} trials in a row failed (max_failures), the last one {sentence}", exit_status=1
             )
 
-    def on_best(self, best: float | None) -> None:
-        """Stops when the target value is reached."""
-        target = self._limits.target_value
-        if best is None or target is None:
-            return
-        if not is_better(self._limits.better, target, best):
-            self._end_study(f"the target value {target:g} is reached: {best:g}")
-
-    def on_epochs(self, epochs: int) -> None:
-        """Stops when finished trials have used up the epochs of the study."""
-        limit = self._limits.max_epochs_total
-        if limit is not None and epochs >= limit:
-            self._end_study(f"max_epochs_total = {limit} epochs are trained")
-
-    def _end_study(self, reason: str) -> None:
-        if self._reason is None:
-            self.stop(reason)
+    def judge(self, reached: Reached) -> None:
+        """Ends the study by the first of its own limits that is reached."""
+        sentence = next(self._limits_reached(reached), None)
+        if sentence is not None and self._reason is None:
+            self.stop(sentence)
             self.ends_study = True
+
+    def _limits_reached(self, reached: Reached) -> Iterator[str]:
+        limits, best = self._limits, reached.best
+        target, patience = limits.target_value, limits.patience_trials
+        if target is not None and best is not None and not is_better(limits.better, target, best):
+            yield f"the target value {target:g} is reached: {best:g}"
+        if patience is not None and reached.since_best >= patience:
+            how = (
+                "and none has a finite value"
+                if best is None
+                else f"since the best value {best:g} was reached"
+            )
+            yield f"patience_trials = {patience}: {counted(reached.since_best, 'trial')} ended {how}"
+        if limits.max_epochs_total is not None and reached.epochs >= limits.max_epochs_total:
+            yield f"max_epochs_total = {limits.max_epochs_total} epochs are trained"
+        hours = limits.max_device_hours
+        if hours is not None and reached.device_seconds >= 3600 * hours:
+            yield f"max_device_hours = {hours:g} h of training are used up"
 
     def grace_is_over(self) -> bool:
         """Says whether running epochs should be given up."""

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
-from hpsearch.contracts.trial import PAUSED, PAUSES, TRIES
+from hpsearch.contracts.trial import PAUSED, PAUSES, QUEUED, TRIES
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading, writing
 from hpsearch.store.keys import ATTEMPT, MARK, PAUSED_LEASE, TOKEN
@@ -64,7 +64,8 @@ def create_trial(
         if bound is not None and bound.trial_id is not None:
             return bound.trial_id, bound.number, True
         queued = _begin_queued(connection, study_id)
-        trial_id, number = queued or _insert_trial(connection, study_id)
+        begun = {"state": TrialState.RUNNING, "datetime_start": naive_utc(datetime.now())}
+        trial_id, number = queued or _insert_trial(connection, study_id, begun)
         connection.execute(update(LEASE).where(lease).values(trial_id=trial_id, number=number))
         _mark(connection, study_id, TRIALS.c.trial_id == trial_id)
         return trial_id, number, queued is not None
@@ -81,9 +82,29 @@ def _begin_queued(connection: Connection, study_id: int) -> tuple[int, int] | No
     return None
 
 
-def _insert_trial(connection: Connection, study_id: int) -> tuple[int, int]:
-    row = {"study_id": study_id, "state": TrialState.RUNNING, "datetime_start": naive_utc(datetime.now())}
-    key: Any = connection.execute(insert(TRIALS).values(**row)).inserted_primary_key
+def enqueue(storage: RDBStorage, study_id: int, points: Iterable[Mapping[str, Any]]) -> None:
+    """Queues a trial for each point that never was: a trial that was queued keeps its point to its end."""
+    with writing(storage) as connection:
+        lock_study(connection, study_id)
+        query = select(SYSTEM_ATTRS.c.value_json).join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)
+        found = connection.scalars(query.where(TRIALS.c.study_id == study_id, SYSTEM_ATTRS.c.key == QUEUED))
+        known = list(map(json.loads, found))
+        for point in points:
+            if dict(point) in known:
+                continue
+            trial_id, _ = _insert_trial(connection, study_id, {"state": TrialState.WAITING})
+            attr = {"trial_id": trial_id, "key": QUEUED, "value_json": json.dumps(point)}
+            connection.execute(insert(SYSTEM_ATTRS).values(**attr))
+            _mark(connection, study_id, TRIALS.c.trial_id == trial_id)
+
+
+def is_enqueued(trial: FrozenTrial) -> bool:
+    """Says whether a trial is only a point of the study file that waits."""
+    return trial.state is TrialState.WAITING and MARK in trial.system_attrs
+
+
+def _insert_trial(connection: Connection, study_id: int, row: Mapping[str, Any]) -> tuple[int, int]:
+    key: Any = connection.execute(insert(TRIALS).values(study_id=study_id, **row)).inserted_primary_key
     trial_id: int = key[0]
     earlier = select(func.count()).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id < trial_id)
     number = connection.execute(earlier).scalar_one()

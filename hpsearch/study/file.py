@@ -22,7 +22,8 @@ from hpsearch.study.specification import LINKED, StudySpec
 RUN_ONLY = {
     "study": {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
-        "timeout", "target_value", "max_epochs_total", "max_paused",
+        "timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours", "max_paused",
+        "warm_start",
     },
     "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
@@ -319,6 +320,7 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     tree = spec.model_dump(
         mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
     )
+    del tree["enqueue"]  # which trials come first makes none incomparable; points may be added later
     tree["study"]["policy"] = spec.policy
     for name, default in LATER.items():
         *path, field = name.split(".")

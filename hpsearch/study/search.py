@@ -91,6 +91,14 @@ class FloatRange(Section):
     def decode(self, stored: Any) -> Any:
         return float(stored)
 
+    def encode(self, value: Any) -> Label:
+        """Returns a value as Optuna stores it.
+
+        Raises:
+            ValueError: it is not in the range.
+        """
+        return float(_in_range(self, value, (int, float)))
+
     @property
     def size(self) -> int | None:
         """How many values there are; None for a continuum."""
@@ -117,6 +125,14 @@ class IntRange(Section):
 
     def decode(self, stored: Any) -> Any:
         return int(stored)
+
+    def encode(self, value: Any) -> Label:
+        """Returns a value as Optuna stores it.
+
+        Raises:
+            ValueError: it is not in the range.
+        """
+        return int(_in_range(self, value, (int,)))
 
     @property
     def size(self) -> int:
@@ -159,6 +175,18 @@ class Choices(Section):
 
     def decode(self, stored: Any) -> Any:
         return self.choices[self.labels().index(stored)]
+
+    def encode(self, value: Any) -> Label:
+        """Returns a choice as Optuna stores it.
+
+        Raises:
+            ValueError: it is not in the list.
+        """
+        for choice, name in zip(self.choices, self.labels(), strict=True):
+            # To Python true is 1.
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return name
+        raise ValueError(f"{value!r} is not in the list {', '.join(map(repr, self.choices))}")
 
     @property
     def size(self) -> int:
@@ -237,6 +265,18 @@ def _transform_kind(name: str) -> Literal["float", "int"]:
     if parameter not in fields:
         raise ValueError(f'"{transform}" has no parameter "{parameter}"; {nearest(parameter, fields)}')
     return "int" if fields[parameter].annotation is int else "float"
+
+
+def _in_range(entry: FloatRange | IntRange, value: Any, kinds: tuple[type, ...]) -> Any:
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    fits = is_number and entry.low <= value <= entry.high
+    if fits and entry.step is not None:
+        steps = (value - entry.low) / entry.step
+        fits = abs(steps - round(steps)) < 1e-8
+    if not fits:
+        steps_of = "" if entry.step is None else f" in steps of {entry.step:g}"
+        raise ValueError(f"{value!r} is not in {entry.low:g} to {entry.high:g}{steps_of}")
+    return value
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:

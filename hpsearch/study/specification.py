@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import combinations, islice
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from hpsearch.errors import nearest
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampler import SamplerSpec
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, parse_entry
+from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, parse_entry
 from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
@@ -103,11 +103,17 @@ class StudySection(Section):
     timeout: Seconds | None = Field(None, gt=0)
     target_value: Float | None = None
     """Stops the study as soon as its best value is at least as good."""
+    patience_trials: Int | None = Field(None, ge=1)
+    """Stops the study when so many trials have finished since the best value was reached."""
     max_epochs_total: Int | None = Field(None, ge=1)
+    max_device_hours: Float | None = Field(None, gt=0)
+    """Hours that GPUs, or the CPU of a machine, have trained; trials that share one share its hours."""
     policy: Literal["sampled", "halving", "screen", "thaw", "auto"] | None = None
     """Which trial a free worker trains next. `sampled` trains each trial to its end, unless early stopping or
     `[pruner]` ends it. The others train in pieces, pause trials between them, and resume the most promising.
     Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
+    warm_start: tuple[str, ...] = ()
+    """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
@@ -166,6 +172,8 @@ class StudySpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     fit: FitSpec = FitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    enqueue: tuple[dict[str, Any], ...] = ()
+    """Points that are tried first, each once, however often the study is run; the sampler completes them."""
     function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)
     """Values for your own training function, each searchable as `function.<name>`."""
 
@@ -267,6 +275,23 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _somebody_learns_from_the_past(self) -> "StudySpec":
+        if not self.study.warm_start:
+            return self
+        sentence = ""
+        if self.study.name in self.study.warm_start:
+            sentence = f'names the study "{self.study.name}" itself; remove it'
+        elif self.policy in PROPOSING:
+            sentence = (
+                f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving"'
+            )
+        elif self.sampler.name not in ("tpe", "gp"):
+            sentence = f'sampler.name = "{self.sampler.name}" learns from no trials; use "tpe" or "gp"'
+        if sentence:
+            raise FieldErrors([("study.warm_start", sentence)])
+        return self
+
+    @model_validator(mode="after")
     def _extremes_are_valid(self, info: ValidationInfo) -> "StudySpec":
         if info.context == _RESOLVED:
             return self
@@ -333,6 +358,47 @@ class StudySpec(Section):
                     sentence = f"{name} = {value!r} is not in the space"
                     raise FieldErrors([(f"sampler.points.{place}", sentence)])
         return self
+
+    @model_validator(mode="after")
+    def _enqueued_points_can_be_tried(self, info: ValidationInfo) -> "StudySpec":
+        if info.context == _RESOLVED or not self.enqueue:
+            return self
+        if self.sampler.name in ("grid", "points"):
+            sentence = f'sampler.name = "{self.sampler.name}" tries its own points; remove one of the two'
+            raise FieldErrors([("enqueue", sentence)])
+        if len(self.enqueue) > self.trials:
+            sentence = (
+                f"gives {len(self.enqueue)} points, but study.trials = {self.trials}; raise study.trials"
+            )
+            raise FieldErrors([("enqueue", sentence)])
+        wrong = [
+            (f"enqueue.{place}", sentence)
+            for place, point in enumerate(self.enqueue)
+            for sentence in self._faults_of(point, self.enqueue[:place])
+        ]
+        if wrong:
+            raise FieldErrors(wrong)
+        return self
+
+    def _faults_of(self, point: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yields what keeps an enqueued point from being tried."""
+        unknown = [name for name in point if name not in self.search]
+        yield from (f"{name} is not searched; {nearest(name, self.search)}" for name in unknown)
+        if not point:
+            yield "the table is empty; give at least one hyperparameter"
+        if point in earlier:
+            yield "the point is listed twice; list each once"
+        for name in point.keys() - set(unknown):
+            try:
+                self.search[name].encode(point[name])
+            except ValueError as error:
+                yield f"{name} = {error}; change it, or [search]"
+
+    def enqueued(self) -> list[dict[str, Label]]:
+        """Returns the points that are tried first, as Optuna stores them."""
+        return [
+            {name: self.search[name].encode(value) for name, value in point.items()} for point in self.enqueue
+        ]
 
     def with_hparams(self, hparams: Mapping[str, Any]) -> "StudySpec":
         """Returns the study with a trial's hyperparameters in the places that they name.

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.contracts.trial import PAUSED, PIECES, StopKind
+from hpsearch.contracts.trial import PAUSED, PIECES, QUEUED, StopKind
 from hpsearch.search.outcome import decide
 from hpsearch.search.policy.contract import Continue, New, Pause, Policy, Resume, Stop, Wait
 from hpsearch.search.policy.pieces import epochs_of
-from hpsearch.search.view import QUEUED, StudyView
+from hpsearch.search.view import StudyView
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.direction import best
 

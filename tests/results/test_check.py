@@ -50,6 +50,15 @@ def test_the_ends_of_the_space_are_trained(tmp_path: Path) -> None:
     assert "for 10 trials with 2 workers, start-up included" in text
 
 
+def test_the_points_that_are_tried_first_are_shown(tmp_path: Path) -> None:
+    points = [{"learning_rate": 0.1, "batch_size": 64}, {"batch_size": 32}]
+    space = {"learning_rate": {"low": 0.01, "high": 0.1}, "batch_size": [32, 64]}
+    report = check_study(study(space, enqueue=points), None, tmp_path, "cpu", workers=1)
+    lines = report_lines(report)
+    at = lines.index("tried first:")
+    assert lines[at + 1 : at + 3] == ["  learning_rate = 0.1, batch_size = 64", "  batch_size = 32"]
+
+
 HEARD = """
 import sys, traceback
 from hpsearch.__main__ import run

@@ -1,14 +1,16 @@
 import math
+import random
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from hpsearch.contracts.trial import StopKind
-from hpsearch.search.outcome import Scoreboard, decide, memory_constraint, score
+from hpsearch.search.outcome import Course, Scoreboard, decide, memory_constraint, score
 from hpsearch.study.direction import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 
@@ -170,3 +172,27 @@ def test_no_finished_trial_is_better_than_the_best_value(
         if reached:
             best = min(reached) if direction == "minimize" else max(reached)
             assert study.best_value == board.best == best
+
+
+@given(st.lists(st.tuples(st.integers(0, 3) | st.none(), st.booleans()), max_size=12), st.randoms())
+def test_the_trials_since_the_best_are_counted_in_whatever_order_they_are_read(
+    trials: list[tuple[int | None, bool]], order: random.Random
+) -> None:
+    """A trial's score, and whether it has finished; a paused one counts with its score alone."""
+    course, began = Course("minimize"), datetime(2026, 1, 1)
+    records = []
+    for number, (value, ended) in enumerate(trials):
+        moment = began + timedelta(seconds=number)
+        attrs = {"score": value, "best_at": moment.timestamp() - 0.5, "device_seconds": 2.0}
+        state = TrialState.PRUNED if ended else TrialState.RUNNING
+        record = create_trial(state=state, user_attrs=attrs)
+        record.number, record.datetime_complete = number, moment if ended else None
+        records.append(record)
+    order.shuffle(records)
+    for record in records:
+        course.add(record)
+    scores = [value for value, _ in trials if value is not None]
+    first = next((n for n, (value, _) in enumerate(trials) if scores and value == min(scores)), -1)
+    assert course.best == (min(scores) if scores else None)
+    assert course.since_best == sum(ended for _, ended in trials[first + 1 :])
+    assert course.device_seconds({0: 1.0, 99: 5.0}) == 2.0 * len(trials) + (1.0 if not trials else 0.0) + 5.0

@@ -1,6 +1,7 @@
 """A study lives among other programs and people: what a run does about their trials, names and files."""
 
 import json
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -21,10 +22,12 @@ from hpsearch.results.stored.frames import epochs_frame, trials_frame
 from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.progress import Progress
+from hpsearch.service.opening import open_study
 from hpsearch.store.keys import stored_specification
 from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
 from tests.service.test_driver import run_here, spec_of, stored
+from tests.service.test_runs import Interrupt
 
 SMALL = DataFacts(80, 10, 10, ("day", "night"), 3, 32, 32, "classification", "a1", ("2 classes",))
 
@@ -220,6 +223,51 @@ def test_queued_trials_run_first_and_the_sampler_completes_them(tmp_path):
     assert trials[2].params.keys() == {"learning_rate", "epochs"}
 
 
+POINTS = [{"learning_rate": 0.25}, {"learning_rate": 1, "epochs": 4}]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("policy", ["sampled", "auto"])
+def test_points_of_the_study_file_are_tried_first_and_once(tmp_path, policy, workers):
+    limits = {"trials": 6, "policy": policy}
+    first = run_here(
+        tmp_path, spec_of(study=limits, enqueue=POINTS), workers=workers, callbacks=[Interrupt(2)]
+    )
+    summary, _ = run_here(tmp_path, spec_of(study=limits, enqueue=POINTS), workers=workers, executor=first[1])
+    trials = stored(tmp_path).trials
+    assert summary.exit_status == 0
+    assert [trial.params["learning_rate"] for trial in trials[:2]] == [0.25, 1.0]
+    assert trials[1].params["epochs"] == 4
+    assert len({trial.params["learning_rate"] for trial in trials}) == len(trials) == 6
+    assert all(trial.state.is_finished() for trial in trials)
+    if policy == "auto":
+        given = [
+            trial.number for trial in trials if "its hyperparameters were given" in trial.user_attrs["why"]
+        ]
+        assert given == [0, 1]
+
+
+def test_a_point_added_later_is_tried_next_whichever_drivers_come(tmp_path):
+    run_here(tmp_path, spec_of(study={"trials": 3}, enqueue=POINTS[:1]))
+    spec = spec_of(study={"trials": 5}, enqueue=POINTS)
+    drivers = [open_study(spec, f"sqlite:///{tmp_path}/s.db", ["cpu"]) for _ in range(2)]
+    for driver in drivers:
+        driver.release()
+        driver.storage.engine.dispose()
+    run_here(tmp_path, spec)
+    rates = [trial.params["learning_rate"] for trial in stored(tmp_path).trials]
+    assert rates[0] == 0.25
+    assert rates[3] == 1.0
+    assert rates.count(0.25) == rates.count(1.0) == 1
+
+
+def test_points_that_wait_are_no_reason_to_keep_a_study_that_was_refused(tmp_path):
+    executor = CurveExecutor(falling, SMALL)
+    with pytest.raises(StudyFileError, match=r"train\.batch_size: 1000 is larger"):
+        run_here(tmp_path, spec_of(train={"batch_size": 1000}, enqueue=POINTS), executor=executor)
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/s.db") == []
+
+
 def test_a_trial_queued_while_the_study_runs_is_the_next(tmp_path):
     act = lambda study: study.enqueue_trial({"learning_rate": 0.5})  # noqa: E731
     run_here(tmp_path, spec_of(study={"trials": 6}), executor=Colleague(tmp_path, act, after=1))
@@ -400,3 +448,104 @@ def test_the_weights_of_another_databases_study_of_the_name_are_not_taken(tmp_pa
     with reading_study("s", f"sqlite:///{one}/s.db") as study:
         (one / "s").rename(one / "elsewhere")
         assert not best_trial(study, other).is_here
+
+
+def of_the_past(tmp_path, **tables):
+    """Trains a study of 25 random trials, whose best learning rate is 0.1."""
+    spec = spec_of(study={"name": "old", "trials": 25}, sampler={"name": "random"}, **tables)
+    run_here(tmp_path, spec)
+
+
+def distance(trials):
+    return sum(abs(math.log10(trial.params["learning_rate"]) + 1) for trial in trials) / len(trials)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_that_is_told_of_another_study_begins_where_that_was_good(tmp_path, sampler):
+    of_the_past(tmp_path)
+    found = {}
+    for name, past in (("cold", []), ("warm", ["old"])):
+        spec = spec_of(study={"name": name, "trials": 8, "warm_start": past}, sampler={"name": sampler})
+        summary, _ = run_here(tmp_path, spec)
+        found[name] = stored(tmp_path, name).trials
+        assert sum(summary.counts.values()) == len(found[name]) == 8
+        assert summary.best.score == min(trial.user_attrs["score"] for trial in found[name])
+    assert distance(found["warm"]) < 0.6 * distance(found["cold"])
+
+
+def test_a_warm_started_study_that_is_interrupted_goes_on_as_an_unbroken_one(tmp_path):
+    of_the_past(tmp_path)
+    tables = {}
+    for name, calls in (("whole", []), ("parts", [Interrupt(20)])):
+        spec = spec_of(study={"name": name, "trials": 6, "warm_start": ["old"]})
+        run_here(tmp_path, spec, callbacks=calls)
+        run_here(tmp_path, spec)
+        tables[name] = [(trial.params, trial.value) for trial in stored(tmp_path, name).trials]
+    assert tables["whole"] == tables["parts"]
+
+
+def test_past_trials_are_not_compared_with_new_ones(tmp_path):
+    """The median of the past would prune everything: its values are far better."""
+    of_the_past(tmp_path)
+    spec = spec_of(study={"name": "new", "trials": 4, "warm_start": ["old"]}, pruner={"name": "median"})
+    summary, _ = run_here(tmp_path, spec, lambda run: Script((99.0,) * 9))
+    assert summary.counts == {"COMPLETE": 4}
+
+
+def test_what_the_other_study_has_fixed_counts_as_its_value(tmp_path):
+    of_the_past(tmp_path, train={"momentum": 0.5})
+    space = {
+        "learning_rate": {"low": 1e-2, "high": 1.0, "log": True},
+        "epochs": {"low": 3, "high": 9},
+        "train.momentum": [0.5, 0.9],
+    }
+    spec = spec_of(study={"name": "wide", "trials": 1, "warm_start": ["old"]}, search=space)
+    study = open_study(spec, f"sqlite:///{tmp_path}/s.db", ["cpu"])
+    study.release()
+    study.storage.engine.dispose()
+    past = study.view._storage.past
+    assert 0 < len(past) < 25, "those below 0.01 lie outside"
+    assert all(trial.params["train.momentum"] == 0.5 and trial.number < 0 for trial in past)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"study": {"warm_start": ["odl"]}}, 'study.warm_start: "odl" is not there; did you mean "old"'),
+        (
+            {"study": {"metric": "val_error"}},
+            "\"old\" has study.metric = 'val_loss', so its values cannot be used",
+        ),
+        ({"train": {"loss": "nll"}}, '"old" has another train.loss, so its values cannot be used; remove it'),
+        ({"search": {"epochs": [3, 4]}}, '"old" searches learning_rate, so its values cannot be used'),
+        (
+            {"search": {"learning_rate": [7.0], "epochs": {"low": 3, "high": 9}}},
+            'no finished trial of "old" lies in [search]; widen [search], or remove it',
+        ),
+    ],
+)
+def test_a_past_that_does_not_fit_is_refused_and_no_study_is_made(tmp_path, changes, sentence):
+    of_the_past(tmp_path)
+    study = {"name": "new", "warm_start": ["old"]} | changes.pop("study", {})
+    with pytest.raises(StudyFileError) as refused:
+        run_here(tmp_path, spec_of(study=study, **changes))
+    assert sentence in str(refused.value)
+    assert names(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"study": {"name": "old"}}, 'study.warm_start: names the study "old" itself; remove it'),
+        (
+            {"study": {"policy": "auto"}},
+            'study.policy = "auto" learns from its own trials alone; use "sampled"',
+        ),
+        ({"sampler": {"name": "qmc"}}, 'sampler.name = "qmc" learns from no trials; use "tpe" or "gp"'),
+    ],
+)
+def test_a_study_that_would_not_learn_from_the_past_is_refused(changes, sentence):
+    study = {"warm_start": ["old"]} | changes.pop("study", {})
+    with pytest.raises(StudyFileError) as refused:
+        spec_of(study=study, **changes)
+    assert sentence in str(refused.value)

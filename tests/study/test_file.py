@@ -478,7 +478,8 @@ def test_whoever_names_a_sampler_or_a_pruner_gets_it(more: str, policy: str, tri
         {"data": {"predict": "mine:prepare"}},
         {"data": {"cache": "c"}}, {"data": {"cache_limit_gb": 1}}, {"checkpoint": {"every_seconds": 60}},
         {"checkpoint": {"keep": "all"}}, {"confirm": {"top": 9}}, {"confirm": {"seeds": 9}},
-        {"fit": {"overfit_rise": 0.5}},
+        {"fit": {"overfit_rise": 0.5}}, {"study": {"patience_trials": 3}}, {"study": {"max_device_hours": 3}},
+        {"enqueue": [{"learning_rate": 0.01}]},
     ],
 )  # fmt: skip
 def test_where_and_how_much_leave_the_digest_alone(change: dict[str, Any]) -> None:
@@ -540,7 +541,7 @@ def test_unused_fields_of_other_criteria_are_not_in_the_digest() -> None:
 def _changed(change: dict[str, Any]) -> StudySpec:
     tree = tomllib.loads(DATA + SEARCH)
     for section, fields in change.items():
-        tree.setdefault(section, {}).update(fields)
+        tree[section] = {**tree.get(section, {}), **fields} if isinstance(fields, dict) else fields
     return parse_study(tree)
 
 
@@ -568,3 +569,46 @@ def test_sizes_that_nothing_can_keep(tmp_path: Path, text: str, words: str) -> N
     with pytest.raises(StudyFileError) as caught:
         load_study_file(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("points", "sentence"),
+    [
+        ('{ lr = 0.1 }', "enqueue.0: lr is not searched; did you mean"),
+        ('{}', "enqueue.0: the table is empty; give at least one hyperparameter"),
+        ('{ learning_rate = 0.01 }, { learning_rate = 0.01 }', "enqueue.1: the point is listed twice; list each once"),
+        ('{ learning_rate = 5 }', "enqueue.0: learning_rate = 5 is not in 0.0001 to 1; change it, or [search]"),
+        ('{ learning_rate = true }', "enqueue.0: learning_rate = True is not in 0.0001 to 1; change it"),
+        ('{ epochs = 4 }', "enqueue.0: epochs = 4 is not in 3 to 9 in steps of 2; change it, or [search]"),
+        ('{ "train.nesterov" = 1 }', "enqueue.0: train.nesterov = 1 is not in the list True, False; change it"),
+    ],
+)  # fmt: skip
+def test_a_point_that_cannot_be_tried_is_refused_with_a_sentence(points: str, sentence: str) -> None:
+    space = """
+[search]
+learning_rate = { low = 1e-4, high = 1.0, log = true }
+epochs = { low = 3, high = 9, step = 2 }
+"train.nesterov" = [true, false]
+"""
+    with pytest.raises(StudyFileError) as refused:
+        study(f"enqueue = [{points}]\n" + DATA + space)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            '[sampler]\nname = "grid"\n',
+            'enqueue: sampler.name = "grid" tries its own points; remove one of the two',
+        ),
+        ("[study]\ntrials = 1\n", "enqueue: gives 2 points, but study.trials = 1; raise study.trials"),
+    ],
+)
+def test_points_that_the_study_would_not_reach_are_refused(more: str, sentence: str) -> None:
+    with pytest.raises(StudyFileError) as refused:
+        study(
+            f"enqueue = [{{ learning_rate = 0.1 }}, {{ learning_rate = 0.2 }}]\n{more}{DATA}[search]\n"
+            "learning_rate = [0.1, 0.2]\n"
+        )
+    assert sentence in str(refused.value)

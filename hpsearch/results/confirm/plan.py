@@ -177,9 +177,12 @@ def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]])
     """Returns the tables of a study that trains points of a search anew: no trial is stopped by comparison."""
     tree: dict[str, Any] = spec.model_dump()
     tree["study"] |= {"name": name, "trials": len(points), "policy": "sampled"}
-    tree["study"] |= {"timeout": None, "target_value": None, "max_epochs_total": None}
+    tree["study"] |= dict.fromkeys(
+        ("timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours")
+    )
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}
+    tree["enqueue"] = tree["study"]["warm_start"] = ()
     tree["pruner"] = {"name": "none"}
     tree["early_stopping"] |= {"outcome": "complete"}
     tree["checkpoint"] |= {"keep": "all"}

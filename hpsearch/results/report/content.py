@@ -15,6 +15,7 @@ from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
+from hpsearch.store.keys import ENDED
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -90,6 +91,12 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
+def _ended(record: StudyRecord) -> list[str]:
+    """Returns which of its own limits ended the study, as an item; nothing if none did."""
+    ended = record.attrs.get(ENDED)
+    return [f"It ended by itself: {ended}."] if ended else []
+
+
 def _next(record: StudyRecord) -> tuple[Block, ...]:
     sentences = advice(record)
     return (Items(tuple(sentences)),) if sentences else ()
@@ -114,6 +121,7 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         "here are of the validation part, a trial's score is its best epoch.",
         f"{counted(spec.trials, 'trial')} with seed {spec.study.seed}, {searched_by(spec)}; early stopping by "
         f"`{stop.criterion}`{watched}.",
+        *_ended(record),
     ]
 
 

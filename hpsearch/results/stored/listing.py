@@ -13,7 +13,7 @@ from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standin
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.reading import complete_hparams, linked_to
 from hpsearch.store import queries
-from hpsearch.store.keys import SPECIFICATION
+from hpsearch.store.keys import ENDED, SPECIFICATION
 from hpsearch.store.queries import StoredStudy, TrialCounts
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.study.direction import best
@@ -31,6 +31,7 @@ class StudyRow:
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
         counts: own trials by state, states without trials left out.
+        ended: which of its own limits ended it, as a sentence; "" if none did.
         paused: after which epoch the trials were paused that may be resumed, by number.
         notes: sentences about what was confirmed and is gone or damaged.
         foreign: trials of other programs, which are left out of all else (see `hpsearch.store.queries`).
@@ -54,6 +55,7 @@ class StudyRow:
     notes: tuple[str, ...] = ()
     foreign: int = 0
     paused: Mapping[int, int] = field(default_factory=dict)
+    ended: str = ""
 
     @property
     def finished(self) -> int:
@@ -139,6 +141,7 @@ def _row(
         status=found.status,
         notes=found.notes,
         foreign=foreign,
+        ended=str(attrs.get(ENDED, "")) if ours else "",
     )
 
 

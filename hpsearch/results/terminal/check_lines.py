@@ -1,14 +1,15 @@
 """What `hpsearch check` prints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
 from hpsearch.results.terminal.lines import columns
-from hpsearch.results.terminal.progress import duration, number
+from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted, one_line
@@ -57,6 +58,10 @@ def told(shown: bool) -> Callable[[str], None]:
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
+def _point(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {hparam(value)}" for name, value in point.items())
+
+
 def dtype_lines(device: str) -> list[str]:
     """Returns which number types a device has, each tried by a real sum, product and training step."""
     chosen = devices.choose(device)
@@ -91,6 +96,8 @@ def report_lines(report: Report) -> list[str]:
         *_indented(columns(("hyperparameter", "values", "drawn as"), report.space)),
         "",
     ]
+    if spec.enqueue:
+        lines += ["tried first:", *_indented([_point(point) for point in spec.enqueue]), ""]
     if report.probes:
         head = ("model", "batch", "image", "parameters", "memory", "step", "validation")
         lines += ["trained:", *_indented(columns(head, map(_probe_row, report.probes))), ""]

@@ -74,6 +74,8 @@ def status_lines(status: StudyStatus) -> list[str]:
         lines.append(_paused_line(row.paused))
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
+    if row.ended and all(driver.state != "alive" for driver in status.drivers):
+        lines.append(f"ended by itself: {row.ended}")
     if not status.drivers:
         return [*lines, "not running: no driver"]
     for driver in status.drivers:
