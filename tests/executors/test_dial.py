@@ -482,3 +482,18 @@ def test_a_worker_that_is_started_wrongly_says_so(
 ) -> None:
     assert run(["worker", *flags]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_a_session_takes_each_message_once_and_in_order() -> None:
+    ours, theirs = lines.Session(), lines.Session()
+    frames = [ours.post(text) for text in (b"one", b"two", b"three")]
+    assert [theirs.take(*frame) for frame in (frames[0], frames[0])] == [b"one", None]
+    with pytest.raises(LineError, match="message 3 after message 1"):
+        theirs.take(*frames[2])
+    ours.acknowledge(theirs.received)
+    assert [theirs.take(*frame) for frame in ours.again()] == [b"two", b"three"]
+    assert not ours.is_acknowledged
+    ours.take(*theirs.beat())
+    assert ours.is_acknowledged
+    with pytest.raises(LineError, match="4 messages acknowledged, 3 were sent"):
+        ours.acknowledge(4)
