@@ -182,6 +182,12 @@ def test_as_much_is_confirmed_as_fits(
     assert fitting(left, once, workers) == expected
 
 
+def test_a_machine_that_starts_slowly_confirms_less() -> None:
+    assert fitting(110.0, 10.0, 2) == (3, 3)
+    assert fitting(100.0, 10.0, 2, start=30.0) == (1, 3)
+    assert fitting(100.0, 10.0, 2, start=90.0) is None
+
+
 STUDY = """
 [study]
 name = "views"

@@ -26,7 +26,8 @@ PLANS = ((3, 3), (2, 3), (1, 3), (1, 2))
 """Configurations and repeats of each that may be confirmed, the most first."""
 
 START = 12.0
-"""Seconds until the workers of a run have imported torch and read the pictures."""
+"""Seconds, at least, until the workers of a run have imported torch and read the pictures. The check has to do the
+same, and is timed: on a machine that others use too it may take much longer."""
 
 SLACK = 1.3
 """So many times what an epoch of the search took is reckoned for one of a repeat."""
@@ -72,6 +73,7 @@ class Auto:
     workers: int | None = None
     gpus: str = "auto"
     began: float = field(default_factory=time.monotonic)
+    start: float = START
 
     @property
     def left(self) -> float:
@@ -86,6 +88,7 @@ class Auto:
         """
         spec = self._study()
         self._head("check")
+        checking = time.monotonic()
         from hpsearch.results.terminal.check_lines import report_lines
 
         say(
@@ -93,8 +96,9 @@ class Auto:
                 api.check(self.output, workers=self.workers, run_folder=self.run_folder, progress=False)
             )
         )
+        self.start = max(START, time.monotonic() - checking)
         self._head("run")
-        timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - START))
+        timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - 2 * self.start))
         place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
         found = api.run(self.output, timeout=timeout, workers=self.workers, gpus=self.gpus, **place)
         if found.summary is None or found.best is None:
@@ -133,7 +137,7 @@ class Auto:
         record = read_study(spec.study.name, self.storage)
         once = training_seconds(record)
         workers = self.workers or _count(spec, self.run_folder, self.gpus)
-        plan = fitting(self.left, once, workers)
+        plan = fitting(self.left - self.start, once, workers, self.start)  # the report takes time as well
         if plan is None:
             say(
                 f"{self.left:.0f} s are left, too few to confirm the best trial: hpsearch confirm {self.output}"
@@ -148,7 +152,7 @@ class Auto:
             say(outcome.message, err=True)
             return
         say(*confirmation_lines(outcome.confirmation, outcome.record))
-        if self.left < START + SLACK * once:
+        if self.left < 2 * self.start + SLACK * once:
             say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
             return
         self._head("refit")
@@ -167,19 +171,20 @@ def training_seconds(record: StudyRecord) -> float:
     )
 
 
-def fitting(left: float, once: float, workers: int) -> tuple[int, int] | None:
+def fitting(left: float, once: float, workers: int, start: float = START) -> tuple[int, int] | None:
     """Returns how many configurations and repeats can be confirmed, with time left for a refit; None if not any.
 
     Args:
         left: seconds.
         once: seconds of one training.
+        start: seconds until a run trains.
     """
     for top, seeds in PLANS:
         rounds = -(-top * seeds // workers)
-        if 2 * START + SLACK * once * (rounds + 1) <= left:
+        if 2 * start + SLACK * once * (rounds + 1) <= left:
             return top, seeds
     top, seeds = PLANS[-1]  # without a refit
-    return PLANS[-1] if START + SLACK * once * -(-top * seeds // workers) <= left else None
+    return PLANS[-1] if start + SLACK * once * -(-top * seeds // workers) <= left else None
 
 
 def _count(spec: StudySpec, run_folder: Path, gpus: str) -> int:
