@@ -430,9 +430,11 @@ def leave_with_driver(fd: int, parent: int) -> None:
     """
     hang_up = select.poll()
     hang_up.register(fd, 0)  # POLLHUP and POLLERR are always reported
-    while not hang_up.poll(1000):
+    while not (events := hang_up.poll(1000)):
         if os.getppid() != parent:
             break
+    if any(event & select.POLLNVAL for _, event in events):
+        return  # this process has closed its own end, as it is about to leave
     leave_at_once()
 
 

@@ -95,7 +95,9 @@ def test_a_study_ends_when_no_trial_improves_it_however_it_is_interrupted(
     again = run(spec, options_in(tmp_path, workers), executor=executor)
     if since_best(trials) >= patience:  # no trial became the best as it ended with the study
         assert executor.log == log
-        assert again.reason == summary.reason
+        # What ended with the study counts as well by then.
+        assert again.reason.startswith(f"patience_trials = {patience}: ")
+        assert again.reason.endswith(summary.reason.partition(" since ")[2])
 
 
 @pytest.mark.parametrize(("policy", "workers"), [("halving", 1), ("auto", 3)])
@@ -175,6 +177,7 @@ def test_two_drivers_end_a_study_together(
     assert all(next(iter(limit)) in driver.stops.reason for driver in drivers if driver.stops.reason)
     if policy == "sampled":
         judged = [trial for trial in trials if trial.user_attrs["stop_reason"] != "study_end"]
-        assert 4 <= since_best(judged) < 4 + 4
+        # Each of the four workers may be at a trial, and a driver sees what the other has ended a turn later.
+        assert 4 <= since_best(judged) <= 4 + 2 * 4
     assert first.log
     assert second.log

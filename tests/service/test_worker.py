@@ -425,3 +425,20 @@ def _runs(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+CLOSED = """
+import os
+from hpsearch.service.worker import leave_with_driver
+end, _ = os.pipe()
+os.close(end)
+leave_with_driver(end, os.getppid())
+print("not killed")
+"""
+
+
+def test_a_worker_that_takes_its_time_to_leave_is_not_killed_by_its_own_watch() -> None:
+    """Its end of the pipe is closed by then, which is not the driver's end."""
+    command = [sys.executable, "-c", CLOSED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.returncode, done.stdout) == (0, "not killed\n")

@@ -191,7 +191,7 @@ def test_a_model_that_starts_from_other_weights_says_what_was_not_taken_over(
     save_weights(tmp_path / "other.safetensors", other.state_dict(), {})
     tables = {"weights": str(tmp_path / "other.safetensors"), "freeze": ["1.*"]}
     _, end = epoch(engine, run_of(tmp_path / "a", model={**MLP, **tables}))
-    assert "is initialized: it is [3, 8] in the file, [10, 8] here" in str(end.facts["weights_loaded"])
+    assert "[3, 8] in the file, [10, 8] here" in str(end.facts["weights_file"])
     assert torch.equal(weights_of(end)["1.weight"], other.state_dict()["1.weight"])
     _, end = epoch(engine, run_of(tmp_path / "b"))
-    assert "weights_loaded" not in end.facts
+    assert "weights_file" not in end.facts
