@@ -26,7 +26,7 @@ from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.executors.dial import DialExecutor, Seat
 from hpsearch.executors.line import Entry
-from hpsearch.executors.local import own_paths, python_module, tail
+from hpsearch.executors.local import own_paths, python_module, tail, thread_counts
 from hpsearch.executors.places import gpus_of_jobs
 from hpsearch.files.run_folder import RunFolder
 
@@ -40,20 +40,6 @@ ANSWERS = 60.0  # seconds in which a command of Slurm must have answered
 RETRY = 10.0  # seconds until jobs are submitted again that Slurm could not take
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 
-ENDED = frozenset(
-    [
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "REVOKED",
-        "TIMEOUT",
-    ]
-)
 BLAMELESS = frozenset(["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"])
 """Ends that neither the worker nor its trial has caused."""
 
@@ -338,10 +324,8 @@ class SlurmExecutor(DialExecutor):
     def _script(self, threads: int) -> str:
         command = [*python_module("hpsearch"), "worker", "--dial", self.address]
         command += ["--token-file", str(self.token_file), "--name"]
-        count = {
-            name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
-        lines = [f"export {name}={value}" for name, value in (count | {"PYTHONUNBUFFERED": "1"}).items()]
+        env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
+        lines = [f"export {name}={value}" for name, value in env.items()]
         return "\n".join(
             ["#!/bin/bash", *lines, f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID.{self._batch}"', ""]
         )
