@@ -1,5 +1,6 @@
 """Small real searches on the digits, trained in this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hpsearch.testing.in_process import InProcessExecutor
 from tests.results.searches import url_in
 
 
-def small_spec(name: str = "small", **tables: Any) -> StudySpec:
+def small_spec(name: str = "small", enqueue: Sequence[dict[str, Any]] = (), **tables: Any) -> StudySpec:
     tree: dict[str, Any] = {
         "study": {"name": name, "trials": 3},
         "data": {"dataset": "digits", "subset": 0.2},
@@ -22,7 +23,7 @@ def small_spec(name: str = "small", **tables: Any) -> StudySpec:
         "confirm": {"top": 2, "seeds": 3},
     }
     merged = {key: {**tree.get(key, {}), **tables.get(key, {})} for key in {*tree, *tables}}
-    return parse_study(merged | {"search": tables.get("search", tree["search"])})
+    return parse_study(merged | {"search": tables.get("search", tree["search"]), "enqueue": list(enqueue)})
 
 
 def options_in(folder: Path) -> RunOptions:

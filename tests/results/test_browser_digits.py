@@ -31,14 +31,22 @@ PLOTS = """() => [...document.querySelectorAll('[id^="user-defined-plot:"].js-pl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine trials by a worker process: some finish, some are stopped early, pruned or diverge."""
+    """Nine trials by a worker process, of which some finish and some are cut.
+
+    What the sampler proposes ends otherwise on another processor, so the first two are given: a rate at which
+    the loss falls in every epoch, and one that no processor survives.
+    """
     folder = tmp_path_factory.mktemp("digits")
     spec = small_spec(
         "digits",
         study={"trials": 9, "seed": 0},
         data=DATA,
+        enqueue=[
+            {"learning_rate": 0.02, "batch_size": 64, "epochs": 4},
+            {"learning_rate": 1e6, "batch_size": 16, "epochs": 10},
+        ],
         search={
-            "learning_rate": {"low": 1e-3, "high": 100.0, "log": True},
+            "learning_rate": {"low": 1e-3, "high": 1e6, "log": True},
             "batch_size": [16, 64],
             "epochs": {"low": 4, "high": 10},
         },
@@ -106,7 +114,7 @@ def test_the_search_was_varied_enough_to_be_worth_looking_at(folder: Path) -> No
     trials = load("digits", url_in(folder)).trials
     assert len(trials) == 9
     assert {trial.state.name for trial in trials} >= {"COMPLETE", "PRUNED"}
-    assert len({trial.user_attrs["stop_reason"] for trial in trials}) >= 3
+    assert {trial.user_attrs["stop_reason"] for trial in trials} >= {"finished", "diverged"}
 
 
 def test_the_notes_show_the_best_and_how_to_load_it(chromium, folder: Path, server) -> None:
