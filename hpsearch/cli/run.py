@@ -62,6 +62,10 @@ def run(
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
     ] = None,
     timeout: Annotated[str | None, typer.Option(help="For example 90s or 2h; overrides the file.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's figures."),
+    ] = None,
     storage_timeout: StorageTimeout = 600.0,
     lease_seconds: LeaseSeconds = 60.0,
     quiet: Quiet = False,
@@ -89,6 +93,7 @@ def run(
         allow=modules(allow),
         storage_timeout=storage_timeout,
         lease_seconds=lease_seconds,
+        metrics=metrics,
         progress=choose_display(quiet=quiet, as_json=as_json, repeat=again, storage=url),
     ).summary
     assert summary is not None

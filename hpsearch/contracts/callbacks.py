@@ -125,6 +125,39 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker does at the moment.
+
+    Attributes:
+        phase: starting, idle, training, leaving or down.
+        device: the name of its GPU or "cpu", where it is known.
+        memory_mb: resident memory of its process, in MiB.
+    """
+
+    worker: int
+    phase: str
+    host: str
+    device: str
+    memory_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the driver itself does.
+
+    Attributes:
+        unwritten: results that wait to be written.
+        latency: seconds that the last call to the database took.
+        away_for: seconds since the database stopped answering; 0 while it answers.
+    """
+
+    workers: tuple[WorkerState, ...]
+    unwritten: int
+    latency: float
+    away_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerNews:
     """Something about a worker.
 
@@ -207,6 +240,9 @@ class Callback:
 
     def on_standing(self, standing: Standing) -> None:
         """The study's other drivers have been looked at, which happens every few seconds."""
+
+    def on_health(self, health: Health) -> None:
+        """The driver gives a sign of life, which happens every few seconds."""
 
     def on_message(self, text: str) -> None:
         """Something the user should know: the database is away, a trial is taken over ..."""

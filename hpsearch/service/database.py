@@ -23,12 +23,14 @@ class Database:
 
     Attributes:
         gone: why the study is not in the database any more, as a sentence; "" as long as it is.
+        latency: seconds that the last call took which was answered.
     """
 
     def __init__(
         self, on_lost: Callable[[LeaseLost], None], on_message: Callable[[str], None], stops: Stops
     ) -> None:
         self.gone = ""
+        self.latency = 0.0
         self._stops = stops
         self._on_lost = on_lost
         self._on_message = on_message
@@ -60,8 +62,10 @@ class Database:
         """Makes one call; returns None when the database is away or the leases are gone."""
         if not self.due():
             return None
+        began = time.monotonic()
         try:
             result = call()
+            self.latency = time.monotonic() - began
         except StorageAway as error:
             self._went_away(error)
             return None

@@ -41,7 +41,7 @@ from hpsearch.service.fleet import Fleet, Worker
 from hpsearch.service.keeper import WeightsKeeper
 from hpsearch.service.live import LiveTrial
 from hpsearch.service.readiness import Readiness
-from hpsearch.service.snapshots import finished, running, standing, worker_rows
+from hpsearch.service.snapshots import finished, health, running, standing, worker_rows
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Every, Stops
 from hpsearch.study.checks import check_study_against
@@ -91,6 +91,7 @@ class Driver:
         self._beat = Every(min(MOST_BEAT, study.ledger.lease_seconds / 4))
         self._sync = Every(2.0)
         self._tick = Every(0.5)
+        self._health = Every(2.0)
         self._last_turn = time.time()
 
     def run(self) -> None:
@@ -117,6 +118,8 @@ class Driver:
         self._begin_one()
         if self._tick.due():
             self.call("on_tick")
+        if self._health.due():
+            self.call("on_health", health(self.fleet, self.study, self.database))
 
     def _look_at_the_clock(self) -> None:
         """After a sleep (a suspended process, a closed laptop): is what we train still ours?"""

@@ -5,8 +5,16 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpsearch.contracts.callbacks import FINISHED, FinishedTrial, RunningTrial, Standing
+from hpsearch.contracts.callbacks import (
+    FINISHED,
+    FinishedTrial,
+    Health,
+    RunningTrial,
+    Standing,
+    WorkerState,
+)
 from hpsearch.files.run_folder import RunFolder
+from hpsearch.service.database import Database
 from hpsearch.service.fleet import Fleet, Phase, Worker
 from hpsearch.service.live import LiveTrial
 from hpsearch.service.study import Study
@@ -64,6 +72,15 @@ def best(study: Study, folder: RunFolder) -> FinishedTrial | None:
     return finished(trial, trial.number, True, folder)
 
 
+def health(fleet: Fleet, study: Study, database: Database) -> Health:
+    """Returns what callbacks are told of the driver itself."""
+    workers = tuple(
+        WorkerState(worker.place.worker, worker.phase.value, worker.host, _device(worker), worker.memory_mb)
+        for worker in fleet.workers.values()
+    )
+    return Health(workers, study.unwritten, database.latency, database.away_for)
+
+
 def worker_rows(fleet: Fleet, study: Study) -> str:
     """Returns the driver's workers as JSON, as `hpsearch status` shows them: a row for each of their trials."""
     workers = fleet.workers.values()
@@ -78,7 +95,7 @@ def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
     return {
         "worker": worker.place.worker,
         "phase": worker.waits if _is_queued(worker) else worker.phase.value,
-        "device": worker.device or ", ".join(worker.place.gpus) or "cpu",
+        "device": _device(worker),
         "pid": worker.pid,
         "memory_mb": worker.memory_mb,
         "trial": number,
@@ -87,6 +104,10 @@ def _row(worker: Worker, number: int | None, study: Study) -> dict[str, Any]:
         "since": seat.since if seat else None,
         "attempt": trial.tries if trial else None,
     }
+
+
+def _device(worker: Worker) -> str:
+    return worker.device or ", ".join(worker.place.gpus) or "cpu"
 
 
 def _is_queued(worker: Worker) -> bool:

@@ -33,7 +33,7 @@ from tests.docker.files import (
 
 COMMANDS = get_command(app).commands
 BOTH = ("compose.yaml", "compose.lan.yaml")
-EXTRAS = {"postgres", "mysql", "parquet", "mrc", "png"}
+EXTRAS = {"postgres", "mysql", "parquet", "mrc", "png", "metrics"}
 OURS = {name: service for name, service in compose()["services"].items() if service["image"] == "hpsearch"}
 WORKERS = {"worker-cpu", "worker-gpu"}
 

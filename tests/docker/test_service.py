@@ -203,6 +203,30 @@ def test_caddy_serves_the_dashboard_by_tls_that_its_root_vouches_for(site):
         assert "; Secure" in answer.headers["Set-Cookie"]  # the dashboard believes that it was TLS
 
 
+@pytest.mark.parametrize(
+    ("setting", "policy"),
+    [
+        ("auto", '"issuers"'),
+        ("internal", '"issuers":[{"module":"internal"}]'),
+        ("files", '"certificate":"/certificates/site.crt"'),
+    ],
+)
+def test_a_name_inside_the_company_gets_a_certificate(setting, policy):
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("no caddy on this machine")
+    config = ["--config", str(DOCKER / "Caddyfile"), "--adapter", "caddyfile"]
+    adapted = subprocess.run(
+        [caddy, "adapt", *config],
+        env=os.environ | {"HPSEARCH_TLS": setting, "HPSEARCH_SITE": "search.example"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (policy in adapted) is (setting != "auto")
+    assert '"default_sni":"search.example"' in adapted  # who asks by address gets the same
+
+
 def test_caddy_takes_no_larger_bodies_than_the_dashboard():
     caddy = shutil.which("caddy")
     if caddy is None:

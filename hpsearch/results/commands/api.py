@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
@@ -59,6 +60,7 @@ def run(
     import_paths: Sequence[str] = (),
     storage_timeout: float = 600.0,
     lease_seconds: float = 60.0,
+    metrics: str | None = None,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
     **unknown: Never,
@@ -77,6 +79,7 @@ def run(
         storage: URL of the database, or a path that ends in .db; by default it lies in the run folder.
         allow: modules that a stored study may name, beside what a file names; None trusts every name in it.
         import_paths: folders of the study's own modules.
+        metrics: "PORT" or "HOST:PORT" where Prometheus can read the run's figures.
         callbacks: follow the run, see `hpsearch.Callback`.
         progress: False prints nothing; True shows what `hpsearch run` shows.
 
@@ -104,14 +107,18 @@ def run(
         allow,
     )
     spec = with_limits(given or _stored(name, options), trials, timeout)
-    with _shown(progress, options.storage) as display, launch(spec, options) as launched:
+    with (
+        _metrics(metrics) as served,
+        _shown(progress, options.storage) as display,
+        launch(spec, options) as launched,
+    ):
         display.on_launch(spec.study.name, len(launched.places))
         # Only now, while the workers import torch: this process has as much to import.
         from hpsearch.results.dashboard.publisher import Publisher
         from hpsearch.service.run import drive
 
         publisher = Publisher(options.storage, options.run_folder)
-        summary = drive(launched, [display, publisher, *callbacks])
+        summary = drive(launched, [display, publisher, *served, *callbacks])
     return StudyResult(spec.study.name, options.storage, summary, options.run_folder)
 
 
@@ -440,6 +447,23 @@ def _folders(study: Study | None) -> tuple[str, ...]:
     here = os.getcwd()
     is_program = study is not None and not isinstance(study, str)
     return (here,) if is_program and (here in sys.path or "" in sys.path) else ()
+
+
+@contextmanager
+def _metrics(address: str | None) -> Iterator[tuple[Callback, ...]]:
+    """Serves the figures of a run meanwhile, if an address is given."""
+    if address is None:
+        yield ()
+        return
+    try:
+        from hpsearch.results.dashboard.metrics import Metrics
+    except ImportError:
+        raise UserError('--metrics needs prometheus-client; run pip install "hpsearch[metrics]"') from None
+    metrics = Metrics(str(address))
+    try:
+        yield (metrics,)
+    finally:
+        metrics.close()
 
 
 def _shown(progress: "bool | Display", storage: str = "") -> "Display":
