@@ -45,8 +45,8 @@ LATER: dict[str, Any] = {
 }
 """Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
 
-ORDERED = "train.lr_multipliers"
-"""The one table in which the order of the keys has a meaning: the first pattern that matches counts."""
+PATTERNS = "train.lr_multipliers"
+"""The one table of ours in which the order of the keys has a meaning: the first pattern that matches counts."""
 
 _PACKED = "zlib"
 _LONGEST = 30_000  # characters; quotes and backslashes take two bytes each in the database
@@ -218,14 +218,17 @@ def parse_stored(text: str, source: str = "stored specification") -> StudySpec:
 def digest(spec: StudySpec) -> str:
     """Returns 16 hexadecimal digits over what makes two trials comparable: all but `RUN_ONLY`.
 
-    The order of keys counts in `ORDERED` alone, and only where it is not that of the alphabet, so that studies
+    The order of keys counts where it has a meaning, and only if it is not that of the alphabet, so that studies
     which began before it counted keep their digest.
     """
     tree = _comparable(spec)
-    orders = [list(table) for table in _ordered_tables(tree)]
     text = json.dumps(tree, sort_keys=True)
+    orders = [list(table) for table in _pattern_tables(tree)]
     if any(order != sorted(order) for order in orders):
         text += json.dumps(orders)
+    own = {name: value for name, value in _ordered(tree).items() if PATTERNS not in name}
+    if json.dumps(own) != json.dumps(own, sort_keys=True):
+        text += json.dumps(own)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -288,31 +291,38 @@ def refuse_foreign_places(spec: StudySpec, data_root: str | None) -> None:
 
 
 def lost_order(stored_text: str, name: str) -> str:
-    """Returns the warning that a stored specification does not tell in which order its patterns count; "" if it does.
+    """Returns the warning that a stored specification does not tell the order of keys; "" where none matters.
 
     Up to version 0.1.0 all keys were stored in alphabetical order.
     """
     tree = stored_tree(stored_text)
-    several = [table for table in _ordered_tables(tree) if len(table) > 1]
+    several = {field: value for field, value in _ordered(tree).items() if _has_order(value)}
     if list(tree) != sorted(tree) or not several:
         return ""
-    orders = "; ".join(", ".join(f'"{pattern}"' for pattern in table) for table in several)
     return (
-        f'study "{name}": {ORDERED}: an older version stored the patterns in alphabetical order, so that training '
-        f"uses them in this order: {orders}; if that is not the order of the study file, give the study file instead "
-        "of the name"
+        f'study "{name}": {", ".join(several)}: an older version stored the keys in alphabetical order, so that '
+        f"training uses them in this order: {json.dumps(list(several.values()))[1:-1]}; if that is not the order of "
+        "the study file, give the study file instead of the name"
     )
 
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """Returns one line per comparable field in which two specifications differ."""
-    old, new = (dict(_leaves(_comparable(spec))) for spec in (stored, as_begun(stored, given)))
+    trees = [_comparable(spec) for spec in (stored, as_begun(stored, given))]
+    old, new = (dict(_leaves(tree)) for tree in trees)
     nothing = "(absent)"
-    return [
-        f"{name}: stored {json.dumps(old.get(name, nothing))}, now {json.dumps(new.get(name, nothing))}"
-        for name in sorted(old.keys() | new.keys())
+    found = {
+        name: (old.get(name, nothing), new.get(name, nothing))
+        for name in old.keys() | new.keys()
         if old.get(name, nothing) != new.get(name, nothing)
-        or (_is_ordered(name) and json.dumps(old[name]) != json.dumps(new[name]))
+    }
+    old, new = map(_ordered, trees)
+    for name in old.keys() & new.keys():
+        if old[name] == new[name] and json.dumps(old[name]) != json.dumps(new[name]):
+            found[name] = (old[name], new[name])
+    return [
+        f"{name}: stored {json.dumps(was)}, now {json.dumps(now)}"
+        for name, (was, now) in sorted(found.items())
     ]
 
 
@@ -330,18 +340,38 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     return tree
 
 
-def _ordered_tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _pattern_tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [
-        tree["train"][ORDERED.removeprefix("train.")],
-        *tree["search"].get(ORDERED, {}).get("choices", ()),
+        tree["train"][PATTERNS.removeprefix("train.")],
+        *tree["search"].get(PATTERNS, {}).get("choices", ()),
     ]
 
 
+def _ordered(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns by name the values in which the order of keys has a meaning.
+
+    These are the patterns and what the user's own code is given: a builder's `**layers` are in the order in which
+    they were written. Only a training function is given one value at a time.
+    """
+    names = [tree["model"]["name"], *tree["search"].get("model.name", {}).get("choices", ())]
+    found = {PATTERNS: tree["train"][PATTERNS.removeprefix("train.")]}
+    if any(":" in str(name) for name in names):
+        found["model.args"] = tree["model"]["args"]
+    found |= {f"function.{name}": value for name, value in sorted(tree["function"].items())}
+    for name, entry in sorted(tree["search"].items()):
+        if "choices" in entry and name.startswith((PATTERNS, "model.args.", "function.")):
+            found[f"search.{name}.choices"] = entry["choices"]
+    return found
+
+
+def _has_order(value: Any) -> bool:
+    """Says whether there is a table of several keys in a value."""
+    if isinstance(value, Mapping):
+        return len(value) > 1 or any(map(_has_order, value.values()))
+    return isinstance(value, list | tuple) and any(map(_has_order, value))
+
+
 def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(node, dict) or not node or prefix == ORDERED:
+    if not isinstance(node, dict) or not node or prefix == PATTERNS:
         return [(prefix, node)]
     return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}".lstrip("."))]
-
-
-def _is_ordered(name: str) -> bool:
-    return name in (ORDERED, f"search.{ORDERED}.choices")

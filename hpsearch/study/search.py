@@ -182,10 +182,14 @@ class Choices(Section):
         Raises:
             ValueError: it is not in the list.
         """
-        for choice, name in zip(self.choices, self.labels(), strict=True):
+        found = [
+            (json.dumps(choice) != json.dumps(value, default=str), place, name)
+            for place, (choice, name) in enumerate(zip(self.choices, self.labels(), strict=True))
             # To Python true is 1.
-            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
-                return name
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool)
+        ]
+        if found:  # of tables that differ in the order of their keys alone, the one that was written
+            return min(found)[-1]
         raise ValueError(f"{value!r} is not in the list {', '.join(map(repr, self.choices))}")
 
     @property

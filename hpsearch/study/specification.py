@@ -413,7 +413,8 @@ class StudySpec(Section):
 
     def _put_in(self, hparams: Mapping[str, Any], tree: dict[str, Any]) -> "StudySpec":
         # Shorter names first: a choice of whole augmentations comes before the parameter of one transform.
-        for name in sorted(hparams, key=lambda name: name.count(".")):
+        # Then by name, since a builder's `**arguments` come in this order, and a database keeps none.
+        for name in sorted(hparams, key=lambda name: (name.count("."), name)):
             entry = self.search.get(name)
             # Copied, since a later name may point into this value, which belongs to the choices.
             value = deepcopy(hparams[name] if entry is None else entry.decode(hparams[name]))

@@ -379,6 +379,70 @@ CHOSEN_TURNED = (
 )
 
 
+def own_model(args: str, search: str = SEARCH) -> str:
+    return DATA + '[model]\nname = "nets:build"\n[model.args]\n' + args + "\n" + search
+
+
+def own_loop(values: str) -> str:
+    return DATA + '[train]\nfunction = "loops:train"\n[function]\n' + values + "\n" + SEARCH
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "field"),
+    [
+        (own_model("r = 64\nt = 8"), own_model("t = 8\nr = 64"), "model.args"),
+        (own_model("l = { r = 1, t = 8 }"), own_model("l = { t = 8, r = 1 }"), "model.args"),
+        (own_model("l = [{ r = 1, t = 8 }]"), own_model("l = [{ t = 8, r = 1 }]"), "model.args"),
+        (own_loop("x = { b = 1, a = 2 }"), own_loop("x = { a = 2, b = 1 }"), "function.x"),
+        *(
+            (
+                own_model("", f'[search]\n"model.args.l" = [{{ b = 1, a = 2 }}, {last}]'),
+                own_model("", f'[search]\n"model.args.l" = [{{ a = 2, b = 1 }}, {last}]'),
+                "search.model.args.l.choices",
+            )
+            for last in ("{ c = 3 }", "0")
+        ),
+    ],
+)
+def test_the_order_of_what_ones_own_code_is_given_makes_another_study(
+    one: str, other: str, field: str
+) -> None:
+    assert digest(study(one)) != digest(study(other))
+    assert not is_same_study(stored_form(study(one)), study(other))
+    (difference,) = differences(study(one), study(other))
+    assert difference.startswith(f"{field}: stored ")
+    for text in (one, other):
+        assert is_same_study(stored_form(study(text)), study(text))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (own_loop("a = 1\nb = 2"), own_loop("b = 2\na = 1")),  # a loop asks for one value at a time
+        (
+            DATA + '[model]\nname = "mlp"\n[model.args]\nhidden = [8]\ndropout = 0.1\n' + SEARCH,
+            DATA + '[model]\nname = "mlp"\n[model.args]\ndropout = 0.1\nhidden = [8]\n' + SEARCH,
+        ),
+    ],
+)
+def test_an_order_without_a_meaning_makes_no_other_study(one: str, other: str) -> None:
+    assert digest(study(one)) == digest(study(other))
+    assert differences(study(one), study(other)) == []
+
+
+def test_searched_arguments_come_in_one_order_wherever_they_are_read_from() -> None:
+    spec = study(own_model("", '[search]\n"model.args.b" = [1, 2]\n"model.args.a" = [3, 4]'))
+    for hparams in ({"model.args.b": 1, "model.args.a": 3}, {"model.args.a": 3, "model.args.b": 1}):
+        assert list(spec.with_hparams(hparams).model.args) == ["a", "b"]
+
+
+def test_an_enqueued_table_is_the_one_that_was_written() -> None:
+    enqueue = '[[enqueue]]\n"train.lr_multipliers" = { a = 2.0, b = 1.0 }\n'
+    (point,) = study(CHOSEN + enqueue).enqueued()
+    chosen = study(CHOSEN).with_hparams(point).train.lr_multipliers
+    assert list(chosen) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "line"),
     [
@@ -419,8 +483,13 @@ def test_a_study_stored_with_sorted_keys_is_resumed_in_the_order_of_its_file(tex
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (ONE_ORDER, 'in this order: "*", "3.*"; if'),
-        (CHOSEN, 'in this order: "a", "b"; "a", "b"; if'),
+        (
+            ONE_ORDER,
+            "train.lr_multipliers: an older version stored the keys in alphabetical order, so that training "
+            'uses them in this order: {"*": 0.001, "3.*": 1.0}; if',
+        ),
+        (CHOSEN, 'in this order: [{"a": 2.0, "b": 1.0}, {"a": 2.0, "b": 1.0}]; if'),
+        (own_model("layers = { r = 64, t = 8 }"), "model.args: an older version stored the keys in"),
         (DATA + '[train]\nlr_multipliers = { "3.*" = 1.0 }\n' + SEARCH, ""),
         (DATA + SEARCH, ""),
     ],
@@ -521,8 +590,8 @@ def test_what_makes_trials_comparable_changes_the_digest(change: dict[str, Any],
 
 
 def test_the_order_of_keys_does_not_change_the_digest() -> None:
-    one = study(DATA + "[search]\nepochs = [1]\nbatch_size = [2]\n[function]\na = { x = 1, y = 2 }")
-    other = study("[function.a]\ny = 2\nx = 1\n[search]\nbatch_size = [2]\nepochs = [1]\n" + DATA)
+    one = study(DATA + "[search]\nepochs = [1]\nbatch_size = [2]\n[function]\na = 1\nb = 2")
+    other = study("[function]\nb = 2\na = 1\n[search]\nbatch_size = [2]\nepochs = [1]\n" + DATA)
     assert digest(one) == digest(other)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.store.keys import SPECIFICATION
-from hpsearch.study.file import ORDERED, differences, digest, is_same_study, parse_study
+from hpsearch.study.file import differences, digest, is_same_study, parse_study
 from hpsearch.study.specification import CONFIRMS, LINKED, REPEAT, SUFFIX, StudySpec
 
 MOST_REPEATS = 10_000
@@ -142,7 +142,7 @@ def continued(
         stored = before.attrs.get(SPECIFICATION)
         if isinstance(stored, str) and is_same_study(stored, spec):
             raise DigestMismatch(
-                f'study "{spec.study.name}" was trained by an older version, which took the patterns of {ORDERED} in '
+                f'study "{spec.study.name}" was trained by an older version, which took the keys of tables in '
                 "alphabetical order and not in that of the study file, and so is about other models; delete it "
                 f"(hpsearch delete {spec.study.name}) and let it be trained again"
             )
