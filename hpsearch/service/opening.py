@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,14 +12,15 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.errors import DigestMismatch, StudyFileError, nearest
+from hpsearch.contracts.trial import StopKind
+from hpsearch.errors import DigestMismatch, HpsearchError, StudyFileError, nearest
 from hpsearch.search.space import distributions
 from hpsearch.service.study import Study
 from hpsearch.store import trials
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
-from hpsearch.store.keys import ENDED, SPECIFICATION, is_ours, stored_specification
+from hpsearch.store.keys import ENDED, SPECIFICATION, TOKEN, is_ours, stored_specification
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.file import (
@@ -74,12 +76,15 @@ def open_study(
         ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
         with translated(storage):
             past = [trial for name in spec.study.warm_start for trial in _past(storage, name, spec)]
+            is_new = all(one.study_name != spec.study.name for one in storage.get_all_studies())
             study_id = create_or_find(storage, spec)
             if _is_mistaken(storage, ledger, study_id, spec):
                 storage.delete_study(study_id)
                 study_id = create_or_find(storage, spec)
             attrs = storage.get_study_user_attrs(study_id)
             made_here = is_ours(attrs)
+            if is_new:
+                refused.callback(discard_empty, storage, ledger, study_id)
             if made_here:
                 spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
@@ -94,21 +99,21 @@ def open_study(
         return study
 
 
-def discard_empty(study: Study) -> None:
-    """Removes a study in which nothing was ever begun, as its run was refused, and that no other driver is at.
+def discard_empty(storage: RDBStorage, ledger: Ledger, study_id: int) -> None:
+    """Removes a study of ours in which nothing was ever begun, and that no other driver is at.
 
-    One that another program has made stays.
-
-    Raises:
-        StorageAway: the database does not answer.
+    Its run was refused; a database that is away keeps it.
     """
-    study.ledger.unregister()
-    with translated(study.storage):
-        empty = all(map(trials.is_enqueued, study.storage.get_all_trials(study.study_id, deepcopy=False)))
-        alive = [row for row in study.ledger.drivers(study.study_id) if row.state is DriverState.ALIVE]
-        if study.made_here and empty and not alive:
-            study.ledger.forget_study(study.study_id)
-            study.storage.delete_study(study.study_id)
+    try:
+        ledger.unregister()
+        with translated(storage):
+            empty = all(map(trials.is_enqueued, storage.get_all_trials(study_id, deepcopy=False)))
+            alive = [row for row in ledger.drivers(study_id) if row.state is DriverState.ALIVE]
+            if empty and not alive:
+                ledger.forget_study(study_id)
+                storage.delete_study(study_id)
+    except HpsearchError as error:
+        logger.warning("%s; the study has no trials and can be deleted", error)
 
 
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
@@ -138,12 +143,15 @@ def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTri
     other = stored_specification(attrs, name)
     if unlike := _unlike(other, spec):
         raise StudyFileError(f'study.warm_start: "{name}" {unlike}, so its values cannot be used; remove it')
-    space, fits = distributions(spec.search), 0
+    space, others, fits = distributions(spec.search), distributions(other.search), 0
+    token = storage.get_study_system_attrs(known[name]).get(TOKEN, "")
     for trial in storage.get_all_trials(known[name], deepcopy=False):
         kind, value = trial.user_attrs.get("stop_reason"), trial.user_attrs.get("score")
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and kind in list(StopKind)
+        if not ended or not trials.is_own(trial, token, others):
+            continue
         hparams = _translated(trial.params, other, spec)
-        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if not ended or kind is None or value is None or hparams is None:
+        if hparams is None or not isinstance(value, int | float) or not math.isfinite(value):
             continue
         fits += 1
         yield create_trial(

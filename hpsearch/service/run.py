@@ -54,18 +54,11 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
     try:
         return _drive(launched, study, callbacks)
     except HpsearchError:
-        _discard(study)
+        if study.made_here:
+            discard_empty(study.storage, study.ledger, study.study_id)
         raise
     finally:
         study.storage.engine.dispose()
-
-
-def _discard(study: Study) -> None:
-    """Leaves no empty study behind that was refused at its start."""
-    try:
-        discard_empty(study)
-    except HpsearchError as error:
-        logger.warning("%s; the study has no trials and can be deleted", error)
 
 
 def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> RunSummary:

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from hpsearch.errors import StudyFileError
+from hpsearch.errors import StudyFileError, refusing
 from hpsearch.files.atomic import replaced
 from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
@@ -34,8 +35,10 @@ from hpsearch.store.writes import (
 )
 from hpsearch.study.file import is_same_study
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import counted
 
 FORMAT = 1
+_MOST_FOREIGN = 100_000  # numbers in a row of which a file knows nothing: another program's trials
 _GRAPHS = "dashboard:plot_data"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -80,6 +83,32 @@ class Archive:
         return sum(json.loads(line)["state"] != TrialState.RUNNING.name for line in known.values())
 
 
+_Line = TypeVar("_Line", bound=BaseModel)
+
+
+class _Head(BaseModel, strict=True):
+    """The file's first line."""
+
+    format: Literal[1]
+    attributes: dict[str, Any]
+    system_attributes: dict[str, Any]
+
+
+class _Row(BaseModel, strict=True):
+    """A line about a trial; times are in seconds since 1970."""
+
+    number: NonNegativeInt
+    state: Literal["RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"]
+    value: FiniteFloat | None
+    params: dict[str, FiniteFloat | int | bool | str | None]
+    distributions: dict[str, str]
+    values: list[tuple[PositiveInt, float]]
+    attributes: dict[str, Any]
+    system_attributes: dict[str, Any]
+    started: FiniteFloat | None
+    ended: FiniteFloat | None
+
+
 def _row(trial: FrozenTrial) -> dict[str, Any]:
     started, ended = trial.datetime_start, trial.datetime_complete
     return {
@@ -96,19 +125,19 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _trial(row: Mapping[str, Any]) -> FrozenTrial:
+def _trial(row: _Row) -> FrozenTrial:
     trial = create_trial(
-        state=TrialState[row["state"]],
-        value=row["value"],
-        params=row["params"],
-        distributions={name: json_to_distribution(text) for name, text in row["distributions"].items()},
-        intermediate_values={int(step): float(value) for step, value in row["values"]},
-        user_attrs=row["attributes"],
-        system_attrs=row["system_attributes"],
+        state=TrialState[row.state],
+        value=row.value,
+        params=row.params,
+        distributions={name: json_to_distribution(text) for name, text in row.distributions.items()},
+        intermediate_values=dict(row.values),
+        user_attrs=row.attributes,
+        system_attrs=row.system_attributes,
     )
-    trial.number = row["number"]
-    for name, moment in (("datetime_start", row["started"]), ("datetime_complete", row["ended"])):
-        setattr(trial, name, moment and datetime.fromtimestamp(moment))
+    trial.number = row.number
+    trial.datetime_start = None if row.started is None else datetime.fromtimestamp(row.started)
+    trial.datetime_complete = None if row.ended is None else datetime.fromtimestamp(row.ended)
     return trial
 
 
@@ -126,7 +155,7 @@ def restore(storage: RDBStorage, spec: StudySpec, path: Path) -> int:
         study_id = _study(storage, spec, head)
         token = storage.get_study_system_attrs(study_id).get(TOKEN)
         stored = storage.get_all_trials(study_id, deepcopy=False)
-        was, restored = head["system_attributes"].get(TOKEN), 0
+        was, restored = head.system_attributes.get(TOKEN), 0
         for number in range(max((trial.number for trial in trials.values()), default=-1) + 1):
             # Another program's, which was still running: it only keeps the number.
             trial = trials.get(number, create_trial(state=TrialState.FAIL))
@@ -136,32 +165,59 @@ def restore(storage: RDBStorage, spec: StudySpec, path: Path) -> int:
     return restored
 
 
-def _read(path: Path, spec: StudySpec) -> tuple[dict[str, Any], dict[int, FrozenTrial]]:
+def _read(path: Path, spec: StudySpec) -> tuple[_Head, dict[int, FrozenTrial]]:
     remedy = "put the old study file back, or remove this file, and its trials are lost"
-    try:
-        head, *rows = map(json.loads, regular(path).read_text(encoding="utf-8").splitlines())
-        same = is_same_study(head["attributes"][SPECIFICATION], spec)
-        trials = {row["number"]: _trial(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, StudyFileError) as error:
-        raise StudyFileError(
-            f"{path}: it holds unsaved trials, but cannot be read: {error}; {remedy}"
-        ) from None
+    place = 0
+
+    def refusal(reason: str) -> StudyFileError:
+        where = f"line {place}" if place else "it"
+        return StudyFileError(
+            f"{path}: it holds unsaved trials, but {where} cannot be read: {reason}; {remedy}"
+        )
+
+    trials: dict[int, FrozenTrial] = {}
+    with refusing(refusal):
+        first, *rows = regular(path).read_text(encoding="utf-8").splitlines() or [""]
+        place = 1
+        head = _parsed(_Head, first)
+        same = is_same_study(head.attributes[SPECIFICATION], spec)
+        for place, line in enumerate(rows, start=2):  # noqa: B007
+            trial = _trial(_parsed(_Row, line))
+            if trial.number > len(rows) + _MOST_FOREIGN:
+                raise ValueError(
+                    f"number {trial.number} is too large for a file of {counted(len(rows), 'trial')}"
+                )
+            trials[trial.number] = trial
     if not same:
         raise StudyFileError(
-            f'{path}: it holds {len(trials)} unsaved trials of a study "{spec.study.name}" with another '
+            f'{path}: it holds {counted(len(trials), "unsaved trial")} of a study "{spec.study.name}" with another '
             f"specification; {remedy}"
         )
     return head, trials
 
 
-def _study(storage: RDBStorage, spec: StudySpec, head: Mapping[str, Any]) -> int:
+def _parsed(kind: type[_Line], line: str) -> _Line:
+    """Reads a line.
+
+    Raises:
+        ValueError: naming the first field that is wrong.
+    """
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{field}: {first['msg']}" if field else str(first["msg"])) from None
+
+
+def _study(storage: RDBStorage, spec: StudySpec, head: _Head) -> int:
     names = {study.study_name: study._study_id for study in storage.get_all_studies()}
     if spec.study.name in names:
         return names[spec.study.name]
     study_id = storage.create_new_study([StudyDirection[spec.study.better.upper()]], spec.study.name)
-    for key, value in head["system_attributes"].items():
+    for key, value in head.system_attributes.items():
         storage.set_study_system_attr(study_id, key, value)
-    for key, value in head["attributes"].items():
+    for key, value in head.attributes.items():
         storage.set_study_user_attr(study_id, key, value)
     return study_id
 

@@ -554,6 +554,48 @@ def _read_attributes(path: Path) -> None:
     _read_database(path)
 
 
+def _unsaved() -> list[bytes]:
+    from hpsearch.store.archive import Archive
+    from hpsearch.store.connection import open_storage
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "studies.db"
+        path.write_bytes(_databases()[0])
+        storage, archive = open_storage(f"sqlite:///{path}"), Archive()
+        study_id = storage.get_study_id_from_name("s")
+        attrs = storage.get_study_user_attrs(study_id), storage.get_study_system_attrs(study_id)
+        archive.know_study(*attrs)
+        for trial in storage.get_all_trials(study_id):
+            if trial.state.is_finished():
+                archive.add(trial)
+        storage.engine.dispose()
+        archive.write(Path(folder) / "unsaved", "s", {}, ())
+        return [(Path(folder) / "unsaved").read_bytes()]
+
+
+def _restore(path: Path) -> None:
+    """Brings trials back into a database that lacks the study."""
+    from hpsearch.store.archive import restore
+    from hpsearch.store.connection import open_storage
+    from hpsearch.store.keys import SPECIFICATION
+    from hpsearch.study.file import parse_stored
+
+    database = path.with_name("lost.db")
+    if not database.exists():
+        database.write_bytes(_databases()[0])
+    storage = open_storage(f"sqlite:///{database}")
+    try:
+        found = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        told = path.with_name("specification")
+        if not told.exists():
+            told.write_text(storage.get_study_user_attrs(found["s"])[SPECIFICATION])
+        if "s" in found:
+            storage.delete_study(found["s"])
+        restore(storage, parse_stored(told.read_text()), path)
+    finally:
+        storage.engine.dispose()
+
+
 _PICTURE_REFUSALS = (OSError, ValueError, SyntaxError)  # what `open_picture` says that it raises
 
 READERS = {
@@ -575,6 +617,7 @@ READERS = {
         Reader("torch file", _torch_files, _load_weights),
         Reader("database", _databases, _read_database),
         Reader("attribute", _attributes, _read_attributes, whole=False),
+        Reader("unsaved trials", _unsaved, _restore),
     )
 }
 

@@ -209,13 +209,45 @@ def test_it_is_noticed_at_the_very_end(sqlite_url, tmp_path):
     check(sqlite_url, tmp_path, remove, after=8)
 
 
+DAMAGES = [
+    (0, "format", 2),
+    (0, "attributes", [[1]]),
+    (0, "system_attributes", True),
+    (1, "number", None),
+    (1, "number", "x"),
+    (1, "number", -1),
+    (1, "number", 10**9),
+    (1, "state", "DONE"),
+    (1, "value", [[1]]),
+    (1, "value", 1e400),
+    (1, "params", {"learning_rate": 1e400}),
+    (1, "params", {"other": 1.0}),
+    (1, "distributions", "x"),
+    (1, "distributions", {"learning_rate": "[]"}),
+    (1, "values", {"a": 1}),
+    (1, "attributes", [[1]]),
+    (1, "system_attributes", "x"),
+    (1, "started", 10**30),
+    (1, "ended", {}),
+]
+
+
 def test_unsaved_trials_of_another_specification_are_not_lost_by_a_new_study(sqlite_url, tmp_path):
     run_at(sqlite_url, tmp_path, Accident(remove, sqlite_url, 4))
     (path,) = RunFolder(tmp_path, "s").unsaved()
     options = RunOptions(sqlite_url, tmp_path, workers=Workers(gpus="none", workers=2))
     with pytest.raises(StudyFileError, match=r"unsaved-.*jsonl: it holds \d+ unsaved trials of a study"):
         run(spec_of(early_stopping={"patience": 4}), options, (), CurveExecutor(falling))
-    path.write_text("{")
-    with pytest.raises(StudyFileError, match=r"unsaved-.*jsonl: it holds unsaved trials, but cannot be read"):
+    whole = path.read_text().splitlines()
+    for line, field, value in DAMAGES:
+        row = json.loads(whole[line]) | {field: value}
+        path.write_text("\n".join([*whole[:line], json.dumps(row), *whole[line + 1 :]]))
+        with pytest.raises(StudyFileError) as refused:
+            run_at(sqlite_url, tmp_path)
+        assert f"{path}: it holds unsaved trials, but line {line + 1} cannot be read: " in str(refused.value)
+    path.write_text("")
+    with pytest.raises(
+        StudyFileError, match=r"unsaved-.*jsonl: it holds unsaved trials, but line 1 cannot be read"
+    ):
         run_at(sqlite_url, tmp_path)
     assert path.exists()

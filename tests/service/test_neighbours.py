@@ -23,6 +23,7 @@ from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.progress import Progress
 from hpsearch.service.opening import open_study
+from hpsearch.service.study import Study
 from hpsearch.store.keys import stored_specification
 from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
@@ -532,6 +533,34 @@ def test_a_past_that_does_not_fit_is_refused_and_no_study_is_made(tmp_path, chan
         run_here(tmp_path, spec_of(study=study, **changes))
     assert sentence in str(refused.value)
     assert names(tmp_path) == ["old"]
+
+
+def test_another_programs_trials_are_no_past(tmp_path):
+    """`status` does not count them either."""
+    of_the_past(tmp_path)
+    study = optuna.load_study(study_name="old", storage=f"sqlite:///{tmp_path}/s.db")
+    own = study.trials[0]
+    for score in ("abc", [0.3], math.nan, 1e-9):
+        for kind in ("finished", "nonsense", [1]):
+            attrs = {"stop_reason": kind, "score": score}
+            params, space = own.params, own.distributions
+            study.add_trial(
+                optuna.trial.create_trial(params=params, distributions=space, user_attrs=attrs, value=1.0)
+            )
+    opened = open_study(
+        spec_of(study={"name": "new", "warm_start": ["old"]}), f"sqlite:///{tmp_path}/s.db", ["cpu"]
+    )
+    opened.release()
+    opened.storage.engine.dispose()
+    assert len(opened.view._storage.past) == 25
+
+
+def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
+    """Whatever it is that fails, as `Study.load` reads what others may have written."""
+    monkeypatch.setattr(Study, "load", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_study(spec_of(study={"name": "new"}), f"sqlite:///{tmp_path}/s.db", ["cpu"])
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
