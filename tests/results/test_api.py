@@ -90,6 +90,53 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         function(STUDIES / "digits.toml", **settings)
 
 
+@pytest.mark.parametrize(
+    ("function", "name", "value", "kind"),
+    [
+        (hpsearch.run, "workers", "2", "a whole number of at least 1"),
+        (hpsearch.run, "workers", 0, "a whole number of at least 1"),
+        (hpsearch.run, "workers", True, "a whole number of at least 1"),
+        (hpsearch.run, "trials", 2.5, "a whole number of at least 1"),
+        (hpsearch.run, "gpus", 0, "a text"),
+        (hpsearch.run, "gpus", None, "a text"),
+        (hpsearch.run, "executor", None, "a text"),
+        (hpsearch.run, "storage", 3, "a text"),
+        (hpsearch.run, "storage", "a\0.db", "a text"),
+        (hpsearch.run, "run_folder", "a\0b", "a path"),
+        (hpsearch.run, "run_folder", None, "a path"),
+        (hpsearch.run, "lease_seconds", "x", "a number of seconds of at least 1"),
+        (hpsearch.run, "lease_seconds", -1, "a number of seconds of at least 1"),
+        (hpsearch.run, "lease_seconds", float("nan"), "a number of seconds of at least 1"),
+        (hpsearch.run, "storage_timeout", -5, "a number of seconds of at least 0"),
+        (hpsearch.run, "timeout", [1], 'a number of seconds or a text such as "2h"'),
+        (hpsearch.run, "allow", "nets", r'a list of texts, as in \["one"\]'),
+        (hpsearch.run, "allow", [3], r'a list of texts, as in \["one"\]'),
+        (hpsearch.run, "callbacks", [print], "a list of hpsearch.Callback objects"),
+        (hpsearch.run, "progress", object(), "True or False"),
+        (hpsearch.run, "cluster", "auto", "a Cluster"),
+        (hpsearch.confirm, "top", "x", "a whole number of at least 1"),
+        (hpsearch.confirm, "seeds", 1, "a whole number of at least 2"),
+        (hpsearch.refit, "test", "no", "True or False"),
+        (hpsearch.check, "device", 0, "a text"),
+        (hpsearch.report, "out", 3, "a path"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_by_its_name(
+    tmp_path: Path, function: Callable[..., Any], name: str, value: Any, kind: str
+) -> None:
+    with pytest.raises(hpsearch.UserError, match=f"^{function.__name__}: {name} must be {kind}, got "):
+        function(STUDIES / "digits.toml", **({"run_folder": tmp_path} | {name: value}))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("function", [hpsearch.run, hpsearch.check, hpsearch.report])
+def test_what_is_no_study_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(
+        hpsearch.UserError, match="study must be a study file's path, a study's name, or a study, got 3"
+    ):
+        function(3)
+
+
 def test_arguments_are_named_alike_everywhere() -> None:
     functions = (
         hpsearch.run,

@@ -4,12 +4,11 @@ Arguments are named alike everywhere: `storage`, `run_folder`, `workers`, `trial
 Nothing heavy is imported before a function needs it; `run` starts its workers first.
 """
 
-import inspect
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Never
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.places import Cluster
-from hpsearch.errors import UserError, nearest
+from hpsearch.errors import UserError
+from hpsearch.results.commands.arguments import check_arguments
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
 from hpsearch.store.url import database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits
-from hpsearch.study.specification import StudySection, StudySpec
+from hpsearch.study.specification import StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.commands.check import Report
@@ -60,7 +60,7 @@ def run(
     import_paths: Sequence[str] = (),
     storage_timeout: float = 600.0,
     lease_seconds: float = 60.0,
-    metrics: str | None = None,
+    metrics: str | int | None = None,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
     **unknown: Never,
@@ -87,7 +87,7 @@ def run(
         UserError: study, data, model, device, storage, or an argument that does not exist; nothing was trained.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    _refuse(unknown, run)
+    check_arguments(run, locals())
     name, given = named(study)
     options = _at_home(
         RunOptions(
@@ -146,8 +146,8 @@ def check(
     Raises:
         UserError: study, data, model or device.
     """
+    check_arguments(check, locals())
     began = time.monotonic()
-    _refuse(unknown, check)
     from hpsearch.executors.choose import CLUSTERS, make_executor
     from hpsearch.files.run_folder import RunFolder
     from hpsearch.results.commands.elsewhere import try_worker
@@ -211,7 +211,7 @@ def confirm(
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    _refuse(unknown, confirm)
+    check_arguments(confirm, locals())
     from hpsearch.results.confirm.confirm import confirm as confirm_study
     from hpsearch.results.dashboard.publisher import Publisher
 
@@ -272,7 +272,7 @@ def refit(
         UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    _refuse(unknown, refit)
+    check_arguments(refit, locals())
     from hpsearch.results.confirm.refit import refit as refit_study
     from hpsearch.results.dashboard.publisher import Publisher
 
@@ -318,6 +318,7 @@ def join(
     Raises:
         UserError: no such study, too few models, or other data than the search's.
     """
+    check_arguments(join, locals())
     from hpsearch.results.confirm.ensemble import join as join_models
 
     name, given = named(study)
@@ -361,7 +362,7 @@ def predict(
     Raises:
         UserError: no such model, or nothing says how the study's data function prepares a picture.
     """
-    _refuse(unknown, predict)
+    check_arguments(predict, locals())
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import pictures_in, predict_files
 
@@ -392,7 +393,7 @@ def report(
     Raises:
         UserError: no such study, or a file that cannot be written.
     """
-    _refuse(unknown, report)
+    check_arguments(report, locals())
     from hpsearch.results.report import build_report, write_report
     from hpsearch.results.stored.listing import makes_folder
     from hpsearch.results.stored.reading import reading_study
@@ -450,7 +451,7 @@ def _folders(study: Study | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _metrics(address: str | None) -> Iterator[tuple[Callback, ...]]:
+def _metrics(address: str | int | None) -> Iterator[tuple[Callback, ...]]:
     """Serves the figures of a run meanwhile, if an address is given."""
     if address is None:
         yield ()
@@ -473,18 +474,3 @@ def _shown(progress: "bool | Display", storage: str = "") -> "Display":
     from hpsearch.results.terminal.display import choose_display
 
     return choose_display(quiet=not progress, as_json=False, storage=storage)
-
-
-def _refuse(unknown: Mapping[str, object], function: Callable[..., Any]) -> None:
-    """Refuses arguments that a function does not have.
-
-    Raises:
-        UserError: naming the nearest one.
-    """
-    known = [name for name in inspect.signature(function).parameters if name != "unknown"]
-    for name in unknown:
-        if name in StudySection.model_fields:
-            raise UserError(
-                f"{function.__name__}: {name} is not an argument but a field of the study; write study.{name}"
-            )
-        raise UserError(f'{function.__name__}: there is no argument "{name}"; {nearest(name, known)}')

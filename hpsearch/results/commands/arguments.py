@@ -1,0 +1,107 @@
+"""What the public functions take: the bounds of the command line's flags, said in a sentence."""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.places import Cluster
+from hpsearch.errors import UserError, nearest
+from hpsearch.study.specification import StudySection, StudySpec
+from hpsearch.text import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What an argument may be, beside a default of None; `words` end "NAME must be"."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuses arguments that a public function does not have, or that mean nothing to it.
+
+    Args:
+        given: its `locals()`, of which `unknown` holds the keywords that it does not have.
+
+    Raises:
+        UserError: naming the argument.
+    """
+    known = dict(inspect.signature(function).parameters)
+    known.pop("unknown", None)
+    for name in given.get("unknown", ()):
+        if name in StudySection.model_fields:
+            raise UserError(
+                f"{function.__name__}: {name} is not an argument but a field of the study; write study.{name}"
+            )
+        raise UserError(f'{function.__name__}: there is no argument "{name}"; {nearest(name, list(known))}')
+    for name, parameter in known.items():
+        kind, value = _KINDS.get(name), given[name]
+        if kind is None or (value is None and parameter.default is None) or kind.fits(value):
+            continue
+        raise UserError(f"{function.__name__}: {name} must be {kind.words}, got {one_line(repr(value), 80)}")
+
+
+def _whole(least: int) -> _Kind:
+    return _Kind(
+        f"a whole number of at least {least}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least,
+    )
+
+
+def _seconds(least: float) -> _Kind:
+    return _Kind(
+        f"a number of seconds of at least {least:g}", lambda value: _is_number(value) and value >= least
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_path(value: Any) -> bool:
+    return _is_text(os.fspath(value)) if isinstance(value, str | os.PathLike) else False
+
+
+def _is_list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Sequence) and not isinstance(value, str) and all(map(fits, value))
+
+
+_TEXT = _Kind("a text", _is_text)
+_PATH = _Kind("a path", _is_path)
+_TEXTS = _Kind('a list of texts, as in ["one"]', _is_list(_is_text))
+_SWITCH = _Kind("True or False", lambda value: isinstance(value, bool))
+
+_KINDS: Mapping[str, _Kind] = {
+    "study": _Kind(
+        "a study file's path, a study's name, or a study",
+        lambda value: _is_path(value) or isinstance(value, StudySpec | Mapping),
+    ),
+    **dict.fromkeys(("gpus", "share", "executor", "storage", "data_root", "device", "prepare"), _TEXT),
+    **dict.fromkeys(("run_folder", "out", "png"), _PATH),
+    **dict.fromkeys(("allow", "import_paths"), _TEXTS),
+    **dict.fromkeys(("test", "search", "markdown"), _SWITCH),
+    **dict.fromkeys(("workers", "workers_per_gpu", "gpus_per_trial", "trials", "top"), _whole(1)),
+    **dict.fromkeys(("ensemble", "average", "seeds"), _whole(2)),
+    "storage_timeout": _seconds(0.0),
+    "lease_seconds": _seconds(1.0),
+    "timeout": _Kind(
+        'a number of seconds or a text such as "2h"', lambda value: _is_number(value) or _is_text(value)
+    ),
+    "metrics": _Kind(
+        'a port or a text such as "localhost:9400"', lambda value: _is_text(value) or _whole(0).fits(value)
+    ),
+    "cluster": _Kind("a Cluster", lambda value: isinstance(value, Cluster)),
+    "callbacks": _Kind(
+        "a list of hpsearch.Callback objects", _is_list(lambda one: isinstance(one, Callback))
+    ),
+    "progress": _Kind("True or False", lambda value: isinstance(value, bool | Callback)),
+}
