@@ -298,7 +298,9 @@ def test_a_wait_for_another_process_that_prepares_the_images_is_told(
     held = 1
     place = exam.Place(None, tmp_path / "tested", None, (), "cpu", waits=said.append)
     assert exam.sealed_part(spec, place, {})[1] == ""
-    assert said == [cache.WAITING] * 2
+    assert (
+        said == ["waits for another process, which prepares the same images for this run or another one"] * 2
+    )
 
 
 def test_the_space_as_a_table() -> None:

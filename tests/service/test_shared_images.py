@@ -1,5 +1,6 @@
 """Two drivers on one machine, whose workers want the same images: one prepares them, the others say they wait."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_worker_says_that_it_waits_for_the_images_that_another_driver_prepares
     message = first(waits)
     assert isinstance(message, Waiting), message
     assert message.worker == 0
-    assert message.text.startswith("waits for another process that prepares the same images")
+    assert re.match(r"waits for process \d+ on \S+, which prepares the same images", message.text)
     (tmp_path / "go").touch()
     assert isinstance(first(prepares), Ready)
     assert isinstance(first(waits), Ready)

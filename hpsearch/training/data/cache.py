@@ -10,17 +10,19 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.errors import DataError
 from hpsearch.files.locks import try_lock
+from hpsearch.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +31,6 @@ Waits = Callable[[str], None]
 
 LOOK_AGAIN = 0.1  # seconds between two looks at whether a lock is free
 SAY_FIRST, SAY_AGAIN = 2.0, 30.0  # seconds of waiting until that is said, and between two times
-WAITING = (
-    "waits for another process that prepares the same images, a worker of this run or of another one, and goes "
-    "on when they are there"
-)
 
 _GB = 1e9
 _BUILDING = ".tmp"
@@ -200,13 +198,24 @@ def lock(path: Path, waits: Waits | None = None) -> Iterator[bool]:
     The file stays: were it removed, those who wait for it and those who come later would hold two locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
         say_at = time.monotonic() + SAY_FIRST
         while (held := try_lock(file)) is None:
             if time.monotonic() >= say_at:
-                logger.info("%s: %s", path.name, WAITING)
+                waiting = _waiting(file)
+                logger.info("%s: %s", path.name, waiting)
                 if waits:
-                    waits(WAITING)
+                    waits(waiting)
                 say_at = time.monotonic() + SAY_AGAIN
             time.sleep(LOOK_AGAIN)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield held
+
+
+def _waiting(file: IO[str]) -> str:
+    """Returns the sentence about a lock that another process holds, whose name it has written into the file."""
+    file.seek(0)
+    holder = one_line(file.read(), 200) or "another process"
+    return f"waits for {holder}, which prepares the same images for this run or another one"
