@@ -16,17 +16,19 @@ __all__ = ["chromium"]
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Runs the whole suite in two processes, file by file, where pytest-xdist is installed.
+    """Leaves the slow tests out of `pytest` alone, and runs it in two processes, file by file, with pytest-xdist.
 
-    Half of the time is spent waiting for the processes, servers and browsers of the tests. A part of the suite
-    runs in this process as usual, and so does all of it with `-n 0`.
+    Half of the time is spent waiting for the processes, servers and browsers of the tests. `pytest -m slow` runs the
+    others in two processes too; a part of the suite runs in this one as usual, and so does all with `-n 0`.
     """
     if hasattr(config, "workerinput"):  # one of the two
         return
     options = config.option
-    is_part = options.keyword or options.markexpr or options.usepdb or options.collectonly
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not is_part
-    if is_whole and getattr(options, "numprocesses", 0) is None:
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or options.keyword:
+        return
+    options.markexpr = options.markexpr or "not slow"
+    is_half = options.markexpr in ("slow", "not slow") and not (options.usepdb or options.collectonly)
+    if is_half and getattr(options, "numprocesses", 0) is None:
         options.numprocesses, options.dist, options.loadscopereorder = 2, "loadfile", False
 
 
