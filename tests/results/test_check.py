@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -118,8 +119,23 @@ def test_a_timeout_limits_the_estimate(tmp_path: Path) -> None:
     )
     assert report.estimate == Estimate(1.0, (1.0, 1.0), 1.0)
     assert report_lines(report)[-2] == (
-        "estimate: about 0:01 for 1000 trials with 1 worker, start-up included"
+        "estimate: about 0:01 for up to 1000 trials with 1 worker, start-up included"
     )
+
+
+def test_the_studys_own_limits_limit_the_estimate(tmp_path: Path) -> None:
+    """Two thousand epochs of which sixteen are trained, or which have 0.72 s."""
+    estimates = {}
+    for name, limits in (
+        ("none", {}),
+        ("epochs", {"max_epochs_total": 16}),
+        ("hours", {"max_device_hours": 2e-4}),
+    ):
+        spec = study({"epochs": [2]}, study={"trials": 1000, **limits})
+        estimates[name] = check_study(spec, None, tmp_path, "cpu", began=time.monotonic()).estimate
+    whole = estimates["none"].expected
+    assert estimates["epochs"].expected < whole / 2
+    assert estimates["hours"].expected < whole / 2
 
 
 @pytest.mark.parametrize(

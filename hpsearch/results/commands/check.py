@@ -128,7 +128,9 @@ def check_study(
             probes = tuple(_probe(engine, variant, data) for variant in variants(spec, data))
             # The driver starts with the workers, and has as much to import.
             ready = (imported + loaded) * max(1.0, (workers + 1) / cores())
-            estimate = _estimate(engine, spec, data, probes, ready, workers)
+            # Workers on the CPU share its hours, those on GPUs are taken to have one each.
+            alone = 1 if chosen.type == "cpu" else workers
+            estimate = _estimate(engine, spec, data, probes, ready, workers, alone)
     finally:
         engine.close()
     precision = _precision(spec, chosen)
@@ -251,26 +253,37 @@ def _fact(end: TrialEnd, name: str) -> Any:
 
 
 def _estimate(
-    engine: Engine, spec: StudySpec, data: DataFacts, probes: Sequence[Probe], ready: float, workers: int
+    engine: Engine,
+    spec: StudySpec,
+    data: DataFacts,
+    probes: Sequence[Probe],
+    ready: float,
+    workers: int,
+    device_count: int,
 ) -> Estimate:
     """Returns how long the study takes: trials as they are sampled, each at the pace of the probes like it.
 
     Args:
         ready: seconds until the workers are ready.
+        device_count: devices that the workers have together.
     """
     acted = studies(spec)
     paces = [[epoch_seconds(trial.spec, data, probes) for trial in trials] for trials in acted]
     scale = 1.0
     if any(_changes_pace(name, entry) for name, entry in spec.search.items()):
         scale = _correction(engine, acted[0], paces[0], data)
-    limit = spec.study.timeout or math.inf
+    limits = spec.study
+    longest = 3600 * (limits.max_device_hours or math.inf) / device_count
 
     def lasts(trials: Sequence[Sample], paces: Sequence[float], counts: Sequence[int]) -> float:
         seconds = [
             scale * pace * count + START * trial.starts
             for pace, count, trial in zip(paces, counts, trials, strict=True)
         ]
-        return min(ready + span(seconds, spec.trials, workers), limit)
+        epochs = mean(counts) * spec.trials
+        share = min(1.0, (limits.max_epochs_total or math.inf) / epochs)
+        training = min(share * span(seconds, spec.trials, workers), longest)
+        return min(ready + training, limits.timeout or math.inf)
 
     expected, most = (
         [

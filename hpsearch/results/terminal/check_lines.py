@@ -114,8 +114,13 @@ def _estimate_line(report: Report, estimate: Estimate) -> str:
     trials, workers = report.spec.trials, report.workers
     low, high = map(duration, estimate.span)
     span = f" ({low} to {high})" if low != high else ""
+    limits = report.spec.study
+    ends = (
+        limits.timeout, limits.target_value, limits.patience_trials, limits.max_epochs_total, limits.max_device_hours
+    )  # fmt: skip
+    most = "up to " if any(limit is not None for limit in ends) else ""
     line = (
-        f"estimate: about {duration(estimate.expected)}{span} for {counted(trials, 'trial')} with "
+        f"estimate: about {duration(estimate.expected)}{span} for {most}{counted(trials, 'trial')} with "
         f"{counted(workers, 'worker')}, start-up included"
     )
     if estimate.most <= estimate.expected:
