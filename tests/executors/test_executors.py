@@ -36,6 +36,7 @@ class TestDial(ExecutorContract):
         return HandExecutor(RunFolder(folder, "s"))
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
 class TestSlurm(ExecutorContract):
@@ -44,6 +45,7 @@ class TestSlurm(ExecutorContract):
         return SlurmExecutor(RunFolder(folder, "s"), Cluster())
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 class TestRay(ExecutorContract):
     @pytest.fixture(autouse=True, scope="class")

@@ -108,6 +108,7 @@ def desk(slurm: Slurm, tmp_path: Path):
     assert slurm.jobs() == {}, "jobs are left"
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize(
     ("wanted", "partition", "gpus"),
@@ -124,6 +125,7 @@ def test_each_job_is_one_worker_on_its_gpus(
     assert {"--array=0,1,2", "--cpus-per-task=2", "--requeue"} <= set(executor._sbatch([0, 1, 2], 2))
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize(
     ("wanted", "words"),
@@ -140,6 +142,7 @@ def test_gpus_that_slurm_does_not_give_so_are_refused(
     assert words in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_slurm_gives_each_job_its_own_gpu(slurm: Slurm, desk, tmp_path: Path) -> None:
     """The GPUs stand for none, so that a worker says that CUDA is missing; which one it was given, its job tells."""
@@ -157,6 +160,7 @@ def test_slurm_gives_each_job_its_own_gpu(slurm: Slurm, desk, tmp_path: Path) ->
     assert seen == {"0", "1"}
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_jobs_that_slurm_refuses_end_the_run_with_its_words(slurm: Slurm, desk) -> None:
     one = desk(partition="nowhere")
@@ -167,6 +171,7 @@ def test_jobs_that_slurm_refuses_end_the_run_with_its_words(slurm: Slurm, desk) 
         one.until(lambda: False, "a refusal")
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_job_that_waits_says_why_and_takes_its_place_when_it_may(slurm: Slurm, desk) -> None:
     slurm.tell("scontrol", "update", "partitionname=low", "state=down")
@@ -181,6 +186,7 @@ def test_a_job_that_waits_says_why_and_takes_its_place_when_it_may(slurm: Slurm,
         slurm.tell("scontrol", "update", "partitionname=low", "state=up")
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_job_that_cannot_begin_leaves_its_last_words(
     slurm: Slurm, desk, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +201,7 @@ def test_a_job_that_cannot_begin_leaves_its_last_words(
     assert not left.blameless
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_job_without_a_trial_ends_and_comes_back_when_it_is_wanted(
     slurm: Slurm, desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

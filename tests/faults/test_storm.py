@@ -15,7 +15,7 @@ from tests.databases import proxied
 from tests.faults.bench import ROOT, Bench, alive
 from tests.faults.storm import storm
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -25,13 +25,11 @@ def bench(tmp_path):
     bench.end()
 
 
-@pytest.mark.slow
 def test_a_storm_loses_nothing(bench):
     faults = storm(bench, faults=12, seed=2)
     bench.check(sum(faults.values()))
 
 
-@pytest.mark.slow
 def test_a_storm_over_a_server_loses_nothing(server_database_url, tmp_path):
     with proxied(server_database_url) as line:
         bench = Bench(tmp_path, trials=4, storage=line.url)
