@@ -120,6 +120,10 @@ def test_volumes_networks_secrets_and_services_that_are_named_are_declared():
 
 def test_paths_that_are_named_exist():
     assert all((DOCKER / name).exists() for name in ("../studies", "Caddyfile", "../docker/Dockerfile"))
+    volumes = [volume for service in compose()["services"].values() for volume in service.get("volumes", ())]
+    scripts = [volume.split(":")[0] for volume in volumes if volume.split(":")[0].endswith(".sh")]
+    assert {Path(script).name for script in scripts} == {"backup.sh", "restore.sh"}
+    assert all((DOCKER / script).is_file() for script in scripts)
     for service in OURS.values():
         build = DOCKER / service["build"]["context"]
         assert (build / service["build"]["dockerfile"]).is_file()
@@ -195,7 +199,7 @@ def test_compose_commands_of_the_page_are_right(words):
         understood(rest)
     elif service == "postgres" and rest:
         assert_flags_exist(rest)
-    elif service != "add-user":
+    elif service not in ("add-user", "restore"):
         assert all(other in whole or other == "." for other in rest)
 
 

@@ -6,7 +6,6 @@ PostgreSQL, Caddy and Chromium are real; tests/docker/image.py is in place of th
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -261,34 +260,52 @@ def test_login_and_changes_work_behind_caddy_in_a_browser(site, chromium):
         assert page.goto(f"{address}/dashboard").status == 401
 
 
-def test_a_database_that_was_backed_up_and_restored_goes_on(searched, database, tmp_path):
+def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["sh", DOCKER / name, *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_a_study_that_was_backed_up_and_restored_continues(searched, database, tmp_path):
     programs = ["pg_dump", "dropdb", "createdb", "pg_restore"]
     if missing := [program for program in programs if shutil.which(program) is None]:
         pytest.skip(f"no {', '.join(missing)} on this machine")
-    lines = dict(re.findall(r"^ {4}docker compose exec -T postgres ((\w+) .*)$", PAGE, re.MULTILINE))
-    commands = {program: line for line, program in lines.items()}
-    assert list(commands) == programs
-    before, url = finished(database), make_url(database)
-    login = {"PGHOST": url.host or "", "PGPORT": str(url.port or 5432), "PGPASSWORD": str(url.password or "")}
-    for program in programs:
-        line = commands[program].replace("--username hpsearch", f"--username {url.username}")
-        line = re.sub(r"(?<= )hpsearch(?= |$)", shlex.quote(url.database or ""), line)
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=tmp_path,
-            env=os.environ | login,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        if program == "createdb":
-            assert searched.run("hpsearch", "list").returncode == 2  # an empty database
-    assert (tmp_path / "hpsearch.dump").stat().st_size > 1000
+    url, runs = make_url(database), searched.folder / "runs"
+    place = {
+        "PGHOST": url.host or "",
+        "PGPORT": str(url.port or 5432),
+        "PGUSER": url.username or "",
+        "PGPASSWORD": str(url.password or ""),
+        "PGDATABASE": url.database or "",
+        "RUNS": str(runs),
+        "BACKUPS": str(tmp_path),
+    }
+    before, files = finished(database), contents(runs)
+    assert any(name.endswith(".safetensors") for name in files)
+    done = script("backup.sh", **place)
+    assert done.returncode == 0, done.stderr
+    (backup,) = tmp_path.iterdir()
+    assert done.stdout.strip() == str(backup)
+    for name in ("", "2020-01-01T000000"):
+        refused = script("restore.sh", name, **place)
+        assert (refused.returncode, backup.name in refused.stderr) == (2, True)
+    damaged = shutil.copytree(backup, tmp_path / "damaged") / "runs.tar"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    assert script("restore.sh", "damaged", **place).returncode != 0
+    assert finished(database) == before, "nothing is taken away for a backup that is not whole"
+    for file in runs.rglob("*.safetensors"):
+        file.unlink()
+    (runs / "newer").touch()
+    done = script("restore.sh", backup.name, **place)
+    assert done.returncode == 0, done.stderr
+    assert contents(runs) == files
     assert finished(database) == before
     done = searched.run("hpsearch", *SERVICES["worker-cpu"]["command"], "--trials", 3)
     assert done.returncode == 0, done.stderr
     after = finished(database)
     assert set(after) == {0, 1, 2}
     assert {number: after[number] for number in before} == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns the contents of all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
