@@ -81,7 +81,7 @@ def assemble(
     rows = splits.split(found, spec.split)
     _refuse_flawed(found, _parts(found, rows))
     _refuse_varying(found, rows, spec)
-    _refuse_flawed_stream(found, rows, spec)
+    _read_stream(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
     notes = (*found.notes, *_origins(found, rows), *_balance(found), *shares, *duplicates)
@@ -116,14 +116,14 @@ def _refuse_flawed(found: Catalogue, parts: Array) -> None:
     )
 
 
-def _refuse_flawed_stream(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
-    """Reads the floats that are streamed for judging, once; those of training are read to measure them.
+def _read_stream(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
+    """Reads what is streamed for judging, once; those of training are read to measure them.
 
     Raises:
-        DataError: names the first image with NaN or infinite values.
+        DataError: names the first image with NaN or infinite values, or that is unlike the first one.
     """
     images = found.images
-    if spec.device != "stream" or not isinstance(images, ItemImages) or images.dtype == "uint8":
+    if spec.device != "stream" or ":" not in spec.dataset or not isinstance(images, ItemImages):
         return
     for part in (rows.val, rows.test):
         for _ in StreamedImages(images.take(part), images.size, images.channels).arrays():

@@ -39,8 +39,10 @@ def read_members(
     """
     counts = [len(member) for member in members]
     parts = np.repeat(np.array([member.part for member in members], np.int8), counts)
-    survey = _glance if request.spec.device == "stream" else _survey
-    seen = survey(members, len(parts), request.spec.layout, threads, request.progress)
+    glances = request.spec.device == "stream" and ":" in request.spec.dataset  # all others are kept anyway
+    seen = (_glance if glances else _survey)(
+        members, len(parts), request.spec.layout, threads, request.progress
+    )
     size = seen.common_size
     if size is None and request.size is None:
         raise DataError(
@@ -51,16 +53,24 @@ def read_members(
     targets, classes = labels.to_targets(
         seen.labels, request.spec.task, f"data.dataset: {request.spec.dataset}", names
     )
+    channels, wanted = seen.channels, request.spec.channels
+    like = None
+    if glances:  # each item is held against the first when it is read, all of them before the training
+        mixes = wanted in (1, 3) and channels in (1, 3)
+        like = (None if request.size else size, (1, 3) if mixes else (channels,))
+        if mixes and wanted == 3 > channels and _have_colour(members, len(parts), request.spec.layout):
+            channels = 3
     images = ItemImages(
         members,
         counts,
         request.spec.layout,
-        seen.channels,
+        channels,
         size or request.size or (1, 1),
         seen.dtype,
         source=seen.source,
         resize=request.spec.resize,
         threads=threads,
+        like=like,
         rebuild=rebuild,
     )
     groups = _groups(request.spec.split.group_by, members, request.spec.dataset)
@@ -142,6 +152,12 @@ def _glance(
     found = [label for part in known for label in part or ()]
     kind = number_type(first)
     return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype), kind)
+
+
+def _have_colour(members: Sequence[Member], total: int, layout: str) -> bool:
+    """Whether an item has three channels; reads until one has."""
+    items = read_items(members, np.arange(total), threads=False)
+    return any(len(from_item(image, layout, "data.dataset: an item's image")) == 3 for image, _ in items)
 
 
 def _known_labels(data: Any) -> list[Any] | None:
