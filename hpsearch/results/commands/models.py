@@ -36,9 +36,11 @@ def load_best_model(
     is the confirmed configuration: its refit (`hpsearch refit`) if there is one, else the repeat with the median
     validation score. `model.metadata["answer"]` says which trial it is and what confirms it.
 
-    It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
-    normalises them itself, and computes in the number type of training (`model.metadata["precision"]`);
-    `model.classes` names its outputs, `model.metadata` holds what is known of it.
+    It takes tensors of shape [B, channels, H, W], of any size, in the values that `model.preparation.accepts` names:
+    bytes, or floats in [0, 1], for pictures of 8 bits; their own numbers for deeper ones; for data of your own
+    function what that gives, at its size. Others are refused. It resizes and normalises them itself, and computes in
+    the number type of training (`model.metadata["precision"]`); `model.classes` names its outputs, `model.metadata`
+    holds what is known of it.
 
     Args:
         study: name of a study in the storage, a folder that `hpsearch best --save` wrote (of an ensemble too), or

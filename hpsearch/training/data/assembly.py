@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,8 @@ def assemble(
     _read_stream(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
-    notes = (*found.notes, *_origins(found, rows), *_balance(found), *shares, *duplicates)
+    order, missing = _describe_order(found.classes), splits.describe_missing(found, rows)
+    notes = (*found.notes, *order, *_origins(found, rows), *_balance(found), *shares, *missing, *duplicates)
     indices = (np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
     assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
@@ -251,6 +253,24 @@ def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cach
     return Cache(Path(spec.cache) if spec.cache else folder, spec.cache_limit_gb, waits)
 
 
+def _describe_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Says so where classes are ordered by code point, as torchvision's folders, and people expect otherwise."""
+    expected = sorted(classes, key=_as_counted)
+    if expected == list(classes) or sorted(classes) != list(classes):
+        return ()
+    place = next(place for place, name in enumerate(classes) if name != expected[place])
+    return (
+        "classes are in the order of their characters, as in torchvision's ImageFolder: "
+        f'class {place} is "{classes[place]}" and not "{expected[place]}"; train.class_weights follow it',
+    )
+
+
+def _as_counted(name: str) -> list[tuple[int, str]]:
+    """Returns a key by which names are ordered as people count: 2 before 10, b before C."""
+    pieces = re.split(r"(\d+)", name.casefold())
+    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)]
+
+
 def _balance(found: Catalogue) -> tuple[str, ...]:
     if not found.classes:
         return ()
@@ -259,6 +279,8 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     each = ""
     if len(counts) <= MOST_COUNTED:
         each = ": " + ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
+    if counts[low] == counts[high]:
+        return (f"{counted(len(counts), 'class', 'classes')} of {counted(int(counts[low]), 'image')} each",)
     if counts[low] * 1.5 >= counts[high]:
         return (
             f"{counted(len(counts), 'class', 'classes')} of {counts[low]} to {counts[high]} images{each}",

@@ -23,6 +23,7 @@ from hpsearch.training.data.decode import (
     FULL,
     WHITE,
     Form,
+    a_depth,
     depth,
     fit,
     from_item,
@@ -283,14 +284,13 @@ class Preparation:
         return read if are_bytes else read.astype(np.float32) * np.float32(factor)
 
     def _describe_other(self, seen: "_Values") -> str:
-        name = DEPTHS[seen.kind]
-        a = "an" if name.startswith("8") else "a"
         sources = self.source.split(",")
         trained = " or ".join(dict.fromkeys(DEPTHS.get(one, one) for one in sources if one)) or "other"
         known = "" if self._is_bytes else " from {:g} to {:g}".format(*self.statistics.range)
+        what = f"{a_depth(seen.kind)} picture{seen.range}"
         return (
-            f"it is {a} {name} picture{seen.range} and the model was trained on {trained} images{known}, so its black "
-            "and white levels are unknown; save it in the format of the training images"
+            f"it is {what} and the model was trained on {trained} images{known}, so its "
+            "black and white levels are unknown; save it in the format of the training images"
         )
 
     def _read_own(self, path: Path, name: str, prepare: Callable[[Image.Image], Any]) -> Array:

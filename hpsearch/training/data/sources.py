@@ -51,7 +51,7 @@ CHOICES = {
 }
 """Fields of `[data]` that not all kinds of data heed, and what to say of those that do not."""
 
-_VERSION = 4
+_VERSION = 5
 """Raised when catalogues are written in another form."""
 
 _READ_WITH = (

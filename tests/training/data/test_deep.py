@@ -210,7 +210,7 @@ def floats_and_whole(number: int) -> np.ndarray:
         (
             some_deep,
             "png",
-            r"a/00\.png is a 16-bit picture \(the highest value .* is 1099\) and a/04\.png a 8-bit",
+            r"a/00\.png is a 16-bit picture \(the highest value .* is 1099\) and a/04\.png an 8-bit",
         ),
         (
             lambda n: camera(n, np.int32) if n < 3 else noise(n, 6, 6, 1),
