@@ -86,7 +86,16 @@ def assemble(
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
     order, missing = _describe_order(found.classes), splits.describe_missing(found, rows)
-    notes = (*found.notes, *order, *_origins(found, rows), *_balance(found), *shares, *missing, *duplicates)
+    notes = (
+        *found.notes,
+        *order,
+        *_origins(found, rows),
+        *_balance(found),
+        *shares,
+        *missing,
+        *duplicates,
+        *_compare_ranges(found, rows, spec),
+    )
     indices = (np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
     assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
@@ -174,6 +183,41 @@ def _origins(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
     return (
         f"the {' and the '.join(cut)} part {'are' if len(cut) > 1 else 'is'} cut out of the training data set",
     )
+
+
+def _compare_ranges(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> tuple[str, ...]:
+    """Says so where the data's own validation or test part lies far from the training part, which gives the scale.
+
+    Raises:
+        DataError: it is in another unit, and so would be judged by what was not trained.
+    """
+    if found.extremes is None:
+        return ()
+    said = []
+    low, high = found.extremes[rows.train, 0].min(), found.extremes[rows.train, 1].max()
+    for part, name in ((rows.val, "validation"), (rows.test, "test")):
+        if not len(part) or name in _cut_out(found, rows):
+            continue
+        lows, highs = found.extremes[part].T
+        usual = float(np.median(lows)), float(np.median(highs))  # hot pixels lie far outside in a few images
+        is_scaled = pixels.are_scaled(lows.min(), highs.max(), low, high) or pixels.are_scaled(
+            low, high, *usual
+        )
+        ends = f"from {lows.min():g} to {highs.max():g}"
+        # Floats of another unit are as common as dark integers are; data.range says that the scale is right.
+        if is_scaled and "float" in found.images.source and spec.range is None:
+            raise DataError(
+                f"data.dataset: values of the {name} part go {ends} and those of the training part from {low:g} to "
+                f"{high:g}, which cannot have one scale; bring them into one unit, or give the values that are black "
+                "and white by data.range"
+            )
+        span = high - low
+        if is_scaled or usual[0] < low - span or usual[1] > high + span:
+            said.append(
+                f"values of the {name} part go {ends}, far from those of the training part, {low:g} to {high:g}, by "
+                "which all are scaled: see whether they were made in one way"
+            )
+    return tuple(said)
 
 
 def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:

@@ -31,6 +31,7 @@ from hpsearch.training.data.catalogue import (
     Request,
     Size,
     Source,
+    find_extremes,
 )
 from hpsearch.training.data.decode import FULL, WHITE, Form, a_depth
 from hpsearch.training.data.labels import Table
@@ -366,6 +367,8 @@ def read_folder(request: Request) -> Catalogue:
     targets, classes = _to_targets(request, listing, rows)
     where = str(root / (request.spec.labels or ""))
     groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, where)
+    deep = images.chunks(size, kept) if form.dtype != "uint8" else ()  # as they have just been decoded
+    extremes = [find_extremes(chunk) for chunk in deep]
     return Catalogue(
         images,
         targets,
@@ -380,6 +383,7 @@ def read_folder(request: Request) -> Catalogue:
             *_describe_failures(failures | broken),
         ),
         pixels=hash_pixels(images, kept, root, [names[place] for place in whole.tolist()], hashes[whole]),
+        extremes=np.concatenate(extremes) if extremes else None,
     )
 
 

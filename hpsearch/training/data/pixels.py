@@ -285,6 +285,7 @@ def are_scaled(low: float, high: float, black: float, white: float) -> bool:
     """
     if low < 0 or high <= 0:
         return False
+    black = min(black, 0.0)  # a range is no narrower for lying far from 0
     return white - black > 25 if high <= 1 else high <= 255 and (255 - black) * 8 < white - black
 
 

@@ -18,6 +18,7 @@ from hpsearch.training.data.catalogue import (
     Progress,
     Request,
     Size,
+    find_extremes,
     find_flawed,
     hash_rows,
 )
@@ -74,7 +75,9 @@ def read_members(
         rebuild=rebuild,
     )
     groups = _groups(request.spec.split.group_by, members, request.spec.dataset)
-    return Catalogue(images, targets, classes, parts, seen.hashes, groups, flawed=seen.flawed)
+    return Catalogue(
+        images, targets, classes, parts, seen.hashes, groups, flawed=seen.flawed, extremes=seen.extremes
+    )
 
 
 def _groups(group_by: str | None, members: Sequence[Member], where: str) -> Array | None:
@@ -126,6 +129,7 @@ class _Survey:
     dtype: str
     source: str
     flawed: Array | None = None
+    extremes: Array | None = None
 
     @property
     def common_size(self) -> Size | None:
@@ -172,7 +176,7 @@ def _survey(
     members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
     hashes = np.empty((total, HASH_BYTES), np.uint8)
-    flawed = np.zeros(total, bool)
+    flawed, extremes = np.zeros(total, bool), np.empty((total, 2))
     found: list[Any] = []
     sizes, channels = set(), set()
     kinds: dict[str, int] = {}  # number types, and the first item of each
@@ -187,6 +191,8 @@ def _survey(
         kinds.setdefault(number_type(image), row)
         if array.dtype != np.uint8:
             low, high = min(low, array.min()), max(high, array.max())
+        # Bytes among floats become floats in [0, 1].
+        extremes[row] = find_extremes(array[None])[0] / (255 if array.dtype == np.uint8 else 1)
         found.append(np.asarray(label).tolist())
     if not found:
         raise _empty()
@@ -197,7 +203,14 @@ def _survey(
     _refuse_mixture(kinds, float(low), float(high))
     dtype = "uint8" if kinds.keys() <= {"uint8", "bool"} else "float32"
     return _Survey(
-        found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)), flawed if flawed.any() else None
+        found,
+        hashes,
+        sizes,
+        max(channels),
+        dtype,
+        ",".join(sorted(kinds)),
+        flawed if flawed.any() else None,
+        None if dtype == "uint8" else extremes,
     )
 
 

@@ -173,6 +173,9 @@ def too_few_patients():
     data.patient = data.patient[:59]
     return data
 
+def other_test():
+    return Squares(60), Squares(12, 70, "whole floats")
+
 class Odd(Squares):
     """Images of noise in colour, one of which is grey or larger."""
 
@@ -460,6 +463,7 @@ def test_the_test_set_is_let_go(tmp_path: Path) -> None:
         ("no_train", "returned NoneType for train; it needs __len__"),
         ("empty_val", "empty_val returned no items for val; .* leave val out"),
         ("unknown", "own_squares"),
+        ("other_test", "values of the test part go from 70 to 81 .* cannot have one scale"),
         (
             "failing",
             r"item 5 of the test data set .*ZeroDivisionError: division by zero \(own_squares\.py, line",
