@@ -18,7 +18,7 @@ MANIFEST = "ensemble.json"
 
 
 class SavedEnsemble(nn.Module):
-    """Models that take images as they come, each in its own way, and answer together.
+    """Models that prepare images each in its own way, and answer together.
 
     For classes its outputs are the logarithms of the mean probabilities, so that their softmax is that mean; for a
     regression the mean of the outputs.

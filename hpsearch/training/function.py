@@ -131,7 +131,10 @@ class FunctionEngine:
         running.trial.refuse_unread_checkpoint()
         if running.trial.has_saved and slot.improves(metrics):
             slot.keep(
-                epoch, metrics[run.spec.study.metric], running.trial.weights(), self._metadata(run, epoch)
+                epoch,
+                metrics[run.spec.study.metric],
+                running.trial.weights(),
+                self._metadata(run, epoch, metrics),
             )
         result = EpochResult(
             run.number,
@@ -150,8 +153,9 @@ class FunctionEngine:
                 f'after each epoch, such as {{"train_loss": a, "{slot.run.spec.study.metric}": b}}'
             )
 
-    def _metadata(self, run: TrialRun, epoch: int) -> dict[str, str]:
+    def _metadata(self, run: TrialRun, epoch: int, metrics: Mapping[str, float]) -> dict[str, str]:
         return {
+            **{name: repr(value) for name, value in metrics.items() if name.startswith("val_")},
             "study": run.study,
             "trial": str(run.number),
             "epoch": str(epoch),

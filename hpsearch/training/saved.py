@@ -24,7 +24,7 @@ from hpsearch.version import __version__
 
 
 class SavedModel(nn.Module):
-    """A trained model that takes images as they come, in evaluation mode.
+    """A trained model that prepares the images that it is given, in evaluation mode.
 
     It prepares them as training did, by the very same operations, so that the outputs are equal to the bit:
     another size is brought to that of training by the study's `data.resize`, values are scaled and normalised.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
 from hpsearch.results.stored.answer import Answer, Linked, answer
+from hpsearch.results.stored.best import best_trial
+from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.results.terminal.display import LiveDisplay, PlainDisplay, picture
+from hpsearch.results.terminal.lines import best_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.connection import opened
 from hpsearch.store.writes import STUDIES
@@ -251,6 +255,11 @@ def said_by(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return out + err
 
 
+def _judged(texts: Mapping[str, str]) -> dict[str, float]:
+    names = ("val_loss", "val_error", "val_macro_f1", "val_top5_error")
+    return {name: float(texts[name]) for name in names}
+
+
 def test_every_command_names_the_confirmed_trial(
     turned: tuple[Path, RunOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,13 +281,24 @@ def test_every_command_names_the_confirmed_trial(
     assert shown.startswith(f"lucky: trial {first}, {mean}")
     assert other in shown
     assert f"weights: {options.run_folder / middle.attrs['weights']}" in shown
+    shown_first = shown
     shown = said_by(capsys, "best", "lucky", "--search", *where)
     assert shown.startswith(f"lucky: trial {lucky}, val_loss {record.best.score:.4g}")
-    assert json.loads(said_by(capsys, "best", "lucky", "--json", *where))["number"] == first
+    for name in ("val_error", "fit", "device"):
+        assert f"  {name} in the search: " in shown_first
+        assert f"  {name}: " not in shown_first
+    as_json = json.loads(said_by(capsys, "best", "lucky", "--json", *where))
+    mean_value = record.answer.confirmed.mean  # type: ignore[union-attr]
+    assert (as_json["number"], as_json["value"]) == (first, mean_value)
+    assert as_json["search_value"] == record.chosen.score
 
     said_by(capsys, "best", "lucky", "--save", str(tmp_path / "out"), *where)
     described = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
     assert (described["trial"], described["answer"]["searched"]) == (first, lucky)
+    assert (described["value"], described["search_value"]) == (mean_value, record.chosen.score)
+    assert described["metrics"] == _judged(read_weights(tmp_path / "out" / "model.safetensors")[1])
+    assert described["metrics"]["val_loss"] == middle.score
+    assert described["metrics"]["val_loss"] != record.chosen.score
     for model in (
         hpsearch.load_best_model("lucky", options.storage),
         hpsearch.load_best_model(tmp_path / "out"),
@@ -315,6 +335,7 @@ def test_every_command_names_the_confirmed_trial(
     assert frame["confirmed"][first] == record.answer.confirmed.mean  # type: ignore[union-attr]
     whole = json.loads(said_by(capsys, "export", "lucky", "--study", *where))
     assert (whole["answer"]["trial"], whole["answer"]["searched"]) == (first, lucky)
+    assert (whole["answer"]["value"], whole["answer"]["search_value"]) == (mean_value, record.chosen.score)
     changes = compute(Request(options.storage, "lucky", str(options.run_folder), output="")).changes
     (artifact,) = [one for one in changes if one.what == "best weights"]
     assert artifact.attrs["hpsearch:best_artifact"]["trial"] == middle.number
@@ -368,6 +389,11 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
     model = hpsearch.load_best_model("lucky", options.storage)
     assert all(torch.equal(model.model.state_dict()[name], tensor) for name, tensor in state.items())
     assert f"weights of the refit of trial {record.answer.trial}" in model.metadata["answer"]
+    where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
+    said_by(capsys, "best", "lucky", "--save", str(tmp_path / "out"), *where)
+    described = json.loads((tmp_path / "out" / "model.json").read_text(encoding="utf-8"))
+    assert described["metrics"] == {}  # it has no validation part
+    assert described["answer"]["refit"]["test"] == dict(found.refit.test)
     again = refit("lucky", options, executor=InProcessExecutor())
     assert again == found
     assert len(json.loads(record_of(folder, "lucky").attrs["test_openings"])) == 1
@@ -468,6 +494,14 @@ def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> Non
     assert found is not None
     assert (found.trial, found.epochs, found.test) == (best.number, best.best_epoch, {})
     assert record_of(tmp_path, "small").answer.refit == found
+    with reading_study("small", options.storage) as study:
+        answered = best_trial(study)
+    assert answered is not None
+    shown = "\n".join(best_lines("small", "val_loss", answered))
+    assert re.search(
+        r"^small: trial \d+, val_loss \S+ at epoch \d of 2 in the search, not confirmed$", shown, re.M
+    )
+    assert "  val_error in the search: " in shown
     assert "test_openings" not in record_of(tmp_path, "small").attrs
     with pytest.raises(UserError, match="is a refit; confirm the search: hpsearch confirm small"):
         confirm("small.refit", options)

@@ -105,7 +105,32 @@ def test_the_folder_describes_the_model(trained: tuple[Path, RunOptions], tmp_pa
     assert described["classes"] == list("0123456789")
     assert (described["channels"], described["image_size"]) == (1, [8, 8])
     assert described["normalization"]["mean"] == pytest.approx([0.305], abs=0.01)
+    prepared = load_best_model(tmp_path / "deep" / "out").preparation
+    assert described["preparation"] == {
+        "accepts": "uint8, or floats in [0, 1]", "black": 0.0, "white": 1.0, "scale": 1.0, "offset": 0.0,
+        "source": "float32", "stored": "float32", "range": None, "resize": "crop", "layout": "auto",
+        "dataset": "digits", "predict": "", "fixed": False, "decoded_channels": 1,
+    }  # fmt: skip
+    assert described["preparation"]["accepts"] == prepared.accepts
     assert "torch" in described["versions"]["training"]
+
+
+def test_the_folder_names_the_scale_of_deep_pictures(stored: tuple[Path, str], tmp_path: Path) -> None:
+    path, url = stored
+    state, facts = read_weights(path)
+    deep = {
+        "stored": "float32",
+        "source": "uint16",
+        "scale": repr(1 / 4095),
+        "offset": "0.0",
+        "resize": "pad",
+    }
+    save_weights(path, state, facts | deep)
+    described = json.loads(save_best("one", url, tmp_path / "out")[1].read_text(encoding="utf-8"))
+    known = described["preparation"]
+    assert (known["black"], known["white"], known["source"], known["resize"]) == (0, 4095, "uint16", "pad")
+    assert "uint16" in known["accepts"]
+    assert described["normalization"]["of"].startswith("(value - offset) * scale")
 
 
 def test_the_exported_program_gives_the_same_outputs(

@@ -15,6 +15,7 @@ from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
 from hpsearch.store.url import database_in
+from hpsearch.training.data.preparation import from_header
 from hpsearch.training.ensemble import MANIFEST, SavedEnsemble, load_ensemble
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_texts, read_weights, save_weights
@@ -35,9 +36,11 @@ def load_best_model(
     is the confirmed configuration: its refit (`hpsearch refit`) if there is one, else the repeat with the median
     validation score. `model.metadata["answer"]` says which trial it is and what confirms it.
 
-    It takes images of shape [B, channels, H, W] as they are (bytes, or floats in [0, 1]) and resizes and
-    normalises them itself, and computes in the number type of training (`model.metadata["precision"]`);
-    `model.classes` names its outputs, `model.metadata` holds what is known of it.
+    It takes tensors of shape [B, channels, H, W], of any size, in the values that `model.preparation.accepts` names:
+    bytes, or floats in [0, 1], for pictures of 8 bits; their own numbers for deeper ones; for data of your own
+    function what that gives, at its size. Others are refused. It resizes and normalises them itself, and computes in
+    the number type of training (`model.metadata["precision"]`); `model.classes` names its outputs, `model.metadata`
+    holds what is known of it.
 
     Args:
         study: name of a study in the storage, a folder that `hpsearch best --save` wrote (of an ensemble too), or
@@ -164,20 +167,29 @@ def save_best(
 
 
 def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what a person, or another program, wants to know of a kept model."""
+    """Returns what a person, or another program, wants to know of a kept model.
+
+    The metrics are of these very weights: none for a refit, which has no validation part.
+    """
+    assert best.weights_of is not None
     known = {key: _read(text) for key, text in metadata.items()}
     described: dict[str, Any] = {
         "value": best.value,
+        "search_value": best.search_value,
         "trial": best.number,
         "answer": asdict(best.answer),
-        "weights_of": best.weights_of.text if best.weights_of is not None else None,
+        "weights_of": best.weights_of.text,
         "epoch": int(known["epoch"]) if "epoch" in known else best.best_epoch,
         "hparams": dict(best.hparams),
-        "metrics": dict(best.attrs.get("metrics_at_best") or {}),
-        "versions": {"hpsearch": metadata.get("hpsearch"), "training": best.attrs.get("versions")},
+        "metrics": {name: one for name, one in known.items() if name.startswith("val_")},
+        "versions": {"hpsearch": metadata.get("hpsearch"), "training": best.weights_of.versions},
     }
     if "model" not in known:  # of a training function, whose author knows the model
         return described | {"function": known.get("function")}
+    prepared = from_header(metadata)
+    black, white = prepared.statistics.range
+    elsewhere = ("channels", "height", "width", "mean", "std", "normalize")
+    header = {key: _read(str(value)) for key, value in prepared.header().items() if key not in elsewhere}
     return described | {
         "model": known["model"],
         "task": known["task"],
@@ -185,11 +197,12 @@ def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:
         "classes": known["classes"],
         "channels": known["channels"],
         "image_size": [known["height"], known["width"]],
+        "preparation": {"accepts": prepared.accepts, "black": black, "white": white, **header},
         "normalization": {
             "applied": known.get("normalize", True),
             "mean": known["mean"],
             "std": known["std"],
-            "of": "pixels in [0, 1], per channel: (pixel - mean) / std",
+            "of": "(value - offset) * scale, which is in [0, 1], per channel: (pixel - mean) / std",
         },
     }
 

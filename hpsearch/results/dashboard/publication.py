@@ -187,7 +187,7 @@ def _weights(
     if (before.get("study", record.name), before.get("trial")) == (study, number):
         return None
     folder = RunFolder(runs, study)
-    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{study}/{number}/{best.value!r}"))
+    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{record.storage}/{study}/{number}/{best.search_value!r}"))
     if not place_weights(folder, number, folder.artifacts / name):
         return None  # trained on another machine, or another driver has found a better one by now
     meta = {

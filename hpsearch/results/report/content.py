@@ -165,20 +165,21 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         return ()
     rows = [(name, hparam(value)) for name, value in best.hparams.items()]
     at_best = best.attrs.get("metrics_at_best") or {record.metric: best.score}
-    promised = " in the search" if answer.confirmed is not None else ""
     facts = [("trial", ", ".join(filter(None, (str(best.number), answer.text))))]
     if answer.is_other:
         facts.append(("the search alone would have picked", f"trial {answer.searched}"))
     if answer.refit is not None:
         facts.append(("refit", answer.refit.text))
-    facts += [(f"{name}{promised}", number(value)) for name, value in at_best.items()]
+    facts += [(f"{name}{answer.of_search}", number(value)) for name, value in at_best.items()]
     facts += [
-        ("best epoch", f"{best.best_epoch} of {best.epochs_run}"),
-        ("fit", best.fit),
-        ("training time", time_spent(best.seconds)),
+        (f"best epoch{answer.of_search}", f"{best.best_epoch} of {best.epochs_run}"),
+        (f"fit{answer.of_search}", best.fit),
+        (f"training time{answer.of_search}", time_spent(best.seconds)),
     ]
     if best.attrs.get("class_errors"):
-        facts.append(("validation error by class, the worst first", str(best.attrs["class_errors"])))
+        facts.append(
+            (f"validation error by class{answer.of_search}, the worst first", str(best.attrs["class_errors"]))
+        )
     if best.attrs.get("parameters"):
         facts.append(("parameters", f"{best.attrs['parameters']:,}"))
     return (

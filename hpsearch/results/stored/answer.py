@@ -135,6 +135,11 @@ class Answer:
         return self.trial != self.searched
 
     @property
+    def of_search(self) -> str:
+        """What is said behind the name of a figure of the search, where other weights than its own are the answer."""
+        return "" if self.confirmed is None and self.refit is None else " in the search"
+
+    @property
     def text(self) -> str:
         """The status in words: "confirmed: val_loss 0.0436, ..." or "not confirmed"."""
         return f"{self.status}: {self.confirmed.text}" if self.confirmed is not None else self.status

@@ -24,6 +24,7 @@ class WeightsOf:
         host: the machine that trained them.
         path: None if they were not kept; as that machine named it, if they are not on this one.
         is_here: whether they are on this machine.
+        versions: of what they were trained with.
         calibrated_by: weights whose temperature is theirs too: a refit has no validation part to find one by.
     """
 
@@ -33,6 +34,7 @@ class WeightsOf:
     host: str
     path: str | None
     is_here: bool
+    versions: str | None = None
     calibrated_by: str | None = None
 
 
@@ -41,7 +43,8 @@ class BestTrial:
     """The trial that is a study's answer: the confirmed one if there is one, else the search's first.
 
     Attributes:
-        value: the best value of the study's metric in the search, reached at `best_epoch`.
+        value: of the study's metric: once confirmed the mean over the repeats, before that `search_value`.
+        search_value: the best value in the search, reached at `best_epoch`; optimistic, as the best of many.
         weights: path of its weights, see `weights_of`.
         attrs: all else that is known of it.
         answer: what confirms it, and what the search alone would have picked.
@@ -50,6 +53,7 @@ class BestTrial:
 
     number: int
     value: float
+    search_value: float
     best_epoch: int | None
     hparams: Mapping[str, Any]
     weights: str | None
@@ -106,7 +110,8 @@ def _best(
 ) -> BestTrial:
     return BestTrial(
         number=trial.number,
-        value=trial.values[0],
+        value=trial.values[0] if found.confirmed is None else found.confirmed.mean,
+        search_value=trial.values[0],
         best_epoch=known.get("best_epoch"),
         hparams=dict(trial.hparams),
         weights=weights.path if weights is not None else None,
@@ -154,4 +159,4 @@ def _weights_of(
     named = attrs.get("weights") or None
     here = study.find_weights(trial, named, run_folder) if named else None
     host = str(attrs.get("host", "another machine"))
-    return WeightsOf(study.name, trial, text, host, here or named, here is not None)
+    return WeightsOf(study.name, trial, text, host, here or named, here is not None, attrs.get("versions"))

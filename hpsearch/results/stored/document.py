@@ -16,7 +16,7 @@ from hpsearch.store.keys import SPECIFICATION, is_ours
 from hpsearch.store.queries import CURVES, StoredTrial
 from hpsearch.study import stored_tree
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a field changes its meaning or goes."""
 
 
@@ -43,7 +43,9 @@ def _unpacked(attrs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _answer(best: BestTrial | None) -> dict[str, Any] | None:
     """Returns which trial is the study's answer, and what confirms it."""
-    return None if best is None else {"value": best.value, **_value(asdict(best.answer))}
+    if best is None:
+        return None
+    return {"value": best.value, "search_value": best.search_value, **_value(asdict(best.answer))}
 
 
 def encode_study(whole: Mapping[str, Any]) -> bytes:

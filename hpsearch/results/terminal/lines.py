@@ -121,13 +121,14 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
     # Another program's study may mean something else by this name.
     found = at_best.items() if isinstance(at_best, Mapping) else ()
     others = {name: value for name, value in found if isinstance(value, int | float)}
+    searched = best.answer.of_search
     return [
         f"{study}: {headline(metric, best)}",
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
         *_promise(metric, best),
-        *(f"  {name}: {number(value)}" for name, value in others.items() if name != metric),
+        *(f"  {name}{searched}: {number(value)}" for name, value in others.items() if name != metric),
         *(
-            f"  {name}: {best.attrs[name]}"
+            f"  {name}{searched}: {best.attrs[name]}"
             for name in ("fit", "stop_reason", "device")
             if best.attrs.get(name)
         ),
@@ -159,7 +160,7 @@ def read_confirmed_words(study: str, url: str) -> str:
 
 def run_lines(metric: str, best: BestTrial) -> list[str]:
     """Returns a study's answer as a run tells it at its end."""
-    fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
+    fit = f", fit{best.answer.of_search}: {best.attrs['fit']}" if best.attrs.get("fit") else ""
     return [
         f"best: {headline(metric, best)}{fit}",
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
@@ -172,12 +173,13 @@ def headline(metric: str, best: BestTrial) -> str:
     """Returns which trial is the answer, its value, and what that is worth."""
     if best.answer.confirmed is not None:
         return f"trial {best.number}, {best.answer.text}"
-    return ", ".join(filter(None, (f"trial {best.number}, {_found(metric, best)}", best.answer.status)))
+    found = f"{_found(metric, best)}{best.answer.of_search}"
+    return ", ".join(filter(None, (f"trial {best.number}, {found}", best.answer.status)))
 
 
 def _found(metric: str, best: BestTrial) -> str:
     epochs = f" at epoch {best.best_epoch} of {best.attrs.get('epochs_run')}" if best.best_epoch else ""
-    return f"{metric} {number(best.value)}{epochs}"
+    return f"{metric} {number(best.search_value)}{epochs}"
 
 
 def _promise(metric: str, best: BestTrial) -> list[str]:

@@ -26,6 +26,7 @@ from hpsearch.training.data.catalogue import (
     Request,
     Size,
     Source,
+    find_extremes,
     find_flawed,
     hash_rows,
 )
@@ -134,14 +135,14 @@ def scan(
     members: Sequence[tuple[str, str]],
     request: Request,
     layout: str = "",
-) -> tuple[ArrayImages, Array, str, Array | None]:
+) -> tuple[ArrayImages, Array, str, Array | None, Array | None]:
     """Reads arrays once to learn their shape, type and content.
 
     Args:
         layout: of the arrays, where the study has no say in it.
 
     Returns:
-        the images, their hashes, a sentence on the layout found, and which are flawed.
+        the images, their hashes, a sentence on the layout found, which are flawed, and the extremes of each.
 
     Raises:
         DataError: a file is corrupt, or the arrays do not fit each other.
@@ -164,14 +165,14 @@ def scan(
     channels, size = pixels.measure(arrays[0].shape, found)
     if not channels * size[0] * size[1]:
         raise DataError(f"{where} holds images of {size[1]} x {size[0]} pixels; save them again")
-    hashes, low, high, flawed = _measure(arrays, found, request.progress)
+    hashes, low, high, flawed, extremes = _measure(arrays, found, request.progress)
     pixels.refuse_lost(low, high, f"{where}: the images")
     dtype = pixels.stored_type(arrays[0].dtype, low, high)
     counted = [(path, name, len(array)) for (path, name), array in zip(members, arrays, strict=True)]
     note = f"images are {arrays[0].dtype} arrays in the layout {found}, kept as {dtype}"
     source, resize = str(arrays[0].dtype.name), request.spec.resize
     images = ArrayImages(opener, counted, found, channels, size, dtype, source=source, resize=resize)
-    return images, hashes, note, flawed
+    return images, hashes, note, flawed, extremes if dtype == "float32" else None
 
 
 def _named(member: tuple[str, str]) -> str:
@@ -180,19 +181,20 @@ def _named(member: tuple[str, str]) -> str:
 
 def _measure(
     arrays: Sequence[Array], layout: str, progress: Progress | None
-) -> tuple[Array, float, float, Array | None]:
-    hashes, flawed, low, high = [], [], np.inf, -np.inf
+) -> tuple[Array, float, float, Array | None, Array]:
+    hashes, flawed, extremes, low, high = [], [], [], np.inf, -np.inf
     for chunk in counted(_sliced(arrays), sum(map(len, arrays)), progress):
         hashes.append(hash_rows(pixels.channels_first(chunk, layout)))
         flawed.append(np.zeros(len(chunk), bool))
-        ends = float(chunk.min()), float(chunk.max())
+        extremes.append(find_extremes(chunk))
+        ends = float(extremes[-1][:, 0].min()), float(extremes[-1][:, 1].max())
         if not all(abs(end) <= _MOST for end in ends):  # also where one is NaN
             flawed[-1] = find_flawed(chunk)
             sound = chunk[~flawed[-1]]
             ends = float(sound.min(initial=np.inf)), float(sound.max(initial=-np.inf))
         low, high = min(low, ends[0]), max(high, ends[1])
     found = np.concatenate(flawed)
-    return np.concatenate(hashes), low, high, found if found.any() else None
+    return np.concatenate(hashes), low, high, found if found.any() else None, np.concatenate(extremes)
 
 
 def _sliced(arrays: Sequence[Array]) -> Iterator[Array]:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +82,20 @@ def assemble(
     rows = splits.split(found, spec.split)
     _refuse_flawed(found, _parts(found, rows))
     _refuse_varying(found, rows, spec)
-    _refuse_flawed_stream(found, rows, spec)
+    _read_stream(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
-    notes = (*found.notes, *_origins(found, rows), *_balance(found), *shares, *duplicates)
+    order, missing = _describe_order(found.classes), splits.describe_missing(found, rows)
+    notes = (
+        *found.notes,
+        *order,
+        *_origins(found, rows),
+        *_balance(found),
+        *shares,
+        *missing,
+        *duplicates,
+        *_compare_ranges(found, rows, spec),
+    )
     indices = (np.sort(part).astype(np.int64) for part in (rows.train, rows.val, rows.test))
     whole = digest(found.hashes, found.targets, "\n".join(found.classes), *indices)
     assembly = Assembly(found, rows, whole, _digests(found, rows), notes)
@@ -116,14 +127,14 @@ def _refuse_flawed(found: Catalogue, parts: Array) -> None:
     )
 
 
-def _refuse_flawed_stream(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
-    """Reads the floats that are streamed for judging, once; those of training are read to measure them.
+def _read_stream(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> None:
+    """Reads what is streamed for judging, once; those of training are read to measure them.
 
     Raises:
-        DataError: names the first image with NaN or infinite values.
+        DataError: names the first image with NaN or infinite values, or that is unlike the first one.
     """
     images = found.images
-    if spec.device != "stream" or not isinstance(images, ItemImages) or images.dtype == "uint8":
+    if spec.device != "stream" or ":" not in spec.dataset or not isinstance(images, ItemImages):
         return
     for part in (rows.val, rows.test):
         for _ in StreamedImages(images.take(part), images.size, images.channels).arrays():
@@ -172,6 +183,41 @@ def _origins(found: Catalogue, rows: splits.Rows) -> tuple[str, ...]:
     return (
         f"the {' and the '.join(cut)} part {'are' if len(cut) > 1 else 'is'} cut out of the training data set",
     )
+
+
+def _compare_ranges(found: Catalogue, rows: splits.Rows, spec: DataSpec) -> tuple[str, ...]:
+    """Says so where the data's own validation or test part lies far from the training part, which gives the scale.
+
+    Raises:
+        DataError: it is in another unit, and so would be judged by what was not trained.
+    """
+    if found.extremes is None:
+        return ()
+    said = []
+    low, high = found.extremes[rows.train, 0].min(), found.extremes[rows.train, 1].max()
+    for part, name in ((rows.val, "validation"), (rows.test, "test")):
+        if not len(part) or name in _cut_out(found, rows):
+            continue
+        lows, highs = found.extremes[part].T
+        usual = float(np.median(lows)), float(np.median(highs))  # hot pixels lie far outside in a few images
+        is_scaled = pixels.are_scaled(lows.min(), highs.max(), low, high) or pixels.are_scaled(
+            low, high, *usual
+        )
+        ends = f"from {lows.min():g} to {highs.max():g}"
+        # Floats of another unit are as common as dark integers are; data.range says that the scale is right.
+        if is_scaled and "float" in found.images.source and spec.range is None:
+            raise DataError(
+                f"data.dataset: values of the {name} part go {ends} and those of the training part from {low:g} to "
+                f"{high:g}, which cannot have one scale; bring them into one unit, or give the values that are black "
+                "and white by data.range"
+            )
+        span = high - low
+        if is_scaled or usual[0] < low - span or usual[1] > high + span:
+            said.append(
+                f"values of the {name} part go {ends}, far from those of the training part, {low:g} to {high:g}, by "
+                "which all are scaled: see whether they were made in one way"
+            )
+    return tuple(said)
 
 
 def _digests(found: Catalogue, rows: splits.Rows) -> dict[str, str]:
@@ -251,6 +297,24 @@ def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cach
     return Cache(Path(spec.cache) if spec.cache else folder, spec.cache_limit_gb, waits)
 
 
+def _describe_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Says so where classes are ordered by code point, as torchvision's folders, and people expect otherwise."""
+    expected = sorted(classes, key=_as_counted)
+    if expected == list(classes) or sorted(classes) != list(classes):
+        return ()
+    place = next(place for place, name in enumerate(classes) if name != expected[place])
+    return (
+        "classes are in the order of their characters, as in torchvision's ImageFolder: "
+        f'class {place} is "{classes[place]}" and not "{expected[place]}"; train.class_weights follow it',
+    )
+
+
+def _as_counted(name: str) -> list[tuple[int, str]]:
+    """Returns a key by which names are ordered as people count: 2 before 10, b before C."""
+    pieces = re.split(r"(\d+)", name.casefold())
+    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)]
+
+
 def _balance(found: Catalogue) -> tuple[str, ...]:
     if not found.classes:
         return ()
@@ -259,6 +323,8 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     each = ""
     if len(counts) <= MOST_COUNTED:
         each = ": " + ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
+    if counts[low] == counts[high]:
+        return (f"{counted(len(counts), 'class', 'classes')} of {counted(int(counts[low]), 'image')} each",)
     if counts[low] * 1.5 >= counts[high]:
         return (
             f"{counted(len(counts), 'class', 'classes')} of {counts[low]} to {counts[high]} images{each}",

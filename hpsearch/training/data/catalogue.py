@@ -88,6 +88,8 @@ class Catalogue:
         groups: int64 of shape [N]; samples with the same number must not be torn apart. None: no groups.
         names: of the samples, for messages; may be empty.
         predict: what prepares one picture as the user's own data function does, as `package.module:name`.
+        extremes: float64 of shape [N, 2], the lowest and the highest value of each image; None for bytes, whose
+            scale is known, and for streams.
         pixels: as `hashes`, equal where the pixels are, whatever the files are; None where `hashes` are so.
         flawed: bool of shape [N], of images with NaN or infinite values; None where there are none.
     """
@@ -103,6 +105,7 @@ class Catalogue:
     predict: str = ""
     flawed: Array | None = None
     pixels: Array | None = None
+    extremes: Array | None = None
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -168,6 +171,12 @@ def find_flawed(rows: Array) -> Array:
     with np.errstate(over="ignore"):
         finite = np.isfinite(rows.astype(np.float32, copy=False))
     return np.logical_not(finite.reshape(len(rows), -1).all(axis=1))
+
+
+def find_extremes(rows: Array) -> Array:
+    """Returns the lowest and the highest value of each image, float64 of shape [n, 2]."""
+    flat = rows.reshape(len(rows), -1)
+    return np.stack([flat.min(1), flat.max(1)], 1).astype(np.float64)
 
 
 def ranks_of(hashes: Array) -> Array:

@@ -37,6 +37,13 @@ DEPTHS = {
 }  # fmt: skip
 """What images of a number type are called."""
 
+
+def a_depth(kind: str) -> str:
+    """Returns what an image of a number type is called, with its article."""
+    name = DEPTHS[kind]
+    return f"{'an' if name.startswith('8') else 'a'} {name}"
+
+
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 """What is white in number types where pictures of several come together."""
 
@@ -215,7 +222,7 @@ def _to_bytes(deep: Array, kind: str, known: tuple[float, float] | None) -> Imag
     """
     if known is None and kind not in WHITE:
         raise ValueError(
-            f"it is a {DEPTHS[kind]} picture among those of 8 bits, and nothing says which of its values are "
+            f"it is {a_depth(kind)} picture among those of 8 bits, and nothing says which of its values are "
             "black and white; say it by data.range"
         )
     low, high = known or (0.0, WHITE[kind])

@@ -9,7 +9,6 @@ the files when a trial asks for them.
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +31,9 @@ from hpsearch.training.data.catalogue import (
     Request,
     Size,
     Source,
+    find_extremes,
 )
-from hpsearch.training.data.decode import DEPTHS, FULL, WHITE, Form
+from hpsearch.training.data.decode import FULL, WHITE, Form, a_depth
 from hpsearch.training.data.labels import Table
 from hpsearch.training.data.pictures import FileImages, Header, decode_new, highest_value, read_headers
 from hpsearch.training.data.twins import hash_pixels
@@ -365,9 +365,10 @@ def read_folder(request: Request) -> Catalogue:
     ).take(whole)
     rows = np.array(list(known), np.int64)[whole]
     targets, classes = _to_targets(request, listing, rows)
-    order = () if request.spec.labels else _describe_order(classes)
     where = str(root / (request.spec.labels or ""))
     groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, where)
+    deep = images.chunks(size, kept) if form.dtype != "uint8" else ()  # as they have just been decoded
+    extremes = [find_extremes(chunk) for chunk in deep]
     return Catalogue(
         images,
         targets,
@@ -379,10 +380,10 @@ def read_folder(request: Request) -> Catalogue:
         (
             _describe_sizes(list(known.values())),
             *_describe_depths(depths, form),
-            *order,
             *_describe_failures(failures | broken),
         ),
         pixels=hash_pixels(images, kept, root, [names[place] for place in whole.tolist()], hashes[whole]),
+        extremes=np.concatenate(extremes) if extremes else None,
     )
 
 
@@ -483,7 +484,7 @@ def _check_white(request: Request, kind: str, names: Sequence[str], other: str) 
 
 def _no_common_scale(one: str, kind: str, reached: str, other: str, others: str) -> DataError:
     return DataError(
-        f"data.root: {one} is a {DEPTHS[kind]} picture{reached} and {other} a {DEPTHS[others]} one, and nothing says "
+        f"data.root: {one} is {a_depth(kind)} picture{reached} and {other} {a_depth(others)} one, and nothing says "
         "what they have in common; give the values that are black and white in the deep ones by data.range, such as "
         "range = [0, 4095], or save all in one way"
     )
@@ -506,28 +507,16 @@ def _describe_depths(depths: Mapping[str, str], form: Form) -> tuple[str, ...]:
 def _describe_sizes(headers: Sequence[Header]) -> str:
     heights, widths = zip(*(header.size for header in headers), strict=True)
     grey = sum(1 for header in headers if header.grey)
-    return (
-        f"images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
-        f"{grey} of {len(headers)} grey"
-    )
+    if len({header.size for header in headers}) == 1:
+        sizes = f"all {widths[0]} x {heights[0]} pixels"
+    else:
+        sizes = f"{_span(widths)} pixels wide and {_span(heights)} high"
+    return f"images are {sizes}, {grey} of {len(headers)} grey"
 
 
-def _describe_order(classes: Sequence[str]) -> tuple[str, ...]:
-    """Says so where torchvision's order of class folders, by code point, is not the one that people expect."""
-    expected = sorted(classes, key=_as_counted)
-    if expected == list(classes):
-        return ()
-    place = next(place for place, name in enumerate(classes) if name != expected[place])
-    return (
-        f'classes are in the order of torchvision\'s ImageFolder, by characters: class {place} is "{classes[place]}" '
-        f'and not "{expected[place]}"; train.class_weights follow it',
-    )
-
-
-def _as_counted(name: str) -> list[tuple[int, str]]:
-    """Returns a key by which folders are ordered as people count: 2 before 10, b before C."""
-    pieces = re.split(r"(\d+)", name.casefold())
-    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)]
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _describe_failures(failures: dict[str, str]) -> tuple[str, ...]:

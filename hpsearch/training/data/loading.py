@@ -96,7 +96,9 @@ class TrainingData:
         self._streamed: dict[tuple[Size, int], Statistics] = {}
         self._streams = self._must_stream(spec)
         self._predict = found.predict
-        channels, (height, width) = self._form(spec)[1:]
+        kept, channels, (height, width) = self._form(spec)
+        if self._streams:  # each item is looked at while they are measured: before the training
+            self._open(spec, (height, width), kept)
         self._unit = self._find_unit(spec)
         self.facts = DataFacts(
             train=len(rows.train),

@@ -278,6 +278,17 @@ def _to_unit(low: float, high: float) -> tuple[float, float]:
     return 1 / (high - low), low
 
 
+def are_scaled(low: float, high: float, black: float, white: float) -> bool:
+    """Whether values look like [0, 1] or bytes, and not like the dark ones of a far wider range.
+
+    The values of images of a range are hardly ever all in a 25th of it; those of bytes, in the lowest eighth.
+    """
+    if low < 0 or high <= 0:
+        return False
+    black = min(black, 0.0)  # a range is no narrower for lying far from 0
+    return white - black > 25 if high <= 1 else high <= 255 and (255 - black) * 8 < white - black
+
+
 def refuse_lost(low: float, high: float, where: str) -> None:
     """Refuses values of which float32 would keep fewer than 256 levels, such as those near 1e9.
 

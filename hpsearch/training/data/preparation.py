@@ -4,6 +4,7 @@ Legend: B batch, C channels, H height, W width.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hpsearch.training.data.decode import (
     FULL,
     WHITE,
     Form,
+    a_depth,
     depth,
     fit,
     from_item,
@@ -35,7 +37,7 @@ from hpsearch.training.data.pixels import Statistics
 
 _BYTE = 1 / 255
 _SLACK = 1e-3  # of floats that should lie in [0, 1]: resizing rounds
-_FAR = 25  # times [0, 1]: values of such a range are hardly ever all in [0, 1]
+_LOOKED_AT = 4096  # pixels of an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +120,23 @@ class Preparation:
                 f"images are {images.shape[3]} x {images.shape[2]} pixels, and those of {self.dataset} were "
                 f"{self.size[1]} x {self.size[0]}; prepare them as it does"
             )
+        kind = _name(images)
+        factor = self._factor(kind)
         if not torch.compiler.is_compiling():  # a traced program cannot look at values
-            self._check(images)
-        given_in_unit = self._is_bytes and images.is_floating_point()
-        if (white := self._becomes_bytes.get(_name(images))) and not images.is_floating_point():
-            low, high = self.form.range or (0.0, white)
-            images = ((images.float() - low) * (255 / (high - low))).round().clamp(0, 255)
-        if images.dtype == torch.bool and self._is_bytes:  # as they are stored
-            images = images.to(torch.uint8) * 255
-        elif images.dtype == torch.uint8 and self._is_unit_float:
-            images = images.float() * _BYTE
+            seen = _look(images, kind)
+            factor = factor if self._fits(seen) else None
+        if factor is None:
+            found = kind if torch.compiler.is_compiling() else f"{kind}{seen.range}"
+            raise ModelError(
+                f"images are {found}, and nothing says which of their values are black and white; this model takes "
+                f"{self.accepts}"
+            )
+        given_in_unit = self._is_bytes and images.is_floating_point() and not self._is_by_range(kind)
+        if not given_in_unit and (factor != 1 or self._is_by_range(kind)):
+            low = self.form.range[0] if self.form.range is not None and self._is_by_range(kind) else 0.0
+            images = (images.float() - low) * factor
+            if self._is_bytes:  # as they are stored
+                images = images.round().clamp(0, 255)
         if tuple(images.shape[2:]) != self.size:
             is_bytes = self.form.dtype == "uint8"
             whole = is_bytes and not given_in_unit
@@ -138,6 +147,8 @@ class Preparation:
     @property
     def float_range(self) -> tuple[float, float]:
         """The floats that are black and white to `take`."""
+        if self.form.range is not None and self._is_by_range("float32"):
+            return self.form.range
         return (0.0, 1.0) if self._is_bytes else self.statistics.range
 
     @property
@@ -146,10 +157,14 @@ class Preparation:
         low, high = self.statistics.range
         if self._is_unit_float and self._is_own and "uint8" not in self.source:
             return f"floats as {self.dataset} gives them"
+        if self._is_bytes and self.form.range is not None:
+            deep = " or ".join(kind for kind in self.source.split(",") if kind != "uint8")
+            return f"uint8, or {deep} where {self.form.range[0]:g} is black and {self.form.range[1]:g} white"
         if self._is_bytes or self._is_unit_float:
             return "uint8, or floats in [0, 1]"
         kinds = " or ".join(self.source.split(",")) or "values"
-        return f"{kinds} as in the data set, where {low:g} is black and {high:g} white"
+        floats = "" if "float" in kinds else ", or floats,"
+        return f"{kinds}{floats} of the data set's values, where {low:g} is black and {high:g} white"
 
     @property
     def _is_own(self) -> bool:
@@ -162,77 +177,65 @@ class Preparation:
         return self.form.dtype == "uint8" and self.statistics.scale == _BYTE
 
     @property
-    def _becomes_bytes(self) -> dict[str, float]:
-        """What is white in the number types of deep pictures that lie among those of 8 bits."""
-        kinds = self.source.split(",") if self._is_bytes else []
-        return {kind: WHITE[kind] for kind in kinds if kind in WHITE and kind != "uint8" and "uint8" in kinds}
-
-    @property
     def _is_unit_float(self) -> bool:
         """Whether values are floats in [0, 1] as they are."""
         unit = (self.statistics.scale, self.statistics.offset) == (1.0, 0.0)
         return self.form.dtype == "float32" and unit and "int" not in self.source.replace("uint8", "")
 
-    def _check(self, images: Tensor) -> None:
-        """Refuses images of which nothing says what is black and white.
+    def _is_by_range(self, kind: str) -> bool:
+        """Whether `data.range` says what is black and white in deep pictures among those of 8 bits."""
+        return self.form.range is not None and kind != "uint8" and kind in self.source.split(",")
 
-        Raises:
-            ModelError: says what is taken.
+    def _factor(self, kind: str) -> float | None:
+        """Returns what makes values of a number type those that are stored; None if nothing says what it is.
+
+        Arrays and pictures in files are judged alike, here and by `_fits`.
         """
-        name = _name(images)
         sources = self.source.split(",")
-        if images.dtype == torch.uint8:
-            known = (
-                self.form.dtype == "uint8" or "uint8" in sources or (self._is_unit_float and not self._is_own)
-            )
-        elif images.dtype == torch.bool:
-            known = self._is_bytes or self._is_unit_float
-        elif not images.is_floating_point():
-            mixed = self._becomes_bytes
-            deep = [kind for kind in sources if "int" in kind and kind != "uint8"]
-            known = (
-                name in mixed if mixed else bool(deep) or (self.source == "" and self.form.dtype == "float32")
-            )
-        else:
-            known = True
-        if not known:
-            raise self._refusal(f"images are {name}")
-        if (
-            self._is_bytes
-            and "int" in name
-            and name not in ("uint8", *self._becomes_bytes)
-            and images.numel()
-        ):
-            least, most = (int(one) for one in images.detach().to(torch.int64).aminmax())
-            if least < 0 or most > 255:
-                raise self._refusal(f"images are {name} from {least} to {most}")
-        is_foreign = "int" in name and name not in sources and not (self._is_bytes or self._is_unit_float)
-        if images.numel() and (images.is_floating_point() or is_foreign):
-            values = images.detach().to(torch.float64)
-            low, high = (float(one) for one in values.aminmax())
-            self._check_range(name, low, high, float(values.mean()))
+        is_float, is_wanted = "float" in kind, kind in sources or self.source == ""
+        if self._is_by_range(kind) and self.form.range is not None:
+            return 255 / (self.form.range[1] - self.form.range[0])
+        if not (self._is_bytes or self._is_unit_float):
+            is_byte = kind == "uint8" and self.form.dtype == "uint8"
+            return 1.0 if is_float or is_byte or (is_wanted and kind != "bool") else None
+        if self._is_whole(kind):
+            return 1.0
+        by_own = self._is_own and self._is_unit_float  # only the function knows what it makes of a picture
+        is_known = is_float or kind == "bool" or kind in sources or (kind in WHITE and not by_own)
+        return (255 if self._is_bytes else 1) / WHITE.get(kind, 1.0) if is_known else None
 
-    def _check_range(self, name: str, low: float, high: float, mean: float) -> None:
-        """Refuses numbers that cannot be in the unit of training.
+    def _is_whole(self, kind: str) -> bool:
+        """Whether values are integers of another type than bytes that were all those of bytes."""
+        sources = self.source.split(",")
+        return self._is_bytes and "int" in kind and kind in sources and "uint8" not in sources
 
-        Raises:
-            ModelError: they cannot.
-        """
+    def _fits(self, given: "_Values") -> bool:
+        """Whether values can have the scale that their number type has here."""
+        kind = given.kind
+        if kind in ("uint8", "bool") or self._is_by_range(kind) or given.high == given.low == 0:
+            return True
+        if self._is_whole(kind):
+            return given.low >= 0 and given.high <= 255
+        if self._is_bytes or self._is_unit_float:
+            if "int" in kind:
+                return given.high >= FULL
+            # Further images of a data set of floats may reach a little further.
+            least, most = (-_SLACK, 1 + _SLACK) if self._is_bytes else (-1, 2)
+            return given.low >= least and given.high <= most
+        if not math.isfinite(given.low + given.high):
+            return False
         black, white = self.statistics.range
-        span = white - black
-        if self._is_bytes:
-            fits = low >= -_SLACK and high <= 1 + _SLACK
-        elif self._is_unit_float:  # further images of the data set may reach a little further
-            fits = low >= -1 and high <= 2
-        else:  # single values may lie far outside, as hot pixels do
-            unit = low >= 0 and 0 < high <= 1 and span > _FAR
-            fits = black - span <= mean <= white + span and not unit
-        if not fits:
-            raise self._refusal(f"images are {name} from {low:g} to {high:g}")
-
-    def _refusal(self, what: str) -> ModelError:
-        return ModelError(
-            f"{what}, and nothing says which of their values are black and white; this model takes {self.accepts}"
+        # By data.range, most of what was trained on may lie outside of it.
+        usual = zip(self.statistics.mean, self.statistics.std, strict=True) if self.normalizes else ()
+        ends = [0.0, 1.0, *(mean + side * std for mean, std in usual for side in (-3, 3))]
+        dark, bright = ((value - black) / (white - black) for value in (given.dark, given.bright))
+        if dark < min(ends) - 1 or bright > max(ends) + 1:
+            return False
+        # Integers of the type of training are dark; floats may have been scaled by other hands.
+        return (
+            "int" in kind
+            or self.form.dtype == "uint8"
+            or not pixels.are_scaled(given.low, given.high, black, white)
         )
 
     def read(self, path: Path, name: str = "", prepare: Callable[[Image.Image], Any] | None = None) -> Tensor:
@@ -265,43 +268,28 @@ class Preparation:
     def _read_file(self, path: Path) -> Array:
         with open_picture(path) as image:
             kind = depth(image)
-            deep = values(image, path) if kind != "uint8" and self.form.range is None else None
-        factor = self._factor(kind, 0.0 if deep is None else float(deep.max(initial=0.0)))
+            by_range = self._is_by_range(kind)
+            deep = values(image, path) if kind != "uint8" and not by_range else None
+        seen = _look(torch.from_numpy(np.zeros((1, 1)) if deep is None else deep[None]), kind)
+        factor = self._factor(kind)
+        if factor is None or not self._fits(seen):
+            raise ValueError(self._describe_other(seen))
         are_bytes = self.form.dtype == "uint8"
         if deep is not None and (factor == 1.0 or not are_bytes):
             read = fit(deep, self.size, len(deep), self.form.resize) * np.float32(factor)
             return fit(read.round() if are_bytes else read, None, self.kept, self.form.resize)
         # In colour even for a grey model: training data are decoded so and then made grey (`data.channels = 1`).
-        read = read_file(path, self.size, 3, form=Form(self.form.resize, range=self.form.range))
-        read = fit(read, None, self.kept, self.form.resize)
+        form = Form(self.form.resize, range=self.form.range if by_range else None)
+        read = fit(read_file(path, self.size, 3, form=form), None, self.kept, self.form.resize)
         return read if are_bytes else read.astype(np.float32) * np.float32(factor)
 
-    def _factor(self, kind: str, highest: float) -> float:
-        """Returns what makes a picture's values those that are stored.
-
-        Args:
-            kind: number type of the values.
-            highest: of a deep picture's values.
-
-        Raises:
-            ValueError: nothing says which of them are black and white.
-        """
-        sources, name = self.source.split(","), DEPTHS[kind]
-        are_bytes = self.form.dtype == "uint8"
-        if self.form.range is not None or (are_bytes and kind == "uint8"):
-            return 1.0
-        if self._is_unit_float or (self._is_bytes and "uint8" in sources):  # as in a folder of 8 bits
-            is_clear = {"uint8": True, "uint16": highest >= FULL, "float32": highest <= 1 or not are_bytes}
-            if kind in WHITE and (kind in sources or is_clear[kind]):
-                return (255 if are_bytes else 1) / WHITE[kind]
-            name += f" (up to {highest:g})" if kind in WHITE else ""
-        elif kind != "uint8" and (not are_bytes or highest <= 255):
-            is_float = any(one.startswith("float") for one in sources)
-            if self.source == "" or kind.startswith("float") == is_float:
-                return 1.0
-        trained = " or ".join(dict.fromkeys(DEPTHS.get(one, one) for one in sources if one))
-        raise ValueError(
-            f"it is a {name} picture and the model was trained on {trained or 'other'} images, so its "
+    def _describe_other(self, seen: "_Values") -> str:
+        sources = self.source.split(",")
+        trained = " or ".join(dict.fromkeys(DEPTHS.get(one, one) for one in sources if one)) or "other"
+        known = "" if self._is_bytes else " from {:g} to {:g}".format(*self.statistics.range)
+        what = f"{a_depth(seen.kind)} picture{seen.range}"
+        return (
+            f"it is {what} and the model was trained on {trained} images{known}, so its "
             "black and white levels are unknown; save it in the format of the training images"
         )
 
@@ -317,6 +305,11 @@ class Preparation:
             raise DataError(
                 f"data.predict: {name} makes {kind} with {array.shape[0]} channels of {path}, and the model was "
                 f"trained on {self.source} with {self.kept}; let it do what {self.dataset} does"
+            )
+        if not self._fits(seen := _look(torch.tensor(array)[None], kind)):
+            raise DataError(
+                f"data.predict: {name} makes {kind}{seen.range} of {path}, and nothing says which of these values are "
+                f"black and white; let it do what {self.dataset} does"
             )
         return fit(array, self.size, self.kept, self.form.resize)
 
@@ -341,6 +334,40 @@ class Preparation:
             "predict": self.predict,
             "fixed": json.dumps(self.fixed),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """What is looked at to judge the scale of images.
+
+    Attributes:
+        kind: their number type.
+        low, high: their extremes.
+        dark, bright: what all but a hundredth of an image's pixels are above, or below: of the darkest image, and
+            of the brightest. Single values may lie far outside, as hot pixels do.
+    """
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    dark: float = 0.0
+    bright: float = 0.0
+
+    @property
+    def range(self) -> str:
+        """Its extremes in words; "" where the number type says all."""
+        return "" if self.kind in ("uint8", "bool") else f" from {self.low:g} to {self.high:g}"
+
+
+def _look(images: Tensor, kind: str) -> _Values:
+    """Looks at images of shape [B, ...]."""
+    if not images.numel() or kind in ("uint8", "bool"):
+        return _Values(kind)
+    all_BN = images.detach().flatten(1).to(torch.float64)
+    some_BN = all_BN[:, :: max(1, all_BN.shape[1] // _LOOKED_AT)].sort(1).values
+    left_out = min(-(-some_BN.shape[1] // 100), (some_BN.shape[1] - 1) // 2)
+    dark, bright = some_BN[:, left_out].min(), some_BN[:, -1 - left_out].max()
+    return _Values(kind, *(float(one) for one in (*all_BN.aminmax(), dark, bright)))
 
 
 def _name(images: Tensor) -> str:

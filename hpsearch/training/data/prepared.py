@@ -43,11 +43,10 @@ class StreamedImages(Dataset[Tensor]):
         return self.shape[0]
 
     def __getitem__(self, index: int) -> Tensor:
-        array = self._images.image(self._images.item(index), self._size, self.shape[1])
+        name = self._images.name(index)
+        array = self._images.image(self._images.item(index), self._size, self.shape[1], name)
         if find_flawed(array[None])[0]:
-            raise DataError(
-                f"data.dataset: {self._images.name(index)} holds NaN or infinite values; remove or replace it"
-            )
+            raise DataError(f"data.dataset: {name} holds NaN or infinite values; remove or replace it")
         return torch.from_numpy(np.array(array))
 
     @property

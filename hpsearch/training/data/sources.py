@@ -51,7 +51,7 @@ CHOICES = {
 }
 """Fields of `[data]` that not all kinds of data heed, and what to say of those that do not."""
 
-_VERSION = 4
+_VERSION = 5
 """Raised when catalogues are written in another form."""
 
 _READ_WITH = (
@@ -151,6 +151,7 @@ def _write(folder: Path, found: Catalogue) -> None:
         "groups": found.groups,
         "flawed": found.flawed,
         "pixels": found.pixels,
+        "extremes": found.extremes,
     }
     for name, array in arrays.items():
         if array is not None:
@@ -169,7 +170,7 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
     meta: dict[str, Any] = read_json(folder / "catalogue.json")
     arrays = {
         name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
-        for name in ("targets", "parts", "hashes", "groups", "flawed", "pixels")
+        for name in ("targets", "parts", "hashes", "groups", "flawed", "pixels", "extremes")
     }
     targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
     if targets is None or parts is None or hashes is None:
@@ -186,4 +187,5 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
         tuple(meta["notes"]),
         flawed=arrays["flawed"],
         pixels=arrays["pixels"],
+        extremes=arrays["extremes"],
     )

@@ -205,6 +205,23 @@ def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str,
     )
 
 
+def describe_missing(catalogue: Catalogue, rows: Rows) -> tuple[str, ...]:
+    """Says so where the data's own test part lacks a class, which `check` lets pass: nobody else can mend it."""
+    counts_K = (
+        np.bincount(catalogue.targets[rows.test], minlength=len(catalogue.classes))
+        if catalogue.classes
+        else ()
+    )
+    missing = [name for name, count in zip(catalogue.classes, counts_K, strict=True) if not count]
+    if not missing or not len(rows.test):
+        return ()
+    such = f'class "{missing[0]}"' if len(missing) == 1 else f'{len(missing)} classes, such as "{missing[0]}"'
+    return (
+        f"the data's own test part has no image of {such} ({len(missing)} of {len(catalogue.classes)} classes), so "
+        "that the test says nothing of how they are told from the others",
+    )
+
+
 def describe_subset(count: int, total: int, share: float) -> tuple[str, ...]:
     """Says so where a subset, of which each class has at least one image, is far from the share asked for."""
     if abs(count - share * total) <= max(1, share * total / 10):

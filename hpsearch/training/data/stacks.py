@@ -102,7 +102,7 @@ def _read_named(
             f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
-    found, hashes, note, flawed = scan(opener, images, request)
+    found, hashes, note, flawed, extremes = scan(opener, images, request)
     path = _table_path(request)
     table = _read_table(request, path) if path else None
     labelled = f"data.labels: {path}" if path else f"data.root: {where}"
@@ -127,6 +127,7 @@ def _read_named(
         labels.to_groups(request.spec.split.group_by, (), columns, where),
         notes=(note,),
         flawed=flawed,
+        extremes=extremes,
     )
 
 
@@ -192,7 +193,7 @@ def _read_mrc(request: Request) -> Catalogue:
     table_path = _table_path(request)
     if table_path is None:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
-    found, hashes, note, flawed = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
+    found, hashes, note, flawed, extremes = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
     table = _read_table(request, table_path)
     values = labels.label_columns(table, request.spec.label_column, str(table_path))
     rows, names = _locate(
@@ -211,6 +212,7 @@ def _read_mrc(request: Request) -> Catalogue:
         tuple(names),
         (note,),
         flawed=None if flawed is None else flawed[rows],
+        extremes=None if extremes is None else extremes[rows],
     )
 
 

@@ -18,6 +18,7 @@ from hpsearch.training.data.catalogue import (
     Progress,
     Request,
     Size,
+    find_extremes,
     find_flawed,
     hash_rows,
 )
@@ -39,8 +40,10 @@ def read_members(
     """
     counts = [len(member) for member in members]
     parts = np.repeat(np.array([member.part for member in members], np.int8), counts)
-    survey = _glance if request.spec.device == "stream" else _survey
-    seen = survey(members, len(parts), request.spec.layout, threads, request.progress)
+    glances = request.spec.device == "stream" and ":" in request.spec.dataset  # all others are kept anyway
+    seen = (_glance if glances else _survey)(
+        members, len(parts), request.spec.layout, threads, request.progress
+    )
     size = seen.common_size
     if size is None and request.size is None:
         raise DataError(
@@ -51,20 +54,30 @@ def read_members(
     targets, classes = labels.to_targets(
         seen.labels, request.spec.task, f"data.dataset: {request.spec.dataset}", names
     )
+    channels, wanted = seen.channels, request.spec.channels
+    like = None
+    if glances:  # each item is held against the first when it is read, all of them before the training
+        mixes = wanted in (1, 3) and channels in (1, 3)
+        like = (None if request.size else size, (1, 3) if mixes else (channels,))
+        if mixes and wanted == 3 > channels and _have_colour(members, len(parts), request.spec.layout):
+            channels = 3
     images = ItemImages(
         members,
         counts,
         request.spec.layout,
-        seen.channels,
+        channels,
         size or request.size or (1, 1),
         seen.dtype,
         source=seen.source,
         resize=request.spec.resize,
         threads=threads,
+        like=like,
         rebuild=rebuild,
     )
     groups = _groups(request.spec.split.group_by, members, request.spec.dataset)
-    return Catalogue(images, targets, classes, parts, seen.hashes, groups, flawed=seen.flawed)
+    return Catalogue(
+        images, targets, classes, parts, seen.hashes, groups, flawed=seen.flawed, extremes=seen.extremes
+    )
 
 
 def _groups(group_by: str | None, members: Sequence[Member], where: str) -> Array | None:
@@ -116,6 +129,7 @@ class _Survey:
     dtype: str
     source: str
     flawed: Array | None = None
+    extremes: Array | None = None
 
     @property
     def common_size(self) -> Size | None:
@@ -144,6 +158,12 @@ def _glance(
     return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype), kind)
 
 
+def _have_colour(members: Sequence[Member], total: int, layout: str) -> bool:
+    """Whether an item has three channels; reads until one has."""
+    items = read_items(members, np.arange(total), threads=False)
+    return any(len(from_item(image, layout, "data.dataset: an item's image")) == 3 for image, _ in items)
+
+
 def _known_labels(data: Any) -> list[Any] | None:
     return next((found for name in ("targets", "labels") if (found := _values(data, name)) is not None), None)
 
@@ -156,7 +176,7 @@ def _survey(
     members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
     hashes = np.empty((total, HASH_BYTES), np.uint8)
-    flawed = np.zeros(total, bool)
+    flawed, extremes = np.zeros(total, bool), np.empty((total, 2))
     found: list[Any] = []
     sizes, channels = set(), set()
     kinds: dict[str, int] = {}  # number types, and the first item of each
@@ -171,6 +191,8 @@ def _survey(
         kinds.setdefault(number_type(image), row)
         if array.dtype != np.uint8:
             low, high = min(low, array.min()), max(high, array.max())
+        # Bytes among floats become floats in [0, 1].
+        extremes[row] = find_extremes(array[None])[0] / (255 if array.dtype == np.uint8 else 1)
         found.append(np.asarray(label).tolist())
     if not found:
         raise _empty()
@@ -181,7 +203,14 @@ def _survey(
     _refuse_mixture(kinds, float(low), float(high))
     dtype = "uint8" if kinds.keys() <= {"uint8", "bool"} else "float32"
     return _Survey(
-        found, hashes, sizes, max(channels), dtype, ",".join(sorted(kinds)), flawed if flawed.any() else None
+        found,
+        hashes,
+        sizes,
+        max(channels),
+        dtype,
+        ",".join(sorted(kinds)),
+        flawed if flawed.any() else None,
+        None if dtype == "uint8" else extremes,
     )
 
 

@@ -63,6 +63,8 @@ class Squares(Dataset):
             return Image.fromarray(np.where(item == 5, np.nan, pixels / 255).astype(np.float32)), label
         if self.form == "failing":
             return (pixels, label) if item != 5 else 1 / 0
+        if self.form == "failing late":
+            return (pixels, label) if item != 5 or not Path(__file__).with_name("late").exists() else 1 / 0
         if self.form == "regression":
             return pixels, [label + 0.5, 1.0]
         return pixels
@@ -142,7 +144,7 @@ def failing():
     return {"train": Squares(60), "test": Squares(30, form="failing")}
 
 def failing_late():
-    data = Squares(60, form="failing")
+    data = Squares(60, form="failing late")
     data.targets = [item % 3 for item in range(60)]
     return data
 
@@ -170,6 +172,45 @@ def too_few_patients():
     data = patients()
     data.patient = data.patient[:59]
     return data
+
+def other_test():
+    return Squares(60), Squares(12, 70, "whole floats")
+
+class Odd(Squares):
+    """Images of noise in colour, one of which is grey or larger."""
+
+    def __init__(self, place, channels, side):
+        super().__init__(60)
+        self.place, self.channels, self.side = place, channels, side
+
+    def __getitem__(self, item):
+        channels, side = (self.channels, self.side) if item == self.place else (3, 6)
+        pixels = np.random.default_rng(item).integers(0, 256, (side, side, channels))
+        return pixels.astype(np.uint8), item % 3
+
+def grey_first():
+    return Odd(0, 1, 6)
+
+def grey_later():
+    return Odd(5, 1, 6)
+
+def small_first():
+    return Odd(0, 3, 4)
+
+def large_later():
+    return Odd(5, 3, 9)
+
+class Rarely(Squares):
+    def __getitem__(self, item):
+        image, label = super().__getitem__(item)
+        image = image + torch.arange(6) / 255
+        return (image.flip(2) if torch.rand(()) < 0.02 else image), label
+
+def rarely():
+    return {"train": Rarely(150), "val": Squares(9, 160), "test": Squares(9, 180)}
+
+def rarely_judged():
+    return {"train": Squares(60), "val": Rarely(120, 60), "test": Squares(9, 200)}
 
 def complex_ones():
     return Squares(60, form="complex")
@@ -284,6 +325,8 @@ def test_unsteady_items_of_training_are_only_streamed(tmp_path: Path) -> None:
         ("unsteady_test", "auto", r"of the test data set: a random transform would change the test loss"),
         ("now_and_then", "stream", r"of the train data set, and the validation part is cut out of it"),
         ("now_and_then", "auto", r'"stream" with val and test'),
+        ("rarely", "auto", r'item \d+ of the train data set.*"stream" to have it'),
+        ("rarely_judged", "stream", r"item \d+ of the val data set: a random"),
     ],
 )
 def test_no_random_transform_reaches_what_is_judged(
@@ -291,6 +334,47 @@ def test_no_random_transform_reaches_what_is_judged(
 ) -> None:
     with pytest.raises(DataError, match=rf"own_squares:{function} gives another image each time.*{message}"):
         loaded(tmp_path, function, device=device)
+
+
+@pytest.mark.parametrize(
+    ("function", "seed", "message"),
+    [
+        (
+            "grey_first",
+            1,
+            r"item \d+ of the train data set has 3 channels and the first one 1; set data.channels = 3",
+        ),
+        ("grey_later", 1, "item 5 of the train data set has 1 channel and the first one 3; set"),
+        ("grey_later", 6, "item 5 of the train data set has 1 channel and"),  # in the validation part
+        ("grey_later", 8, "item 5 of the train data set has 1 channel and"),  # in the test part
+        (
+            "small_first",
+            1,
+            r"image_size is missing: item \d+ of .* is 6 x 6 pixels and the first one 4 x 4; set one",
+        ),
+        ("large_later", 6, "image_size is missing: item 5 of .* is 9 x 9 pixels and the first one 6 x 6"),
+    ],
+)
+def test_a_stream_whose_items_differ_is_refused_before_the_training(
+    tmp_path: Path, function: str, seed: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        loaded(tmp_path, function, device="stream", split={"seed": seed})
+
+
+@pytest.mark.parametrize("fields", [{"channels": 1}, {"channels": 3}, {"channels": 3, "image_size": 5}])
+@pytest.mark.parametrize("function", ["grey_first", "grey_later", "small_first", "large_later"])
+def test_a_stream_of_different_items_is_prepared_as_images_in_memory(
+    tmp_path: Path, function: str, fields: dict[str, int]
+) -> None:
+    fields = {"image_size": 6} | fields
+    shown = []
+    for where in ("cpu", "stream"):
+        spec = DataSpec.model_validate({"dataset": f"own_squares:{function}", "device": where, **fields})
+        prepared = load(spec, cache=tmp_path / "cache").at(spec)
+        order = prepared.val.index.argsort()
+        shown.append(prepared.batch(prepared.val, order)[0])
+    torch.testing.assert_close(*shown)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +463,7 @@ def test_the_test_set_is_let_go(tmp_path: Path) -> None:
         ("no_train", "returned NoneType for train; it needs __len__"),
         ("empty_val", "empty_val returned no items for val; .* leave val out"),
         ("unknown", "own_squares"),
+        ("other_test", "values of the test part go from 70 to 81 .* cannot have one scale"),
         (
             "failing",
             r"item 5 of the test data set .*ZeroDivisionError: division by zero \(own_squares\.py, line",
@@ -424,6 +509,7 @@ def test_the_labels_of_own_data_sets_are_their_own(tmp_path: Path) -> None:
 def test_an_item_that_fails_in_a_stream_is_named(tmp_path: Path, ahead: bool) -> None:
     found = loaded(tmp_path, "failing_late", device="stream", split={"seed": 1})._store.images
     assert isinstance(found, ItemImages)
+    (tmp_path / "late").touch()
     stream = StreamedImages(found, (6, 6), 1)
     if ahead:
         stream.expect([slice(0, len(stream))])

@@ -210,7 +210,7 @@ def floats_and_whole(number: int) -> np.ndarray:
         (
             some_deep,
             "png",
-            r"a/00\.png is a 16-bit picture \(the highest value .* is 1099\) and a/04\.png a 8-bit",
+            r"a/00\.png is a 16-bit picture \(the highest value .* is 1099\) and a/04\.png an 8-bit",
         ),
         (
             lambda n: camera(n, np.int32) if n < 3 else noise(n, 6, 6, 1),
@@ -322,3 +322,16 @@ def test_a_deep_picture_that_claims_to_be_huge_takes_no_memory() -> None:
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     with pytest.raises(ValueError, match=r"96,000,000 pixels of more than 8 bits, of 90,000,000 at most"):
         read_file(io.BytesIO(content), (16, 16), 1, form=DEEP)
+
+
+@pytest.mark.parametrize(("times", "told"), [(16, True), (1, False)])
+def test_deep_pictures_of_an_official_part_that_are_far_brighter_are_said(
+    tmp_path: Path, times: int, told: bool
+) -> None:
+    for number in range(40):
+        kind, factor = ("test", times) if number >= 30 else ("train", 1)
+        x = noise(number, 8, 8, 1).astype(np.uint16) * 16 * factor
+        save(tmp_path / "photos" / kind / "ab"[number % 2] / f"{number}.png", x)
+    for _ in range(2):  # the second time from the cache
+        notes = loaded(tmp_path / "photos").facts.notes
+        assert any("far from those of the training part" in note for note in notes) == told

@@ -461,3 +461,50 @@ print(data.facts.digest, int(prepared.train.images.sum()), int(prepared.val.imag
     assert answers[0] == answers[1] != ""
     entries = [path.name for path in (tmp_path / "cache").iterdir() if path.name != "locks"]
     assert sorted(name.split("-")[0] for name in entries) == ["catalogue", "images", "images", "split"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [(["c1", "c2", "c10"], 'class 1 is "c10" and not "c2"; train.class_weights'), (["1", "2", "10"], "")],
+)
+def test_the_order_of_classes_in_a_table_is_said_as_that_of_folders(
+    tmp_path: Path, labels: list[str], told: str
+) -> None:
+    rows = ["file,label"]
+    for number in range(36):
+        save(tmp_path / "photos" / f"{number}.png", noise(number))
+        rows.append(f"{number}.png,{labels[number % 3]}")
+    (tmp_path / "photos" / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    notes = loaded(tmp_path / "photos", labels="labels.csv").facts.notes
+    found = [note for note in notes if note.startswith("classes are in the order of their characters")]
+    assert [told in note for note in found] == [True] * bool(told)
+
+
+@pytest.mark.parametrize(("held", "told"), [("ab", ""), ("a", 'no image of class "b" (1 of 2 classes)')])
+def test_an_official_test_folder_that_lacks_a_class_is_said(tmp_path: Path, held: str, told: str) -> None:
+    for number in range(40):
+        save(tmp_path / "photos" / "train" / "ab"[number % 2] / f"{number}.png", noise(number))
+    for number in range(40, 50):
+        save(tmp_path / "photos" / "test" / held[number % len(held)] / f"{number}.png", noise(number))
+    notes = loaded(tmp_path / "photos").facts.notes
+    found = [note for note in notes if note.startswith("the data's own test part has ")]
+    assert [told in note for note in found] == [True] * bool(told)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(20, 30)], "images are all 30 x 20 pixels, 0 of 20 grey"),
+        ([(20, 30), (25, 30)], "images are 30 pixels wide and 20 to 25 high, 0 of 20 grey"),
+        ([(20, 30), (25, 31)], "images are 30 to 31 pixels wide and 20 to 25 high, 0 of 20 grey"),
+    ],
+)
+def test_sizes_and_classes_are_told_in_plain_words(
+    tmp_path: Path, sizes: list[tuple[int, int]], told: str
+) -> None:
+    for number in range(20):
+        height, width = sizes[number % len(sizes)]
+        save(tmp_path / "photos" / "ab"[number // 10] / f"{number}.png", noise(number, height, width))
+    notes = loaded(tmp_path / "photos", image_size=8).facts.notes
+    assert told in notes
+    assert "2 classes of 10 images each" in notes

@@ -75,13 +75,18 @@ def test_kept_weights_prepare_a_data_sets_images_as_training_did(
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+FULL_SCALE = (torch.arange(60).reshape(1, 1, 6, 10) * 1000).to(torch.uint16)
 PHOTO = torch.full((1, 1, 6, 10), 200, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
     ("name", "images", "message"),
     [
-        ("bytes", PHOTO.to(torch.int16), r"images are int16, .* takes uint8, or floats in \[0, 1\]"),
+        (
+            "bytes",
+            PHOTO.to(torch.int16),
+            r"images are int16 from 200 to 200, .* takes uint8, or floats in \[0, 1\]",
+        ),
         ("bytes", PHOTO.to(torch.int32), "int32"),
         ("bytes", PHOTO.to(torch.int64), "int64"),
         ("bytes", PHOTO.to(torch.uint16), "uint16"),
@@ -93,10 +98,19 @@ PHOTO = torch.full((1, 1, 6, 10), 200, dtype=torch.uint8)
         (
             "uint16",
             PHOTO,
-            "images are uint8, .* takes uint16 as in the data set, where 0 is black and 4080 white",
+            "images are uint8, .* takes uint16, or floats, of the data set's values, where 0 is black and 4080 white",
         ),
         ("uint16", PHOTO.float() / 255, "float32 from 0.784314"),
         ("uint16", torch.full((1, 1, 6, 10), 60_000), "images are int64 from 60000 to 60000"),
+        ("uint16", PHOTO.to(torch.int64), "images are int64 from 200 to 200"),
+        ("uint16", PHOTO.to(torch.int32) * 16, "images are int32 from 3200 to 3200"),
+        ("uint16", PHOTO.float(), "images are float32 from 200 to 200"),
+        ("uint16", FULL_SCALE, "images are uint16 from 0 to 59000"),
+        ("uint16", FULL_SCALE.float(), "images are float32 from 0 to 59000"),
+        ("unit floats", FULL_SCALE.to(torch.int32), "images are int32 from 0 to 59000"),
+        ("bytes", (PHOTO.to(torch.int32) * 16).to(torch.uint16), "images are uint16 from 3200 to 3200"),
+        ("int64 of bytes", PHOTO.to(torch.int32), "images are int32 from 200 to 200"),
+        ("floats", PHOTO.double() * torch.nan, "from nan to nan"),
         ("uint16", torch.full((1, 1, 6, 10), -30_000, dtype=torch.int16), "images are int16 from -30000"),
         ("int16", PHOTO, "uint8"),
         ("int16", PHOTO > 0, "bool"),
@@ -121,9 +135,13 @@ def test_images_of_an_unknown_scale_are_refused(
         ("bytes", PHOTO > 0, 1.0),
         ("int64 of bytes", PHOTO.to(torch.int64), 200 / 255),
         ("unit floats", PHOTO, 200 / 255),
-        ("uint16", PHOTO.to(torch.int32) * 16, 3200 / 4080),
+        ("bytes", (PHOTO.to(torch.int32) * 257).to(torch.uint16), 200 / 255),
+        ("unit floats", (PHOTO.to(torch.int32) * 257).to(torch.uint16), 200 / 255),
+        ("uint16", (PHOTO.to(torch.int32) * 16).to(torch.uint16), 3200 / 4080),
+        ("uint16", PHOTO.to(torch.uint16), 200 / 4080),  # of the type of training: as dark as that
+        ("uint16", PHOTO.float() * 0, 0.0),
         ("uint16", PHOTO.float() * 16, 3200 / 4080),
-        ("uint16", torch.full((1, 1, 6, 10), 7.5) * 16, 120 / 4080),
+        ("uint16", torch.full((1, 1, 6, 10), 200.5) * 16, 3208 / 4080),
         ("floats", torch.tensor(1.5).expand(1, 1, 6, 10), (1.5 + 2) / (255 / 64)),
     ],
 )
@@ -165,6 +183,10 @@ def picture(path: Path, kind: str) -> Path:
         "12 bits": np.full((6, 10), 3200, np.uint16),
         "int32": np.full((6, 10), 3200, np.int32),
         "float32": np.full((6, 10), 0.75, np.float32),
+        "deep float32": np.full((6, 10), 3200, np.float32),
+        "full uint16": np.arange(60, dtype=np.uint16).reshape(6, 10) * 1000,
+        "float32 of bytes": np.full((6, 10), 200, np.float32),
+        "int32 of bytes": np.full((6, 10), 200, np.int32),
     }
     Image.fromarray(values[kind]).save(path)
     return path
@@ -175,16 +197,33 @@ def picture(path: Path, kind: str) -> Path:
     [
         ("bytes", "uint8", 200 / 255),
         ("bytes", "uint16", 200 / 255),
-        ("bytes", "12 bits", r"16-bit \(up to 3200\) picture and the model was trained on 8-bit images"),
+        ("bytes", "12 bits", "a 16-bit picture from 3200 to 3200 and the model was trained on 8-bit images"),
         ("bytes", "int32", "32-bit picture"),
+        ("bytes", "int32 of bytes", "32-bit picture from 200 to 200"),
+        ("bytes", "float32 of bytes", "a floating-point picture from 200 to 200"),
+        ("int64 of bytes", "float32", 191 / 255),
+        ("unit floats", "float32 of bytes", "a floating-point picture from 200 to 200"),
+        ("unit floats", "12 bits", "a 16-bit picture from 3200 to 3200"),
         ("bytes", "float32", 191 / 255),
         ("unit floats", "uint8", 200 / 255),
         ("unit floats", "uint16", 200 / 255),
         ("unit floats", "float32", 0.75),
         ("uint16", "12 bits", 3200 / 4080),
-        ("uint16", "int32", 3200 / 4080),
-        ("uint16", "uint8", "8-bit picture and the model was trained on 16-bit images"),
-        ("uint16", "float32", "floating-point picture and the model was trained on 16-bit"),
+        ("uint16", "int32", "32-bit picture from 3200 to 3200"),
+        (
+            "uint16",
+            "uint8",
+            "it is an 8-bit picture and the model was trained on 16-bit images from 0 to 4080",
+        ),
+        ("uint16", "float32", "floating-point picture from 0.75 to 0.75 and the model was trained on 16-bit"),
+        ("uint16", "deep float32", 3200 / 4080),
+        (
+            "uint16",
+            "full uint16",
+            "a 16-bit picture from 0 to 59000 and the model was trained on 16-bit images",
+        ),
+        ("uint16", "float32 of bytes", "floating-point picture from 200 to 200"),
+        ("floats", "float32 of bytes", "floating-point picture from 200 to 200"),
         ("floats", "float32", (0.75 + 2) / (255 / 64)),
         ("floats", "uint8", "8-bit picture and the model was trained on floating-point images"),
     ],
@@ -241,6 +280,34 @@ def test_arrays_of_deep_pictures_among_those_of_8_bits(tmp_path: Path, fields: d
     assert torch.equal(known.take(deep, torch.float32), expected)
     with pytest.raises(ModelError, match="images are int32"):
         known.take(deep.to(torch.int32), torch.float32)
+
+
+def test_12_bits_are_no_dark_16_bits_among_pictures_of_8(tmp_path: Path) -> None:
+    for number in range(30):
+        save(tmp_path / "photos" / "ab"[number % 2] / f"{number:02d}.png", mixed(number))
+    spec = DataSpec.model_validate({"dataset": "folder"})
+    known = stored(load(spec, root=str(tmp_path / "photos"), cache=tmp_path / "cache").at(spec))
+    camera_made = save(tmp_path / "p.png", mixed(0) // 16)
+    with pytest.raises(ValueError, match=r"a 16-bit picture from .* trained on 16-bit or 8-bit images"):
+        known.read(camera_made)
+    with pytest.raises(ModelError, match="images are uint16 from"):
+        known.take(torch.from_numpy(mixed(0) // 16)[None, None], torch.float32)
+
+
+@pytest.mark.parametrize("hot", [1, 60])
+def test_single_hot_pixels_do_not_make_another_scale(tmp_path: Path, hot: int) -> None:
+    known = stored(prepared(tmp_path, "uint16"))
+    x = torch.full((1, 1, 60, 100), 2000, dtype=torch.int32)
+    x.view(-1)[:hot] = 65535
+    assert known.take(x.to(torch.uint16), torch.float32).shape == (1, 1, 6, 10)
+
+
+def test_one_image_of_another_scale_in_a_batch_is_found(tmp_path: Path) -> None:
+    known = stored(prepared(tmp_path, "uint16"))
+    batch = torch.full((50, 1, 6, 10), 2000, dtype=torch.int32)
+    batch[7] = 32_000
+    with pytest.raises(ModelError, match="images are uint16 from 2000 to 32000"):
+        known.take(batch.to(torch.uint16), torch.float32)
 
 
 def test_integers_that_are_no_bytes_are_refused_where_bytes_are_taken(tmp_path: Path) -> None:

@@ -343,3 +343,47 @@ def test_complex_stacks_are_refused(stacks: Path) -> None:
     (stacks / "labels.csv").write_text("label\n" + "\n".join(str(n % 2) for n in range(20)))
     with pytest.raises(DataError, match=r"a\.mrcs holds complex64.*imaginary part"):
         loaded(stacks, "mrc", labels="labels.csv")
+
+
+UNIT = np.random.default_rng(0).random((60, 6, 6))
+OTHER = np.random.default_rng(1).random((60, 6, 6))
+NOT_ONE = "cannot have one scale"
+FAR = "far from those of the training part"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "fields", "told"),
+    [
+        (UNIT.astype("f4"), OTHER.astype("f4") * 255, {}, NOT_ONE),
+        (UNIT * 4095, OTHER, {}, NOT_ONE),
+        (UNIT * 4095, OTHER * 255, {}, NOT_ONE),
+        (UNIT * 255, OTHER * 4095, {}, NOT_ONE),
+        (UNIT * 255, OTHER * 4095, {"range": [0, 4095]}, FAR),
+        ((UNIT * 255).astype("i4"), (OTHER * 4095).astype("i4"), {}, FAR),
+        ((UNIT * 4095).astype("i2"), (OTHER * 200).astype("i2"), {}, FAR),
+        (UNIT, OTHER * 9, {}, FAR),
+        (UNIT * 2 - 1, OTHER * 2 - 1, {}, ""),
+        (UNIT, OTHER * 1.5, {}, ""),
+        ((UNIT * 255).astype("u1"), (OTHER * 3).astype("u1"), {}, ""),
+    ],
+)
+def test_an_official_part_of_another_scale_is_refused_or_said(
+    tmp_path: Path, train: np.ndarray, test: np.ndarray, fields: dict[str, Any], told: str
+) -> None:
+    y = np.arange(60) % 2
+    np.savez(tmp_path / "set.npz", x_train=train, y_train=y, x_test=test, y_test=y)
+    if told == NOT_ONE:
+        with pytest.raises(
+            DataError, match=rf"values of the test part .* training part .* {told}; .*data\.range"
+        ):
+            loaded(tmp_path / "set.npz", **fields)
+        return
+    notes = [note for note in loaded(tmp_path / "set.npz", **fields).facts.notes if FAR in note]
+    assert [note.startswith("values of the test part ") for note in notes] == [True] * bool(told)
+
+
+def test_hot_pixels_of_an_official_part_are_no_other_scale(tmp_path: Path) -> None:
+    y, test = np.arange(60) % 2, (OTHER * 4095).astype("u2")
+    test[::20, 0, 0] = 65535
+    np.savez(tmp_path / "set.npz", x_train=(UNIT * 4095).astype("u2"), y_train=y, x_test=test, y_test=y)
+    assert not [note for note in loaded(tmp_path / "set.npz").facts.notes if FAR in note]
