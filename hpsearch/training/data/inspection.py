@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from hpsearch.errors import DataError
+from hpsearch.files.look import is_folder
 from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache
@@ -66,7 +67,7 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     Raises:
         DataError: there are none, or they are not in the form of a data set.
     """
-    found = _find_labels(root) if root.is_dir() else None
+    found = _find_labels(root) if is_folder(root, "FOLDER") else None
     table = {} if found is None else vars_of(found)
     listing = list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
     headers = read_headers(root, listing.names, None)
