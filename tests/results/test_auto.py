@@ -83,6 +83,34 @@ def test_a_table_of_something_else_is_left_alone(photos: Path) -> None:
     assert look(photos).labels is None
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("picture,what\np0.png,a\np1\0.png,b\n", "holds a NUL character in line 3"),
+        ('picture,what\np0.png,a\n"p1.png,b\n', "is there a stray quotation mark?"),
+        ("picture,what,what\np0.png,a,a\np1.png,b,b\n", 'has two columns called "what"; rename one'),
+        ("picture,what\n", "holds no rows"),
+        ("", "holds no rows"),
+        (f"picture,what\np0.png,a\np1.png,{'b' * 200_000}\n", "field larger than field limit"),
+        ("picture,what\nq0.png,a\nq1.png,b\n", "no column of set/labels.csv names pictures in set"),
+        (
+            "picture,what\np0.png,a\np1.png,b\n",
+            'beside "picture" no column of set/labels.csv has labels that repeat',
+        ),
+    ],
+)
+def test_why_a_table_was_passed_over_is_said(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("p0.png", "p1.png"):
+        Image.new("RGB", (40, 32)).save(tmp_path / "set" / name)
+    (tmp_path / "set" / "labels.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"labels.csv.*\. Without a table: .* lies in no class folder"
+    ) as caught:
+        look(Path("set"))
+    assert reason in str(caught.value)
+
+
 def test_an_official_test_part_is_kept(tmp_path: Path) -> None:
     for part, count in (("train", 20), ("test", 6)):
         paint(tmp_path / "set" / part, red=count, blue=count)
