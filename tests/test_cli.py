@@ -591,6 +591,7 @@ def test_a_path_that_the_system_refuses_is_said_by_its_field(
         (["init", ".", "-o", f"{LONG}.toml"], f"--output: {LONG}.toml cannot be used: File name too long"),
         (["auto", ".", "-o", f"{LONG}.toml"], f"--output: {LONG}.toml cannot be used: File name too long"),
         (["predict", LONG, "p.png"], f'no study "{LONG}"'),
+        (["compare", "one", "two", "--html", LONG], f"--html: cannot write {LONG}: File name too long"),
         (["check", f"x/{LONG}"], f"x/{LONG}: no such study file"),
     ],
 )

@@ -537,6 +537,10 @@ def test_a_past_that_does_not_fit_is_refused_and_no_study_is_made(tmp_path, chan
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (
+            {"study": {"warm_start": ["old", ""]}},
+            "study.warm_start: names a study by an empty text; name studies of the same database",
+        ),
         ({"study": {"name": "old"}}, 'study.warm_start: names the study "old" itself; remove it'),
         (
             {"study": {"policy": "auto"}},
