@@ -536,3 +536,67 @@ def test_ways_to_name_the_database(
     if way in environment:
         monkeypatch.setenv(way, environment[way])
     assert invoke("best", *arguments)[1].startswith("one: trial 1")
+
+
+LONG = "a" * 300
+"""A name that no file system takes."""
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (
+            f'dataset = "folder"\nroot = "{LONG}"',
+            "",
+            f"data.root: {LONG} cannot be used: File name too long; name",
+        ),
+        (
+            f'dataset = "npz"\nroot = "{LONG}"',
+            "",
+            f"data.root: {LONG} cannot be used: File name too long; name",
+        ),
+        (
+            f'dataset = "mnist"\nroot = "{LONG}"',
+            "",
+            f"data.root: {LONG} cannot be used: File name too long; name",
+        ),
+        (
+            f'dataset = "folder"\nroot = "."\nlabels = "{LONG}"\nfile_column = "a"\nlabel_column = "b"',
+            "",
+            f"data.labels: {LONG} cannot be used: File name too long; name",
+        ),
+        (f'dataset = "digits"\ncache = "{LONG}"', "", "data.cache: cannot write"),
+        ('dataset = "digits"', f'weights = "{LONG}"', "File name too long; name a file of weights"),
+        (
+            'dataset = "digits"',
+            'weights = "/etc"',
+            'model.weights = "/etc": Is a directory; name a file of weights',
+        ),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_said_by_its_field(
+    invoke: Invoke, tmp_path: Path, data: str, model: str, message: str
+) -> None:
+    (tmp_path / "s.toml").write_text(
+        f"[study]\ntrials = 1\n[data]\n{data}\nimage_size = 8\n[model]\n{model}\n[search]\nlearning_rate = [0.1]\n"
+    )
+    status, _, err = invoke("check", "s.toml", "--workers", 1)
+    assert (status, message in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["init", LONG], f"FOLDER: {LONG} cannot be used: File name too long"),
+        (["init", ".", "-o", f"{LONG}.toml"], f"--output: {LONG}.toml cannot be used: File name too long"),
+        (["auto", ".", "-o", f"{LONG}.toml"], f"--output: {LONG}.toml cannot be used: File name too long"),
+        (["predict", LONG, "p.png"], f'no study "{LONG}"'),
+        (["compare", "one", "two", "--html", LONG], f"--html: cannot write {LONG}: File name too long"),
+        (["check", f"x/{LONG}"], f"x/{LONG}: no such study file"),
+    ],
+)
+def test_a_path_of_a_command_that_the_system_refuses_is_a_sentence(
+    invoke: Invoke, studies: Path, arguments: list[str], message: str
+) -> None:
+    status, _, err = invoke(*arguments)
+    assert (status, message in err) == (2, True), err

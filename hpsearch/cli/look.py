@@ -194,7 +194,7 @@ def compare(
         from hpsearch.results.report import write_text
         from hpsearch.results.report.page import page
 
-        write_text(page(comparison(records)), page_file)
+        write_text(page(comparison(records)), page_file, "--html")
         say("", page_file)
 
 

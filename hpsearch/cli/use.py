@@ -53,6 +53,7 @@ def predict(
     """Classify picture files with a study's best model."""
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import (
+        choose_encoder,
         pictures_in,
         predict_files,
         prediction_lines,
@@ -61,6 +62,8 @@ def predict(
     from hpsearch.results.stored.reading import reading_study
     from hpsearch.training.imports import look_in
 
+    if output is not None:
+        choose_encoder(output)  # before the pictures are judged
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
     (_, given), url = named(file), storage_url(storage, storage_file, run_folder)

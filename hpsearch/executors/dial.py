@@ -258,12 +258,12 @@ class DialExecutor:
             if not host or not port.isdecimal():
                 host, port = given, "0"
             self._host = host.strip("[]")
-            self._open(self._host, int(port))
+            self._open(given, self._host, int(port))
         assert self._listener is not None
         shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         return shown, self._listener.getsockname()[1]
 
-    def _open(self, host: str, port: int) -> None:
+    def _open(self, given: str, host: str, port: int) -> None:
         try:
             if port > 65535:
                 raise OSError("there is no such port")
@@ -271,7 +271,7 @@ class DialExecutor:
             self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise UserError(
-                f'--listen "{host}:{port}": cannot be listened on: {error}; give an address of this machine that '
+                f'--listen "{given}": cannot be listened on: {error}; give an address of this machine that '
                 "workers can reach, or another port"
             ) from None
         self._listener.setblocking(False)

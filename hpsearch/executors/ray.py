@@ -6,8 +6,9 @@ the driver. Nothing else of Ray is used: messages, checkpoints and restarts are 
 
 import logging
 import os
-import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ except ModuleNotFoundError as missing:
 logger = logging.getLogger(__name__)
 
 LOOK = 0.5  # seconds between two looks at the actors
+REACHED = 5.0  # seconds in which a cluster's address takes a connection
+CONNECTED = 30.0  # seconds in which Ray has connected this process
 HURRY = 5.0  # seconds in which an actor ends whose worker was killed, before it is ended too
 
 
@@ -115,17 +118,12 @@ class RayExecutor(DialExecutor):
         """
         if ray.is_initialized():
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        reason = _failure(self.cluster.address)
+        if reason:
             raise UserError(
-                f'--address "{self.cluster.address}": no Ray cluster answers: {" ".join(str(error).split())[:300]}; '
-                "start hpsearch on a node of the cluster, or give its address"
-            ) from None
-        finally:
-            for number, handler in before.items():  # what signals mean is the driver's decision
-                signal.signal(number, handler)
+                f'--address "{self.cluster.address}": no Ray cluster answers: {reason}; start hpsearch on a node of '
+                "the cluster, or give its address"
+            )
         self._is_ours = True
 
     def begin(self, seat: Seat, setup: WorkerSetup) -> None:
@@ -216,6 +214,34 @@ class RayExecutor(DialExecutor):
         if self._is_ours:
             ray.shutdown()
             self._is_ours = False
+
+
+def _failure(address: str) -> str:
+    """Connects this process with a cluster; returns why that failed, "" if it did not.
+
+    Ray tries for minutes, and the thread in which it does answers no signal.
+    """
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            failed.append(error)
+
+    given = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    host, _, port = given.removeprefix("ray://").rpartition(":")
+    try:
+        if host and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+    except (OSError, OverflowError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECTED)
+    if thread.is_alive():
+        return f"there was no answer in {CONNECTED:.0f} s"
+    return " ".join(str(failed[0]).split())[:300] if failed else ""
 
 
 def _is_alive(actor: _Actor) -> bool:

@@ -94,7 +94,7 @@ def load_study_file(path: str | Path) -> StudySpec:
 
 def is_study_file(study: str) -> bool:
     """Says whether a text means a study file rather than a name, which may have a slash in Optuna."""
-    return study.endswith(".toml") or (os.sep in study and Path(study).is_file())
+    return study.endswith(".toml") or (os.sep in study and os.path.isfile(study))
 
 
 def as_study(study: StudySpec | Mapping[str, Any] | str | Path) -> StudySpec:

@@ -281,6 +281,8 @@ class StudySpec(Section):
         sentence = ""
         if self.study.name in self.study.warm_start:
             sentence = f'names the study "{self.study.name}" itself; remove it'
+        elif "" in self.study.warm_start:
+            sentence = "names a study by an empty text; name studies of the same database, or remove it"
         elif self.policy in PROPOSING:
             sentence = (
                 f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving"'

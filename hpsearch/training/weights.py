@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, refusing
 from hpsearch.files.atomic import write_whole
+from hpsearch.files.look import is_file
 from hpsearch.files.regular import regular
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -204,7 +205,9 @@ def file_digest(path: str | Path) -> str:
         status = regular(path).stat()
         return _digest(str(path), status.st_mtime_ns, status.st_size)
     except OSError as error:
-        raise ModelError(f'model.weights = "{path}": {error.strerror or error}') from error
+        raise ModelError(
+            f'model.weights = "{path}": {error.strerror or error}; name a file of weights that can be read'
+        ) from error
 
 
 def describe(path: str | Path) -> str:
@@ -225,8 +228,8 @@ def _digest(path: str, changed: int, size: int) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors or a torch file by name, whatever they are wrapped in."""
     where = f'model.weights = "{path}"'
-    if not path.is_file():
-        raise ModelError(f"{where}: there is no such file")
+    if not is_file(path, "model.weights"):
+        raise ModelError(f"{where}: there is no such file; name one that is there")
     try:
         if path.suffix == ".safetensors":
             return read_weights(path)[0]

@@ -1,6 +1,7 @@
 """From a folder of photographs to a study file, and from there to a model folder."""
 
 import csv
+import os
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -82,6 +83,34 @@ def test_a_table_of_something_else_is_left_alone(photos: Path) -> None:
     assert look(photos).labels is None
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("picture,what\np0.png,a\np1\0.png,b\n", "holds a NUL character in line 3"),
+        ('picture,what\np0.png,a\n"p1.png,b\n', "is there a stray quotation mark?"),
+        ("picture,what,what\np0.png,a,a\np1.png,b,b\n", 'has two columns called "what"; rename one'),
+        ("picture,what\n", "holds no rows"),
+        ("", "holds no rows"),
+        (f"picture,what\np0.png,a\np1.png,{'b' * 200_000}\n", "field larger than field limit"),
+        ("picture,what\nq0.png,a\nq1.png,b\n", "no column of set/labels.csv names pictures in set"),
+        (
+            "picture,what\np0.png,a\np1.png,b\n",
+            'beside "picture" no column of set/labels.csv has labels that repeat',
+        ),
+    ],
+)
+def test_why_a_table_was_passed_over_is_said(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("p0.png", "p1.png"):
+        Image.new("RGB", (40, 32)).save(tmp_path / "set" / name)
+    (tmp_path / "set" / "labels.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"labels.csv.*\. Without a table: .* lies in no class folder"
+    ) as caught:
+        look(Path("set"))
+    assert reason in str(caught.value)
+
+
 def test_an_official_test_part_is_kept(tmp_path: Path) -> None:
     for part, count in (("train", 20), ("test", 6)):
         paint(tmp_path / "set" / part, red=count, blue=count)
@@ -137,7 +166,13 @@ def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["photos", "--minutes", "0"], "--minutes: must be above 0, got 0"),
+        (["photos", "--minutes", "0"], "--minutes: must be above 0 and at most 525,600 (a year), got 0"),
+        (["photos", "--minutes", "nan"], "--minutes: must be above 0 and at most 525,600 (a year), got nan"),
+        (["photos", "--minutes", "inf"], "--minutes: must be above 0 and at most 525,600 (a year), got inf"),
+        (
+            ["photos", "--minutes", "1e300"],
+            "--minutes: must be above 0 and at most 525,600 (a year), got 1e+300",
+        ),
         (["photos", "--output", "taken.toml"], "--output: taken.toml is there already; remove it"),
         (["photos", "--output", "study.txt"], '--output: "study.txt" does not end in .toml'),
         (["nowhere"], "nowhere does not exist"),
@@ -156,6 +191,50 @@ def test_what_cannot_be_proposed_is_refused(
     assert run(["init", *given]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "study.toml").exists()
+
+
+def test_names_of_any_letters_become_a_study_file(tmp_path: Path) -> None:
+    names = ("a\x1b[2Jb", "c\x7fd", 'e"\\\n#')
+    root = tmp_path / "del\x7f"
+    paint(root, **dict.fromkeys(names, 12))
+    found = propose(root, 1, tmp_path / "cache", workers=1)
+    assert parse_study(tomllib.loads(found.text)).data.root == str(root)
+    assert found.facts.classes == tuple(sorted(names))
+
+
+def test_a_column_of_any_letters_becomes_a_study_file(photos: Path, tmp_path: Path) -> None:
+    write_snapshots(tmp_path)
+    table = tmp_path / "snapshots" / "labels.csv"
+    table.write_text(table.read_text().replace("what", "wh\x7fat", 1))
+    found = propose(tmp_path / "snapshots", 1, tmp_path / "cache", workers=1)
+    assert parse_study(tomllib.loads(found.text)).data.label_column == "wh\x7fat"
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"lat\xe9")
+    paint(tmp_path / name, red=9, blue=9)
+    assert run(["init", name]) == 2
+    assert "lat\\udce9 is not UTF-8, as all in a study file has to be; rename" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["photos", "--minutes", "nan"], "--minutes: must be above 0 and at most 525,600 (a year), got nan"),
+        (
+            ["nowhere"],
+            "FOLDER: nowhere is not the folder of study.toml, which is there already and has data.root = ph",
+        ),
+    ],
+)
+def test_a_study_file_of_another_folder_is_not_taken(
+    tmp_path: Path, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    assert run(["auto", *given]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
@@ -239,7 +318,7 @@ def test_what_does_not_fit_into_the_time_is_left_out(
     out, err = capfd.readouterr()
     assert (
         "too few to confirm the best trial: hpsearch confirm study.toml" in out
-        or "no trial was finished" in err
+        or "no trial finished in time" in err
     )
     assert "== confirm" not in out
 

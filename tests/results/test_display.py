@@ -197,7 +197,7 @@ def test_the_live_display_ends_with_the_summary_and_gives_logging_back() -> None
     assert "the database is away [x]" in text
     assert "worker 1: killed by SIGKILL" in text
     assert "trial 3 FAIL after 7 epochs" in text
-    assert "best: trial 2, 0.25 at epoch 3 of 7, fit: good" in text
+    assert "best: trial 2, val_loss 0.25 at epoch 3 of 7, not confirmed, fit: good" in text
     assert "weights: runs/digits/weights/trial-00002.safetensors" in text
     assert logging.getLogger().handlers == before
 
@@ -348,6 +348,11 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
         ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
         ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch confirm"),
         ({"reason": "all ended:\nKilled"}, ["digits: all ended (1:23"], "Killed"),
+        (
+            {"lost": True, "can_go_on": True},
+            ["hpsearch run digits.toml --data-root d    # resumes it"],
+            "confirm ",
+        ),
         ({"study": "two words"}, ['hpsearch confirm "two words"'], "no trial"),
     ],
 )
@@ -356,6 +361,14 @@ def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str],
     for word in words:
         assert word in text
     assert missing not in text
+
+
+def test_the_end_says_what_the_best_value_is_worth() -> None:
+    shown = "\n".join(closing_lines(summary(), metric="val_loss"))
+    assert "best: trial 2, val_loss 0.25 at epoch 3 of 7, not confirmed, fit: good" in shown
+    known = closing_lines(summary(), metric="val_loss", confirmed="trial 1, confirmed")
+    assert "best: trial 1, confirmed" in known
+    assert "best by the search alone: trial 2, val_loss 0.25 at epoch 3 of 7, fit: good" in known
 
 
 def test_a_run_that_failed_before_any_trial_was_finished_leaves_the_word_to_its_error() -> None:

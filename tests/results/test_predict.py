@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import hpsearch
 from hpsearch.__main__ import run
-from hpsearch.errors import DataError, ModelError
+from hpsearch.errors import DataError, ModelError, UserError
 from hpsearch.results.commands.models import export_program, load_best_model
 from hpsearch.results.commands.predict import predict_files, prediction_lines
 from hpsearch.service.launch import RunOptions
@@ -61,10 +63,10 @@ def test_predictions_and_errors_in_one_table(
     assert sum(good.probabilities.values()) == pytest.approx(1)
     assert list(good.probabilities.values()) == sorted(good.probabilities.values(), reverse=True)
     assert (bad.probabilities, none.error) == ({}, "No such file or directory")
-    assert "cannot identify image file" in bad.error
+    assert "it is empty, or no picture of a known kind" in bad.error
     lines = prediction_lines([good, bad])
     assert "%" in lines[1]
-    assert "error: cannot identify" in lines[2]
+    assert "error: it is empty" in lines[2]
     status = run(["predict", "small", *files, "--storage", options.storage, "--json", "--top", "1"])
     shown = json.loads(capsys.readouterr().out)
     assert status == 1
@@ -93,7 +95,7 @@ def test_a_folder_becomes_a_table(
     assert {rows[0]["class"], rows[0]["class_2"]} == {"day", "night"}
     assert float(rows[0]["probability"]) + float(rows[0]["probability_2"]) == pytest.approx(1)
     assert (rows[1]["class"], rows[0]["error"]) == ("", "")
-    assert "cannot identify" in rows[1]["error"]
+    assert "no picture" in rows[1]["error"]
     assert run([*words, "--output", str(tmp_path / "answers.json"), "--top", "1"]) == 1
     found = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
     assert [len(one["probabilities"]) for one in found] == [1, 0, 1]
@@ -102,6 +104,37 @@ def test_a_folder_becomes_a_table(
     (tmp_path / "empty").mkdir()
     assert run(["predict", "small", str(tmp_path / "empty"), *place]) == 2
     assert "there are no pictures in" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_it_is(
+    photos: tuple[Path, RunOptions], tmp_path: Path
+) -> None:
+    folder, options = photos
+    picture = os.path.join(tmp_path, os.fsdecode(b"l\xe9.png"))
+    save(Path(picture), noise(5, 30, 20))
+    words = ["predict", "small", picture, "--storage", options.storage, "--run-folder", str(folder / "runs")]
+    assert run([*words, "--output", str(tmp_path / "o.csv")]) == 0
+    assert os.fsencode(picture) in (tmp_path / "o.csv").read_bytes()
+    assert run([*words, "--output", str(tmp_path / "o.json")]) == 0
+    assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))[0]["file"] == picture
+
+
+def test_a_suffix_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", "nowhere", "nothing.png", "--output", "o.xls", "--run-folder", str(tmp_path)]) == 2
+    assert "--output: o.xls ends neither in .csv nor in .json" in capsys.readouterr().err
+
+
+def test_python_may_name_one_picture(photos: tuple[Path, RunOptions], tmp_path: Path) -> None:
+    _, options = photos
+    picture = save(tmp_path / "p.png", noise(5, 30, 20))
+    model = load_best_model("small", options.storage)
+    for given in (str(picture), picture, [picture]):
+        (found,) = hpsearch.predict(model, given, top=1)
+        assert (found.file, len(found.probabilities), found.error) == (str(picture), 1, "")
+    with pytest.raises(UserError, match="top: must be at least 1, got 0"):
+        hpsearch.predict(model, picture, top=0)
 
 
 def test_a_picture_the_wrong_way_up_is_turned(photos: tuple[Path, RunOptions], tmp_path: Path) -> None:
@@ -230,6 +263,15 @@ def test_a_rule_that_nobody_named_is_not_guessed(own: Path, capsys: pytest.Captu
     assert run(command) == 2
     assert "--prepare my_data:prepare" in capsys.readouterr().err
     assert run([*command, "--prepare", "own_prepared:prepare"]) == 0
+    capsys.readouterr()
+    for name, message in (
+        ("os", '--prepare = "os": write package.module:function'),
+        ("builtins:len", "--prepare: builtins:len failed with"),
+    ):
+        assert run([*command, "--prepare", name]) == 2
+        shown = capsys.readouterr().err
+        assert message in shown
+        assert "data.predict" not in shown
 
 
 @pytest.mark.parametrize(

@@ -566,6 +566,10 @@ def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (
+            {"study": {"warm_start": ["old", ""]}},
+            "study.warm_start: names a study by an empty text; name studies of the same database",
+        ),
         ({"study": {"name": "old"}}, 'study.warm_start: names the study "old" itself; remove it'),
         (
             {"study": {"policy": "auto"}},

@@ -339,7 +339,7 @@ def join(
 
 def predict(
     model: "SavedModel | SavedEnsemble | str | Path",
-    pictures: Sequence[str | Path],
+    pictures: str | Path | Sequence[str | Path],
     *,
     top: int = 5,
     prepare: str | None = None,
@@ -353,7 +353,7 @@ def predict(
 
     Args:
         model: `load_best_model`'s, or what names one to it.
-        pictures: files, or folders of them.
+        pictures: a file, or a folder of them, or several.
         top: classes that are given for each picture.
         prepare: what prepares a picture of your own data, as in "my_data:prepare"; else what the study names.
 
@@ -368,7 +368,7 @@ def predict(
 
     if isinstance(model, str | Path):
         model = load_best_model(model, storage, allow, search, run_folder)
-    return predict_files(model, pictures_in([str(one) for one in pictures]), top, prepare)
+    return predict_files(model, pictures_in(pictures), top, prepare)
 
 
 def report(

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
+from hpsearch.files.look import are_same, is_there
 from hpsearch.results.commands import api
 from hpsearch.results.commands.proposal import Proposal, propose
 from hpsearch.results.stored.reading import read_study
@@ -29,6 +30,9 @@ START = 12.0
 """Seconds, at least, until the workers of a run have imported torch and read the pictures. The check has to do the
 same, and is timed: on a machine that others use too it may take much longer."""
 
+MOST = 365 * 24 * 60
+"""Minutes."""
+
 SLACK = 1.3
 """So many times what an epoch of the search took is reckoned for one of a repeat."""
 
@@ -46,7 +50,8 @@ def write_study(
     Raises:
         UserError: the file is there already, or cannot be written; or what `propose` raises.
     """
-    if output.exists():
+    _check_minutes(minutes)
+    if is_there(output, "--output"):
         raise UserError(f"--output: {output} is there already; remove it, or name another file")
     if output.suffix != ".toml":
         raise UserError(f'--output: "{output}" does not end in .toml, as study files do; add it')
@@ -58,6 +63,11 @@ def write_study(
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
     return found
+
+
+def _check_minutes(minutes: float) -> None:
+    if not 0 < minutes <= MOST:
+        raise UserError(f"--minutes: must be above 0 and at most {MOST:,} (a year), got {minutes:g}")
 
 
 @dataclass
@@ -86,6 +96,7 @@ class Auto:
         Raises:
             HpsearchError: what any of the steps raises; what was trained before is kept.
         """
+        _check_minutes(self.minutes)
         spec = self._study()
         self._head("check")
         checking = time.monotonic()
@@ -102,7 +113,7 @@ class Auto:
         place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
         found = api.run(self.output, timeout=timeout, workers=self.workers, gpus=self.gpus, **place)
         if found.summary is None or found.best is None:
-            say("no trial was finished in the time; give more of it by --minutes", err=True)
+            say("no trial finished in time; give more with --minutes", err=True)
             return 1
         if found.summary.exit_status > 1:  # a signal: what was begun waits to be resumed
             return found.summary.exit_status
@@ -118,8 +129,14 @@ class Auto:
 
     def _study(self) -> StudySpec:
         self._head("init")
-        if self.output.exists():
+        if is_there(self.output, "--output"):
             spec = load_study_file(self.output)
+            root = spec.data.root or "data"
+            if not are_same(self.folder, root):
+                raise UserError(
+                    f"FOLDER: {self.folder} is not the folder of {self.output}, which is there already and has "
+                    f"data.root = {root}; name that folder, or another file with --output"
+                )
             say(f"{self.output} is there already and is used as it is: study {spec.study.name}")
             return spec
         from hpsearch.results.commands.proposal import summary_lines

@@ -1,6 +1,7 @@
 """A study's best model, ready for inference in any process: loaded, saved into a folder, exported."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +56,7 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    if study is not None and (Path(study) / MANIFEST).is_file():
+    if study is not None and os.path.isfile(Path(study) / MANIFEST):
         return load_ensemble(Path(study), tuple(allow))
     url = storage or database_in(Path(run_folder))
     path, facts = model_file(study, url, search, Path(run_folder))
@@ -74,7 +75,7 @@ def model_file(
     """
     if study is not None and str(study).endswith(".safetensors"):
         return Path(study), {}
-    if study is not None and (Path(study) / WEIGHTS).is_file():
+    if study is not None and os.path.isfile(Path(study) / WEIGHTS):
         return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
         best, name, metric = best_trial(opened, run_folder, search), opened.name, opened.metric

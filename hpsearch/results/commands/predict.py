@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import number
 from hpsearch.text import plain
 from hpsearch.training.data.folder import SUFFIXES
+from hpsearch.training.data.pictures import why_unreadable
 from hpsearch.training.ensemble import SavedEnsemble
 from hpsearch.training.saved import SavedModel
 
@@ -37,14 +38,14 @@ class Prediction:
     error: str = ""
 
 
-def pictures_in(names: Sequence[str]) -> list[str]:
+def pictures_in(names: str | Path | Sequence[str | Path]) -> list[str]:
     """Returns the files that names mean: of a folder all pictures in it, in order.
 
     Raises:
         UserError: a folder has none.
     """
     found: list[str] = []
-    for name in names:
+    for name in map(str, [names] if isinstance(names, str | Path) else names):
         if not os.path.isdir(name):
             found.append(name)
             continue
@@ -62,27 +63,37 @@ def pictures_in(names: Sequence[str]) -> list[str]:
     return found
 
 
+def choose_encoder(output: Path) -> Callable[[Sequence[Prediction]], bytes]:
+    """Returns what makes a table (.csv) of predictions, one line for each picture, or JSON (.json).
+
+    Raises:
+        UserError: another suffix.
+    """
+    encode = {".csv": _as_csv, ".json": _as_json}.get(output.suffix.lower())
+    if encode is None:
+        raise UserError(f"--output: {output} ends neither in .csv nor in .json; choose one of them")
+    return encode
+
+
 def write_predictions(predictions: Sequence[Prediction], output: Path) -> None:
-    """Writes predictions as a table (.csv), one line for each picture, or as JSON (.json).
+    """Writes predictions as the file's suffix says.
 
     Raises:
         UserError: another suffix, or a file that cannot be written.
     """
-    kinds = {".csv": _as_csv, ".json": _as_json}
-    encode = kinds.get(output.suffix.lower())
-    if encode is None:
-        raise UserError(f"--output: {output} ends neither in .csv nor in .json; choose one of them")
+    encode = choose_encoder(output)
     try:
-        write_whole(output, encode(predictions).encode())
+        write_whole(output, encode(predictions))
     except OSError as error:
         raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
 
 
-def _as_json(predictions: Sequence[Prediction]) -> str:
-    return json.dumps([plain(one) for one in predictions], indent=1, ensure_ascii=False) + "\n"
+def _as_json(predictions: Sequence[Prediction]) -> bytes:
+    text = json.dumps([plain(one) for one in predictions], indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # of a name that is not UTF-8: JSON's own \udce9
 
 
-def _as_csv(predictions: Sequence[Prediction]) -> str:
+def _as_csv(predictions: Sequence[Prediction]) -> bytes:
     """Returns the columns file, class, probability, class_2, probability_2 ... and error; of numbers their values."""
     most = max((len(one.probabilities) for one in predictions), default=0)
     values = max((len(one.values) for one in predictions), default=0)
@@ -98,7 +109,7 @@ def _as_csv(predictions: Sequence[Prediction]) -> str:
         )
         blank = [""] * (len(head) - 2 - len(cells))
         writer.writerow([one.file, *cells, *blank, one.error])
-    return text.getvalue()
+    return text.getvalue().encode(errors="surrogateescape")  # names as they are on the disk
 
 
 def predict_files(
@@ -110,8 +121,11 @@ def predict_files(
         prepare: what prepares one picture of data of one's own; else what the study has named.
 
     Raises:
+        UserError: `top` is below 1.
         DataError, ModelError: nothing says how the study's data function prepares a picture, or it failed.
     """
+    if top < 1:
+        raise UserError(f"top: must be at least 1, got {top}")
     return [_predict(model, file, top, prepare) for file in files]
 
 
@@ -119,8 +133,14 @@ def _predict(model: SavedModel | SavedEnsemble, file: str, top: int, prepare: st
     try:
         image: Any = model.read(file, prepare)  # for a member each, in an ensemble
     except (OSError, ValueError, SyntaxError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else why_unreadable(error)
         return Prediction(file, {}, error=reason.strip() or type(error).__name__)
+    except UserError as error:
+        if prepare is None:
+            raise
+        raise type(error)(
+            str(error).replace("data.predict", "--prepare", 1)
+        ) from error  # which was given instead
     with torch.inference_mode():
         outputs = model.judge(image)
     if not model.classes:

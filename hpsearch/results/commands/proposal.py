@@ -20,7 +20,7 @@ from hpsearch.study import DataSpec, ModelSpec, parse_study
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.schema import SHIPPED
 from hpsearch.study.train import IMAGENET
-from hpsearch.text import counted
+from hpsearch.text import counted, one_line
 from hpsearch.training import data, models, pretrained, weights
 from hpsearch.training import device as devices
 from hpsearch.training.data.assembly import open_cache
@@ -87,8 +87,7 @@ def propose(
     Raises:
         DataError: the folder does not hold photographs with labels.
     """
-    if not minutes > 0:
-        raise UserError(f"--minutes: must be above 0, got {minutes:g}")
+    _quoted(str(folder.absolute()))  # refused before it is looked through
     chosen = devices.choose(device)
     seen = inspect_folder(folder, open_cache(DataSpec(), cache))
     count = workers or (torch.cuda.device_count() if chosen.type == "cuda" else cores())
@@ -307,11 +306,26 @@ def _said(line: str, why: str) -> str:
 
 
 def _comment(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+    return textwrap.fill(
+        one_line(text), _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False
+    )
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """Returns a text as TOML has it.
+
+    Raises:
+        UserError: it is the name of a file or folder that TOML has no words for.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the name {one_line(text)} is not UTF-8, as all in a study file has to be; rename the file or folder"
+        ) from None
+    return json.dumps(text, ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # the one that JSON leaves as it is
 
 
 def _why_side(seen: Inspection, network: Network, workers: int) -> str:

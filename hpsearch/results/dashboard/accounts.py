@@ -20,6 +20,7 @@ from typing import TextIO
 
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
+from hpsearch.files.look import is_there
 from hpsearch.files.regular import regular
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ def add_user(file: Path, name: str, password: str) -> bool:
         raise UserError(f"the password has {len(password)} characters; it needs {SHORTEST} to {LONGEST}")
     if _CONTROL.search(password):
         raise UserError("the password holds control characters; take others")
-    hashes = _read(file) if file.exists() else {}
+    hashes = _read(file) if is_there(file, "--auth") else {}
     is_new = name not in hashes
     hashes[name] = hash_password(password)
     _write(file, hashes)

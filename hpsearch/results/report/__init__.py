@@ -54,7 +54,7 @@ def write_report(
     return [out, *pictures]
 
 
-def write_text(text: str, out: Path) -> None:
+def write_text(text: str, out: Path, flag: str = "--out") -> None:
     """Writes a text file; its folder is made when it is missing.
 
     Raises:
@@ -64,4 +64,4 @@ def write_text(text: str, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--out: cannot write {out}: {error.strerror}; choose another place") from None
+        raise UserError(f"{flag}: cannot write {out}: {error.strerror}; choose another place") from None

@@ -312,7 +312,9 @@ def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | Non
 
     best = None if progress.repeats else _read_answer(summary, storage)
     answer = None if best is None else run_lines(progress.metric, best)
-    return closing_lines(summary, repeat, answer, progress.repeats)
+    return closing_lines(
+        summary, repeat, answer, progress.repeats, metric=progress.metric, confirmed=progress.answer
+    )
 
 
 def _confirmed_before(info: StudyInfo, storage: str) -> str:

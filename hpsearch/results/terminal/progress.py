@@ -237,6 +237,8 @@ def closing_lines(
     repeat: Repeat | None = None,
     answer: Sequence[str] | None = None,
     repeats: bool = False,
+    metric: str = "value",
+    confirmed: str = "",
 ) -> list[str]:
     """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
 
@@ -245,6 +247,8 @@ def closing_lines(
     Args:
         answer: the study's answer in words, if it is known.
         repeats: whether it trained configurations of a search anew: what came of that is told elsewhere.
+        metric: of the best trial's value, which is told where the answer is not known.
+        confirmed: the confirmed trial in words, likewise.
     """
     if summary.failed and not summary.any_finished:
         return []
@@ -256,21 +260,28 @@ def closing_lines(
         f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
     ]
     if not repeats:
-        lines += answer or _best_lines(summary)
+        lines += answer or _best_lines(summary, metric, confirmed)
     commands = _next_commands(summary, repeat, repeats)
     return [*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands)]
 
 
-def _best_lines(summary: RunSummary) -> list[str]:
+def _best_lines(summary: RunSummary, metric: str, confirmed: str) -> list[str]:
     best = summary.best
     if best is None and not any(summary.counts.get(state) for state in ("PRUNED", "FAIL")):
         return ["best: none yet, no trial is finished"]
     if best is None:
         return ["best: none, no trial was COMPLETE; the attribute stop_detail of the trials says why"]
     fit = f", fit: {best.attrs['fit']}" if best.attrs.get("fit") else ""
-    where = f"at epoch {best.best_epoch} of {best.epochs_run}"
+    found = (
+        f"trial {best.number}, {metric} {number(best.score)} at epoch {best.best_epoch} of {best.epochs_run}"
+    )
+    said = (
+        [f"best: {confirmed}", f"best by the search alone: {found}{fit}"]
+        if confirmed
+        else [f"best: {found}, not confirmed{fit}"]
+    )
     return [
-        f"best: trial {best.number}, {number(best.score)} {where}{fit}",
+        *said,
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
         f"weights: {best.weights or 'not kept'}",
     ]
@@ -282,7 +293,9 @@ def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[s
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
     commands = [f"hpsearch {one}{flags}" for one in (f"confirm {name}", f"report {name}", "dashboard")]
-    if not summary.best:
+    if summary.lost:  # and so for every other command
+        commands = []
+    elif not summary.best:
         commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
     if summary.can_go_on:
         again = repeat.command or f"hpsearch run {name}{flags}"

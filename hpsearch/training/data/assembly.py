@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpsearch.errors import DataError
+from hpsearch.files.look import is_there
 from hpsearch.files.run_folder import SAMPLES, split_entry
 from hpsearch.study.data import DataSpec
 from hpsearch.text import counted
@@ -76,6 +77,7 @@ def assemble(
         DataError: the data are missing, corrupt, or cannot be split as asked.
     """
     folder = Path(root or spec.root or "data")
+    is_there(folder, "data.root")  # what may not even be looked at is refused for all sources
     allowed = None if allow is None else tuple(allow)
     storage = open_cache(spec, cache, waits)
     found = sources.catalogue(spec, folder, storage, allowed, progress)

@@ -60,7 +60,7 @@ class Cache:
             DataError: there is no room for it, or the cache folder cannot be written.
         """
         path = self.folder / key
-        if path.is_dir():
+        if os.path.isdir(path):  # what the system does not even look at is said below
             return path
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

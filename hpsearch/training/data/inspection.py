@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from hpsearch.errors import DataError
+from hpsearch.files.look import is_folder
 from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache
@@ -16,6 +17,7 @@ from hpsearch.training.data.folder import SUFFIXES, list_pictures, part_of
 from hpsearch.training.data.pictures import Header, read_headers
 
 _LABELS = ("label", "class", "target", "category", "species", "what", "y")
+_SHOWN = 3  # tables
 _MOST_LABELS = 0.5  # of the rows, above which a column is no label
 _SERIES = re.compile(r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$")
 
@@ -66,9 +68,14 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     Raises:
         DataError: there are none, or they are not in the form of a data set.
     """
-    found = _find_labels(root) if root.is_dir() else None
+    found, unfit = _find_labels(root) if is_folder(root, "FOLDER") else (None, [])
     table = {} if found is None else vars_of(found)
-    listing = list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
+    try:
+        listing = list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
+    except DataError as error:
+        if found is not None or not unfit:
+            raise
+        raise DataError(f"{'; '.join(unfit[:_SHOWN])}. Without a table: {error}") from None
     headers = read_headers(root, listing.names, None)
     readable = [header for header in headers if isinstance(header, Header)]
     if not readable:
@@ -99,16 +106,26 @@ def vars_of(found: Labels) -> dict[str, str]:
     return {field: value for field, value in named.items() if value is not None}
 
 
-def _find_labels(root: Path) -> Labels | None:
-    """Returns the table at the top of a folder that names pictures below it and says what each is."""
+def _find_labels(root: Path) -> tuple[Labels | None, list[str]]:
+    """Returns the table at the top of a folder that names pictures below it and says what each is.
+
+    Beside it, why other tables are none: they may be meant for something else, or damaged.
+    """
+    unfit: list[str] = []
     for path in sorted(root.glob("*.csv")):
         try:
+            path.name.encode()
             table = labels.read_table(path, "", "")
-        except DataError:  # another kind of table, which has no columns to offer
+        except UnicodeEncodeError:
+            unfit.append(f"data.labels: the name of {path} is not UTF-8; rename it")
+            continue
+        except DataError as error:
+            unfit.append(str(error))
             continue
         prefixes = {name: _prefix(root, values) for name, values in table.items()}
         files = next((name for name, prefix in prefixes.items() if prefix is not None), None)
         if files is None:
+            unfit.append(f"data.labels: no column of {path} names pictures in {root}")
             continue
         others = {name: values for name, values in table.items() if name != files}
         split = next((name for name, values in others.items() if _are_parts(values)), None)
@@ -116,8 +133,9 @@ def _find_labels(root: Path) -> Labels | None:
         known = [own for name in _LABELS for own in others if own.lower() == name]
         if others:
             label = known[0] if known else min(others, key=lambda name: len({*others[name]}))
-            return Labels(path.name, files, label, split, prefixes[files] or None)
-    return None
+            return Labels(path.name, files, label, split, prefixes[files] or None), []
+        unfit.append(f'data.labels: beside "{files}" no column of {path} has labels that repeat')
+    return None, unfit
 
 
 def _prefix(root: Path, values: Sequence[str]) -> str | None:

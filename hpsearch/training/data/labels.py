@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
+from hpsearch.files.look import is_file
 from hpsearch.files.regular import regular
 from hpsearch.text import counted
 from hpsearch.training.data.catalogue import Array, find_flawed
@@ -35,7 +36,7 @@ def find_table(folder: Path, name: str) -> Path:
         DataError: there is no such file.
     """
     path = folder / name
-    if not path.is_file():
+    if not is_file(path, "data.labels"):
         raise DataError(f"data.labels: there is no file {path.absolute()}; the name is relative to data.root")
     return path
 

@@ -144,7 +144,7 @@ def _decode(
     try:
         picture = read_file(root / name, size, channels[0], large, form)
     except Exception as error:
-        return Unreadable(root / name, _reason(error))
+        return Unreadable(root / name, why_unreadable(error))
     kept: Array = to_channels(picture[None], channels[1])[0]
     return kept
 
@@ -189,10 +189,10 @@ def _read_header(root: Path, name: str) -> Header | str:
             with Image.open(file) as image:
                 return Header(content, upright_size(image), is_grey(image), depth(image))
     except Exception as error:
-        return _reason(error)
+        return why_unreadable(error)
 
 
-def _reason(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
     """Returns why a picture cannot be read; damaged files make Pillow raise whatever its decoders stumble on."""
     if isinstance(error, UnidentifiedImageError):
         return "it is empty, or no picture of a known kind"

@@ -1,0 +1,50 @@
+"""The first look at a path that a person has written: the system may refuse even that."""
+
+import os
+import stat
+from pathlib import Path
+
+from hpsearch.errors import UserError
+
+
+def is_folder(path: str | Path, field: str) -> bool:
+    """Says whether a path is that of a folder.
+
+    Args:
+        field: what names the path, for the message.
+
+    Raises:
+        UserError: the system does not say what is there.
+    """
+    return stat.S_ISDIR(_mode(path, field))
+
+
+def is_file(path: str | Path, field: str) -> bool:
+    """Says whether a path is that of a regular file; as `is_folder`."""
+    return stat.S_ISREG(_mode(path, field))
+
+
+def is_there(path: str | Path, field: str) -> bool:
+    """Says whether there is anything; as `is_folder`."""
+    return bool(_mode(path, field))
+
+
+def _mode(path: str | Path, field: str) -> int:
+    """Returns the kind and the permissions of what is there; 0 of nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file is called by a NUL character
+        return 0
+    except OSError as error:  # a name that is too long, a folder that may not be searched, links in a circle
+        raise UserError(
+            f"{field}: {path} cannot be used: {error.strerror}; name another path, or change the permissions of its "
+            "folders"
+        ) from None
+
+
+def are_same(one: str | Path, other: str | Path) -> bool:
+    """Says whether two paths lead to one place, whether there is anything or not."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other)
+    except ValueError:  # a NUL character
+        return False
