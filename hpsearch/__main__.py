@@ -133,7 +133,7 @@ def _complain(sentence: str, status: int) -> int:
 
 def usage_sentence(error: Exception, arguments: Sequence[str]) -> str:
     """Returns what is wrong with a command line in one sentence, with the value that was given."""
-    message = error.format_message().rstrip(".?")  # type: ignore[attr-defined]
+    message = error.format_message().rstrip(".?").replace(": Input should be", ": must be")  # type: ignore[attr-defined]
     context, param = getattr(error, "ctx", None), getattr(error, "param", None)
     given = _value_of(getattr(param, "opts", []), arguments)
     value = f", got {given!r}" if given is not None else ""

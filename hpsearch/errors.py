@@ -104,7 +104,16 @@ def refusing(refusal: Callable[[str], HpsearchError]) -> Iterator[None]:
     except MemoryError as error:
         raise refusal("there is not enough memory for it") from error
     except Exception as error:
-        raise refusal(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        raise refusal(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why a file cannot be read, as a sentence may quote it: Python's own words tell nothing of the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, LookupError | TypeError | AttributeError | RecursionError | ArithmeticError):
+        return "it is damaged, or not what its name says"
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 _LIMITS = {
@@ -134,6 +143,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("cosin", ["constant", "cosine"])
     'did you mean "cosine"? Known: constant, cosine'
+    >>> nearest("sgd", ["adam"])
+    'known: adam'
     """
     names = sorted(known)
     meant = _MEANT.get(name.rpartition(".")[2].lower())
@@ -141,7 +152,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close += get_close_matches(name, names, n=1, cutoff=0.6)
     guess = f'did you mean "{close[0]}"? ' if close else ""
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return f"{guess}Known: {', '.join(names[:_MOST])}{more}"
+    return f"{guess}{'Known' if guess else 'known'}: {', '.join(names[:_MOST])}{more}"
 
 
 _MOST = 100  # names in a sentence; the search space has 50

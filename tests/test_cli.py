@@ -332,6 +332,14 @@ def test_every_command_has_help(invoke: Invoke, command: str) -> None:
         (["run", "x.toml", "--workers", "k"], ["--workers", "'k'"]),
         (["run", "x.toml", "--workers=0"], ["--workers", "'0'", "1"]),
         (["run", "x.toml", "--trials", "0"], ["--trials", "'0'"]),
+        (
+            ["run", "x.toml", "--lease-seconds", "nan"],
+            ["'--lease-seconds': must be greater than or equal to 1, got 'nan'"],
+        ),
+        (
+            ["run", "good.toml", "--run-folder", "r\udce9"],
+            ["r\\udce9/hpsearch.db': this is not UTF-8; rename"],
+        ),
         (["run", "nothing.toml"], ["nothing.toml: no such study file"]),
         (["run", "bad.toml"], ["bad.toml: study.trials: must be at least 1, got 0"]),
         (["run", "good.toml", "--timeout", "2 weeks"], ["study.timeout", '"2 weeks"', '"2h"']),

@@ -83,7 +83,7 @@ def best(
     if ensemble is not None or average is not None:
         if (ensemble is not None and average is not None) or torch_export or as_json or search:
             raise UserError(
-                "--ensemble, --average: give one of them, without --torch-export, --json and --search"
+                "--ensemble, --average: give one of them, without --torch-export, --json or --search"
             )
         from hpsearch.results.commands import api
         from hpsearch.results.confirm.ensemble import joined_lines, save_joined

@@ -20,6 +20,7 @@ from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
 from hpsearch.store.url import absolute, redact
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ def _save(driver: Driver) -> None:
             f"{gone}; its trials cannot be kept in {path}: {error.strerror or error}"
         ) from error
     driver.database.gone = (
-        f"{gone}; {count} finished trials are kept in {path}: run the study again to bring them back"
+        f"{gone}; {counted(count, 'finished trial')} and all unfinished ones are kept in {path}: run the study again "
+        "to bring them back"
     )
 
 

@@ -199,6 +199,8 @@ def _opening_problem(error: Exception, url: DatabaseURL, readonly: bool) -> Stor
     tables_missing = isinstance(cause, exc.ProgrammingError) or "no such table" in reason
     if readonly and tables_missing and _MISSING_TABLE.search(reason):
         return StudyNotFound(f"there are no studies yet in {url.shown}")
+    if isinstance(_cause(error), UnicodeEncodeError):
+        return StorageError(f"storage {url.shown!r}: this is not UTF-8; rename the file or the folder")
     if isinstance(error, RuntimeError):  # Optuna's sentence about a database of another version
         return StorageError(f"storage {url.shown!r}: {reason}")
     return StorageError(f"cannot open the storage {url.shown!r}: {reason}; {_remedy(url)}")

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import os
+import re
+import sys
 import tomllib
 import zlib
 from collections.abc import Mapping
@@ -79,6 +81,10 @@ def load_study_file(path: str | Path) -> StudySpec:
     except RecursionError:
         raise StudyFileError(f"{path}: lists or tables are nested too deep; write them flat") from None
     except ValueError as error:  # of TOML, of a date, or of a number with thousands of digits
+        if line := _line_of_digits(text):
+            raise StudyFileError(
+                f"{path}: line {line}: a number has thousands of digits; write a smaller one"
+            ) from None
         raise StudyFileError(f"{path}: not valid TOML: {error}") from None
     study = tree.setdefault("study", {})
     # Refused only here: in a study that comes from no file, it is how a missing name is kept.
@@ -90,6 +96,13 @@ def load_study_file(path: str | Path) -> StudySpec:
     if spec.study.name.endswith(LINKED):
         raise StudyFileError(f"{path}: {taken_name(spec.study.name)}")
     return spec
+
+
+def _line_of_digits(text: str) -> int | None:
+    """Returns the line of a number with more digits than Python reads; None without one."""
+    most = sys.get_int_max_str_digits()
+    found = re.search(rf"\d(?:_?\d){{{most}}}", text) if most else None
+    return None if found is None else text.count("\n", 0, found.start()) + 1
 
 
 def is_study_file(study: str) -> bool:

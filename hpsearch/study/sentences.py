@@ -60,6 +60,8 @@ def _sentences(field: str, details: list[Any], root: type[BaseModel]) -> list[Lo
         return [(field, f"is missing; add {_example(field, root)}")]
     if first["type"] == "literal_error" and len(details) == 1 and isinstance(first["input"], str):
         return [(field, f'"{first["input"]}" is unknown; {nearest(first["input"], _literals(first))}')]
+    if first["type"] in ("tuple_type", "list_type") and isinstance(first["input"], Mapping):
+        return [(field, f"must be a list of tables, got one; write [[{field}]] with two brackets")]
     wanted = dict.fromkeys(filter(None, map(_wanted, details)))
     if not wanted:  # a kind of error that no field of ours has so far
         return [(field, f"{first['msg']}, got {first['input']!r}")]

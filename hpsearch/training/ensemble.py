@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpsearch.errors import ModelError, refusing
+from hpsearch.text import counted
 from hpsearch.training.saved import SavedModel, load_model
 
 MANIFEST = "ensemble.json"
@@ -38,7 +39,7 @@ class SavedEnsemble(nn.Module):
         self.classes, self.task = members[0].classes, members[0].task
         self.metadata = {
             "study": members[0].metadata.get("study", ""),
-            "answer": f"an ensemble of {len(members)} models",
+            "answer": f"an ensemble of {counted(len(members), 'model')}",
         }
 
     def forward(self, images: Tensor) -> Tensor:

@@ -339,9 +339,9 @@ def _torchvision(spec: ModelSpec, channels: int, image_size: Size, outputs: int)
 
     if spec.name not in torchvision_names():
         close = get_close_matches(spec.name, [*BUILDERS, *torchvision_names()], n=1)
-        guess = f'did you mean "{close[0]}"? ' if close else ""
+        guess = f'did you mean "{close[0]}"? Known' if close else "known"
         raise ModelError(
-            f'model.name = "{spec.name}" is unknown; {guess}Known: {", ".join(BUILDERS)}, torchvision\'s '
+            f'model.name = "{spec.name}" is unknown; {guess}: {", ".join(BUILDERS)}, torchvision\'s '
             "classifiers such as resnet18, timm's such as timm/resnet26d, and functions as my_package.nets:build"
         )
     fixed: dict[str, Any] = {"weights": None, "num_classes": outputs}

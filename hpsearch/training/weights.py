@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hpsearch.errors import CheckpointError, ModelError, refusing
+from hpsearch.errors import CheckpointError, ModelError, reason_of, refusing
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.look import is_file
 from hpsearch.files.regular import regular
@@ -235,14 +235,17 @@ def _read(path: Path) -> dict[str, Tensor]:
             return read_weights(path)[0]
         content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError as error:
-        raise ModelError(f"{where}: it is not a valid safetensors file: {error.__cause__}") from error
+        reason = reason_of(error.__cause__) if isinstance(error.__cause__, Exception) else error
+        raise ModelError(f"{where}: it is not a valid safetensors file ({reason}); copy it again") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{where}: it holds more than tensors, or is not a torch file; unpickling it could run code, so "
             "save model.state_dict() instead"
         ) from error
     except Exception as error:  # torch's reader meets other content with KeyError, EOFError, RuntimeError ...
-        raise ModelError(f"{where}: it cannot be read: {error}") from error
+        raise ModelError(
+            f"{where}: it cannot be read ({reason_of(error)}); save model.state_dict() again"
+        ) from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

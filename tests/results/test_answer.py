@@ -26,7 +26,7 @@ from hpsearch.results.dashboard.publication import Request, compute
 from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
-from hpsearch.results.stored.answer import Answer, Linked, answer
+from hpsearch.results.stored.answer import Answer, Confirmed, Linked, answer
 from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.result import StudyResult
@@ -83,6 +83,10 @@ def test_the_last_confirmation_decides(
     assert bool(found.news) is bool(news)
     alone = answer("s", attrs, searched_first, HPARAMS.get, THERE, by_search=True)
     assert (alone.trial, alone.confirmed) == (searched_first, None)
+
+
+def test_a_mean_of_one_repeat_is_called_so() -> None:
+    assert Confirmed("s", 1, "val_loss", 0.5, 1, None, {}).text == "val_loss 0.5, mean of 1 repeat"
 
 
 def test_other_programs_studies_have_no_such_word() -> None:

@@ -1,6 +1,7 @@
 """Several kept models as one: chosen greedily, tried on the test part once it was opened, saved and loaded."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ def test_before_a_confirmation_the_test_part_stays_closed(tmp_path: Path) -> Non
     assert found.test == {}
     assert earlier_openings("small", options.storage) == []
     assert found.val["joined"].loss <= found.val["single"].loss
-    assert "chosen by the validation part, so that its gain there is optimistic" in "\n".join(
-        joined_lines(found)
+    assert (
+        "chosen by the validation part, so that its gain there is optimistic; confirm tests it"
+        in "\n".join(joined_lines(found))
     )
 
 
@@ -96,6 +98,7 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
     before = len(earlier_openings("small", options.storage))
     closed = join("small", options, "ensemble", 5, test=False)
     assert closed.test == {}
+    assert "its gain there is optimistic; not tested (--no-test)" in joined_lines(closed)[-1]
     assert len(earlier_openings("small", options.storage)) == before
     found = join("small", options, "ensemble", 5)
     openings = earlier_openings("small", options.storage)
@@ -133,10 +136,19 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
 
 
 def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
-    for text in ("{", '{"members": []}', '{"members": [{"file": "../a.safetensors", "count": 1}]}'):
+    for text in (
+        "{",
+        "{}",
+        "[]",
+        '{"members": "ab"}',
+        "[" * 100_000,
+        '{"members": []}',
+        '{"members": [{"file": "../a.safetensors", "count": 1}]}',
+    ):
         (tmp_path / "ensemble.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ModelError, match="save the ensemble again"):
+        with pytest.raises(ModelError, match="save the ensemble again") as refused:
             load_ensemble(tmp_path)
+        assert not re.search("indices|recursion|Error|^'", str(refused.value))
 
 
 def test_too_few_kept_models_are_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -177,4 +189,7 @@ def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
 )
 def test_flags_that_exclude_each_other(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["best", "small", *flags]) == 2
-    assert "--ensemble, --average: give one of them" in capsys.readouterr().err
+    assert (
+        "--ensemble, --average: give one of them, without --torch-export, --json or --search"
+        in capsys.readouterr().err
+    )

@@ -36,6 +36,7 @@ from hpsearch.store import trials
 from hpsearch.store.connection import open_storage, reading
 from hpsearch.store.schema import LEASE
 from hpsearch.study import StudySpec, parse_study
+from hpsearch.text import counted
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_runs import Interrupt
 from tests.service.test_study import begin
@@ -223,7 +224,7 @@ def test_a_lost_database_costs_paused_trials_nothing(tmp_path: Path, policy: str
     assert first.lost
     assert first.counts["PAUSED"] > 0
     finished = sum(first.counts.get(state, 0) for state in ("COMPLETE", "PRUNED", "FAIL"))
-    assert f"{finished} finished trials are kept in" in first.reason
+    assert f"{counted(finished, 'finished trial')} and all unfinished ones are kept in" in first.reason
     assert run(spec, options_in(tmp_path / "parts"), executor=executor).exit_status == 0
     check(tmp_path / "parts", spec, Counter((number, epoch) for number, _, epoch, _ in executor.log))
     assert table(tmp_path / "parts") == table(tmp_path / "whole")

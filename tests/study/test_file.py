@@ -182,7 +182,7 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: st
         ('"model.args.net.width" = [1, 2]', "model.args.net.width", ['no table "net"', "add it"]),
         ('"data.augment.flip.p" = [0.5]', "data.augment.flip.p", ['no "flip"', "add { name"]),
         ('"data.augment.flop.p" = [0.5]', "data.augment.flop.p", ['"flop"', 'did you mean "flip"?']),
-        ('"data.augment.flip.q" = [0.5]', "data.augment.flip.q", ['no parameter "q"', "Known: "]),
+        ('"data.augment.flip.q" = [0.5]', "data.augment.flip.q", ['no parameter "q"', "; known: "]),
         (
             '"train.momentum" = [0.0, 0.9]\n"train.nesterov" = [false, true]',
             "train.momentum and search.train.nesterov",
@@ -618,7 +618,11 @@ def _changed(change: dict[str, Any]) -> StudySpec:
     ("text", "words"),
     [
         ("a = " + "[" * 2000, "nested too deep; write them flat"),
-        ("a = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        ("b = 1\na = " + "9" * 5000, "line 2: a number has thousands of digits; write a smaller one"),
+        (
+            DATA + SEARCH + "[enqueue]\nlearning_rate = 0.1",
+            "enqueue: must be a list of tables, got one; write [[enqueue]]",
+        ),
         ("a = " + "[" * 30 + "]" * 30, "a: is nested more than 20 deep"),
         (
             DATA + SEARCH + "[study]\ntrials = " + "9" * 400,

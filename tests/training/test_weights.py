@@ -172,7 +172,12 @@ class Shell:
     ("name", "content", "message"),
     [
         ("none.pth", None, "there is no such file"),
-        ("text.pth", b"hello", "it cannot be read: "),
+        ("text.pth", b"hello", r"it cannot be read \("),
+        (
+            "passwd",
+            b"root:x:0:0:root:/root:/bin/bash\n",
+            r"it cannot be read \(it is damaged, or not what its name says\); save model",
+        ),
         ("shell.pth", Shell(), "it holds more than tensors.*unpickling it could run code"),
         ("list.pth", [1, 2], r"it holds no weights by name; save model\.state_dict\(\)"),
         ("table.pth", {"a": 1}, "it holds no weights by name"),

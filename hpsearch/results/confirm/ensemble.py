@@ -79,6 +79,7 @@ class Joined:
         val, test: by "joined" and "single"; the second is empty where the test part was not opened.
         state: the averaged weights of an average.
         temperature: what calibrates the joined model by the validation part; 1 for a regression.
+        untested: what is said where the second is empty.
     """
 
     study: str
@@ -91,6 +92,7 @@ class Joined:
     is_regression: bool
     state: Mapping[str, Tensor] | None = None
     temperature: float = 1.0
+    untested: str = "confirm tests it"
 
 
 def join(
@@ -171,11 +173,24 @@ def _join(
     }
     notes: list[str] = []
     tested: dict[str, Figures] = {}
-    if test and linked is not None and record.answer.confirmed is not None:
-        tested = _test(record, chosen, single, state, place, options, kind, notes)
+    untested = "confirm tests it"
+    if linked is not None and record.answer.confirmed is not None:
+        untested = "not tested" if test else "not tested (--no-test)"
+        if test:
+            tested = _test(record, chosen, single, state, place, options, kind, notes)
     heat = 1.0 if is_regression else temperature(joined.clamp(min=1e-12).log(), targets)
     return Joined(
-        record.name, kind, chosen, single.text, val, tested, tuple(notes), is_regression, state, heat
+        record.name,
+        kind,
+        chosen,
+        single.text,
+        val,
+        tested,
+        tuple(notes),
+        is_regression,
+        state,
+        heat,
+        untested,
     )
 
 
@@ -364,7 +379,7 @@ def joined_lines(found: Joined) -> list[str]:
                 f"{number(single.loss)}, {number(single.error)}"
             )
     if not found.test:
-        lines.append("chosen by the validation part, so that its gain there is optimistic; confirm tests it")
+        lines.append(f"chosen by the validation part, so that its gain there is optimistic; {found.untested}")
     return [*lines, *found.notes]
 
 

@@ -54,7 +54,7 @@ class Confirmed:
     @property
     def text(self) -> str:
         """Metric, mean and interval in words."""
-        words = f"{self.metric} {number(self.mean)}, mean of {self.n} repeats"
+        words = f"{self.metric} {number(self.mean)}, mean of {counted(self.n, 'repeat')}"
         if self.interval is None:
             return words
         return f"{words}, 95 % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}"

@@ -204,12 +204,12 @@ def _list_by_table(request: Request, path: Path) -> Listing:
         name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
         for name in names
     ]
-    names = _stripped(names, spec.strip, path)
-    missing = [name for name in names if not os.path.lexists(root / name)]
+    written, names = names, _stripped(names, spec.strip, path)
+    missing = [one for one, name in zip(written, names, strict=True) if not os.path.lexists(root / name)]
     if missing:
         raise DataError(
             f"data.labels: {path} names {missing[0]}, which is not in {root} ({len(missing)} of {len(names)} "
-            "files are missing); the names are relative to data.root"
+            "files are missing); the names are relative to data.root, and data.strip says what to leave off in front"
         )
     values = labels.label_columns(table, spec.label_column, path)
     plain = [os.path.normpath(name) for name in names]

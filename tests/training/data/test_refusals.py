@@ -36,7 +36,7 @@ def roots(tmp_path: Path) -> dict[str, Path]:
         ("Country211", {"labels": "nowhere.csv"}, r'data\.labels is "nowhere\.csv".*leave it out'),
         ("Country211", {"split": {"group_by": "column:patient"}}, r'no attribute "patient"'),
         ("npz", {"split": {"group_by": "(.)"}}, r"group_by.*no file names.*column:"),
-        ("npz", {"split": {"group_by": "column:patient"}}, r'no array "patient".*Known: x, y'),
+        ("npz", {"split": {"group_by": "column:patient"}}, r'no array "patient".*; known: x, y'),
         ("npz", {"file_column": "name"}, r'data\.file_column is "name".*leave it out'),
         ("npz", {"label_column": "age"}, r'data\.label_column is "age".*data\.labels names no table'),
         ("folder", {"label_column": "age"}, r'data\.label_column is "age".*data\.labels names no table'),

@@ -68,7 +68,12 @@ def test_without_a_val_in_the_column_it_is_cut_from_training(tmp_path: Path) -> 
             PARTS,
             r'data\.strip: no name in .*table\.csv begins with "/mnt/other"; the first is',
         ),
-        ({"strip": None}, PARTS, r"which is not in .* the names are relative to data\.root"),
+        (
+            {"strip": None},
+            PARTS,
+            r"which is not in .* the names are relative to data\.root, and data\.strip says",
+        ),
+        ({"strip": ""}, PARTS, r"names /mnt/.*, which is not in"),
         ({"split_column": "prat"}, PARTS, r'data\.split_column: .*"prat"'),
         (
             {},
