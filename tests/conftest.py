@@ -14,22 +14,30 @@ from tests.browser import chromium
 __all__ = ["chromium"]
 
 
+def is_whole(config: pytest.Config) -> bool:
+    """Says whether all tests are meant, and no files or names of some."""
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Leaves the slow tests out of `pytest` alone, and runs it in two processes, file by file, with pytest-xdist.
+    """Runs `pytest` and `pytest -m slow` in two processes, file by file, where pytest-xdist is installed.
 
-    Half of the time is spent waiting for the processes, servers and browsers of the tests. `pytest -m slow` runs the
-    others in two processes too; a part of the suite runs in this one as usual, and so does all with `-n 0`.
+    Half of the time is spent waiting for the processes, servers and browsers of the tests. A part of the suite
+    runs in this process as usual, and so does all of it with `-n 0`.
     """
     if hasattr(config, "workerinput"):  # one of the two
         return
     options = config.option
-    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or options.keyword:
-        return
-    options.markexpr = options.markexpr or "not slow"
-    is_half = options.markexpr in ("slow", "not slow") and not (options.usepdb or options.collectonly)
-    if is_half and getattr(options, "numprocesses", 0) is None:
+    is_half = options.markexpr in ("", "slow") and not (options.usepdb or options.collectonly)
+    if is_half and is_whole(config) and getattr(options, "numprocesses", 0) is None:
         options.numprocesses, options.dist, options.loadscopereorder = 2, "loadfile", False
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves the slow tests out of `pytest` alone; pytest-xdist's processes come here as well."""
+    if is_whole(config):
+        config.option.markexpr = config.option.markexpr or "not slow"
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
