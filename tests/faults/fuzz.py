@@ -8,6 +8,7 @@ its own; the inputs depend on nothing but their numbers.
 
 import argparse
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -27,9 +28,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpsearch.errors import HpsearchError
 from hpsearch.text import in_lines
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 ROOT = Path(__file__).parents[2]
 HANG = 10  # seconds
@@ -576,24 +581,24 @@ def _unsaved() -> list[bytes]:
 def _restore(path: Path) -> None:
     """Brings trials back into a database that lacks the study."""
     from hpsearch.store.archive import restore
-    from hpsearch.store.connection import open_storage
-    from hpsearch.store.keys import SPECIFICATION
     from hpsearch.study.file import parse_stored
 
-    database = path.with_name("lost.db")
-    if not database.exists():
-        database.write_bytes(_databases()[0])
-    storage = open_storage(f"sqlite:///{database}")
-    try:
-        found = {study.study_name: study._study_id for study in storage.get_all_studies()}
-        told = path.with_name("specification")
-        if not told.exists():
-            told.write_text(storage.get_study_user_attrs(found["s"])[SPECIFICATION])
-        if "s" in found:
-            storage.delete_study(found["s"])
-        restore(storage, parse_stored(told.read_text()), path)
-    finally:
-        storage.engine.dispose()
+    storage, told = _lost_database(path.with_name("lost.db"))
+    for study in storage.get_all_studies():
+        storage.delete_study(study._study_id)
+    restore(storage, parse_stored(told), path)
+
+
+@functools.cache
+def _lost_database(path: Path) -> tuple["RDBStorage", str]:
+    """Returns an open database and the specification of its one study."""
+    from hpsearch.store.connection import open_storage
+    from hpsearch.store.keys import SPECIFICATION
+
+    path.write_bytes(_databases()[0])
+    storage = open_storage(f"sqlite:///{path}")
+    (study,) = storage.get_all_studies()
+    return storage, storage.get_study_user_attrs(study._study_id)[SPECIFICATION]
 
 
 _PICTURE_REFUSALS = (OSError, ValueError, SyntaxError)  # what `open_picture` says that it raises

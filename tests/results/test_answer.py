@@ -487,7 +487,7 @@ def test_patterns_whose_order_an_older_version_lost_are_named_before_training(
     study.set_user_attr("specification", json.dumps(tree, sort_keys=True))
     writable(tmp_path, "small")._storage.delete_study(writable(tmp_path, "small.confirm")._study_id)
     confirm("small", options, seeds=2, test=False, executor=InProcessExecutor())
-    assert 'in this order: "*", "3.*"; if that is not the order of the study file' in caplog.text
+    assert 'in this order: {"*": 0.5, "3.*": 1.0}; if that is not the order of the study file' in caplog.text
 
 
 def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> None:

@@ -676,7 +676,7 @@ def test_a_confirmation_of_an_older_version_that_lost_an_order_is_said_to_be_abo
     text = json.dumps(linked_spec(search, chosen, 1).model_dump(mode="json"), sort_keys=True)
     old = StudyRecord("s.confirm", "val_loss", "minimize", parse_stored(text), (), {SPECIFICATION: text})
     with pytest.raises(
-        DigestMismatch, match=r"older version, which took the patterns .* \(hpsearch delete s.confirm"
+        DigestMismatch, match=r"older version, which took the keys .* \(hpsearch delete s.confirm"
     ):
         linked_spec(search, chosen, 1, old)
     by_name = replace(search, spec=as_sorted(search.spec))

@@ -133,7 +133,7 @@ def test_python_may_name_one_picture(photos: tuple[Path, RunOptions], tmp_path: 
     for given in (str(picture), picture, [picture]):
         (found,) = hpsearch.predict(model, given, top=1)
         assert (found.file, len(found.probabilities), found.error) == (str(picture), 1, "")
-    with pytest.raises(UserError, match="top: must be at least 1, got 0"):
+    with pytest.raises(UserError, match="predict: top must be a whole number of at least 1, got 0"):
         hpsearch.predict(model, picture, top=0)
 
 

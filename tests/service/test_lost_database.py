@@ -39,7 +39,9 @@ class Accident(CurveExecutor):
 
 
 def run_at(url, tmp_path, executor=None, **study):
-    options = RunOptions(url, tmp_path, workers=Workers(gpus="none", workers=2))
+    workers = Workers(gpus="none", workers=2)
+    # Where a study was deleted, its driver counts as alive as long as its process, which is that of the tests.
+    options = RunOptions(url, tmp_path, workers=workers, lease_seconds=5.0)
     executor = executor or CurveExecutor(falling)
     return run(spec_of(study={"trials": 9, **study}), options, (), executor)
 

@@ -125,7 +125,7 @@ def predict_files(
         DataError, ModelError: nothing says how the study's data function prepares a picture, or it failed.
     """
     if top < 1:
-        raise UserError(f"top: must be at least 1, got {top}")
+        raise UserError(f"predict: top must be a whole number of at least 1, got {top}")
     return [_predict(model, file, top, prepare) for file in files]
 
 
