@@ -76,11 +76,10 @@ def open_study(
         ledger = Ledger(storage, DriverIdentity.here(), lease_seconds)
         with translated(storage):
             past = [trial for name in spec.study.warm_start for trial in _past(storage, name, spec)]
-            is_new = all(one.study_name != spec.study.name for one in storage.get_all_studies())
-            study_id = create_or_find(storage, spec)
+            study_id, is_new = create_or_find(storage, spec)
             if _is_mistaken(storage, ledger, study_id, spec):
                 storage.delete_study(study_id)
-                study_id = create_or_find(storage, spec)
+                study_id, _ = create_or_find(storage, spec)
             attrs = storage.get_study_user_attrs(study_id)
             made_here = is_ours(attrs)
             if is_new:
@@ -116,17 +115,17 @@ def discard_empty(storage: RDBStorage, ledger: Ledger, study_id: int) -> None:
         logger.warning("%s; the study has no trials and can be deleted", error)
 
 
-def create_or_find(storage: RDBStorage, spec: StudySpec) -> int:
-    """Returns the number of the study of this name, which is made if there is none."""
+def create_or_find(storage: RDBStorage, spec: StudySpec) -> tuple[int, bool]:
+    """Returns the number of the study of this name, and whether it was made since there was none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of each study that it makes
     direction = optuna.study.StudyDirection[spec.study.better.upper()]
     try:
         study_id = storage.create_new_study([direction], spec.study.name)
     except optuna.exceptions.DuplicatedStudyError:
-        return storage.get_study_id_from_name(spec.study.name)
+        return storage.get_study_id_from_name(spec.study.name), False
     storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric])
     _keep(storage, study_id, spec)
-    return study_id
+    return study_id, True
 
 
 def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTrial]:

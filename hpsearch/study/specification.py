@@ -77,6 +77,10 @@ def _known(metric: str) -> str:
     return f"{nearest(metric, METRICS)}{hint}"
 
 
+LIMITS = ("timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours")
+"""Fields of `[study]` that may end it before its trials are finished; None leaves each out."""
+
+
 class StudySection(Section):
     """What is searched for, how long, and what happens when trials fail."""
 

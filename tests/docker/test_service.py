@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tests.browser import opened_page
 from tests.databases import fresh_database, stored_trials
 from tests.docker.files import DOCKER, PAGE, ROOT, compose, small_study
 from tests.docker.image import USER, Image, make_image
-from tests.results.requests import DEADLINE, basic, listens, until
+from tests.results.requests import DEADLINE, basic, free_port, listens, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -120,11 +119,6 @@ def test_a_container_that_is_stopped_and_started_loses_no_epoch(image):
     before = epochs_until_stopped(image, 3)
     after = epochs_until_stopped(image, 1)
     assert before + after == list(range(1, len(before + after) + 1))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -115,3 +115,9 @@ def until(condition: Callable[[], Any], seconds: float = DEADLINE) -> Any:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
     return value
+
+
+def free_port() -> int:
+    """Returns a port of this machine on which nothing listens at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -16,6 +16,7 @@ from hpsearch.contracts.callbacks import Callback, FinishedTrial, Health, Worker
 from hpsearch.errors import UserError
 from hpsearch.results.dashboard.metrics import Metrics
 from tests.results.digits import small_spec
+from tests.results.requests import free_port
 
 PANELS = Path(__file__).parents[2] / "docker" / "grafana.json"
 
@@ -50,12 +51,6 @@ class Reader(Callback):
 
     def on_study_end(self, summary) -> None:
         self.pages.append(read(self.port))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

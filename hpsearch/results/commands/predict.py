@@ -121,11 +121,8 @@ def predict_files(
         prepare: what prepares one picture of data of one's own; else what the study has named.
 
     Raises:
-        UserError: `top` is below 1.
         DataError, ModelError: nothing says how the study's data function prepares a picture, or it failed.
     """
-    if top < 1:
-        raise UserError(f"predict: top must be a whole number of at least 1, got {top}")
     return [_predict(model, file, top, prepare) for file in files]
 
 

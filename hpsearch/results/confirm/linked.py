@@ -58,7 +58,7 @@ def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
     if not known:
         return
     with opened(url, readonly=False) as storage, translated(storage):
-        study_id = create_or_find(storage, spec)
+        study_id, _ = create_or_find(storage, spec)
         attrs = storage.get_study_user_attrs(study_id)
         if not is_confirmation(attrs):
             return  # the run refuses it in its own words

@@ -20,7 +20,7 @@ from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import differences, digest, is_same_study, parse_study
-from hpsearch.study.specification import CONFIRMS, LINKED, REPEAT, SUFFIX, StudySpec
+from hpsearch.study.specification import CONFIRMS, LIMITS, LINKED, REPEAT, SUFFIX, StudySpec
 
 MOST_REPEATS = 10_000
 
@@ -177,9 +177,7 @@ def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]])
     """Returns the tables of a study that trains points of a search anew: no trial is stopped by comparison."""
     tree: dict[str, Any] = spec.model_dump()
     tree["study"] |= {"name": name, "trials": len(points), "policy": "sampled"}
-    tree["study"] |= dict.fromkeys(
-        ("timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours")
-    )
+    tree["study"] |= dict.fromkeys(LIMITS)
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}
     tree["enqueue"] = tree["study"]["warm_start"] = ()

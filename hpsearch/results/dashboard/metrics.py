@@ -19,20 +19,8 @@ from hpsearch.contracts.trial import EpochResult
 from hpsearch.errors import UserError
 
 HOST = "127.0.0.1"  # the page has no login
-SECONDS = (
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-    300.0,
-    1000.0,
-    3000.0,
-)  # bounds of an epoch's buckets
+# Bounds of an epoch's buckets.
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 class Metrics(Callback):

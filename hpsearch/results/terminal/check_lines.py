@@ -11,7 +11,7 @@ from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.study.checks import DataFacts
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import LIMITS, StudySpec
 from hpsearch.text import counted, one_line
 from hpsearch.training import device as devices
 
@@ -114,11 +114,7 @@ def _estimate_line(report: Report, estimate: Estimate) -> str:
     trials, workers = report.spec.trials, report.workers
     low, high = map(duration, estimate.span)
     span = f" ({low} to {high})" if low != high else ""
-    limits = report.spec.study
-    ends = (
-        limits.timeout, limits.target_value, limits.patience_trials, limits.max_epochs_total, limits.max_device_hours
-    )  # fmt: skip
-    most = "up to " if any(limit is not None for limit in ends) else ""
+    most = "up to " if any(getattr(report.spec.study, name) is not None for name in LIMITS) else ""
     line = (
         f"estimate: about {duration(estimate.expected)}{span} for {most}{counted(trials, 'trial')} with "
         f"{counted(workers, 'worker')}, start-up included"
