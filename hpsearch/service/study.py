@@ -7,7 +7,7 @@ is begun, running trials continue, and the queue waits.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class Study:
         # Records by ticket that are in the view and not yet in the database.
         self._ended: dict[int, FrozenTrial] = {}
         self._stale = False
+        self._epochs_elsewhere: dict[int, int] = {}  # by trial_id, of those that other drivers train
         # Epochs of the paused trials by number: ours, and those of other drivers as last seen.
         self.paused: dict[int, int] = {}
         # Records by ticket of paused trials whose leases are still ours in the database.
@@ -126,11 +127,10 @@ class Study:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the finished trials; where trials are paused, of all."""
-        if not self.spec.pauses:
-            return self.view.epochs
+        """Epochs of all trials: those of other drivers as last seen."""
         running = sum(len(trial.results) for trial in self.live.values())
-        return self.view.epochs + sum(self.paused.values()) + running
+        elsewhere = sum(self._epochs_elsewhere.get(self._foreign[n], 0) for n in self._elsewhere())
+        return self.view.epochs + sum(self.paused.values()) + running + elsewhere
 
     def reached(self) -> Reached:
         """Returns what the study's own limits are judged by."""
@@ -205,6 +205,13 @@ class Study:
                 self.policy.add(trial)
             else:
                 self.view.begin(number)
+        if ids := [self._foreign[number] for number in self._elsewhere()]:
+            with reading(self.storage) as connection:
+                self._epochs_elsewhere = trials.reported_epochs(connection, ids)
+
+    def _elsewhere(self) -> Set[int]:
+        """The trials that other drivers train, or have left."""
+        return self._foreign.keys() - self.paused.keys()
 
     def _see_pauses(self, stored: Mapping[int, int]) -> None:
         """Takes note of what other drivers have paused and resumed.

@@ -20,6 +20,7 @@ from hpsearch.store.queries import is_record
 from hpsearch.store.schema import DRIVER, LEASE, identity_of
 from hpsearch.store.url import redact
 from hpsearch.store.writes import (
+    REPORTS,
     STUDIES,
     STUDY_SYSTEM_ATTRS,
     SYSTEM_ATTRS,
@@ -258,6 +259,13 @@ def trial_states(
         .order_by(TRIALS.c.number)
     )
     return [(row.trial_id, row.number, row.state) for row in connection.execute(query)]
+
+
+def reported_epochs(connection: Connection, trial_ids: Iterable[int]) -> dict[int, int]:
+    """Returns how many epochs trials have reported, by their ids; those without any are left out."""
+    trial = REPORTS.c.trial_id
+    query = select(trial, func.count().label("epochs")).where(trial.in_(sorted(trial_ids))).group_by(trial)
+    return {row.trial_id: row.epochs for row in connection.execute(query)}
 
 
 def other_tokens(connection: Connection, study_id: int) -> dict[str, str]:

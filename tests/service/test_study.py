@@ -104,3 +104,22 @@ def test_an_end_whose_commit_was_not_answered_counts_once(study: Study, database
     assert study.flush()
     assert study.view.counts[TrialState.COMPLETE.name] == 1
     assert study.complete_scores() == {first: 0.5}
+
+
+def test_epochs_of_another_driver_count_once_while_it_trains_and_afterwards(
+    study: Study, database_url: str
+) -> None:
+    other = open_study(SPEC, database_url, ["cpu"])
+    theirs, ours = begin(other), begin(study)
+    for epoch in (1, 2, 3):
+        other.report(theirs, EpochResult(theirs, 1, epoch, {"train_loss": 1.0, "val_loss": 1 / epoch}))
+    other.flush()
+    end(study, ours, 0.5)
+    study.sync()
+    assert (study.epochs, study.reached().epochs) == (4, 4)
+    other.finish(theirs, Verdict(StopKind.FINISHED), None, {})
+    other.flush()
+    assert study.epochs == 4
+    study.sync()
+    assert study.epochs == 4
+    other.storage.engine.dispose()
