@@ -86,6 +86,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("peers", type=Path)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--first-seed", type=int, default=0)
     options.add_argument("--trials", type=int, default=32)
     options.add_argument("--auto-trials", type=int, default=48)
     options.add_argument("--patience", type=int, default=5)
@@ -103,7 +104,7 @@ def main() -> None:
         "optuna": lambda seed: plain_optuna(args),
     }
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in args.variants.split(",")}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         found = {name: variants[name](seed) for name in rows}
         for name, search in found.items():
             if search.reached and "optuna" in found:
