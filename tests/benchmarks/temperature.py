@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.temperature [--repeats 40]
 
-Draws logits whose softmax is the truth, and gives them to the calibration multiplied by a factor, as a model that is too
-certain (above 1) or too doubtful would. One line for each size of the validation part: how much the temperature changes
-the logarithmic loss on fresh images (below 0 is a gain), the mean over all models, of those that were right (factor 1),
-and the worst of any model (factor and share of errors are told), beside what the images alone would have chosen.
+Draws logits whose softmax is the truth, and gives them to the calibration multiplied by a factor, as a model that is
+too certain (above 1) or too doubtful would. One line for each size of the validation part: how much the temperature
+changes the logarithmic loss on fresh images (below 0 is a gain), the mean over all models, of those that were right
+(factor 1), and the worst of any model, beside what the images alone would have chosen.
 """
 
 import argparse
