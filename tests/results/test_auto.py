@@ -3,6 +3,9 @@
 import csv
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -383,6 +386,24 @@ def test_one_command_makes_a_model_folder(
     assert training_seconds(record) > 0
     assert run(["predict", "model", str(next((photos / "day").glob("*.jpg")))]) == 0
     assert "day" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_the_confirmation_ends_the_command(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    flags = ["--minutes", "20", "--workers", "1", "--gpus", "none"]
+    command = [sys.executable, "-m", "hpsearch", "auto", "photos", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        shown = ""
+        for line in process.stdout:
+            shown += line
+            if line.startswith("trial 0, repeat 0 begins"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+    assert "confirm again to resume" in shown
+    assert "== report" not in shown
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow
