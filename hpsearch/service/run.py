@@ -101,8 +101,11 @@ def _work(driver: Driver) -> None:
             _leave(driver)
 
 
-def _all_finished(total: int) -> str:
-    return f"all {total} trials are finished" if total > 1 else "its trial is finished"
+def _all_finished(study: Study) -> str:
+    total, waiting = study.total, study.counts["WAITING"]
+    said = f"all {total} trials are finished" if total > 1 else "its trial is finished"
+    waits = "waits" if waiting == 1 else "wait"
+    return f"{said}; {counted(waiting, 'enqueued point')} {waits}; raise study.trials" if waiting else said
 
 
 def _leave(driver: Driver) -> None:
@@ -169,7 +172,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
 def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | None = None) -> RunSummary:
     study, stops = driver.study, driver.stops
     found = best(study, launched.folder)
-    reason = driver.database.gone or stops.reason or _all_finished(study.total)
+    reason = driver.database.gone or stops.reason or _all_finished(study)
     status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
     if driver.database.gone:  # outranks a signal
         status = 1

@@ -12,6 +12,10 @@ from torch.nn import functional
 
 BINS = 10
 _HOTTEST = 20.0
+_PRIOR = 8.0
+"""What deviations from a temperature of 1 cost: its logarithm is expected within log 2 (two standard deviations of
+1 / sqrt(8)). `tests.benchmarks.temperature` shows what that gains and costs."""
+
 _ROUNDS = 30
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -28,16 +32,30 @@ def to_probabilities(outputs_BK: Tensor, loss: str) -> Tensor:
     return outputs_BK.sigmoid() if loss == "binary_cross_entropy" else outputs_BK.softmax(1)
 
 
-def temperature(outputs_NK: Tensor, targets_N: Tensor) -> float:
-    """Returns what logits are divided by so that their softmax has the lowest logarithmic loss, from 0.05 to 20.
+def to_shares(outputs_BK: Tensor, loss: str) -> Tensor:
+    """Returns the same, divided so that each row sums to 1: what models joined, and logarithmic losses, go by.
 
-    It changes no order of classes: above 1 a model was too certain, below too doubtful. The loss is convex in its
-    inverse, so that a golden section finds it.
+    A yes or no of its own for each class gives rows of any sum.
+    """
+    if loss == "binary_cross_entropy" and outputs_BK.shape[1] > 1:
+        return functional.logsigmoid(outputs_BK.double()).softmax(1)
+    return to_probabilities(outputs_BK, loss)
+
+
+def temperature(outputs_NK: Tensor, targets_N: Tensor) -> float:
+    """Returns what logits are divided by so that their softmax is the most probable, from 0.05 to 20.
+
+    It changes no order of classes: above 1 a model was too certain, below too doubtful. Before any image is seen its
+    inverse has a gamma distribution about 1 (see `_PRIOR`): by the images alone a model without an error, as it
+    easily is on few, would be endlessly certain. The sum of both losses is convex in the inverse, so that a golden
+    section finds its minimum.
     """
     outputs_NK = outputs_NK.double()
 
     def loss(logarithm: float) -> float:
-        return float(functional.cross_entropy(outputs_NK * exp(logarithm), targets_N))
+        inverse = exp(logarithm)
+        of_images = functional.cross_entropy(outputs_NK * inverse, targets_N, reduction="sum")
+        return float(of_images) + _PRIOR * (inverse - 1 - logarithm)
 
     low, high = -log(_HOTTEST), log(_HOTTEST)
     inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hpsearch.errors import ModelError, refusing
+from hpsearch.files.model_folder import MANIFEST
 from hpsearch.text import counted
-from hpsearch.training.saved import SavedModel, load_model
-
-MANIFEST = "ensemble.json"
-"""What a folder holds beside the members' weights: their files, and how much each counts."""
+from hpsearch.training.saved import SavedModel, load_model, refuse_numbers
 
 
 class SavedEnsemble(nn.Module):
@@ -60,7 +58,12 @@ class SavedEnsemble(nn.Module):
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Returns the probability of each class, of shape [B, K]."""
+        """Returns the probability of each class, of shape [B, K].
+
+        Raises:
+            ModelError: the models are a regression's.
+        """
+        refuse_numbers(self.classes)
         return self.to_probabilities(self(images))
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
@@ -69,7 +72,11 @@ class SavedEnsemble(nn.Module):
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
-        """Returns the most probable class of each image, by name."""
+        """Returns the most probable class of each image, by name.
+
+        Raises:
+            ModelError: the models are a regression's.
+        """
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
 
     @property
@@ -79,7 +86,7 @@ class SavedEnsemble(nn.Module):
     def _together(self, outputs: Sequence[Tensor]) -> Tensor:
         if not self.classes:
             return mean_of(outputs, self.counts)
-        beliefs = [member.to_belief(one) for member, one in zip(self._models, outputs, strict=True)]
+        beliefs = [member.to_shares(one) for member, one in zip(self._models, outputs, strict=True)]
         return mean_of(beliefs, self.counts).log()
 
 

@@ -16,7 +16,7 @@ from hpsearch.study import ModelSpec
 from hpsearch.study.file import digest
 from hpsearch.training import device as devices
 from hpsearch.training import models, weights
-from hpsearch.training.calibration import to_probabilities
+from hpsearch.training.calibration import to_probabilities, to_shares
 from hpsearch.training.data import Prepared
 from hpsearch.training.data.preparation import from_header
 from hpsearch.training.imports import import_object
@@ -124,8 +124,7 @@ class SavedModel(nn.Module):
         Raises:
             ModelError: the model is a regression's.
         """
-        if not self.classes:
-            raise ModelError("this model predicts numbers, not classes; call it with the images instead")
+        refuse_numbers(self.classes)
         return self.to_probabilities(self(images))
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
@@ -136,6 +135,10 @@ class SavedModel(nn.Module):
         """Returns the probabilities as the model was trained to give them, without calibration."""
         return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"))
 
+    def to_shares(self, outputs: Tensor) -> Tensor:
+        """Returns the same in rows that sum to 1, as an ensemble takes them."""
+        return to_shares(outputs, self.metadata.get("loss", "cross_entropy"))
+
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
         """Returns the most probable class of each image, by name.
@@ -144,6 +147,16 @@ class SavedModel(nn.Module):
             ModelError: the model is a regression's.
         """
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
+
+
+def refuse_numbers(classes: tuple[str, ...]) -> None:
+    """Refuses to give probabilities of a regression.
+
+    Raises:
+        ModelError: there are no classes.
+    """
+    if not classes:
+        raise ModelError("this model predicts numbers, not classes; call it with the images instead")
 
 
 def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:

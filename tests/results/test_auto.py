@@ -3,6 +3,9 @@
 import csv
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ from PIL import Image
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, HpsearchError
 from hpsearch.results.commands.auto import fitting, training_seconds, write_study
-from hpsearch.results.commands.proposal import propose
+from hpsearch.results.commands.proposal import propose, summary_lines
 from hpsearch.results.stored.reading import read_study
 from hpsearch.study import DataSpec, load_study_file, parse_study
 from hpsearch.study.schema import study_schema
@@ -120,11 +123,81 @@ def test_an_official_test_part_is_kept(tmp_path: Path) -> None:
     assert "the folders' own test part is used" in found.text
 
 
+def table(folder: Path, header: str, *rows: str) -> None:
+    (folder / "metadata.csv").write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
+
+
+def test_class_folders_count_more_than_a_table_of_something_else(photos: Path) -> None:
+    names = [path.relative_to(photos) for path in sorted(photos.rglob("*.jpg"))]
+    table(
+        photos,
+        "file,camera",
+        *(f"{name},{('canon', 'nikon')[place % 2]}" for place, name in enumerate(names)),
+    )
+    assert look(photos).labels is None
+
+
+@pytest.mark.parametrize("known", ["dx", "diagnosis", "Label"])
+def test_of_several_columns_one_that_is_called_as_labels_are_is_taken(tmp_path: Path, known: str) -> None:
+    folder = paint(tmp_path / "set", red=6, blue=6)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+    rows = (f"{name},{('a', 'b', 'c')[place % 3]},{place % 2}" for place, name in enumerate(files))
+    table(folder, f"image,{known},sex", *rows)
+    assert look(folder).labels == Labels("metadata.csv", "image", known)
+
+
+def test_several_columns_that_may_be_the_labels_are_refused(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", pictures=12)
+    rows = (f"pictures/{place:03d}.png,{place % 3},{place % 2}" for place in range(12))
+    table(folder, "image,finding,sex", *rows)
+    with pytest.raises(
+        DataError,
+        match=r'any of the columns "finding" of metadata.csv, "sex" of metadata.csv may be the labels; call the one '
+        'that is meant "label"',
+    ):
+        look(folder)
+
+
+def test_a_table_that_windows_wrote_is_found_and_its_labels_are_told(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", pictures=40)
+    rows = (f"C:\\data\\pictures\\{place:03d}.png,{('a', 'b')[place % 2]}" for place in range(40))
+    table(folder, "image,finding", *rows)
+    found = propose(folder, 1, tmp_path / "cache", workers=1)
+    assert found.seen.labels == Labels("metadata.csv", "image", "finding", strip="C:/data/")
+    assert "  labels: column finding of metadata.csv" in summary_lines(found, Path("study.toml"))
+
+
+def test_numbers_as_labels_become_a_study_of_numbers(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", pictures=40)
+    table(folder, "image,y", *(f"pictures/{place:03d}.png,{place % 10 + 0.5}" for place in range(40)))
+    found = propose(folder, 1, tmp_path / "cache", workers=1)
+    spec = parse_study(tomllib.loads(found.text))
+    assert spec.train.loss == "mse"
+    assert "40 photographs, whose labels are numbers." in found.text
+    write_published("mobilenet_v3_small", tmp_path / "torch")
+    tuned = parse_study(tomllib.loads(propose(folder, 60, tmp_path / "cache", workers=2).text))
+    assert (tuned.model.weights, tuned.train.loss) == ("imagenet", "mse")
+
+
+def test_what_keeps_series_together_only_waits_to_be_uncommented(photos: Path, tmp_path: Path) -> None:
+    write_snapshots(tmp_path)
+    found = propose(tmp_path / "snapshots", 1, tmp_path / "cache", workers=1)
+    spec = parse_study(tomllib.loads(found.text.replace("# split.group_by", "split.group_by")))
+    assert spec.data.split.group_by == found.seen.series
+    table = tmp_path / "snapshots" / "labels.csv"
+    Image.new("RGB", (40, 32)).save(tmp_path / "snapshots" / "alone.png")
+    table.write_text(table.read_text().rstrip() + "\nalone.png,day,1\n")
+    assert look(tmp_path / "snapshots").series == ""
+
+
 def test_rare_classes_get_a_metric_and_a_weight(tmp_path: Path) -> None:
     found = propose(paint(tmp_path / "set", red=60, blue=12), 1, tmp_path / "cache", workers=1)
     spec = parse_study(tomllib.loads(found.text))
     assert spec.study.metric == "val_macro_f1"
     assert "train.class_weights" in spec.search
+    assert "of the pictures for training, 42 are of the commonest class and 8 of the rarest" in " ".join(
+        found.text.replace("# ", "").split()
+    )
     even = propose(paint(tmp_path / "even", red=30, blue=30), 1, tmp_path / "cache", workers=1)
     assert parse_study(tomllib.loads(even.text)).study.metric == "val_loss"
 
@@ -205,7 +278,8 @@ def test_names_of_any_letters_become_a_study_file(tmp_path: Path) -> None:
 def test_a_column_of_any_letters_becomes_a_study_file(photos: Path, tmp_path: Path) -> None:
     write_snapshots(tmp_path)
     table = tmp_path / "snapshots" / "labels.csv"
-    table.write_text(table.read_text().replace("what", "wh\x7fat", 1))
+    rows = [line.split(",")[:2] for line in table.read_text().replace("what", "wh\x7fat", 1).splitlines()]
+    table.write_text("\n".join(map(",".join, rows)))
     found = propose(tmp_path / "snapshots", 1, tmp_path / "cache", workers=1)
     assert parse_study(tomllib.loads(found.text)).data.label_column == "wh\x7fat"
 
@@ -258,13 +332,18 @@ def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
 def test_as_much_is_confirmed_as_fits(
     left: float, once: float, workers: int, expected: tuple[int, int] | None
 ) -> None:
-    assert fitting(left, once, workers) == expected
+    assert fitting(left, once, once, workers) == expected
 
 
 def test_a_machine_that_starts_slowly_confirms_less() -> None:
-    assert fitting(110.0, 10.0, 2) == (3, 3)
-    assert fitting(100.0, 10.0, 2, start=30.0) == (1, 3)
-    assert fitting(100.0, 10.0, 2, start=90.0) is None
+    assert fitting(110.0, 10.0, 10.0, 2) == (3, 3)
+    assert fitting(100.0, 10.0, 10.0, 2, start=30.0) == (1, 3)
+    assert fitting(100.0, 10.0, 10.0, 2, start=90.0) is None
+
+
+def test_a_refit_that_ends_at_an_early_epoch_leaves_time_to_confirm() -> None:
+    assert fitting(80.0, 10.0, 10.0, 2) == (2, 3)
+    assert fitting(90.0, 10.0, 0.5, 2) == (3, 3)
 
 
 STUDY = """
@@ -307,6 +386,24 @@ def test_one_command_makes_a_model_folder(
     assert training_seconds(record) > 0
     assert run(["predict", "model", str(next((photos / "day").glob("*.jpg")))]) == 0
     assert "day" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_the_confirmation_ends_the_command(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    flags = ["--minutes", "20", "--workers", "1", "--gpus", "none"]
+    command = [sys.executable, "-m", "hpsearch", "auto", "photos", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        shown = ""
+        for line in process.stdout:
+            shown += line
+            if line.startswith("trial 0, repeat 0 begins"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+    assert "confirm again to resume" in shown
+    assert "== report" not in shown
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,17 @@ def test_the_words_say_what_intervals_cover_and_what_optimism_compares() -> None
     alone = "\n".join(findings(confirmation([result(7, [0.2, 0.21, 0.19])], own_loop=True)))
     assert "the search's best configuration, trial 7, is still the best" in alone
     assert "cover new seeds, not other images" in alone
+
+
+@pytest.mark.parametrize("metric", ["val_auc", "val_balanced_accuracy", "val_average_precision", "val_ece"])
+def test_the_words_say_which_metrics_are_no_means_over_images(metric: str) -> None:
+    rows = 0.2 + 0.01 * np.random.default_rng(0).standard_normal((3, 50))
+    one = result(7, rows.mean(1).tolist(), rows)
+    validation = {repeat: {**found, metric: 0.5 + 0.1 * repeat} for repeat, found in one.validation.items()}
+    said = "\n".join(findings(confirmation([replace(one, validation=validation)], metric)))
+    assert "other images of the same kind, by 50 validation images" in said
+    assert f"those of {metric}, which is no mean over images, new seeds alone" in said
+    assert "not kept" not in said
 
 
 def test_negative_losses_of_own_loops_are_not_cut_and_constant_ones_are_told() -> None:

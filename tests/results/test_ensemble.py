@@ -13,9 +13,13 @@ from torch import Tensor
 import hpsearch
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import ModelError, UserError
+from hpsearch.results.commands import api
+from hpsearch.results.commands.models import save_best
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.ensemble import average, join, joined_lines, save_joined, select
 from hpsearch.results.confirm.linked import earlier_openings
+from hpsearch.results.confirm.refit import refit
+from hpsearch.results.stored.reading import read_study
 from hpsearch.service.launch import RunOptions
 from hpsearch.study import ModelSpec
 from hpsearch.testing.in_process import InProcessExecutor
@@ -104,7 +108,7 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
     openings = earlier_openings("small", options.storage)
     assert len(openings) == before + 1
     assert openings[-1]["configurations"].startswith("ensemble of ")
-    assert "repeat" in found.single
+    assert "repeat" in found.single["val"]
     assert sum("repeat" in member.text for member, _ in found.members) == 3
     assert found.val["joined"].loss < found.val["single"].loss
     assert {"joined", "single"} == set(found.test)
@@ -161,6 +165,75 @@ def test_too_few_kept_models_are_refused_with_the_remedy(tmp_path: Path) -> None
         join("small", options, "average", 5)
 
 
+def test_who_keeps_many_is_not_told_to_keep_more(tmp_path: Path) -> None:
+    options = searched(tmp_path, spec(study={"trials": 1}))
+    with pytest.raises(UserError, match="weights of 1 trial here that --ensemble can use; run it further"):
+        join("small", options, "ensemble", 5)
+
+
+@pytest.mark.parametrize(("loss", "name"), [("mse", "val_loss"), ("binary_cross_entropy", "val_log_loss")])
+def test_the_figures_are_those_of_the_studys_loss_or_say_whose(tmp_path: Path, loss: str, name: str) -> None:
+    options = searched(tmp_path, spec(train={"loss": loss}, search={"learning_rate": [2.0, 1.0, 0.001]}))
+    found = join("small", options, "ensemble", 5)
+    assert f"{name} " in "\n".join(joined_lines(found))
+    best = read_study("small", options.storage).best
+    assert best is not None
+    assert best.score is not None
+    assert (found.val["single"].loss == pytest.approx(best.score, rel=1e-4)) == (name == "val_loss")
+    assert found.val["joined"].loss <= found.val["single"].loss
+
+
+def test_yes_or_no_of_each_class_is_judged_as_it_is_answered(tmp_path: Path) -> None:
+    """A model that has learned nothing believes 0.5 of each class, which is more than a good one of the own class."""
+    rates = {"learning_rate": [2.0, 1.0, 1e-6]}
+    options = searched(tmp_path, spec(train={"loss": "binary_cross_entropy", "epochs": 20}, search=rates))
+    found = join("small", options, "ensemble", 5)
+    assert found.val["joined"].error < 0.5
+    save_joined(found, tmp_path / "both")
+    model = hpsearch.load_best_model(tmp_path / "both")
+    data = load(spec().data, cache=tmp_path / "cache").at(spec().data)
+    images, targets = data.pixels(data.val, slice(None)), data.targets(data.val, slice(None))
+    with torch.inference_mode():
+        belief = model(images).softmax(1)
+    assert loss_of(targets)(belief) == pytest.approx(found.val["joined"].loss, rel=1e-5)
+
+
+def test_on_the_test_part_it_stands_beside_the_refit_that_is_handed_out(tmp_path: Path) -> None:
+    options = searched(tmp_path, spec())
+    assert confirm("small", options, executor=InProcessExecutor()).confirmation is not None
+    assert refit("small", options, executor=InProcessExecutor()).refit is not None
+    found = join("small", options, "ensemble", 5)
+    answer = read_study("small", options.storage).answer
+    assert answer.refit is not None
+    assert found.single["test"] == f"the refit of trial {answer.trial}"
+    assert found.test["single"].loss == pytest.approx(answer.refit.test["test_loss"], rel=1e-5)
+    assert found.test["single"].error == pytest.approx(answer.refit.test["test_error"])
+    assert "repeat" in found.single["val"]
+
+
+def test_a_folder_answers_by_what_was_written_last(
+    confirmed: tuple[Path, RunOptions], tmp_path: Path
+) -> None:
+    folder, options = confirmed
+    found = join("small", options, "ensemble", 5, test=False)
+    save_joined(found, tmp_path)
+    save_best("small", options.storage, tmp_path, folder / "runs")
+    assert isinstance(hpsearch.load_best_model(tmp_path), SavedModel)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
+    files = save_joined(found, tmp_path)
+    assert isinstance(hpsearch.load_best_model(tmp_path), SavedEnsemble)
+    assert {*tmp_path.iterdir()} == {*files}
+
+
+def test_a_model_that_no_other_helps_is_no_ensemble(tmp_path: Path) -> None:
+    options = searched(tmp_path, spec(search={"learning_rate": [0.1, 1e-9, 2e-9]}))
+    found = join("small", options, "ensemble", 5)
+    assert len(found.members) == 1
+    lines = joined_lines(found)
+    assert lines[0] == "small: no other model lowers the validation loss of trial 0"
+    assert "optimistic" not in "\n".join(lines)
+
+
 def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
     start = tmp_path / "start.safetensors"
     save_weights(start, models.build(ModelSpec.model_validate(MLP), 1, (8, 8), 10, 3).state_dict(), {})
@@ -178,9 +251,37 @@ def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
     with torch.inference_mode():
         belief = model.to_belief(model(data.pixels(data.val, slice(None))))
     assert float(model.metadata["temperature"]) == found.temperature
+    own = {"trial", "epoch", "hparams", "digest", "class_errors", "confusion", "val_loss", "val_error"}
+    assert not own & model.metadata.keys()
     assert loss_of(data.targets(data.val, slice(None)))(belief) == pytest.approx(
         found.val["joined"].loss, rel=1e-5
     )
+
+
+def test_only_weights_of_one_architecture_are_averaged(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    cnn = {"name": "cnn", "args": {"width": 4, "hidden": 8}}
+    save_weights(start, models.build(ModelSpec.model_validate(cnn), 1, (8, 8), 10, 3).state_dict(), {})
+    search = {"data.channels": [1, 3], "learning_rate": [0.1, 0.05]}
+    options = searched(
+        tmp_path, spec(study={"trials": 4}, model={**cnn, "weights": str(start)}, search=search)
+    )
+    found = join("small", options, "average", 5)
+    assert len({member.spec.data.channels for member, _ in found.members}) == 1
+
+
+def test_an_ensemble_of_a_regression_has_no_probabilities() -> None:
+    facts = {"classes": "[]", "task": "regression", "channels": "1", "height": "8", "width": "8"}
+    model = models.build(ModelSpec.model_validate(MLP), 1, (8, 8), 1, 3)
+    one = SavedModel(model, {**facts, "mean": "[0.5]", "std": "[0.25]"})
+    with pytest.raises(ModelError, match="this model predicts numbers, not classes"):
+        SavedEnsemble([one, one], [1, 1]).probabilities(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("both", [{}, {"ensemble": 2, "average": 2}])
+def test_joining_needs_to_know_how(both: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="join: give one of ensemble and average: how many models"):
+        api.join("small", **both)
 
 
 @pytest.mark.parametrize(

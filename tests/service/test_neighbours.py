@@ -555,6 +555,13 @@ def test_another_programs_trials_are_no_past(tmp_path):
     assert len(opened.view._storage.past) == 25
 
 
+def test_a_point_that_comes_after_the_last_trial_is_told_of(tmp_path):
+    run_here(tmp_path, spec_of(study={"name": "s", "trials": 2}))
+    late = spec_of(study={"name": "s", "trials": 2}, enqueue=[{"learning_rate": 0.5}])
+    summary, _ = run_here(tmp_path, late)
+    assert summary.reason == "all 2 trials are finished; 1 enqueued point waits; raise study.trials"
+
+
 def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
     """Whatever it is that fails, as `Study.load` reads what others may have written."""
     monkeypatch.setattr(Study, "load", lambda self: 1 / 0)

@@ -1,5 +1,7 @@
 """Temperatures and reliability."""
 
+import math
+
 import pytest
 import torch
 
@@ -27,12 +29,33 @@ def test_it_is_the_best_of_a_fine_grid() -> None:
     logits, targets = drawn(300, 4, seed=3)
     logits = 5 * logits
     grid = torch.logspace(-1.3, 1.3, 2001).tolist()
-    losses = [torch.nn.functional.cross_entropy(logits / one, targets).item() for one in grid]
+    losses = [
+        300 * torch.nn.functional.cross_entropy(logits / one, targets).item()
+        + 8 * (1 / one - 1 + math.log(one))
+        for one in grid
+    ]
     assert temperature(logits, targets) == pytest.approx(grid[losses.index(min(losses))], rel=0.01)
 
 
-def test_a_model_without_an_error_is_not_made_endlessly_certain() -> None:
-    assert temperature(torch.eye(3), torch.arange(3)) == pytest.approx(0.05, rel=1e-3)
+@pytest.mark.parametrize(("images", "lowest"), [(1, 0.9), (12, 0.5), (100, 0.2)])
+def test_images_without_an_error_move_it_by_their_number(images: int, lowest: float) -> None:
+    targets = torch.arange(images) % 10
+    heat = temperature(4 * torch.eye(10)[targets], targets)
+    assert lowest < heat < 1
+
+
+def test_where_nothing_can_be_learned_it_is_1() -> None:
+    assert temperature(torch.zeros(50, 3), torch.zeros(50, dtype=torch.int64)) == pytest.approx(1, rel=1e-4)
+
+
+def test_few_images_do_not_spoil_a_model_that_was_right() -> None:
+    logits, targets = drawn(4_000, 2, seed=1)
+
+    def loss(heat: float) -> float:
+        return torch.nn.functional.cross_entropy(logits / heat, targets).item()
+
+    found = [loss(temperature(*drawn(12, 2, seed))) for seed in range(2, 42)]
+    assert sum(found) / len(found) < loss(1.0) + 0.02
 
 
 def test_reliability_counts_answers_by_their_certainty() -> None:

@@ -316,9 +316,11 @@ def join(
     """Joins several of a study's kept models, as `hpsearch best --ensemble` and `--average` do.
 
     Raises:
-        UserError: no such study, too few models, or other data than the search's.
+        UserError: no such study, too few models, or other data than the search's; neither or both are asked for.
     """
     check_arguments(join, locals())
+    if (ensemble is None) == (average is None):
+        raise UserError("join: give one of ensemble and average: how many models are joined at most")
     from hpsearch.results.confirm.ensemble import join as join_models
 
     name, given = named(study)
@@ -333,8 +335,9 @@ def join(
         given,
         allow,
     )
-    kind, most = ("ensemble", ensemble) if ensemble is not None else ("average", average)
-    return join_models(name, options, kind, most or 5, given=given, test=test)
+    kind, most = ("average", average) if ensemble is None else ("ensemble", ensemble)
+    assert most is not None
+    return join_models(name, options, kind, most, given=given, test=test)
 
 
 def predict(

@@ -15,7 +15,7 @@ from hpsearch.files.look import are_same, is_there
 from hpsearch.results.commands import api
 from hpsearch.results.commands.proposal import Proposal, propose
 from hpsearch.results.stored.reading import read_study
-from hpsearch.results.stored.study import StudyRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.service.launch import make_folder
 from hpsearch.study import StudySpec, load_study_file
 from hpsearch.text import say
@@ -117,7 +117,9 @@ class Auto:
             return 1
         if found.summary.exit_status > 1:  # a signal: what was begun waits to be resumed
             return found.summary.exit_status
-        self._confirm_and_refit(spec, place)
+        status = self._confirm_and_refit(spec, place)
+        if status > 1:
+            return status
         self._head("report")
         say(*api.report(self.output, **place))
         from hpsearch.results.commands.models import save_best
@@ -148,18 +150,24 @@ class Auto:
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
         return load_study_file(self.output)
 
-    def _confirm_and_refit(self, spec: StudySpec, place: dict[str, Any]) -> None:
+    def _confirm_and_refit(self, spec: StudySpec, place: dict[str, Any]) -> int:
+        """Does what the time allows for, and returns the exit status."""
+        from hpsearch.results.confirm.refit import plan_course
         from hpsearch.results.confirm.words import confirmation_lines
 
         record = read_study(spec.study.name, self.storage)
         once = training_seconds(record)
         workers = self.workers or _count(spec, self.run_folder, self.gpus)
-        plan = fitting(self.left - self.start, once, workers, self.start)  # the report takes time as well
+        assert record.best is not None
+        last = trial_seconds(record.best, record.best.best_epoch or record.planned_epochs(record.best))
+        plan = fitting(
+            self.left - self.start, once, last, workers, self.start
+        )  # the report takes time as well
         if plan is None:
             say(
                 f"{self.left:.0f} s are left, too few to confirm the best trial: hpsearch confirm {self.output}"
             )
-            return
+            return 0
         self._head("confirm")
         top, seeds = plan
         outcome = api.confirm(
@@ -167,13 +175,16 @@ class Auto:
         )
         if outcome.confirmation is None:
             say(outcome.message, err=True)
-            return
+            return outcome.exit_status
         say(*confirmation_lines(outcome.confirmation, outcome.record))
-        if self.left < 2 * self.start + SLACK * once:
+        course = plan_course(read_study(spec.study.name, self.storage), self.storage, search=False)
+        if self.left < 2 * self.start + SLACK * trial_seconds(course.trial, course.epochs):
             say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
-            return
+            return 0
         self._head("refit")
-        say(*api.refit(self.output, gpus=self.gpus, **place).lines)
+        refitted = api.refit(self.output, gpus=self.gpus, **place)
+        say(*refitted.lines)
+        return refitted.exit_status
 
     def _head(self, step: str) -> None:
         say("", f"== {step} ({max(0.0, self.left) / 60:.1f} minutes left)")
@@ -182,23 +193,27 @@ class Auto:
 def training_seconds(record: StudyRecord) -> float:
     """Returns how long the longest of the best trials would take again, all its epochs."""
     best = [trial for trial in record.ranked if trial.state == "COMPLETE"][: PLANS[0][0]]
-    return max(
-        (record.planned_epochs(one) * one.seconds / max(1, one.epochs_run) for one in best if one.seconds),
-        default=0.0,
-    )
+    return max((trial_seconds(one, record.planned_epochs(one)) for one in best), default=0.0)
 
 
-def fitting(left: float, once: float, workers: int, start: float = START) -> tuple[int, int] | None:
+def trial_seconds(trial: TrialRecord, epochs: int) -> float:
+    """Returns how long so many epochs of a trial would take again; 0 where it is not known."""
+    return epochs * (trial.seconds or 0.0) / max(1, trial.epochs_run)
+
+
+def fitting(
+    left: float, once: float, refit: float, workers: int, start: float = START
+) -> tuple[int, int] | None:
     """Returns how many configurations and repeats can be confirmed, with time left for a refit; None if not any.
 
     Args:
         left: seconds.
-        once: seconds of one training.
+        once, refit: seconds of one repeat, and of the refit, which ends at the best epoch.
         start: seconds until a run trains.
     """
     for top, seeds in PLANS:
         rounds = -(-top * seeds // workers)
-        if 2 * start + SLACK * once * (rounds + 1) <= left:
+        if 2 * start + SLACK * (once * rounds + refit) <= left:
             return top, seeds
     top, seeds = PLANS[-1]  # without a refit
     return PLANS[-1] if start + SLACK * once * -(-top * seeds // workers) <= left else None

@@ -12,16 +12,15 @@ from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
 from hpsearch.files.atomic import replaced
+from hpsearch.files.model_folder import DESCRIPTION, MANIFEST, PROGRAM, WEIGHTS, remove_others
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
 from hpsearch.store.url import database_in
 from hpsearch.training.data.preparation import from_header
-from hpsearch.training.ensemble import MANIFEST, SavedEnsemble, load_ensemble
+from hpsearch.training.ensemble import SavedEnsemble, load_ensemble
 from hpsearch.training.saved import SavedModel, load_model
 from hpsearch.training.weights import read_texts, read_weights, save_weights
-
-WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
 
 
 def load_best_model(
@@ -152,15 +151,16 @@ def save_best(
     state, metadata = read_weights(source)
     assert best is not None
     found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
+    files = [folder / WEIGHTS, folder / DESCRIPTION]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / WEIGHTS) as beside:
             save_weights(beside, state, metadata | _facts(best, name, metric))
         text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        remove_others(folder, files)
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
-    files = [folder / WEIGHTS, folder / DESCRIPTION]
     if export:
         export_program(load_model(folder / WEIGHTS, tuple(allow)), folder / PROGRAM)
         files.append(folder / PROGRAM)

@@ -212,7 +212,7 @@ def _lines(
     unbalanced = common >= UNBALANCED * max(1, rare)
     most = max(4, min(40, round(network.epochs / 10)))
     yield f"#:schema {SHIPPED}"
-    yield f"# {name}: {seen.pictures} photographs of {counted(len(facts.classes), 'class', 'classes')}."
+    yield f"# {name}: {seen.pictures} photographs{_of_what(facts)}."
     yield "# Written by `hpsearch init` after a look at the pictures and at this machine; change what you know better."
     yield "#"
     yield from map(_comment, facts.notes)
@@ -222,7 +222,10 @@ def _lines(
     trials = max(8, min(200, round(network.epochs / max(1.0, 0.3 * most))))
     yield _said(f"trials = {trials}", "more than the time allows for are not needed; most train a few epochs")
     if unbalanced:
-        why = f"the commonest class has {common} pictures and the rarest {rare}: here each counts as much"
+        why = (
+            f"of the pictures for training, {common} are of the commonest class and {rare} of the rarest: here each "
+            "class counts as much"
+        )
         yield _said('metric = "val_macro_f1"', why)
     yield from ("", "[data]", 'dataset = "folder"')
     yield f"root = {_quoted(table['root'])}"
@@ -244,7 +247,7 @@ def _lines(
         yield _said("channels = 3", "as the weights were trained")
     yield _said("skip_unreadable = true", "a broken file is named and left out instead of ending the study")
     yield _said('on_duplicates = "drop"', "the same picture in two parts would flatter the validation")
-    yield _split_line(table["split"], seen)
+    yield from _split_lines(table["split"], seen)
     if seen.series:
         yield "# The names look like series. If pictures of one series are nearly the same picture, keep them together:"
         yield f"# split.group_by = {_quoted(seen.series)}"
@@ -262,10 +265,12 @@ def _lines(
             f"A network that has seen a million photographs would be the better start. {network.missing}"
         )
     yield from ("", "[train]")
+    if not facts.classes:
+        yield _said('loss = "mse"', "the squared distance from the numbers")
     yield _said('optimizer = "adamw"', "less sensitive to the learning rate than sgd")
     yield _said('schedule = "cosine"', "the learning rate falls to 0 over a trial's own epochs")
     if network.is_tuned:
-        head = _head(network, len(facts.classes))
+        head = _head(network, len(facts.classes) or 1)
         yield _said(
             f'lr_multipliers = {{ "{head}.*" = 10.0 }}', "the last layer starts anew and may learn faster"
         )
@@ -350,8 +355,13 @@ def _head(network: Network, classes: int) -> str:
     return weights.last_layer(shapes)[0].rpartition(".")[0]
 
 
-def _split_line(split: dict[str, float], seen: Inspection) -> str:
-    shares = ", ".join(f"{name} = {share:g}" for name, share in split.items())
+def _of_what(facts: DataFacts) -> str:
+    classes = len(facts.classes)
+    return f" of {counted(classes, 'class', 'classes')}" if classes else ", whose labels are numbers"
+
+
+def _split_lines(split: dict[str, float], seen: Inspection) -> Iterator[str]:
+    """Yields the shares one a line: a table in braces could not be added to by a line of its own."""
     few = f"with {seen.pictures} pictures a tenth would be too few to judge by"
     why = (
         "the folders' own test part is used"
@@ -360,16 +370,19 @@ def _split_line(split: dict[str, float], seen: Inspection) -> str:
         if seen.pictures < _FEW
         else "the usual parts"
     )
-    return _said(f"split = {{ {shares} }}", why)
+    for place, (name, share) in enumerate(split.items()):
+        line = f"split.{name} = {share:g}"
+        yield line if place else _said(line, why)
 
 
 def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
     """Returns what `hpsearch init` prints."""
-    network = found.network
+    network, labels = found.network, found.seen.labels
     start = "ImageNet's weights" if network.is_tuned else "random weights"
     return [
-        f"{found.name}: {counted(found.facts.train, 'picture')} for training, {found.facts.val} for validation, "
-        f"{found.facts.test} for the test; {counted(len(found.facts.classes), 'class', 'classes')}",
+        f"{found.name}: photographs{_of_what(found.facts)}; {counted(found.facts.train, 'picture')} for training, "
+        f"{found.facts.val} for validation, {found.facts.test} for the test",
+        *([f"  labels: column {labels.label_column} of {labels.file}"] if labels is not None else []),
         *(f"  {note}" for note in found.facts.notes),
         f"{network.model.name} from {start}, pictures of {network.side} pixels, about {network.epochs:.0f} epochs in "
         "all",

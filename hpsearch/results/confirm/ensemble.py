@@ -10,7 +10,10 @@ An average is the greedy soup of Wortsman et al. (2022): of the *weights* of mod
 takes in those with which the validation loss falls.
 
 Both are chosen by the validation part, so that their gain there is optimistic. After a confirmation they are tried on
-the test part, which is put on record.
+the test part, which is put on record, beside the model that is handed out: the refit if there is one.
+
+The loss is the study's. A yes or no of its own for each class (binary_cross_entropy) is divided into shares first,
+whose logarithmic loss it is then.
 
 Legend: N samples, K classes (or regression targets).
 """
@@ -26,6 +29,8 @@ from torch import Tensor
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.files.atomic import write_whole
+from hpsearch.files.model_folder import MANIFEST, WEIGHTS, remove_others
+from hpsearch.files.model_folder import member as member_file
 from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
 from hpsearch.results.confirm.exam import Place, judged, load_parts, open_parts, sealed_part
 from hpsearch.results.confirm.linked import earlier_openings, opened_before, record_opening
@@ -35,13 +40,19 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
 from hpsearch.service.launch import RunOptions
 from hpsearch.study.specification import CONFIRMS, SUFFIX, StudySpec
+from hpsearch.study.train import TrainSpec
 from hpsearch.text import counted
 from hpsearch.training.calibration import temperature
-from hpsearch.training.ensemble import MANIFEST, mean_of
+from hpsearch.training.ensemble import mean_of
+from hpsearch.training.losses import sample_losses
 from hpsearch.training.weights import read_weights, save_weights
 
 MOST = 20
 """Models that may be chosen among: the best of the search whose weights were kept, and all repeats."""
+
+
+MANY = 10
+"""Weights that a study file should keep for this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,10 @@ class Joined:
     Attributes:
         kind: "ensemble" or "average".
         members: with how often each counts.
-        single: the model that is the study's answer, and what it is called.
+        single: what the model that is the study's answer is called, on the validation and on the test part: the
+            refit has learned the first.
         val, test: by "joined" and "single"; the second is empty where the test part was not opened.
+        loss: what `Figures.loss` is: "loss" as the study's, or "log_loss".
         state: the averaged weights of an average.
         temperature: what calibrates the joined model by the validation part; 1 for a regression.
         untested: what is said where the second is empty.
@@ -85,11 +98,12 @@ class Joined:
     study: str
     kind: str
     members: tuple[tuple[Member, int], ...]
-    single: str
+    single: Mapping[str, str]
     val: Mapping[str, Figures]
     test: Mapping[str, Figures]
     notes: tuple[str, ...]
     is_regression: bool
+    loss: str = "loss"
     state: Mapping[str, Tensor] | None = None
     temperature: float = 1.0
     untested: str = "confirm tests it"
@@ -127,8 +141,7 @@ def join(
     if len(members) < 2:
         raise UserError(
             f'study "{record.name}" has the weights of {counted(len(members), "trial")} here that --{kind} can use; '
-            f"keep more by checkpoint.keep = 10 in the study file and run it further, or run hpsearch confirm "
-            f"{record.name}, which keeps those of all repeats"
+            f"{_more(spec)}run it further, or run hpsearch confirm {record.name}, which keeps those of all repeats"
         )
     with on_first_worker(options.workers):
         place = place_of(spec, options)
@@ -147,6 +160,7 @@ def _join(
     test: bool,
 ) -> Joined:
     assert record.spec is not None
+    train = record.spec.train
     parts = load_parts(record.spec, place, record.attrs)
     targets = parts.targets
     is_regression = not parts.classes
@@ -154,7 +168,7 @@ def _join(
     at = [member.path for member in members].index(single.path)
 
     def loss(values: Tensor) -> float:
-        return _figures(values, targets, is_regression).loss
+        return _figures(values, targets, train, is_regression).loss
 
     state: dict[str, Tensor] | None = None
     if kind == "ensemble":
@@ -168,26 +182,30 @@ def _join(
         joined = judged(single.spec, state, parts, place)
     chosen = tuple((member, count) for member, count in zip(members, counts, strict=True) if count)
     val = {
-        "joined": _figures(joined, targets, is_regression),
-        "single": _figures(believed[at], targets, is_regression),
+        "joined": _figures(joined, targets, train, is_regression),
+        "single": _figures(believed[at], targets, train, is_regression),
     }
+    named = dict.fromkeys(("val", "test"), single.text)
     notes: list[str] = []
     tested: dict[str, Figures] = {}
     untested = "confirm tests it"
     if linked is not None and record.answer.confirmed is not None:
         untested = "not tested" if test else "not tested (--no-test)"
         if test:
-            tested = _test(record, chosen, single, state, place, options, kind, notes)
+            handed = _refit(record, options, notes) or single
+            named["test"] = handed.text
+            tested = _test(record, chosen, single, handed, state, place, options, kind, notes)
     heat = 1.0 if is_regression else temperature(joined.clamp(min=1e-12).log(), targets)
     return Joined(
         record.name,
         kind,
         chosen,
-        single.text,
+        named,
         val,
         tested,
         tuple(notes),
         is_regression,
+        _loss_name(train, is_regression),
         state,
         heat,
         untested,
@@ -294,19 +312,25 @@ def _same_start(members: Sequence[Member], single: Member) -> list[Member]:
     Raises:
         UserError: it started from random weights, and such models lie in valleys of their own.
     """
-    model = single.spec.model
-    if model.weights is None:
+    if single.spec.model.weights is None:
         raise UserError(
             "--average: its models started from random weights, each from its own, and the mean of such weights is no "
             "model; set model.weights, or use --ensemble"
         )
-    return [
-        one
-        for one in members
-        if (one.spec.model.name, one.spec.model.args, one.spec.model.weights)
-        == (model.name, model.args, model.weights)
-        and one.spec.data.image_size == single.spec.data.image_size
-    ]
+    return [one for one in members if _built_by(one.spec) == _built_by(single.spec)]
+
+
+def _built_by(spec: StudySpec) -> tuple[Any, ...]:
+    """Returns what a search may vary of what a network is built from."""
+    model, data = spec.model, spec.data
+    return model.name, model.args, model.weights, data.image_size, data.channels
+
+
+def _more(spec: StudySpec) -> str:
+    """Returns how to keep more weights than the study file asks for; "" if it asks for many."""
+    keep = spec.checkpoint.keep
+    few = keep == "best" or (isinstance(keep, int) and keep < MANY)
+    return f"keep more by checkpoint.keep = {MANY} in the study file and " if few else ""
 
 
 def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
@@ -316,26 +340,58 @@ def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
         return None
 
 
-def _figures(values_NK: Tensor, targets: Tensor, is_regression: bool) -> Figures:
+def _loss_name(train: TrainSpec, is_regression: bool) -> str:
+    return "log_loss" if train.loss == "binary_cross_entropy" and not is_regression else "loss"
+
+
+def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, is_regression: bool) -> Figures:
     if is_regression:
-        difference = values_NK.double() - targets.double().view_as(values_NK)
-        return Figures(float(difference.square().mean()), float(difference.abs().mean()))
-    own_N = values_NK.gather(1, targets[:, None]).clamp(min=1e-12)
-    return Figures(float(-own_N.log().mean()), float((values_NK.argmax(1) != targets).double().mean()))
+        error_N = (values_NK - targets.double().view_as(values_NK)).abs()
+        outputs_NK, task = values_NK, "regression"
+    else:
+        error_N = (values_NK.argmax(1) != targets).double()
+        outputs_NK, task = values_NK.clamp(min=1e-12).log(), "classification"
+        if _loss_name(train, is_regression) == "log_loss":
+            train = train.model_copy(update={"loss": "cross_entropy"})
+    loss_N = sample_losses(train, task)(outputs_NK, targets)
+    return Figures(float(loss_N.mean()), float(error_N.mean()))
+
+
+def _refit(record: StudyRecord, options: RunOptions, notes: list[str]) -> Member | None:
+    """Returns the refit of the study's answer, which is handed out in place of any repeat; None without one."""
+    found = record.answer.refit
+    linked = None if found is None else read_study(found.study, options.storage)
+    if found is None or linked is None or linked.spec is None:
+        return None
+    trial = next(one for one in linked.trials if one.number == found.number)
+    path = weights_here(options, linked.name, trial)
+    if path is None:
+        notes.append(
+            "the weights of the refit, which is handed out, are not here, so that it is not compared"
+        )
+        return None
+    text = f"the refit of {linked.trial_name(trial)}"
+    return Member(text, linked.spec.with_hparams(trial.hparams), path)
 
 
 def _test(
     record: StudyRecord,
     chosen: Sequence[tuple[Member, int]],
     single: Member,
+    handed: Member,
     state: Mapping[str, Tensor] | None,
     place: Place,
     options: RunOptions,
     kind: str,
     notes: list[str],
 ) -> dict[str, Figures]:
-    """Opens the test part for the joined models and for the single one, after that is on record."""
+    """Opens the test part for the joined models and for the one that is handed out, after that is on record.
+
+    Args:
+        single: whose architecture an average has.
+    """
     assert record.spec is not None
+    train = record.spec.train
     digest, reason = sealed_part(record.spec, place, record.attrs)
     if reason:
         notes.append(f"the test part was not opened: {reason}")
@@ -353,21 +409,32 @@ def _test(
         parts = open_parts(member.spec, place, digest)
         return judged(member.spec, weights, parts, place), parts.targets, not parts.classes
 
-    alone, targets, is_regression = tried(single, single.path)
+    alone, targets, is_regression = tried(handed, handed.path)
     if state is not None:
         joined = tried(single, state)[0]
     else:
         joined = mean_of([tried(one, one.path)[0] for one, _ in chosen], [count for _, count in chosen])
     return {
-        "joined": _figures(joined, targets, is_regression),
-        "single": _figures(alone, targets, is_regression),
+        "joined": _figures(joined, targets, train, is_regression),
+        "single": _figures(alone, targets, train, is_regression),
     }
+
+
+def _of_all(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a kept model says of itself without what is true of its own training alone."""
+    own = ("trial", "epoch", "hparams", "digest", "class_errors", "confusion")
+    return {name: text for name, text in metadata.items() if name not in own and not name.startswith("val_")}
 
 
 def joined_lines(found: Joined) -> list[str]:
     """Returns what was joined and what it gains, for a terminal."""
     error = "mae" if found.is_regression else "error"
-    lines = [f"{found.study}: {found.kind} of {counted(len(found.members), 'model')}"]
+    if len(found.members) == 1:
+        lines = [
+            f"{found.study}: no other model lowers the validation {found.loss} of {found.members[0][0].text}"
+        ]
+    else:
+        lines = [f"{found.study}: {found.kind} of {counted(len(found.members), 'model')}"]
     lines += [
         f"  {member.text}{f', counts {count} times' if count > 1 else ''}" for member, count in found.members
     ]
@@ -375,10 +442,10 @@ def joined_lines(found: Joined) -> list[str]:
         if figures:
             joined, single = figures["joined"], figures["single"]
             lines.append(
-                f"{part}_loss {number(joined.loss)}, {part}_{error} {number(joined.error)}; {found.single} alone: "
-                f"{number(single.loss)}, {number(single.error)}"
+                f"{part}_{found.loss} {number(joined.loss)}, {part}_{error} {number(joined.error)}; "
+                f"{found.single[part]} alone: {number(single.loss)}, {number(single.error)}"
             )
-    if not found.test:
+    if not found.test and len(found.members) > 1:
         lines.append(f"chosen by the validation part, so that its gain there is optimistic; {found.untested}")
     return [*lines, *found.notes]
 
@@ -389,27 +456,25 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    from hpsearch.results.commands.models import WEIGHTS
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if found.state is not None:
-            metadata = read_weights(found.members[0][0].path)[1]
+            metadata = _of_all(read_weights(found.members[0][0].path)[1])
             said = {"answer": joined_lines(found)[0], "temperature": repr(found.temperature)}
             save_weights(folder / WEIGHTS, found.state, metadata | said)
-            (folder / MANIFEST).unlink(missing_ok=True)
+            remove_others(folder, [folder / WEIGHTS])
             return [folder / WEIGHTS]
         files = []
         for place, (member, _) in enumerate(found.members, 1):
-            files.append(folder / f"member-{place}.safetensors")
+            files.append(member_file(folder, place))
             save_weights(files[-1], *read_weights(member.path))
-        (folder / WEIGHTS).unlink(missing_ok=True)
         listed: list[dict[str, Any]] = [
             {"file": file.name, "count": count, "of": member.text}
             for file, (member, count) in zip(files, found.members, strict=True)
         ]
         table = {"study": found.study, "temperature": found.temperature, "members": listed}
         write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+        remove_others(folder, [*files, folder / MANIFEST])
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
     return [*files, folder / MANIFEST]

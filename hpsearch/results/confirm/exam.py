@@ -21,7 +21,7 @@ from hpsearch.store.study_data import DataRecord
 from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import models
-from hpsearch.training.calibration import Reliability, reliability, to_probabilities
+from hpsearch.training.calibration import Reliability, reliability, to_probabilities, to_shares
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
@@ -254,7 +254,7 @@ def open_parts(spec: StudySpec, place: Place, digest: str) -> Parts:
 
 
 def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, place: Place) -> Tensor:
-    """Returns what a model believes of a part: probabilities [N, K], or a regression's numbers.
+    """Returns what a model believes of a part: probabilities [N, K] that sum to 1, or a regression's numbers.
 
     Args:
         weights: a file, or the weights themselves, in the number type of training.
@@ -263,7 +263,7 @@ def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, 
     batches, part = parts.at(spec)
     model, precision = _model(spec, batches, weights, place, parts.device)
     outputs, _ = _outputs(spec, model, batches, part, precision, parts.device)
-    return to_probabilities(outputs, spec.train.loss) if parts.classes else outputs.double()
+    return to_shares(outputs, spec.train.loss) if parts.classes else outputs.double()
 
 
 def _compute_as_in_training(spec: StudySpec) -> None:

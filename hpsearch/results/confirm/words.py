@@ -9,6 +9,7 @@ from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparams_text, number
 from hpsearch.study.direction import sign
+from hpsearch.study.specification import ON_DEMAND
 from hpsearch.text import counted
 
 
@@ -53,7 +54,10 @@ def _optimism(confirmation: Confirmation, result: Result) -> str:
 def _coverage(confirmation: Confirmation) -> list[str]:
     """Returns one sentence about which luck the intervals cover."""
     counts: dict[str, set[int]] = {}
+    whole = [metric for metric in confirmation.metrics() if _is_of_all_images(confirmation, metric)]
     for metric in confirmation.metrics():
+        if metric in whole:
+            continue
         for result in confirmation.results:
             found = confirmation.summary(result, metric)
             if found is not None and found.low is not None:
@@ -72,11 +76,19 @@ def _coverage(confirmation: Confirmation) -> list[str]:
         return [f"the 95 % intervals cover new seeds, not other images: {why}"]
     shown = " and ".join(counted(images, f"{part} image") for part, images in both.items())
     rest = "".join(f"; those of the {part} new seeds alone" for part in counts if part not in both)
+    if whole:
+        are = "is no mean" if len(whole) == 1 else "are no means"
+        rest += f"; those of {' and '.join(whole)}, which {are} over images, new seeds alone"
     return [
         f"the 95 % intervals cover new seeds and other images of the same kind, by {shown}{rest}; those of the "
         "optimism cover new seeds alone, as it compares values on the same images. None covers that the validation "
         "images chose the configurations and epochs"
     ]
+
+
+def _is_of_all_images(confirmation: Confirmation, metric: str) -> bool:
+    """Says whether a metric is one of all images together, to which none adds a number of its own."""
+    return not confirmation.own_loop and metric.replace("test_", "val_", 1) in ON_DEMAND
 
 
 def _differences(confirmation: Confirmation) -> list[str]:

@@ -199,12 +199,8 @@ def _list_by_table(request: Request, path: Path) -> Listing:
     spec, root = request.spec, request.root
     table = labels.read_table(path, spec.label_column, spec.file_column)
     names = labels.column(table, spec.file_column, path, "data.file_column")
-    # Windows writes backslashes, which may stand in names elsewhere.
-    names = [
-        name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
-        for name in names
-    ]
-    written, names = names, _stripped(names, spec.strip, path)
+    written = with_slashes(root, names)
+    names = _stripped(written, spec.strip, path)
     missing = [one for one, name in zip(written, names, strict=True) if not os.path.lexists(root / name)]
     if missing:
         raise DataError(
@@ -226,6 +222,14 @@ def _list_by_table(request: Request, path: Path) -> Listing:
     return Listing(names, values, found, notes, table)
 
 
+def with_slashes(root: Path, names: Sequence[str]) -> list[str]:
+    """Returns names in whose place Windows wrote backslashes, which may stand in names elsewhere."""
+    return [
+        name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
+        for name in names
+    ]
+
+
 def _stripped(names: Sequence[str], prefix: str | None, path: Path) -> list[str]:
     """Returns the names of a table without what `data.strip` says.
 
@@ -234,9 +238,11 @@ def _stripped(names: Sequence[str], prefix: str | None, path: Path) -> list[str]
     """
     if prefix is None:
         return list(names)
-    if not any(name.startswith(prefix) for name in names):
+    given, slashed = prefix, prefix.replace("\\", "/")
+    prefix = next((one for one in (given, slashed) if any(name.startswith(one) for name in names)), None)
+    if prefix is None:
         raise DataError(
-            f'data.strip: no name in {path} begins with "{prefix}"; the first is {names[0]}; correct it or remove it'
+            f'data.strip: no name in {path} begins with "{given}"; the first is {names[0]}; correct it or remove it'
         )
     return [name.removeprefix(prefix).lstrip("/\\") if name.startswith(prefix) else name for name in names]
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -13,10 +14,10 @@ from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache
 from hpsearch.training.data.catalogue import FREE, TEST, Request
-from hpsearch.training.data.folder import SUFFIXES, list_pictures, part_of
+from hpsearch.training.data.folder import SUFFIXES, Listing, list_pictures, part_of, with_slashes
 from hpsearch.training.data.pictures import Header, read_headers
 
-_LABELS = ("label", "class", "target", "category", "species", "what", "y")
+_LABELS = ("label", "class", "target", "category", "species", "dx", "diagnosis", "what", "y")
 _SHOWN = 3  # tables
 _MOST_LABELS = 0.5  # of the rows, above which a column is no label
 _SERIES = re.compile(r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$")
@@ -35,6 +36,11 @@ class Labels:
     label_column: str
     split_column: str | None = None
     strip: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the column of labels is called so."""
+        return self.label_column.lower() in _LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +74,8 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     Raises:
         DataError: there are none, or they are not in the form of a data set.
     """
-    found, unfit = _find_labels(root) if is_folder(root, "FOLDER") else (None, [])
-    table = {} if found is None else vars_of(found)
-    try:
-        listing = list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
-    except DataError as error:
-        if found is not None or not unfit:
-            raise
-        raise DataError(f"{'; '.join(unfit[:_SHOWN])}. Without a table: {error}") from None
+    fitting, unfit = _find_labels(root) if is_folder(root, "FOLDER") else ([], [])
+    found, listing = _listed(root, cache, fitting, unfit)
     headers = read_headers(root, listing.names, None)
     readable = [header for header in headers if isinstance(header, Header)]
     if not readable:
@@ -94,6 +94,39 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     )
 
 
+def _listed(
+    root: Path, cache: Cache, fitting: Sequence[Labels], unfit: Sequence[str]
+) -> tuple[Labels | None, Listing]:
+    """Returns the pictures by a table whose column is called as labels are, else by class folders, else by a table.
+
+    Raises:
+        DataError: there are neither, or several columns may be the labels.
+    """
+
+    def listed(found: Labels | None) -> Listing:
+        table = {} if found is None else vars_of(found)
+        return list_pictures(Request(DataSpec(dataset="folder", **table), root, (), cache, None))
+
+    if fitting and fitting[0].is_known:
+        return fitting[0], listed(fitting[0])
+    try:
+        folders = listed(None)
+        if not fitting or len({*folders.labels}) > 1:
+            return None, folders
+    except DataError as error:
+        if unfit and not fitting:
+            raise DataError(f"{'; '.join(unfit[:_SHOWN])}. Without a table: {error}") from None
+        if not fitting:
+            raise
+    if len(fitting) > 1:
+        columns = ", ".join(f'"{one.label_column}" of {one.file}' for one in fitting)
+        raise DataError(
+            f"data.label_column: any of the columns {columns} may be the labels; call the one that is meant "
+            f'"{_LABELS[0]}" in the first line of its table'
+        )
+    return fitting[0], listed(fitting[0])
+
+
 def vars_of(found: Labels) -> dict[str, str]:
     """Returns the fields of the data table that name a table of labels."""
     named = {
@@ -106,11 +139,13 @@ def vars_of(found: Labels) -> dict[str, str]:
     return {field: value for field, value in named.items() if value is not None}
 
 
-def _find_labels(root: Path) -> tuple[Labels | None, list[str]]:
-    """Returns the table at the top of a folder that names pictures below it and says what each is.
+def _find_labels(root: Path) -> tuple[list[Labels], list[str]]:
+    """Returns what of the tables at the top of a folder that name pictures below it may say what each is.
 
-    Beside it, why other tables are none: they may be meant for something else, or damaged.
+    That is one column alone if it is called as labels are. Beside it, why other tables are none: they may be meant
+    for something else, or damaged.
     """
+    fitting: list[Labels] = []
     unfit: list[str] = []
     for path in sorted(root.glob("*.csv")):
         try:
@@ -131,17 +166,20 @@ def _find_labels(root: Path) -> tuple[Labels | None, list[str]]:
         split = next((name for name, values in others.items() if _are_parts(values)), None)
         others = {name: values for name, values in others.items() if name != split and _are_labels(values)}
         known = [own for name in _LABELS for own in others if own.lower() == name]
+        one = partial(Labels, path.name, files, split_column=split, strip=prefixes[files] or None)
+        if known:
+            return [one(known[0])], []
+        fitting += map(one, others)
         if others:
-            label = known[0] if known else min(others, key=lambda name: len({*others[name]}))
-            return Labels(path.name, files, label, split, prefixes[files] or None), []
+            continue
         unfit.append(f'data.labels: beside "{files}" no column of {path} has labels that repeat')
-    return None, unfit
+    return fitting, unfit
 
 
 def _prefix(root: Path, values: Sequence[str]) -> str | None:
     """Returns what to remove in front of names so that they are pictures below the root; None if nothing helps."""
-    few = [value for value in values[:20] if Path(value).suffix.lower() in SUFFIXES]
-    if not few or len(few) < len(values[:20]):
+    few = with_slashes(root, values[:20])
+    if not all(Path(value).suffix.lower() in SUFFIXES for value in few):
         return None
     cuts = [0, *(place + 1 for place, letter in enumerate(few[0]) if letter == "/")]
     for cut in cuts:
@@ -164,5 +202,5 @@ def _find_series(names: Sequence[str]) -> str:
     """Returns an expression for the part of a name that pictures of one series share, such as e03 of e03-0012.jpg."""
     matches = [_SERIES.match(Path(name).name) for name in names]
     groups = Counter(match[1] for match in matches if match)
-    whole = sum(groups.values()) >= 0.9 * len(names)
+    whole = sum(groups.values()) == len(names)  # a study refuses a name that gives no group
     return _SERIES.pattern if whole and 5 <= len(groups) <= len(names) / 3 else ""

@@ -53,6 +53,12 @@ def test_the_prefix_is_removed_and_the_column_gives_the_parts(tmp_path: Path) ->
     assert sorted(map(int, names)) == [number for number in range(24) if number // 2 % 4 == 3]
 
 
+@pytest.mark.parametrize("strip", ["C:\\scans", "C:\\scans\\", "C:/scans"])
+def test_a_prefix_that_windows_wrote_is_removed(tmp_path: Path, strip: str) -> None:
+    facts = loaded(write(tmp_path / "set", prefix="C:\\scans\\"), strip=strip).facts
+    assert (facts.train, facts.val, facts.test) == (12, 6, 6)
+
+
 def test_without_a_val_in_the_column_it_is_cut_from_training(tmp_path: Path) -> None:
     root = write(tmp_path / "set", parts=("train", "train", "train", "Test"))
     facts = loaded(root, split={"train": 0.5, "val": 0.5, "test": 0.0}).facts
