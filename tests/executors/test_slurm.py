@@ -359,6 +359,7 @@ def test_a_job_without_a_trial_ends_and_comes_back_when_it_is_wanted(
     assert one.came(PlaceRemoved) == [PlaceRemoved(1)]
     (left,) = one.came(WorkerExit)
     assert (left.worker, left.blameless) == (1, True)
+    one.until(lambda: bool(one.came(EpochResult)), "an epoch")
     (result,) = one.came(EpochResult)
     one.decide(0, result, Action.STOP)
     one.until(lambda: bool(one.came(TrialEnd)), "the trial's end")
