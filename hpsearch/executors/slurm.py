@@ -510,8 +510,27 @@ def parameters(cluster: Cluster) -> dict[str, str]:
         name, _, value = given.partition("=")
         if name in OURS:
             raise UserError(f"--slurm {given}: hpsearch needs {name} itself; leave it out")
+        if name == "time" and _seconds(value) <= 2 * SIGNAL:
+            raise UserError(
+                f"--slurm {given}: a job is told to leave {SIGNAL} s or more before its end, so this one would train "
+                f"nothing; give more than {2 * SIGNAL // 60} minutes"
+            )
         found[name] = value
     return found
+
+
+def _seconds(limit: str) -> float:
+    """Returns a time limit as `sbatch` takes it: minutes, minutes:seconds, hours:minutes:seconds, or days-hours..."""
+    days, dash, rest = limit.rpartition("-")
+    try:
+        numbers = [int(number) for number in rest.split(":")]
+        if dash:
+            hours, minutes, seconds = [*numbers, 0, 0][:3]
+        else:
+            hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+    except ValueError:  # "UNLIMITED", or what sbatch itself refuses
+        return float("inf")
 
 
 def read_queue(text: str) -> dict[str, tuple[str, str, str]]:

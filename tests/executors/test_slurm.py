@@ -38,6 +38,14 @@ SECONDS = 60.0
     [
         ("time", None),
         ("exclusive", None),
+        ("time=3", None),
+        ("time=0:03:00", None),
+        ("time=1-0", None),
+        ("time=UNLIMITED", None),
+        ("time=2", "this one would train nothing; give more than 2 minutes"),
+        ("time=1:30", "this one would train nothing"),
+        ("time=0:01:00", "this one would train nothing"),
+        ("time=0-0:01", "this one would train nothing"),
         ("2:00", "write a parameter of sbatch and its value, as in time=2:00:00"),
         ("Time=2", "write a parameter of sbatch"),
         ("--time=2", "write a parameter of sbatch"),
@@ -50,7 +58,7 @@ SECONDS = 60.0
 )
 def test_only_parameters_of_sbatch_are_taken(given: str, words: str | None) -> None:
     if words is None:
-        assert given in parameters(Cluster(slurm=(given,)))
+        assert given.partition("=")[0] in parameters(Cluster(slurm=(given,)))
         return
     with pytest.raises(UserError) as refused:
         parameters(Cluster(slurm=(given,)))
