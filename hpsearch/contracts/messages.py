@@ -108,7 +108,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a worker's process uses at the moment: its resident memory."""
+    """What a worker's process uses at the moment: its resident memory, in MiB."""
 
     worker: int
     memory_mb: float

@@ -6,9 +6,11 @@ refused: an unknown kind, a field too many or too few, a value of another type.
 
 import functools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from hpsearch.contracts.messages import (
     Decision,
@@ -45,7 +47,21 @@ class WireError(ValueError):
 def encode(message: ToWorker | FromWorker) -> bytes:
     """Returns a message as a line of JSON."""
     kind = type(message).__name__
-    return b'{"kind":%s,"fields":%s}' % (json.dumps(kind).encode(), _adapter(kind).dump_json(message))
+    try:
+        fields = _adapter(kind).dump_json(message)
+    except PydanticSerializationError:  # half characters, as of a file's name that is not UTF-8
+        text = json.dumps(_visible(_adapter(kind).dump_python(message)))
+        fields = text.encode()
+    return b'{"kind":%s,"fields":%s}' % (json.dumps(kind).encode(), fields)
+
+
+def _visible(value: Any) -> Any:
+    """Returns plain values whose half characters are written out, as in caf\\udce9."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(inner) for key, inner in value.items()}
+    return [_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def to_worker(text: bytes) -> ToWorker:

@@ -19,13 +19,16 @@ def make_executor(name: str, folder: RunFolder, cluster: Cluster | None = None) 
         name: one of `OURS`, or the name of an entry point of the group `hpsearch.executors`.
 
     Raises:
-        UserError: it is not installed, or cannot be loaded.
+        UserError: it is not installed, cannot be loaded, or does not know what the cluster is asked for.
     """
+    cluster = cluster or Cluster()
     if name in OURS:
-        return OURS[name](folder, cluster or Cluster())
+        _refuse_unheeded(name, cluster)
+        return OURS[name](folder, cluster)
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
         raise UserError(f'--executor: "{name}" is not installed; {nearest(name, [*OURS, *found])}')
+    _refuse_unheeded(name, cluster)
     try:
         executor: Executor = found[name].load()(folder)
     except HpsearchError:
@@ -36,6 +39,13 @@ def make_executor(name: str, folder: RunFolder, cluster: Cluster | None = None) 
             "reinstall its package"
         ) from error
     return executor
+
+
+def _refuse_unheeded(name: str, cluster: Cluster) -> None:
+    for flag, heeded in HEEDED.items():
+        if name not in heeded and getattr(cluster, flag) != getattr(Cluster(), flag):
+            names = " or ".join([", ".join(heeded[:-1]), heeded[-1]] if heeded[1:] else heeded)
+            raise UserError(f"--{flag}: only with --executor {names}, and this is {name}; leave it out")
 
 
 def _local(folder: RunFolder, cluster: Cluster) -> Executor:
@@ -66,6 +76,14 @@ OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
     "slurm": _slurm,
     "ray": _ray,
 }
+
+HEEDED = {
+    "listen": ["slurm", "ray", "dial"],
+    "partition": ["slurm"],
+    "slurm": ["slurm"],
+    "address": ["ray"],
+}
+"""Which executors heed what a cluster is asked for."""
 
 CLUSTERS = ("slurm", "ray")
 """Those that ask a scheduler for places, which others may want too."""

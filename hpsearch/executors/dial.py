@@ -5,10 +5,14 @@ that starts the workers: see `DialExecutor.begin`, `tend`, `end` and `left`.
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import selectors
+import shlex
 import socket
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -30,7 +34,8 @@ from hpsearch.contracts.messages import (
 )
 from hpsearch.contracts.places import Cluster
 from hpsearch.contracts.wire import WireError, encode, from_worker
-from hpsearch.errors import UserError
+from hpsearch.errors import DeviceError, UserError
+from hpsearch.executors.address import split_address
 from hpsearch.executors.line import (
     BEAT_EVERY,
     GREETING,
@@ -47,9 +52,14 @@ from hpsearch.executors.line import (
     new_secret,
     read_token,
 )
+from hpsearch.executors.places import refuse_share
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.store.identity import DriverIdentity
+from hpsearch.text import one_line
 from hpsearch.version import __version__
+
+if sys.platform != "win32":
+    import resource
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +94,13 @@ class Seat:
     Attributes:
         process: names the process that has taken it; "" before.
         lost: when its connection broke (monotonic seconds); None while there is one, or was none yet.
-        silent: whether the connection broke without a word of the other end's system.
+        silent: whether the connection broke without a word of the other end's system, or while the driver was
+            away: the worker may have left for lack of a driver.
         killed: when it was killed.
         said: what was last said of its waiting, and when.
         folders: of the trials that it was given, by number.
         is_ready: whether it has said that it can train.
+        has_trained: whether it has finished an epoch.
     """
 
     place: WorkerPlace
@@ -101,6 +113,7 @@ class Seat:
     said: tuple[str, float] = ("", 0.0)
     folders: dict[int, str] = field(default_factory=dict)
     is_ready: bool = False
+    has_trained: bool = False
 
     @property
     def has_entered(self) -> bool:
@@ -129,6 +142,9 @@ class DialExecutor:
         self._greeted: dict[bytes, None] = {}
         self._refused = 0
         self._host = ""
+        self._turned = time.time()
+        self._returned = float("-inf")
+        self._touched = 0.0
 
     # What a scheduler adds
 
@@ -139,8 +155,8 @@ class DialExecutor:
         """Looks after what was started, several times a second; says what is waited for."""
         for seat in self.seats.values():
             if not seat.has_entered:
-                command = f"hpsearch worker --dial {self.address} --token-file {self.token_file}"
-                self.say(seat, f"waits for a worker: start one with {command}", now)
+                command = ["hpsearch", "worker", "--dial", self.address, "--token-file", str(self.token_file)]
+                self.say(seat, f"waits for a worker: start one with {shlex.join(command)}", now)
 
     def end(self, seat: Seat) -> None:
         """Ends at once what was started for a worker, whether it has dialled or not."""
@@ -169,10 +185,23 @@ class DialExecutor:
         return "127.0.0.1"
 
     def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        refuse_share(share, "dial")
+        if wanted.gpus not in ("auto", "all", "none"):
+            raise DeviceError(
+                f"--gpus {wanted.gpus}: with --executor dial, each worker chooses its GPU by its own "
+                "CUDA_VISIBLE_DEVICES; give auto, all or none"
+            )
+        for name in ("workers_per_gpu", "gpus_per_trial"):
+            if (number := getattr(wanted, name)) != 1:
+                raise DeviceError(
+                    f"--{name.replace('_', '-')} {number}: with --executor dial, each worker uses one GPU where it is "
+                    "started; leave the flag out"
+                )
         self.listen()
         return [WorkerPlace(number, (), threads) for number in range(wanted.workers or 1)]
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
+        _refuse_foreign_names(setup)
         self.listen()
         seat = Seat(place)
         self.seats[place.worker] = seat
@@ -254,19 +283,19 @@ class DialExecutor:
         """
         if self._listener is None:
             given = self.cluster.listen or self.default_host()
-            host, _, port = given.rpartition(":")
-            if not host or not port.isdecimal():
-                host, port = given, "0"
-            self._host = host.strip("[]")
-            self._open(given, self._host, int(port))
+            try:
+                self._host, port = split_address(given)
+            except ValueError as error:
+                raise UserError(
+                    f'--listen "{one_line(given, 100)}": {error}; write HOST or HOST:PORT'
+                ) from None
+            self._open(given, self._host, port or 0)
         assert self._listener is not None
         shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         return shown, self._listener.getsockname()[1]
 
     def _open(self, given: str, host: str, port: int) -> None:
         try:
-            if port > 65535:
-                raise OSError("there is no such port")
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
@@ -274,6 +303,7 @@ class DialExecutor:
                 f'--listen "{given}": cannot be listened on: {error}; give an address of this machine that '
                 "workers can reach, or another port"
             ) from None
+        _allow_many_files()
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -307,6 +337,10 @@ class DialExecutor:
         if self._selector is None:
             time.sleep(timeout)
             return
+        now = time.time()  # monotonic time does not count sleep
+        if now - self._turned > SILENCE:
+            self._returned = time.monotonic()
+        self._turned = now
         for key, events in self._selector.select(timeout):
             if key.data is None:
                 self._accept()
@@ -318,13 +352,24 @@ class DialExecutor:
                 self._flush(connection)
         self._look_at_the_clock(time.monotonic())
 
+    @property
+    def _was_away(self) -> bool:
+        """Whether this process has just been suspended, or busy, for so long that workers may have left."""
+        return time.monotonic() - self._returned < SILENCE
+
+    def has_left_alone(self, seat: Seat) -> bool:
+        """Says whether a worker that has gone may have found no driver, which is not its fault."""
+        return seat.silent or (not seat.has_entered and self._was_away)
+
     def _accept(self) -> None:
         assert self._listener is not None
         assert self._selector is not None
         for _ in range(STRANGERS):
             try:
                 one, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except OSError as error:  # nobody there, who was there has gone, or the system has no room for it
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._strangers:
+                    self._close(self._oldest_stranger())
                 return
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -333,9 +378,12 @@ class DialExecutor:
             self._strangers[connection] = None
             self._selector.register(one, selectors.EVENT_READ, connection)
             if len(self._strangers) > STRANGERS:
-                unproven = (other for other in self._strangers if other.channel is None)
-                self._close(next(unproven, next(iter(self._strangers))))
+                self._close(self._oldest_stranger())
             self._read(connection)  # a worker greets at once
+
+    def _oldest_stranger(self) -> _Connection:
+        unproven = (other for other in self._strangers if other.channel is None)
+        return next(unproven, next(iter(self._strangers)))
 
     def _read(self, connection: _Connection) -> None:
         try:
@@ -407,6 +455,7 @@ class DialExecutor:
         connection.channel.most = MOST
         self._strangers.pop(connection, None)
         seat.process, seat.connection, seat.lost, connection.seat = entry.session, connection, None, seat
+        seat.silent = False
         seat.session.acknowledge(entry.received)
         self._write(connection, Kind.WELCOME, json.dumps({"received": seat.session.received}).encode())
         for frame in seat.session.again():
@@ -433,6 +482,7 @@ class DialExecutor:
             self.bury(seat, f"was hung up on, since no worker says this: {error}")
             return
         seat.is_ready = seat.is_ready or isinstance(message, Ready)
+        seat.has_trained = seat.has_trained or isinstance(message, EpochResult)
         self.ready.append(message)
 
     def ended(self, seat: Seat, is_told: bool) -> None:
@@ -496,9 +546,13 @@ class DialExecutor:
         self._strangers.pop(connection, None)
         seat = connection.seat
         if seat is not None and seat.connection is connection:
-            seat.connection, seat.lost, seat.silent = None, time.monotonic(), silent
+            seat.connection, seat.lost, seat.silent = None, time.monotonic(), silent or self._was_away
 
     def _look_at_the_clock(self, now: float) -> None:
+        if now - self._touched >= BEAT_EVERY:  # its age tells workers whether there is a driver
+            self._touched = now
+            with contextlib.suppress(OSError):
+                os.utime(self.token_file)
         for connection in list(self._strangers):
             if now - connection.since <= PATIENCE:
                 break
@@ -529,3 +583,27 @@ class DialExecutor:
         self._listener = self._selector = None
         self.seats.clear()
         self.token_file.unlink(missing_ok=True)
+
+
+def _refuse_foreign_names(setup: WorkerSetup) -> None:
+    """Refuses paths that no message can carry.
+
+    Raises:
+        UserError: a path is not UTF-8.
+    """
+    paths = [("--data-root", setup.data_root or ""), ("--run-folder", setup.cache)]
+    for name, path in [*paths, *(("the study's folder", path) for path in setup.import_paths)]:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f'{name}: "{one_line(path)}" is not UTF-8, so workers elsewhere cannot be told of it; rename it'
+            ) from None
+
+
+def _allow_many_files() -> None:
+    """Lets this process have as many connections as the system allows it."""
+    if sys.platform != "win32":
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -115,7 +115,7 @@ def read_token(path: Path) -> Token:
         token = Token(**json.loads(text))
         if len(token.key) != _NONCE or not token.reconnect >= 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise UserError(f"{where} is not a token file; name the one that the driver has written") from None
     return token
 

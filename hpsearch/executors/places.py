@@ -54,6 +54,18 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
     return [WorkerPlace(number, group, threads, order) for number, group in enumerate(shares)]
 
 
+def refuse_share(share: str, executor: str) -> None:
+    """Refuses that workers share a GPU at once, which only this machine's do.
+
+    Raises:
+        DeviceError: it is asked for.
+    """
+    if share != "time":
+        raise DeviceError(
+            f"--share {share}: not with --executor {executor}, only with local; leave the flag out"
+        )
+
+
 def gpus_of_jobs(wanted: Workers, scheduler: str, where: str, has_gpus: bool) -> int:
     """Returns how many GPUs each worker is to get from a scheduler, which chooses them.
 

@@ -19,10 +19,11 @@ from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
+from hpsearch.executors.address import is_loopback
 from hpsearch.executors.dial import DialExecutor, Seat
 from hpsearch.executors.line import Entry
 from hpsearch.executors.local import own_paths, python_module, tail, thread_counts
-from hpsearch.executors.places import gpus_of_jobs
+from hpsearch.executors.places import gpus_of_jobs, refuse_share
 from hpsearch.files.run_folder import RunFolder
 
 try:
@@ -97,9 +98,16 @@ class RayExecutor(DialExecutor):
 
     def default_host(self) -> str:
         """Returns the address by which this machine is a node of the cluster."""
-        return str(_ray.util.get_node_ip_address())
+        own = str(_ray.util.get_node_ip_address())
+        if is_loopback(own) and any(node["NodeManagerAddress"] != own for node in _ray.nodes()):
+            raise UserError(
+                f"--listen: this machine is a node of Ray by the address {own}, which no other machine can reach; give "
+                "one that the nodes can reach"
+            )
+        return own
 
     def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
+        refuse_share(share, "ray")
         self._connect()
         has = _ray.cluster_resources()
         self._gpus = gpus_of_jobs(wanted, "Ray", "the cluster", has.get("GPU", 0) > 0)
@@ -184,7 +192,7 @@ class RayExecutor(DialExecutor):
         if seat.connection is not None and seat.killed is None:
             return
         try:
-            reason, blameless = f"exited with status {ray.get(actor.work)}", False
+            reason, blameless = f"exited with status {ray.get(actor.work)}", self.has_left_alone(seat)
         except ActorDiedError as error:
             is_gone = not _is_alive(actor)
             said = " ".join(str(error).split())[:200]

@@ -24,10 +24,11 @@ from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import PlaceAdded, PlaceRemoved, Shutdown, ToWorker, TrialRun, WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
+from hpsearch.executors.address import is_loopback
 from hpsearch.executors.dial import DialExecutor, Seat
 from hpsearch.executors.line import Entry
 from hpsearch.executors.local import own_paths, python_module, tail, thread_counts
-from hpsearch.executors.places import gpus_of_jobs
+from hpsearch.executors.places import gpus_of_jobs, refuse_share
 from hpsearch.files.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,11 @@ ANSWERS = 60.0  # seconds in which a command of Slurm must have answered
 RETRY = 10.0  # seconds until jobs are submitted again that Slurm could not take
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 
-BLAMELESS = frozenset(["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"])
+BLAMELESS = frozenset(["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED"])
 """Ends that neither the worker nor its trial has caused."""
+
+TIMEOUT = "TIMEOUT"
+"""The end of a job at its time limit, blameless if an epoch fits into it."""
 
 HELD = ("requeued held", "JobHoldMaxRequeue")
 """Reasons for which Slurm never starts a requeued job again: its node had not yet ended the run before."""
@@ -49,10 +53,18 @@ HELD = ("requeued held", "JobHoldMaxRequeue")
 GONE = "GONE"
 """What is said of a job that the queue does not know any more."""
 
-ENDED = BLAMELESS | {"COMPLETED", "FAILED", "OUT_OF_MEMORY", GONE}
+ENDED = BLAMELESS | {"COMPLETED", "FAILED", "OUT_OF_MEMORY", TIMEOUT, GONE}
 
-OURS = frozenset(["array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "wrap"])
+OURS = frozenset(
+    ["array", "chdir", "clusters", "error", "job-name", "open-mode", "output", "parsable", "wait", "wrap"]
+)
 """Parameters of `sbatch` that are not the user's."""
+
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables of Slurm that are the user's; those of a job's own begin alike."""
+
+DROPPED = ("SBATCH_CLUSTERS", "SBATCH_WAIT", "HPSEARCH_STORAGE")
+"""Variables that would break `sbatch`, or show the database's password in every job."""
 
 _PARAMETER = re.compile(r"[a-z][a-z0-9-]*(=.+)?", re.DOTALL)
 
@@ -90,7 +102,7 @@ class SlurmExecutor(DialExecutor):
         self._gpus = 0
         self._due: list[int] = []
         self._batch = 0
-        self._has_submitted = False
+        self._has_submitted = self._was_taken = False
         self._retry_at = 0.0
         self._submission: tuple[_Command, list[int]] | None = None
         self._look: tuple[_Command, float] | None = None
@@ -116,6 +128,14 @@ class SlurmExecutor(DialExecutor):
                     "this machine that the nodes can reach"
                 ) from None
             host: str = probe.getsockname()[0]
+        here = socket.gethostname().partition(".")[0]
+        if is_loopback(host) and set(ask(["sinfo", "--noheader", "--Node", "--format", "%n"]).split()) != {
+            here
+        }:
+            raise UserError(
+                f"--listen: the way to Slurm's controller {found[1]} is {host}, which no other machine can reach; give "
+                "an address of this machine that the nodes can reach"
+            )
         return host
 
     def places(self, wanted: Workers, threads: int, share: str) -> list[WorkerPlace]:
@@ -125,7 +145,8 @@ class SlurmExecutor(DialExecutor):
                 f"--executor slurm: {missing[0]} is not on the PATH; start hpsearch on a login node of the cluster, "
                 "or load Slurm's module"
             )
-        partition = self.cluster.partition
+        refuse_share(share, "slurm")
+        partition = self._parameters.get("partition") or os.environ.get("SBATCH_PARTITION")
         where = ["--partition", partition] if partition else []
         has_gpus = "gpu" in ask(["sinfo", "--noheader", "--format", "%G", *where])
         there = f"the partition {partition}" if partition else "the cluster"
@@ -283,7 +304,7 @@ class SlurmExecutor(DialExecutor):
         status, out, err = command.result()
         found = re.match(r"\d+", out)
         if status == 0 and found:
-            self._looked = 0.0
+            self._looked, self._was_taken = 0.0, True
             for number in numbers:
                 job = self.jobs.get(number)
                 if job is not None and job.name.endswith(f".{self._batch}"):
@@ -291,8 +312,8 @@ class SlurmExecutor(DialExecutor):
                 else:  # ended meanwhile
                     self._cancel(_Job("", f"{found[0]}_{number}"))
             return
-        said = " ".join(err.split()) or f"status {status}"
-        if not any(job.id for job in self.jobs.values()) and not _is_passing(said):
+        said = " ".join(err.split()) or f"sbatch ended with status {status}"
+        if not self._was_taken and not _is_passing(said):
             raise UserError(f"--executor slurm: sbatch refuses the jobs: {said}; see --partition and --slurm")
         self._retry_at = now + RETRY
         for number in numbers:
@@ -344,7 +365,7 @@ class SlurmExecutor(DialExecutor):
         awaited = any(seat.lost is not None for seat in self.seats.values()) or any(
             job.is_left or not job.asked for job in self.jobs.values()
         )
-        if self.jobs and now - self._looked >= (LOOK_SOON if awaited else LOOK):
+        if self._has_submitted and now - self._looked >= (LOOK_SOON if awaited else LOOK):
             self._looked = now
             self._look = _Command(self._queue_command()), now
 
@@ -353,6 +374,11 @@ class SlurmExecutor(DialExecutor):
             if job.id and asked > job.since:
                 job.state, job.node, job.reason = queue.get(job.id, (GONE, "", ""))
                 job.asked = asked
+        if self._submission is None:  # else they may be those that it is about to tell of
+            known = {job.id for job in self.jobs.values()}
+            for id, (state, _, _) in queue.items():
+                if id not in known and state in ("PENDING", "RUNNING"):
+                    self._cancel(_Job("", id))  # sbatch failed, and yet it was taken
 
     def _judge(self, number: int, seat: Seat, job: _Job, now: float) -> None:
         """Says what the state of its job means for a worker that is not there."""
@@ -364,9 +390,8 @@ class SlurmExecutor(DialExecutor):
             elif has_ended:
                 del self.jobs[number]
                 text = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
-                self.bury(
-                    seat, f"job {job.id} ended before it began: {job.state}", text, job.state in BLAMELESS
-                )
+                why = f"job {job.id} ended before it began: {job.state}"
+                self.bury(seat, why, text, self._is_blameless(seat, job))
             elif job.state == "PENDING" and any(reason in job.reason for reason in HELD):
                 logger.warning("worker %d: job %s is replaced: %s", number, job.id, job.reason)
                 self._cancel(job)
@@ -381,10 +406,20 @@ class SlurmExecutor(DialExecutor):
                 self.say(seat, f"job {job.id} starts on {job.node or 'a node'}", now)
         elif seat.lost is not None and job.asked > seat.lost and seat.killed is None:
             if has_ended:
-                self.bury(seat, f"job {job.id} ended: {job.state}", blameless=job.state in BLAMELESS)
+                blameless = self._is_blameless(seat, job)
+                why = f"job {job.id} ended: {job.state}"
+                if job.state == TIMEOUT and not blameless:
+                    why += " before it had finished an epoch; give the jobs more time (--slurm time=...)"
+                self.bury(seat, why, blameless=blameless)
                 self.jobs.pop(number, None)
             elif job.state == "PENDING":
                 self.bury(seat, f"job {job.id} was requeued ({job.reason})", blameless=True)
+
+    def _is_blameless(self, seat: Seat, job: _Job) -> bool:
+        """Says whether neither a worker nor its trial has caused its job's end."""
+        if job.state == TIMEOUT:  # what does not fit into a job would be tried for ever
+            return seat.has_trained or (seat.is_ready and not seat.folders)
+        return job.state in BLAMELESS or (self.has_left_alone(seat) and job.state != "OUT_OF_MEMORY")
 
     def _retire(self, now: float) -> None:
         """Ends the jobs that have had no trial for a while, as long as others train."""
@@ -408,10 +443,12 @@ class _Command:
         source.seek(0)
         self._process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err, env=_environment())
         self._until = time.monotonic() + ANSWERS
+        self._hangs = False
 
     def done(self) -> bool:
         """Says whether it has ended; one that does not answer is ended."""
         if self._process.poll() is None and time.monotonic() > self._until:
+            self._hangs = True
             self._process.kill()
             self._process.wait()
         return self._process.poll() is not None
@@ -429,7 +466,7 @@ class _Command:
             said.append(file.read())
         status = self._process.wait()
         self.close()
-        return status, said[0], said[1]
+        return status, said[0], f"did not answer for {ANSWERS:g} s" if self._hangs else said[1]
 
     def close(self) -> None:
         """Ends it, if it runs."""
@@ -473,8 +510,27 @@ def parameters(cluster: Cluster) -> dict[str, str]:
         name, _, value = given.partition("=")
         if name in OURS:
             raise UserError(f"--slurm {given}: hpsearch needs {name} itself; leave it out")
+        if name == "time" and _seconds(value) <= 2 * SIGNAL:
+            raise UserError(
+                f"--slurm {given}: a job is told to leave {SIGNAL} s or more before its end, so this one would train "
+                f"nothing; give more than {2 * SIGNAL // 60} minutes"
+            )
         found[name] = value
     return found
+
+
+def _seconds(limit: str) -> float:
+    """Returns a time limit as `sbatch` takes it: minutes, minutes:seconds, hours:minutes:seconds, or days-hours..."""
+    days, dash, rest = limit.rpartition("-")
+    try:
+        numbers = [int(number) for number in rest.split(":")]
+        if dash:
+            hours, minutes, seconds = [*numbers, 0, 0][:3]
+        else:
+            hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+    except ValueError:  # "UNLIMITED", or what sbatch itself refuses
+        return float("inf")
 
 
 def read_queue(text: str) -> dict[str, tuple[str, str, str]]:
@@ -497,15 +553,17 @@ def _job_name(driver: str) -> str:
 
 def _is_passing(said: str) -> bool:
     """Says whether Slurm may take the same job in a moment."""
-    return any(word in said for word in ("Unable to contact", "timed out", "temporarily", "try again"))
+    return any(
+        word in said
+        for word in ("Unable to contact", "timed out", "did not answer", "temporarily", "try again")
+    )
 
 
 def _environment() -> dict[str, str]:
     """Returns this process's environment, in which hpsearch is found; a driver's own job is none of its workers'."""
-    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
-    own = own_paths(os.environ)
     return {
         name: value
-        for name, value in own.items()
-        if name in kept or not name.startswith(("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_"))
+        for name, value in own_paths(os.environ).items()
+        if name in KEPT
+        or not (name in DROPPED or name.startswith(("SLURM_", "SQUEUE_", "SCANCEL_", "SINFO_")))
     }

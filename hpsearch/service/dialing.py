@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +25,7 @@ from typing import Any
 from hpsearch.contracts.messages import FromWorker, ToWorker
 from hpsearch.contracts.wire import WireError, encode, to_worker
 from hpsearch.errors import HpsearchError, UserError
+from hpsearch.executors.address import split_address
 from hpsearch.executors.line import (
     ANSWER,
     BEAT_EVERY,
@@ -35,6 +37,7 @@ from hpsearch.executors.line import (
     Kind,
     LineError,
     Session,
+    Token,
     answered,
     greeting,
     read_object,
@@ -43,7 +46,7 @@ from hpsearch.executors.line import (
 from hpsearch.executors.local import thread_counts
 from hpsearch.service.signals import heeded
 from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once, leave_with_driver
-from hpsearch.text import LineFormatter
+from hpsearch.text import LineFormatter, one_line
 from hpsearch.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 1 << 18  # bytes read at a time
 FIRST_PAUSE, MOST_PAUSE = 0.05, 2.0  # seconds between two attempts to dial
 ANSWERS = 30.0  # seconds in which a driver that may be busy must have answered
+HURRY = 10.0  # seconds in which the last words of a worker that was told to leave must have arrived
 
 
 class Gone(Exception):
@@ -70,7 +74,7 @@ def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False)
         HpsearchError: the driver is not there, or refuses this worker.
     """
     address = parse_address(dial)
-    read_token(token_file)  # a wrong one is said before anything else
+    token = read_token(token_file)  # a wrong one is said before anything else
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -80,7 +84,7 @@ def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False)
         threading.Thread(target=leave_with_driver, args=(0, os.getppid()), daemon=True).start()
     terminated = threading.Event()
     _heed(terminated)
-    line = Line(address, token_file, name, leave_at_once)
+    line = Line(address, token_file, token, name, leave_at_once)
     try:
         while not line.poll(LOOK_UP):
             if terminated.is_set():
@@ -91,7 +95,12 @@ def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False)
         attend(line, setup, terminated)
     except EOFError:
         raise HpsearchError(f"--dial {dial}: {line.reason}") from None
+    except Exception:
+        logger.exception("this worker fails")  # before the driver hears that it has gone, and reads its log
+        return 1
     finally:
+        for number in heeded():  # nothing is trained any more
+            signal.signal(number, lambda *_: leave_at_once())
         line.close(terminated.is_set())
     return TERMINATED if terminated.is_set() else 0
 
@@ -102,10 +111,15 @@ def parse_address(dial: str) -> tuple[str, int]:
     Raises:
         UserError: it is none.
     """
-    host, _, port = dial.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f'--dial: "{dial}" is not an address; write HOST:PORT, as the driver has said it')
-    return host.strip("[]"), int(port)
+    try:
+        host, port = split_address(dial)
+    except ValueError:
+        host, port = "", None
+    if not host or not port:
+        raise UserError(
+            f'--dial: "{one_line(dial, 100)}" is not an address; write HOST:PORT, as the driver has said it'
+        )
+    return host, port
 
 
 def _heed(terminated: threading.Event) -> None:
@@ -131,11 +145,12 @@ class Line:
     """
 
     def __init__(
-        self, address: tuple[str, int], token_file: Path, name: str, leave: Callable[[], object]
+        self, address: tuple[str, int], token_file: Path, token: Token, name: str, leave: Callable[[], object]
     ) -> None:
         self.reason = ""
         self._address = address
         self._token_file = token_file
+        self._token = token
         self._name = name
         self._leave = leave
         self._id = uuid.uuid4().hex
@@ -177,15 +192,21 @@ class Line:
     def close(self, told: bool) -> None:
         """Says that the worker leaves, and waits until all that it has said has arrived.
 
+        Who was told to leave is in a hurry, and who was given nothing yet has nothing to say.
+
         Args:
             told: whether it was told to by a signal.
         """
         with contextlib.suppress(EOFError):
             self._closing = True
             self._post(b"told" if told else b"", Kind.END)
-        self._thread.join()
-        for end in (self._ours, self._wake):
-            end.close()
+        if told:
+            self._thread.join(HURRY if self._session.received else 0.0)
+        else:
+            self._thread.join()
+        if not self._thread.is_alive():  # else it ends with the process
+            for end in (self._ours, self._wake):
+                end.close()
 
     def _post(self, body: bytes, kind: Kind) -> None:
         with self._changed:
@@ -219,10 +240,11 @@ class Line:
         Raises:
             Gone: the driver has gone, or does not want this worker.
         """
-        reconnect = read_token(self._token_file).reconnect
+        reconnect = self._token.reconnect
         last, pause, told = time.monotonic(), FIRST_PAUSE, ""
         while not (self._closing and self._session.is_acknowledged and not self._posted):
             broken = ""
+            self._look_at_token()
             try:
                 with socket.create_connection(self._address, ANSWERS) as connection:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -235,9 +257,9 @@ class Line:
                             return
                         finally:
                             last = time.monotonic()
+                    last = time.monotonic()  # there is a driver, which will want this worker later
             except (OSError, LineError) as error:
                 broken = str(error) or type(error).__name__
-            self._look_at_token()
             if self._closing and not self._session.received:
                 raise Gone("told to leave before it was given anything to do")
             if time.monotonic() - last > reconnect:
@@ -249,8 +271,21 @@ class Line:
             pause = min(2 * pause, MOST_PAUSE)
 
     def _look_at_token(self) -> None:
-        if not self._token_file.exists():
-            raise Gone(f"the driver has ended (its token {self._token_file} has gone)")
+        """Looks whether the driver has removed its token, or had gone before this worker began.
+
+        Raises:
+            Gone: it has.
+        """
+        try:
+            age = 0.0 if self._session.received else _age(self._token_file)
+            self._token_file.stat()
+        except FileNotFoundError:
+            raise Gone(f"the driver has ended (its token {self._token_file} has gone)") from None
+        except OSError as error:  # shared file systems have hiccups
+            logger.info("the driver's token cannot be looked at: %s", error)
+            return
+        if age > max(self._token.reconnect, SILENCE):
+            raise Gone(f"the driver has gone (its token {self._token_file} is {age:.0f} s old)")
 
     def _enter(self, connection: socket.socket) -> tuple[Channel | None, str]:
         """Proves both ends and enters; returns the channel, or why the driver does not want the worker yet.
@@ -259,7 +294,7 @@ class Line:
             Gone: the driver refuses this worker.
             LineError, OSError: the connection is broken.
         """
-        key = read_token(self._token_file).key
+        key = self._token.key
         greeted = greeting(key)
         connection.sendall(greeted)
         said = b""
@@ -338,3 +373,13 @@ def _received(connection: socket.socket, most: int) -> bytes:
     if not data:
         raise LineError("the driver has hung up")
     return data
+
+
+def _age(path: Path) -> float:
+    """Returns how long ago a file was touched, by the clock of its own file system.
+
+    Raises:
+        OSError: it is not there, or cannot be looked at.
+    """
+    with path.open("rb") as file, tempfile.TemporaryFile(dir=path.parent) as now:
+        return os.fstat(now.fileno()).st_mtime - os.fstat(file.fileno()).st_mtime

@@ -105,6 +105,7 @@ class Driver:
 
     def turn(self) -> None:
         """One round: answers first, then writes, then supervision, then at most one new trial."""
+        self.fleet.withdraw(self.study.total - self.study.view.board.finished)
         for worker in self.fleet.start_due() if self.stops.reason is None else ():
             self.call("on_worker", WorkerNews(worker.place.worker, "starting", "starting"))
         messages = self.fleet.receive(self._patience())

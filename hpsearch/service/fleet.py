@@ -231,6 +231,21 @@ class Fleet:
             self._spared.add(worker.place.worker)
         self._executor.kill(worker.place.worker)
 
+    def withdraw(self, left: int) -> None:
+        """Gives back places that are queued for, or not yet asked for, beyond one for each trial that is left."""
+        staying = self._staying()
+        queued = [
+            worker
+            for worker in staying
+            if (worker.phase is Phase.STARTING and worker.waits)
+            or (worker.phase is Phase.DOWN and worker.sound_at == math.inf)
+        ]
+        surplus = len(staying) - max(1, left)
+        for worker in queued[::-1][: max(0, surplus)]:
+            worker.removed = True
+            if worker.phase is Phase.STARTING:
+                self.kill(worker, "is not needed: there are fewer trials left than workers")
+
     def kill_hung(self) -> None:
         """Ends the workers that have given no sign of progress for too long."""
         limits = {

@@ -71,9 +71,13 @@ class Launch:
     @property
     def devices(self) -> list[str]:
         """What each worker trains on, for people."""
-        return [
-            f"gpu {','.join(place.gpus)}" if place.gpus else f"cpu x{place.threads}" for place in self.places
-        ]
+        return [self._device(place) for place in self.places]
+
+    def _device(self, place: WorkerPlace) -> str:
+        if place.gpus:
+            return f"gpu {','.join(place.gpus)}"
+        device = device_of(place, self.options)
+        return f"cpu x{place.threads}" if device == "cpu" else device
 
 
 @contextmanager
@@ -130,12 +134,19 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def device_of(place: WorkerPlace, options: RunOptions) -> str:
+    """Returns what a worker is told to train on; one that is started by hand chooses where it runs."""
+    if options.executor == "dial":
+        return {"none": "cpu", "all": "cuda"}.get(options.workers.gpus, "auto")
+    return "cuda" if place.gpus else "cpu"
+
+
 def worker_setup(spec: StudySpec, options: RunOptions, folder: RunFolder, place: WorkerPlace) -> WorkerSetup:
     """Returns what a worker of a run is told before its first trial."""
     return WorkerSetup(
         worker=place.worker,
         spec=spec,
-        device="cuda" if place.gpus else "cpu",
+        device=device_of(place, options),
         data_root=options.data_root,
         cache=str(folder.cache),
         import_paths=options.import_paths,

@@ -398,12 +398,12 @@ class Loop:
 
 
 def resident_mb() -> float | None:
-    """Returns this process's resident memory in MB, None where it cannot be known."""
+    """Returns this process's resident memory in MiB, None where it cannot be known."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, IndexError, ValueError):
         return None
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def limit_threads(setup: WorkerSetup) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from hpsearch.contracts.messages import Ready, Shutdown
 from hpsearch.contracts.places import Cluster, Workers
 from hpsearch.executors.dial import DialExecutor
+from hpsearch.executors.line import read_token
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.dialing import Line, parse_address
 from tests.benchmarks import pulse
@@ -60,7 +61,7 @@ def generate(
     latencies: list[float] = []
 
     def play() -> None:
-        line = Line(parse_address(address), token, "", lambda: None)
+        line = Line(parse_address(address), token, read_token(token), "", lambda: None)
         mine: list[float] = []
         with contextlib.suppress(EOFError):
             setup = line.recv()

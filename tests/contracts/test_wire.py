@@ -129,3 +129,22 @@ def test_a_worker_cannot_speak_for_its_executor_or_its_driver(message) -> None:
     text = f'{{"kind":"{type(message).__name__}","fields":{{{fields}}}}}'
     with pytest.raises(WireError, match="unknown message"):
         from_worker(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("message", "arrives"),
+    [
+        (SetupFailed(0, "caf\udce9.png: no"), SetupFailed(0, "caf\\udce9.png: no")),
+        (
+            TrialEnd(1, 1, EndKind.ERROR, "\udce9", facts={"file": "\udce9", "x": [1.0, math.inf]}),
+            TrialEnd(1, 1, EndKind.ERROR, "\\udce9", facts={"file": "\\udce9", "x": [1.0, math.inf]}),
+        ),
+        (
+            Ready(0, 1, "cpu", {}, replace(FACTS, notes=("\udce9",)), 0.0),
+            Ready(0, 1, "cpu", {}, replace(FACTS, notes=("\\udce9",)), 0.0),
+        ),
+    ],
+)
+def test_names_that_are_not_utf_8_are_written_out(message, arrives):
+    """Python has half characters for the bytes of a file's name; JSON has none."""
+    assert from_worker(encode(message)) == arrives

@@ -4,6 +4,7 @@ import pytest
 
 from hpsearch.__main__ import run as command
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.executors.choose import make_executor
 from hpsearch.executors.local import LocalExecutor
@@ -81,6 +82,30 @@ def test_an_executor_that_cannot_be_loaded_says_why(tmp_path):
         UserError, match=r"--executor broken: pretend_executor:broken .* libslurm\.so is missing"
     ):
         make_executor("broken", RunFolder(tmp_path, "s"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster", "words"),
+    [
+        (
+            "local",
+            {"partition": "gpu"},
+            "--partition: only with --executor slurm, and this is local; leave it out",
+        ),
+        ("ray", {"slurm": ("time=1",)}, "--slurm: only with --executor slurm, and this is ray"),
+        ("dial", {"address": "head:6379"}, "--address: only with --executor ray, and this is dial"),
+        ("local", {"listen": "here"}, "--listen: only with --executor slurm, ray or dial, and this is local"),
+        (
+            "pretend",
+            {"listen": "here"},
+            "--listen: only with --executor slurm, ray or dial, and this is pretend",
+        ),
+    ],
+)
+def test_flags_of_another_executor_are_refused(tmp_path, name, cluster, words):
+    with pytest.raises(UserError) as refused:
+        make_executor(name, RunFolder(tmp_path, "s"), Cluster(reconnect=5.0, **cluster))
+    assert words in str(refused.value)
 
 
 def test_every_command_that_starts_workers_knows_the_flag(tmp_path, capsys):

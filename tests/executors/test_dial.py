@@ -3,8 +3,11 @@
 import contextlib
 import os
 import select
+import shlex
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +34,7 @@ from hpsearch.contracts.messages import (
     WorkerSetup,
 )
 from hpsearch.contracts.places import Cluster
-from hpsearch.errors import UserError
+from hpsearch.errors import DeviceError, UserError
 from hpsearch.executors import dial
 from hpsearch.executors import line as lines
 from hpsearch.executors.dial import STRANGERS, DialExecutor
@@ -39,9 +42,10 @@ from hpsearch.executors.line import GREETING, Channel, Kind, LineError, answered
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service import dialing
 from hpsearch.service.dialing import Line
+from hpsearch.service.launch import RunOptions, worker_setup
 from hpsearch.study import parse_study
 from tests.databases import Proxy
-from tests.executors.by_hand import command
+from tests.executors.by_hand import HandExecutor, command
 
 SPEC = parse_study({"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": {"epochs": [1]}})
 DEADLINE = 30.0  # seconds
@@ -63,7 +67,8 @@ class Desk:
     def dial(self, port: int | None = None) -> Line:
         """Returns the line of a worker in this process; `left` says that it would have ended its process."""
         at = dialing.parse_address(self.executor.address)
-        line = Line((at[0], port or at[1]), self.executor.token_file, "", self.left.set)
+        file = self.executor.token_file
+        line = Line((at[0], port or at[1]), file, read_token(file), "", self.left.set)
         self.lines.append(line)
         return line
 
@@ -118,7 +123,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(DialExecutor(RunFolder(tmp_path, "s"), Cluster(reconnect=20.0)), tmp_path)
+    desk = Desk(DialExecutor(RunFolder(tmp_path / "my runs", "s"), Cluster(reconnect=20.0)), tmp_path)
     yield desk
     desk.executor.close(0.0)
     for line in desk.lines:
@@ -135,7 +140,8 @@ def test_the_driver_says_how_a_worker_is_started(desk: Desk) -> None:
     desk.start()
     (waiting,) = desk.executor.receive(0.0)
     assert isinstance(waiting, Waiting)
-    assert f"--dial {desk.executor.address} --token-file {desk.executor.token_file}" in waiting.text
+    said = shlex.split(waiting.text.partition("start one with ")[2])
+    assert said[-4:] == ["--dial", desk.executor.address, "--token-file", str(desk.executor.token_file)]
     assert desk.executor.receive(0.0) == [], "said again at once"
 
 
@@ -404,7 +410,14 @@ def test_the_token_is_its_owners_alone(desk: Desk) -> None:
     with pytest.raises(UserError, match=r"can be read by others \(mode 640\); chmod 600 it"):
         read_token(path)
     path.chmod(0o600)
-    for text in ("", "[]", '{"secret": "12", "reconnect": 1}', '{"secret": 5, "reconnect": 1}', '{"a": 1}'):
+    for text in (
+        "",
+        "[]",
+        "[" * 4000,
+        '{"secret": "12", "reconnect": 1}',
+        '{"secret": 5, "reconnect": 1}',
+        '{"a": 1}',
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match="is not a token file"):
             read_token(path)
@@ -412,7 +425,7 @@ def test_the_token_is_its_owners_alone(desk: Desk) -> None:
         read_token(path.with_name("none"))
 
 
-@pytest.mark.parametrize("listen", ["300.0.0.1", "x:y:z", "127.0.0.1:99999", "no.such.host.invalid:80"])
+@pytest.mark.parametrize("listen", ["300.0.0.1", "x:y:z", "no.such.host.invalid:80"])
 def test_an_address_that_cannot_be_had_is_said(tmp_path: Path, listen: str) -> None:
     executor = DialExecutor(RunFolder(tmp_path, "s"), Cluster(listen=listen))
     with pytest.raises(
@@ -421,10 +434,19 @@ def test_an_address_that_cannot_be_had_is_said(tmp_path: Path, listen: str) -> N
         executor.listen()
 
 
-@pytest.mark.parametrize("address", ["somewhere", "host:", ":80", "host:0", "host:x", "host:99999"])
+@pytest.mark.parametrize("address", ["somewhere", "host:", ":80", "host:0", "host:x", "host:99999", "::1"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(UserError, match=f'--dial: "{address}" is not an address'):
         dialing.parse_address(address)
+
+
+@pytest.mark.parametrize("port", ["99999", "9" * 5000, "x"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+    executor = DialExecutor(RunFolder(tmp_path, "s"), Cluster(listen=f"127.0.0.1:{port}"))
+    with pytest.raises(UserError, match=r'--listen "127.0.0.1:.*": there is no such port .*; write HOST or'):
+        executor.listen()
+    with pytest.raises(UserError, match=r'--dial: "host:.*" is not an address'):
+        dialing.parse_address(f"host:{port}")
 
 
 def test_the_token_of_a_dead_driver_is_removed_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
@@ -497,3 +519,206 @@ def test_a_session_takes_each_message_once_and_in_order() -> None:
     assert ours.is_acknowledged
     with pytest.raises(LineError, match="4 messages acknowledged, 3 were sent"):
         ours.acknowledge(4)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device"), [("auto", "auto"), ("all", "cuda"), ("none", "cpu")], ids=["auto", "all", "none"]
+)
+def test_a_worker_by_hand_uses_the_gpu_of_where_it_is_started(desk: Desk, gpus: str, device: str) -> None:
+    wanted = Workers(gpus, 1)
+    (place,) = desk.executor.places(wanted, 1, "time")
+    options = RunOptions(executor="dial", workers=wanted)
+    assert worker_setup(SPEC, options, desk.executor.folder, place).device == device
+
+
+@pytest.mark.parametrize(
+    ("wanted", "share", "words"),
+    [
+        (
+            Workers("0,1"),
+            "time",
+            "--gpus 0,1: with --executor dial, each worker chooses its GPU by its own CUDA_",
+        ),
+        (
+            Workers(workers_per_gpu=3),
+            "time",
+            "--workers-per-gpu 3: with --executor dial, each worker uses one GPU",
+        ),
+        (
+            Workers(gpus_per_trial=2),
+            "time",
+            "--gpus-per-trial 2: with --executor dial, each worker uses one GPU",
+        ),
+        (Workers(), "nvidia-mps", "--share nvidia-mps: not with --executor dial, only with local"),
+    ],
+)
+def test_what_workers_by_hand_cannot_do_is_refused(
+    desk: Desk, wanted: Workers, share: str, words: str
+) -> None:
+    with pytest.raises(DeviceError) as refused:
+        desk.executor.places(wanted, 1, share)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        (WorkerSetup(0, SPEC, data_root="/caf\udce9"), '--data-root: "/caf\\udce9" is not UTF-8'),
+        (WorkerSetup(0, SPEC, cache="/caf\udce9"), "--run-folder: "),
+        (WorkerSetup(0, SPEC, import_paths=("/caf\udce9",)), "the study's folder: "),
+    ],
+)
+def test_a_path_that_no_message_can_carry_is_refused(desk: Desk, setup: WorkerSetup, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        desk.executor.start(WorkerPlace(0), setup)
+    assert words in str(refused.value)
+
+
+def test_a_worker_that_left_while_its_driver_was_away_is_not_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that is suspended: the system goes on taking connections for it, and nobody answers."""
+    for module in (dial, dialing):
+        monkeypatch.setattr(module, "SILENCE", 0.5)
+    monkeypatch.setattr(dialing, "ANSWERS", 0.3)
+    desk = Desk(DialExecutor(RunFolder(tmp_path, "s"), Cluster(reconnect=0.3)), tmp_path)
+    worker = desk.met()
+    assert desk.left.wait(DEADLINE), "the worker stays without a driver"
+    desk.until(lambda: bool(desk.heard))
+    assert desk.heard == [WorkerExit(0, "could not be reached for 0.3 s", blameless=True)]
+    desk.executor.close(0.0)
+    worker.close(False)
+
+
+def test_a_hiccup_of_the_shared_file_system_costs_no_worker(desk: Desk) -> None:
+    """The token can neither be read nor looked at while the worker dials again."""
+    proxy = Proxy(f"postgresql://{desk.executor.address}/x")
+    worker = desk.met(port=proxy.port)
+    token = desk.executor.token_file
+    token.rename(token.with_suffix(".away"))
+    token.symlink_to(token)  # too many levels of symbolic links
+    proxy.cut()
+    seat = desk.executor.seats[0]
+    desk.until(lambda: seat.connection is None, "the cut is not noticed")
+    proxy.mend()
+    desk.until(lambda: seat.connection is not None or desk.left.is_set(), "it does not dial again")
+    token.with_suffix(".away").replace(token)
+    desk.carries(worker)
+    proxy.cut()
+
+
+def test_a_spare_worker_waits_as_long_as_there_is_a_driver(tmp_path: Path) -> None:
+    class Counts(DialExecutor):
+        asked = 0
+
+        def seat_of(self, entry):
+            self.asked += 1
+            return super().seat_of(entry)
+
+    executor = Counts(RunFolder(tmp_path, "s"), Cluster(reconnect=0.3))
+    desk = Desk(executor, tmp_path)
+    desk.met()
+    spare = desk.dial()
+    desk.until(lambda: executor.asked >= 7, f"it dials no more: {spare.reason}")  # over more than 0.3 s
+    assert not spare.poll()
+    executor.close(0.0)
+    for line in desk.lines:
+        line.close(False)
+
+
+def test_a_worker_that_starts_after_its_driver_has_gone_leaves_at_once(desk: Desk) -> None:
+    """A job that was queued when its driver was killed; the driver's machine may have been started anew."""
+    desk.executor.listen()
+    token = desk.executor.token_file
+    os.utime(token, (0, token.stat().st_mtime - 1000))
+    line = desk.dial()
+    with pytest.raises(EOFError):
+        line.recv()
+    assert line.reason.startswith(f"the driver has gone (its token {token} is 1")
+    desk.executor.receive(0.0)
+    (now := token.with_name("now")).touch()
+    assert now.stat().st_mtime - token.stat().st_mtime < dial.BEAT_EVERY, "the driver does not touch it"
+    now.unlink()
+
+
+def test_a_worker_that_nobody_answers_leaves_at_the_first_signal(tmp_path: Path) -> None:
+    """The system takes the connection of a driver that is suspended."""
+    token = tmp_path / "t.token"
+    lines.Token(lines.new_secret(), 600.0).write(token)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            command(address, token),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as worker:
+            try:
+                silent.settimeout(DEADLINE)
+                one, _ = silent.accept()
+                worker.terminate()
+                assert worker.wait(dialing.ANSWERS / 2) == 128 + signal.SIGTERM
+                one.close()
+            finally:
+                worker.kill()
+
+
+def test_a_worker_that_is_told_to_leave_does_not_wait_long_for_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing, "HURRY", 0.1)
+    desk = Desk(DialExecutor(RunFolder(tmp_path, "s"), Cluster()), tmp_path)
+    proxy = Proxy(f"postgresql://{desk.executor.address}/x")
+    worker = desk.met(port=proxy.port)
+    proxy.cut()
+    leaving = threading.Thread(target=worker.close, args=(True,), daemon=True)
+    leaving.start()
+    leaving.join(DEADLINE)
+    assert not leaving.is_alive()
+    desk.executor.close(0.0)
+    worker.close(False)
+
+
+def test_a_worker_that_crashes_says_why_before_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site" / "torch").mkdir(parents=True)
+    (tmp_path / "site" / "torch" / "__init__.py").write_text("raise RuntimeError('not this torch')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    executor = HandExecutor(RunFolder(tmp_path, "s"))
+    desk = Desk(executor, tmp_path)
+    desk.start()
+    desk.until(lambda: bool(desk.heard))
+    assert "RuntimeError: not this torch" in (executor.folder.home / "workers.log").read_text()
+    executor.close(0.0)
+
+
+def test_strangers_do_not_end_a_driver_that_may_open_few_files(tmp_path: Path) -> None:
+    code = (
+        "import resource, select, sys\n"
+        "from pathlib import Path\n"
+        "from hpsearch.contracts.places import Cluster\n"
+        "from hpsearch.executors.dial import DialExecutor\n"
+        "from hpsearch.files.run_folder import RunFolder\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 80))\n"
+        f"executor = DialExecutor(RunFolder(Path({str(tmp_path)!r}), 's'), Cluster())\n"
+        "print(executor.address, *resource.getrlimit(resource.RLIMIT_NOFILE), flush=True)\n"
+        "while not select.select([sys.stdin], [], [], 0)[0]:\n"
+        "    executor.receive(0.05)\n"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as driver,
+        contextlib.ExitStack() as strangers,
+    ):
+        assert driver.stdout is not None
+        address, *limits = driver.stdout.readline().split()
+        assert limits == ["80", "80"], "as many as the system allows"
+        crowd = [
+            strangers.enter_context(socket.create_connection(dialing.parse_address(address), DEADLINE))
+            for _ in range(120)
+        ]
+        assert crowd[0].recv(1) == b"", "the oldest are hung up on"
+        driver.communicate("", timeout=DEADLINE)
+    assert driver.returncode == 0

@@ -121,7 +121,9 @@ def test_workers_are_counted_by_what_they_do_and_where():
         metrics.close()
 
 
-@pytest.mark.parametrize("address", ["", "x", "70000", "localhost:", "9400:localhost", "-1"])
+@pytest.mark.parametrize(
+    "address", ["", "x", "70000", "localhost:", "9400:localhost", "-1", "9" * 5000, "::1"]
+)
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(
         UserError, match=r"^--metrics: .* is neither PORT nor HOST:PORT; for example --metrics 9400"

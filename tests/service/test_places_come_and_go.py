@@ -140,3 +140,41 @@ def test_a_crash_after_a_removal_is_told_of_the_places_that_are_left():
     assert not made.has_others(made.workers[1])
     made.start_due()
     assert made.workers.keys() == {1}
+
+
+def test_no_more_places_are_queued_for_than_trials_are_left():
+    spec = spec_of()
+    places = [WorkerPlace(number) for number in range(5)]
+    executor = CurveExecutor(falling)
+    made = Fleet(executor, places, lambda place: WorkerSetup(place.worker, spec), 10.0)
+    made.start_due()
+    made.note(Ready(4, 1, "cpu", {}, None, 0.0))
+    made.assign(made.workers[4], TrialRun("s", 4, 1, {}, spec, "folder"))
+    for queued in range(4):
+        made.note(Waiting(queued, "queued: job 7 (Priority)"))
+    made.withdraw(6)
+    assert executor.alive == {0, 1, 2, 3, 4}
+    made.withdraw(2)
+    assert executor.alive == {0, 4}, "one trains, and one is queued"
+    made.note(PlaceAdded(WorkerPlace(9)))
+    made.withdraw(1)
+    assert executor.alive == {4}
+    for message in executor.receive(0.0):
+        if isinstance(message, WorkerExit):
+            made.note(message)
+    assert made.start_due() == []
+    assert made.workers.keys() == {4}
+
+
+def test_a_run_gives_back_what_it_is_queued_for(tmp_path):
+    class Queues(Cluster):
+        def start(self, place, setup):
+            super().start(place, setup)
+            if place.worker:
+                self.messages[-1] = Waiting(place.worker, "queued: job 7 (Priority)")
+
+    news, executor = News(), Queues(falling, after={1: tuple(PlaceAdded(WorkerPlace(n)) for n in (1, 2))})
+    summary, _ = run_here(tmp_path, spec_of(study={"trials": 2}), callbacks=[news], executor=executor)
+    assert summary.counts == {"COMPLETE": 2}
+    assert executor.starts == {0: 1, 1: 1}, "there are two trials"
+    assert [kind for worker, kind in news.texts if worker == 1] == ["starting", "waiting", "exit"]

@@ -31,7 +31,7 @@ from hpsearch.contracts.messages import (
     Usage,
     WorkerSetup,
 )
-from hpsearch.service.worker import serve
+from hpsearch.service.worker import resident_mb, serve
 from hpsearch.testing import ReferenceEngine
 from hpsearch.training.build import ENGINES
 from tests.training.trials import make_run
@@ -442,3 +442,11 @@ def test_a_worker_that_takes_its_time_to_leave_is_not_killed_by_its_own_watch() 
     command = [sys.executable, "-c", CLOSED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (done.returncode, done.stdout) == (0, "not killed\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's memory there")
+def test_a_workers_memory_is_told_in_mib():
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")
+    ]
+    assert resident_mb() == pytest.approx(int(line.split()[1]) / 1024, rel=0.02)

@@ -17,6 +17,8 @@ from hpsearch.contracts.callbacks import (
 )
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.errors import UserError
+from hpsearch.executors.address import split_address
+from hpsearch.text import one_line
 
 HOST = "127.0.0.1"  # the page has no login
 # Bounds of an epoch's buckets.
@@ -168,7 +170,12 @@ class Metrics(Callback):
 
 
 def _host_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise UserError(f'--metrics: "{address}" is neither PORT nor HOST:PORT; for example --metrics 9400')
-    return host.strip("[]") or HOST, int(port)
+    try:
+        host, port = split_address(address if ":" in address else f":{address}")
+    except ValueError:
+        host, port = "", None
+    if port is None:
+        raise UserError(
+            f'--metrics: "{one_line(address, 100)}" is neither PORT nor HOST:PORT; for example --metrics 9400'
+        )
+    return host or HOST, port

@@ -30,6 +30,7 @@ Waits = Callable[[str], None]
 """Called with a sentence, now and then, while another process holds what is wanted."""
 
 LOOK_AGAIN = 0.1  # seconds between two looks at whether a lock is free
+ABANDONED = 600.0  # seconds without a change after which another machine builds an entry no more
 SAY_FIRST, SAY_AGAIN = 2.0, 30.0  # seconds of waiting until that is said, and between two times
 
 _GB = 1e9
@@ -66,10 +67,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.lock(key) as alone:
                 if alone:
-                    for left in self.folder.glob(
-                        f"{key}.*{_BUILDING}"
-                    ):  # of a process that died while it built
-                        shutil.rmtree(left, ignore_errors=True)
+                    self._remove_left(key)
                 if not path.is_dir():
                     self._check_room(size)
                     self._build(key, path, build)
@@ -86,8 +84,22 @@ class Cache:
         """Holds one of the folder's locks, see `lock`."""
         return lock(self.folder / "locks" / name, self._waits)
 
+    def _remove_left(self, key: str) -> None:
+        """Removes what processes have left that died while they built an entry, whose lock is held.
+
+        On some shared file systems a lock holds for one machine only: another one's builder may still live.
+        """
+        now = (self.folder / "locks" / key).stat().st_mtime  # just written, by the clock of the file system
+        for left in self.folder.glob(f"{key}.*{_BUILDING}"):
+            is_ours = left.name.startswith(f"{key}.{socket.gethostname()}.")
+            with contextlib.suppress(OSError):  # another process was first
+                touched = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+                if is_ours or now - touched > ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
+
     def _build(self, key: str, path: Path, build: Callable[[Path], None]) -> None:
-        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=_BUILDING, dir=self.folder))
+        prefix = f"{key}.{socket.gethostname()}."
+        beside = Path(tempfile.mkdtemp(prefix=prefix, suffix=_BUILDING, dir=self.folder))
         try:
             build(beside)
             _publish(beside, path)

@@ -85,11 +85,24 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / "key.abc.tmp"
-    left.mkdir()
-    build(left)
+    left, elsewhere = tmp_path / f"key.{socket.gethostname()}.abc.tmp", tmp_path / "key.node2.abc.tmp"
+    for folder in (left, elsewhere):
+        folder.mkdir()
+        build(folder)
+    for path in (elsewhere, *elsewhere.iterdir()):
+        os.utime(path, (0, 0))
     Cache(tmp_path, 1).entry("key", build)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "locks"]
+
+
+def test_what_another_machine_builds_is_left_alone(tmp_path: Path) -> None:
+    """Where locks hold for one machine only, two machines hold the same one."""
+    beside = tmp_path / "key.node2.abc.tmp"
+    beside.mkdir()
+    os.utime(beside, (0, 0))
+    build(beside)  # its newest file counts
+    Cache(tmp_path, 1).entry("key", build)
+    assert open_array(beside / "a.npy").shape == (4, 2)
 
 
 def test_the_limit_counts_what_is_there(tmp_path: Path) -> None:
