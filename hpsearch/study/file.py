@@ -69,7 +69,8 @@ def load_study_file(path: str | Path) -> StudySpec:
         ) as file:  # Windows' Notepad may begin a file with a mark
             text = file.read(_LONGEST_FILE + 1)
     except FileNotFoundError:
-        beside = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        found = path.parent.glob("*.toml") if path.parent.is_dir() else ()
+        beside = sorted(str(one) for one in found if one.name != "pyproject.toml")
         known = f"; {nearest(str(path), beside)}" if beside else ""
         raise StudyFileError(f"{path}: no such study file{known}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -386,7 +386,9 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
         found.refit.epochs,
         found.refit.epochs,
     )
-    state, facts = read_weights(options.run_folder / trial.attrs["weights"])
+    path = options.run_folder.absolute() / trial.attrs["weights"]
+    assert f"weights: {path}" in found.lines
+    state, facts = read_weights(path)
     assert facts["epoch"] == str(found.refit.epochs)
     images = load_digits().images / 16
     assert float(json.loads(facts["mean"])[0]) == pytest.approx(images.mean(), abs=0.004)

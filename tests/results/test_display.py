@@ -366,7 +366,10 @@ def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str],
 def test_the_end_says_what_the_best_value_is_worth() -> None:
     shown = "\n".join(closing_lines(summary(), metric="val_loss"))
     assert "best: trial 2, val_loss 0.25 at epoch 3 of 7, not confirmed, fit: good" in shown
+    assert "  hpsearch confirm digits" in shown
     known = closing_lines(summary(), metric="val_loss", confirmed="trial 1, confirmed")
+    assert "  hpsearch refit digits" in known
+    assert "confirm digits" not in "".join(known)
     assert "best: trial 1, confirmed" in known
     assert "best by the search alone: trial 2, val_loss 0.25 at epoch 3 of 7, fit: good" in known
 

@@ -216,6 +216,9 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         load_study_file(tmp_path / "digts.toml")
     with pytest.raises(StudyFileError, match=r"no such study file$"):
         load_study_file(tmp_path / "nowhere" / "x.toml")
+    (tmp_path / "digits.toml").rename(tmp_path / "pyproject.toml")
+    with pytest.raises(StudyFileError, match=r"no such study file$"):
+        load_study_file(tmp_path / "x.toml")
 
 
 @pytest.mark.parametrize(

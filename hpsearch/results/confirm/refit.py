@@ -297,7 +297,7 @@ def _told(
             f"epochs: {course.why}; the learning rate follows the schedule of all {course.planned}",
             *([f"data.subset: 1 instead of {whole:g}: all images of both parts"] if whole != 1 else []),
             *notes,
-            f"weights: {trial.attrs.get('weights') or 'not kept'}",
+            f"weights: {weights_here(options, linked.name, trial) or 'not on this machine'}",
             handed,
         ),
     )

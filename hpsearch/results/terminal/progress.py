@@ -261,7 +261,7 @@ def closing_lines(
     ]
     if not repeats:
         lines += answer or _best_lines(summary, metric, confirmed)
-    commands = _next_commands(summary, repeat, repeats)
+    commands = _next_commands(summary, repeat, repeats, bool(confirmed))
     return [*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands)]
 
 
@@ -287,12 +287,13 @@ def _best_lines(summary: RunSummary, metric: str, confirmed: str) -> list[str]:
     ]
 
 
-def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool) -> list[str]:
+def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool, is_confirmed: bool) -> list[str]:
     if repeats:
         return [f"{repeat.command}    # resumes it"] if repeat.command and summary.can_go_on else []
     name = f'"{summary.study}"' if " " in summary.study else summary.study
     flags = repeat.flags
-    commands = [f"hpsearch {one}{flags}" for one in (f"confirm {name}", f"report {name}", "dashboard")]
+    first = "refit" if is_confirmed else "confirm"
+    commands = [f"hpsearch {one}{flags}" for one in (f"{first} {name}", f"report {name}", "dashboard")]
     if summary.lost:  # and so for every other command
         commands = []
     elif not summary.best:
