@@ -43,9 +43,12 @@ class Trouble:
         dialog.dismiss()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Playwright's Browser; a test that uses it carries the marker `browser`."""
+    """Playwright's Browser; a test that uses it carries the marker `browser`.
+
+    It does not outlive its module: Playwright's event loop runs in this thread, and other tests fork and signal.
+    """
     path = chromium_path()
     if path is None:
         pytest.skip("no Chromium: install the system's package, or name a program in HPSEARCH_CHROMIUM")
