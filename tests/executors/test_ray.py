@@ -31,7 +31,7 @@ from hpsearch.files.run_folder import RunFolder
 ray.CONNECTED = float(sys.argv[2])
 print("connects", flush=True)
 try:
-    ray.RayExecutor(RunFolder(Path("."), "s"), Cluster(address=sys.argv[1])).places(Workers(), 1, "")
+    ray.RayExecutor(RunFolder(Path("."), "s"), Cluster(address=sys.argv[1])).places(Workers(), 1, "time")
 except UserError as error:
     print(error)
 """
