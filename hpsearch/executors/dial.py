@@ -9,10 +9,10 @@ import errno
 import json
 import logging
 import os
+import resource
 import selectors
 import shlex
 import socket
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -57,9 +57,6 @@ from hpsearch.files.run_folder import RunFolder
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.text import one_line
 from hpsearch.version import __version__
-
-if sys.platform != "win32":
-    import resource
 
 logger = logging.getLogger(__name__)
 
@@ -603,7 +600,6 @@ def _refuse_foreign_names(setup: WorkerSetup) -> None:
 
 def _allow_many_files() -> None:
     """Lets this process have as many connections as the system allows it."""
-    if sys.platform != "win32":
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -233,6 +233,8 @@ class Fleet:
 
     def withdraw(self, left: int) -> None:
         """Gives back places that are queued for, or not yet asked for, beyond one for each trial that is left."""
+        if len(self.workers) <= left:
+            return
         staying = self._staying()
         queued = [
             worker

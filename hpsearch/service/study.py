@@ -7,7 +7,7 @@ is begun, running trials continue, and the queue waits.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Study:
         # Records by ticket that are in the view and not yet in the database.
         self._ended: dict[int, FrozenTrial] = {}
         self._stale = False
-        self._epochs_elsewhere: dict[int, int] = {}  # by trial_id, of those that other drivers train
+        self._epochs_elsewhere: dict[int, int] = {}  # by number, of trials that other drivers train
         # Epochs of the paused trials by number: ours, and those of other drivers as last seen.
         self.paused: dict[int, int] = {}
         # Records by ticket of paused trials whose leases are still ours in the database.
@@ -129,7 +129,7 @@ class Study:
     def epochs(self) -> int:
         """Epochs of all trials: those of other drivers as last seen."""
         running = sum(len(trial.results) for trial in self.live.values())
-        elsewhere = sum(self._epochs_elsewhere.get(self._foreign[n], 0) for n in self._elsewhere())
+        elsewhere = sum(epochs for n, epochs in self._epochs_elsewhere.items() if self._is_elsewhere(n))
         return self.view.epochs + sum(self.paused.values()) + running + elsewhere
 
     def reached(self) -> Reached:
@@ -205,13 +205,15 @@ class Study:
                 self.policy.add(trial)
             else:
                 self.view.begin(number)
-        if ids := [self._foreign[number] for number in self._elsewhere()]:
+        self._epochs_elsewhere = {}
+        if numbers := {trial_id: n for n, trial_id in self._foreign.items() if self._is_elsewhere(n)}:
             with reading(self.storage) as connection:
-                self._epochs_elsewhere = trials.reported_epochs(connection, ids)
+                found = trials.reported_epochs(connection, numbers)
+            self._epochs_elsewhere = {numbers[trial_id]: epochs for trial_id, epochs in found.items()}
 
-    def _elsewhere(self) -> Set[int]:
-        """The trials that other drivers train, or have left."""
-        return self._foreign.keys() - self.paused.keys()
+    def _is_elsewhere(self, number: int) -> bool:
+        """Says whether another driver trains a trial, or has left it."""
+        return number in self._foreign and number not in self.paused
 
     def _see_pauses(self, stored: Mapping[int, int]) -> None:
         """Takes note of what other drivers have paused and resumed.

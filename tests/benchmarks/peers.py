@@ -204,7 +204,7 @@ def judged_once(rate: float, batch_size: int, epochs: int, seed: int) -> tuple[f
     model = peer_common.make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    lowest, best = math.inf, model
+    least, best = math.inf, model
     for _ in range(epochs):
         for images, targets in loader:
             optimizer.zero_grad()
@@ -212,8 +212,8 @@ def judged_once(rate: float, batch_size: int, epochs: int, seed: int) -> tuple[f
             optimizer.step()
         schedule.step()
         loss, _ = loss_and_error(model, val)
-        if loss < lowest:
-            lowest, best = loss, copy.deepcopy(model)
+        if loss < least:
+            least, best = loss, copy.deepcopy(model)
     return loss_and_error(best, test)
 
 

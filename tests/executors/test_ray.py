@@ -38,10 +38,14 @@ except UserError as error:
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a server that takes connections and says nothing."""
+def silent() -> Iterator[socket.socket]:
+    """A server that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
+        yield server
+
+
+def address_of(server: socket.socket) -> str:
+    return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def look_for_places(folder: Path, address: str, connected: float) -> "subprocess.Popen[str]":
@@ -62,18 +66,21 @@ def test_an_address_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
     assert "; start hpsearch on a node of the cluster" in said
 
 
-def test_a_server_that_is_no_ray_cluster_is_said(tmp_path: Path, silent: str) -> None:
-    with look_for_places(tmp_path, silent, 1.0) as process:
+def test_a_server_that_is_no_ray_cluster_is_said(tmp_path: Path, silent: socket.socket) -> None:
+    with look_for_places(tmp_path, address_of(silent), 1.0) as process:
         said, _ = process.communicate()
-    assert f'--address "{silent}": no Ray cluster answers: there was no answer in 1 s; start' in said
+    assert (
+        f'--address "{address_of(silent)}": no Ray cluster answers: there was no answer in 1 s; start' in said
+    )
 
 
-def test_a_signal_is_answered_while_ray_connects(tmp_path: Path, silent: str) -> None:
-    with look_for_places(tmp_path, silent, 60.0) as process:
+def test_a_signal_is_answered_while_ray_connects(tmp_path: Path, silent: socket.socket) -> None:
+    silent.settimeout(50.0)
+    with look_for_places(tmp_path, address_of(silent), 60.0) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "connects\n"
-        time.sleep(2.0)  # it connects for long
-        process.terminate()
-        began = time.monotonic()
-        assert process.wait(timeout=50) == -signal.SIGTERM
-        assert time.monotonic() - began < 5.0
+        with silent.accept()[0]:  # now it waits for an answer
+            process.terminate()
+            began = time.monotonic()
+            assert process.wait(timeout=50) == -signal.SIGTERM
+            assert time.monotonic() - began < 5.0

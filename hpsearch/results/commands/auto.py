@@ -160,9 +160,8 @@ class Auto:
         workers = self.workers or _count(spec, self.run_folder, self.gpus)
         assert record.best is not None
         last = trial_seconds(record.best, record.best.best_epoch or record.planned_epochs(record.best))
-        plan = fitting(
-            self.left - self.start, once, last, workers, self.start
-        )  # the report takes time as well
+        left = self.left - self.start  # the report takes time as well
+        plan = fitting(left, once, last, workers, self.start)
         if plan is None:
             say(
                 f"{self.left:.0f} s are left, too few to confirm the best trial: hpsearch confirm {self.output}"
