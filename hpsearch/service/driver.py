@@ -156,7 +156,7 @@ class Driver:
             return  # a trial that another driver has taken over; its worker is being ended
         trial.charge(result, max(1, len(worker.place.gpus)) / max(1, len(self.fleet.beside(worker))))
         judged = self.study.report(result.number, result)
-        self.stops.judge(self.study.reached())
+        self.stops.judge(self.study.reached)
         self._answer(worker, trial, judged, result.epoch)
         self.epochs += 1
         self.call("on_epoch", running(trial, worker), result)
@@ -224,7 +224,7 @@ class Driver:
             self.call("on_trial_paused", running(trial, worker))
         self.study.pause(trial.number, end, _facts(end, worker))
         self.admission.ask_again()
-        self.stops.judge(self.study.reached())
+        self.stops.judge(self.study.reached)
 
     def _fail_doubtful(self) -> None:
         for one in self.admission.judge(at_once=self.stops.ends_study):
@@ -237,7 +237,7 @@ class Driver:
         self.stops.on_end(ended.trial.state is TrialState.FAIL, f"trial {number}: {verdict.detail}")
         record = finished(ended.trial, number, ended.is_best, self.keeper.folder)
         self.admission.ask_again()
-        self.stops.judge(self.study.reached())
+        self.stops.judge(self.study.reached)
         self.call("on_trial_end", record)
 
     def _on_exit(self, left: WorkerExit) -> None:
@@ -317,7 +317,7 @@ class Driver:
 
     def _look_around(self) -> None:
         self._catch_up()
-        self.stops.judge(self.study.reached())
+        self.stops.judge(self.study.reached)
         self.admission.exhausted = False
         if self.study.stop_requested():
             self.stops.stop("`hpsearch stop` asked for it")

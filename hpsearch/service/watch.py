@@ -4,14 +4,14 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from hpsearch.service.signals import came, heeded, on_hang_up
 from hpsearch.study.direction import is_better
-from hpsearch.study.specification import StudySection
+from hpsearch.study.specification import LIMITS, StudySection
 from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Stops:
 
     def __init__(self, limits: StudySection) -> None:
         self._limits = limits
+        self._is_limited = any(getattr(limits, name) is not None for name in LIMITS)
         self._begun = time.monotonic()
         self._stopped_at: float | None = None
         self._reason: str | None = None
@@ -94,10 +95,12 @@ class Stops:
                 f"{count} trials in a row failed (max_failures), the last one {sentence}", exit_status=1
             )
 
-    def judge(self, reached: Reached) -> None:
-        """Ends the study by the first of its own limits that is reached."""
-        sentence = next(self._limits_reached(reached), None)
-        if sentence is not None and self._reason is None:
+    def judge(self, reached: Callable[[], Reached]) -> None:
+        """Ends the study by the first of its own limits that is reached; asks how far only where one is set."""
+        if not self._is_limited or self._reason is not None:
+            return  # this is asked after every epoch of every worker
+        sentence = next(self._limits_reached(reached()), None)
+        if sentence is not None:
             self.stop(sentence)
             self.ends_study = True
 

@@ -53,7 +53,7 @@ def trials_in(folder: Path) -> list[FrozenTrial]:
 )  # fmt: skip
 def test_each_limit_ends_the_study_with_a_sentence(limits: Any, reached: Any, reason: str | None) -> None:
     stops = Stops(StudySection(**limits))
-    stops.judge(Reached(*reached))
+    stops.judge(lambda: Reached(*reached))
     assert stops.reason == reason
     assert stops.ends_study == (reason is not None)
 
@@ -61,7 +61,7 @@ def test_each_limit_ends_the_study_with_a_sentence(limits: Any, reached: Any, re
 def test_a_signal_that_came_first_is_no_end_of_the_study() -> None:
     stops = Stops(StudySection(target_value=0.5))
     stops.stop("`hpsearch stop` asked for it")
-    stops.judge(Reached(0.1, 0, 0, 0.0))
+    stops.judge(lambda: Reached(0.1, 0, 0, 0.0))
     assert not stops.ends_study
     assert stops.reason == "`hpsearch stop` asked for it"
 
