@@ -1,6 +1,7 @@
 """The same search as plain Optuna and Ray Tune run it: wall time, epochs, seconds per epoch, best loss.
 
     python -m tests.benchmarks.peers PEERS_FOLDER [--seeds 5] [--trials 32] [--variants auto,optuna] [--ray]
+    python -m tests.benchmarks.peers PEERS_FOLDER --fashion FOLDER [--variants auto,optuna]
 
 PEERS_FOLDER holds peer_common.py, peer_optuna.py and peer_raytune.py. All use the digits, the same small CNN, SGD with
 momentum 0.9 and cosine decay, the same space and split, two processes. Optuna and hpsearch use the same median pruner
@@ -11,6 +12,9 @@ Whole processes are timed, from start to exit, imports included. `reached` is th
 as good as Optuna's best of the same turn (nan: never). `loop` is the busy seconds of one worker per epoch; what is left
 of the wall time is start-up, sampling and waiting. `test` and `test_error` are of each search's best configuration,
 trained anew by one loop, the peers' own, with --repeats seeds; the test part serves for nothing else.
+
+With --fashion the same scripts search 1,200 training and 300 validation images of Fashion-MNIST, whose folder holds
+FashionMNIST/raw; 2,000 images of its test part are the sealed ones.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,7 +36,9 @@ from typing import Any
 
 import optuna
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
+
+from hpsearch.training.data.arrays import read_idx
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +77,19 @@ name = "median"
 warmup_epochs = 0
 min_trials = 1
 """
+FASHION = """
+
+def splits(seed=0):
+    from tests.benchmarks.peers import fashion
+    return fashion({folder!r})
+
+
+def make_model():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 196, 64), nn.ReLU(), nn.Linear(64, 10))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +116,21 @@ def main() -> None:
     options.add_argument("--variants", default="auto,hpsearch,optuna", help="ratios are to the first")
     options.add_argument("--ray", action="store_true", help="run Ray Tune too, once")
     options.add_argument("--json", type=Path)
+    options.add_argument("--fashion", type=Path, help="search Fashion-MNIST, which lies in this folder")
     args = options.parse_args()
+    with tempfile.TemporaryDirectory() as copied:
+        if args.fashion:
+            args.peers = Path(shutil.copytree(args.peers, copied, dirs_exist_ok=True))
+            with (args.peers / "peer_common.py").open("a") as common:
+                common.write(FASHION.format(folder=str(args.fashion.resolve())))
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Runs the variants in turn and prints their figures."""
     sys.path.append(str(args.peers))
+    os.environ["PEERS"] = str(args.peers.resolve())
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     variants = {
         "hpsearch": lambda seed: ours(args, seed, "sampled", args.trials),
         "auto": lambda seed: ours(args, seed, "auto", args.auto_trials),
@@ -125,6 +158,24 @@ def main() -> None:
     table(rows)
     if args.json:
         args.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
+
+
+def fashion(folder: str) -> list[TensorDataset]:
+    """Returns 1,200, 300 and 2,000 images of Fashion-MNIST: of its training part, and of its test part."""
+    sets = []
+    for part, count in (("train", 1500), ("t10k", 2000)):
+        images, labels = (
+            torch.tensor(read_idx(str(next(Path(folder, "FashionMNIST", "raw").glob(f"{part}-{kind}*")))))
+            for kind in ("images", "labels")
+        )
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+        sets.append((images[chosen, None].float() / 255, labels[chosen].long()))
+    (images, labels), test = sets
+    return [
+        TensorDataset(images[:1200], labels[:1200]),
+        TensorDataset(images[1200:], labels[1200:]),
+        TensorDataset(*test),
+    ]
 
 
 def ours(args: argparse.Namespace, seed: int, policy: str, trials: int) -> Search:
@@ -218,7 +269,7 @@ def judged_once(rate: float, batch_size: int, epochs: int, seed: int) -> tuple[f
 
 
 @torch.no_grad()
-def loss_and_error(model: torch.nn.Module, part: torch.utils.data.TensorDataset) -> tuple[float, float]:
+def loss_and_error(model: torch.nn.Module, part: TensorDataset) -> tuple[float, float]:
     images, targets = part.tensors
     outputs = model(images)
     loss = torch.nn.functional.cross_entropy(outputs, targets).item()
