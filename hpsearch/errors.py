@@ -17,6 +17,8 @@ HpsearchError                      exit status 1
 """
 
 import errno
+import re
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -116,20 +118,35 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+OF_OWN_CODE = (Exception, SystemExit, GeneratorExit, CancelledError)
+"""What code of the user's own may raise; KeyboardInterrupt is a person's, where one watches."""
+
 _LIMITS = {
     errno.EMFILE: "no file can be opened any more; raise the limit (ulimit -n), or use fewer workers",
     errno.ENFILE: "no file can be opened any more on this machine; end other programs",
     errno.EAGAIN: "no process can be started any more; raise the limit (ulimit -u), or use fewer workers",
-    errno.ENOMEM: "out of memory; use fewer workers, or end other programs",
+    errno.ENOMEM: "out of memory; use fewer workers, end other programs, or raise the limit (ulimit -v)",
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "your disk quota is used up; free some space",
     errno.EFBIG: "no larger file may be written; raise the limit (ulimit -f)",
 }
 
+_NO_MEMORY = re.compile(
+    r"failed to map segment|cannot allocate memory|not enough memory|bad_alloc", re.IGNORECASE
+)
+"""What the loader of libraries, and C++, say of it."""
+
+
+def lacks_memory(text: str) -> bool:
+    """Says whether what a program said before its end is that memory ran out."""
+    return bool(_NO_MEMORY.search(text))
+
 
 def limit(error: BaseException) -> str:
     """Returns what this machine has run out of, with the remedy; "" for an error of another kind."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, ImportError | RuntimeError) and lacks_memory(str(error))
+    ):
         return _LIMITS[errno.ENOMEM]
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return _LIMITS[errno.EAGAIN]

@@ -213,8 +213,10 @@ def modules(allow: list[str] | None) -> tuple[str, ...]:
     Raises:
         UserError: one is not the name of a module.
     """
+    from hpsearch.results.commands.arguments import is_module
+
     for name in allow or ():
-        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
+        if not is_module(name):
             raise UserError(f'--allow: "{name}" is not the name of a module; write it as in my_package.nets')
     return tuple(allow or ())
 

@@ -187,6 +187,7 @@ class RunSummary:
         cold: whether a second signal ended it at once.
         failed: whether it ended with an error, which the caller is given after this.
         lost: whether the database has lost the study, so that there is nothing to be read or written there.
+        damaged: the database's file, if that is why, so that it must be moved away first.
         exit_status: 0 when the study has a best trial, 1 when none succeeded, 130 / 143 after a signal, the
             error's own after an error.
         driver_seconds: processor time of the driver's own work within `seconds` of wall time.
@@ -207,6 +208,7 @@ class RunSummary:
     cold: bool = False
     failed: bool = False
     lost: bool = False
+    damaged: str = ""
 
     @property
     def any_finished(self) -> bool:

@@ -44,6 +44,10 @@ class _Process:
     oom_kills: int
     closed: float | None = None
     killed: float | None = None
+    lingered: bool = False  # after it had closed its pipe
+
+
+LINGERED = "closed its pipe and did not end, so that it was killed"
 
 
 class LocalExecutor:
@@ -163,17 +167,18 @@ class LocalExecutor:
         entry = self._workers[worker]
         status = entry.process.poll()
         if status is None:
-            since = min(entry.closed or math.inf, entry.killed or math.inf)
+            since = entry.killed or entry.closed or math.inf
             if time.monotonic() - since < PATIENCE:
                 return
-            if entry.killed is None:  # it closed its pipe but lives on
+            if entry.killed is None:
+                entry.lingered = True
                 self.kill(worker)
                 return
             reason = "was killed, but the kernel cannot end its process yet"
         else:
             yield from self._drain(entry)
             oom = _oom_kills() > entry.oom_kills
-            reason = exit_reason(status, oom)
+            reason = LINGERED if entry.lingered else exit_reason(status, oom)
         _signal_group(entry.process, signal.SIGKILL)  # what it has started may live on
         entry.connection.close()
         del self._workers[worker]

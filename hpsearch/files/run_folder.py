@@ -1,6 +1,7 @@
 """Every path below the run folder, in one place."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class RunFolder:
         below = self.root / path  # `path` itself, if that begins at the root
         own = self.weights(number) if Path(self.study).name == self.study else below
         homes = {below: self.root / path.parts[0], own: self.home}
-        return next((one for one, home in homes.items() if _is_of(home, token) and one.is_file()), None)
+        return next((one for one, home in homes.items() if _is_of(home, token) and os.path.isfile(one)), None)
 
     def kept_weights(self) -> list[tuple[int, Path]]:
         """Returns the numbers of the trials whose weights are kept here, and where."""

@@ -37,10 +37,15 @@ class EarlyStoppingPruner(BasePruner):
             the order of their steps. Set it before `trial.should_prune()`. Needed by `pq` and `overfit`.
 
     Raises:
-        UserError: the criterion needs training losses and `train_loss` is not given.
+        UserError: it is no criterion, or it needs training losses and `train_loss` is not given.
     """
 
     def __init__(self, criterion: Criterion, train_loss: str | None = None) -> None:
+        if not hasattr(criterion, "judge"):
+            raise UserError(
+                f"EarlyStoppingPruner: criterion must be a stopping criterion, got {criterion!r}; write "
+                "EarlyStoppingPruner(hpsearch.Patience(8))"
+            )
         if criterion.needs_train_loss and train_loss is None:
             raise UserError(
                 f"{criterion} needs training losses; name the user attribute that holds their list, as in "

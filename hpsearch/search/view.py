@@ -23,6 +23,7 @@ from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
 from hpsearch.search.space import distributions
 from hpsearch.study.direction import sign
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import one_line
 
 BEST_SHOWN = 200
 NEWEST_SHOWN = 800
@@ -325,12 +326,12 @@ class Queued:
             try:
                 inner = space[name].to_internal_repr(value)
                 fits = space[name]._contains(inner)
-            except (TypeError, ValueError):  # another type, or no choice of the list
+            except (TypeError, ValueError, OverflowError):  # another type, no choice of the list, too large
                 fits = False
             if fits:
                 self.values[name] = space[name].to_external_repr(inner)
             else:
-                wrong.append(f"{name} = {value!r} is not in {_shown(space[name])}")
+                wrong.append(f"{name} = {one_line(repr(value), 80)} is not in {_shown(space[name])}")
         self.problem = f"queued with values outside of [search]: {'; '.join(wrong)}" if wrong else ""
 
 

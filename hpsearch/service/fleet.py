@@ -24,7 +24,7 @@ from hpsearch.contracts.messages import (
     WorkerExit,
     WorkerSetup,
 )
-from hpsearch.errors import WorkersFailed
+from hpsearch.errors import WorkersFailed, lacks_memory, limit
 from hpsearch.executors.places import memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -362,6 +362,8 @@ class Fleet:
 def remedy(reason: str, stderr: str) -> str:
     """Returns what helps to find out why workers die; nothing is lost meanwhile."""
     resume = "what was trained is kept: run the study again to resume it"
+    if lacks_memory(stderr):
+        return f"{limit(MemoryError())}; {resume}"
     if "SIGKILL" not in reason or stderr:
         return resume
     return (

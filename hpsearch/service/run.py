@@ -18,7 +18,8 @@ from hpsearch.service.opening import discard_empty, open_study
 from hpsearch.service.snapshots import best, standing
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Stops
-from hpsearch.store.url import absolute, redact
+from hpsearch.store.sqlite import is_damaged
+from hpsearch.store.url import absolute, redact, sqlite_file
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -148,10 +149,18 @@ def _save(driver: Driver) -> None:
         raise CheckpointError(
             f"{gone}; its trials cannot be kept in {path}: {error.strerror or error}"
         ) from error
+    file = _damaged(driver.study)
+    first = f"move {file} away and " if file else ""
     driver.database.gone = (
-        f"{gone}; {counted(count, 'finished trial')} and all unfinished ones are kept in {path}: run the study again "
-        "to bring them back"
+        f"{gone}; {counted(count, 'finished trial')} and all unfinished ones are kept in {path}: {first}run the study "
+        "again to bring them back"
     )
+
+
+def _damaged(study: Study) -> str:
+    """Returns the database's file if it cannot be read any more, so that it is in the way; "" if not."""
+    file = sqlite_file(str(study.storage.engine.url))
+    return str(file) if file is not None and is_damaged(file) else ""
 
 
 def _info(launched: Launch, study: Study) -> StudyInfo:
@@ -192,6 +201,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         cold=stops.cold,
         failed=error is not None,
         lost=bool(driver.database.gone),
+        damaged=_damaged(study) if driver.database.gone else "",
         epochs=driver.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

@@ -37,7 +37,7 @@ from hpsearch.service.watch import Reached
 from hpsearch.store import trials, writes
 from hpsearch.store.archive import Archive, unfinished
 from hpsearch.store.connection import reading, translated
-from hpsearch.store.keys import ENDED, SPECIFICATION
+from hpsearch.store.keys import ENDED, SPECIFICATION, check_record
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.schema import Lease
 from hpsearch.store.study_data import DataRecord
@@ -196,6 +196,7 @@ class Study:
             if not known or not trials.is_own(trial, self.token, self.view.space):
                 self._see(trial)
             elif state.is_finished():
+                check_record(self.spec.study.name, number, trial.user_attrs)
                 self.archive.add(trial)
                 self.view.replace(trial)
                 self.policy.add(trial)
@@ -664,6 +665,7 @@ class Study:
             self._foreign.pop(trial.number, None)
             self.view.leave_out(trial.number)
             return
+        check_record(self.spec.study.name, trial.number, trial.user_attrs)
         self.view.add(trial)
         self._enter(trial)
         if not trial.state.is_finished():

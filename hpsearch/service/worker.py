@@ -123,7 +123,9 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         engine, ready = prepare(
             setup, began, teller(pipe, setup.worker), lambda text: pipe.send(Waiting(setup.worker, text))
         )
-    except Exception as error:
+    except (
+        BaseException
+    ) as error:  # signals have handlers: what else comes was raised by code of the user's own
         logger.exception("worker %d cannot begin", setup.worker)
         pipe.send(setup_failed(setup, error))
         return
@@ -229,7 +231,7 @@ def prepare(
     return engine, ready
 
 
-def setup_failed(setup: WorkerSetup, error: Exception) -> SetupFailed:
+def setup_failed(setup: WorkerSetup, error: BaseException) -> SetupFailed:
     """Returns what the driver is told of a worker that cannot begin."""
     if isinstance(error, HpsearchError):
         user_error = type(error).__name__ if isinstance(error, UserError) else None
@@ -281,7 +283,7 @@ class Loop:
     def _admit(self, run: TrialRun) -> None:
         try:
             started = self._engine.admit(run)
-        except Exception as error:
+        except BaseException as error:
             from hpsearch.training import failures
 
             self._fail(run, error, hopeless=failures.comes_again(error, first=True))
@@ -298,7 +300,7 @@ class Loop:
     def _step(self) -> None:
         try:
             results = self._engine.step(self._free)
-        except Exception as error:
+        except BaseException as error:
             # Engines end a trial that fails by themselves: whatever comes through is the engine's own end.
             self._break_off(error)
             return
@@ -313,14 +315,14 @@ class Loop:
             self._told = time.monotonic()
             self._pipe.send(Usage(self._worker, memory))
 
-    def _break_off(self, error: Exception) -> None:
+    def _break_off(self, error: BaseException) -> None:
         """Leaves after an engine's end: the trials fail whose fault it may be, the others can be resumed."""
         self._leaving = True
         victim = error.number if isinstance(error, EngineError) else None
         for run in list(self._active.values()):
             if victim in (None, run.number):
                 cause = error.__cause__ if victim is not None else None
-                self._fail(run, cause if isinstance(cause, Exception) else error)
+                self._fail(run, error if cause is None else cause)
             else:
                 self._pipe.send(TrialEnd(run.number, run.attempt, EndKind.PREEMPTED, leaving=True))
         self._active.clear()
@@ -375,10 +377,10 @@ class Loop:
             self._pipe.send(replace(self._engine.evict(number, kind), leaving=self._leaving))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
-        except Exception as error:
+        except BaseException as error:
             self._fail(run, error)
 
-    def _fail(self, run: TrialRun, error: Exception, hopeless: bool = False) -> None:
+    def _fail(self, run: TrialRun, error: BaseException, hopeless: bool = False) -> None:
         """Reports an error, and leaves when the process is of no use after it."""
         from hpsearch.training import failures
 

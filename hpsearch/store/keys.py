@@ -2,11 +2,15 @@
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from hpsearch.errors import StudyFileError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
+from hpsearch.contracts.trial import StopKind
+from hpsearch.errors import StorageError, StudyFileError
 from hpsearch.study.file import parse_study, stored_tree
 from hpsearch.study.specification import StudySpec
+from hpsearch.text import one_line
 
 SPECIFICATION = "specification"
 """The study's user attribute that makes it one of hpsearch's."""
@@ -62,3 +66,39 @@ def stored_specification(attrs: Mapping[str, Any], name: str) -> StudySpec:
     except (KeyError, TypeError, ValueError) as error:
         raise StudyFileError(f'study "{name}": its stored specification cannot be read: {error}') from None
     return parse_study(tree, source=f'study "{name}"')
+
+
+class _Record(BaseModel, strict=True):
+    """What our attributes of a trial hold. Those that are not here are only shown; a curve that is none is left out."""
+
+    score: FiniteFloat | None = None
+    best_epoch: int | None = None
+    best_at: FiniteFloat | None = None
+    epochs_run: int = 0
+    stop_reason: Annotated[StopKind, Field(strict=False)] = StopKind.FINISHED
+    metrics_at_best: dict[str, Any] = {}
+    seconds: FiniteFloat | None = None
+    device_seconds: FiniteFloat | None = None
+    samples_per_second: FiniteFloat | None = None
+    attempt: int = 1
+    paused: int | None = None
+    pauses: int = 0
+    pieces: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
+    why: list[str] = []
+
+
+def check_record(study: str, number: int, attrs: Mapping[str, Any]) -> None:
+    """Refuses a trial of a study's own whose attributes somebody has edited.
+
+    Raises:
+        StorageError: naming the trial, the attribute, what it holds and the remedy.
+    """
+    try:
+        _Record.model_validate(attrs)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        key = str(wrong["loc"][0])
+        raise StorageError(
+            f'study "{study}": trial {number}: its attribute {key} is damaged: {one_line(repr(attrs[key]), 80)}: '
+            f"{wrong['msg']}; restore the database from a backup, or set the attribute right"
+        ) from None

@@ -39,6 +39,17 @@ def may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
+def is_damaged(path: Path) -> bool:
+    """Says whether there is a file, and SQLite cannot read it as a whole."""
+    if not may_read(path):  # SQLite would make a file of a log without one
+        return path.is_file() and bool(_size(path.with_name(f"{path.name}-wal")))
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+    except sqlite3.DatabaseError:
+        return True
+
+
 def opener(path: Path, timeout: float) -> Callable[[], sqlite3.Connection] | None:
     """Returns what connects to a file that may only be read: of an archive, a read-only mount, another user.
 
@@ -98,7 +109,7 @@ def tune(engine: "Engine", begin: str) -> None:
 CHECKPOINT = 3.0  # seconds between two of a driver
 _MOST_LOG = 4 << 20  # bytes of the log: as many as SQLite takes before it moves them into the file
 _LOOKS = 6  # at a copy that is just being written, 0.05 seconds apart
-_OTHERS = 2.0  # seconds in which another driver ends a move that readers have held up
+_OTHERS = 2.0  # seconds after which nobody else is changing the file any more
 _FAR = 1_000_000
 _OVERWRITTEN = "overwritten with another copy of it"
 
@@ -151,9 +162,12 @@ class DatabaseFile:
         else:
             self._take_copy()
             return _OVERWRITTEN
-        if (
-            count != self._count or _size(self._log) > _MOST_LOG
-        ):  # other programs move the log and do not count
+        # Other programs move the log and do not count. A move of ours that readers hold up has changed the file, and
+        # its count is in the log still.
+        logged = _logged(self._path)
+        if logged is None:
+            return ""  # another process is at it; look again
+        if count != self._count or _size(self._log) > _MOST_LOG or logged != count:
             self._stamp, self._count, self._doubt = stamp, count, None
             return ""
         if self._doubt is None or self._doubt[0] != stamp:
@@ -205,6 +219,16 @@ def _count(path: Path) -> int | None:
     """Returns the count in the file itself, None if it cannot be read."""
     try:
         with closing(_without_log(path)) as connection:
+            count: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            return count
+    except sqlite3.Error:
+        return None
+
+
+def _logged(path: Path) -> int | None:
+    """Returns the count as the log has it, None if it cannot be read now."""
+    try:
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
             count: int = connection.execute("PRAGMA user_version").fetchone()[0]
             return count
     except sqlite3.Error:

@@ -20,6 +20,7 @@ from hpsearch.errors import DigestMismatch, StudyFileError, nearest
 from hpsearch.files.regular import regular
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.study.specification import LINKED, StudySpec
+from hpsearch.text import one_line
 
 RUN_ONLY = {
     "study": {
@@ -62,6 +63,10 @@ def load_study_file(path: str | Path) -> StudySpec:
     Raises:
         StudyFileError: the file is missing, is no TOML, or has a wrong field; the message says which.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise StudyFileError(
+            f"a study must be a file's path, a study or its tables, got {one_line(repr(path), 80)}"
+        )
     path = Path(path)
     try:
         with regular(path).open(

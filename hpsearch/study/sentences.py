@@ -187,7 +187,12 @@ def check_tree(tree: Mapping[Any, Any]) -> None:
         if sentence:
             found.append((_shortened(field), sentence))
         elif isinstance(value, Mapping):
-            faults = [_oversized(key, 0) for key in value]
+            faults = [
+                _oversized(key, 0)
+                if isinstance(key, str)
+                else f"must be a text, got {_shown(key)}; put it in quotes"
+                for key in value
+            ]
             found += [(_shortened(field), f"a key {fault}") for fault in faults if fault][:1]
             todo += [(_join(field, str(key)), inner, depth + 1) for key, inner in value.items()]
         elif isinstance(value, list | tuple):

@@ -130,6 +130,8 @@ class StudySection(Section):
                 f'"{name}" is not a valid study name; use at most 200 letters, digits, spaces and . _ -, '
                 "beginning with a letter or a digit (without study.name, the file's own name counts)"
             )
+        if name.endswith(".toml"):
+            raise ValueError(f'"{name}" would be taken for a study file; choose another name')
         if name in RESERVED_NAMES:
             raise ValueError(f'"{name}" is reserved in the run folder; choose another name')
         return name

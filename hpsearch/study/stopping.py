@@ -52,22 +52,22 @@ _PRUNERS: Mapping[str, tuple[str, ...]] = {
 
 
 def require_at_least(name: str, value: float, least: float) -> None:
-    """Refuses a number that is too small, and NaN.
+    """Refuses a number that is too small, NaN, and what is no number.
 
     Raises:
         ValueError: `value` is not `least` or more.
     """
-    if not value >= least:
+    if not isinstance(value, int | float) or not value >= least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuses zero, negative numbers and NaN.
+    """Refuses zero, negative numbers, NaN, and what is no number.
 
     Raises:
         ValueError: `value` is not above 0.
     """
-    if not value > 0:
+    if not isinstance(value, int | float) or not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 

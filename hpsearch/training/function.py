@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
-from hpsearch.errors import ModelError
+from hpsearch.errors import OF_OWN_CODE, ModelError
 from hpsearch.study import StudySpec
+from hpsearch.text import one_line
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.context import Trial, seed_epoch
@@ -85,7 +86,7 @@ class FunctionEngine:
             return []
         try:
             return [self._epoch(running)]
-        except Exception as error:
+        except OF_OWN_CODE as error:
             if failures.spoils_process(error):
                 raise
             end = replace(
@@ -174,7 +175,7 @@ class FunctionEngine:
         """Lets the generator's `finally` blocks run; what they raise is told, but changes no outcome."""
         try:
             running.epochs.close()
-        except Exception:
+        except OF_OWN_CODE:
             number = running.slot.run.number
             logger.exception("trial %d: %s raised while it was closed", number, self._name)
         running.trial.forget_saved()
@@ -214,8 +215,8 @@ def test_function(spec: StudySpec, allow: tuple[str, ...] | None) -> Callable[[T
     """
     if spec.train.function is None:
         return None
-    module = sys.modules[import_object(spec.train.function, allow, field="train.function").__module__]
-    found = getattr(module, "test", None)
+    import_object(spec.train.function, allow, field="train.function")
+    found = getattr(sys.modules[spec.train.function.partition(":")[0]], "test", None)
     return found if callable(found) else None
 
 
@@ -237,7 +238,9 @@ def check_metrics(yielded: Any, metric: str, function: str) -> dict[str, float]:
     for name, value in yielded.items():
         number = _number(value)
         if number is None:
-            raise ModelError(f'{where} "{name}": {value!r}, which is not a number; use float(...) or .item()')
+            raise ModelError(
+                f'{where} "{name}": {one_line(repr(value), 200)}, which is not a number; use float(...) or .item()'
+            )
         metrics[str(name)] = number
     return metrics
 
@@ -246,6 +249,6 @@ def _number(value: Any) -> float | None:
     """Returns a Python, NumPy or one-element tensor number as a float; None for anything else."""
     if isinstance(value, bool | str | bytes):
         return None
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
         return float(value)
     return None

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from hpsearch.errors import DataError, ModelError, UserError, nearest
+from hpsearch.errors import OF_OWN_CODE, DataError, ModelError, UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _import_module(name: str, where: str, error: type[UserError]) -> ModuleType:
         raise error(
             f"{where}: {name} imports {missing.name}, which is neither installed nor beside the study file"
         ) from missing
-    except (Exception, SystemExit) as failure:
+    except OF_OWN_CODE as failure:
         raise error(f"{where}: importing {name} failed: {type(failure).__name__}: {failure}") from failure
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hpsearch.errors import ModelError, nearest
+from hpsearch.errors import OF_OWN_CODE, ModelError, nearest
 from hpsearch.study import ModelSpec
 from hpsearch.study.train import IMAGENET, TIMM
 from hpsearch.training import pretrained
@@ -118,7 +118,7 @@ def _guarded(builder: Callable[..., Any], spec: ModelSpec, arguments: Mapping[st
         return builder(**arguments)
     except ModelError:
         raise
-    except Exception as error:
+    except OF_OWN_CODE as error:
         if is_out_of_memory(error):
             raise
         shown = ", ".join(f"{name} = {value!r}" for name, value in spec.args.items()) or "none"
@@ -192,7 +192,7 @@ def check_images(model: nn.Module, name: str, channels: int, image_size: Size, o
     try:
         with torch.no_grad():
             given = model(images)
-    except Exception as error:
+    except OF_OWN_CODE as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.errors import OF_OWN_CODE
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed
@@ -66,7 +67,7 @@ class PlainEngine:
             return []
         try:
             return [self._training.epoch()]
-        except Exception as error:
+        except OF_OWN_CODE as error:
             if failures.spoils_process(error):
                 raise
             end = self._training.failed(error)
@@ -232,7 +233,7 @@ class Training:
             run.number, run.attempt, kind, weights=self.slot.checkpoints.weights, facts=self._facts()
         )
 
-    def failed(self, error: Exception) -> TrialEnd:
+    def failed(self, error: BaseException) -> TrialEnd:
         """Returns how a trial ends that an exception has ended."""
         run = self.slot.run
         end = failures.trial_end(run, error, self.slot.rescue_best())

@@ -51,7 +51,8 @@ def test_a_killed_worker_is_told_by_its_signal(executor):
 
 
 @pytest.fixture
-def odd(tmp_path):
+def odd(tmp_path, request, monkeypatch):
+    monkeypatch.setenv("LINGERS", "60" if "lives_on" in request.node.name else "0.5")
     executor = LocalExecutor(RunFolder(tmp_path, "s"), module="tests.service.odd_worker")
     ready = start(executor)
     yield executor, ready
@@ -65,6 +66,15 @@ def test_a_dead_worker_is_noticed_while_a_process_of_its_own_holds_the_pipe(odd)
     os.kill(ready.pid, signal.SIGKILL)
     assert receive(executor, WorkerExit, 5).reason == "killed by SIGKILL"
     os.kill(int(ready.device), 0)  # that process still lives
+
+
+def test_a_worker_that_closes_its_pipe_and_lives_on_is_killed_and_said_to_be(odd, monkeypatch):
+    executor, _ = odd
+    monkeypatch.setattr(local, "PATIENCE", 1.0)
+    executor.send(0, Shutdown())
+    assert (
+        receive(executor, WorkerExit, 10).reason == "closed its pipe and did not end, so that it was killed"
+    )
 
 
 def test_a_worker_is_given_the_time_to_exit(odd):

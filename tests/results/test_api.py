@@ -1,6 +1,7 @@
 """`hpsearch.run` as a script calls it, with real workers."""
 
 import inspect
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         (hpsearch.run, "lease_seconds", float("nan"), "a number of seconds of at least 1"),
         (hpsearch.run, "storage_timeout", -5, "a number of seconds of at least 0"),
         (hpsearch.run, "timeout", [1], 'a number of seconds or a text such as "2h"'),
-        (hpsearch.run, "allow", "nets", r'a list of texts, as in \["one"\]'),
-        (hpsearch.run, "allow", [3], r'a list of texts, as in \["one"\]'),
+        (hpsearch.run, "allow", "nets", r'a list of modules, as in \["my_package.nets"\]'),
+        (hpsearch.run, "allow", [3], r'a list of modules, as in \["my_package.nets"\]'),
+        (hpsearch.run, "allow", ["a b"], r'a list of modules, as in \["my_package.nets"\]'),
+        (hpsearch.run, "run_folder", "", "a path"),
         (hpsearch.run, "callbacks", [print], "a list of hpsearch.Callback objects"),
         (hpsearch.run, "progress", object(), "True or False"),
         (hpsearch.run, "cluster", "auto", "a Cluster"),
@@ -135,6 +138,24 @@ def test_what_is_no_study_is_refused(function: Callable[..., Any]) -> None:
         hpsearch.UserError, match="study must be a study file's path, a study's name, or a study, got 3"
     ):
         function(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: hpsearch.load_study_file(3), "a study must be a file's path, a study or its tables, got 3"),
+        (
+            lambda: hpsearch.StudyFile.from_dict(3),
+            "a study must be a file's path, a study or its tables, got 3",
+        ),
+        (lambda: hpsearch.StudyFile.from_dict({"search": {1: [1]}}), "search: a key must be a text, got 1"),
+        (lambda: hpsearch.load_best_model(3), "load_best_model: study must be a study file's path"),
+        (lambda: hpsearch.EarlyStoppingPruner(3), "criterion must be a stopping criterion, got 3"),
+    ],
+)
+def test_the_wrong_thing_is_refused_in_a_sentence(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(hpsearch.UserError, match=re.escape(sentence)):
+        call()
 
 
 def test_arguments_are_named_alike_everywhere() -> None:

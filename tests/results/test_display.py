@@ -345,6 +345,14 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
             "hpsearch run",
         ),
         ({"can_go_on": True}, ["hpsearch run digits.toml --data-root d    # resumes it"], "no trial"),
+        (
+            {"can_go_on": True, "lost": True, "damaged": "my runs/hpsearch.db"},
+            [
+                "mkdir -p 'my runs/damaged' && mv 'my runs/hpsearch.db'* 'my runs/damaged'",
+                "hpsearch run digits.toml --data-root d    # resumes it",
+            ],
+            "no trial",
+        ),
         ({"best": None, "counts": {"RUNNING": 2}, "can_go_on": True}, ["best: none yet"], "stop_detail"),
         ({"best": None, "exit_status": 1}, ["best: none", "hpsearch export digits"], "hpsearch confirm"),
         ({"reason": "all ended:\nKilled"}, ["digits: all ended (1:23"], "Killed"),

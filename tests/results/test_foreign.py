@@ -18,6 +18,18 @@ from tests.databases import execute, fresh_database, server_url
 from tests.results.requests import ask
 from tests.results.stored import make_study
 
+FILE = """
+[study]
+trials = 2
+[data]
+dataset = "digits"
+[model]
+name = "mlp"
+[train]
+epochs = 2
+[search]
+learning_rate = { low = 1e-3, high = 0.3, log = true }
+"""
 OURS = {
     "val_loss": 0.3, "train_loss": "low", "score": "good", "best_epoch": "last", "epochs_run": [1], "seconds": "2 h",
     "weights": ["a", 1], "metrics_at_best": {"val_loss": "x"}, "fit": 3, "stop_reason": None, "epoch_seconds": 7,
@@ -214,6 +226,56 @@ def test_a_name_that_is_no_text_is_one_sentence(ascii_url, tmp_path, capsys, wor
         assert said.startswith("error: ")
         assert len(said.splitlines()) == 1
         assert "UTF-8" in said or "utf-8" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stop_reason", '"patience ran out"'),
+        ("metrics_at_best", "7"),
+        ("epochs_run", '"many"'),
+        ("best_epoch", "2.5"),
+        ("score", "1e999"),
+        ("score", "1" + "0" * 400),
+        ("seconds", '"long"'),
+        ("pieces", "[[1]]"),
+        ("why", "{}"),
+    ],
+)
+def test_an_own_trial_that_was_edited_is_one_sentence_everywhere(tmp_path, key, value, capsys, caplog):
+    database, file = tmp_path / "hpsearch.db", tmp_path / "s.toml"
+    file.write_text(FILE)
+    words = ["--run-folder", str(tmp_path)]
+    assert command(["run", str(file), *words, "--workers", "1", "--gpus", "none", "--quiet"]) == 0
+    with closing(sqlite3.connect(database)) as connection, connection:
+        change = "INSERT OR REPLACE INTO trial_user_attributes (trial_id, key, value_json) VALUES (1, ?, ?)"
+        connection.execute(change, (key, value))
+    capsys.readouterr()
+    more = ["--trials", "3", "--workers", "1", "--gpus", "none"]
+    for arguments in (
+        ["run", str(file), *more],
+        ["export", "s"],
+        ["export", "s", "--epochs"],
+        ["report", "s"],
+    ):
+        assert command([*arguments, *words]) == 2, arguments
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(said) == 1, arguments
+        assert f'study "s": trial 0: its attribute {key} is damaged: ' in said[0]
+        assert said[0].endswith("restore the database from a backup, or set the attribute right")
+    assert command(["list", *words]) == 0
+
+
+def test_a_study_whose_name_is_no_files_is_listed_and_deleted(tmp_path, capsys):
+    name, url = "y" * 300, f"sqlite:///{tmp_path}/hpsearch.db"
+    optuna.create_study(study_name=name, storage=url)
+    make_study(url, "s")
+    words = ["--storage", url, "--run-folder", str(tmp_path)]
+    assert command(["list", *words]) == 0
+    assert "s" in capsys.readouterr().out.split()
+    assert command(["status", name, *words]) == 0
+    assert command(["delete", name, "-y", *words]) == 0
+    assert [row.name for row in list_studies(url, tmp_path)] == ["s"]
 
 
 @pytest.mark.parametrize("curve", [999999999999, "text", {"a": 1}, [10**400, None, "x"]])

@@ -21,7 +21,7 @@ def main() -> None:
     os.kill(child, 9)
     os.waitpid(child, 0)
     pipe.close()
-    time.sleep(0.5)  # as torch does when it is taken down
+    time.sleep(float(os.environ.get("LINGERS", "0.5")))  # as torch does when it is taken down
     sys.exit(143)
 
 

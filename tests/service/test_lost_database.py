@@ -147,6 +147,7 @@ def check(url, tmp_path, act, after=4, accident=None):
         damage = str(error)
     if again is None:  # an empty file is damaged as long as SQLite has its log
         assert act is empty
+        assert summary.damaged == str(file_of(url))
         # Which of its words SQLite finds depends on how much of its log it has moved.
         assert re.search("(malformed|not a database); move it away with study.db-wal", damage)
         remove(url)
@@ -203,6 +204,28 @@ def test_what_others_move_from_the_log_into_the_sqlite_file_is_no_copy(sqlite_ur
         pass
     for one in (storage, writer):
         one.engine.dispose()
+
+
+def test_a_move_of_the_log_that_a_reader_holds_up_is_no_copy(tmp_path, monkeypatch):
+    """It changes the file, and the count that goes with it stays in the log, perhaps for long."""
+    monkeypatch.setattr(sqlite_file, "_OTHERS", 0.0)
+    path = tmp_path / "study.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("PRAGMA wal_autocheckpoint=0")
+        writer.execute("CREATE TABLE t(a)")
+        one, other = sqlite_file.DatabaseFile(path), sqlite_file.DatabaseFile(path)
+        assert one.check() == other.check() == ""
+        writer.execute("INSERT INTO t VALUES (1)")
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM t").fetchall()
+            monkeypatch.setattr(sqlite_file, "CHECKPOINT", 0.0)
+            before = path.stat().st_mtime_ns
+            assert [one.check() for _ in range(2)] == ["", ""]  # sees the other's move, then moves
+            assert path.stat().st_mtime_ns != before
+        monkeypatch.setattr(sqlite_file, "CHECKPOINT", 3600.0)
+        assert [other.check() for _ in range(3)] == ["", "", ""]
 
 
 def test_a_study_that_a_server_loses_is_kept_and_brought_back(server_database_url, tmp_path):

@@ -316,6 +316,8 @@ def test_a_queued_trial_whose_lease_is_lost_ends_exactly_once(tmp_path):
     [
         ({"learning_rate": 7.0}, "learning_rate = 7.0 is not in 0.0001 to 1"),
         ({"learning_rate": "high"}, "learning_rate = 'high' is not in"),
+        ({"learning_rate": 10**400}, "learning_rate = 1000"),
+        ({"epochs": 10**400}, "epochs = 1000"),
         ({"momentum": 0.5}, "momentum is not searched"),
     ],
 )

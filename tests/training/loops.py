@@ -1,5 +1,8 @@
 """Training functions as users write them, right and wrong ones."""
 
+import asyncio
+import functools
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -43,6 +46,21 @@ def learns(trial: Any) -> Iterator[Metrics]:
             val_loss = nn.functional.cross_entropy(model(images), targets)
         trial.save(model, optimizer)
         yield {"train_loss": total / len(data.train), "val_loss": val_loss}
+
+
+def leaves(trial: Any) -> Iterator[Metrics]:
+    """Ends the process, as it thinks."""
+    sys.exit("no more")
+    yield {}
+
+
+def is_cancelled(trial: Any) -> Iterator[Metrics]:
+    """What a loop of asyncio raises is no Exception."""
+    raise asyncio.CancelledError
+    yield {}
+
+
+bound = functools.partial(steady)
 
 
 def disagrees(trial: Any) -> Iterator[Metrics]:

@@ -106,6 +106,8 @@ def test_wrong_functions_get_a_sentence(tmp_path: Path, name: str, message: str)
         ("slips_later", 2, False),
         ("meets_bad_luck", 1, False),
         ("raises", 2, False),
+        ("leaves", 1, False),
+        ("is_cancelled", 1, False),
     ],
 )
 def test_only_an_error_that_comes_again_is_hopeless(
@@ -260,7 +262,7 @@ def test_numbers_of_all_kinds(value: Any, number: float) -> None:
     assert check_metrics({"val_loss": value}, "val_loss", "f") == {"val_loss": number}
 
 
-@pytest.mark.parametrize("value", [None, True, "0.5", [1.0], torch.tensor([1.0, 2.0])])
+@pytest.mark.parametrize("value", [None, True, "0.5", [1.0], torch.tensor([1.0, 2.0]), 10**400])
 def test_what_is_no_number(value: Any) -> None:
     with pytest.raises(ModelError, match="not a number"):
         check_metrics({"val_loss": value}, "val_loss", "f")
@@ -272,3 +274,4 @@ def test_the_test_function_beside_train(tmp_path: Path) -> None:
     assert found is not None
     assert found(None, None) == {"test_loss": 0.0}
     assert find_test(make_run(tmp_path).spec, None) is None
+    assert find_test(run_of(tmp_path, "bound").spec, None) is not None

@@ -46,6 +46,11 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
         raise UserError(f"{function.__name__}: {name} must be {kind.words}, got {one_line(repr(value), 80)}")
 
 
+def is_module(name: str) -> bool:
+    """Says whether a text names a module, or a function or a class of one."""
+    return all(part.isidentifier() for part in name.replace(":", ".").split("."))
+
+
 def _whole(least: int) -> _Kind:
     return _Kind(
         f"a whole number of at least {least}",
@@ -76,8 +81,11 @@ def _is_list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _TEXT = _Kind("a text", _is_text)
-_PATH = _Kind("a path", _is_path)
+_PATH = _Kind("a path", lambda value: _is_path(value) and bool(os.fspath(value)))
 _TEXTS = _Kind('a list of texts, as in ["one"]', _is_list(_is_text))
+_MODULES = _Kind(
+    'a list of modules, as in ["my_package.nets"]', _is_list(lambda one: _is_text(one) and is_module(one))
+)
 _SWITCH = _Kind("True or False", lambda value: isinstance(value, bool))
 
 _KINDS: Mapping[str, _Kind] = {
@@ -87,7 +95,8 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     **dict.fromkeys(("gpus", "share", "executor", "storage", "data_root", "device", "prepare"), _TEXT),
     **dict.fromkeys(("run_folder", "out", "png"), _PATH),
-    **dict.fromkeys(("allow", "import_paths"), _TEXTS),
+    "allow": _MODULES,
+    "import_paths": _TEXTS,
     **dict.fromkeys(("test", "search", "markdown"), _SWITCH),
     **dict.fromkeys(("workers", "workers_per_gpu", "gpus_per_trial", "trials", "top"), _whole(1)),
     **dict.fromkeys(("ensemble", "average", "seeds"), _whole(2)),

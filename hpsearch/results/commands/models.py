@@ -13,6 +13,7 @@ from torch import Tensor
 from hpsearch.errors import ModelError, UserError
 from hpsearch.files.atomic import replaced
 from hpsearch.files.model_folder import DESCRIPTION, MANIFEST, PROGRAM, WEIGHTS, remove_others
+from hpsearch.results.commands.arguments import check_arguments
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
@@ -55,6 +56,7 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
+    check_arguments(load_best_model, locals())
     if study is not None and os.path.isfile(Path(study) / MANIFEST):
         return load_ensemble(Path(study), tuple(allow))
     url = storage or database_in(Path(run_folder))

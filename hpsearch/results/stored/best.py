@@ -10,6 +10,7 @@ from hpsearch.results.confirm.plan import Candidate, middle_repeat
 from hpsearch.results.stored.answer import Answer, answer
 from hpsearch.results.stored.reading import OpenStudy, complete_hparams, complete_trial
 from hpsearch.store import queries
+from hpsearch.store.keys import check_record
 from hpsearch.store.queries import StoredTrial
 from hpsearch.study.direction import sign
 
@@ -88,6 +89,7 @@ def best_trial(
     hparams_of = partial(complete_hparams, *place)
     found = answer(study.name, study.attrs, searched.number, hparams_of, study.linked_trials(), by_search)
     trial = complete_trial(*place, found.trial) or searched
+    check_record(study.name, trial.number, trial.user_attrs)
     return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
 
 

@@ -79,7 +79,8 @@ def epochs_frame(study: OpenStudy) -> pd.DataFrame:
 
 
 def _epoch_rows(trial: StoredTrial, metric: str) -> Iterator[dict[str, Any]]:
-    curves = {name: trial.user_attrs.get(name) or [] for name in CURVES}
+    stored = {name: trial.user_attrs.get(name) for name in CURVES}
+    curves = {name: curve if isinstance(curve, list) else [] for name, curve in stored.items()}
     count = max([*map(len, curves.values()), *trial.reports], default=0)
     for epoch in range(1, count + 1):
         values = {name: curve[epoch - 1] for name, curve in curves.items() if epoch <= len(curve)}

@@ -1,5 +1,6 @@
 """All studies of a storage at a glance: counted by the database, so that no curve is read."""
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -155,7 +156,7 @@ def _total(specification: str) -> int | None:
 
 def own_folder(folder: RunFolder) -> Path | None:
     """Returns the study's folder; None if it has none, or a name that leads elsewhere."""
-    return folder.home if makes_folder(folder.study) and folder.home.is_dir() else None
+    return folder.home if makes_folder(folder.study) and os.path.isdir(folder.home) else None
 
 
 def makes_folder(name: str) -> bool:

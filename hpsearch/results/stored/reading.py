@@ -12,7 +12,7 @@ from hpsearch.results.stored.answer import Linked
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.study import StudyRecord, as_record
 from hpsearch.store import queries
-from hpsearch.store.keys import SPECIFICATION, TOKEN, is_confirmation
+from hpsearch.store.keys import SPECIFICATION, TOKEN, check_record, is_confirmation
 from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.store.url import sqlite_file
@@ -58,10 +58,18 @@ class OpenStudy:
         return queries.foreign_trials(self.reader, self.stored.study_id).get(self.stored.study_id, {})
 
     def trials(self) -> list[StoredTrial]:
-        """Reads the study's own trials by number; in a study that hpsearch did not make, all are its own."""
+        """Reads the study's own trials by number; in a study that hpsearch did not make, all are its own.
+
+        Raises:
+            StorageError: an own trial's attributes are damaged.
+        """
         foreign = self.foreign()
         found = queries.trials(self.reader, self.stored.study_id)
-        return [trial for trial in found if trial.trial_id not in foreign]
+        own = [trial for trial in found if trial.trial_id not in foreign]
+        if self.stored.is_ours:
+            for trial in own:
+                check_record(self.name, trial.number, trial.user_attrs)
+        return own
 
     def find_weights(self, number: int, named: object, run_folder: Path) -> str | None:
         """Returns where a trial's weights are on this machine: in the run folder, or in one at an SQLite file.

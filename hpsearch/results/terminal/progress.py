@@ -1,10 +1,12 @@
 """How a run stands, gathered from its callbacks; what every display shows."""
 
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpsearch.contracts.callbacks import (
@@ -300,5 +302,13 @@ def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool, is_confir
         commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
     if summary.can_go_on:
         again = repeat.command or f"hpsearch run {name}{flags}"
-        return [f"{again}    # resumes it", *commands]
+        return [*_moved_away(summary.damaged), f"{again}    # resumes it", *commands]
     return commands
+
+
+def _moved_away(file: str) -> list[str]:
+    """Returns the command that moves a damaged database away, its log too; none without one."""
+    if not file:
+        return []
+    folder = shlex.quote(str(Path(file).with_name("damaged")))
+    return [f"mkdir -p {folder} && mv {shlex.quote(file)}* {folder}"]

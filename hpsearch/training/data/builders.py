@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset
 
-from hpsearch.errors import DataError
+from hpsearch.errors import OF_OWN_CODE, DataError
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.decode import from_item
 from hpsearch.training.data.objects import Member, describe, drawing_from, prepare_file, read_items
@@ -48,7 +48,7 @@ def _call(request: Request) -> Any:
         return build(**({"root": str(request.root)} if "root" in declared else {}))
     except DataError:
         raise
-    except Exception as error:
+    except OF_OWN_CODE as error:
         raise DataError(
             f"data.dataset: {request.spec.dataset} failed with {describe(error)}; fix the function"
         ) from error

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.errors import DataError
+from hpsearch.errors import DataError, refusing
 from hpsearch.files.locks import try_lock
 from hpsearch.text import one_line
 
@@ -163,8 +163,22 @@ def write_array(path: Path, shape: tuple[int, ...], dtype: str, chunks: Iterable
 
 def open_array(path: Path) -> NDArray[Any]:
     """Maps an array copy-on-write: pages are shared with all who read it, and nobody can change the file."""
-    array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    with whole(path.parent):
+        array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
+
+
+def whole(entry: Path) -> contextlib.AbstractContextManager[None]:
+    """Says in a sentence that an entry is not as it was built.
+
+    Raises:
+        DataError: so it is.
+    """
+    return refusing(
+        lambda why: DataError(
+            f"data.cache: {entry} is damaged ({why}); delete it, and it will be created again"
+        )
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

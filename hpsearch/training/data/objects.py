@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hpsearch.errors import DataError
+from hpsearch.errors import OF_OWN_CODE, DataError
 from hpsearch.text import counted
 from hpsearch.training.data.catalogue import (
     PARTS,
@@ -253,7 +253,7 @@ def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterato
             item = member.data[number]
         except DataError:
             raise
-        except Exception as error:
+        except OF_OWN_CODE as error:
             raise DataError(
                 f"data.dataset: item {number} of {member} could not be read: {describe(error)}; fix its "
                 "__getitem__, or leave the item out"
@@ -278,7 +278,7 @@ def prepare_file(prepare: Callable[[Image.Image], Any], name: str, path: Path, c
         picture.load()
         try:
             return prepare(picture)
-        except Exception as error:
+        except OF_OWN_CODE as error:
             raise DataError(
                 f"data.predict: {name} failed with {path}: {describe(error)}; correct it"
             ) from error
@@ -299,7 +299,7 @@ def drawing_from(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Returns what went wrong in code of the user's, and where."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     message = f": {error}" if str(error) else ""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hpsearch.errors import DataError
-from hpsearch.training.data.cache import Cache, read_json, write_array, write_json
+from hpsearch.training.data.cache import Cache, read_json, whole, write_array, write_json
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest
 from hpsearch.training.data.decode import (
     BYTES,
@@ -260,7 +260,8 @@ def decode_new(
 
     weight = np.dtype(decoded.dtype).itemsize * channels[1] * size[0] * size[1] * (len(rows) + len(names))
     entry = cache.entry(f"decoded-{common}-{digest(hashes[rows])}", build, weight)
-    reasons: dict[str, str] = read_json(entry / "reasons.json")
+    with whole(entry):
+        reasons: dict[str, str] = dict(read_json(entry / "reasons.json"))
     bad = {row: reasons.get(hashes[row].tobytes().hex()) for row in lacking.tolist()} if reasons else {}
     return {names[row]: reason for row, reason in bad.items() if reason is not None}
 

@@ -12,7 +12,7 @@ from hpsearch.errors import DataError, nearest
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data import builders, stacks, torchvision_sets
 from hpsearch.training.data.arrays import CLASSES, DIGITS, ArrayImages
-from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
+from hpsearch.training.data.cache import Cache, open_array, read_json, whole, write_array, write_json
 from hpsearch.training.data.catalogue import (
     Array,
     Catalogue,
@@ -167,25 +167,26 @@ def _write(folder: Path, found: Catalogue) -> None:
 
 
 def _read(folder: Path, cache: Cache) -> Catalogue:
-    meta: dict[str, Any] = read_json(folder / "catalogue.json")
-    arrays = {
-        name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
-        for name in ("targets", "parts", "hashes", "groups", "flawed", "pixels", "extremes")
-    }
-    targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
-    if targets is None or parts is None or hashes is None:
-        raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be created again")
-    images = IMAGES[meta["kind"]](cache, meta["names"], hashes, **meta["images"])
-    return Catalogue(
-        images,
-        targets,
-        tuple(meta["classes"]),
-        parts,
-        hashes,
-        arrays["groups"],
-        tuple(meta["names"]),
-        tuple(meta["notes"]),
-        flawed=arrays["flawed"],
-        pixels=arrays["pixels"],
-        extremes=arrays["extremes"],
-    )
+    with whole(folder):
+        meta: dict[str, Any] = read_json(folder / "catalogue.json")
+        arrays = {
+            name: np.asarray(open_array(path)) if (path := folder / f"{name}.npy").exists() else None
+            for name in ("targets", "parts", "hashes", "groups", "flawed", "pixels", "extremes")
+        }
+        targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
+        if targets is None or parts is None or hashes is None:
+            raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be created again")
+        images = IMAGES[meta["kind"]](cache, meta["names"], hashes, **meta["images"])
+        return Catalogue(
+            images,
+            targets,
+            tuple(meta["classes"]),
+            parts,
+            hashes,
+            arrays["groups"],
+            tuple(meta["names"]),
+            tuple(meta["notes"]),
+            flawed=arrays["flawed"],
+            pixels=arrays["pixels"],
+            extremes=arrays["extremes"],
+        )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.training.data import pixels
-from hpsearch.training.data.cache import Cache, open_array, read_json, write_array, write_json
+from hpsearch.training.data.cache import Cache, open_array, read_json, whole, write_array, write_json
 from hpsearch.training.data.catalogue import HASH_BYTES, Array, Images, Progress, Size, digest
 from hpsearch.training.data.pixels import Statistics
 from hpsearch.training.data.threads import counted
@@ -149,10 +149,14 @@ class ImageStore:
 
 
 def _read_statistics(folder: Path) -> Statistics:
-    values: dict[str, Any] = read_json(folder / _STATISTICS)
-    return Statistics(
-        tuple(values["mean"]), tuple(values["std"]), float(values["scale"]), float(values["offset"])
-    )
+    with whole(folder):
+        values: dict[str, Any] = read_json(folder / _STATISTICS)
+        return Statistics(
+            tuple(map(float, values["mean"])),
+            tuple(map(float, values["std"])),
+            float(values["scale"]),
+            float(values["offset"]),
+        )
 
 
 def images_bytes(images: Images, size: Size, channels: int) -> int:

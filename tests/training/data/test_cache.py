@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from hpsearch.errors import DataError
+from hpsearch.study.data import DataSpec
 from hpsearch.training.data import cache as module
+from hpsearch.training.data import load
 from hpsearch.training.data.cache import Cache, open_array, write_array
 
 
@@ -126,6 +128,18 @@ def test_a_cache_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"data\.cache: cannot write"):
         Cache(tmp_path / "file", 1).entry("key", build)
+
+
+@pytest.mark.parametrize("text", ['{"x": [1]}', "[]", "no JSON", '{"kind": 3, "names": 1}'])
+@pytest.mark.parametrize("name", ["catalogue.json", "statistics.json"])
+def test_an_entry_that_was_edited_is_told(tmp_path: Path, name: str, text: str) -> None:
+    load(DataSpec(dataset="digits"), cache=tmp_path)
+    found = list(tmp_path.rglob(name))
+    assert found
+    for file in found:
+        file.write_text(text)
+    with pytest.raises(DataError, match=r"data\.cache: .* is damaged .*; delete it"):
+        load(DataSpec(dataset="digits"), cache=tmp_path)
 
 
 def test_arrays_cannot_be_changed_on_disk(tmp_path: Path) -> None:
