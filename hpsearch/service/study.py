@@ -353,8 +353,8 @@ class Study:
             self.paused.pop(trial.number, None)
             self.policy.resume(trial.number)
             self._note(trial, {PAUSED: None})
-        if why:
-            trial.why.append(why)
+        if why or (why is not None and not trial.why):
+            trial.why.append(why or "its driver was gone before it had stored the reason")
             self._note(trial, {WHY: trial.why})
 
     def _note(self, trial: LiveTrial, attrs: Mapping[str, Any]) -> None:
@@ -372,7 +372,9 @@ class Study:
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict = None
         for result in curve:
-            self._take_back_pause(trial)  # it was trained beyond this piece
+            if trial.pausing is not None:  # it was trained beyond this piece
+                trial.pausing = None
+                self.policy.resume(number)
             verdict = self.report(number, result)
         return verdict
 
@@ -496,14 +498,10 @@ class Study:
         trial = self.live[number]
         trial.attempt = self.ledger.retry(self.study_id, trial.ticket, failures)
         trial.failures, trial.progress = failures, False
-        self._take_back_pause(trial)  # its worker could not give it back
-        return trial
-
-    def _take_back_pause(self, trial: LiveTrial) -> None:
-        """Lets a trial continue that was to be paused."""
-        if trial.pausing is not None:
+        if trial.pausing is not None:  # its worker could not give it back
             trial.pausing = None
-            self.policy.resume(trial.number)
+            self.policy.take_back(number)
+        return trial
 
     def beat(self, workers: str) -> None:
         """Tells that this driver lives and renews its leases.

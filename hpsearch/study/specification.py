@@ -110,7 +110,7 @@ class StudySection(Section):
     patience_trials: Int | None = Field(None, ge=1)
     """Stops the study when so many trials have finished since the best value was reached."""
     max_epochs_total: Int | None = Field(None, ge=1)
-    """Epochs of all trials together, after which the study ends; several drivers may train a few more."""
+    """Epochs of all trials together, after which the study ends; the other workers end the epoch that they are in."""
     max_device_hours: Float | None = Field(None, gt=0)
     """Hours that GPUs, or the CPU of a machine, have trained; trials that share one share its hours."""
     policy: Literal["sampled", "halving", "screen", "thaw", "auto"] | None = None

@@ -102,6 +102,7 @@ class Driver:
         self, build: Build, spec: StudySpec, database: Database, curve: Curve, log: list[Any]
     ) -> None:
         self.build, self.spec, self.database, self.curve, self.log = build, spec, database, curve, log
+        self.pauses, self.lost = 0, frozenset[int]()
         self.rebuild()
 
     def rebuild(self, mine: Sequence[int] = ()) -> None:
@@ -177,6 +178,11 @@ class Driver:
                     self.end(number, verdict.kind)
                 case Pause(notes):
                     assert notes[PAUSED] == epoch
+                    self.pauses += 1
+                    if self.pauses in self.lost:  # its worker dies before the checkpoint is written
+                        self.policy.take_back(number)
+                        self.live[number] = 0
+                        return
                     self.store(number, **notes)
                     del self.live[number]
                 case Continue(notes):
@@ -205,11 +211,22 @@ class Driver:
 
 
 def run(
-    build: Build, spec: StudySpec, curve: Curve, workers: int = 1, kills: Sequence[int] = (), order: int = 0
+    build: Build,
+    spec: StudySpec,
+    curve: Curve,
+    workers: int = 1,
+    kills: Sequence[int] = (),
+    order: int = 0,
+    lost: Sequence[int] = (),
 ) -> tuple[Driver, list[Any]]:
-    """Runs a whole study with one driver, which is rebuilt after so many epochs."""
+    """Runs a whole study with one driver, which is rebuilt after so many epochs.
+
+    Args:
+        lost: which pauses come to nothing, counted from 1.
+    """
     log: list[Any] = []
     driver, rng, epochs = Driver(build, spec, Database(), curve, log), random.Random(order), 0
+    driver.lost = frozenset(lost)
     while True:
         while len(driver.live) < workers and driver.begin():
             pass
@@ -352,6 +369,15 @@ class PolicyContract:
                 driver.policy.add(driver.database.trials[other])  # so that it is decided anew
             assert driver.policy.begin() == before[0]
         assert driver.policy.notes(number, 5) == before[1]
+
+    @pytest.mark.parametrize("schedule", ["cosine", "constant"])
+    def test_a_pause_that_is_lost_with_its_worker_changes_nothing(self, schedule: str) -> None:
+        spec, curve = spec_of(schedule=schedule, trials=12), curves(6)
+        _, unbroken = run(self.build, spec, curve)
+        _, broken = run(self.build, spec, curve, lost=range(1, 99, 2))
+        for log in (unbroken, broken):
+            log[:] = [entry for entry in log if entry[0] != "epoch"]
+        assert broken == unbroken
 
     def test_a_trial_that_was_given_some_values_keeps_them(self) -> None:
         driver = Driver(self.build, spec_of(), Database(), curves(0), [])

@@ -1,5 +1,6 @@
 """What is shown of paused trials: a study that was interrupted while some of its trials waited to be resumed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from hpsearch.contracts.executor import Workers
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.plots import charts
-from hpsearch.results.report.content import report
+from hpsearch.results.plots.history import pieces
+from hpsearch.results.report.content import report, saved_epochs
 from hpsearch.results.report.document import Table, Text
 from hpsearch.results.stored.frames import trials_frame
 from hpsearch.results.stored.reading import reading_study
@@ -73,9 +75,11 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
     section = next(one for one in report(record, None).sections if one.title == "Paused and resumed")
     rows = next(block for block in section.blocks if isinstance(block, Table)).rows
     resumed = {trial.number: trial for trial in record.trials if len(trial.why) > 1}
-    assert {int(row[0]) for row in rows} == resumed.keys()
+    paused = {trial.number: trial for trial in record.trials if trial.state == "PAUSED"}
+    assert "paused, may be resumed: trial " in study_note(record)
+    assert {int(row[0]) for row in rows} == resumed.keys() | paused.keys()
     for number, ends, now, why in rows:
-        trial = resumed[int(number)]
+        trial = record.trials[int(number)]
         assert ends == ", ".join(str(epoch) for epoch, _ in trial.pieces)
         assert why == "; ".join(trial.why)
         expected = f"paused at epoch {trial.epochs_run}, may be resumed"
@@ -100,6 +104,22 @@ def test_the_chart_of_pieces_adds_up(folder: Path) -> None:
     assert length == {t.number: t.pieces[-1][0] for t in record.trials if t.pieces}
     ends = sorted(x for series in chart.series for x in series.x[1::3] if x is not None)
     assert ends[-1] == sum(length.values())
+
+
+def test_pieces_that_two_drivers_counted_alike_are_drawn(folder: Path) -> None:
+    record = record_of(folder)
+    twice = [replace(trial, attrs={**trial.attrs, "pieces": [[1, 0], [3, 1]]}) for trial in record.trials]
+    chart = pieces(replace(record, trials=tuple(twice)))
+    assert chart is not None
+    assert sum(len(series.x) for series in chart.series) == 3 * 2 * len(twice)
+
+
+def test_epochs_that_the_studys_end_left_out_are_saved(folder: Path) -> None:
+    record = record_of(folder)
+    ended = replace(
+        record.finished[0], attrs={**record.finished[0].attrs, "stop_reason": "study_end", "epochs_run": 2}
+    )
+    assert saved_epochs(replace(record, trials=(ended,))) == record.planned_epochs(ended) - 2
 
 
 def test_another_programs_attribute_of_that_name_says_nothing(folder: Path, tmp_path: Path) -> None:

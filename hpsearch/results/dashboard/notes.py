@@ -8,6 +8,7 @@ from typing import Any
 from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.lines import paused_line
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
@@ -83,7 +84,7 @@ def _best(record: StudyRecord) -> list[str]:
         if record.count(state)
     )  # fmt: skip
     if best is None:
-        return ["## Best so far", "", f"No trial is COMPLETE yet ({counts})."]
+        return ["## Best so far", "", f"No trial is COMPLETE yet ({counts}).", "", *_paused(record)]
     rows = [(f"`{name}`", f"`{hparam(value)}`") for name, value in best.hparams.items()]
     found = f"{record.metric} {number(best.score)}"
     where = f"at epoch {best.best_epoch} of {best.epochs_run}; {counts}."
@@ -97,9 +98,15 @@ def _best(record: StudyRecord) -> list[str]:
         "",
         inline(promise),
         "",
+        *_paused(record),
         *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
         *markdown_table(("hyperparameter", "value"), rows),
     ]
+
+
+def _paused(record: StudyRecord) -> list[str]:
+    paused = {trial.number: trial.attrs["paused"] for trial in record.trials if trial.state == "PAUSED"}
+    return [inline(paused_line(paused)), ""] if paused else []
 
 
 def _confirmed(record: StudyRecord) -> list[str]:

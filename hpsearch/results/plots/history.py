@@ -162,9 +162,12 @@ def timeline(record: StudyRecord) -> Chart | None:
 def pieces(record: StudyRecord) -> Chart | None:
     """Draws which trial got the study's epochs; None where no trial was ever paused."""
     ended = sorted(
-        (order, begin, end, trial)
-        for trial in record.trials
-        for begin, (end, order) in zip([0, *(end for end, _ in trial.pieces)], trial.pieces, strict=False)
+        (
+            (order, begin, end, trial)
+            for trial in record.trials
+            for begin, (end, order) in zip([0, *(end for end, _ in trial.pieces)], trial.pieces, strict=False)
+        ),
+        key=lambda piece: (*piece[:3], piece[3].number),  # drivers beside each other count for themselves
     )
     if len({trial.number for *_, trial in ended}) == len(ended):
         return None

@@ -126,11 +126,12 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
 
 
 def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
-    """Returns which trials were resumed, and why; nothing where no trial was ever paused."""
-    if picture is None:
+    """Returns which trials were resumed or may be, and why; nothing where no trial was ever paused."""
+    if picture is None and not record.count("PAUSED"):
         return ()
     resumed = [trial for trial in record.trials if len(trial.why) > 1]
-    resumed.sort(key=lambda trial: (-trial.epochs_run, trial.number))
+    told = [*resumed, *(trial for trial in record.trials if trial.state == "PAUSED" and trial not in resumed)]
+    told.sort(key=lambda trial: (-trial.epochs_run, trial.number))
     rows = [
         (
             str(trial.number),
@@ -138,7 +139,7 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
             _fate(trial),
             "; ".join(trial.why),
         )
-        for trial in resumed[:RANKED]
+        for trial in told[:RANKED]
     ]
     left = sum(bool(trial.attrs.get("pauses")) for trial in record.trials if len(trial.why) < 2)
     never = len(record.trials) - len(resumed) - left
@@ -147,7 +148,7 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
         f"{never} never paused."
     )
     return (
-        picture,
+        *([picture] if picture is not None else []),
         Text(text),
         Table(("trial", "pieces end at epoch", "now", "chosen because"), tuple(rows)),
     )
@@ -287,11 +288,11 @@ def _outcomes(record: StudyRecord, pictures: Sequence[Chart]) -> tuple[Block, ..
 
 
 def saved_epochs(record: StudyRecord) -> int:
-    """Returns the epochs that early stopping and pruning left out."""
+    """Returns the epochs that were left out: by early stopping, by pruning, by an end of the study's own."""
     return sum(
         max(0, record.planned_epochs(trial) - trial.epochs_run)
         for trial in record.finished
-        if trial.stop_reason in ("early_stopping", "pruner")
+        if trial.stop_reason in ("early_stopping", "pruner", "study_end")
     )
 
 
@@ -314,7 +315,7 @@ def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     states = {
         state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "WAITING")
     }
-    epochs, saved = sum(trial.epochs_run for trial in record.finished), saved_epochs(record)
+    epochs, saved = sum(trial.epochs_run for trial in record.trials), saved_epochs(record)
     share = f" ({saved / (epochs + saved):.0%} of what was asked for)" if saved else ""
     hours = worker_hours(record)
     rows = [

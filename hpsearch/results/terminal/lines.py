@@ -71,7 +71,7 @@ def status_lines(status: StudyStatus) -> list[str]:
     ]
     lines += row.notes
     if row.paused:
-        lines.append(_paused_line(row.paused))
+        lines.append(paused_line(row.paused))
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
     if row.ended and all(driver.state != "alive" for driver in status.drivers):
@@ -83,7 +83,8 @@ def status_lines(status: StudyStatus) -> list[str]:
     return lines
 
 
-def _paused_line(paused: Mapping[int, int]) -> str:
+def paused_line(paused: Mapping[int, int]) -> str:
+    """Returns which trials are paused, by number, and after which epoch."""
     furthest = sorted(paused, key=lambda trial: (-paused[trial], trial))[:MOST_PAUSED]
     shown = ", ".join(f"trial {trial} at epoch {paused[trial]}" for trial in furthest)
     more = f" and {len(paused) - MOST_PAUSED} more" if len(paused) > MOST_PAUSED else ""

@@ -103,6 +103,9 @@ class Policy(Protocol):
     def resume(self, number: int) -> None:
         """Notes that a paused trial runs again."""
 
+    def take_back(self, number: int) -> None:
+        """Notes that a pause came to nothing: the trial continues from a checkpoint of before it."""
+
     def report(self, number: int, epoch: int, value: float) -> Decision:
         """Judges one epoch after which the trial could continue; the view has it already.
 

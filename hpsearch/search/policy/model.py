@@ -103,6 +103,7 @@ class CurveModel:
         """Takes note of a trial's pieces."""
         if track.number not in self._units:
             self._units[track.number] = self._cube.unit(track.hparams)
+        self._points.pop(track.number, None)
         points = list(self._ends(track))
         if points:
             self._points[track.number] = points

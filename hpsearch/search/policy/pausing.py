@@ -120,6 +120,10 @@ class Pausing(ABC):
     def resume(self, number: int) -> None:
         self._enter(replace(self.tracks[number], doing=Doing.RUNNING))
 
+    def take_back(self, number: int) -> None:
+        track = self.tracks[number]
+        self._enter(replace(track, pieces=track.pieces[:-1], doing=Doing.RUNNING))
+
     def report(self, number: int, epoch: int, value: float) -> Decision:
         track = self.tracks[number]
         # What is repeated from an older checkpoint leaves the pieces that have ended as they were.

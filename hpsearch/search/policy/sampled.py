@@ -26,6 +26,9 @@ class Sampled:
     def resume(self, number: int) -> None:
         raise ValueError(f"trial {number} cannot be paused: this policy pauses none")
 
+    def take_back(self, number: int) -> None:
+        self.resume(number)
+
     def report(self, number: int, epoch: int, value: float) -> Decision:
         if not self._view.should_prune(number):
             return CONTINUE
