@@ -139,8 +139,7 @@ class RayExecutor(DialExecutor):
         number, threads = seat.place.worker, seat.place.threads
         self._begun += 1
         name = f"{number}.{self._begun}"
-        arguments = ["worker", "--dial", self.address, "--token-file", str(self.token_file)]
-        arguments += ["--name", name, "--with-parent"]
+        arguments = [*self.arguments(seat), "--name", name, "--with-parent"]
         log = self.folder.job_log(number, f"ray-{self.token_file.stem}-{self._begun}")
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         kind: Any = ray.remote(Place)

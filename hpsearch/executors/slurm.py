@@ -292,8 +292,9 @@ class SlurmExecutor(DialExecutor):
                 self.jobs[number] = _Job(f"{number}.{self._batch}")
             self.folder.job_log(0, "").parent.mkdir(parents=True, exist_ok=True)
             threads = max(self.seats[number].place.threads for number in numbers)
+            script = self._script(self.seats[numbers[0]], threads)
             self._has_submitted = True
-            self._submission = _Command(self._sbatch(numbers, threads), self._script(threads)), numbers
+            self._submission = _Command(self._sbatch(numbers, threads), script), numbers
 
     def _submitted(self, command: "_Command", numbers: Sequence[int], now: float) -> None:
         """Notes the ids of jobs, or that Slurm has not taken them.
@@ -342,9 +343,8 @@ class SlurmExecutor(DialExecutor):
         flags = [f"--{name}={value}" if value else f"--{name}" for name, value in given.items()]
         return ["sbatch", "--parsable", *([] if "no-requeue" in given else ["--requeue"]), *flags]
 
-    def _script(self, threads: int) -> str:
-        command = [*python_module("hpsearch"), "worker", "--dial", self.address]
-        command += ["--token-file", str(self.token_file), "--name"]
+    def _script(self, seat: Seat, threads: int) -> str:
+        command = [*python_module("hpsearch"), *self.arguments(seat), "--name"]
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         lines = [f"export {name}={value}" for name, value in env.items()]
         return "\n".join(

@@ -28,6 +28,7 @@ from hpsearch.contracts.messages import (
     WorkerExit,
     WorkerSetup,
 )
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.study import parse_study
 
 DEADLINE = 120.0  # seconds; generous, since importing torch on a busy machine is slow
@@ -49,7 +50,7 @@ def make_run(
             **tables,
         }
     )
-    return TrialRun("contract", number, attempt, {}, spec, str(folder / f"{number:05d}"))
+    return TrialRun("contract", number, attempt, {}, spec, str(RunFolder(folder, "s").trial(number)))
 
 
 class Driver:

@@ -300,7 +300,8 @@ def test_slurm_gives_each_job_its_own_gpu(slurm: Slurm, desk, tmp_path: Path) ->
     one = desk()
     places = one.slurm.places(Workers("all", 2), 1, "time")
     for place in places:
-        one.slurm.start(place, WorkerSetup(place.worker, make_run(tmp_path).spec, device="cpu"))
+        spec, cache = make_run(tmp_path).spec, str(one.slurm.folder.cache)
+        one.slurm.start(place, WorkerSetup(place.worker, spec, device="cpu", cache=cache))
     one.until(lambda: len(one.came(Ready)) == 2, "the workers")
     seen = {
         dict(

@@ -4,11 +4,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.faults.bench import Bench, alive
+from tests.faults.nodes import make_bench
 from tests.ray_cluster import add_node, missing, ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
@@ -20,11 +20,6 @@ def cluster() -> Iterator[object]:
         pytest.skip(reason)
     with ray_cluster(nodes=1) as running:
         yield running
-
-
-def make_bench(folder: Path, address: str, name: str, trials: int, workers: int, **values: float) -> Bench:
-    flags = ("--executor", "ray", "--address", address, "--listen", "127.0.0.1", "--storage-timeout", "60")
-    return Bench(folder / name, trials=trials, workers=workers, max_attempts=2, flags=flags, **values)
 
 
 def exits(bench: Bench) -> list[str]:
