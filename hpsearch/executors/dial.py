@@ -23,6 +23,8 @@ from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
     EpochResult,
     FromWorker,
+    PlaceAdded,
+    PlaceRemoved,
     Ready,
     Shutdown,
     ToWorker,
@@ -68,6 +70,7 @@ BACKLOG = 1024  # connections that the system holds while the driver is busy
 CHUNK = 1 << 18  # bytes read at a time
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that is waited for
 KILLED = 5.0  # seconds in which a worker must have hung up after it was killed
+IDLE = 60.0  # seconds without a trial after which a scheduler's worker leaves while others train
 TENDED = 0.2  # seconds after which beats and deadlines are looked at while nothing comes
 LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """A socket has nothing to read, or no room to write."""
@@ -134,6 +137,8 @@ class DialExecutor:
         self.folder = folder
         self.cluster = cluster
         self.seats: dict[int, Seat] = {}
+        self.retired: dict[int, WorkerPlace] = {}
+        self._idle: dict[int, float] = {}
         self.identity = DriverIdentity.here()
         self._token = Token(
             new_secret(), cluster.reconnect, self.identity.host, self.identity.pid, self.identity.started
@@ -149,6 +154,7 @@ class DialExecutor:
         self._turned = time.time()
         self._returned = float("-inf")
         self._touched = 0.0
+        self._tended = float("-inf")
 
     # What a scheduler adds
 
@@ -171,6 +177,17 @@ class DialExecutor:
 
     def left(self, deadline: float) -> None:
         """Sees gone what was started, at the end of the run; ends what is left."""
+
+    def retire(self, now: float) -> None:
+        """Lets the workers go that have had no trial for a while, as long as others train; for use in `tend`."""
+        busy = any(seat.folders for seat in self.seats.values())
+        for number, seat in self.seats.items():
+            if not seat.is_ready or seat.folders or number in self.retired:
+                self._idle.pop(number, None)
+            elif busy and now - self._idle.setdefault(number, now) > IDLE:
+                logger.info("worker %d has nothing to train: it gives its place back", number)
+                self.retired[number] = seat.place
+                self.send(number, Shutdown())
 
     def seat_of(self, entry: Entry) -> Seat | None:
         """Returns the seat that a worker takes that dials for the first time; None if it must wait."""
@@ -221,6 +238,7 @@ class DialExecutor:
         if seat is not None and seat.killed is None:
             if isinstance(message, TrialRun):
                 seat.folders[message.number] = message.folder
+                self._recall(worker)
             frame = seat.session.post(encode(message))
             if seat.connection is not None:
                 self._write(seat.connection, *frame)
@@ -231,7 +249,10 @@ class DialExecutor:
             wait = 0.0 if self.ready else max(0.0, deadline - time.monotonic())
             self._turn(min(wait, TENDED))
             now = time.monotonic()
-            self.tend(now)
+            if now - self._tended >= TENDED:  # with thousands of workers it costs more than their messages
+                self._tended = now
+                self._look_at_the_clock(now)
+                self.tend(now)
             if self.ready or now >= deadline:
                 break
         messages = list(self.ready)
@@ -272,14 +293,27 @@ class DialExecutor:
             seat.said = text, now
             self.ready.append(Waiting(seat.place.worker, text))
 
+    def _recall(self, worker: int) -> None:
+        """Wants a worker back that has left for lack of trials, where no other is left to take the next one."""
+        self._idle.pop(worker, None)
+        gone = self.retired.keys() - self.seats.keys()
+        if gone and not self._idle:
+            place = self.retired.pop(number := min(gone))
+            logger.info("worker %d is wanted again", number)
+            self.ready.append(PlaceAdded(place))
+
     def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
         """Tells that a worker has gone, after all that it has said."""
-        if self.seats.get(seat.place.worker) is not seat:
+        number = seat.place.worker
+        if self.seats.get(number) is not seat:
             return
-        del self.seats[seat.place.worker]
+        del self.seats[number]
+        self._idle.pop(number, None)
         if seat.connection is not None:
             self._close(seat.connection)
-        self.ready.append(WorkerExit(seat.place.worker, reason, stderr, blameless))
+        self.ready.append(WorkerExit(number, reason, stderr, blameless or number in self.retired))
+        if number in self.retired:
+            self.ready.append(PlaceRemoved(number))
 
     # The listener
 
@@ -361,7 +395,6 @@ class DialExecutor:
                 self._read(connection)
             if events & selectors.EVENT_WRITE and connection.socket.fileno() >= 0:
                 self._flush(connection)
-        self._look_at_the_clock(time.monotonic())
 
     @property
     def _was_away(self) -> bool:
