@@ -17,10 +17,10 @@ from tests.faults.bench import Bench, alive
 from tests.ray_cluster import CPUS, add_node, ray_cluster
 
 
-def make_bench(folder: Path, address: str, name: str, trials: int, workers: int, **values: float) -> Bench:
+def make_bench(folder: Path, address: str, name: str, trials: int, workers: int, **values: Any) -> Bench:
     """Returns a study on Ray in which nothing may count as a failure twice."""
     flags = ("--executor", "ray", "--address", address, "--listen", "127.0.0.1", "--storage-timeout", "60")
-    return Bench(folder / name, trials=trials, workers=workers, max_attempts=2, flags=flags, **values)
+    return Bench(folder / name, name, trials=trials, workers=workers, max_attempts=2, flags=flags, **values)
 
 
 def storm(cluster: Any, bench: Bench, faults: int) -> int:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.faults.bench import Bench, alive
 from tests.slurm import NODES, Slurm, slurm
@@ -121,10 +122,10 @@ def job_of(pid: int) -> str:
     return f"{environ.get('SLURM_ARRAY_JOB_ID')}_{environ.get('SLURM_ARRAY_TASK_ID')}"
 
 
-def make_bench(folder: Path, trials: int, jobs: int, **values: float) -> Bench:
+def make_bench(folder: Path, trials: int, jobs: int, **values: Any) -> Bench:
     """Returns a study on Slurm in which nothing may count as a failure again and again."""
-    flags = ("--executor", "slurm", "--storage-timeout", "60")
-    return Bench(folder, trials=trials, workers=jobs, max_attempts=3, flags=flags, **values)
+    flags = ("--executor", "slurm", "--storage-timeout", "60", *values.pop("flags", ()))
+    return Bench(folder, trials=trials, workers=jobs, flags=flags, **{"max_attempts": 3, **values})
 
 
 def storm(preemptions: Preemptions, faults: int, drivers: int) -> Counter[str]:
