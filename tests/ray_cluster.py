@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ def ray_cluster(nodes: int = 2) -> Iterator[Any]:
     """Runs a cluster whose head has no room for workers."""
     from ray.cluster_utils import Cluster
 
+    # Not 15, by which a busy machine starves its workers for minutes.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     cluster = Cluster()
     try:
         _started(lambda: cluster.add_node(num_cpus=0, include_dashboard=False, **LIGHT))

@@ -131,6 +131,7 @@ Listen = Annotated[
         "--listen", metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."
     ),
 ]
+Tls = Annotated[bool, typer.Option("--tls", help="Encrypt what this machine and workers elsewhere say.")]
 Partition = Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Partition of Slurm.")]
 Slurm = Annotated[
     list[str] | None,
@@ -177,11 +178,12 @@ def cluster(
     partition: str | None = None,
     slurm: list[str] | None = None,
     address: str = "auto",
+    tls: bool = False,
 ) -> "Cluster":
     """Returns what the flags of workers elsewhere say."""
     from hpsearch.contracts.places import Cluster
 
-    return Cluster(listen or "", partition, tuple(slurm or ()), address)
+    return Cluster(listen or "", partition, tuple(slurm or ()), address, tls)
 
 
 def named(study: str | None) -> "tuple[str | None, StudySpec | None]":

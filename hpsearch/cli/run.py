@@ -28,6 +28,7 @@ from hpsearch.cli.options import (
     StorageTimeout,
     StudyArgument,
     Test,
+    Tls,
     WorkerCount,
     WorkersPerGpu,
     cluster,
@@ -54,6 +55,7 @@ def run(
     share: Share = "time",
     executor: ExecutorName = "local",
     listen: Listen = None,
+    tls: Tls = False,
     partition: Partition = None,
     slurm: Slurm = None,
     address: Address = "auto",
@@ -86,7 +88,7 @@ def run(
         gpus_per_trial=gpus_per_trial,
         share=share,
         executor=executor,
-        cluster=cluster(listen, partition, slurm, address),
+        cluster=cluster(listen, partition, slurm, address, tls),
         storage=url,
         run_folder=run_folder,
         data_root=data_root,
@@ -115,6 +117,7 @@ def check(
     gpus: Gpus = "auto",
     executor: ExecutorName = "local",
     listen: Listen = None,
+    tls: Tls = False,
     partition: Partition = None,
     slurm: Slurm = None,
     address: Address = "auto",
@@ -136,7 +139,7 @@ def check(
             device=device,
             gpus=gpus,
             executor=executor,
-            cluster=cluster(listen, partition, slurm, address),
+            cluster=cluster(listen, partition, slurm, address, tls),
             run_folder=run_folder,
             data_root=data_root,
         )
@@ -166,6 +169,7 @@ def confirm(
     share: Share = "time",
     executor: ExecutorName = "local",
     listen: Listen = None,
+    tls: Tls = False,
     partition: Partition = None,
     slurm: Slurm = None,
     address: Address = "auto",
@@ -192,7 +196,7 @@ def confirm(
         gpus_per_trial=gpus_per_trial,
         share=share,
         executor=executor,
-        cluster=cluster(listen, partition, slurm, address),
+        cluster=cluster(listen, partition, slurm, address, tls),
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
@@ -222,6 +226,7 @@ def refit(
     gpus: Gpus = "auto",
     executor: ExecutorName = "local",
     listen: Listen = None,
+    tls: Tls = False,
     partition: Partition = None,
     slurm: Slurm = None,
     address: Address = "auto",
@@ -242,7 +247,7 @@ def refit(
         test=test,
         gpus=gpus,
         executor=executor,
-        cluster=cluster(listen, partition, slurm, address),
+        cluster=cluster(listen, partition, slurm, address, tls),
         storage=storage_url(storage, storage_file, run_folder),
         run_folder=run_folder,
         data_root=data_root,
@@ -268,10 +273,23 @@ def worker(
     token_file: Annotated[
         Path, typer.Option("--token-file", metavar="FILE", help="File of the driver's token, as it says it.")
     ],
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option("--data-root", metavar="DIR", help="Data that the driver may name; repeatable."),
+    ] = None,
+    study_folder: Annotated[
+        list[Path] | None,
+        typer.Option("--study-folder", metavar="DIR", help="Folder of the study's own modules; repeatable."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="MODULE", help="Module that the driver may name; repeatable."),
+    ] = None,
     name: Annotated[str, typer.Option("--name", hidden=True)] = "",
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Train for a driver elsewhere that was started with --executor."""
-    from hpsearch.service.dialing import work
+    from hpsearch.service.dialing import Grant, work
 
-    raise typer.Exit(work(dial, token_file, name, with_parent))
+    grant = Grant(token_file, tuple(data_root or ()), tuple(study_folder or ()), modules(allow))
+    raise typer.Exit(work(dial, token_file, grant, name, with_parent))

@@ -30,6 +30,7 @@ class Cluster:
         partition: of Slurm.
         slurm: further parameters of `sbatch`, as in "time=2:00:00".
         address: of a Ray cluster.
+        tls: whether what is said between this machine and workers elsewhere is encrypted.
         reconnect: seconds for which worker and driver look for each other after a break of the network.
     """
 
@@ -37,6 +38,7 @@ class Cluster:
     partition: str | None = None
     slurm: tuple[str, ...] = ()
     address: str = "auto"
+    tls: bool = False
     reconnect: float = 600.0
 
 

@@ -79,6 +79,7 @@ OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
 
 HEEDED = {
     "listen": ["slurm", "ray", "dial"],
+    "tls": ["slurm", "ray", "dial"],
     "partition": ["slurm"],
     "slurm": ["slurm"],
     "address": ["ray"],

@@ -13,15 +13,18 @@ import resource
 import selectors
 import shlex
 import socket
+import ssl
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpsearch.contracts.executor import WorkerPlace, Workers
 from hpsearch.contracts.messages import (
     EpochResult,
     FromWorker,
+    PlaceAdded,
+    PlaceRemoved,
     Ready,
     Shutdown,
     ToWorker,
@@ -53,6 +56,7 @@ from hpsearch.executors.line import (
     read_token,
 )
 from hpsearch.executors.places import refuse_share
+from hpsearch.executors.tls import certified
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.text import one_line
@@ -66,7 +70,10 @@ BACKLOG = 1024  # connections that the system holds while the driver is busy
 CHUNK = 1 << 18  # bytes read at a time
 SAY_AGAIN = 60.0  # seconds between two messages of a worker that is waited for
 KILLED = 5.0  # seconds in which a worker must have hung up after it was killed
+IDLE = 60.0  # seconds without a trial after which a scheduler's worker leaves while others train
 TENDED = 0.2  # seconds after which beats and deadlines are looked at while nothing comes
+LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""A socket has nothing to read, or no room to write."""
 
 
 @dataclass(eq=False, slots=True)
@@ -89,6 +96,7 @@ class Seat:
     """A worker that was started, whether it has dialled yet or not.
 
     Attributes:
+        granted: flags of its worker that say what it may be told to use.
         process: names the process that has taken it; "" before.
         lost: when its connection broke (monotonic seconds); None while there is one, or was none yet.
         silent: whether the connection broke without a word of the other end's system, or while the driver was
@@ -101,6 +109,7 @@ class Seat:
     """
 
     place: WorkerPlace
+    granted: tuple[str, ...] = ()
     session: Session = field(default_factory=Session)
     process: str = ""
     connection: _Connection | None = None
@@ -128,6 +137,8 @@ class DialExecutor:
         self.folder = folder
         self.cluster = cluster
         self.seats: dict[int, Seat] = {}
+        self.retired: dict[int, WorkerPlace] = {}
+        self._idle: dict[int, float] = {}
         self.identity = DriverIdentity.here()
         self._token = Token(
             new_secret(), cluster.reconnect, self.identity.host, self.identity.pid, self.identity.started
@@ -136,12 +147,14 @@ class DialExecutor:
         self._strangers: dict[_Connection, None] = {}  # in the order in which they came
         self._selector: selectors.BaseSelector | None = None
         self._listener: socket.socket | None = None
+        self._tls: ssl.SSLContext | None = None
         self._greeted: dict[bytes, None] = {}
         self._refused = 0
         self._host = ""
         self._turned = time.time()
         self._returned = float("-inf")
         self._touched = 0.0
+        self._tended = float("-inf")
 
     # What a scheduler adds
 
@@ -152,14 +165,29 @@ class DialExecutor:
         """Looks after what was started, several times a second; says what is waited for."""
         for seat in self.seats.values():
             if not seat.has_entered:
-                command = ["hpsearch", "worker", "--dial", self.address, "--token-file", str(self.token_file)]
-                self.say(seat, f"waits for a worker: start one with {shlex.join(command)}", now)
+                command = shlex.join(["hpsearch", *self.arguments(seat)])
+                self.say(seat, f"waits for a worker: start one with {command}", now)
+
+    def arguments(self, seat: Seat) -> list[str]:
+        """Returns the words after `hpsearch` that start a worker."""
+        return ["worker", "--dial", self.address, "--token-file", str(self.token_file), *seat.granted]
 
     def end(self, seat: Seat) -> None:
         """Ends at once what was started for a worker, whether it has dialled or not."""
 
     def left(self, deadline: float) -> None:
         """Sees gone what was started, at the end of the run; ends what is left."""
+
+    def retire(self, now: float) -> None:
+        """Lets the workers go that have had no trial for a while, as long as others train; for use in `tend`."""
+        busy = any(seat.folders for seat in self.seats.values())
+        for number, seat in self.seats.items():
+            if not seat.is_ready or seat.folders or number in self.retired:
+                self._idle.pop(number, None)
+            elif busy and now - self._idle.setdefault(number, now) > IDLE:
+                logger.info("worker %d has nothing to train: it gives its place back", number)
+                self.retired[number] = seat.place
+                self.send(number, Shutdown())
 
     def seat_of(self, entry: Entry) -> Seat | None:
         """Returns the seat that a worker takes that dials for the first time; None if it must wait."""
@@ -200,7 +228,7 @@ class DialExecutor:
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         _refuse_foreign_names(setup)
         self.listen()
-        seat = Seat(place)
+        seat = Seat(place, _granted(setup))
         self.seats[place.worker] = seat
         seat.session.post(encode(setup))
         self.begin(seat, setup)
@@ -210,6 +238,7 @@ class DialExecutor:
         if seat is not None and seat.killed is None:
             if isinstance(message, TrialRun):
                 seat.folders[message.number] = message.folder
+                self._recall(worker)
             frame = seat.session.post(encode(message))
             if seat.connection is not None:
                 self._write(seat.connection, *frame)
@@ -220,7 +249,10 @@ class DialExecutor:
             wait = 0.0 if self.ready else max(0.0, deadline - time.monotonic())
             self._turn(min(wait, TENDED))
             now = time.monotonic()
-            self.tend(now)
+            if now - self._tended >= TENDED:  # with thousands of workers it costs more than their messages
+                self._tended = now
+                self._look_at_the_clock(now)
+                self.tend(now)
             if self.ready or now >= deadline:
                 break
         messages = list(self.ready)
@@ -261,14 +293,27 @@ class DialExecutor:
             seat.said = text, now
             self.ready.append(Waiting(seat.place.worker, text))
 
+    def _recall(self, worker: int) -> None:
+        """Wants a worker back that has left for lack of trials, where no other is left to take the next one."""
+        self._idle.pop(worker, None)
+        gone = self.retired.keys() - self.seats.keys()
+        if gone and not self._idle:
+            place = self.retired.pop(number := min(gone))
+            logger.info("worker %d is wanted again", number)
+            self.ready.append(PlaceAdded(place))
+
     def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
         """Tells that a worker has gone, after all that it has said."""
-        if self.seats.get(seat.place.worker) is not seat:
+        number = seat.place.worker
+        if self.seats.get(number) is not seat:
             return
-        del self.seats[seat.place.worker]
+        del self.seats[number]
+        self._idle.pop(number, None)
         if seat.connection is not None:
             self._close(seat.connection)
-        self.ready.append(WorkerExit(seat.place.worker, reason, stderr, blameless))
+        self.ready.append(WorkerExit(number, reason, stderr, blameless or number in self.retired))
+        if number in self.retired:
+            self.ready.append(PlaceRemoved(number))
 
     # The listener
 
@@ -292,6 +337,9 @@ class DialExecutor:
         return shown, self._listener.getsockname()[1]
 
     def _open(self, given: str, host: str, port: int) -> None:
+        if self.cluster.tls:
+            self._tls, certificate = certified()
+            self._token = replace(self._token, certificate=certificate)
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -347,7 +395,6 @@ class DialExecutor:
                 self._read(connection)
             if events & selectors.EVENT_WRITE and connection.socket.fileno() >= 0:
                 self._flush(connection)
-        self._look_at_the_clock(time.monotonic())
 
     @property
     def _was_away(self) -> bool:
@@ -370,6 +417,8 @@ class DialExecutor:
                 return
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                one = self._tls.wrap_socket(one, server_side=True, do_handshake_on_connect=False)
             now = time.monotonic()
             connection = _Connection(one, now, now)
             self._strangers[connection] = None
@@ -383,9 +432,14 @@ class DialExecutor:
         return next(unproven, next(iter(self._strangers)))
 
     def _read(self, connection: _Connection) -> None:
+        self._read_some(connection)
+        while isinstance(connection.socket, ssl.SSLSocket) and connection.socket.pending():
+            self._read_some(connection)  # what is decrypted already wakes no selector
+
+    def _read_some(self, connection: _Connection) -> None:
         try:
             data = connection.socket.recv(CHUNK if connection.seat is not None else GREETING)
-        except BlockingIOError:
+        except LATER:
             return
         except OSError:
             data = b""
@@ -468,8 +522,7 @@ class DialExecutor:
         if kind is Kind.END:
             if seat.connection is not None:
                 self._write(seat.connection, *seat.session.beat())
-            is_told = body == b"told"
-            self.ended(seat, is_told)
+            self.ended(seat, body.decode("utf-8", "replace"))
             return
         try:
             message = from_worker(body)
@@ -482,13 +535,16 @@ class DialExecutor:
         seat.has_trained = seat.has_trained or isinstance(message, EpochResult)
         self.ready.append(message)
 
-    def ended(self, seat: Seat, is_told: bool) -> None:
+    def ended(self, seat: Seat, why: str) -> None:
         """Notes that a worker has left by itself.
 
         Args:
-            is_told: by a signal, as of a scheduler that wants its place for others.
+            why: "told" by a signal, as of a scheduler that wants its place for others; what it refuses; or "".
         """
-        self.bury(seat, "was told to leave by a signal" if is_told else "left", blameless=is_told)
+        if why == "told":
+            self.bury(seat, "was told to leave by a signal", blameless=True)
+        else:
+            self.bury(seat, f"left: {one_line(why, 500)}" if why else "left", blameless=bool(why))
 
     def _check(self, seat: Seat, message: FromWorker) -> None:
         """Refuses a message that only another worker may send, or that names files elsewhere.
@@ -525,7 +581,7 @@ class DialExecutor:
             while connection.outgoing:
                 sent = connection.socket.send(connection.outgoing)
                 del connection.outgoing[:sent]
-        except BlockingIOError:
+        except LATER:
             pass
         except OSError:
             connection.outgoing.clear()  # what it said before it hung up is still to be read
@@ -580,6 +636,17 @@ class DialExecutor:
         self._listener = self._selector = None
         self.seats.clear()
         self.token_file.unlink(missing_ok=True)
+
+
+def _granted(setup: WorkerSetup) -> tuple[str, ...]:
+    """Returns the flags of a worker that say what it may be told to use; it refuses all else."""
+    named = setup.spec.objects() if setup.allow is None else setup.allow
+    flags = [
+        *(("--data-root", place) for _, place in setup.spec.places(setup.data_root)),
+        *(("--study-folder", folder) for folder in setup.import_paths),
+        *(("--allow", name) for name in named),
+    ]
+    return tuple(word for flag in dict.fromkeys(flags) for word in flag)
 
 
 def _refuse_foreign_names(setup: WorkerSetup) -> None:

@@ -12,7 +12,8 @@
 
 A proof is an HMAC with the token, which lies in a file that only its owner can read, over both nonces and a frame's
 place in the connection: what was recorded is worth nothing in another connection, or in another place of the same.
-What is sent can be read on the way; it holds a study's settings and its results, no password and no image.
+What is sent can be read on the way, unless `--tls` encrypts it; it holds a study's settings and its results, no
+password and no image.
 
 After a break the worker dials again in the same session. Both say how many messages they have received, and each
 sends again what the other lacks: so every message arrives once. Nothing here waits or knows sockets.
@@ -67,6 +68,7 @@ class Token:
     Attributes:
         reconnect: seconds after which a worker without its driver leaves.
         host, pid, started: the driver's process, see `store.identity`.
+        certificate: the only one that a worker takes from the driver, see `executors.tls`; "": nothing is encrypted.
     """
 
     secret: str
@@ -74,6 +76,7 @@ class Token:
     host: str = ""
     pid: int = 0
     started: str = ""
+    certificate: str = ""
 
     @property
     def key(self) -> bytes:

@@ -28,7 +28,7 @@ from hpsearch.files.run_folder import RunFolder
 
 try:
     import ray
-    from ray.exceptions import ActorDiedError, RayError
+    from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 except ModuleNotFoundError as missing:
     raise UserError(
         f'--executor ray: Ray is not installed ({missing}); install it with pip install "hpsearch[ray]"'
@@ -139,8 +139,7 @@ class RayExecutor(DialExecutor):
         number, threads = seat.place.worker, seat.place.threads
         self._begun += 1
         name = f"{number}.{self._begun}"
-        arguments = ["worker", "--dial", self.address, "--token-file", str(self.token_file)]
-        arguments += ["--name", name, "--with-parent"]
+        arguments = [*self.arguments(seat), "--name", name, "--with-parent"]
         log = self.folder.job_log(number, f"ray-{self.token_file.stem}-{self._begun}")
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         kind: Any = ray.remote(Place)
@@ -185,6 +184,7 @@ class RayExecutor(DialExecutor):
             elif not seat.has_entered:
                 what = f"{self._gpus} GPU and " if self._gpus else ""
                 self.say(seat, f"queued: Ray has no room for {what}{seat.place.threads} CPU yet", now)
+        self.retire(now)
         self._dismiss(now)
 
     def _ended(self, seat: Seat, actor: _Actor, now: float) -> None:
@@ -200,6 +200,8 @@ class RayExecutor(DialExecutor):
                 ("its node of Ray has gone" if is_gone else f"its actor died: {said}"),
                 is_gone,
             )
+        except ActorUnavailableError:  # Ray notices later that a node has gone, if it was not told
+            reason, blameless = "its node of Ray cannot be reached", True
         except RayError as error:
             reason, blameless = f"its actor failed: {' '.join(str(error).split())[:200]}", False
         self.bury(seat, reason, blameless=blameless)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpsearch.contracts.executor import WorkerPlace, Workers
-from hpsearch.contracts.messages import PlaceAdded, PlaceRemoved, Shutdown, ToWorker, TrialRun, WorkerSetup
+from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.executors.address import is_loopback
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 JOBS = 8  # at once, unless --jobs says how many
 SIGNAL = 60  # seconds before its end in which a job is told of it
 LOOK, LOOK_SOON = 10.0, 1.0  # seconds between two looks at the queue, and while something is awaited of it
-IDLE = 60.0  # seconds without a trial after which a job ends while others train
 ANSWERS = 60.0  # seconds in which a command of Slurm must have answered
 RETRY = 10.0  # seconds until jobs are submitted again that Slurm could not take
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
@@ -107,8 +106,6 @@ class SlurmExecutor(DialExecutor):
         self._submission: tuple[_Command, list[int]] | None = None
         self._look: tuple[_Command, float] | None = None
         self._looked = 0.0
-        self._idle: dict[int, float] = {}
-        self._retired: dict[int, WorkerPlace] = {}
         self._cancelling: list[_Command] = []
 
     def default_host(self) -> str:
@@ -242,27 +239,14 @@ class SlurmExecutor(DialExecutor):
         job.is_left, job.asked, job.since = False, 0.0, time.monotonic()
         return seat
 
-    def send(self, worker: int, message: ToWorker) -> None:
-        if isinstance(message, TrialRun):
-            self._idle.pop(worker, None)
-            gone = self._retired.keys() - self.seats.keys()
-            if gone and not self._idle:  # one trains, and none is left to take the next trial
-                place = self._retired.pop(number := min(gone))
-                logger.info("worker %d is wanted again", number)
-                self.ready.append(PlaceAdded(place))
-        super().send(worker, message)
-
     def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
         number = seat.place.worker
         job = self.jobs.get(number)
         if job is not None and job.id and not stderr:
             stderr = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
-        retired = number in self._retired and self.seats.get(number) is seat
-        super().bury(seat, reason, stderr, blameless or retired)
-        self._idle.pop(number, None)
-        if retired:
+        super().bury(seat, reason, stderr, blameless)
+        if number in self.retired:
             self.jobs.pop(number, None)
-            self.ready.append(PlaceRemoved(number))
 
     def tend(self, now: float) -> None:
         self._submit(now)
@@ -273,7 +257,7 @@ class SlurmExecutor(DialExecutor):
                 self._judge(number, seat, job, now)
             elif not seat.has_entered and job is not None and not job.id:
                 self.say(seat, "is being submitted to Slurm", now)
-        self._retire(now)
+        self.retire(now)
         for command in [one for one in self._cancelling if one.done()]:
             self._cancelling.remove(command)
             command.close()
@@ -292,8 +276,9 @@ class SlurmExecutor(DialExecutor):
                 self.jobs[number] = _Job(f"{number}.{self._batch}")
             self.folder.job_log(0, "").parent.mkdir(parents=True, exist_ok=True)
             threads = max(self.seats[number].place.threads for number in numbers)
+            script = self._script(self.seats[numbers[0]], threads)
             self._has_submitted = True
-            self._submission = _Command(self._sbatch(numbers, threads), self._script(threads)), numbers
+            self._submission = _Command(self._sbatch(numbers, threads), script), numbers
 
     def _submitted(self, command: "_Command", numbers: Sequence[int], now: float) -> None:
         """Notes the ids of jobs, or that Slurm has not taken them.
@@ -342,9 +327,8 @@ class SlurmExecutor(DialExecutor):
         flags = [f"--{name}={value}" if value else f"--{name}" for name, value in given.items()]
         return ["sbatch", "--parsable", *([] if "no-requeue" in given else ["--requeue"]), *flags]
 
-    def _script(self, threads: int) -> str:
-        command = [*python_module("hpsearch"), "worker", "--dial", self.address]
-        command += ["--token-file", str(self.token_file), "--name"]
+    def _script(self, seat: Seat, threads: int) -> str:
+        command = [*python_module("hpsearch"), *self.arguments(seat), "--name"]
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         lines = [f"export {name}={value}" for name, value in env.items()]
         return "\n".join(
@@ -420,17 +404,6 @@ class SlurmExecutor(DialExecutor):
         if job.state == TIMEOUT:  # what does not fit into a job would be tried for ever
             return seat.has_trained or (seat.is_ready and not seat.folders)
         return job.state in BLAMELESS or (self.has_left_alone(seat) and job.state != "OUT_OF_MEMORY")
-
-    def _retire(self, now: float) -> None:
-        """Ends the jobs that have had no trial for a while, as long as others train."""
-        busy = sum(bool(seat.folders) for seat in self.seats.values())
-        for number, seat in self.seats.items():
-            if not seat.is_ready or seat.folders or number in self._retired:
-                self._idle.pop(number, None)
-            elif busy and now - self._idle.setdefault(number, now) > IDLE:
-                logger.info("worker %d has nothing to train: its job ends", number)
-                self._retired[number] = seat.place
-                self.send(number, Shutdown())
 
 
 class _Command:

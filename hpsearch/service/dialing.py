@@ -17,12 +17,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from hpsearch.contracts.messages import FromWorker, ToWorker
+from hpsearch.contracts.messages import FromWorker, ToWorker, TrialRun, WorkerSetup
 from hpsearch.contracts.wire import WireError, encode, to_worker
 from hpsearch.errors import HpsearchError, UserError
 from hpsearch.executors.address import split_address
@@ -44,8 +45,11 @@ from hpsearch.executors.line import (
     read_token,
 )
 from hpsearch.executors.local import thread_counts
+from hpsearch.executors.tls import trusting
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.signals import heeded
 from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once, leave_with_driver
+from hpsearch.study.specification import StudySpec
 from hpsearch.text import LineFormatter, one_line
 from hpsearch.version import __version__
 
@@ -61,16 +65,81 @@ class Gone(Exception):
     """The driver has gone, or does not want this worker; the sentence says why."""
 
 
-def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False) -> int:
+class Grant:
+    """What a worker was started with: whatever its driver says, it uses no other files and no other code.
+
+    Args:
+        token_file: lies in the study's folder, below which a worker writes.
+        data_roots: files and folders that the driver may name beside the run folder.
+        study_folders: where the study's own modules may lie.
+        allow: what may be imported, see `training.imports.import_object`.
+    """
+
+    def __init__(
+        self,
+        token_file: Path,
+        data_roots: tuple[Path, ...] = (),
+        study_folders: tuple[Path, ...] = (),
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        home = token_file.absolute().parent.parent
+        self._folder = RunFolder(home.parent, home.name)
+        self._data_roots = data_roots
+        self._study_folders = study_folders
+        self._allow = allow
+        self._data_root: str | None = None
+
+    def checked(self, message: ToWorker) -> ToWorker:
+        """Returns a message of the driver, by which nothing may be imported that is not allowed here.
+
+        Raises:
+            UserError: it names files or folders that this worker was not started with.
+        """
+        match message:
+            case WorkerSetup():
+                self._data_root = message.data_root
+                _refuse("cache", message.cache, [self._folder.root], "the run folder of its token")
+                for folder in message.import_paths:
+                    _refuse("the study's folder", folder, self._study_folders, f"--study-folder {folder}")
+                self._check_places(message.spec)
+                return replace(message, allow=self._allow)
+            case TrialRun():
+                where = "the trials' folder of its token's study"
+                _refuse(f"folder of trial {message.number}", message.folder, [self._folder.trials], where)
+                self._check_places(message.spec)
+        return message
+
+    def _check_places(self, spec: StudySpec) -> None:
+        for field, place in spec.places(self._data_root):
+            _refuse(field, place, [self._folder.root, *self._data_roots], f"--data-root {place}")
+
+
+def _refuse(what: str, place: str, granted: Iterable[Path], remedy: str) -> None:
+    """Refuses a path that is not below one of those granted.
+
+    Raises:
+        UserError: it is not.
+    """
+    for resolved in (os.path.abspath, os.path.realpath):  # links in a granted folder are its owner's business
+        if any(Path(resolved(place)).is_relative_to(resolved(folder)) for folder in granted):
+            return
+    raise UserError(
+        f'{what}: the driver says "{one_line(place)}", which this worker was not started with; a worker that may use '
+        f"it is started with {remedy}"
+    )
+
+
+def work(dial: str, token_file: Path, grant: Grant, name: str = "", with_parent: bool = False) -> int:
     """Serves the driver at an address until it says Shutdown, or a signal comes; returns the exit status.
 
     Args:
         dial: HOST:PORT.
+        grant: what the driver may lead this worker to.
         name: tells the driver's executor which of its workers this is.
         with_parent: whether to leave when the process that has started this one goes, or closes its standard input.
 
     Raises:
-        UserError: the token cannot be used.
+        UserError: the token cannot be used, or the driver names what this worker was not started with.
         HpsearchError: the driver is not there, or refuses this worker.
     """
     address = parse_address(dial)
@@ -84,7 +153,8 @@ def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False)
         threading.Thread(target=leave_with_driver, args=(0, os.getppid()), daemon=True).start()
     terminated = threading.Event()
     _heed(terminated)
-    line = Line(address, token_file, token, name, leave_at_once)
+    line = Line(address, token_file, token, name, leave_at_once, grant.checked)
+    refused = ""
     try:
         while not line.poll(LOOK_UP):
             if terminated.is_set():
@@ -95,13 +165,16 @@ def work(dial: str, token_file: Path, name: str = "", with_parent: bool = False)
         attend(line, setup, terminated)
     except EOFError:
         raise HpsearchError(f"--dial {dial}: {line.reason}") from None
+    except UserError as error:
+        refused = str(error)
+        raise
     except Exception:
         logger.exception("this worker fails")  # before the driver hears that it has gone, and reads its log
         return 1
     finally:
         for number in heeded():  # nothing is trained any more
             signal.signal(number, lambda *_: leave_at_once())
-        line.close(terminated.is_set())
+        line.close(terminated.is_set(), refused)
     return TERMINATED if terminated.is_set() else 0
 
 
@@ -139,15 +212,24 @@ class Line:
 
     Args:
         leave: ends the process when the driver has gone; what it trains is kept up to its last checkpoint.
+        check: returns what is received, or raises.
 
     Attributes:
         reason: why the line has ended.
     """
 
     def __init__(
-        self, address: tuple[str, int], token_file: Path, token: Token, name: str, leave: Callable[[], object]
+        self,
+        address: tuple[str, int],
+        token_file: Path,
+        token: Token,
+        name: str,
+        leave: Callable[[], object],
+        check: Callable[[ToWorker], ToWorker] = lambda message: message,
     ) -> None:
         self.reason = ""
+        self._check = check
+        self._tls = trusting(token.certificate) if token.certificate else None
         self._address = address
         self._token_file = token_file
         self._token = token
@@ -177,29 +259,31 @@ class Line:
 
         Raises:
             EOFError: the driver has gone.
+            UserError: it is refused.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._came or self._ended)
             if not self._came:
                 raise EOFError
-            return self._came.popleft()
+            return self._check(self._came.popleft())
 
     def poll(self, timeout: float = 0.0, /) -> bool:
         """Says whether `recv` would return or raise at once, after waiting at most so many seconds for it."""
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._came or self._ended, timeout))
 
-    def close(self, told: bool) -> None:
+    def close(self, told: bool, refused: str = "") -> None:
         """Says that the worker leaves, and waits until all that it has said has arrived.
 
         Who was told to leave is in a hurry, and who was given nothing yet has nothing to say.
 
         Args:
             told: whether it was told to by a signal.
+            refused: what it does not do for this driver.
         """
         with contextlib.suppress(EOFError):
             self._closing = True
-            self._post(b"told" if told else b"", Kind.END)
+            self._post(b"told" if told else refused.encode(errors="replace"), Kind.END)
         if told:
             self._thread.join(HURRY if self._session.received else 0.0)
         else:
@@ -246,8 +330,7 @@ class Line:
             broken = ""
             self._look_at_token()
             try:
-                with socket.create_connection(self._address, ANSWERS) as connection:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._connect() as connection:
                     channel, broken = self._enter(connection)
                     if channel is not None:
                         logger.info("connected with the driver at %s:%d", *self._address)
@@ -269,6 +352,15 @@ class Line:
                 told = broken
             time.sleep(pause)
             pause = min(2 * pause, MOST_PAUSE)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(self._address, ANSWERS)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection if self._tls is None else self._tls.wrap_socket(connection)
+        except OSError:
+            connection.close()
+            raise
 
     def _look_at_token(self) -> None:
         """Looks whether the driver has removed its token, or had gone before this worker began.

@@ -1,6 +1,7 @@
 """One study as a frozen value: every table of the study file, and the trial that a set of hparams makes."""
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -17,7 +18,7 @@ from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, L
 from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
-from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec
+from hpsearch.study.train import IMAGENET, CheckpointSpec, FitSpec, ModelSpec, TrainSpec
 from hpsearch.text import in_html
 
 METRICS: dict[str, Direction] = {
@@ -465,6 +466,23 @@ class StudySpec(Section):
         """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
         named = (*self.values_of("model.name"), self.data.dataset, self.data.predict, self.train.function)
         return [str(name) for name in named if ":" in str(name)]
+
+    def places(self, data_root: str | None = None) -> list[tuple[str, str]]:
+        """Returns the files and folders that the study names, each with the field that names it.
+
+        Args:
+            data_root: overrides `data.root`.
+        """
+        data = self.data
+        root = data_root or data.root or "data"
+        weights = [file for file in self.values_of("model.weights") if file not in (None, "none", IMAGENET)]
+        named = [
+            ("data.root", root if data.dataset not in ("digits", "none") else None),
+            ("data.labels", data.labels and os.path.join(root, data.labels)),
+            ("data.cache", data.cache),
+            *(("model.weights", file) for file in weights),
+        ]
+        return [(field, place) for field, place in named if place]
 
     @property
     def grid_size(self) -> int:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hpsearch.contracts.messages import (
     WorkerExit,
     WorkerSetup,
 )
+from hpsearch.files.run_folder import RunFolder
 from hpsearch.study import parse_study
 
 DEADLINE = 120.0  # seconds; generous, since importing torch on a busy machine is slow
@@ -65,9 +67,14 @@ class Driver:
         setup = WorkerSetup(worker, spec, device="cpu", cache=str(self._folder / "cache"))
         self.executor.start(WorkerPlace(worker), setup)
 
+    def send(self, worker: int, run: TrialRun) -> None:
+        """Sends a trial, whose folder lies where the executor's workers may write."""
+        trials = RunFolder(self._folder, "s").trials
+        self.executor.send(worker, replace(run, folder=str(trials.joinpath(*Path(run.folder).parts[-2:]))))
+
     def begin(self, worker: int, run: TrialRun) -> EpochResult:
         """Sends a trial; returns the result of its first epoch."""
-        self.executor.send(worker, run)
+        self.send(worker, run)
         assert self.expect(TrialStarted).number == run.number
         result: EpochResult = self.expect(EpochResult)
         return result
@@ -125,7 +132,7 @@ class ExecutorContract:
 
     @classmethod
     def make(cls, folder: Path) -> Executor:
-        """Returns an executor without workers; files go into `folder`."""
+        """Returns an executor without workers; files go into `folder`, which is the run folder of a study `s`."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
@@ -176,7 +183,7 @@ class ExecutorContract:
         """Each one's messages come in order, and a decision reaches the worker that it is sent to."""
         owners = {1: 4, 2: 7}
         for number, worker in owners.items():
-            two.executor.send(worker, make_run(tmp_path, number=number))
+            two.send(worker, make_run(tmp_path, number=number))
         heard: dict[int, list[Any]] = defaultdict(list)
         while sum(isinstance(messages[-1], TrialEnd) for messages in heard.values()) < len(owners):
             message = two.next()
@@ -203,7 +210,7 @@ class ExecutorContract:
         first = two.begin(4, make_run(tmp_path))
         two.decide(4, first, Action.PREEMPT)
         assert two.expect(TrialEnd).kind is EndKind.PREEMPTED
-        two.executor.send(7, make_run(tmp_path, attempt=2))
+        two.send(7, make_run(tmp_path, attempt=2))
         assert epochs(two.expect(TrialStarted)) == [1]
         assert two.is_silent(), "its last epoch was to be judged anew"
         two.decide(7, first, Action.STOP)
@@ -228,7 +235,7 @@ class ExecutorContract:
 
     def test_receive_returns_with_the_first_message(self, two: Driver, tmp_path: Path) -> None:
         began = time.monotonic()
-        two.executor.send(4, make_run(tmp_path))
+        two.send(4, make_run(tmp_path))
         assert two.hear(DEADLINE)
         assert time.monotonic() - began < SOON
         two.expect(TrialStarted)
@@ -267,7 +274,7 @@ class ExecutorContract:
         assert driver.is_silent()
         driver.start(3)
         driver.expect(Ready)
-        driver.executor.send(3, make_run(tmp_path, attempt=2))
+        driver.send(3, make_run(tmp_path, attempt=2))
         assert epochs(driver.expect(TrialStarted)) == [1]
 
     def test_a_worker_is_killed_in_the_middle_of_an_epoch(self, driver: Driver, tmp_path: Path) -> None:
@@ -283,9 +290,9 @@ class ExecutorContract:
         driver.start(3)
         driver.expect(Ready)
         run = make_run(tmp_path)
-        driver.executor.send(3, run)
+        driver.send(3, run)
         deadline = time.monotonic() + SOON
-        while not list(Path(run.folder).glob("*/checkpoint.json")):
+        while not list(tmp_path.rglob("checkpoint.json")):
             assert time.monotonic() < deadline, "the first epoch does not end"
             time.sleep(0.01)
         driver.executor.kill(3)
@@ -311,11 +318,11 @@ class ExecutorContract:
         pids = [driver.expect(Ready).pid for _ in (3, 5)]
         run = make_run(tmp_path, checkpoint={"every_seconds": 3600.0})
         driver.begin(3, run)
-        assert not list(Path(run.folder).glob("*/checkpoint.json"))
+        assert not list(tmp_path.rglob("checkpoint.json"))
         began = time.monotonic()
         driver.executor.close(CLOSE)
         assert time.monotonic() - began < CLOSE, "workers that leave are waited for longer than they need"
-        assert list(Path(run.folder).glob("*/checkpoint.json"))
+        assert list(tmp_path.rglob("checkpoint.json"))
         assert driver.is_silent(), "exits at the end are nobody's business"
         assert_gone(pids)
         assert set(threading.enumerate()) <= before

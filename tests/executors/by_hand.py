@@ -23,8 +23,10 @@ class HandExecutor(DialExecutor):
         port: at which the workers find the driver, if not where it listens.
     """
 
-    def __init__(self, folder: RunFolder, reconnect: float = 600.0, port: int | None = None) -> None:
-        super().__init__(folder, Cluster(reconnect=reconnect))
+    def __init__(
+        self, folder: RunFolder, reconnect: float = 600.0, port: int | None = None, tls: bool = False
+    ) -> None:
+        super().__init__(folder, Cluster(reconnect=reconnect, tls=tls))
         self.processes: list[subprocess.Popen[bytes]] = []
         self.port = port
 
@@ -33,7 +35,7 @@ class HandExecutor(DialExecutor):
         self.folder.home.mkdir(parents=True, exist_ok=True)
         with (self.folder.home / "workers.log").open("ab") as log:
             process = subprocess.Popen(
-                command(address, self.token_file, "--name", str(seat.place.worker)),
+                command(address, self.token_file, *seat.granted, "--name", str(seat.place.worker)),
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

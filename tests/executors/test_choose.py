@@ -94,6 +94,7 @@ def test_an_executor_that_cannot_be_loaded_says_why(tmp_path):
         ),
         ("ray", {"slurm": ("time=1",)}, "--slurm: only with --executor slurm, and this is ray"),
         ("dial", {"address": "head:6379"}, "--address: only with --executor ray, and this is dial"),
+        ("local", {"tls": True}, "--tls: only with --executor slurm, ray or dial, and this is local"),
         ("local", {"listen": "here"}, "--listen: only with --executor slurm, ray or dial, and this is local"),
         (
             "pretend",

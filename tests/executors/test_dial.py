@@ -44,6 +44,7 @@ from hpsearch.service import dialing
 from hpsearch.service.dialing import Line
 from hpsearch.service.launch import RunOptions, worker_setup
 from hpsearch.study import parse_study
+from hpsearch.version import __version__
 from tests.databases import Proxy
 from tests.executors.by_hand import HandExecutor, command
 
@@ -62,7 +63,8 @@ class Desk:
     left: threading.Event = field(default_factory=threading.Event)
 
     def start(self, worker: int = 0) -> None:
-        self.executor.start(WorkerPlace(worker), WorkerSetup(worker, SPEC))
+        setup = WorkerSetup(worker, SPEC, cache=str(self.executor.folder.cache))
+        self.executor.start(WorkerPlace(worker), setup)
 
     def dial(self, port: int | None = None) -> Line:
         """Returns the line of a worker in this process; `left` says that it would have ended its process."""
@@ -304,6 +306,22 @@ def test_a_worker_that_speaks_for_others_is_hung_up_on(desk: Desk, message: From
     assert isinstance(left, WorkerExit)
     assert words in left.reason
     assert not left.blameless
+
+
+def test_a_worker_that_sends_too_much_at_once_is_hung_up_on(desk: Desk) -> None:
+    """It has the token and a seat; what it says beforehand is all that the driver ever holds of it."""
+    desk.start()
+    key = read_token(desk.executor.token_file).key
+    with desk.connect() as one:
+        greeted = greeting(key)
+        one.sendall(greeted)
+        desk.until(lambda: bool(select.select([one], [], [], 0)[0]), "no answer")
+        channel = answered(key, greeted, one.recv(lines.ANSWER))
+        one.sendall(channel.seal(Kind.ENTER, lines.Entry("", "x", 0, __version__).body()))
+        desk.until(lambda: desk.executor.seats[0].has_entered, "it does not enter")
+        one.sendall((lines.MOST + 1).to_bytes(4, "big") + bytes(1000))
+        desk.reads(one)
+    assert desk.executor.seats[0].connection is None
 
 
 def test_every_message_arrives_once_over_a_hundred_cuts(desk: Desk) -> None:

@@ -23,6 +23,7 @@ from hpsearch.contracts.messages import (
 )
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import DeviceError, UserError
+from hpsearch.executors import dial
 from hpsearch.executors import slurm as module
 from hpsearch.executors.dial import Seat
 from hpsearch.executors.slurm import SlurmExecutor, parameters, read_queue
@@ -300,7 +301,8 @@ def test_slurm_gives_each_job_its_own_gpu(slurm: Slurm, desk, tmp_path: Path) ->
     one = desk()
     places = one.slurm.places(Workers("all", 2), 1, "time")
     for place in places:
-        one.slurm.start(place, WorkerSetup(place.worker, make_run(tmp_path).spec, device="cpu"))
+        spec, cache = make_run(tmp_path).spec, str(one.slurm.folder.cache)
+        one.slurm.start(place, WorkerSetup(place.worker, spec, device="cpu", cache=cache))
     one.until(lambda: len(one.came(Ready)) == 2, "the workers")
     seen = {
         dict(
@@ -357,12 +359,12 @@ def test_a_job_that_cannot_begin_leaves_its_last_words(
 def test_a_job_without_a_trial_ends_and_comes_back_when_it_is_wanted(
     slurm: Slurm, desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.5)
+    monkeypatch.setattr(dial, "IDLE", 0.5)
     one = desk()
     for worker in (0, 1):
         one.start(worker)
     one.until(lambda: len(one.came(Ready)) == 2, "the workers")
-    one.slurm.send(0, make_run(tmp_path, number=1))
+    one.send(0, make_run(tmp_path, number=1))
     one.until(lambda: bool(one.came(PlaceRemoved)), "the idle job's end")
     assert one.came(PlaceRemoved) == [PlaceRemoved(1)]
     (left,) = one.came(WorkerExit)
@@ -372,7 +374,7 @@ def test_a_job_without_a_trial_ends_and_comes_back_when_it_is_wanted(
     one.decide(0, result, Action.STOP)
     one.until(lambda: bool(one.came(TrialEnd)), "the trial's end")
     one.until(lambda: len(slurm.jobs()) == 1, "one job")
-    one.slurm.send(0, make_run(tmp_path, number=2))
+    one.send(0, make_run(tmp_path, number=2))
     one.until(lambda: bool(one.came(PlaceAdded)), "the place")
     assert one.came(PlaceAdded) == [PlaceAdded(WorkerPlace(1))]
     one.slurm.send(0, Shutdown())

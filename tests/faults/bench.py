@@ -1,5 +1,7 @@
 """What the fault tests share: studies with a ground-truth log, drivers as real processes, and the comparison."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,9 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from hpsearch.__main__ import run as command
 from tests.databases import stored_trials
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +28,7 @@ name = "{name}"
 trials = {trials}
 max_attempts = {max_attempts}
 grace = "{grace}"
-stall_timeout = "60s"
+stall_timeout = "{stall_timeout}"
 
 [train]
 function = "tests.faults.loop:{function}"
@@ -58,6 +62,7 @@ class Bench:
     max_attempts: int = 50  # the storm kills at random; what counts is that no trial is lost
     function: str = "train"
     grace: str = "20s"
+    stall_timeout: str = "60s"
     shared_memory: frozenset[str] = frozenset()
     storage: str = ""
     flags: tuple[str, ...] = ()
@@ -77,7 +82,16 @@ class Bench:
         """Writes the study file anew."""
         values = {
             name: getattr(self, name)
-            for name in ("name", "trials", "max_attempts", "epochs", "seconds", "function", "grace")
+            for name in (
+                "name",
+                "trials",
+                "max_attempts",
+                "epochs",
+                "seconds",
+                "function",
+                "grace",
+                "stall_timeout",
+            )
         }
         (self.folder / "study.toml").write_text(STUDY.format(log=self.log, **values))
 
@@ -133,6 +147,13 @@ class Bench:
         """Returns the end of what the drivers printed."""
         files = sorted(self.folder.glob("driver-*.out"))
         return "\n".join(f"{file.name}: {file.read_text(errors='replace')[-1500:]}" for file in files[-3:])
+
+    def look(self, *words: str) -> Any:
+        """Returns what a command that looks at the database says as JSON."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            assert command([*words, "--storage", self.storage, "--json"]) == 0
+        return json.loads(said.getvalue())
 
     def finish(self, seconds: float = 300.0) -> int:
         """Lets a last driver finish the study; returns its exit status."""

@@ -7,13 +7,14 @@ import argparse
 import json
 import random
 import re
+import shlex
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.databases import Proxy
-from tests.executors.by_hand import command
 from tests.faults.bench import ROOT, Bench
 
 
@@ -22,13 +23,14 @@ def cut(bench: Bench, cuts: int, seed: int = 0) -> int:
     chance = random.Random(seed)
     driver = bench.start()
     out = bench.folder / "driver-0.out"
-    shown = re.compile(r"--dial (\S+) --token-file ([^\s\"]+)")
+    shown = re.compile(r"start one with hpsearch (worker --dial (\S+) [^\"]+)")
     bench.wait_for(lambda: bool(shown.search(out.read_text())), "the command that starts a worker")
     found = shown.search(out.read_text())
     assert found is not None
-    proxy = Proxy(f"postgresql://{found[1]}/x")
+    proxy = Proxy(f"postgresql://{found[2]}/x")
     with (bench.folder / "workers.out").open("wb") as log:
-        start = command(f"127.0.0.1:{proxy.port}", Path(found[2]))
+        words = shlex.split(found[1].replace(found[2], f"127.0.0.1:{proxy.port}"))
+        start = [sys.executable, "-P", "-m", "hpsearch", *words]
         workers = [
             subprocess.Popen(start, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
             for _ in range(bench.workers)

@@ -15,11 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.faults.bench import Bench, alive
-from tests.slurm import Slurm, slurm
+from tests.slurm import NODES, Slurm, slurm
 
-KINDS = {"requeue": 10, "signal": 6, "node": 3, "controller": 1}
+KINDS = {"requeue": 12, "signal": 6, "node": 2, "controller": 1}
 DRIVERS = 2  # how often the driver is killed in a whole run
 CALM = 300.0  # seconds in which a study must go on after a fault
 
@@ -31,9 +32,10 @@ class Preemptions:
         self.cluster = cluster
         self.bench = bench
         self.chance = random.Random(seed)
+        self.down: dict[str, set[int]] = {}  # nodes, and the workers that were there
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Waits for a condition, and spares requeued jobs their wait."""
+        """Waits for a condition; spares requeued jobs their wait, and brings nodes back that are empty."""
         deadline, poked = time.monotonic() + CALM, 0.0
         while not condition():
             assert time.monotonic() < deadline, (
@@ -41,12 +43,25 @@ class Preemptions:
             )
             if time.monotonic() - poked > 0.5:
                 self.cluster.start_at_once()
+                self.mend()
                 poked = time.monotonic()
             time.sleep(0.02)
 
+    def mend(self) -> None:
+        """Brings back the nodes that are down, as soon as nothing is left on them."""
+        nodes = {node for _, node in self.cluster.jobs().values()}
+        for node, pids in list(self.down.items()):
+            if node in nodes or any(map(alive, pids)):
+                continue
+            self.cluster.tell("scontrol", "update", f"nodename={node}", "state=idle", check=False)
+            if "down" not in self.cluster.tell("sinfo", "-h", "-n", node, "-o", "%T", check=False):
+                del self.down[node]
+
     def at_work(self) -> list[tuple[str, str]]:
         """Returns jobs, with their nodes, whose workers have trained an epoch."""
-        jobs = self.cluster.jobs()
+        jobs = {
+            id: (state, node) for id, (state, node) in self.cluster.jobs().items() if node not in self.down
+        }
         pids = {line["pid"] for line in self.bench.lines() if alive(line["pid"])}
         return sorted(
             {(id, jobs[id][1]) for pid in pids if (id := job_of(pid)) in jobs and jobs[id][0] == "RUNNING"}
@@ -54,24 +69,26 @@ class Preemptions:
 
     def strike(self, kind: str) -> None:
         """Lets one fault loose, and waits until it has hit and an epoch is trained."""
-        self.wait_for(lambda: bool(self.at_work()) or self.is_over(), "a job that trains")
-        if self.is_over():
+        found: list[tuple[str, str]] = []
+
+        def trains() -> bool:
+            found[:] = self.at_work()
+            return bool(found) or self.is_over()
+
+        self.wait_for(trains, "a job that trains")
+        if not found:
             return
-        job, node = self.chance.choice(self.at_work())
-        on_node = {id for id, (_, n) in self.cluster.jobs().items() if n == node}
-        there = {line["pid"] for line in self.bench.lines() if job_of(line["pid"]) in on_node}
+        job, node = self.chance.choice(found)
         match kind:
             case "requeue":
                 self.cluster.tell("scontrol", "requeue", job)
             case "signal":
                 self.cluster.tell("scancel", "--batch", "--signal=TERM", job)
             case "node":
+                on_node = {id for id, (_, n) in self.cluster.jobs().items() if n == node}
+                there = {line["pid"] for line in self.bench.lines() if job_of(line["pid"]) in on_node}
                 self.cluster.tell("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-                self.wait_for(
-                    lambda: node not in {n for _, n in self.cluster.jobs().values()}, "its jobs gone"
-                )
-                self.wait_for(lambda: not any(map(alive, there)), "its processes gone")
-                self.cluster.tell("scontrol", "update", f"nodename={node}", "state=idle")
+                self.down[node] = there
             case "controller":
                 self.cluster.stop_controller()
                 self.cluster.start_controller()
@@ -92,6 +109,7 @@ class Preemptions:
         self.wait_for(self.is_over, "the end")
         assert self.bench.drivers[-1].returncode == 0, self.bench.output()
         assert self.cluster.jobs() == {}, "jobs are left"
+        self.wait_for(lambda: not self.down, "the nodes")
 
 
 def job_of(pid: int) -> str:
@@ -104,10 +122,10 @@ def job_of(pid: int) -> str:
     return f"{environ.get('SLURM_ARRAY_JOB_ID')}_{environ.get('SLURM_ARRAY_TASK_ID')}"
 
 
-def make_bench(folder: Path, trials: int, jobs: int, **values: float) -> Bench:
+def make_bench(folder: Path, trials: int, jobs: int, **values: Any) -> Bench:
     """Returns a study on Slurm in which nothing may count as a failure again and again."""
-    flags = ("--executor", "slurm", "--storage-timeout", "60")
-    return Bench(folder, trials=trials, workers=jobs, max_attempts=3, flags=flags, **values)
+    flags = ("--executor", "slurm", "--storage-timeout", "60", *values.pop("flags", ()))
+    return Bench(folder, trials=trials, workers=jobs, flags=flags, **{"max_attempts": 3, **values})
 
 
 def storm(preemptions: Preemptions, faults: int, drivers: int) -> Counter[str]:
@@ -126,6 +144,8 @@ def storm(preemptions: Preemptions, faults: int, drivers: int) -> Counter[str]:
             done["kill driver"] += 1
             continue
         kind = chance.choices(list(KINDS), list(KINDS.values()))[0]
+        if kind == "node" and len(preemptions.down) == NODES - 1:
+            continue  # the last one stays
         preemptions.strike(kind)
         done[kind] += 1
     preemptions.finish()

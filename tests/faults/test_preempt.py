@@ -1,6 +1,7 @@
 """A study on a real Slurm: what is preempted, lost or killed goes on, and no job is left."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from hpsearch.contracts.trial import PAUSES
 from tests.databases import stored_trials
-from tests.faults.bench import ROOT
+from tests.faults.bench import ROOT, alive
 from tests.faults.preempt import Preemptions, make_bench
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600), pytest.mark.slow]
@@ -73,11 +74,24 @@ def test_a_warm_stop_cancels_all_jobs_and_loses_no_epoch(preemptions):
 
 
 def test_two_studies_share_a_partition(slurm, tmp_path):
-    """Each has its own driver, and its jobs leave the other's alone."""
-    both = [Preemptions(slurm, make_bench(tmp_path / name, trials=2, jobs=2)) for name in ("one", "two")]
+    """Each has its own driver, and its jobs leave the other's alone; they share a database, and looks show both."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    both = [
+        Preemptions(slurm, make_bench(tmp_path / name, trials=4, jobs=2, name=name, storage=url, seconds=0.4))
+        for name in ("one", "two")
+    ]
     try:
         for study in both:
             study.bench.start(**slurm.environ)
+        for study in both:
+            study.wait_for(lambda: bool(study.at_work()), "a job that trains")  # noqa: B023
+        listed = both[0].bench.look("list")
+        assert {row["name"] for row in listed} == {"one", "two"}
+        assert all(row["counts"]["RUNNING"] for row in listed)
+        for study in both:
+            shown = study.bench.look("status", study.bench.name)
+            assert shown["row"]["name"] == study.bench.name
+            assert [driver["pid"] for driver in shown["drivers"]] == [study.bench.drivers[-1].pid]
         for study in both:
             study.wait_for(study.is_over, "the end")
             assert study.bench.drivers[-1].returncode == 0, study.bench.output()
@@ -86,6 +100,69 @@ def test_two_studies_share_a_partition(slurm, tmp_path):
     finally:
         for study in both:
             study.bench.end()
+
+
+def test_a_driver_may_be_a_job_itself_and_be_preempted(slurm, tmp_path):
+    """As the guide says it; it comes back, ends what it has left in the queue, and goes on."""
+    bench = make_bench(tmp_path, trials=4, jobs=2)
+    study = Preemptions(slurm, bench)
+    script = tmp_path / "driver.sh"
+    script.write_text(f"#!/bin/bash\nexec {shlex.join(bench.command())}\n")
+    job = slurm.tell(
+        "sbatch", "--parsable", "--requeue", "--open-mode=append", f"--output={tmp_path}/driver-0.out",
+        f"--chdir={ROOT}", "--job-name=driver", str(script),
+    ).strip()  # fmt: skip
+    study.wait_for(lambda: bool(study.at_work()), "a job that trains")
+    driver = bench.lines()[0]["pid"]
+    slurm.tell("scontrol", "requeue", job)
+    study.wait_for(lambda: slurm.jobs().get(job, ("", ""))[0] == "PENDING", "it requeued")
+    study.wait_for(lambda: slurm.jobs().get(job, ("", ""))[0] == "RUNNING", "it back")
+    study.wait_for(lambda: not slurm.jobs(), "the end")
+    assert not alive(driver)
+    assert "JobState=COMPLETED" in slurm.tell("scontrol", "show", "job", job)
+    bench.check(faults=2)
+
+
+def test_a_job_that_reaches_its_time_limit_is_to_blame_if_no_epoch_fits(slurm, tmp_path):
+    """Slurm ends it with the state TIMEOUT. One has trained epochs, and its trial goes on in the next; one has not."""
+    flags, long = ("--slurm", "signal=B:TERM@1"), "600s"
+    fits = make_bench(
+        tmp_path / "fits",
+        trials=1,
+        jobs=1,
+        flags=flags,
+        function="too_long_once",
+        epochs=5,
+        stall_timeout=long,
+    )
+    never = make_bench(
+        tmp_path / "never",
+        trials=1,
+        jobs=1,
+        flags=flags,
+        max_attempts=1,
+        seconds=3600,
+        epochs=1,
+        stall_timeout=long,
+    )
+    benches = [fits, never]
+    study = Preemptions(slurm, fits)
+    try:
+        for bench in benches:
+            bench.start(**slurm.environ)
+        study.wait_for(lambda: len(slurm.running()) == 2 and len(fits.lines()) == 2, "both train")
+        for job in slurm.running():
+            slurm.tell("scontrol", "update", f"jobid={job}", "TimeLimit=1")
+        study.wait_for(lambda: all(bench.drivers[0].poll() is not None for bench in benches), "the ends")
+        said = (tmp_path / "never" / "driver-0.out").read_text()
+        assert "TIMEOUT before it had finished an epoch; give the jobs more time (--slurm time=...)" in said
+        assert [trial.state.name for trial in never.stored()] == ["FAIL"]
+        assert "ended: TIMEOUT" in (tmp_path / "fits" / "driver-0.out").read_text()
+        assert fits.drivers[0].returncode == 0, fits.output()
+        fits.check(faults=0)
+    finally:
+        for bench in benches:
+            bench.end()
 
 
 PAUSING = """

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.faults.bench import Bench, alive
+from tests.faults.nodes import make_bench
 from tests.ray_cluster import add_node, missing, ray_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.slow]
@@ -22,9 +24,20 @@ def cluster() -> Iterator[object]:
         yield running
 
 
-def make_bench(folder: Path, address: str, name: str, trials: int, workers: int, **values: float) -> Bench:
-    flags = ("--executor", "ray", "--address", address, "--listen", "127.0.0.1", "--storage-timeout", "60")
-    return Bench(folder / name, trials=trials, workers=workers, max_attempts=2, flags=flags, **values)
+WAITING = """
+import sys, ray
+from ray._private.state import actors
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(actor["State"] not in ("ALIVE", "DEAD") for actor in actors().values()))
+"""
+
+
+def waiting(address: str) -> int:
+    """Returns how many actors of a cluster wait for a place; asked by a process of its own."""
+    asked = subprocess.run(
+        [sys.executable, "-c", WAITING, address], capture_output=True, text=True, check=True, timeout=100
+    )
+    return int(asked.stdout.split()[-1])
 
 
 def exits(bench: Bench) -> list[str]:
@@ -54,24 +67,42 @@ def test_a_node_that_goes_costs_an_epoch_and_one_that_comes_is_used(cluster, tmp
         bench.wait_for(
             lambda: bool({line["pid"] for line in bench.lines() if alive(line["pid"])} - before), "a third"
         )
-        cluster.remove_node(first)
+        cluster.remove_node(first, allow_graceful=False)  # Ray is not told
         assert driver.wait(timeout=300) == 0, bench.output()
-        assert set(exits(bench)) >= {"its node of Ray has gone"}, exits(bench)
+        said = {text for text in exits(bench) if "is not needed" not in text}
+        assert said, "nobody was there"
+        assert said <= {"its node of Ray has gone", "its node of Ray cannot be reached"}, said
         bench.check(faults=2)
     finally:
         bench.end()
 
 
 def test_two_studies_share_a_cluster_and_one_whose_driver_is_killed_leaves_its_places(cluster, tmp_path):
+    """Also those that it was queued for. They share a database, and looks show both."""
+    url = f"sqlite:///{tmp_path}/s.db"
     one, other = (
-        make_bench(tmp_path, cluster.address, name, trials=2, workers=1) for name in ("one", "other")
+        make_bench(tmp_path, cluster.address, name, trials, workers, storage=url, seconds=0.4)
+        for name, trials, workers in (("one", 3, 3), ("other", 8, 1))
     )
     try:
-        killed, driver = one.start(), other.start()
+        driver = other.start()
+        other.wait_for(lambda: len(other.lines()) > 1, "epochs")
+        killed = one.start()
         one.wait_for(lambda: len(one.lines()) > 1, "epochs")
+        listed = one.look("list")
+        assert {row["name"] for row in listed} == {"one", "other"}
+        for bench, pid in ((one, killed.pid), (other, driver.pid)):
+            shown = bench.look("status", bench.name)
+            assert shown["row"]["name"] == bench.name
+            assert [each["pid"] for each in shown["drivers"]] == [pid]
+        one.wait_for(
+            lambda: "queued: Ray has no room" in (one.folder / "driver-0.out").read_text(), "a queue"
+        )
+        assert waiting(cluster.address) > 0
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
         one.wait_for(lambda: not one.living(), "its worker gone", 60)
+        one.wait_for(lambda: waiting(cluster.address) == 0, "what it was queued for gone", 60)
         assert driver.wait(timeout=200) == 0, other.output()
         other.check(faults=0)
         one.finish()
@@ -79,3 +110,17 @@ def test_two_studies_share_a_cluster_and_one_whose_driver_is_killed_leaves_its_p
     finally:
         one.end()
         other.end()
+
+
+def test_no_more_places_are_asked_for_than_trials_are_left(cluster, tmp_path):
+    """There is room for two: the third of three workers waits, until only the trials of the first two are left."""
+    bench = make_bench(tmp_path, cluster.address, "few", trials=3, workers=5)
+    try:
+        assert bench.start().wait(timeout=200) == 0, bench.output()
+        out = (bench.folder / "driver-0.out").read_text()
+        assert '"worker": 2' in out
+        assert '"worker": 3' not in out, "there are three trials"
+        assert "is not needed: there are fewer trials left than workers" in exits(bench)
+        bench.check(faults=0)
+    finally:
+        bench.end()
