@@ -21,6 +21,8 @@ DEVICE_SECONDS = "device_seconds"
 """User attribute: how long devices were busy with a trial; trials beside each other share the time."""
 QUEUED = "fixed_params"
 """System attribute where Optuna keeps what a trial was given by `study.enqueue_trial`."""
+IMPORTED = "imported"
+"""User attribute of a trial that `hpsearch import` has taken: the Optuna study, its number there, when it began."""
 TRIES = "attempt"
 """User attribute: attempts at a trial, of which those between two pauses are one."""
 

@@ -21,12 +21,13 @@ from hpsearch.errors import UserError
 from hpsearch.results.commands.arguments import check_arguments
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
-from hpsearch.store.url import database_in
+from hpsearch.store.url import as_url, database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits
 from hpsearch.study.specification import StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.commands.check import Report
+    from hpsearch.results.commands.imports import Imported
     from hpsearch.results.commands.predict import Prediction
     from hpsearch.results.confirm.confirm import Outcome
     from hpsearch.results.confirm.ensemble import Joined
@@ -299,6 +300,34 @@ def refit(
     if outcome.refit is not None:
         publisher.publish(outcome.study)  # the search's note tells of the refit
     return outcome
+
+
+def import_trials(
+    source: str,
+    study: Study,
+    *,
+    origin: str | None = None,
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+) -> "Imported":
+    """Takes the trials of an Optuna study of the same fields as past trials of a study, see `hpsearch import`.
+
+    Args:
+        source: name of the Optuna study.
+        origin: URL of its database; by default `storage`.
+
+    Raises:
+        UserError: no such study, another direction, or no trial that fits.
+    """
+    check_arguments(import_trials, locals())
+    from hpsearch.results.commands.imports import import_trials as take
+
+    name, given = named(study)
+    own = database_in(Path(run_folder))
+    options = RunOptions(storage=storage or own, run_folder=Path(run_folder))
+    if options.storage == own:
+        make_folder(options.run_folder)
+    return take(source, as_url(origin or options.storage), given or _stored(name, options), options.storage)
 
 
 def join(

@@ -85,7 +85,9 @@ _KINDS: Mapping[str, _Kind] = {
         "a study file's path, a study's name, or a study",
         lambda value: _is_path(value) or isinstance(value, StudySpec | Mapping),
     ),
-    **dict.fromkeys(("gpus", "share", "executor", "storage", "data_root", "device", "prepare"), _TEXT),
+    **dict.fromkeys(
+        ("gpus", "share", "executor", "storage", "data_root", "device", "prepare", "source", "origin"), _TEXT
+    ),
     **dict.fromkeys(("run_folder", "out", "png"), _PATH),
     **dict.fromkeys(("allow", "import_paths"), _TEXTS),
     **dict.fromkeys(("test", "search", "markdown"), _SWITCH),

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from hpsearch.contracts.callbacks import RunSummary
+from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
@@ -191,6 +192,8 @@ def closing_words(best: BestTrial) -> list[str]:
     whose = best.weights_of
     plain = whose is None or whose.text == f"trial {best.number}"
     said = [] if plain or whose is None else [f"weights of {whose.text}"]
+    if IMPORTED in best.attrs:
+        said.insert(0, str(best.attrs["stop_detail"]))
     return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
 
 
