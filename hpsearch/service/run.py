@@ -125,6 +125,7 @@ def _leave(driver: Driver) -> None:
                 study.flush()
                 study.release()
                 study.note_end((driver.stops.reason or "") if driver.stops.ends_study else "")
+                study.note_expectation()
                 break
             except LeaseLost as error:
                 study.drop(error.tickets)

@@ -70,7 +70,7 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
         f"best {row.metric}: {number(value)}{word}",
     ]
-    lines += row.notes
+    lines += filter(None, [row.expected, *row.notes])
     if row.paused:
         lines.append(_paused_line(row.paused))
     if row.foreign:
