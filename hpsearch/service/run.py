@@ -166,6 +166,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
         best=stands.best,
         storage=redact(launched.options.storage),
         folder=str(launched.folder.home),
+        token=study.token,
         workers=tuple(f"worker {place.worker}: {device}" for place, device in described),
     )
 

@@ -20,6 +20,7 @@ from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.results.commands.arguments import check_arguments
 from hpsearch.results.stored.result import StudyResult
+from hpsearch.results.track import require, trackers
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
 from hpsearch.store.url import as_url, database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits
@@ -108,6 +109,7 @@ def run(
         allow,
     )
     spec = with_limits(given or _stored(name, options), trials, timeout)
+    tracked = trackers(spec.track)
     with (
         _metrics(metrics) as served,
         _shown(progress, options.storage) as display,
@@ -119,7 +121,7 @@ def run(
         from hpsearch.service.run import drive
 
         publisher = Publisher(options.storage, options.run_folder)
-        summary = drive(launched, [display, publisher, *served, *callbacks])
+        summary = drive(launched, [display, publisher, *served, *tracked, *callbacks])
     return StudyResult(spec.study.name, options.storage, summary, options.run_folder)
 
 
@@ -156,6 +158,7 @@ def check(
     from hpsearch.training.imports import look_in
 
     spec = as_study(study)
+    require(spec.track)
     look_in(_folders(study), spec.objects())
     cache = Path(run_folder) / "cache"
     if spec.data.dataset != "none" and not spec.data.cache:
