@@ -1,28 +1,28 @@
 """What a search's best trial can be expected to come to if its configuration is trained anew.
 
-The best value of a search is the luckiest of many. The model of the curves (`hpsearch.search.policy.model`) takes a
-trial apart: what all trials share, what those of like hyperparameters share, and what is the trial's own, beside the
-noise between its epochs. A new trial has the first two and an own part of its own. How large own parts are, the model
-learns from the trials, of which few are alike; a lower bound follows from the number of validation images.
+The best value of a search is the luckiest of many. The model of the curves (`hpsearch.search.policy.model`), here of
+the best values so far, takes a trial apart: what all trials share, what those of like hyperparameters share, and what
+is the trial's own. A new trial has the first two and an own part of its own. How large own parts are, the model learns
+from the trials, of which few are alike; a lower bound follows from the number of validation images.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from optuna.trial import FrozenTrial
 
 from hpsearch.search.policy.build import thaw
 from hpsearch.search.view import StudyView
 from hpsearch.study.checks import DataFacts
+from hpsearch.study.direction import best as best_of
 from hpsearch.study.direction import sign
 from hpsearch.study.specification import StudySpec
 
 LEAST = 8
 """Trials with a value before anything is expected."""
 INTERVAL = 0.8
-SHARE = 0.6
-"""Of the variance that the number of images causes, the share that differs between two trainings, measured on the same
-images: that of the repeats of 15 configurations of the digits was 0.62 of `image_variance`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,26 @@ def expect(
     factor, metric = sign(spec.study.better), spec.study.metric
     policy, known = thaw(StudyView(spec)), 0
     for trial in trials:
-        policy.add(trial)
+        policy.add(_so_far(trial, spec))
         known += trial.user_attrs.get("score") is not None
 
     def noise(cost: float) -> float:
-        return SHARE * image_variance(metric, factor * cost, facts) if facts is not None else 0.0
+        return image_variance(metric, factor * cost, facts) if facts is not None else 0.0
 
-    epoch = int(best.user_attrs.get("best_epoch") or 0)
-    anew = policy.anew(best.number, epoch, noise) if known >= LEAST and epoch else None
+    anew = policy.anew(best.number, noise) if known >= LEAST else None
     if anew is None:
         return None
     repeats = spec.confirm.seeds
     low, high = sorted(factor * cost for cost in anew.interval(INTERVAL, repeats))
     return Expectation(best.number, best.user_attrs["score"], factor * anew.cost, low, high, repeats)
+
+
+def _so_far(trial: FrozenTrial, spec: StudySpec) -> FrozenTrial:
+    """Returns a trial whose values are the best ones up to each epoch, which is what trials are chosen by."""
+    found, values = copy.copy(trial), sorted(trial.intermediate_values.items())
+    bests = accumulate((value for _, value in values), lambda *pair: best_of(spec.study.better, pair))
+    found.intermediate_values = dict(zip((epoch for epoch, _ in values), bests, strict=True))
+    return found
 
 
 def image_variance(metric: str, value: float, facts: DataFacts) -> float:

@@ -159,15 +159,15 @@ class CurveModel:
         best = float(posterior.smooth[np.isfinite(costs)].min())
         return Belief(posterior, best)
 
-    def anew(self, track: Track, epoch: int, noise: Callable[[float], float]) -> Anew | None:
-        """Returns what a new trial of a trial's hyperparameters comes to at an epoch; None if the trial has no piece.
+    def anew(self, track: Track, noise: Callable[[float], float]) -> Anew | None:
+        """Returns what a new trial of a trial's hyperparameters comes to where that ended; None if it has no piece.
 
         Args:
             noise: gives for a cost the least variance between trials of the same hyperparameters.
         """
         if track.number not in self._points:
             return None
-        theta, at = self._fit(sum(map(len, self._points.values()))), self.places([track], [epoch])
+        theta, at = self._fit(sum(map(len, self._points.values()))), self.places([track], [track.trained])
         points = chosen(self._points, self._limits.points)
         costs, weight = np.array([p.cost for p in points]), np.array([point.weight for point in points])
         scale, new = Scale.of(costs), Places(at.x, at.t, np.array([-1]))

@@ -83,10 +83,10 @@ class Thaw(Pausing):
             return self._last(), None
         return self._modelled(rng)
 
-    def anew(self, number: int, epoch: int, noise: Callable[[float], float]) -> Anew | None:
+    def anew(self, number: int, noise: Callable[[float], float]) -> Anew | None:
         """Returns what a new trial of a trial's hyperparameters would come to, see `CurveModel.anew`."""
         with _threads().limit(limits=1, user_api="blas"):
-            return self._model.anew(self.tracks[number], epoch, noise) if number in self.tracks else None
+            return self._model.anew(self.tracks[number], noise) if number in self.tracks else None
 
     def propose(self, number: int) -> dict[str, Any] | None:
         return self._random(self.rng(number))
