@@ -73,10 +73,11 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_mlflow(tmp_path: Path) -> None:
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
+    monkeypatch.chdir(tmp_path)  # beside a database, artifacts lie in the current folder
     uri = f"sqlite:///{tmp_path}/ml.db"
     record = search_twice(tmp_path, mlflow=uri)
     client = MlflowClient(uri)
