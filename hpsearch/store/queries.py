@@ -288,6 +288,19 @@ def complete_attribute(reader: Reader, study_id: int, key: str) -> dict[int, Any
         return {number: None if text is None else json.loads(text) for number, text in found}
 
 
+def attribute_sum(reader: Reader, study_id: int, key: str) -> float:
+    """Returns the sum of a user attribute over a study's trials; those without a number count nothing."""
+    found = reader.rows(
+        "SELECT a.value_json FROM trial_user_attributes a JOIN trials t ON t.trial_id = a.trial_id "
+        'WHERE t.study_id = ? AND a."key" = ?',
+        study_id,
+        key,
+    )
+    with reader.making_sense():
+        values = [json.loads(text) for (text,) in found]
+    return sum(value for value in values if isinstance(value, int | float))
+
+
 def infeasible_trials(reader: Reader, study_id: int) -> set[int]:
     """Returns the ids of the trials that violate a constraint of Optuna's, which are never the best."""
     found = reader.rows(

@@ -415,6 +415,7 @@ def report(
     storage: str | None = None,
     run_folder: str | Path = "runs",
     search: bool = False,
+    price_per_hour: float | None = None,
     **unknown: Never,
 ) -> list[Path]:
     """Writes a study's report and returns the files, the report itself first.
@@ -424,6 +425,7 @@ def report(
         markdown: Markdown instead of HTML.
         png: folder for the graphs as PNG files.
         search: call the search's own first the best, whatever a confirmation says.
+        price_per_hour: of a device.
 
     Raises:
         UserError: no such study, or a file that cannot be written.
@@ -445,7 +447,9 @@ def report(
         place = Path(out)
     else:  # beside the study, or here if that may only be read
         place = home / file if not home.is_dir() or os.access(home, os.W_OK) else Path(file)
-    return write_report(build_report(name, url, search), place, markdown, None if png is None else Path(png))
+    return write_report(
+        build_report(name, url, search, price_per_hour), place, markdown, None if png is None else Path(png)
+    )
 
 
 def _stored(name: str | None, options: RunOptions) -> StudySpec:

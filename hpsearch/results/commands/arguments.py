@@ -95,6 +95,7 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("ensemble", "average", "seeds"), _whole(2)),
     "storage_timeout": _seconds(0.0),
     "lease_seconds": _seconds(1.0),
+    "price_per_hour": _Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0),
     "timeout": _Kind(
         'a number of seconds or a text such as "2h"', lambda value: _is_number(value) or _is_text(value)
     ),

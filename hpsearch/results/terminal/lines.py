@@ -60,8 +60,12 @@ def _best_cell(row: StudyRow) -> str:
     return f"{row.metric} {number(value)} {row.status}".rstrip()
 
 
-def status_lines(status: StudyStatus) -> list[str]:
-    """Returns a study's counts and the tables of its drivers and workers."""
+def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
+    """Returns a study's counts, what it has cost, and the tables of its drivers and workers.
+
+    Args:
+        price: of a device's hour.
+    """
     row = status.row
     total = f" of {row.total}" if row.total is not None else ""
     value = row.best if row.confirmed is None else row.confirmed.mean
@@ -75,6 +79,8 @@ def status_lines(status: StudyStatus) -> list[str]:
         lines.append(_paused_line(row.paused))
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
+    if spent := status.cost.rows(price):
+        lines.append(f"cost so far: {', '.join(f'{name} {amount}' for name, amount in spent)}")
     if row.ended and all(driver.state != "alive" for driver in status.drivers):
         lines.append(f"ended by itself: {row.ended}")
     if not status.drivers:
