@@ -99,7 +99,7 @@ def test_it_is_nearer_to_the_truth_than_the_best_value_and_the_interval_holds():
 def test_fewer_images_leave_more_to_luck():
     spec = study()
     trials = searched(spec, 1)
-    many, few, none = (expect(spec, trials, first_of(trials), one) for one in (facts(), facts(val=20), None))
+    many, few, none = (expect(spec, trials, first_of(trials), one) for one in (facts(), facts(val=80), None))
     assert few.value > many.value >= none.value
     assert few.high - few.low > many.high - many.low
 
@@ -125,6 +125,17 @@ def test_nothing_is_expected_of_few_trials_nor_of_one_without_a_curve():
     bare = first_of(trials)
     bare.intermediate_values = {}
     assert expect(spec, trials, bare, facts()) is None
+
+
+@pytest.mark.parametrize("least", [1e-300, 1e-9, 1e-4])
+def test_nothing_is_expected_of_a_loss_that_hangs_on_less_than_an_image(least):
+    spec = study()
+    trials = searched(spec, 4)
+    for trial in trials:
+        values = {epoch: value * least for epoch, value in trial.intermediate_values.items()}
+        trial.intermediate_values, trial.user_attrs["score"] = values, min(values.values())
+    assert expect(spec, trials, first_of(trials), facts()) is None
+    assert expect(spec, trials, first_of(trials), None) is not None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ Ints = NDArray[np.int64]
 
 ROUNDS = 5
 """In which a trial's expected cost is found."""
+FARTHEST_APART = 1.0
+"""Deviation of the logarithm between trials of the same hyperparameters beyond which nothing is expected of them; of
+that and of what the hyperparameters make of it together, twice as much."""
 MEAN_OF = 3
 """Epochs at a piece's end of which the mean is taken."""
 
@@ -160,7 +163,9 @@ class CurveModel:
         return Belief(posterior, best)
 
     def anew(self, track: Track, noise: Callable[[float], float]) -> Anew | None:
-        """Returns what a new trial of a trial's hyperparameters comes to where that ended; None if it has no piece.
+        """Returns what a new trial of a trial's hyperparameters comes to where that ended.
+
+        None if it has no piece, or if new trials would lie too far apart to say anything.
 
         Args:
             noise: gives for a cost the least variance between trials of the same hyperparameters.
@@ -174,10 +179,14 @@ class CurveModel:
         found = None
         for _ in range(ROUNDS):  # the least variance depends on the cost that is to be found
             least = 0.0 if found is None else math.sqrt(noise(found.cost)) * scale.slope(found.cost)
+            if scale.log and least * scale.deviation > FARTHEST_APART:
+                return None
             raised = raised_own(theta, least)
             mean, deviation = Posterior(raised, self._at(points), scale(costs), weight).predict(new)
             own = math.exp(2 * raised[OWN])
             found = Anew(scale, float(mean[0]), max(0.0, float(deviation[0]) ** 2 - own), own)
+            if scale.log and math.sqrt(found.common + own) * scale.deviation > 2 * FARTHEST_APART:
+                return None
         return found
 
     def places(self, tracks: Sequence[Track], epochs: Sequence[int] | Ints) -> Places:
