@@ -13,6 +13,7 @@ from hpsearch.cli.options import (
     Gpus,
     Json,
     OptionalStudy,
+    Price,
     RunFolderOption,
     Search,
     Storage,
@@ -36,6 +37,7 @@ def status(
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
+    price_per_hour: Price = None,
     as_json: Json = False,
 ) -> None:
     """Show a study's counts, its drivers and their workers."""
@@ -46,7 +48,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
-        say(*status_lines(found))
+        say(*status_lines(found, price_per_hour))
 
 
 @command()
@@ -162,13 +164,21 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="Draw the graphs as PNG files into this folder too.")
     ] = None,
     search: Search = False,
+    price_per_hour: Price = None,
 ) -> None:
     """Write a report: best, ranking, graphs, importance, cost."""
     from hpsearch.results.commands import api
 
     url = storage_url(storage, storage_file, run_folder)
     for path in api.report(
-        study, out, markdown=as_markdown, png=png, storage=url, run_folder=run_folder, search=search
+        study,
+        out,
+        markdown=as_markdown,
+        png=png,
+        storage=url,
+        run_folder=run_folder,
+        search=search,
+        price_per_hour=price_per_hour,
     ):
         say(path)
 

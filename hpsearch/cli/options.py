@@ -158,6 +158,12 @@ Search = Annotated[
     bool, typer.Option("--search", help="Use the best trial of the search, whatever `confirm` found.")
 ]
 Test = Annotated[bool, typer.Option("--test/--no-test", help="Whether the test data may be used.")]
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-hour", min=0, metavar="MONEY", help="Price of a device's hour, to tell the cost."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 JsonEvents = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
 

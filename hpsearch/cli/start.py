@@ -1,4 +1,4 @@
-"""The commands that lead to a study: init, auto, schema."""
+"""The commands that lead to a study: init, auto, import, schema."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from hpsearch.cli.options import (
     RunFolderOption,
     Storage,
     StorageFile,
+    StudyArgument,
     WorkerCount,
     command,
     storage_url,
@@ -57,6 +58,27 @@ def auto(
 
     url = storage_url(storage, storage_file, run_folder)
     raise typer.Exit(Auto(folder, minutes, output, save, url, run_folder, workers, gpus).make())
+
+
+@command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Name of the Optuna study.")],
+    study: StudyArgument,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="Database of the Optuna study; by default --storage."),
+    ] = None,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+) -> None:
+    """Take an Optuna study's trials as a study's past trials."""
+    from hpsearch.results.commands import api
+    from hpsearch.results.commands.imports import import_lines
+
+    url = storage_url(storage, storage_file, run_folder)
+    done = api.import_trials(source, study, origin=origin, storage=url, run_folder=run_folder)
+    say(*import_lines(done, study))
 
 
 @command()

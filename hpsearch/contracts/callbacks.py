@@ -29,6 +29,7 @@ class StudyInfo:
         storage: the URL without its password.
         folder: the study's run folder.
         workers: one description per worker, such as "worker 0: cuda:0".
+        token: what tells the study from all others, of whatever database and name.
     """
 
     spec: StudySpec
@@ -39,6 +40,7 @@ class StudyInfo:
     workers: tuple[str, ...]
     stop_reasons: Mapping[str, int] = field(default_factory=dict)
     best: "FinishedTrial | None" = None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

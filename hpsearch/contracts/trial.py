@@ -19,8 +19,12 @@ BEST_AT = "best_at"
 """User attribute: when the score was reached, as the end of the training that stored it, in seconds since 1970."""
 DEVICE_SECONDS = "device_seconds"
 """User attribute: how long devices were busy with a trial; trials beside each other share the time."""
+JOULES = "joules"
+"""User attribute: the energy that devices took for a trial, its share where trials are beside each other."""
 QUEUED = "fixed_params"
 """System attribute where Optuna keeps what a trial was given by `study.enqueue_trial`."""
+IMPORTED = "imported"
+"""User attribute of a trial that `hpsearch import` has taken: the Optuna study, its number there, when it began."""
 TRIES = "attempt"
 """User attribute: attempts at a trial, of which those between two pauses are one."""
 
@@ -87,6 +91,7 @@ class EpochResult:
         seconds: wall time of the epoch, of which `eval_seconds` for validation and `checkpoint_seconds` for
             saving.
         samples: training samples seen.
+        joules: energy that its devices took meanwhile, for whatever; 0 where it cannot be read.
         last: whether it was the last of the trial's epochs.
         checkpointed: whether this epoch is in a whole checkpoint, so that a crash cannot cost it.
     """
@@ -101,6 +106,7 @@ class EpochResult:
     samples: int = 0
     last: bool = False
     checkpointed: bool = False
+    joules: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Driver:
         trial = self.study.live.get(result.number)
         if worker is None or trial is None or trial.attempt != result.attempt:
             return  # a trial that another driver has taken over; its worker is being ended
-        trial.charge(result, max(1, len(worker.place.gpus)) / max(1, len(self.fleet.beside(worker))))
+        trial.charge(result, max(1, len(worker.place.gpus)), max(1, len(self.fleet.beside(worker))))
         judged = self.study.report(result.number, result)
         self.stops.judge(self.study.reached)
         self._answer(worker, trial, judged, result.epoch)

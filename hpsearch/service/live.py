@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpsearch.contracts.trial import (
     BEST_AT,
     DEVICE_SECONDS,
+    JOULES,
     PAUSED,
     PAUSES,
     TRIES,
@@ -59,6 +60,7 @@ class LiveTrial:
         why: for each time that it was begun or resumed, why it was chosen.
         pauses: how often it was paused and resumed, each an attempt that was no failure.
         device_seconds: how long a device was busy with it; of one that it shares, its share.
+        joules: the energy that devices took for it, likewise.
         stored_best: the score that was stored with it, and when that was reached.
     """
 
@@ -82,6 +84,7 @@ class LiveTrial:
     why: list[str] = field(default_factory=list)
     pauses: int = 0
     device_seconds: float = 0.0
+    joules: float = 0.0
     stored_best: tuple[float | None, float] | None = None
 
     @property
@@ -98,6 +101,7 @@ class LiveTrial:
         """Takes over what an earlier attempt has stored with the trial."""
         self.why, self.pauses = list(attrs.get(WHY) or ()), int(attrs.get(PAUSES) or 0)
         self.device_seconds = float(attrs.get(DEVICE_SECONDS) or 0.0)
+        self.joules = float(attrs.get(JOULES) or 0.0)
         if attrs.get(BEST_AT) is not None:
             self.stored_best = attrs.get("score"), float(attrs[BEST_AT])
         if attrs.get(PAUSED) is not None:
@@ -112,13 +116,15 @@ class LiveTrial:
             for epoch, value in enumerate(reported, start=1)
         ]
 
-    def charge(self, result: EpochResult, devices: float) -> None:
-        """Enters how long a device was busy with an epoch.
+    def charge(self, result: EpochResult, devices: int, beside: int) -> None:
+        """Enters how long devices were busy with an epoch, and what they took.
 
         Args:
-            devices: that the trial has, a share of one if others train beside it.
+            devices: that the trial has.
+            beside: trials that share them, itself among them.
         """
-        self.device_seconds += result.seconds * devices
+        self.device_seconds += result.seconds * devices / beside
+        self.joules += result.joules / beside
 
     def best_at(self, score: float | None) -> float:
         """Returns when its score was reached: now, unless it was stored before."""
@@ -248,6 +254,7 @@ def attributes(
         "metrics_at_best": dict(trial.results[best[1] - 1].metrics) if best else {},
         "seconds": round(seconds, 3),
         DEVICE_SECONDS: round(trial.device_seconds, 3),
+        **({JOULES: round(trial.joules, 1)} if trial.joules else {}),
         BEST_AT: trial.best_at(best[0]) if best else None,
         "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,

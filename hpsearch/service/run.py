@@ -126,6 +126,7 @@ def _leave(driver: Driver) -> None:
                 study.flush()
                 study.release()
                 study.note_end((driver.stops.reason or "") if driver.stops.ends_study else "")
+                study.note_expectation()
                 break
             except LeaseLost as error:
                 study.drop(error.tickets)
@@ -174,6 +175,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
         best=stands.best,
         storage=redact(launched.options.storage),
         folder=str(launched.folder.home),
+        token=study.token,
         workers=tuple(f"worker {place.worker}: {device}" for place, device in described),
     )
 

@@ -8,7 +8,7 @@ is begun, running trials continue, and the queue waits.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
+from hpsearch.search.expectation import expect
 from hpsearch.search.outcome import Verdict, decide, memory_constraint
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
@@ -37,7 +38,7 @@ from hpsearch.service.watch import Reached
 from hpsearch.store import trials, writes
 from hpsearch.store.archive import Archive, unfinished
 from hpsearch.store.connection import reading, translated
-from hpsearch.store.keys import ENDED, SPECIFICATION, check_record
+from hpsearch.store.keys import ENDED, EXPECTED, SPECIFICATION, check_record
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.schema import Lease
 from hpsearch.store.study_data import DataRecord
@@ -553,6 +554,22 @@ class Study:
         with translated(self.storage):
             if self.storage.get_study_user_attrs(self.study_id).get(ENDED, "") != sentence:
                 self.storage.set_study_user_attr(self.study_id, ENDED, sentence)
+
+    def note_expectation(self) -> None:
+        """Keeps with the study what its best trial is expected to come to when trained anew, if that can be said.
+
+        Raises:
+            StorageAway: the database does not answer.
+        """
+        best = self.view.best
+        if best is None or self.spec.is_confirmation:
+            return
+        with translated(self.storage):
+            stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+            found = expect(self.spec, own, best, self.data.facts)
+            if found is not None:
+                self.storage.set_study_user_attr(self.study_id, EXPECTED, asdict(found))
 
     def stop_requested(self) -> bool:
         """Says whether `hpsearch stop` has asked this driver to stop."""

@@ -131,9 +131,16 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         return
     try:
         pipe.send(ready)
-        Loop(pipe, engine, terminated, setup.worker).run()
+        Loop(pipe, engine, terminated, setup.worker, meter_of(setup)).run()
     finally:
         engine.close()
+
+
+def meter_of(setup: WorkerSetup) -> Callable[[], float]:
+    """Returns what tells how much energy the worker's device has taken since it was last asked."""
+    from hpsearch.training import device, energy
+
+    return energy.meter(device.choose(setup.device))
 
 
 Memory = tuple[int, int]
@@ -247,8 +254,16 @@ class Loop:
     with the driver. Those that are free do not wait for the others.
     """
 
-    def __init__(self, pipe: Pipe, engine: Engine, terminated: threading.Event, worker: int) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        engine: Engine,
+        terminated: threading.Event,
+        worker: int,
+        meter: Callable[[], float] = float,
+    ) -> None:
         self._worker = worker
+        self._meter = meter
         self._told = time.monotonic()
         self._pipe = pipe
         self._engine = engine
@@ -298,13 +313,17 @@ class Loop:
             self._undecided[started.number] = started.curve[-1]
 
     def _step(self) -> None:
+        self._meter()  # what was taken while nothing was trained is no trial's
         try:
             results = self._engine.step(self._free)
         except BaseException as error:
             # Engines end a trial that fails by themselves: whatever comes through is the engine's own end.
             self._break_off(error)
             return
+        joules = self._meter() / max(1, sum(isinstance(result, EpochResult) for result in results))
         for result in results:
+            if isinstance(result, EpochResult) and joules:
+                result = replace(result, joules=joules)
             self._pipe.send(result)
             if isinstance(result, TrialEnd):
                 self._active.pop(result.number, None)

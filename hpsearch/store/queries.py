@@ -288,16 +288,31 @@ def complete_attribute(reader: Reader, study_id: int, key: str) -> dict[int, Any
         return {number: None if text is None else json.loads(text) for number, text in found}
 
 
+def attribute_sum(reader: Reader, study_id: int, key: str) -> float:
+    """Returns the sum of a user attribute over a study's trials; those without a number count nothing."""
+    found = reader.rows(
+        "SELECT a.value_json FROM trial_user_attributes a JOIN trials t ON t.trial_id = a.trial_id "
+        'WHERE t.study_id = ? AND a."key" = ?',
+        study_id,
+        key,
+    )
+    with reader.making_sense():
+        values = [json.loads(text) for (text,) in found]
+    return sum(value for value in values if isinstance(value, int | float))
+
+
 def infeasible_trials(reader: Reader, study_id: int) -> set[int]:
     """Returns the ids of the trials that violate a constraint of Optuna's, which are never the best."""
     found = reader.rows(
         "SELECT t.trial_id, a.value_json FROM trials t JOIN trial_system_attributes a ON a.trial_id = t.trial_id "
-        'WHERE t.study_id = ? AND a."key" = ?',
+        'WHERE t.study_id = ? AND (a."key" = ? OR a."key" LIKE ?)',
         study_id,
-        "constraints",
+        "constraints",  # a list, by `constraints_func`
+        "constraints:%",  # one value, by `Trial.set_constraint`
     )
     with reader.making_sense():
-        return {trial for trial, text in found if any(value > 0 for value in json.loads(text) or ())}
+        values = [(trial, json.loads(text) or 0.0) for trial, text in found]
+        return {trial for trial, value in values if (max(value) if isinstance(value, list) else value) > 0}
 
 
 def artifacts(reader: Reader, study_id: int, elsewhere: bool = False) -> frozenset[str]:

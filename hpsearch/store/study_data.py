@@ -1,7 +1,7 @@
 """The data and the code that a study began with, kept with it, so that what has changed is noticed later."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from optuna.storages import RDBStorage
@@ -39,6 +39,13 @@ class DataRecord:
         """The record as the study's user attribute, if there is one."""
         known = _table(self._fresh) if self._fresh is not None else self._stored
         return {} if known is None else {DATA: known}
+
+    @property
+    def facts(self) -> DataFacts | None:
+        """What is known of the data."""
+        known = self.attrs.get(DATA)
+        names = {one.name for one in fields(DataFacts)}
+        return known and DataFacts(**{name: value for name, value in known.items() if name in names})
 
     def load(self, attrs: Mapping[str, Any]) -> None:
         """Reads the record among the study's user attributes, if an earlier run has left one."""

@@ -349,6 +349,7 @@ def _comparable(spec: StudySpec) -> dict[str, Any]:
     tree = spec.model_dump(
         mode="json", exclude={section: set(fields) for section, fields in RUN_ONLY.items()}
     )
+    del tree["track"]
     del tree["enqueue"]  # which trials come first makes none incomparable; points may be added later
     tree["study"]["policy"] = spec.policy
     for name, default in LATER.items():

@@ -166,6 +166,27 @@ class ConfirmSpec(Section):
     seeds: Int = Field(5, ge=2)
 
 
+class TrackSpec(Section):
+    """Where each trial is a run as well, with its hyperparameters and curves; each needs the extra of its name."""
+
+    tensorboard: str | None = Field(None, min_length=1)
+    """Folder of TensorBoard's event files."""
+    mlflow: str | None = Field(None, min_length=1)
+    """Tracking URI of MLflow; a password belongs into MLFLOW_TRACKING_PASSWORD."""
+    wandb: str | None = Field(None, min_length=1)
+    """Project of Weights & Biases."""
+
+    @field_validator("mlflow")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and re.search(r"://[^/@]*:[^/]*@", uri):
+            raise ValueError(
+                "it holds a password, which would be stored with the study; give it by MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
+
+
 class StudySpec(Section):
     """A whole study file."""
 
@@ -180,6 +201,7 @@ class StudySpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     fit: FitSpec = FitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    track: TrackSpec = TrackSpec()
     enqueue: tuple[dict[str, Any], ...] = ()
     """Points that are tried first, each once, however often the study is run; the sampler completes them."""
     function: Annotated[dict[str, Any], AfterValidator(check_plain)] = Field(default_factory=dict)

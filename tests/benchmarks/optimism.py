@@ -4,9 +4,10 @@
 
 Each search has its own seed, and so its own initial weights, data order and proposals; the data and their
 parts are the same. Printed: for each search its best validation loss, the mean of that configuration trained
-anew, and the difference, which is the optimism; then the mean optimism with its 95 % interval over the
-searches (above 0, searches promise too much), how often the search's first of `--top` is still the best, and how
-the report words it. The test part stays closed.
+anew, the difference, which is the optimism, and what was to be expected (`hpsearch.search.expectation`) with its
+80 % interval; then the mean optimism with its 95 % interval over the searches (above 0, searches promise too
+much), how often the 80 % interval holds the confirmed value, how often the first of `--top` is still the best, by
+the search's values and by the expected ones, and how the report words it. The test part stays closed.
 
 What is finished stays in FOLDER: the same command goes on where an earlier one was broken off, and searches
 nothing twice. Without a folder everything is thrown away at the end.
@@ -21,6 +22,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import torch
 
 from hpsearch.contracts.executor import Workers
@@ -29,8 +31,11 @@ from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.statistics import summarize
 from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.stored.reading import reading_study
+from hpsearch.search.expectation import Expectation, expect
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
+from hpsearch.store.connection import open_storage
+from hpsearch.store.study_data import DataRecord
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.file import load_study_file
 
@@ -53,6 +58,8 @@ class Found:
     promised: float
     optimism: float
     stays: bool
+    expected: Expectation
+    first_expected_stays: bool
     findings: tuple[str, ...]
     seconds: tuple[float, float] | None
 
@@ -88,7 +95,7 @@ def search(seed: int, wanted: Wanted, options: RunOptions) -> Found:
     spec = study(seed, wanted)
     earlier = stored_summary(spec.study.name, options.storage)
     if is_whole(earlier, wanted):
-        return found_in(earlier, None)
+        return found_in(spec, options.storage, earlier, None)
     begun = time.perf_counter()
     if run(spec, options).can_go_on:
         sys.exit(f"search {seed} was interrupted; the same command goes on with it")
@@ -96,7 +103,8 @@ def search(seed: int, wanted: Wanted, options: RunOptions) -> Found:
     outcome = confirm(spec.study.name, options, top=wanted.top, seeds=wanted.repeats, test=False)
     if outcome.confirmation is None:
         sys.exit(f"search {seed}: {outcome.message}")
-    return found_in(dict(outcome.stored), (searched - begun, time.perf_counter() - searched))
+    seconds = searched - begun, time.perf_counter() - searched
+    return found_in(spec, options.storage, dict(outcome.stored), seconds)
 
 
 def stored_summary(name: str, url: str) -> dict:
@@ -111,10 +119,30 @@ def is_whole(summary: dict, wanted: Wanted) -> bool:
     return summary.get("seeds") == wanted.repeats and len(summary["optimism"]) == wanted.top
 
 
-def found_in(summary: dict, seconds: tuple[float, float] | None) -> Found:
-    row = next(row for row in summary["optimism"] if row["trial"] == summary["search_first"])
-    findings = tuple(one["finding"] for one in summary["findings"])
-    return Found(row["search"], row["mean"], summary["first_stays_first"], findings, seconds)
+def found_in(spec: StudySpec, url: str, summary: dict, seconds: tuple[float, float] | None) -> Found:
+    rows = {row["trial"]: row for row in summary["optimism"]}
+    means = {trial: row["search"] + row["mean"] for trial, row in rows.items()}
+    expected = expectations(spec, url, list(rows))
+    first = min(expected, key=lambda trial: expected[trial].value)
+    row = rows[summary["search_first"]]
+    return Found(
+        promised=row["search"],
+        optimism=row["mean"],
+        stays=summary["first_stays_first"],
+        expected=expected[summary["search_first"]],
+        first_expected_stays=first == min(means, key=means.__getitem__),
+        findings=tuple(one["finding"] for one in summary["findings"]),
+        seconds=seconds,
+    )
+
+
+def expectations(spec: StudySpec, url: str, numbers: list[int]) -> dict[int, Expectation]:
+    """Returns what is expected of trials of a search that has ended."""
+    study = optuna.load_study(study_name=spec.study.name, storage=open_storage(url))
+    data, trials = DataRecord(), study.get_trials(deepcopy=False)
+    data.load(study.user_attrs)
+    found = {number: expect(spec, trials, trials[number], data.facts) for number in numbers}
+    return {number: one for number, one in found.items() if one is not None}
 
 
 def line(seed: int, found: Found) -> str:
@@ -123,7 +151,8 @@ def line(seed: int, found: Found) -> str:
     )
     return (
         f"seed {seed}: best {found.promised:.4f}, confirmed {found.promised + found.optimism:.4f}, optimism "
-        f"{found.optimism:+.4f}, first {'stays' if found.stays else 'changes'} ({spent})"
+        f"{found.optimism:+.4f}, expected {found.expected.value:.4f} ({found.expected.low:.4f} to "
+        f"{found.expected.high:.4f}), first {'stays' if found.stays else 'changes'} ({spent})"
     )
 
 
@@ -133,12 +162,19 @@ def report(all_found: list[Found], wanted: Wanted) -> list[str]:
     spread = f", std {total.std:.4f}" if total.std is not None else ""
     interval = f"{total.low:+.4f} to {total.high:+.4f}" if total.low is not None else "-"
     stayed = sum(found.stays for found in all_found)
+    confirmed = [found.promised + found.optimism for found in all_found]
+    bias = sum(found.expected.value for found in all_found) / sum(confirmed) - 1
+    held = sum(
+        one.expected.low <= mean <= one.expected.high for one, mean in zip(all_found, confirmed, strict=True)
+    )
     return [
         f"{total.n} searches of {wanted.trials} trials; {wanted.top} configurations x {wanted.repeats} repeats each",
         f"torch {torch.__version__}, CPU, {wanted.workers} workers",
         f"mean optimism of val_loss {total.mean:+.4f} ({share:+.0%} of the promised value){spread}, 95 % "
         f"interval over the searches {interval}",
-        f"the search's best is still the best in {stayed} of {total.n}",
+        f"the expected value is {bias:+.0%} off the confirmed one; its 80 % interval holds that in {held} of {total.n}",
+        f"the search's best is still the best in {stayed} of {total.n}; of the same configurations, the one with the "
+        f"best expected value in {sum(found.first_expected_stays for found in all_found)}",
         "",
         "the report of the last search says:",
         *(f"  * {finding}" for finding in all_found[-1].findings),
@@ -146,6 +182,7 @@ def report(all_found: list[Found], wanted: Wanted) -> list[str]:
 
 
 def main() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     wanted, folder = arguments()
     all_found = []
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:

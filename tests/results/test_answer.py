@@ -564,3 +564,39 @@ def test_studies_side_by_side_say_what_they_are_worth(tmp_path: Path) -> None:
     text = "\n".join(comparison_lines(read_studies(["s", "t"], options_in(tmp_path).storage)))
     assert "(n 2)" in text
     assert "not confirmed" in text
+
+
+def test_what_the_best_is_expected_to_be_stands_beside_it_until_it_is_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path)
+    url = f"sqlite:///{tmp_path}/s.db"
+    with reading_study("s", url) as opened_study:
+        best = best_trial(opened_study)
+        stored = opened_study.attrs["expected"]
+    assert best is not None
+    assert (stored["trial"], stored["promised"]) == (best.number, best.value)
+    assert stored["value"] > stored["promised"]
+    expected = best.answer.expected
+    assert expected is not None
+    said = expected.text
+    assert said.startswith("the best of many is lucky: trained anew, val_loss ")
+    for command in ("best", "status"):
+        assert run_command([command, "s", "--storage", url]) == 0
+        assert said in capsys.readouterr().out
+    assert said[1:] in markdown(build_report("s", url))
+
+    study = writable(tmp_path)
+    other = {**stored, "trial": best.number + 1, "promised": 0.0}
+    study.set_user_attr("expected", other)  # of what was the best before
+    for command in ("best", "status"):
+        assert run_command([command, "s", "--storage", url]) == 0
+        assert "is to be expected" not in capsys.readouterr().out
+    study.set_user_attr("expected", stored)
+    study.set_user_attr("confirm_summary", summary(best.number, {best.number: 0.4}))
+    for command, shown in (("best", False), ("best --search", True), ("status", False)):
+        assert run_command([*command.split(), "s", "--storage", url]) == 0
+        assert (said in capsys.readouterr().out) == shown
+    study.set_user_attr("expected", {"trial": 1})
+    assert run_command(["best", "--search", "s", "--storage", url]) == 2
+    assert "its attribute expected is damaged" in capsys.readouterr().err

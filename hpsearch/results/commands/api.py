@@ -20,13 +20,15 @@ from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.results.commands.arguments import check_arguments
 from hpsearch.results.stored.result import StudyResult
+from hpsearch.results.track import require, trackers
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
-from hpsearch.store.url import database_in
+from hpsearch.store.url import as_url, database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits
 from hpsearch.study.specification import StudySpec
 
 if TYPE_CHECKING:
     from hpsearch.results.commands.check import Report
+    from hpsearch.results.commands.imports import Imported
     from hpsearch.results.commands.predict import Prediction
     from hpsearch.results.confirm.confirm import Outcome
     from hpsearch.results.confirm.ensemble import Joined
@@ -107,6 +109,7 @@ def run(
         allow,
     )
     spec = with_limits(given or _stored(name, options), trials, timeout)
+    tracked = trackers(spec.track)
     with (
         _metrics(metrics) as served,
         _shown(progress, options.storage) as display,
@@ -118,7 +121,7 @@ def run(
         from hpsearch.service.run import drive
 
         publisher = Publisher(options.storage, options.run_folder)
-        summary = drive(launched, [display, publisher, *served, *callbacks])
+        summary = drive(launched, [display, publisher, *served, *tracked, *callbacks])
     return StudyResult(spec.study.name, options.storage, summary, options.run_folder)
 
 
@@ -155,6 +158,7 @@ def check(
     from hpsearch.training.imports import look_in
 
     spec = as_study(study)
+    require(spec.track)
     look_in(_folders(study), spec.objects())
     cache = Path(run_folder) / "cache"
     if spec.data.dataset != "none" and not spec.data.cache:
@@ -301,6 +305,34 @@ def refit(
     return outcome
 
 
+def import_trials(
+    source: str,
+    study: Study,
+    *,
+    origin: str | None = None,
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+) -> "Imported":
+    """Takes the trials of an Optuna study of the same fields as past trials of a study, see `hpsearch import`.
+
+    Args:
+        source: name of the Optuna study.
+        origin: URL of its database; by default `storage`.
+
+    Raises:
+        UserError: no such study, another direction, or no trial that fits.
+    """
+    check_arguments(import_trials, locals())
+    from hpsearch.results.commands.imports import import_trials as take
+
+    name, given = named(study)
+    own = database_in(Path(run_folder))
+    options = RunOptions(storage=storage or own, run_folder=Path(run_folder))
+    if options.storage == own:
+        make_folder(options.run_folder)
+    return take(source, as_url(origin or options.storage), given or _stored(name, options), options.storage)
+
+
 def join(
     study: Study | None = None,
     *,
@@ -383,6 +415,7 @@ def report(
     storage: str | None = None,
     run_folder: str | Path = "runs",
     search: bool = False,
+    price_per_hour: float | None = None,
     **unknown: Never,
 ) -> list[Path]:
     """Writes a study's report and returns the files, the report itself first.
@@ -392,6 +425,7 @@ def report(
         markdown: Markdown instead of HTML.
         png: folder for the graphs as PNG files.
         search: call the search's own first the best, whatever a confirmation says.
+        price_per_hour: of a device.
 
     Raises:
         UserError: no such study, or a file that cannot be written.
@@ -413,7 +447,9 @@ def report(
         place = Path(out)
     else:  # beside the study, or here if that may only be read
         place = home / file if not home.is_dir() or os.access(home, os.W_OK) else Path(file)
-    return write_report(build_report(name, url, search), place, markdown, None if png is None else Path(png))
+    return write_report(
+        build_report(name, url, search, price_per_hour), place, markdown, None if png is None else Path(png)
+    )
 
 
 def _stored(name: str | None, options: RunOptions) -> StudySpec:

@@ -93,7 +93,9 @@ _KINDS: Mapping[str, _Kind] = {
         "a study file's path, a study's name, or a study",
         lambda value: _is_path(value) or isinstance(value, StudySpec | Mapping),
     ),
-    **dict.fromkeys(("gpus", "share", "executor", "storage", "data_root", "device", "prepare"), _TEXT),
+    **dict.fromkeys(
+        ("gpus", "share", "executor", "storage", "data_root", "device", "prepare", "source", "origin"), _TEXT
+    ),
     **dict.fromkeys(("run_folder", "out", "png"), _PATH),
     "allow": _MODULES,
     "import_paths": _TEXTS,
@@ -102,6 +104,7 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("ensemble", "average", "seeds"), _whole(2)),
     "storage_timeout": _seconds(0.0),
     "lease_seconds": _seconds(1.0),
+    "price_per_hour": _Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0),
     "timeout": _Kind(
         'a number of seconds or a text such as "2h"', lambda value: _is_number(value) or _is_text(value)
     ),

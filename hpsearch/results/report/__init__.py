@@ -17,18 +17,19 @@ from hpsearch.study.specification import SUFFIX
 __all__ = ["build_report", "write_report", "write_text"]
 
 
-def build_report(name: str | None, url: str, by_search: bool = False) -> Document:
+def build_report(name: str | None, url: str, by_search: bool = False, price: float | None = None) -> Document:
     """Reads a study and, if there is one, its confirmation, and returns the report.
 
     Args:
         by_search: call the search's own first the best, whatever the confirmation says.
+        price: of a device's hour.
 
     Raises:
         StudyNotFound: no study of this name.
         StorageError, StorageAway: the database.
     """
     record = replace(read_study(name, url, redact(url)), by_search=by_search)
-    return report(record, importances(record), read_pictures(record.name + SUFFIX, url))
+    return report(record, importances(record), read_pictures(record.name + SUFFIX, url), price)
 
 
 def write_report(

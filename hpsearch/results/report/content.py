@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES
 from hpsearch.results.dashboard.notes import searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
@@ -13,6 +14,7 @@ from hpsearch.results.report.document import Block, Code, Document, Items, Secti
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
+from hpsearch.results.stored.status import Cost
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
 from hpsearch.store.keys import ENDED
@@ -30,13 +32,17 @@ APART = (*OUTCOMES, "workers", "pieces")
 
 
 def report(
-    record: StudyRecord, importances: Importances | None, pictures: Mapping[int, str] | None = None
+    record: StudyRecord,
+    importances: Importances | None,
+    pictures: Mapping[int, str] | None = None,
+    price: float | None = None,
 ) -> Document:
     """Returns the report of a study.
 
     Args:
         importances: of the hyperparameters; None leaves them out.
         pictures: of test samples, PNG files in base64, kept by the confirmation.
+        price: of a device's hour.
     """
     drawn = {chart.id: chart for chart in charts(record)}
     outcomes = [drawn[name] for name in OUTCOMES if name in drawn]
@@ -50,7 +56,7 @@ def report(
         Section("Paused and resumed", _paused(record, drawn.get("pieces"))),
         Section("Importance of the hyperparameters", _importance(record, importances)),
         Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
-        Section("Cost", _cost(record, drawn.get("workers"))),
+        Section("Cost", _cost(record, drawn.get("workers"), price)),
         Section("Environment", _environment(record)),
     ]
     return Document(
@@ -309,7 +315,7 @@ def worker_hours(record: StudyRecord) -> dict[str, float]:
     return hours
 
 
-def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
+def _cost(record: StudyRecord, picture: Chart | None, price: float | None) -> tuple[Block, ...]:
     if not record.finished:
         return ()
     states = {
@@ -323,10 +329,15 @@ def _cost(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
         ("epochs trained", f"{epochs:,}"),
         ("epochs saved by stopping", f"{saved:,}{share}"),
         *((f"{kind} workers' hours of training", f"{spent:.3g}") for kind, spent in hours.items()),
+        *Cost(_summed(record, DEVICE_SECONDS), _summed(record, JOULES)).rows(price),
     ]
     note = "Workers may share a GPU, or have several each: these are the workers' hours, not the GPUs'."
     table = Table(("cost", "amount"), tuple(rows), note if "GPU" in hours else "")
     return (table, picture) if picture is not None else (table,)
+
+
+def _summed(record: StudyRecord, key: str) -> float:
+    return sum(float(trial.attrs.get(key) or 0.0) for trial in record.trials)
 
 
 def _environment(record: StudyRecord) -> tuple[Block, ...]:

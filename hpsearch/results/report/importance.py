@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpsearch.results.plots.chart import Axis, Chart, Mark, Series
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 
 TREES = 100
@@ -58,6 +59,30 @@ def importances(record: StudyRecord) -> Importances:
     """Returns the importances of a study's hyperparameters, none where they explain nothing beyond chance."""
     found = measured(record)
     return replace(found, shares=()) if found.explained is None or found.explained.low <= 0 else found
+
+
+def importance_chart(record: StudyRecord) -> Chart | None:
+    """Draws the importances with their intervals; None where no hyperparameter is ranked."""
+    shares = importances(record).shares[::-1]  # the largest stands at the top
+    if not shares:
+        return None
+    places = [float(place) for place in range(len(shares))]
+    values = tuple(share.value for _, share in shares)
+    intervals = [
+        Series("", (share.low, share.high), (place, place), width=4.0, in_legend=False)
+        for place, (_, share) in zip(places, shares, strict=True)
+    ]
+    hover = tuple(f"{name}: {share.value:.1%}" for name, share in shares)
+    points = Series("", values, tuple(places), Mark.POINTS, sizes=(12.0,), hover=hover, in_legend=False)
+    return Chart(
+        id="importances",
+        title="Importance of the hyperparameters",
+        caption="The share of the differences between trials that is lost when a hyperparameter's values are "
+        "shuffled, with its 95 % interval. Where that includes 0, it may be chance.",
+        x=Axis("importance"),
+        y=Axis("", labels=tuple(name for name, _ in shares)),
+        series=(*intervals, points),
+    )
 
 
 def measured(record: StudyRecord) -> Importances:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hpsearch.results.stored.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
-from hpsearch.store.keys import is_confirmation, is_ours
+from hpsearch.store.keys import EXPECTED, is_confirmation, is_ours
 from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX
 from hpsearch.text import counted
 
@@ -92,6 +92,32 @@ class Refit:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What the search's first is expected to come to when it is trained anew: the best of many is lucky.
+
+    Attributes:
+        promised: its value in the search.
+        interval: of the mean over so many repeats, 80 %.
+    """
+
+    trial: int
+    metric: str
+    promised: float
+    value: float
+    interval: tuple[float, float]
+    repeats: int
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        low, high = map(number, self.interval)
+        return (
+            f"the best of many is lucky: trained anew, {self.metric} {number(self.value)} is to be expected (80 % "
+            f"interval {low} to {high} for the mean of {counted(self.repeats, 'repeat')})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Whether a study is confirmed.
 
@@ -115,6 +141,7 @@ class Answer:
         searched: what the search alone would have picked.
         confirmed: None without a confirmation, or when the search alone was asked for.
         refit: of this trial's configuration.
+        expected: what it is expected to come to; None where it is confirmed, or nothing can be said.
         news: a sentence about what the search has found since it was confirmed, or "".
         status: "confirmed", "not confirmed", "by the search alone" where a confirmation was left aside, or ""
             where nothing could be: for a study that hpsearch did not make, and for a confirmation itself.
@@ -128,6 +155,7 @@ class Answer:
     news: str = ""
     status: str = ""
     notes: tuple[str, ...] = ()
+    expected: Expected | None = None
 
     @property
     def is_other(self) -> bool:
@@ -149,6 +177,8 @@ class Answer:
         said = []
         if self.is_other and self.searched is not None:
             said.append(f"the search alone would have picked trial {self.searched} (--search shows it)")
+        if self.expected is not None:
+            said.append(self.expected.text)
         if self.refit is not None:
             said.append(self.refit.text)
         return [*said, *self.notes, *filter(None, [self.news])]
@@ -176,12 +206,14 @@ def answer(
     if not found.status:
         return Answer(searched, searched, notes=_about_linked(study, attrs, searched, hparams_of, linked))
     if by_search:
-        return Answer(searched, searched, status=BY_SEARCH if found.confirmed else found.status)
+        status = BY_SEARCH if found.confirmed else found.status
+        return Answer(searched, searched, status=status, expected=_expected_of(study, attrs, searched))
     confirmed = found.confirmed
+    expected = _expected_of(study, attrs, searched) if confirmed is None else None
     trial = searched if confirmed is None else confirmed.trial
     refit, lost = _refit(study, attrs, trial, hparams_of, linked)
     news = "" if confirmed is None or searched is None else _news(study, confirmed, searched, hparams_of)
-    return Answer(trial, searched, confirmed, refit, news, found.status, (*found.notes, *lost))
+    return Answer(trial, searched, confirmed, refit, news, found.status, (*found.notes, *lost), expected)
 
 
 def standing(study: str, attrs: Mapping[str, Any], hparams_of: HparamsOf, linked: Linked) -> Standing:
@@ -246,6 +278,26 @@ def read_confirmed(study: str, attrs: Mapping[str, Any]) -> Confirmed | None:
             interval=(finite(interval[0]), finite(interval[1])) if interval else None,
             means={trial: finite(row["mean"]) for trial, row in rows.items()},
         )
+
+
+def read_expected(study: str, attrs: Mapping[str, Any]) -> Expected | None:
+    """Returns what is expected of the trial that the search put first when it was last left; None without it.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    stored = decoded(study, attrs, EXPECTED, dict, None)
+    if stored is None:
+        return None
+    with readable(study, EXPECTED):
+        promised, value, low, high = (finite(stored[name]) for name in ("promised", "value", "low", "high"))
+        metric, trial, repeats = str(attrs["metric"]), integer(stored["trial"]), integer(stored["repeats"])
+        return Expected(trial, metric, promised, value, (low, high), repeats)
+
+
+def _expected_of(study: str, attrs: Mapping[str, Any], trial: int | None) -> Expected | None:
+    found = read_expected(study, attrs)
+    return found if found is not None and found.trial == trial else None
 
 
 def _refit(

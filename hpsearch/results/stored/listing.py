@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpsearch.errors import StorageError, StudyFileError, StudyNotFound, nearest
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, standing
+from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, read_expected, standing
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.reading import complete_hparams, linked_to
 from hpsearch.store import queries
@@ -35,6 +35,7 @@ class StudyRow:
         ended: which of its own limits ended it, as a sentence; "" if none did.
         paused: after which epoch the trials were paused that may be resumed, by number.
         notes: sentences about what was confirmed and is gone or damaged.
+        expected: what its best is expected to come to when trained anew, as a sentence; "" once it is confirmed.
         foreign: trials of other programs, which are left out of all else (see `hpsearch.store.queries`).
         started, changed: begin of the first trial and end of the last one, in UTC.
         size: bytes in its run folder on this machine: checkpoints, weights, logs.
@@ -55,6 +56,7 @@ class StudyRow:
     status: str = ""
     notes: tuple[str, ...] = ()
     foreign: int = 0
+    expected: str = ""
     paused: Mapping[int, int] = field(default_factory=dict)
     ended: str = ""
 
@@ -142,8 +144,20 @@ def _row(
         status=found.status,
         notes=found.notes,
         foreign=foreign,
+        expected=_expected(study, ends, found),
         ended=str(attrs.get(ENDED, "")) if ours else "",
     )
+
+
+def _expected(study: StoredStudy, ends: Sequence[float], found: Standing) -> str:
+    """Returns what is expected of the best; "" where another trial has become the best since that was reckoned."""
+    if not study.is_ours or found.confirmed is not None:
+        return ""
+    try:
+        expected = read_expected(study.name, study.user_attrs)
+    except StorageError as error:
+        return str(error)
+    return expected.text if expected is not None and expected.promised in ends else ""
 
 
 def _total(specification: str) -> int | None:

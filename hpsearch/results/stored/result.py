@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpsearch.contracts.callbacks import RunSummary
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, UserError
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import best_lines
@@ -13,6 +13,9 @@ from hpsearch.text import in_html
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
+
+    from hpsearch.results.plots.chart import Chart
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,6 +57,39 @@ class StudyResult:
         with reading_study(self.name, self.storage) as study:
             return epochs_frame(study)
 
+    def plot_curves(self, top: int = 10) -> "Figure":
+        """Returns the learning curves of the best trials as a plotly figure.
+
+        Raises:
+            UserError: no trial has ended with a value.
+        """
+        from hpsearch.results.plots.curves import learning_curves
+
+        with reading_study(self.name, self.storage) as study:
+            record = study.record()
+        if not record.ranked:
+            raise UserError(
+                f'study "{self.name}" has no finished trial with a value yet: there is no curve to plot'
+            )
+        return _drawn(learning_curves(record, top))
+
+    def importances(self) -> "Figure":
+        """Returns how much each hyperparameter matters, with 95 % intervals, as a plotly figure.
+
+        Raises:
+            UserError: the trials do not tell.
+        """
+        from hpsearch.results.report.importance import FEWEST, importance_chart
+
+        with reading_study(self.name, self.storage) as study:
+            chart = importance_chart(study.record())
+        if chart is None:
+            raise UserError(
+                f'the trials of study "{self.name}" do not tell which hyperparameter matters; let more of them finish '
+                f"(at least {FEWEST})"
+            )
+        return _drawn(chart)
+
     def __repr__(self) -> str:
         ended = "" if self.summary is None else f", {self.summary.reason.splitlines()[0]}"
         return f"<StudyResult {self.name!r}{ended}>"
@@ -70,3 +106,11 @@ class StudyResult:
         except HpsearchError as error:
             lines = [str(error)]
         return "<br>".join(map(in_html, lines))
+
+
+def _drawn(chart: "Chart") -> "Figure":
+    from plotly.graph_objects import Figure
+
+    from hpsearch.results.plots.interactive import figure
+
+    return Figure(figure(chart))

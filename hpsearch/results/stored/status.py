@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES
 from hpsearch.results.stored.listing import StudyRow, study_rows
 from hpsearch.results.stored.reading import find_study
 from hpsearch.store import queries
@@ -42,11 +43,32 @@ class DriverStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a study's trials have cost; `joules` is 0 where no energy could be read."""
+
+    device_seconds: float
+    joules: float
+
+    def rows(self, price: float | None) -> list[tuple[str, str]]:
+        """Returns what there is to tell, by name.
+
+        Args:
+            price: of a device's hour.
+        """
+        hours = self.device_seconds / 3600
+        found = [("device hours", f"{hours:.3g}")] if hours else []
+        if self.joules:
+            found.append(("energy", f"{self.joules / 3.6e6:.3g} kWh ({self.joules:,.0f} J)"))
+        return found if price is None else [*found, (f"price at {price:g} an hour", f"{hours * price:,.2f}")]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyStatus:
-    """A study and who works on it."""
+    """A study, who works on it, and what it has cost."""
 
     row: StudyRow
     drivers: tuple[DriverStatus, ...]
+    cost: Cost = Cost(0.0, 0.0)
 
 
 def study_status(name: str | None, url: str, run_folder: Path) -> StudyStatus:
@@ -58,7 +80,8 @@ def study_status(name: str | None, url: str, run_folder: Path) -> StudyStatus:
     """
     with read_database(url) as reader:
         (row,) = study_rows(reader, run_folder, find_study(None, reader).name if name is None else name)
-        return StudyStatus(row, tuple(map(_driver, queries.drivers(reader, row.study_id))))
+        spent = (queries.attribute_sum(reader, row.study_id, key) for key in (DEVICE_SECONDS, JOULES))
+        return StudyStatus(row, tuple(map(_driver, queries.drivers(reader, row.study_id))), Cost(*spent))
 
 
 def living_drivers(reader: Reader, study_id: int) -> list[DriverRow]:

@@ -1,10 +1,12 @@
 """What `hpsearch run` shows: a live picture, plain lines, or JSON, all fed by the same callbacks."""
 
+import io
 import json
 import logging
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 REFRESH = 0.5  # seconds between two pictures: drawing takes the driver some milliseconds
 PLAIN_REPORT = 60.0  # seconds after which plain output says how things stand, when nothing else was said
 LOADING_REPORT = 10.0  # seconds between two lines of plain output while images are read
+WIDTH = 100  # characters of the picture in a notebook
 MOST_ROWS = 16  # running trials shown at once
 
 
@@ -88,7 +91,9 @@ class LiveDisplay(Display):
         self._storage = storage
         self._clock = clock
         self._drawn = -math.inf
-        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        # Rich's own needs ipywidgets in a notebook.
+        notebook = self.console.is_jupyter
+        self._live = Cell() if notebook else Live(console=self.console, auto_refresh=False, transient=True)
         self._log = _ConsoleHandler(self.console)
         self._handlers: list[logging.Handler] = []
 
@@ -163,6 +168,34 @@ class LiveDisplay(Display):
         if at_once or self._clock() - self._drawn >= REFRESH:
             self._drawn = self._clock()
             self._live.update(picture(self.progress, self.console), refresh=True)
+
+
+class Cell:
+    """The live picture in a notebook: one output below the cell, replaced again and again."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+
+    def start(self) -> None:
+        """The picture appears with its first update."""
+        # Optuna's progress bar, which is never shown, asks for ipywidgets as soon as it is imported.
+        warnings.filterwarnings("ignore", "IProgress not found")
+
+    def update(self, picture: RenderableType, refresh: bool = True) -> None:
+        from IPython.display import HTML, display
+
+        console = Console(
+            file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False, force_terminal=True
+        )
+        console.print(picture)
+        html = HTML(console.export_html(inline_styles=True, code_format="<pre>{code}</pre>"))
+        if self._shown is None:
+            self._shown = display(html, display_id=True)
+        else:
+            self._shown.update(html)
+
+    def stop(self) -> None:
+        """The last picture stays."""
 
 
 class PlainDisplay(Display):
@@ -301,7 +334,7 @@ def choose_display(
     if quiet:
         return Display()
     console = Console(file=output)
-    if console.is_terminal:
+    if console.is_terminal or console.is_jupyter:
         return LiveDisplay(console, repeat, storage=storage)
     return PlainDisplay(output, repeat, storage=storage)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from hpsearch.contracts.callbacks import RunSummary
+from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
@@ -59,8 +60,12 @@ def _best_cell(row: StudyRow) -> str:
     return f"{row.metric} {number(value)} {row.status}".rstrip()
 
 
-def status_lines(status: StudyStatus) -> list[str]:
-    """Returns a study's counts and the tables of its drivers and workers."""
+def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
+    """Returns a study's counts, what it has cost, and the tables of its drivers and workers.
+
+    Args:
+        price: of a device's hour.
+    """
     row = status.row
     total = f" of {row.total}" if row.total is not None else ""
     value = row.best if row.confirmed is None else row.confirmed.mean
@@ -69,11 +74,13 @@ def status_lines(status: StudyStatus) -> list[str]:
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
         f"best {row.metric}: {number(value)}{word}",
     ]
-    lines += row.notes
+    lines += filter(None, [row.expected, *row.notes])
     if row.paused:
         lines.append(paused_line(row.paused))
     if row.foreign:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
+    if spent := status.cost.rows(price):
+        lines.append(f"cost so far: {', '.join(f'{name} {amount}' for name, amount in spent)}")
     if row.ended and all(driver.state != "alive" for driver in status.drivers):
         lines.append(f"ended by itself: {row.ended}")
     if not status.drivers:
@@ -192,6 +199,8 @@ def closing_words(best: BestTrial) -> list[str]:
     whose = best.weights_of
     plain = whose is None or whose.text == f"trial {best.number}"
     said = [] if plain or whose is None else [f"weights of {whose.text}"]
+    if IMPORTED in best.attrs:
+        said.insert(0, str(best.attrs["stop_detail"]))
     return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
 
 

@@ -27,7 +27,8 @@ def _halving(view: StudyView) -> Policy:
     return Halving(view, Pieces(False, 3, view.spec.max_epochs))
 
 
-def _thaw(view: StudyView) -> Policy:
+def thaw(view: StudyView) -> Thaw:
+    """Returns the policy that goes by the model of the curves alone."""
     return Thaw(view, _pieces(view), Mixture(rule=0.0))
 
 
@@ -43,6 +44,6 @@ POLICIES: Mapping[str, Callable[[StudyView], Policy]] = {
     "sampled": Sampled,
     "halving": _halving,
     "screen": Screen,
-    "thaw": _thaw,
+    "thaw": thaw,
     "auto": _auto,
 }

@@ -25,6 +25,8 @@ _NAMED = 7  # s0 s1 s2 noise t0 t1 t2, then the D lengths
 _MEAN = np.log([0.5, 1.0, 0.3, 0.1, 0.7, 1.0, 0.5])
 _SD = np.array([0.7, 0.4, 0.7, 0.7, 0.5, 0.5, 0.5])
 _STEPS = 30
+OWN = 2
+"""Where the logarithm of s2 stands, the deviation of what is a trial's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,13 @@ def fit(at: Places, z: Array, weight: Array) -> Array:
     )
     theta: Array = found.x if np.isfinite(found.fun) and found.fun < _IMPOSSIBLE else begin
     return theta
+
+
+def raised_own(theta: Array, least: float) -> Array:
+    """Returns scales and lengths with a deviation of the trials' own parts of at least so much."""
+    raised = theta.copy()
+    raised[OWN] = max(raised[OWN], np.log(max(least, 1e-9)))
+    return raised
 
 
 class Posterior:

@@ -7,20 +7,26 @@ the first so many points in the order in which they came: a rebuilt search fits 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.search.policy.cube import Cube
-from hpsearch.search.policy.gp import Places, Posterior, fit
+from hpsearch.search.policy.gp import OWN, Places, Posterior, fit, raised_own
 from hpsearch.search.policy.pausing import Track
 from hpsearch.search.policy.pieces import Pieces
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+ROUNDS = 5
+"""In which a trial's expected cost is found."""
+FARTHEST_APART = 1.0
+"""Deviation of the logarithm between trials of the same hyperparameters beyond which nothing is expected of them; of
+that and of what the hyperparameters make of it together, twice as much."""
 MEAN_OF = 3
 """Epochs at a piece's end of which the mean is taken."""
 
@@ -66,6 +72,45 @@ class Scale:
         values = np.log(values) if self.log else values
         seen: Array = (np.where(finite, np.minimum(values, self.top), self.top) - self.mean) / self.deviation
         return seen
+
+    def cost(self, seen: float) -> float:
+        """Returns the cost that the model sees as so much."""
+        value = seen * self.deviation + self.mean
+        return math.exp(value) if self.log else value
+
+    def slope(self, cost: float) -> float:
+        """Returns by how much what the model sees changes with a cost."""
+        return 1 / (self.deviation * (cost if self.log else 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """What a new trial of some hyperparameters comes to at an epoch, on a scale.
+
+    Attributes:
+        mean: of what all such trials have in common.
+        common, own: variances of that, and of what is each trial's own.
+    """
+
+    scale: Scale
+    mean: float
+    common: float
+    own: float
+
+    @property
+    def cost(self) -> float:
+        """The expected cost."""
+        return self.scale.cost(self.mean + self._lift(self.common + self.own))
+
+    def interval(self, share: float, repeats: int) -> tuple[float, float]:
+        """Returns between which costs the mean over so many trials lies with a probability."""
+        middle = self.mean + self._lift(self.own * (1 - 1 / repeats))
+        half = NormalDist().inv_cdf((1 + share) / 2) * math.sqrt(self.common + self.own / repeats)
+        return self.scale.cost(middle - half), self.scale.cost(middle + half)
+
+    def _lift(self, variance: float) -> float:
+        """Returns how far the mean of costs lies above their median: by logarithm, the large ones weigh more."""
+        return self.scale.deviation * variance / 2 if self.scale.log else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +162,33 @@ class CurveModel:
         posterior = Posterior(self._fitted(), self._at(points), scale(costs), weight, pending)
         best = float(posterior.smooth[np.isfinite(costs)].min())
         return Belief(posterior, best)
+
+    def anew(self, track: Track, noise: Callable[[float], float]) -> Anew | None:
+        """Returns what a new trial of a trial's hyperparameters comes to where that ended.
+
+        None if it has no piece, or if new trials would lie too far apart to say anything.
+
+        Args:
+            noise: gives for a cost the least variance between trials of the same hyperparameters.
+        """
+        if track.number not in self._points:
+            return None
+        theta, at = self._fit(sum(map(len, self._points.values()))), self.places([track], [track.trained])
+        points = chosen(self._points, self._limits.points)
+        costs, weight = np.array([p.cost for p in points]), np.array([point.weight for point in points])
+        scale, new = Scale.of(costs), Places(at.x, at.t, np.array([-1]))
+        found = None
+        for _ in range(ROUNDS):  # the least variance depends on the cost that is to be found
+            least = 0.0 if found is None else math.sqrt(noise(found.cost)) * scale.slope(found.cost)
+            if scale.log and least * scale.deviation > FARTHEST_APART:
+                return None
+            raised = raised_own(theta, least)
+            mean, deviation = Posterior(raised, self._at(points), scale(costs), weight).predict(new)
+            own = math.exp(2 * raised[OWN])
+            found = Anew(scale, float(mean[0]), max(0.0, float(deviation[0]) ** 2 - own), own)
+            if scale.log and math.sqrt(found.common + own) * scale.deviation > 2 * FARTHEST_APART:
+                return None
+        return found
 
     def places(self, tracks: Sequence[Track], epochs: Sequence[int] | Ints) -> Places:
         """Returns the places of trials at epochs."""

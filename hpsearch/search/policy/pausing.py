@@ -204,6 +204,8 @@ class Pausing(ABC):
             for place, cut in enumerate(track.cuts[:-1]):
                 if track.trained < cut:
                     break
+                if math.isinf(track.best(cut)) and math.isfinite(track.best(track.trained)):
+                    continue  # imported, without a curve: how it stood there is not known
                 waits = track.doing is Doing.PAUSED and track.trained == cut
                 rung = self.pieces.rung(track.cuts, place)
                 found.setdefault(rung, []).append((track.best(cut), track.number, track, waits))

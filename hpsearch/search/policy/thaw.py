@@ -5,6 +5,7 @@ Bayesian Optimization (arXiv 2404.16795): the most probable improvement by a ran
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 from hpsearch.search.policy.contract import New, Resume, Step, Wait
 from hpsearch.search.policy.cube import Array, Cube
 from hpsearch.search.policy.gp import Places
-from hpsearch.search.policy.model import Belief, CurveModel
+from hpsearch.search.policy.model import Anew, Belief, CurveModel
 from hpsearch.search.policy.pausing import Pausing, Track
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView
@@ -81,6 +82,11 @@ class Thaw(Pausing):
         if not new:
             return self._last(), None
         return self._modelled(rng)
+
+    def anew(self, number: int, noise: Callable[[float], float]) -> Anew | None:
+        """Returns what a new trial of a trial's hyperparameters would come to, see `CurveModel.anew`."""
+        with _threads().limit(limits=1, user_api="blas"):
+            return self._model.anew(self.tracks[number], noise) if number in self.tracks else None
 
     def propose(self, number: int) -> dict[str, Any] | None:
         return self._random(self.rng(number))

@@ -49,6 +49,25 @@ def test_halving_promotes_the_best_third_of_each_rung():
     assert isinstance(train(policy, 3, 0.1), Continue), "the best of four goes on at once"
 
 
+def test_an_imported_trial_without_a_curve_is_in_no_rung():
+    """It would be the worst of each, and let the others pass."""
+    policy = halving()
+    for number in range(6):
+        past = create_trial(
+            value=0.1,
+            params={name: entry.extremes()[0] for name, entry in policy.spec.search.items()},
+            distributions=policy.view.space,
+            user_attrs={"score": 0.1},
+            intermediate_values={9: 0.1},
+        )
+        past.number = number
+        policy.view.add(past)
+        policy.add(past)
+    policy.start(6)
+    assert isinstance(train(policy, 6, 0.5), Pause)
+    assert isinstance(policy.begin(), New), "one of one is not a third"
+
+
 def test_the_least_promising_of_the_paused_are_ended_first():
     """By their place in the rung where each waits, not by their values: a long trial's are lower anyway."""
     policy = halving()

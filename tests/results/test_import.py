@@ -1,0 +1,223 @@
+"""An Optuna study that a plain script made becomes the past of a study of ours, which then goes on."""
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
+
+from hpsearch.__main__ import run as command
+from hpsearch.errors import HpsearchError, StudyFileError, UserError
+from hpsearch.results.commands.imports import import_lines, import_trials
+from hpsearch.service.opening import open_study
+from hpsearch.store.connection import open_storage
+from hpsearch.study import StudySpec
+from tests.databases import fresh_database
+from tests.results.searches import digits_spec, record_of, search, url_in
+
+LEFT_OUT = {
+    "FAIL, not COMPLETE or PRUNED": 1,
+    "RUNNING, not COMPLETE or PRUNED": 1,
+    "WAITING, not COMPLETE or PRUNED": 1,
+    "no finite value": 1,
+    "a constraint is violated": 1,
+    "learning_rate outside of [search]": 1,
+    "epochs outside of [search]": 1,
+    "has no epochs": 1,
+    "was given dropout, which [search] has not": 1,
+    "PRUNED, and its steps are not its epochs": 1,
+}
+
+
+def plain_script(url: str, trials: int = 8, name: str = "theirs", direction: str = "minimize") -> None:
+    """Searches as people do without hpsearch, every second trial reporting its epochs; the eighth is pruned."""
+    storage = open_storage(url)
+    study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+    for number in range(trials):
+        trial = study.ask()
+        rate, epochs = _fields(trial, 0.01 * (number + 1))
+        loss = abs(math.log10(rate) + 1)
+        for epoch in range(epochs if number % 2 else 0):
+            trial.report(loss + 1 / (epoch + 1), epoch)
+            if number == 7 and epoch == 3:
+                break
+        if number == 7:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, loss + 1 / epochs)
+    storage.engine.dispose()
+
+
+def _fields(trial: optuna.Trial, rate: float, most: int = 20) -> tuple[float, int]:
+    trial.suggest_categorical("batch_size", [16, 64, "full"])
+    epochs = trial.suggest_int("epochs", 5 if most == 20 else most, most)
+    return trial.suggest_float("learning_rate", rate, rate), epochs
+
+
+def odd_trials(url: str) -> None:
+    """Adds one trial of each kind that is not taken."""
+    storage = open_storage(url)
+    study = optuna.load_study(study_name="theirs", storage=storage)
+
+    def end(
+        fill: Callable[[optuna.Trial], object], value: float | None, state: TrialState | None = None
+    ) -> None:
+        trial = study.ask()
+        fill(trial)
+        study.tell(trial, value, state=state)
+
+    end(lambda trial: _fields(trial, 0.1), None, TrialState.FAIL)
+    end(lambda trial: _fields(trial, 0.1), math.inf)
+    end(lambda trial: (_fields(trial, 0.1), trial.set_constraint("memory", 1.0)), 1.0)
+    end(lambda trial: _fields(trial, 99.0), 1.0)
+    end(lambda trial: _fields(trial, 0.1, most=99), 1.0)
+    end(
+        lambda trial: (
+            trial.suggest_float("learning_rate", 0.1, 0.1),
+            trial.suggest_categorical("batch_size", [16, 64, "full"]),
+        ),
+        1.0,
+    )
+    end(lambda trial: (_fields(trial, 0.1), trial.suggest_float("dropout", 0, 1)), 1.0)
+    end(lambda trial: (_fields(trial, 0.1), trial.report(0.5, 100)), None, TrialState.PRUNED)
+    study.ask()
+    study.enqueue_trial({"learning_rate": 0.1})
+    storage.engine.dispose()
+
+
+def paused_spec(trials: int = 15, **tables: object) -> StudySpec:
+    return digits_spec(
+        study={"name": "s", "trials": trials, "policy": "auto"}, pruner={"name": "none"}, **tables
+    )
+
+
+@pytest.mark.parametrize("spec", [digits_spec(), paused_spec()], ids=["sampled", "pausing"])
+def test_a_plain_scripts_study_is_imported_continued_and_exported(
+    tmp_path: Path, spec: StudySpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = f"sqlite:///{tmp_path}/theirs.db"
+    plain_script(theirs)
+    odd_trials(theirs)
+    done = import_trials("theirs", theirs, spec, url_in(tmp_path))
+    assert (done.taken, done.known, done.left_out) == (8, 0, LEFT_OUT)
+    assert import_lines(done, "s.toml")[-1] == "s: 8 of 15 trials finished; hpsearch run s.toml continues it"
+
+    summary = search(tmp_path, spec)
+    assert sum(summary.counts.values()) == 15, "what was imported counts"
+    record = record_of(tmp_path)
+    past = [trial for trial in record.trials if "imported" in trial.attrs]
+    assert [trial.number for trial in past] == list(range(8))
+    assert [trial.attrs["imported"][:2] for trial in past] == [["theirs", number] for number in range(8)]
+    assert [len(trial.val) == trial.epochs_run > 0 for trial in past] == [bool(n % 2) for n in range(8)]
+    assert past[7].epochs_run == 4
+    best = record.best
+    assert best is not None
+    assert best.score == min(trial.score for trial in record.finished if trial.score is not None)
+
+    out = tmp_path / "s.csv"
+    assert command(["export", "s", "--storage", url_in(tmp_path), "--output", str(out)]) == 0
+    frame = pd.read_csv(io.BytesIO(out.read_bytes()))
+    assert len(frame) == 15
+    assert frame["stop_detail"].str.startswith("imported: trial").sum() == 8
+    for look in ("best", "status"):
+        assert command([look, "s", "--storage", url_in(tmp_path)]) == 0
+    assert command(["report", "s", "--storage", url_in(tmp_path), "--out", str(tmp_path / "r.html")]) == 0
+    assert "of another program" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mysql"])
+def test_a_servers_study_is_imported_too(server: str, tmp_path: Path) -> None:
+    with fresh_database(server, tmp_path) as url:
+        plain_script(url)
+        assert import_trials("theirs", url, digits_spec(), url).taken == 8
+
+
+def test_an_import_takes_each_trial_once(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    plain_script(url)
+    import_trials("theirs", url, digits_spec(), url)
+    plain_script(url, trials=2)
+    again = import_trials("theirs", url, digits_spec(), url)
+    assert (again.taken, again.known, again.finished) == (2, 8, 10)
+    assert len(record_of(tmp_path).trials) == 10
+
+
+def test_an_import_into_a_study_that_runs_counts_towards_its_total(tmp_path: Path) -> None:
+    url, spec = url_in(tmp_path), paused_spec(trials=10)
+    plain_script(url)
+    running = open_study(spec, url, ["cpu"])
+    try:
+        first = running.next_trial(lambda number, attempt: False)
+        assert first is not None
+        import_trials("theirs", url, spec, url)
+        running.sync()
+        assert running.counts["COMPLETE"] + running.counts["PRUNED"] == 8
+        tickets = [running.ledger.claim(running.study_id, 10) for _ in range(2)]
+        assert tickets[0] is not None
+        assert tickets[1] is None, "8 and 2 are 10"
+        running.release()
+    finally:
+        running.storage.engine.dispose()
+
+
+def test_what_a_full_study_needs_is_said(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    plain_script(url)
+    done = import_trials("theirs", url, digits_spec(study={"trials": 5}), url)
+    assert import_lines(done, "s.toml")[-1] == (
+        "s: 8 of 5 trials finished; raise study.trials above 8 to continue it"
+    )
+    assert "all 5 trials are finished" in search(tmp_path, digits_spec(study={"trials": 5})).reason
+
+
+def ours(url: str) -> None:
+    study = open_study(digits_spec("theirs"), url, [])
+    study.release()
+    study.storage.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("make", "spec", "error", "sentence"),
+    [
+        (lambda url: plain_script(url, name="their"), digits_spec(), HpsearchError, 'did you mean "their"'),
+        (
+            lambda url: plain_script(url, direction="maximize"),
+            digits_spec(),
+            UserError,
+            'the Optuna study "theirs" is to maximize its value, but val_loss (study.metric) is to minimize',
+        ),
+        (
+            lambda url: plain_script(url, trials=2),
+            digits_spec(search={"learning_rate": {"low": 1e-9, "high": 1e-8}}),
+            UserError,
+            "has no trial to import: 2 trials: was given batch_size, epochs, which [search] has not; make [search]",
+        ),
+        (ours, digits_spec(), UserError, 'study "theirs" was made by hpsearch; name it in study.warm_start'),
+        (plain_script, digits_spec("theirs"), StudyFileError, "that hpsearch did not make is in"),
+        (
+            plain_script,
+            digits_spec(
+                sampler={"name": "grid"},
+                search={"learning_rate": [0.1, 0.2], "epochs": [5], "batch_size": [16]},
+            ),
+            StudyFileError,
+            'sampler.name: "grid" tries its own points',
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_and_no_study_is_made(
+    tmp_path: Path, make: Callable[[str], None], spec: StudySpec, error: type[Exception], sentence: str
+) -> None:
+    url = url_in(tmp_path)
+    make(url)
+    storage = open_storage(url)
+    before = optuna.get_all_study_names(storage)
+    with pytest.raises(error) as refused:
+        import_trials("theirs", url, spec, url)
+    assert sentence in str(refused.value)
+    assert optuna.get_all_study_names(storage) == before
+    storage.engine.dispose()
