@@ -286,9 +286,9 @@ def _estimate(
             scale * pace * count + START * trial.starts
             for pace, count, trial in zip(paces, counts, trials, strict=True)
         ]
-        epochs = mean(counts) * spec.trials
+        epochs = mean(counts) * spec.total_trials
         share = min(1.0, (limits.max_epochs_total or math.inf) / epochs)
-        training = min(share * span(seconds, spec.trials, workers), longest)
+        training = min(share * span(seconds, spec.total_trials, workers), longest)
         return min(ready + training, limits.timeout or math.inf)
 
     expected, most = (

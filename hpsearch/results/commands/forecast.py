@@ -94,7 +94,7 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
     best = {name: (generator.uniform(), generator.uniform()) for name in view.space}
     acted: dict[int, _Acted] = {}
     while not spec.pauses or sum(one.trained for one in acted.values()) < MOST_EPOCHS:
-        match policy.begin(len(acted) < min(spec.trials, MOST_TRIALS)):
+        match policy.begin(len(acted) < min(spec.total_trials, MOST_TRIALS)):
             case New():
                 number = len(acted)
                 params = policy.start(number)
