@@ -17,7 +17,7 @@ from itertools import combinations, product
 from typing import Any
 
 from hpsearch.errors import nearest
-from hpsearch.study.search import Case, Choices, Entry, FloatRange, IntRange, Label, parse_entry
+from hpsearch.study.search import Case, Choices, Entry, FloatRange, IntRange, Label, parse_entry, written
 from hpsearch.study.section import Section
 from hpsearch.study.sentences import FieldErrors, field_errors
 
@@ -66,10 +66,10 @@ def parse_search(raw: Mapping[str, Any]) -> dict[str, Entry]:
                     resolved.append(Case(when=_resolved(condition, spans), entry=entry))
             except ValueError as error:
                 wrong.append((place.removesuffix(f".{name}"), str(error)))
-        cases_in_order = tuple(sorted(resolved, key=str))  # whichever was written first
-        entries[name] = (
-            entries[name].model_copy(update={"cases": cases_in_order}) if resolved else entries[name]
-        )
+        if resolved:  # in an order of their own, whichever was written first
+            resolved.sort(key=str)
+            span = _spanning([case.entry for case in resolved])
+            entries[name] = span.model_copy(update={"cases": tuple(resolved)})
     wrong = wrong or list(_contradictions(entries))
     if wrong:
         raise FieldErrors(dict.fromkeys(wrong))
@@ -156,7 +156,7 @@ def _resolved(condition: Any, search: Search) -> dict[str, tuple[Label, ...]]:
         if name in found:
             raise ValueError(f"names {name} twice; join its values, as in {name} = VALUE or VALUE")
         named = {_choice(name, entry, text.strip()) for text in values.split(" or ")}
-        found[name] = tuple(label for label in entry.labels() if label in named)
+        found[name] = tuple(sorted(named, key=written))
     return {name: found[name] for name in sorted(found)}
 
 

@@ -66,6 +66,17 @@ def test_conditions_are_stored_and_read_again():
     assert digest(again) == digest(spec)
 
 
+def test_the_order_in_which_conditions_are_written_changes_nothing():
+    tables = [
+        '[search.when."model.name = mlp"]\n"model.args.width" = [64, 32]\n',
+        '[search.when."model.name = cnn"]\n"model.args.width" = [16, 8]\n',
+    ]
+    one, other = study("".join(tables)), study("".join(reversed(tables)))
+    assert digest(one) == digest(other) == digest(parse_stored(stored_form(one)))
+    assert one.search["model.args.width"].choices == (16, 8, 64, 32)
+    assert parse_stored(stored_form(one)).search == one.search == other.search
+
+
 def test_the_digest_tells_conditions_apart_and_not_how_they_are_written():
     spec = study(WHEN)
     tables = WHEN.replace("train.optimizer = sgd", 'train.optimizer="sgd"', 1).split("[search")[1:]
