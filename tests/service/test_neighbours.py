@@ -605,14 +605,18 @@ SGD, ADAM = ({"learning_rate", "train.optimizer", name} for name in ("train.mome
 
 def have_a_meaning(trials):
     kinds = {"sgd": SGD, "adam": ADAM}
-    return all(trial.params.keys() == kinds[trial.params["train.optimizer"]] for trial in trials)
+    common = {"batch_size", "train.clip_norm"}
+    return all(trial.params.keys() - common == kinds[trial.params["train.optimizer"]] for trial in trials)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("policy", ["sampled", "halving", "auto"])
 def test_a_conditional_study_is_interrupted_and_goes_on(tmp_path, policy, workers):
     points = [{"train.optimizer": "sgd", "train.momentum": 0.75}, {"train.optimizer": "adam"}]
-    spec = spec_of(study={"trials": 14, "policy": policy}, search=WHERE, enqueue=points)
+    clips = {64: [2.0, 1.0], 32: [0.5, 0.1]}
+    when = {f"batch_size = {size}": {"train.clip_norm": clips[size]} for size in clips}
+    space = {**WHERE, "batch_size": [32, 64], "when": {**WHERE["when"], **when}}
+    spec = spec_of(study={"trials": 14, "policy": policy}, search=space, enqueue=points)
     run_here(tmp_path, spec, workers=workers, callbacks=[Interrupt(9)])
     assert have_a_meaning(trial for trial in stored(tmp_path).trials if trial.params)
     summary, _ = run_here(tmp_path, spec, workers=workers)
@@ -620,6 +624,7 @@ def test_a_conditional_study_is_interrupted_and_goes_on(tmp_path, policy, worker
     assert summary.exit_status == 0
     assert len(trials) == 14
     assert have_a_meaning(trials)
+    assert all(trial.params["train.clip_norm"] in clips[trial.params["batch_size"]] for trial in trials)
     assert trials[0].params["train.momentum"] == 0.75
     assert trials[1].params["train.optimizer"] == "adam"
     assert "FAIL" not in summary.counts
