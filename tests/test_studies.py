@@ -81,6 +81,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "hyperparameter optimisation": (
         "Pausing",
         "Searching as in Optuna",
+        "Where a field has a meaning",
         "The commands as functions",
         "Trials that you choose",
         "When the study is enough",

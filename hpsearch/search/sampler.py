@@ -6,13 +6,16 @@ their evenness; their point is a function of the trial's place among the study's
 """
 
 import hashlib
+import itertools
 import math
 import random
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -23,10 +26,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import HpsearchError
+from hpsearch.search.space import Space
+from hpsearch.study.conditions import When, holds
 from hpsearch.study.direction import Direction, sign
 from hpsearch.study.sampler import Point, SamplerSpec
 
-Space = dict[str, BaseDistribution]
+Distributions = dict[str, BaseDistribution]
 
 
 def derived_seed(seed: int, number: int) -> int:
@@ -62,24 +67,51 @@ class Sampling:
     @cached_property
     def grid(self) -> "Grid":
         """All combinations in an order shuffled by the study's seed, made once for all trials."""
-        return Grid([grid_values(distribution) for distribution in self.space.values()], self.seed)
+        return Grid(list(_branches(self.space)), self.seed)
+
+
+def _branches(space: Space) -> Iterator[dict[str, Sequence[Any]]]:
+    """Yields all combinations of what conditions are about, each with all values of what is sampled beside it."""
+    deciding = {name for term in space.terms for name in term.when}
+    found: list[dict[str, Sequence[Any]]] = [{}]
+    for term in space.terms:
+        more: list[dict[str, Sequence[Any]]] = []
+        for branch in found:
+            values = grid_values(term.distribution)
+            if not holds(term.when, {name: branch[name][0] for name in term.when if name in branch}):
+                more.append(branch)
+            elif term.name in deciding:
+                more += [{**branch, term.name: [value]} for value in values]
+            else:
+                more.append({**branch, term.name: values})
+        found = more
+    yield from found
 
 
 class Grid:
-    """All combinations of some values, in a shuffled order; a combination is made when it is asked for."""
+    """All combinations of some values, in a shuffled order; a combination is made when it is asked for.
 
-    def __init__(self, values: Sequence[Sequence[Any]], seed: int) -> None:
-        self.size = math.prod(map(len, values))
-        self._values = values
+    Args:
+        branches: the values by name, of each part of the space that has other names than the rest.
+    """
+
+    def __init__(self, branches: Sequence[Mapping[str, Sequence[Any]]], seed: int) -> None:
+        sizes = [math.prod(map(len, branch.values())) for branch in branches]
+        self._ends = list(itertools.accumulate(sizes))
+        self.size = self._ends[-1]
+        self._branches = branches
         self._seed = seed
 
-    def point(self, number: int) -> tuple[Any, ...]:
+    def point(self, number: int) -> dict[str, Any]:
         """Returns one combination; after the last one they begin again."""
-        rank, point = self._order[number % self.size], list[Any]()
-        for values in reversed(self._values):  # the last one changes fastest, as in nested loops
-            rank, place = divmod(rank, len(values))
-            point.insert(0, values[place])
-        return tuple(point)
+        rank, point = self._order[number % self.size], dict[str, Any]()
+        place = bisect_right(self._ends, rank)
+        branch = self._branches[place]
+        rank -= self._ends[place] - math.prod(map(len, branch.values()))
+        for name in reversed(list(branch)):  # the last one changes fastest, as in nested loops
+            rank, at = divmod(rank, len(branch[name]))
+            point[name] = branch[name][at]
+        return point
 
     @cached_property
     def _order(self) -> Sequence[int]:
@@ -88,18 +120,40 @@ class Grid:
         return order
 
 
+class _Beside:
+    """A study of which only the trials are seen in which a condition holds."""
+
+    def __init__(self, study: Study, when: When) -> None:
+        self._study, self._when = study, when
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [t for t in self._study._get_trials(*args, **kwargs) if holds(self._when, t.params)]
+
+
 class SpaceTPE(TPESampler):
     """TPE over a space that is known: it need not be inferred from all past trials at every ask.
 
     It samples the same as the original at half the cost.
+
+    Attributes:
+        beside: where what is sampled has a meaning; it learns from the trials in which it had one.
     """
+
+    beside: When = MappingProxyType({})
 
     def __init__(self, space: Space, seed: int, startup_trials: int) -> None:
         super().__init__(seed=seed, n_startup_trials=startup_trials)
         self._space = space
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         return varying(self._space)
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: Distributions) -> dict[str, Any]:
+        seen: Any = _Beside(study, self.beside) if self.beside else study
+        return super()._sample(seen, trial, search_space)
 
 
 class NumberedQMC(QMCSampler):
@@ -116,10 +170,24 @@ class NumberedQMC(QMCSampler):
         self._space = space
         self._place = place
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         return varying(self._space)
 
-    def _find_sample_id(self, study: Study, search_space: Space) -> int:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
+    ) -> dict[str, Any]:
+        if not self._space.is_conditional:
+            return super().sample_relative(study, trial, search_space)
+        # One axis for each term, whether it has a meaning or not: axes of their own would not be even together.
+        terms = {str(place): term for place, term in enumerate(self._space.terms)}
+        axes = varying({place: term.distribution for place, term in terms.items()})
+        return {
+            terms[place].name: value
+            for place, value in super().sample_relative(study, trial, axes).items()
+            if search_space.get(terms[place].name) == axes[place]
+        }
+
+    def _find_sample_id(self, study: Study, search_space: Distributions) -> int:
         return self._place
 
 
@@ -130,11 +198,13 @@ class NumberedGrid(BaseSampler):
         self._space = space
         self._point = grid.point(place)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         return dict(self._space)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        return dict(zip(self._space, self._point, strict=True))
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
+    ) -> dict[str, Any]:
+        return self._point
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -149,10 +219,12 @@ class GivenPoints(BaseSampler):
         self._space = space
         self._point = points[place % len(points)]
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         return dict(self._space)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
+    ) -> dict[str, Any]:
         return dict(self._point.hparams)
 
     def sample_independent(
@@ -182,9 +254,34 @@ def grid_values(distribution: BaseDistribution) -> Sequence[Any]:
     raise HpsearchError(f"{distribution} has no finite list of values for a grid")
 
 
-def varying(space: Space) -> Space:
+def varying(space: Mapping[str, BaseDistribution]) -> Distributions:
     """Returns the part of the space that has more than one value."""
     return {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+
+def sample_in_groups(
+    sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Space, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the hyperparameters of a trial in a conditional space: of each condition that holds, together.
+
+    Args:
+        given: hyperparameters that are not to be sampled.
+    """
+    found: dict[str, Any] = {}
+    for when, group in space.groups():
+        if not holds(when, found):
+            continue
+        if isinstance(sampler, SpaceTPE):
+            sampler.beside = when
+        sampled = {**sampler.sample_relative(study, trial, varying(group)), **given}
+        for name, distribution in group.items():
+            if name in sampled:
+                found[name] = sampled[name]
+            elif distribution.single():
+                found[name] = grid_values(distribution)[0]
+            else:
+                found[name] = sampler.sample_independent(study, trial, name, distribution)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

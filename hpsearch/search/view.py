@@ -19,9 +19,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpsearch.contracts.trial import QUEUED, StopKind
 from hpsearch.search.outcome import Course, Scoreboard
 from hpsearch.search.pruner import build_pruner
-from hpsearch.search.sampler import Sampling, Seen, seen_by_sampler, worse
-from hpsearch.search.space import distributions
+from hpsearch.search.sampler import Sampling, Seen, sample_in_groups, seen_by_sampler, worse
+from hpsearch.search.space import Space, distributions
+from hpsearch.study import conditions
 from hpsearch.study.direction import sign
+from hpsearch.study.search import Entry
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import one_line
 
@@ -137,7 +139,7 @@ class StudyView:
         self._count(trial)
 
     def _add_unfinished(self, trial: FrozenTrial) -> None:
-        queued = Queued(trial, self.space)
+        queued = Queued(trial, self.space, self.spec.search)
         if queued.problem:
             self.misfits[trial.number] = queued.problem
         self._insert(_running(trial, queued.values, is_chosen(trial, self.space)))
@@ -195,12 +197,15 @@ class StudyView:
         """Samples the hyperparameters of a trial that is running in the view, or of the next one."""
         self._study.sampler = self.sampling.sampler(number, self.place(number))
         self._storage.shows_past = True  # not to pruners, which compare trials of this study
+        self._study._thread_local.cached_all_trials = None  # which only Optuna's own `ask` forgets
         try:
             return self._ask(number)
         finally:
             self._storage.shows_past = False
 
     def _ask(self, number: int) -> dict[str, Any]:
+        if self.space.is_conditional:
+            return self._ask_in_groups(number)
         if number not in self._ids:
             trial = self._study.ask(fixed_distributions=self.space)
             self._ids[trial.number] = trial._trial_id
@@ -210,6 +215,17 @@ class StudyView:
         self.begin(number)
         trial = optuna.trial.Trial(self._study, self._ids[number])
         return {name: trial._suggest(name, distribution) for name, distribution in self.space.items()}
+
+    def _ask_in_groups(self, number: int) -> dict[str, Any]:
+        if number not in self._ids:
+            begun = create_trial(state=TrialState.RUNNING)
+            begun.number = number
+            self.add(begun)
+        trial = self._storage.get_trial(self._ids[number])
+        given = trial.system_attrs.get(QUEUED, {})
+        hparams = sample_in_groups(self._study.sampler, self._study, trial, self.space, given)
+        self.set_params(number, hparams)
+        return hparams
 
     def params(self, number: int) -> dict[str, Any]:
         """Returns a trial's hyperparameters, empty if it has none yet."""
@@ -312,7 +328,7 @@ class Queued:
         problem: why the others are not, as a sentence; "" if all are.
     """
 
-    def __init__(self, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, trial: FrozenTrial, space: Space, search: Mapping[str, Entry]) -> None:
         self.values: dict[str, Any] = {}
         given = trial.system_attrs.get(QUEUED)
         values = dict(given) if isinstance(given, Mapping) else {}
@@ -332,6 +348,8 @@ class Queued:
                 self.values[name] = space[name].to_external_repr(inner)
             else:
                 wrong.append(f"{name} = {one_line(repr(value), 80)} is not in {_shown(space[name])}")
+        decoded = {name: search[name].decode(value) for name, value in self.values.items()}
+        wrong += conditions.faults(search, decoded) if space.is_conditional else ()
         self.problem = f"queued with values outside of [search]: {'; '.join(wrong)}" if wrong else ""
 
 
@@ -342,9 +360,9 @@ def _shown(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}"
 
 
-def is_chosen(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> bool:
+def is_chosen(trial: FrozenTrial, space: Space) -> bool:
     """Says whether a trial's hyperparameters are those that it is, or was, trained with."""
-    return trial.state is not TrialState.WAITING and space.keys() <= trial.params.keys()
+    return trial.state is not TrialState.WAITING and space.of(trial.params).keys() <= trial.params.keys()
 
 
 def _running(trial: FrozenTrial, queued: Mapping[str, Any], chosen: bool) -> FrozenTrial:

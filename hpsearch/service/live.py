@@ -288,7 +288,7 @@ def as_record(
         state=state,
         value=None if state is TrialState.FAIL else value,
         params=dict(trial.hparams),
-        distributions=dict(space),
+        distributions={name: space[name] for name in trial.hparams},
         user_attrs=clean(attrs),
         system_attrs=dict(rungs),
         intermediate_values=dict(enumerate(trial.values(metric), start=1)),

@@ -23,6 +23,7 @@ from hpsearch.store.identity import DriverIdentity, DriverState
 from hpsearch.store.keys import ENDED, SPECIFICATION, TOKEN, is_ours, stored_specification
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
+from hpsearch.study.conditions import entry_beside, in_order
 from hpsearch.study.file import (
     as_begun,
     differences,
@@ -142,12 +143,12 @@ def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTri
     other = stored_specification(attrs, name)
     if unlike := _unlike(other, spec):
         raise StudyFileError(f'study.warm_start: "{name}" {unlike}, so its values cannot be used; remove it')
-    space, others, fits = distributions(spec.search), distributions(other.search), 0
+    space, fits = distributions(spec.search), 0
     token = storage.get_study_system_attrs(known[name]).get(TOKEN, "")
     for trial in storage.get_all_trials(known[name], deepcopy=False):
         kind, value = trial.user_attrs.get("stop_reason"), trial.user_attrs.get("score")
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and kind in list(StopKind)
-        if not ended or not trials.is_own(trial, token, others):
+        if not ended or not trials.is_own(trial, token, other.search):
             continue
         hparams = _translated(trial.params, other, spec)
         if hparams is None or not isinstance(value, int | float) or not math.isfinite(value):
@@ -156,7 +157,7 @@ def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTri
         yield create_trial(
             state=TrialState.PRUNED,
             params=hparams,
-            distributions=space,
+            distributions=space.of(hparams),
             user_attrs={"score": value, "stop_reason": kind},
         )
     if not fits:
@@ -182,15 +183,19 @@ def _unlike(other: StudySpec, spec: StudySpec) -> str:
 def _translated(params: Mapping[str, Any], other: StudySpec, spec: StudySpec) -> dict[str, Label] | None:
     """Returns a trial's hyperparameters in this study's space; None if they lie outside.
 
-    What the other study does not search it has fixed.
+    What the other study does not search, or has not sampled in this trial, it has fixed.
     """
-    if params.keys() != other.search.keys():
+    if params.keys() != other.meaningful(params).keys():
         return None
-    found = {}
-    for name, entry in spec.search.items():
-        value = other.search[name].decode(params[name]) if name in params else other.values_of(name)[0]
+    found: dict[str, Label] = {}
+    for name in in_order(spec.search):
+        entry = entry_beside(spec.search[name], found)
+        if entry is None:
+            continue
+        value = other.search[name].decode(params[name]) if name in params else other.written(name)
         try:
-            found[name] = entry.encode(value)
+            entry.encode(value)
+            found[name] = spec.search[name].encode(value)
         except ValueError:
             return None
     return found

@@ -155,7 +155,7 @@ class Study:
             attrs = self.storage.get_study_user_attrs(self.study_id)
             self.archive.know_study(attrs, self.storage.get_study_system_attrs(self.study_id))
         self.data.load(attrs)
-        own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+        own = [trial for trial in stored if trials.is_own(trial, self.token, self.spec.search)]
         trials.enter_copies(self.storage, self.study_id, own)
         for trial in stored:
             self._see(trial)
@@ -194,7 +194,7 @@ class Study:
                 continue
             with translated(self.storage):
                 trial = self.storage.get_trial(trial_id)
-            if not known or not trials.is_own(trial, self.token, self.view.space):
+            if not known or not trials.is_own(trial, self.token, self.spec.search):
                 self._see(trial)
             elif state.is_finished():
                 check_record(self.spec.study.name, number, trial.user_attrs)
@@ -673,7 +673,7 @@ class Study:
     def _see(self, trial: FrozenTrial) -> None:
         if trial.state.is_finished():
             self.archive.add(trial)
-        if not trials.is_own(trial, self.token, self.view.space):
+        if not trials.is_own(trial, self.token, self.spec.search):
             if not self._told_of_foreign:
                 logger.warning("trial %d was begun by another program; %s", trial.number, trials.LEFT_OUT)
             self._told_of_foreign = True

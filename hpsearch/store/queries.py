@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,8 +21,10 @@ from hpsearch.errors import StudyFileError
 from hpsearch.store.identity import DriverIdentity, DriverRow, driver_row
 from hpsearch.store.keys import ARTIFACT, MARK, PAUSED_LEASE, SPECIFICATION, TOKEN, is_ours
 from hpsearch.store.reader import Reader
+from hpsearch.study.conditions import meaningful
 from hpsearch.study.direction import Direction
 from hpsearch.study.file import parse_stored
+from hpsearch.study.search import Entry
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 PAUSED_STATE = "PAUSED"
@@ -354,9 +356,9 @@ def foreign_trials(reader: Reader, study_id: int | None = None) -> dict[int, dic
         ):
             found.get(study, {}).pop(trial, None)
     for study, others in found.items():
-        names = _space(reader, study) if others else None
+        search = _search(reader, study) if others else None
         for trial in _told_like_ours(reader, study) if others else ():
-            if trial.trial_id in others and is_record(trial.state, trial.hparams, trial.user_attrs, names):
+            if trial.trial_id in others and is_record(trial.state, trial.hparams, trial.user_attrs, search):
                 del others[trial.trial_id]
     return {study: others for study, others in found.items() if others}
 
@@ -385,26 +387,26 @@ def _told_like_ours(reader: Reader, study_id: int) -> list[StoredTrial]:
     return _trials(reader, told, study_id, "stop_reason", *reasons)
 
 
-def _space(reader: Reader, study_id: int) -> Iterable[str] | None:
+def _search(reader: Reader, study_id: int) -> Mapping[str, Entry] | None:
     query = 'SELECT value_json FROM study_user_attributes WHERE study_id = ? AND "key" = ?'
     try:
-        return parse_stored(json.loads(reader.rows(query, study_id, SPECIFICATION)[0][0])).search.keys()
+        return parse_stored(json.loads(reader.rows(query, study_id, SPECIFICATION)[0][0])).search
     except (LookupError, TypeError, ValueError, StudyFileError):  # of another version
         return None
 
 
 def is_record(
-    state: str, hparams: Mapping[str, Any], attrs: Mapping[str, Any], space: Iterable[str] | None
+    state: str, hparams: Mapping[str, Any], attrs: Mapping[str, Any], search: Mapping[str, Entry] | None
 ) -> bool:
     """Says whether a trial without a mark is one that an older version finished, in a copy of its study.
 
     Args:
-        space: names in the search space, None if it cannot be read.
+        search: the search space, None if it cannot be read.
     """
     numbers = [attrs.get(name) for name in ("attempt", "epochs_run")]
     return (
         state in FINISHED
-        and (space is None or hparams.keys() == set(space))
+        and (search is None or hparams.keys() == meaningful(search, hparams).keys())
         and attrs.get("stop_reason") in list(StopKind)
         and all(isinstance(number, int) for number in numbers)
         and isinstance(attrs.get("score", ""), float | int | None)

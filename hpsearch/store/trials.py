@@ -7,7 +7,6 @@ from datetime import datetime
 from itertools import chain, count
 from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
@@ -31,6 +30,7 @@ from hpsearch.store.writes import (
     lock_study,
     naive_utc,
 )
+from hpsearch.study.search import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -221,17 +221,17 @@ def _without_ticket(connection: Connection, study_id: int, own: Iterable[FrozenT
     return [trial for trial in own if trial._trial_id not in known and trial.state is not TrialState.WAITING]
 
 
-def is_own(trial: FrozenTrial, token: str, space: Mapping[str, BaseDistribution] | None) -> bool:
+def is_own(trial: FrozenTrial, token: str, search: Mapping[str, Entry] | None) -> bool:
     """Says of a trial as stored whether it is the own one of a study.
 
     Args:
         token: of the study.
-        space: its search space, None if it cannot be read.
+        search: its search space, None if it cannot be read.
     """
     queued = trial.state is TrialState.WAITING
     if queued or trial.system_attrs.get(MARK) == token:
         return True
-    return is_record(trial.state.name, trial.params, trial.user_attrs, space)
+    return is_record(trial.state.name, trial.params, trial.user_attrs, search)
 
 
 def is_paused(trial: FrozenTrial) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpsearch.errors import StudyFileError
+from hpsearch.study import conditions
 from hpsearch.study.augment import Crop
 from hpsearch.study.data import DataSpec
 from hpsearch.study.search import Label
@@ -81,19 +82,23 @@ def corners(spec: StudySpec, matters: Callable[[str], bool]) -> Iterator[Corner]
     Raises:
         StudyFileError: values of different fields that exclude each other.
     """
-    ends = spec.ends()
-    first = {name: values[0] for name, values in ends.items()}
-    others = {name: values[1:] for name, values in ends.items() if matters(name) and len(values) > 1}
+    first = spec.filled({})
     yield _corner(spec, first, {})
-    for name, values in others.items():
-        yield from (_corner(spec, first, {name: value}) for value in values)
+    others: dict[str, Label] = {}
+    for named in conditions.at_ends(spec.search):
+        name = list(named)[-1]  # before it stands what it needs
+        hparams = spec.filled(named)
+        if matters(name) and hparams != first:
+            others[name] = named[name]
+            yield _corner(spec, hparams, named)
     if len(others) > 1:
-        yield _corner(spec, first, {name: values[-1] for name, values in others.items()})
+        last = spec.filled({}, lambda name, values: values[-1] if name in others else values[0])
+        yield _corner(spec, last, {name: value for name, value in last.items() if name in others})
 
 
-def _corner(spec: StudySpec, first: Mapping[str, Any], named: Mapping[str, Any]) -> Corner:
+def _corner(spec: StudySpec, hparams: Mapping[str, Any], named: Mapping[str, Any]) -> Corner:
     try:
-        return Corner(spec.with_hparams({**first, **named}), named)
+        return Corner(spec.with_hparams(hparams), named)
     except ValueError as error:
         found = field_errors(error, StudySpec).found
         sentences = "; ".join(": ".join(filter(None, pair)) for pair in found)

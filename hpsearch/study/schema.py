@@ -16,6 +16,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from hpsearch.study.augment import PRESETS, TRANSFORMS, expand_preset
+from hpsearch.study.conditions import WHEN
 from hpsearch.study.search import SEARCHABLE, SHORT, searchable_kind
 from hpsearch.study.section import Section, parse_duration, parse_none
 from hpsearch.study.specification import StudySpec
@@ -35,6 +36,9 @@ def study_schema() -> Schema:
     schema = StudySpec.model_json_schema(schema_generator=_Tables)
     _as_draft_7(schema)
     schema["properties"]["search"] = _search(schema["$defs"])
+    del schema["$defs"]["Case"]  # how conditions are stored, not how they are written
+    for name in ("FloatRange", "IntRange"):
+        del schema["$defs"][name]["properties"]["cases"]
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "hpsearch study", **schema}
 
 
@@ -123,11 +127,19 @@ def _search(tables: Mapping[str, Schema]) -> Schema:
     for transform, section in TRANSFORMS.items():
         own = tables[section.__name__]["properties"]
         fields |= {f"data.augment.{transform}.{name}": own[name] for name in own if name != "name"}
+    when = {
+        "type": "object",
+        "description": 'Fields that are sampled only where a condition holds, such as "train.optimizer = sgd".',
+        "additionalProperties": {"$ref": "#/properties/search"},
+    }
     return {
         "type": "object",
         "description": "Ranges and lists; any searchable field by its dotted name, in quotes.",
         "minProperties": 1,
-        "properties": {name: _entry(searchable_kind(name), field) for name, field in fields.items()},
+        "properties": {
+            **{name: _entry(searchable_kind(name), field) for name, field in fields.items()},
+            WHEN: when,
+        },
         "patternProperties": {r"^(model\.args|function)\..+$": _entry("open", {})},
         "additionalProperties": False,
     }

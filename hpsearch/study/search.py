@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hpsearch.errors import nearest
 from hpsearch.study.augment import TRANSFORMS
@@ -72,7 +72,45 @@ _MOST_STEPS = 1e15  # beyond which floats cannot tell the values apart
 SHORT = {name: f"train.{name}" for name in ("learning_rate", "batch_size", "epochs")}
 
 
-class FloatRange(Section):
+class Case(Section):
+    """A condition, and what a field is sampled from where it holds.
+
+    Attributes:
+        when: for each field that the condition is about, the values at which it holds, as Optuna stores them.
+    """
+
+    when: dict[str, tuple[Label, ...]]
+    entry: "FloatRange | IntRange | Choices"
+
+    def __str__(self) -> str:
+        clauses = (f"{name} = {' or '.join(map(written, values))}" for name, values in self.when.items())
+        return " and ".join(clauses)
+
+
+class Conditional(Section):
+    """What a field is sampled from, in every trial or where a condition holds.
+
+    Attributes:
+        cases: where the field has a meaning, if not in every trial; the entry itself then spans them all.
+    """
+
+    cases: tuple[Case, ...] = Field((), repr=False)
+
+    @model_serializer(mode="wrap")
+    def _without_no_cases(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A study without conditions is stored, and digested, as it was before there were any.
+        tree: dict[str, Any] = inner(self)
+        if not self.cases:
+            tree.pop("cases", None)
+        return tree
+
+    def parts(self) -> "list[tuple[Case | None, Entry]]":
+        """Returns each case with what the field is sampled from there; one without a case if it always is."""
+        assert isinstance(self, Entry)
+        return [(case, case.entry) for case in self.cases] or [(None, self)]
+
+
+class FloatRange(Conditional):
     """All numbers between `low` and `high`, evenly or on a logarithmic scale."""
 
     low: Float
@@ -107,7 +145,7 @@ class FloatRange(Section):
         return None if self.step is None else math.floor((self.high - self.low) / self.step + 1e-8) + 1
 
 
-class IntRange(Section):
+class IntRange(Conditional):
     """All whole numbers from `low` to `high`, in steps or on a logarithmic scale."""
 
     low: Int
@@ -140,7 +178,7 @@ class IntRange(Section):
         return (self.high - self.low) // (self.step or 1) + 1
 
 
-class Choices(Section):
+class Choices(Conditional):
     """A list to choose from; values may be anything TOML can write, and "none" where a field may be off."""
 
     choices: tuple[Any, ...]
@@ -199,6 +237,16 @@ class Choices(Section):
 
 
 Entry = FloatRange | IntRange | Choices
+
+# A case holds an entry, which may have cases.
+FloatRange.model_rebuild()
+IntRange.model_rebuild()
+Choices.model_rebuild()
+
+
+def written(label: Label) -> str:
+    """Returns a choice as a condition of the study file has it."""
+    return label if isinstance(label, str) else json.dumps(label)
 
 
 def label(choice: Any) -> Label:

@@ -3,18 +3,19 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from hpsearch.errors import nearest
+from hpsearch.study import conditions
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampler import SamplerSpec
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, parse_entry
+from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label
 from hpsearch.study.section import Float, Int, Seconds, Section
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
@@ -237,16 +238,7 @@ class StudySpec(Section):
             raise ValueError(f"must be a table of ranges and lists, got {raw!r}")
         if not raw:
             raise ValueError("the table is empty; name at least one hyperparameter, such as learning_rate")
-        entries: dict[str, Any] = {}
-        wrong: list[tuple[str, str]] = []
-        for name, entry in raw.items():
-            try:
-                entries[name] = parse_entry(name, entry)
-            except ValueError as error:
-                wrong += field_errors(error, _entry_type(entry)).below(name).found
-        if wrong:
-            raise FieldErrors(wrong)
-        return entries
+        return conditions.parse_search(raw)
 
     @model_validator(mode="after")
     def _has_data(self) -> "StudySpec":
@@ -338,7 +330,7 @@ class StudySpec(Section):
         for hparams in extremes:
             try:
                 # Of the search only these: the time would grow with the square of the choices.
-                few = {name: {"choices": [hparams[name]]} for name in hparams}
+                few: dict[str, Any] = {name: {"choices": [hparams[name]]} for name in hparams}
                 if self.is_confirmation:
                     few.setdefault(REPEAT, {"choices": [0]})  # it makes the study one
                 self._put_in(hparams, self.model_dump(exclude={"search"}) | {"search": few})
@@ -350,28 +342,48 @@ class StudySpec(Section):
 
     def _extremes(self) -> Iterator[dict[str, Any]]:
         """Yields the ends of ranges and all choices: each alone, then those that must suit each other."""
-        ends = self.ends()
-        for name, values in ends.items():
-            yield from ({name: value} for value in values)
-        for one, other in combinations(ends, 2):
-            if _depend(one, other):
-                yield from ({one: a, other: b} for a in ends[one] for b in ends[other])
+        ends: dict[str, list[dict[str, Any]]] = {}
+        for hparams in conditions.at_ends(self.search):
+            yield hparams
+            ends.setdefault(list(hparams)[-1], []).append(hparams)  # behind what it needs
+        for first, second in combinations(ends, 2):
+            if _depend(first, second):
+                pairs = product(ends[first], ends[second])
+                yield from (
+                    {**a, **b} for a, b in pairs if all(b.get(name, a[name]) == a[name] for name in a)
+                )
+
+    @model_validator(mode="after")
+    def _sampler_knows_conditions(self) -> "StudySpec":
+        if self.sampler.name == "gp" and self.is_conditional:
+            name = next(name for name, entry in self.search.items() if entry.cases)
+            sentence = (
+                f'"gp" samples fields that every trial has, but {name} has a condition; use "tpe", "random" or '
+                '"qmc", or remove [sampler]'
+            )
+            raise FieldErrors([("sampler.name", sentence)])
+        return self
 
     @model_validator(mode="after")
     def _grid_is_finite(self, info: ValidationInfo) -> "StudySpec":
         if self.sampler.name != "grid" or info.context == _RESOLVED:
             return self
-        endless = [name for name, entry in self.search.items() if entry.size is None]
+        cases = {name: [case.entry for case in entry.cases] or [entry] for name, entry in self.search.items()}
+        endless = [name for name, entries in cases.items() if any(entry.size is None for entry in entries)]
         if endless:
             sentence = (
                 f'"grid" needs lists or ranges with a step, but {", ".join(endless)} is continuous; '
                 "give it a step or choose another sampler"
             )
             raise FieldErrors([("sampler.name", sentence)])
-        if self.grid_size > MOST_POINTS:
-            sizes = " x ".join(f"{entry.size:,} ({name})" for name, entry in self.search.items())
+        decided = math.prod(len(entry.choices) for entry in conditions.deciding(self.search).values())
+        # What conditions are about is gone through to count the rest.
+        points = decided if decided > MOST_POINTS else self.grid_size
+        if points > MOST_POINTS:
+            found = ((name, max(entry.size or 1 for entry in entries)) for name, entries in cases.items())
+            sizes = " x ".join(f"{size:,} ({name})" for name, size in found)
             sentence = (
-                f'"grid" has {self.grid_size:,} points, {sizes}, and may have {MOST_POINTS:,} at most; use '
+                f'"grid" has {points:,} points, {sizes}, and may have {MOST_POINTS:,} at most; use '
                 "larger steps, or choose another sampler"
             )
             raise FieldErrors([("sampler.name", sentence)])
@@ -382,11 +394,13 @@ class StudySpec(Section):
         if info.context == _RESOLVED:
             return self
         for place, point in enumerate(self.sampler.points):
-            if point.hparams.keys() != self.search.keys():
-                sentence = f"must give exactly {', '.join(self.search)}, got {', '.join(point.hparams)}"
+            wanted = self.meaningful(point.hparams)
+            if point.hparams.keys() != wanted.keys():
+                names = [name for name in self.search if name in wanted]
+                sentence = f"must give exactly {', '.join(names)}, got {', '.join(point.hparams)}"
                 raise FieldErrors([(f"sampler.points.{place}", sentence)])
             for name, value in point.hparams.items():
-                if not _holds(self.search[name], value):
+                if not self._holds(name, wanted[name], value):
                     sentence = f"{name} = {value!r} is not in the space"
                     raise FieldErrors([(f"sampler.points.{place}", sentence)])
         return self
@@ -412,19 +426,19 @@ class StudySpec(Section):
             raise FieldErrors(wrong)
         return self
 
+    def _holds(self, name: str, entry: Entry, value: Any) -> bool:
+        """Says whether a value, as Optuna stores it, lies in what the field is sampled from."""
+        if isinstance(entry, Choices):
+            return value in conditions.labels_of(self.search[name], entry)
+        return isinstance(value, int | float) and entry.low <= value <= entry.high
+
     def _faults_of(self, point: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """Yields what keeps an enqueued point from being tried."""
-        unknown = [name for name in point if name not in self.search]
-        yield from (f"{name} is not searched; {nearest(name, self.search)}" for name in unknown)
         if not point:
             yield "the table is empty; give at least one hyperparameter"
         if point in earlier:
             yield "the point is listed twice; list each once"
-        for name in point.keys() - set(unknown):
-            try:
-                self.search[name].encode(point[name])
-            except ValueError as error:
-                yield f"{name} = {error}; change it, or [search]"
+        yield from conditions.faults(self.search, point)
 
     def enqueued(self) -> list[dict[str, Label]]:
         """Returns the points that are tried first, as Optuna stores them."""
@@ -466,10 +480,20 @@ class StudySpec(Section):
 
     def ends(self) -> dict[str, list[Any]]:
         """Returns the ends of each searched range and all choices of each list, as Optuna stores them."""
-        return {
-            name: list(entry.labels() if isinstance(entry, Choices) else dict.fromkeys(entry.extremes()))
-            for name, entry in self.search.items()
-        }
+        return {name: conditions.ends_of(entry, entry) for name, entry in self.search.items()}
+
+    def filled(
+        self,
+        chosen: Mapping[str, Label],
+        pick: Callable[[str, list[Any]], Any] = lambda name, ends: ends[0],
+    ) -> dict[str, Label]:
+        """Returns the hyperparameters of a whole trial around some values.
+
+        Args:
+            chosen: values that count where they have a meaning.
+            pick: chooses among the ends of any other field.
+        """
+        return conditions.filled(self.search, chosen, pick)
 
     def values_of(self, name: str) -> list[Any]:
         """Returns what a field may be in a trial: the choices or ends of its search entry, or what is written.
@@ -477,12 +501,28 @@ class StudySpec(Section):
         Args:
             name: as in `[search]`.
         """
-        if name in self.search:
-            return self.search[name].extremes()
+        if name not in self.search:
+            return [self.written(name)]
+        extremes = self.search[name].extremes()
+        if not self.search[name].cases or (written := self.written(name)) in extremes:
+            return extremes
+        return extremes if written is None else [*extremes, written]
+
+    def written(self, name: str) -> Any:
+        """Returns what a field is where it is not sampled; None for an argument that is not given."""
         value: Any = self
         for part in SHORT.get(name, name).split("."):
-            value = getattr(value, part)
-        return [value]
+            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part)
+        return value
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some fields have a meaning in a part of the trials only."""
+        return any(entry.cases for entry in self.search.values())
+
+    def meaningful(self, hparams: Mapping[str, Any]) -> dict[str, Entry]:
+        """Returns what the fields are sampled from that have a meaning in a trial, by its hyperparameters."""
+        return conditions.meaningful(self.search, hparams)
 
     def objects(self) -> list[str]:
         """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
@@ -509,7 +549,7 @@ class StudySpec(Section):
     @property
     def grid_size(self) -> int:
         """Number of combinations of a space without continuous ranges."""
-        return math.prod(entry.size or 1 for entry in self.search.values())
+        return conditions.grid_size(self.search)
 
     @property
     def total_trials(self) -> int:
@@ -552,8 +592,7 @@ class StudySpec(Section):
     @property
     def max_epochs(self) -> int:
         """The largest number of epochs that a trial may have."""
-        entry = self.search.get("epochs")
-        return self.train.epochs if entry is None else max(entry.extremes())
+        return int(max(self.values_of("epochs")))
 
 
 _RESOLVED = "resolved"
@@ -571,10 +610,6 @@ def _depend(one: str, other: str) -> bool:
     return {one, other} in _TOGETHER or (one.startswith(augment) and other.startswith(augment))
 
 
-def _entry_type(raw: Any) -> type[Section]:
-    return Choices if isinstance(raw, Mapping) and "choices" in raw else FloatRange
-
-
 def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, str]]:
     """Returns the errors under the search entries that brought them about."""
     names = " and ".join(f"search.{name}" for name in hparams)
@@ -583,12 +618,6 @@ def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, s
         (names, sentence if not field or field in places else f"{field} {sentence}")
         for field, sentence in errors.found
     ]
-
-
-def _holds(entry: Entry, value: Any) -> bool:
-    if isinstance(entry, Choices):
-        return value in entry.labels()
-    return isinstance(value, int | float) and entry.low <= value <= entry.high
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

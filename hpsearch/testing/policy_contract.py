@@ -20,6 +20,7 @@ from hpsearch.search.policy.contract import Continue, New, Pause, Policy, Resume
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.view import StudyView
 from hpsearch.study import StudySpec, parse_study
+from hpsearch.study.conditions import holds
 from hpsearch.study.direction import best
 
 SEARCH = {
@@ -29,7 +30,31 @@ SEARCH = {
     "train.optimizer": ["sgd", "adam", "adamw"],
     "train.label_smoothing": {"low": 0.0, "high": 0.3, "step": 0.1},
 }
+CONDITIONAL = {
+    **SEARCH,
+    "train.schedule": ["cosine", "constant"],
+    "when": {
+        "train.optimizer = sgd": {
+            "train.momentum": {"low": 0.5, "high": 0.9},
+            "train.nesterov": [True, False],
+        },
+        "train.optimizer = adam or adamw": {"train.beta2": [0.99, 0.999]},
+        "train.nesterov = false and batch_size = 16 or 64": {"train.clip_norm": {"low": 0.1, "high": 1.0}},
+        "train.schedule = cosine": {"train.weight_decay": {"low": 1e-5, "high": 1e-3, "log": True}},
+        "train.schedule = constant": {"train.weight_decay": {"low": 1e-3, "high": 1e-1, "log": True}},
+    },
+}
 FIXED = {name: entry for name, entry in SEARCH.items() if name != "epochs"}
+
+
+def assert_in_space(trial: FrozenTrial, view: StudyView) -> None:
+    """Makes sure that a trial has just the hyperparameters that have a meaning in it, each from its own values."""
+    assert trial.params.keys() == view.space.of(trial.params).keys(), trial.number
+    for term in view.space.terms:
+        if term.name in trial.params and holds(term.when, trial.params):
+            value = term.distribution.to_internal_repr(trial.params[term.name])
+            assert term.distribution._contains(value), (trial.number, term)
+
 
 Curve = Callable[[int, int], float]
 """The value of a trial's epoch, by number and epoch."""
@@ -274,8 +299,15 @@ class PolicyContract:
         for number, trial in trials.items():
             assert list(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
             assert len(trial.intermediate_values) <= epochs_of(spec, trial.params), number
-            for parameter, distribution in driver.view.space.items():
-                assert distribution._contains(distribution.to_internal_repr(trial.params[parameter]))
+            assert trial.params.keys() == driver.view.space.keys()
+            assert_in_space(trial, driver.view)
+
+    def test_no_trial_has_a_field_without_a_meaning(self) -> None:
+        spec = spec_of(1, search=CONDITIONAL, trials=40)
+        driver, _ = run(self.build, spec, curves(1), workers=2, kills=[30, 60])
+        assert len(driver.database.trials) == 40
+        for trial in driver.database.trials.values():
+            assert_in_space(trial, driver.view)
 
     @pytest.mark.parametrize(
         ("seed", "schedule", "workers", "kills"),

@@ -111,15 +111,21 @@ def _with_weights(facts: DataFacts, spec: StudySpec, outputs: int) -> DataFacts:
 
 def _starts(spec: StudySpec) -> Iterator[tuple[str, ModelSpec]]:
     """Yields each file that trials start from, with the model of the first trial that does."""
-    args = {
-        name.removeprefix("model.args."): spec.values_of(name)[0]
-        for name in spec.search
-        if name.startswith("model.args.")
-    }
+    ends = spec.ends()
+    named = {name: ends[name] for name in ("model.weights", "model.name") if name in ends}
     known: set[str] = set()
-    for weights, name in product(spec.values_of("model.weights"), spec.values_of("model.name")):
-        given = {"name": name, "weights": None if weights == "none" else weights}
-        model = spec.model.model_copy(update={**given, "args": spec.model.args | args})
+    for chosen in product(*named.values()):
+        hparams = spec.filled(dict(zip(named, chosen, strict=True)))
+        given = {name: spec.search[name].decode(value) for name, value in hparams.items()}
+        args = {key.removeprefix("model.args."): given[key] for key in given if key.startswith("model.args.")}
+        weights = given.get("model.weights", spec.model.weights)
+        model = spec.model.model_copy(
+            update={
+                "name": given.get("model.name", spec.model.name),
+                "weights": None if weights == "none" else weights,
+                "args": spec.model.args | args,
+            }
+        )
         path = weights_file(model)
         if path is not None and path not in known:
             known.add(path)

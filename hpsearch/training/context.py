@@ -65,6 +65,12 @@ class Trial:
             return getattr(spec.train, name.removeprefix("train."))
         if name in self.hparams:
             return self.hparams[name]
+        own = f"function.{name.removeprefix('function.')}"
+        if own in spec.search:
+            raise KeyError(
+                f"{own} is not sampled in this trial, by its condition in [search.when]; look at what the condition "
+                "is about first, or write a value for such trials into [function]"
+            )
         raise KeyError(f'no value "{name}" in [function] and [train]; {nearest(name, self._names())}')
 
     def __getattr__(self, name: str) -> Any:

@@ -96,3 +96,27 @@ def test_the_time_of_workers(seconds: list[float], trials: int, workers: int, ex
 def test_a_value_between_two_points(size: float, expected: float) -> None:
     assert between(size, (16, 1.0), (64, 4.0)) == pytest.approx(expected)
     assert between(size, (16, 7.0), (16, 7.0)) == 7.0
+
+
+WHERE: dict[str, Any] = {
+    "learning_rate": [0.01, 0.1],
+    "train.optimizer": ["sgd", "adam"],
+    "when": {
+        "train.optimizer = sgd": {"epochs": [5, 20], "train.momentum": [0.5, 0.9]},
+        "train.optimizer = adam": {"train.beta2": [0.9, 0.99]},
+    },
+}
+
+
+@pytest.mark.parametrize("tables", [{"sampler": {"name": "tpe"}}, {"study": {"policy": "auto"}}])
+def test_trials_of_a_conditional_space_are_acted_out(tables: dict[str, Any]) -> None:
+    found = samples(study(WHERE, train={"epochs": 9, "momentum": 0.7}, **tables))
+    sgd = [one.spec.train for one in found if one.spec.train.optimizer == "sgd"]
+    adam = [one.spec.train for one in found if one.spec.train.optimizer == "adam"]
+    assert {(one.epochs, one.momentum) for one in sgd} == {(5, 0.5), (5, 0.9), (20, 0.5), (20, 0.9)}
+    assert {(one.epochs, one.momentum, one.beta2) for one in adam} == {(9, 0.7, 0.9), (9, 0.7, 0.99)}
+
+
+def test_a_grid_has_no_more_trials_than_points() -> None:
+    spec = study(WHERE, sampler={"name": "grid"}, study={"trials": 100})
+    assert {len(one) for one in studies(spec)} == {spec.grid_size} == {2 * (4 + 2)}

@@ -1,6 +1,7 @@
 """The report: its rules one by one, its two forms, and that it needs nothing from anywhere."""
 
 import json
+import random
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.results.dashboard import notes
 from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, importance, write_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
@@ -18,7 +20,7 @@ from hpsearch.results.report.evidence import Claim, chosen
 from hpsearch.results.report.importance import Importances, Share, importances, scored
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.study.file import stored_form
+from hpsearch.study.file import parse_study, stored_form
 from tests.benchmarks.simulated import Truth, simulate, spec_of
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
 
@@ -208,6 +210,37 @@ def test_an_optimum_outside_the_range_is_told_and_ranked_first(sampler: str) -> 
     ]
     assert len(others) <= 1, others  # a sampler that learns moves the others along with it
     assert [importances(record).shares[0][0] for record in records] == ["learning_rate"] * 8
+
+
+@pytest.mark.parametrize("matters", ["train.momentum", "train.optimizer"])
+def test_a_field_without_a_meaning_counts_where_it_has_one(matters: str) -> None:
+    """Where momentum is missing, the optimizer is Adam: that tells of the optimizer, and not of momentum."""
+    rng = random.Random(0)
+
+    def made(number: int) -> TrialRecord:
+        optimizer, momentum = rng.choice(["sgd", "adam"]), rng.random()
+        own = {"train.momentum": momentum} if optimizer == "sgd" else {"train.beta2": rng.choice([0.9, 0.99])}
+        effect = own.get("train.momentum", 0.5) if matters == "train.momentum" else float(optimizer == "sgd")
+        found = trial(number, 1 + effect + 0.05 * rng.random())
+        return replace(found, hparams={"train.optimizer": optimizer, **own})
+
+    shares = dict(importances(study(*map(made, range(120)))).shares)
+    assert shares.pop(matters).value > 0.2
+    assert all(abs(share.value) < 0.12 for share in shares.values()), shares
+
+
+def test_the_search_space_says_where_a_field_is_sampled() -> None:
+    when = {
+        "batch_size = 16": {"train.momentum": {"low": 0.5, "high": 0.9}},
+        "batch_size = 32": {"train.momentum": {"low": 0.1, "high": 0.3}},
+    }
+    tree = digits_spec().model_dump() | {"search": {"batch_size": [16, 32], "when": when}}
+    rows = notes.space_rows(replace(study(*many(3)), spec=parse_study(tree)))
+    assert rows == [
+        ("batch_size", "16, 32", "choice"),
+        ("train.momentum", "0.5 to 0.9", "linear, where batch_size = 16"),
+        ("train.momentum", "0.1 to 0.3", "linear, where batch_size = 32"),
+    ]
 
 
 def test_importances_count_the_newest_trials_with_a_score(monkeypatch: pytest.MonkeyPatch) -> None:

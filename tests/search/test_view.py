@@ -8,12 +8,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import QUEUED, StopKind
 from hpsearch.search import sampler as module
 from hpsearch.search.sampler import grid_values, seen_by_sampler
 from hpsearch.search.space import distributions
 from hpsearch.search.view import BEST_SHOWN, NEWEST_SHOWN, StudyView
 from hpsearch.study import parse_study
+from hpsearch.testing.policy_contract import CONDITIONAL, assert_in_space
 
 SEARCH = {
     "learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
@@ -106,9 +107,10 @@ def test_a_grid_has_every_combination_in_the_order_of_the_shuffled_list(values):
     """A study that began when the whole list was made goes through the same points."""
     expected = list(itertools.product(*values))
     Random(7).shuffle(expected)
-    grid = module.Grid(values, 7)
-    assert [grid.point(number) for number in range(grid.size)] == expected
-    assert grid.point(grid.size) == expected[0]
+    grid = module.Grid([dict(enumerate(values))], 7)
+    points = [tuple(grid.point(number)[axis] for axis in range(len(values))) for number in range(grid.size)]
+    assert points == expected
+    assert grid.point(grid.size) == grid.point(0)
 
 
 @pytest.mark.parametrize(
@@ -181,3 +183,107 @@ def test_of_equal_trials_the_first_is_the_best_whichever_ends_first():
     for number, best in ((2, 2), (0, 0), (1, 0)):
         view.replace(finished(view, number, params[number], 0.25))
         assert view.best.number == best
+
+
+def conditional(sampler, trials=20, **tables):
+    spec = spec_of(CONDITIONAL, sampler={"name": sampler}, study={"name": "s", "trials": trials}, **tables)
+    return StudyView(spec)
+
+
+@pytest.mark.parametrize(("sampler", "count"), [("tpe", 300), ("random", 300), ("qmc", 64)])
+def test_of_300_trials_none_has_a_field_without_a_meaning(sampler, count):
+    view = conditional(sampler)
+    seen = set()
+    for number in range(count):
+        params = view.ask(number)
+        trial = create_trial(
+            state=TrialState.COMPLETE,
+            value=params["learning_rate"] + params.get("train.momentum", 0.7),
+            params=params,
+            distributions=view.space.of(params),
+            user_attrs={"score": params["learning_rate"], "stop_reason": "finished", "epochs_run": 3},
+        )
+        trial.number = number
+        assert_in_space(trial, view)
+        view.replace(trial)
+        seen |= params.keys()
+    assert seen == view.space.keys()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_conditional_asks_depend_on_seed_and_history_alone(sampler):
+    def asked(view, numbers):
+        for number in numbers:
+            params = view.ask(number)
+            record = {"score": params["learning_rate"], "stop_reason": "finished", "epochs_run": 3}
+            trial = create_trial(
+                value=record["score"], params=params, distributions=view.space.of(params), user_attrs=record
+            )
+            trial.number = number
+            view.replace(trial)
+            yield trial
+
+    whole = list(asked(conditional(sampler), range(25)))
+    again = conditional(sampler)
+    for trial in whole[:15]:
+        again.add(trial)
+    assert [t.params for t in asked(again, range(15, 25))] == [t.params for t in whole[15:]]
+
+
+def test_tpe_learns_each_case_from_the_trials_in_which_it_held():
+    """Weight decay has another range, and another best value, under each schedule."""
+    view, off = conditional("tpe"), {"cosine": [], "constant": []}
+    for number in range(100):
+        schedule, best = (("cosine", -4.8), ("constant", -1.2))[number % 2]
+        queued = create_trial(state=TrialState.WAITING, system_attrs={QUEUED: {"train.schedule": schedule}})
+        queued.number = number
+        view.add(queued)
+        params = view.ask(number)
+        assert params["train.schedule"] == schedule
+        score = abs(math.log10(params["train.weight_decay"]) - best)
+        trial = create_trial(
+            value=score,
+            params=params,
+            distributions=view.space.of(params),
+            user_attrs={"score": score, "stop_reason": "finished", "epochs_run": 3},
+        )
+        trial.number = number
+        view.replace(trial)
+        off[schedule].append(score)
+    for schedule, found in off.items():
+        assert sum(found[30:]) / 20 < 0.5, schedule  # 0.7 at random, 1.8 if both are one
+
+
+def test_a_grid_goes_through_every_trial_of_a_conditional_space_once():
+    search = {
+        "batch_size": [16, 32],
+        "train.optimizer": ["sgd", "adam"],
+        "when": {
+            "train.optimizer = sgd": {"train.momentum": [0.5, 0.7, 0.9], "train.nesterov": [True, False]},
+            "train.nesterov = false": {"train.clip_norm": [0.1, 0.2]},
+        },
+    }
+    spec = spec_of(search, sampler={"name": "grid"})
+    view = StudyView(spec)
+    asked = [frozenset(view.ask(number).items()) for number in range(spec.grid_size)]
+    assert len(set(asked)) == len(asked) == view.sampling.size == 2 * (1 + 3 * (1 + 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"train.optimizer": "sgd", "train.momentum": 0.6}, ""),
+        ({"train.momentum": 0.6}, 'train.momentum has a meaning only where "train.optimizer = sgd"'),
+        ({"train.optimizer": "adam", "train.momentum": 0.6}, "train.momentum has a meaning only where"),
+        ({"train.schedule": "cosine", "train.weight_decay": 0.05}, "0.05 is not in 1e-05 to 0.001"),
+    ],
+)
+def test_queued_values_need_a_meaning(values, words):
+    view = conditional("tpe")
+    queued = create_trial(state=TrialState.WAITING, system_attrs={QUEUED: values})
+    queued.number = 0
+    view.add(queued)
+    assert words in view.misfits.get(0, "")
+    assert bool(words) == (0 in view.misfits)
+    if not words:
+        assert view.ask(0).items() >= values.items()

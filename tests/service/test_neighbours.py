@@ -592,3 +592,81 @@ def test_a_study_that_would_not_learn_from_the_past_is_refused(changes, sentence
     with pytest.raises(StudyFileError) as refused:
         spec_of(study=study, **changes)
     assert sentence in str(refused.value)
+
+
+WHERE = {
+    "learning_rate": {"low": 1e-3, "high": 1.0, "log": True},
+    "train.optimizer": ["sgd", "adam"],
+    "when": {
+        "train.optimizer = sgd": {"train.momentum": {"low": 0.5, "high": 0.9}},
+        "train.optimizer = adam": {"epochs": {"low": 3, "high": 9}},
+    },
+}
+SGD, ADAM = ({"learning_rate", "train.optimizer", name} for name in ("train.momentum", "epochs"))
+
+
+def have_a_meaning(trials):
+    kinds = {"sgd": SGD, "adam": ADAM}
+    common = {"batch_size", "train.clip_norm"}
+    return all(trial.params.keys() - common == kinds[trial.params["train.optimizer"]] for trial in trials)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("policy", ["sampled", "halving", "auto"])
+def test_a_conditional_study_is_interrupted_and_goes_on(tmp_path, policy, workers):
+    points = [{"train.optimizer": "sgd", "train.momentum": 0.75}, {"train.optimizer": "adam"}]
+    clips = {64: [2.0, 1.0], 32: [0.5, 0.1]}
+    when = {f"batch_size = {size}": {"train.clip_norm": clips[size]} for size in clips}
+    space = {**WHERE, "batch_size": [32, 64], "when": {**WHERE["when"], **when}}
+    spec = spec_of(study={"trials": 14, "policy": policy}, search=space, enqueue=points)
+    run_here(tmp_path, spec, workers=workers, callbacks=[Interrupt(9)])
+    assert have_a_meaning(trial for trial in stored(tmp_path).trials if trial.params)
+    summary, _ = run_here(tmp_path, spec, workers=workers)
+    trials = stored(tmp_path).trials
+    assert summary.exit_status == 0
+    assert len(trials) == 14
+    assert have_a_meaning(trials)
+    assert all(trial.params["train.clip_norm"] in clips[trial.params["batch_size"]] for trial in trials)
+    assert trials[0].params["train.momentum"] == 0.75
+    assert trials[1].params["train.optimizer"] == "adam"
+    assert "FAIL" not in summary.counts
+    with reading_study("s", f"sqlite:///{tmp_path}/s.db") as study:
+        frame = trials_frame(study)
+        assert frame["epochs"].dtype == "Int64"
+        assert set(frame["train.momentum"].isna() == (frame["train.optimizer"] == "adam")) == {True}
+
+
+def test_a_copy_of_a_conditional_study_keeps_its_trials(tmp_path):
+    """Without the mark of a driver, a trial is known by having just the fields that have a meaning in it."""
+    spec = spec_of(study={"trials": 6, "policy": "sampled"}, search=WHERE)
+    run_here(tmp_path, spec)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection, connection:
+        connection.execute("DELETE FROM trial_system_attributes")
+        connection.execute("DELETE FROM hpsearch_lease")
+        [(trial,)] = connection.execute("SELECT trial_id FROM trials WHERE number = 2").fetchall()
+        connection.execute(
+            "DELETE FROM trial_params WHERE param_name = 'learning_rate' AND trial_id = ?", [trial]
+        )
+    with reading_study("s", f"sqlite:///{tmp_path}/s.db") as study:
+        assert [trial.number for trial in study.trials()] == [0, 1, 3, 4, 5]
+
+
+def test_conditional_studies_learn_from_flat_ones_and_the_other_way_round(tmp_path):
+    flat = {name: entry for name, entry in WHERE.items() if name != "when"}
+    flat |= WHERE["when"]["train.optimizer = sgd"] | WHERE["when"]["train.optimizer = adam"]
+    spaces = {"flat": flat, "where": WHERE}
+    for name, space in spaces.items():
+        old = spec_of(study={"name": f"{name} old", "trials": 12}, search=space, sampler={"name": "random"})
+        run_here(tmp_path, old)
+    past = {}
+    for name, other in (("flat", "where"), ("where", "flat"), ("where", "where")):
+        tables = {"name": f"{name} after {other}", "trials": 1, "warm_start": [f"{other} old"]}
+        spec = spec_of(study=tables, search=spaces[name], train={"momentum": 0.6, "epochs": 5})
+        study = open_study(spec, f"sqlite:///{tmp_path}/s.db", ["cpu"])
+        study.release()
+        study.storage.engine.dispose()
+        past[name, other] = study.view._storage.past
+    assert len(past["where", "flat"]) == len(past["where", "where"]) == 12
+    assert have_a_meaning([*past["where", "flat"], *past["where", "where"]])
+    # What had no meaning was as the study file says: the momentum outside of its range, or the epochs.
+    assert all(trial.params.keys() == flat.keys() for trial in past["flat", "where"])

@@ -99,6 +99,13 @@ def test_wrong_functions_get_a_sentence(tmp_path: Path, name: str, message: str)
         raise ModelError(end.detail)
 
 
+def test_a_value_without_a_meaning_gets_a_sentence(tmp_path: Path) -> None:
+    when = {"batch_size = 64": {"function.temprature": [0.5, 1.0]}}
+    run = run_of(tmp_path, "asks_for_nonsense", search={"batch_size": [32, 64], "when": when})
+    end = end_of(steps(run, 1)[0])
+    assert "function.temprature is not sampled in this trial, by its condition in [search.when]" in end.detail
+
+
 @pytest.mark.parametrize(
     ("name", "epochs", "hopeless"),
     [

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import attrgetter
@@ -184,18 +184,17 @@ def variants(spec: StudySpec, data: DataFacts) -> Iterator[StudySpec]:
     that is searched has its first value, the subset its largest.
     """
     ends = spec.ends()
-    rest = {name: values[0] for name, values in ends.items()}
-    if "data.subset" in ends:
-        rest["data.subset"] = max(ends["data.subset"])
-    shown = [name for name in ("model.name", "data.image_size") if name in ends]
-    share = rest.get("data.subset", spec.data.subset)
-    full = data.trained(share)
+    shown = {name: ends[name] for name in ("model.name", "data.image_size") if name in ends}
+    full = data.trained(max(spec.values_of("data.subset")))
     batches = [full if size == "full" else int(size) for size in spec.values_of("batch_size")]
-    for chosen in product(*(ends[name] for name in shown)):
-        cases = [(max(batches), _arguments(ends, -1)), (min(batches), _arguments(ends, 0))]
-        for batch, arguments in cases if cases[0] != cases[1] else cases[:1]:
-            resolved = spec.with_hparams(rest | arguments | dict(zip(shown, chosen, strict=True)))
-            yield _shortened(resolved, data, batch)
+    found: list[tuple[int, dict[str, Any]]] = []
+    for chosen in product(*shown.values()):
+        beside = dict(zip(shown, chosen, strict=True))
+        for batch, pick in ((max(batches), _largest), (min(batches), _smallest)):
+            one = batch, spec.filled(beside, pick)
+            if one not in found:
+                found.append(one)
+                yield _shortened(spec.with_hparams(one[1]), data, batch)
 
 
 def _shortened(spec: StudySpec, data: DataFacts, batch: int | None = None) -> StudySpec:
@@ -206,13 +205,20 @@ def _shortened(spec: StudySpec, data: DataFacts, batch: int | None = None) -> St
     return spec.model_copy(update={"train": spec.train.model_copy(update=short)})
 
 
-def _arguments(ends: Mapping[str, list[Any]], place: int) -> dict[str, Any]:
-    """Returns the smallest (0) or the largest (-1) of what is searched of the model's arguments."""
-    found = {name: values for name, values in ends.items() if name.startswith("model.args.")}
-    return {
-        name: (sorted(values) if all(isinstance(value, int | float) for value in values) else values)[place]
-        for name, values in found.items()
-    }
+def _largest(name: str, values: list[Any]) -> Any:
+    """Returns the largest of a model's argument, and of the subset; the first value of all else."""
+    if name == "data.subset":
+        return max(values)
+    return _sorted(values)[-1] if name.startswith("model.args.") else values[0]
+
+
+def _smallest(name: str, values: list[Any]) -> Any:
+    """Returns the smallest of a model's argument; all else is as in the largest."""
+    return _sorted(values)[0] if name.startswith("model.args.") else _largest(name, values)
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
 def _probe(engine: Engine, spec: StudySpec, data: DataFacts) -> Probe:
@@ -280,9 +286,9 @@ def _estimate(
             scale * pace * count + START * trial.starts
             for pace, count, trial in zip(paces, counts, trials, strict=True)
         ]
-        epochs = mean(counts) * spec.trials
+        epochs = mean(counts) * spec.total_trials
         share = min(1.0, (limits.max_epochs_total or math.inf) / epochs)
-        training = min(share * span(seconds, spec.trials, workers), longest)
+        training = min(share * span(seconds, spec.total_trials, workers), longest)
         return min(ready + training, limits.timeout or math.inf)
 
     expected, most = (
@@ -330,7 +336,11 @@ def _correction(engine: Engine, trials: Sequence[Sample], paces: Sequence[float]
 
 def space_table(spec: StudySpec) -> tuple[tuple[str, str, str], ...]:
     """Returns one row per hyperparameter: name, values, how they are drawn."""
-    return tuple((name, *_described(entry)) for name, entry in spec.search.items())
+    return tuple(
+        (name, values, f"{drawn}{f', where {case}' if case else ''}")
+        for name, entry in spec.search.items()
+        for case, (values, drawn) in ((case, _described(one)) for case, one in entry.parts())
+    )
 
 
 def _described(entry: Entry) -> tuple[str, str]:

@@ -94,7 +94,7 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
     best = {name: (generator.uniform(), generator.uniform()) for name in view.space}
     acted: dict[int, _Acted] = {}
     while not spec.pauses or sum(one.trained for one in acted.values()) < MOST_EPOCHS:
-        match policy.begin(len(acted) < min(spec.trials, MOST_TRIALS)):
+        match policy.begin(len(acted) < min(spec.total_trials, MOST_TRIALS)):
             case New():
                 number = len(acted)
                 params = policy.start(number)
@@ -102,6 +102,7 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
                 level = sum(
                     matters * (_place(view.space[name], params[name]) - place) ** 2
                     for name, (place, matters) in best.items()
+                    if name in params
                 )
                 criterion = stopping.build(own.early_stopping, own.train.epochs)
                 acted[number] = _Acted(number, own, _curve(own, level, generator), criterion)
@@ -137,7 +138,7 @@ def _end(view: StudyView, policy: Policy, trial: _Acted, kind: StopKind) -> Samp
         state=decide(kind, value, view.board, trial.spec.early_stopping.outcome),
         value=value,
         params=view.params(trial.number),
-        distributions=view.space,
+        distributions=view.space.of(view.params(trial.number)),
         intermediate_values=dict(enumerate(values, 1)),
         user_attrs={
             "stop_reason": kind.value,

@@ -202,7 +202,11 @@ def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
     """Returns one row per hyperparameter: name, values, scale."""
     if record.spec is None:
         return [(name, "?", "?") for name in record.hparam_names()]
-    return [(name, *entry_words(entry)) for name, entry in record.spec.search.items()]
+    return [
+        (name, values, f"{scale}{f', where {case}' if case else ''}")
+        for name, entry in record.spec.search.items()
+        for case, (values, scale) in ((case, entry_words(one)) for case, one in entry.parts())
+    ]
 
 
 def entry_words(entry: Entry) -> tuple[str, str]:

@@ -35,6 +35,7 @@ def hparam_map(record: StudyRecord) -> Chart | None:
     names = record.hparam_names()
     preferred = [name for name in ("learning_rate", "batch_size") if name in names]
     others = [name for name in names if name not in (*preferred, "epochs")]
+    others.sort(key=lambda name: -sum(name in trial.hparams for trial in record.ranked))
     chosen = (preferred + others + (["epochs"] if "epochs" in names else []))[:2]
     trials = [t for t in record.ranked if all(name in t.hparams for name in chosen)]
     if len(chosen) < 2 or not trials:

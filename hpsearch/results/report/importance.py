@@ -88,7 +88,11 @@ def importance_chart(record: StudyRecord) -> Chart | None:
 def measured(record: StudyRecord) -> Importances:
     """Returns what each hyperparameter explains, also where that may be chance."""
     trials = scored(record)
-    names = [name for name in record.hparam_names() if len({str(t.hparams.get(name)) for t in trials}) > 1]
+    names = [
+        name
+        for name in record.hparam_names()
+        if len({str(t.hparams[name]) for t in trials if name in t.hparams}) > 1
+    ]
     if len(trials) < FEWEST or not names or len({trial.score for trial in trials}) < 2:
         return Importances(len(trials))
     goal = _normal_ranks([trial.score or 0.0 for trial in trials])
@@ -130,7 +134,8 @@ def _squared_errors(columns: Sequence[Sequence[Any]], goal: Floats) -> tuple[Flo
     """Returns each trial's squared error by the trees that have not seen it: as it is, and without each column.
 
     Args:
-        columns: the values of each hyperparameter.
+        columns: the values of each hyperparameter, None where a trial has none; values are exchanged among the
+            trials that have one.
 
     Returns:
         One error per trial, and one row of them per hyperparameter.
@@ -151,9 +156,9 @@ def _squared_errors(columns: Sequence[Sequence[Any]], goal: Floats) -> tuple[Flo
             continue
         exchanged = [table[unseen]]
         for start, end in pairwise(places):
-            copy = table[unseen]
-            copy[:, start:end] = copy[rng.permutation(len(unseen)), start:end]
-            exchanged.append(copy)
+            exchanged.append(table[unseen])
+            having = np.flatnonzero(~np.isnan(exchanged[-1][:, start]))
+            exchanged[-1][having, start:end] = exchanged[-1][rng.permutation(having), start:end]
         total[:, unseen] += tree.predict(np.concatenate(exchanged)).reshape(len(exchanged), -1)
         judges[unseen] += 1
     predicted = np.where(judges > 0, total / np.maximum(judges, 1), goal.mean())
@@ -162,11 +167,17 @@ def _squared_errors(columns: Sequence[Sequence[Any]], goal: Floats) -> tuple[Flo
 
 
 def _encoded(values: Sequence[Any]) -> NDArray[np.float32]:
-    """Returns numbers as their ranks, so that scales do not matter, and choices as one column each."""
+    """Returns numbers as their ranks, so that scales do not matter, and choices as one column each; NaN without."""
     from scipy import stats
 
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        ranks = stats.rankdata(values) / len(values)
-        return np.asarray(ranks, dtype=np.float32).reshape(-1, 1)
-    labels = [str(value) for value in values]
-    return np.array([[label == other for other in sorted(set(labels))] for label in labels], dtype=np.float32)
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        encoded = np.asarray(stats.rankdata(known) / len(known), dtype=np.float32).reshape(-1, 1)
+    else:
+        labels = [str(value) for value in known]
+        encoded = np.array(
+            [[label == other for other in sorted(set(labels))] for label in labels], np.float32
+        )
+    table = np.full((len(values), encoded.shape[1]), np.nan, dtype=np.float32)
+    table[[value is not None for value in values]] = encoded
+    return table

@@ -81,7 +81,7 @@ def report_lines(report: Report) -> list[str]:
     """Returns a check's report: data, space, probes, estimate."""
     spec = report.spec
     place = ", ".join(filter(None, (report.device, report.precision)))
-    lines = [f"{spec.study.name}: {counted(spec.trials, 'trial')} on {place}", ""]
+    lines = [f"{spec.study.name}: {counted(spec.total_trials, 'trial')} on {place}", ""]
     lines += (
         _data_lines(report.data)
         if report.data is not None
@@ -111,7 +111,7 @@ def report_lines(report: Report) -> list[str]:
 
 
 def _estimate_line(report: Report, estimate: Estimate) -> str:
-    trials, workers = report.spec.trials, report.workers
+    trials, workers = report.spec.total_trials, report.workers
     low, high = map(duration, estimate.span)
     span = f" ({low} to {high})" if low != high else ""
     most = "up to " if any(getattr(report.spec.study, name) is not None for name in LIMITS) else ""

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from hpsearch.search.space import Space, Term
+from hpsearch.study.conditions import holds
+
 Array = NDArray[np.float64]
+
+ABSENT = 0.5
+"""Where on its axes a hyperparameter lies that has no meaning."""
 
 
 class Axis(Protocol):
@@ -125,13 +131,22 @@ class OneHot:
 
 
 class Cube:
-    """Translates hyperparameters into places in the unit cube and back."""
+    """Translates hyperparameters into places in the unit cube and back.
 
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self._fixed = {name: _only(d) for name, d in space.items() if d.single()}
-        self._axes = {name: axis(d) for name, d in space.items() if not d.single()}
-        self._names = list(space)
-        self.width = sum(axis.width for axis in self._axes.values())
+    Each term of the space has axes of its own. Where it has no meaning, a place lies in their middle, so that two
+    trials without it are no farther apart than their other hyperparameters are.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._terms: list[tuple[Term, Axis | None, slice]] = []
+        self.width = 0
+        for term in space.terms:
+            own = None if term.distribution.single() else axis(term.distribution)
+            end = self.width + (own.width if own else 0)
+            self._terms.append((term, own, slice(self.width, end)))
+            self.width = end
+        deciding = {name for term in space.terms for name in term.when}
+        self._deciding = [one for one in self._terms if one[0].name in deciding]
 
     def sample(self, rng: np.random.Generator, count: int) -> Array:
         """Returns random places [count, width] of points that exist."""
@@ -139,34 +154,52 @@ class Cube:
 
     def snap(self, units: Array) -> Array:
         """Moves places to those of points that exist."""
-        parts = [axis.snap(units[:, at]) for axis, at in self._columns()]
-        return np.hstack(parts) if parts else units
+        snapped = units.copy()
+        for _, own, at in self._terms:
+            if own is not None:
+                snapped[:, at] = own.snap(units[:, at])
+        for unit in snapped if self._deciding else ():
+            decided = self._decided(unit)
+            absent = [at for term, _, at in self._terms if not holds(term.when, decided)]
+            for at in absent:
+                unit[at] = ABSENT
+        return snapped
 
     def hparams(self, unit: Array) -> dict[str, Any]:
         """Returns the hyperparameters of one place, in the order of the space."""
-        found = {name: self._axes[name].value(unit[at]) for name, at in self._slices().items()}
-        return {name: found[name] if name in found else self._fixed[name] for name in self._names}
+        found: dict[str, Any] = {}
+        for term, own, at in self._terms:
+            if holds(term.when, found):
+                found[term.name] = _only(term.distribution) if own is None else own.value(unit[at])
+        return found
 
     def unit(self, hparams: Mapping[str, Any]) -> Array:
         """Returns the place of a point."""
-        return np.array([u for name, axis in self._axes.items() for u in axis.unit(hparams[name])])
+        place = np.full(self.width, ABSENT)
+        for term, own, at in self._terms:
+            if own is not None and holds(term.when, hparams):
+                place[at] = own.unit(hparams[term.name])
+        return place
 
-    def wholes(self, units: Array, name: str) -> NDArray[np.int64]:
-        """Returns one whole-numbered hyperparameter of places."""
-        if name in self._fixed:
-            return np.full(len(units), int(self._fixed[name]))
-        at = self._slices()[name]
-        return np.array([int(self._axes[name].value(unit)) for unit in units[:, at]], dtype=np.int64)
+    def wholes(self, units: Array, name: str, absent: int) -> NDArray[np.int64]:
+        """Returns one whole-numbered hyperparameter of places, `absent` where it has no meaning."""
+        found = np.full(len(units), absent, dtype=np.int64)
+        for term, own, at in self._terms:
+            if term.name == name:
+                there = [not term.when or holds(term.when, self._decided(unit)) for unit in units]
+                values = [
+                    _only(term.distribution) if own is None else own.value(u) for u in units[there][:, at]
+                ]
+                found[there] = np.array(values, dtype=np.int64)
+        return found
 
-    def _slices(self) -> dict[str, slice]:
-        ends = np.cumsum([axis.width for axis in self._axes.values()]).tolist()
-        return {
-            name: slice(end - axis.width, end)
-            for (name, axis), end in zip(self._axes.items(), ends, strict=True)
-        }
-
-    def _columns(self) -> list[tuple[Axis, slice]]:
-        return [(self._axes[name], at) for name, at in self._slices().items()]
+    def _decided(self, unit: Array) -> dict[str, Any]:
+        """Returns what conditions are about, at a place."""
+        found: dict[str, Any] = {}
+        for term, own, at in self._deciding:
+            if holds(term.when, found):
+                found[term.name] = _only(term.distribution) if own is None else own.value(unit[at])
+        return found
 
 
 def axis(distribution: BaseDistribution) -> Axis:

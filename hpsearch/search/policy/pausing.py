@@ -111,9 +111,10 @@ class Pausing(ABC):
         elif number in self.view:
             self.view.set_params(number, hparams)
         else:
-            self.view.add(
-                create_trial(state=TrialState.RUNNING, params=hparams, distributions=self.view.space)
-            )
+            space = self.view.space.of(hparams)
+            trial = create_trial(state=TrialState.RUNNING, params=hparams, distributions=space)
+            trial.number = number
+            self.view.add(trial)
         self._enter(Track(number, hparams, self.pieces.cuts(epochs_of(self.spec, hparams))))
         return hparams
 

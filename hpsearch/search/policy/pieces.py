@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.study.search import Choices
 from hpsearch.study.specification import StudySpec
 
 STRETCHED = ("cosine", "one_cycle", "step")
@@ -72,11 +71,9 @@ def _steps(ratio: float, growth: float) -> int:
 
 def are_stretched(spec: StudySpec) -> bool:
     """Says whether trials have different epochs and a schedule stretches over them."""
-    if "epochs" not in spec.search or len(set(spec.search["epochs"].extremes())) == 1:
+    if "epochs" not in spec.search or len(set(spec.values_of("epochs"))) == 1:
         return False
-    entry = spec.search.get("train.schedule")
-    schedules = entry.choices if isinstance(entry, Choices) else (spec.train.schedule,)
-    return any(schedule in STRETCHED for schedule in schedules)
+    return any(schedule in STRETCHED for schedule in spec.values_of("train.schedule"))
 
 
 def epochs_of(spec: StudySpec, hparams: Mapping[str, Any]) -> int:

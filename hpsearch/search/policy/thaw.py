@@ -172,7 +172,8 @@ class Thaw(Pausing):
     def _lengths(self, units: Array) -> list[int]:
         if "epochs" not in self.view.space:
             return [epochs_of(self.spec, {})] * len(units)
-        return [epochs_of(self.spec, {"epochs": end}) for end in self._cube.wholes(units, "epochs")]
+        ends = self._cube.wholes(units, "epochs", self.spec.train.epochs)
+        return [epochs_of(self.spec, {"epochs": end}) for end in ends]
 
     def _random(self, rng: np.random.Generator) -> dict[str, Any]:
         return self._cube.hparams(self._cube.sample(rng, 1)[0])
