@@ -566,7 +566,7 @@ class Study:
             return
         with translated(self.storage):
             stored = self.storage.get_all_trials(self.study_id, deepcopy=False)
-            own = [trial for trial in stored if trials.is_own(trial, self.token, self.view.space)]
+            own = [trial for trial in stored if trials.is_own(trial, self.token, self.spec.search)]
             found = expect(self.spec, own, best, self.data.facts)
             if found is not None:
                 self.storage.set_study_user_attr(self.study_id, EXPECTED, asdict(found))
