@@ -138,6 +138,8 @@ def storm(preemptions: Preemptions, faults: int, drivers: int) -> Counter[str]:
         if sum(done.values()) in kills:
             kills.remove(sum(done.values()))
             preemptions.wait_for(lambda: bool(preemptions.at_work()) or preemptions.is_over(), "a job")
+            if preemptions.is_over():
+                break
             os.kill(bench.drivers[-1].pid, 9)
             bench.drivers[-1].wait()
             bench.start(**preemptions.cluster.environ)
