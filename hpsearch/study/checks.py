@@ -9,6 +9,7 @@ from hpsearch.errors import StudyFileError
 from hpsearch.study.augment import Crop
 from hpsearch.study.data import DataSpec
 from hpsearch.study.search import Label
+from hpsearch.study.section import is_own
 from hpsearch.study.sentences import field_errors
 from hpsearch.study.specification import METRICS, TOP, StudySpec
 from hpsearch.study.train import NUMBER_LOSSES, TrainSpec
@@ -117,7 +118,7 @@ def check_study_against(spec: StudySpec, facts: DataFacts) -> None:
     if spec.train.function is not None:
         return
     for where, metric in spec.metrics_used().items():
-        if metric not in reported(facts) and not spec.is_refit:
+        if metric not in (*reported(facts), *spec.train.metrics) and not spec.is_refit:
             raise StudyFileError(f'{where} = "{metric}": {_why_not(metric, facts)}')
     for corner in corners(spec, _matters):
         try:
@@ -159,11 +160,16 @@ def check_loss(train: TrainSpec, task: str) -> None:
     """Refuses losses and their options that do not suit the task.
 
     Raises:
-        StudyFileError: they are for classes, and the targets are numbers.
+        StudyFileError: they are for classes, and the targets are numbers; or for losses of ours.
     """
+    if is_own(train.loss) and train.label_smoothing:
+        raise StudyFileError(
+            f"train.label_smoothing = {train.label_smoothing:g} is for losses of ours, and train.loss = "
+            f'"{train.loss}" is your own; remove it'
+        )
     if task != "regression":
         return
-    if train.loss not in NUMBER_LOSSES:
+    if train.loss not in NUMBER_LOSSES and not is_own(train.loss):
         raise StudyFileError(
             f'train.loss = "{train.loss}" is for classes, and these targets are numbers; '
             f"choose {', '.join(NUMBER_LOSSES)}"

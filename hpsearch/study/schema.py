@@ -128,7 +128,9 @@ def _search(tables: Mapping[str, Schema]) -> Schema:
         "description": "Ranges and lists; any searchable field by its dotted name, in quotes.",
         "minProperties": 1,
         "properties": {name: _entry(searchable_kind(name), field) for name, field in fields.items()},
-        "patternProperties": {r"^(model\.args|function)\..+$": _entry("open", {})},
+        "patternProperties": {
+            r"^(model\.args|train\.args\.(optimizer|schedule)|function)\..+$": _entry("open", {})
+        },
         "additionalProperties": False,
     }
 

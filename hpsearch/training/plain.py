@@ -210,7 +210,7 @@ class Training:
         data, learner = self._data, self._learner
         spec = self.slot.run.spec
         used = spec.metrics_used().values()
-        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used)
+        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used, learner.judges)
         with learner.validating() as predict:
             batches = cut(len(data.val), batch_size)
             data.expect(data.val, batches)

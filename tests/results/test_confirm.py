@@ -435,6 +435,24 @@ def test_without_what_each_image_gave_intervals_cover_seeds_and_say_so(
     assert confirm("small", options).stored == json.loads(json.dumps(outcome.stored))
 
 
+def test_a_loss_and_a_metric_of_ones_own_are_tested(tmp_path: Path) -> None:
+    own = {"val_share": {"build": "tests.training.parts:share", "direction": "maximize"}}
+    train = {"epochs": 2, "loss": "tests.training.parts:focal", "metrics": own}
+    options = searched(tmp_path, small_spec(study={"metric": "val_share"}, train=train))
+    outcome = confirm("small", options, top=1, seeds=2, executor=InProcessExecutor())
+    found = outcome.confirmation
+    assert found is not None
+    (result,) = found.results
+    for metrics in result.test.values():
+        assert metrics["test_share"] == pytest.approx(1 - metrics["test_error"])
+    assert "val_share and test_share, which are no means over images, new seeds alone" in "\n".join(
+        confirmation_lines(found, record_of(tmp_path, "small"))
+    )
+    images = found.results[0].images["test_loss"]
+    for repeat, values in images.items():
+        assert float(np.mean(values)) == pytest.approx(result.test[repeat]["test_loss"], rel=1e-5)
+
+
 def test_the_opening_is_recorded_and_not_repeated(trained: tuple[Path, RunOptions, Outcome]) -> None:
     folder, options, outcome = trained
     (opening,) = json.loads(attrs_of(folder, "small")["test_openings"])

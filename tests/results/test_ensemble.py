@@ -171,7 +171,14 @@ def test_who_keeps_many_is_not_told_to_keep_more(tmp_path: Path) -> None:
         join("small", options, "ensemble", 5)
 
 
-@pytest.mark.parametrize(("loss", "name"), [("mse", "val_loss"), ("binary_cross_entropy", "val_log_loss")])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("mse", "val_loss"),
+        ("binary_cross_entropy", "val_log_loss"),
+        ("tests.training.parts:focal", "val_log_loss"),
+    ],
+)
 def test_the_figures_are_those_of_the_studys_loss_or_say_whose(tmp_path: Path, loss: str, name: str) -> None:
     options = searched(tmp_path, spec(train={"loss": loss}, search={"learning_rate": [2.0, 1.0, 0.001]}))
     found = join("small", options, "ensemble", 5)

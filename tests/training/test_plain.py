@@ -57,6 +57,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": {"freeze": ["features.*"], "unfreeze_after": 2},
         "train": {"lr_multipliers": {"features.*": 0.1}, "schedule": "one_cycle"},
     },
+    "parts of one's own": {
+        "train": {
+            "optimizer": "torch.optim:RAdam",
+            "schedule": "tests.training.parts:halves",
+            "loss": "tests.training.parts:cross_entropy",
+            "metrics": {"val_share": {"build": "tests.training.parts:share", "direction": "maximize"}},
+            "lr_multipliers": {"features.*": 0.1},
+        }
+    },
+    "unfreezing with an optimizer of one's own": {
+        "model": {"freeze": ["features.*"], "unfreeze_after": 2},
+        "train": {"optimizer": "torch.optim:NAdam", "learning_rate": 0.003},
+    },
     "micro-batches": {"train": {"micro_batch": 5}},
     "float64": {"train": {"precision": "float64"}},
     "bfloat16": {"train": {"precision": "bfloat16"}},

@@ -29,6 +29,7 @@ from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
+from hpsearch.training.own import Judges, build_judges
 from hpsearch.training.pretrained import data_table
 from hpsearch.training.weights import read_texts, read_weights
 
@@ -147,6 +148,7 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
         return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
     sealed = _open(spec, place, device)
     _compute_as_in_training(spec)
+    judges = build_judges(spec.train, sealed.task, sealed.outputs, place.allow)
     metrics: dict[int, dict[str, float]] = {}
     images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
@@ -154,9 +156,9 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
         model, precision = _model(spec, sealed, path, place, device)
-        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device)
+        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
-        images[number] = _images(spec, sealed, sealed.test, outputs, "test_")
+        images[number] = _images(spec, sealed, sealed.test, outputs, judges, "test_")
         if sealed.classes:
             probabilities = to_probabilities(outputs, spec.train.loss)
             heat = float(read_texts(path).get("temperature", 1.0))
@@ -197,11 +199,12 @@ def validate(
     record.check_parts(data.facts)
     _compute_as_in_training(spec)
     batches = data.at(data_table(spec))
+    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
     found = {}
     for number, path in weights.items():
         model, precision = _model(spec, batches, path, place, device)
-        outputs, _ = _outputs(spec, model, batches, batches.val, precision, device)
-        found[number] = _images(spec, batches, batches.val, outputs, "val_")
+        outputs, _ = _outputs(spec, model, batches, batches.val, precision, device, judges)
+        found[number] = _images(spec, batches, batches.val, outputs, judges, "val_")
     return found
 
 
@@ -262,7 +265,8 @@ def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, 
     _compute_as_in_training(spec)
     batches, part = parts.at(spec)
     model, precision = _model(spec, batches, weights, place, parts.device)
-    outputs, _ = _outputs(spec, model, batches, part, precision, parts.device)
+    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
+    outputs, _ = _outputs(spec, model, batches, part, precision, parts.device, judges)
     return to_shares(outputs, spec.train.loss) if parts.classes else outputs.double()
 
 
@@ -272,8 +276,10 @@ def _compute_as_in_training(spec: StudySpec) -> None:
     devices.choose_repeatable_kernels()
 
 
-def _images(spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, prefix: str) -> dict[str, Values]:
-    found = sample_metrics(spec.train, batches.task, outputs, part.targets.cpu())
+def _images(
+    spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, judges: Judges, prefix: str
+) -> dict[str, Values]:
+    found = sample_metrics(spec.train, batches.task, outputs, part.targets.cpu(), judges.loss)
     return {f"{prefix}{name}": values.double().numpy() for name, values in found.items()}
 
 
@@ -305,6 +311,7 @@ def _outputs(
     part: Part,
     precision: devices.Precision,
     device: torch.device,
+    judges: Judges,
 ) -> tuple[Tensor, EpochMetrics]:
     """Returns the outputs for all samples, on the CPU, and what was counted of them.
 
@@ -313,7 +320,7 @@ def _outputs(
 
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
         counters = EpochMetrics(
-            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values()
+            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values(), judges
         )
         return _all_batches(model, batches, part, precision, device, counters, batch), counters
 

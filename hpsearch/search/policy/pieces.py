@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.study.search import Choices
+from hpsearch.study.section import is_own
 from hpsearch.study.specification import StudySpec
 
 STRETCHED = ("cosine", "one_cycle", "step")
-"""Schedules over a trial's own epochs."""
+"""Schedules over a trial's own epochs; one of the user's own is taken for such."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def are_stretched(spec: StudySpec) -> bool:
         return False
     entry = spec.search.get("train.schedule")
     schedules = entry.choices if isinstance(entry, Choices) else (spec.train.schedule,)
-    return any(schedule in STRETCHED for schedule in schedules)
+    return any(schedule in STRETCHED or is_own(schedule) for schedule in schedules)
 
 
 def epochs_of(spec: StudySpec, hparams: Mapping[str, Any]) -> int:
