@@ -119,6 +119,8 @@ class StudySection(Section):
     Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
     warm_start: tuple[str, ...] = ()
     """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
+    license: str | None = None
+    """Of the models that come of it, such as "CC BY 4.0"; their card says it."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 

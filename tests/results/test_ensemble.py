@@ -226,7 +226,7 @@ def test_a_folder_answers_by_what_was_written_last(
     save_joined(found, tmp_path)
     save_best("small", options.storage, tmp_path, folder / "runs")
     assert isinstance(hpsearch.load_best_model(tmp_path), SavedModel)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json", "model.md"}
     files = save_joined(found, tmp_path)
     assert isinstance(hpsearch.load_best_model(tmp_path), SavedEnsemble)
     assert {*tmp_path.iterdir()} == {*files}
@@ -298,6 +298,6 @@ def test_joining_needs_to_know_how(both: dict[str, int]) -> None:
 def test_flags_that_exclude_each_other(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["best", "small", *flags]) == 2
     assert (
-        "--ensemble, --average: give one of them, without --torch-export, --json or --search"
+        "--ensemble, --average: give one of them, without --torch-export, --onnx, --json or --search"
         in capsys.readouterr().err
     )
