@@ -558,6 +558,23 @@ def test_pictures_are_small(tmp_path: Path, shape: tuple[int, ...], mode: str, s
     assert len(shown) < 60_000
 
 
+def test_the_report_shows_data_space_and_calibration(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    _, options, outcome = trained
+    document = build_report("small", options.storage)
+    text = markdown(document)
+    assert "| images | 1,437 for training, 180 for validation, 180 for the test |" in text
+    assert "| size | 8 x 8 pixels, 1 channel |" in text
+    assert "* Floating-point images, values as they are." in text
+    assert outcome.stored is not None
+    best = outcome.record.chosen
+    assert best is not None
+    assert f"| learning_rate | {best.hparams['learning_rate']:g} | 0.3, 0.1, 0.001, choice |" in text
+    (chart,) = (one for one in document.charts() if one.id == "reliability")
+    drawn = [tuple(pair) for pair in zip(chart.series[1].x, chart.series[1].y, strict=True)]
+    assert drawn == [(certain, right) for _, certain, right in outcome.stored["reliability"]["bins"]]
+    assert "p value, corrected (Holm)" in text
+
+
 def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> None:
     _, options, outcome = trained
     text = markdown(build_report("small", options.storage))

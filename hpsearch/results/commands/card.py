@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpsearch.files.model_folder import ONNX, PROGRAM
+from hpsearch.results.dashboard.notes import data_rows
 from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import readable
 from hpsearch.results.terminal.progress import number
@@ -11,8 +12,6 @@ from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.study_data import DATA
 from hpsearch.study.file import parse_stored
 from hpsearch.text import as_code, counted, in_markdown
-
-MOST_CLASSES = 50
 
 
 def model_card(described: Mapping[str, Any], attrs: Mapping[str, Any], exported: Sequence[str] = ()) -> str:
@@ -36,36 +35,18 @@ def model_card(described: Mapping[str, Any], attrs: Mapping[str, Any], exported:
         "weights": described["weights_of"],
         "licence": terms or "not stated (study.license in the study file states it)",
         "task": described.get("task"),
-        "classes": _few(described.get("classes") or ()),
         "images": _images(described),
         "computed in": described.get("precision"),
         "made with": f"hpsearch {described['versions']['hpsearch']}, {described['versions']['training']}",
     }
-    data = attrs.get(DATA) or {}
-    split = spec.data.split if spec is not None and data else None
-    sources = {
-        "data set": spec.data.dataset if spec is not None else None,
-        "from": spec.data.root if spec is not None else None,
-        "images": ", ".join(f"{data[part]:,} {name}" for part, name in _PARTS if data.get(part)),
-        "split": split
-        and f"seed {split.seed}{f', kept together by {split.group_by}' * bool(split.group_by)}",
-        "digest": data.get("digest"),
-        "found in them": "; ".join(data.get("notes") or ()),
-    }
+    notes = "; ".join((attrs.get(DATA) or {}).get("notes") or ())
+    sources = [*data_rows(spec, attrs), ("found in them", notes)]
     lines = [f"# {in_markdown(study)}", "", *_table(("fact", "value"), facts.items()), "", "## Data", ""]
-    lines += [*(_table(("fact", "value"), sources.items()) if data else ["Nothing is known of them."]), ""]
+    lines += [*_table(("fact", "value"), sources), ""]
     lines += ["## Figures", "", *_figures(described, attrs), "", "## Settings", ""]
     hparams = [(in_markdown(name), as_code(value)) for name, value in described["hparams"].items()]
     lines += [*_rows(("hyperparameter", "value"), hparams), "", "## Use", "", *_use(described, exported)]
     return "\n".join(lines) + "\n"
-
-
-_PARTS = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
-
-
-def _few(classes: Sequence[str]) -> str:
-    shown = ", ".join(classes[:MOST_CLASSES])
-    return shown if len(classes) <= MOST_CLASSES else f"{shown} and {len(classes) - MOST_CLASSES} more"
 
 
 def _images(described: Mapping[str, Any]) -> str | None:

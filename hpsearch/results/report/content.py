@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.results.dashboard.notes import searched_by, space_rows, time_spent
+from hpsearch.results.dashboard.notes import data_rows, searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
@@ -16,6 +16,7 @@ from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
 from hpsearch.store.keys import ENDED
+from hpsearch.store.study_data import DATA
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -43,6 +44,7 @@ def report(
     sections = [
         Section("What to do next", _next(record)),
         Section("The question", _question(record)),
+        Section("The data", _data(record)),
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
@@ -109,6 +111,15 @@ def _question(record: StudyRecord) -> tuple[Block, ...]:
     return (Items(tuple(_setting(record, record.spec))), space)
 
 
+def _data(record: StudyRecord) -> tuple[Block, ...]:
+    rows = data_rows(record.spec, record.attrs)
+    notes = (record.attrs.get(DATA) or {}).get("notes") or ()
+    found = (
+        (Text("What was noted when they were read:"), Items(tuple(map(_sentence, notes)))) if notes else ()
+    )
+    return (Table(("fact", "value"), tuple(rows)), *found) if rows else ()
+
+
 def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
     data, stop = spec.data, spec.early_stopping
     model = spec.train.function or spec.model.name
@@ -163,7 +174,8 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
     best, answer = record.chosen, record.answer
     if best is None:
         return ()
-    rows = [(name, hparam(value)) for name, value in best.hparams.items()]
+    space = {name: ", ".join(words) for name, *words in space_rows(record)}
+    rows = [(name, hparam(value), space.get(name, "-")) for name, value in best.hparams.items()]
     at_best = best.attrs.get("metrics_at_best") or {record.metric: best.score}
     facts = [("trial", ", ".join(filter(None, (str(best.number), answer.text))))]
     if answer.is_other:
@@ -183,7 +195,7 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
     if best.attrs.get("parameters"):
         facts.append(("parameters", f"{best.attrs['parameters']:,}"))
     return (
-        Table(("hyperparameter", "value"), tuple(rows)),
+        Table(("hyperparameter", "value", "chosen from"), tuple(rows)),
         Table(("fact", "value"), tuple(facts)),
         Code(f"import hpsearch\nmodel = hpsearch.load_best_model({record.name!r})"),
     )
