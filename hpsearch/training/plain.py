@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
+from hpsearch.study import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed
 from hpsearch.training.batches import cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
+from hpsearch.training.data.pictures import as_png
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.pretrained import data_table
@@ -28,6 +30,9 @@ from hpsearch.training.slot import Slot
 
 AT_ONCE = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Bytes of training images, as floats, up to which an epoch's are gathered and normalised in one go."""
+
+SHOWN = 8  # training images, whose longer side has at most so many pixels; each must stay below 64 kB
+SHOWN_SIDE = 64
 
 MOST_CLASSES = 20  # up to which the confusion matrix goes into the trial's facts
 
@@ -90,6 +95,21 @@ class PlainEngine:
 
     def close(self) -> None:
         self.clear()
+
+    @torch.no_grad()
+    def sample_pictures(self, spec: StudySpec) -> tuple[str, ...]:
+        """Returns some training images as a trial of this study sees them, as PNG files in base64.
+
+        Raises:
+            DataError: the augmentation does not suit the images.
+        """
+        data = self._data.at(data_table(spec))
+        generator = torch.Generator(self._device).manual_seed(spec.study.seed)
+        chosen = torch.randperm(len(data.train), generator=generator, device=self._device)[:SHOWN]
+        (stored,) = data.expect(data.train, [chosen])
+        augmentation = Augmentation(spec.data.augment, (data.height, data.width))
+        images, _ = augmentation(data.pixels(data.train, stored), data.targets(data.train, chosen), generator)
+        return tuple(as_png(image, SHOWN_SIDE) for image in images.cpu())
 
 
 class Training:

@@ -1,6 +1,7 @@
 """Confirming: which trials, how they are trained anew, what is opened and recorded, what is said."""
 
 import base64
+import html
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions
-from hpsearch.store.keys import SPECIFICATION
+from hpsearch.store.keys import SAMPLE, SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
 from hpsearch.study.file import parse_stored
 from hpsearch.testing.in_process import InProcessExecutor
@@ -533,7 +534,8 @@ def test_the_wrong_samples_are_shown(trained: tuple[Path, RunOptions, Outcome], 
         np.testing.assert_array_equal(pixels, image[0].mul(255).round().to(torch.uint8))
     document = build_report("small", options.storage)
     shown = page(document)
-    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"])
+    samples = len(read_pictures("small", options.storage, SAMPLE))
+    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"]) + samples
     first = outcome.stored["most_wrong"][0]
     caption = f"image {first['sample']}: {first['class']}, taken for {first['predicted']} with"
     assert caption in shown
@@ -573,6 +575,15 @@ def test_the_report_shows_data_space_and_calibration(trained: tuple[Path, RunOpt
     drawn = [tuple(pair) for pair in zip(chart.series[1].x, chart.series[1].y, strict=True)]
     assert drawn == [(certain, right) for _, certain, right in outcome.stored["reliability"]["bins"]]
     assert "p value, corrected (Holm)" in text
+
+
+def test_the_report_shows_training_images(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    _, options, _ = trained
+    samples = read_pictures("small", options.storage, SAMPLE)
+    assert sorted(samples) == list(range(8))
+    shown = page(build_report("small", options.storage))
+    assert all(f"data:image/png;base64,{html.escape(png)}" in shown for png in samples.values())
+    assert "Some training images as trials see them" not in markdown(build_report("small", options.storage))
 
 
 def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> None:

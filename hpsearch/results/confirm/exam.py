@@ -3,15 +3,12 @@
 Legend: N test samples, B batch, K classes.
 """
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from hpsearch.contracts.trial import TrialRun
@@ -25,6 +22,7 @@ from hpsearch.training.calibration import Reliability, reliability, to_probabili
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
+from hpsearch.training.data.pictures import as_png
 from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
@@ -370,17 +368,7 @@ def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> tuple[list[int], list[dict
 def picture(sealed: Sealed, place: int) -> str:
     """Returns a test sample as a PNG file in base64: what the models saw, not normalised, at most `PICTURE_SIDE`."""
     image = sealed.pixels(sealed.test, torch.tensor([place], device=sealed.device)).cpu()
-    if image.shape[1] not in (1, 3):  # no colours: microscopes' channels and the like
-        image = image[:, :1]
-    longest = max(image.shape[2:])
-    if longest > PICTURE_SIDE:
-        size = [max(1, round(side * PICTURE_SIDE / longest)) for side in image.shape[2:]]
-        image = nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
-    pixels = image[0].mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    file = io.BytesIO()
-    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    Image.fromarray(array.contiguous().numpy()).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return as_png(image[0].float(), PICTURE_SIDE)
 
 
 class TestTrial(Trial):

@@ -11,6 +11,7 @@ from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.results.report.importance import importances
 from hpsearch.results.stored.reading import read_study
+from hpsearch.store.keys import SAMPLE
 from hpsearch.store.url import redact
 from hpsearch.study.specification import SUFFIX
 
@@ -28,7 +29,8 @@ def build_report(name: str | None, url: str, by_search: bool = False) -> Documen
         StorageError, StorageAway: the database.
     """
     record = replace(read_study(name, url, redact(url)), by_search=by_search)
-    return report(record, importances(record), read_pictures(record.name + SUFFIX, url))
+    wrong, samples = read_pictures(record.name + SUFFIX, url), read_pictures(record.name, url, SAMPLE)
+    return report(record, importances(record), wrong, tuple(samples[place] for place in sorted(samples)))
 
 
 def write_report(

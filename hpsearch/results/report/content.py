@@ -9,7 +9,17 @@ from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
 from hpsearch.results.report.confirmed import confirmation_blocks
-from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+from hpsearch.results.report.document import (
+    Block,
+    Code,
+    Document,
+    Items,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+)
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
@@ -31,20 +41,24 @@ APART = (*OUTCOMES, "workers", "pieces")
 
 
 def report(
-    record: StudyRecord, importances: Importances | None, pictures: Mapping[int, str] | None = None
+    record: StudyRecord,
+    importances: Importances | None,
+    pictures: Mapping[int, str] | None = None,
+    samples: Sequence[str] = (),
 ) -> Document:
     """Returns the report of a study.
 
     Args:
         importances: of the hyperparameters; None leaves them out.
         pictures: of test samples, PNG files in base64, kept by the confirmation.
+        samples: training images as trials see them, PNG files in base64.
     """
     drawn = {chart.id: chart for chart in charts(record)}
     outcomes = [drawn[name] for name in OUTCOMES if name in drawn]
     sections = [
         Section("What to do next", _next(record)),
         Section("The question", _question(record)),
-        Section("The data", _data(record)),
+        Section("The data", _data(record, samples)),
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
@@ -111,13 +125,17 @@ def _question(record: StudyRecord) -> tuple[Block, ...]:
     return (Items(tuple(_setting(record, record.spec))), space)
 
 
-def _data(record: StudyRecord) -> tuple[Block, ...]:
+def _data(record: StudyRecord, samples: Sequence[str]) -> tuple[Block, ...]:
     rows = data_rows(record.spec, record.attrs)
     notes = (record.attrs.get(DATA) or {}).get("notes") or ()
     found = (
         (Text("What was noted when they were read:"), Items(tuple(map(_sentence, notes)))) if notes else ()
     )
-    return (Table(("fact", "value"), tuple(rows)), *found) if rows else ()
+    shown: tuple[Block, ...] = ()
+    if samples:
+        lead = "Some training images as trials see them, augmented as far as the search goes:"
+        shown = (Pictures(tuple(Picture(png, "") for png in samples), lead),)
+    return (Table(("fact", "value"), tuple(rows)), *found, *shown) if rows else ()
 
 
 def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:

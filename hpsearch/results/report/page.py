@@ -147,8 +147,9 @@ def _block(block: Block) -> str:
             return f"<pre>{lines}</pre>"
         case Table():
             return _table(block)
-        case Pictures(items):
-            return f'<div class="pictures">{"".join(map(_picture, items))}</div>'
+        case Pictures(items, lead):
+            said = f"<p>{_inline(lead)}</p>" if lead else ""
+            return f'{said}<div class="pictures">{"".join(map(_picture, items))}</div>'
         case Chart():
             kind = ' class="wide"' if block.id in WIDE else ""
             caption = f"<figcaption>{in_html(block.caption)}</figcaption>"
