@@ -69,7 +69,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Full batch, mini-batch, single sample",
     ),
     "losses: 0-1, squared, absolute, logarithmic": ("Losses", "Parts of your own"),
-    "labels of doubtful quality": ("Labels of doubtful quality",),
+    "labels of doubtful quality": ("Labels of doubtful quality", "Rare classes"),
     "under-fitting, optimum, over-fitting": ("Under-fitting, optimum, over-fitting",),
     "early stopping with different criteria, as a callback": (
         "Early stopping",

@@ -144,6 +144,7 @@ def _matters(name: str) -> bool:
     return name in (
         "train.label_smoothing",
         "train.class_weights",
+        "train.sampling",
         "data.image_size",
         "data.progressive",
     ) or (name.startswith("data.augment"))
@@ -174,8 +175,13 @@ def check_loss(train: TrainSpec, task: str) -> None:
             f'train.loss = "{train.loss}" is for classes, and these targets are numbers; '
             f"choose {', '.join(NUMBER_LOSSES)}"
         )
-    if train.label_smoothing or train.class_weights is not None:
-        field = "label_smoothing" if train.label_smoothing else "class_weights"
+    for_classes = {
+        "label_smoothing": bool(train.label_smoothing),
+        "class_weights": train.class_weights is not None,
+        "sampling": train.sampling != "shuffled",
+    }
+    if any(for_classes.values()):
+        field = next(name for name, given in for_classes.items() if given)
         raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
 
 

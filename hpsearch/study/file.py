@@ -45,6 +45,7 @@ LATER: dict[str, Any] = {
     "data.split.join_val": False,
     "train.last_epoch": None,
     "train.cooldown": 0.2,
+    "train.sampling": "shuffled",
     "train.metrics": {},
     "train.args": {"optimizer": {}, "schedule": {}, "loss": {}, "metrics": {}},
 }

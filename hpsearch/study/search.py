@@ -36,6 +36,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "train.clip_norm": "float",
     "train.precision": "any",
     "train.class_weights": "any",
+    "train.sampling": "any",
     "train.ema_decay": "float",
     "train.micro_batch": "int",
     "train.drop_last": "any",

@@ -52,7 +52,7 @@ class OrOwn:
     """For texts that are one of these names, or `my_package.parts:build`, a function of the user's own."""
 
     def __init__(self, *names: str) -> None:
-        self._names = names
+        self.names = names
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
@@ -60,12 +60,12 @@ class OrOwn:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"anyOf": [{"enum": [*self._names]}, {"type": "string", "pattern": ":"}]}
+        return {"anyOf": [{"enum": [*self.names]}, {"type": "string", "pattern": ":"}]}
 
     def _checked(self, name: str) -> str:
-        if name in self._names or is_own(name):
+        if name in self.names or is_own(name):
             return name
-        raise ValueError(f'"{name}" is unknown; {nearest(name, self._names)}')
+        raise ValueError(f'"{name}" is unknown; {nearest(name, self.names)}')
 
 
 # Strict, since pydantic otherwise takes `true` for 1, "3" for 3 and "yes" for true.

@@ -68,9 +68,10 @@ class OwnArgs(Section):
 
 
 class TrainSpec(Section):
-    """The training loop. All but `loss`, `metrics`, `tf32`, `compile`, `threads` and `function` are searchable; a
-    field whose default is None takes "none" too, also among the choices of a search. `optimizer`, `schedule` and
-    `loss` take `my_package.parts:build` too, a function of your own (`hpsearch.training.own` has what it is given)."""
+    """The training loop. All but `loss`, `metrics`, `args`, `tf32`, `compile`, `threads` and `function` are
+    searchable (of `args`, see there); a field whose default is None takes "none" too, also among the choices of a
+    search. `optimizer`, `schedule` and `loss` take `my_package.parts:build` too, a function of your own
+    (`hpsearch.training.own` has what it is given)."""
 
     learning_rate: Float = Field(0.05, gt=0)
     """Size of a step against the gradient. Too small learns too slowly, too large jumps over the minimum or
@@ -95,6 +96,10 @@ class TrainSpec(Section):
     class_weights: Annotated[Literal["balanced"] | tuple[Float, ...] | None, OrNone] = None
     """Weight of each class in the *training* loss, in the order of the classes, or "balanced": rare classes
     then count as much as common ones. The validation loss is always unweighted."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """Which training images an epoch goes through: "shuffled" each once, "balanced" as many, each drawn from a class
+    that is drawn first, so that rare classes are seen as often as common ones and their images again and again.
+    Beside `class_weights` it would count them twice."""
     label_smoothing: Float = Field(0.0, ge=0, lt=1)
     """Share of each target that is spread over all classes, so that no output need grow without end to be
     certain. In training alone: the validation loss is always unsmoothed."""

@@ -19,7 +19,7 @@ from hpsearch.study import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed
-from hpsearch.training.batches import cut, image_size_at
+from hpsearch.training.batches import ByClass, cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
 from hpsearch.training.data.pictures import as_png
 from hpsearch.training.learner import Learner, compile_fact
@@ -138,6 +138,8 @@ class Training:
         resident = isinstance(data.train.images, Tensor)
         self._at_once = resident and pixels * self._learner.dtype.itemsize <= AT_ONCE[device.type]
         self._seconds: list[float] = []
+        if run.spec.train.sampling == "balanced":
+            self._classes = ByClass(data.targets(data.train, slice(None)).to(device))
 
     def epoch(self) -> EpochResult:
         """Trains and validates one epoch, checkpoints it, and returns what it gave."""
@@ -192,7 +194,10 @@ class Training:
         spec, data, learner = self.slot.run.spec, self._data, self._learner
         size = image_size_at(epoch, spec.train.epochs, spec.data.progressive)
         size = None if size == data.height else size
-        order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+        if spec.train.sampling == "balanced":
+            order_N = self._classes.draw(len(data.train), generator)
+        else:
+            order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
         if self._at_once and not spec.data.augment:
             # Few enough to be gathered in one go; each batch is then a view.
             images, targets = data.batch(data.train, order_N[: self._samples], learner.dtype, size)
