@@ -68,8 +68,8 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "full batch, mini-batch, single sample, and the picture that compares them": (
         "Full batch, mini-batch, single sample",
     ),
-    "losses: 0-1, squared, absolute, logarithmic": ("Losses",),
-    "labels of doubtful quality": ("Labels of doubtful quality",),
+    "losses: 0-1, squared, absolute, logarithmic": ("Losses", "Parts of your own"),
+    "labels of doubtful quality": ("Labels of doubtful quality", "Rare classes"),
     "under-fitting, optimum, over-fitting": ("Under-fitting, optimum, over-fitting",),
     "early stopping with different criteria, as a callback": (
         "Early stopping",
@@ -131,7 +131,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("materials")
-    make_materials(folder, {"my_package.pictures": PROGRAMS["Your own data set"]})
+    own = {"my_package.pictures": "Your own data set", "my_package.parts": "Parts of your own"}
+    make_materials(folder, {module: PROGRAMS[title] for module, title in own.items()})
     return folder
 
 
@@ -178,6 +179,7 @@ TOLD = {
     "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*start anew",
     "Published weights": r"height=64.*weights_file.*mobilenet_v3_small-.* start anew",
     "Losses": r"'val_error'",
+    "Parts of your own": r"'val_worst_recall'",
     "Labels of doubtful quality": r"'class_errors': .*'confusion'",
 }
 """What data, metrics and facts say where a fragment shows in them."""

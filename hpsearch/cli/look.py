@@ -65,6 +65,9 @@ def best(
         bool,
         typer.Option("--torch-export", help="With --save: also export a program that runs without hpsearch."),
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="With --save: also export to ONNX, which runs without PyTorch.")
+    ] = False,
     search: Search = False,
     ensemble: Annotated[
         int | None,
@@ -80,12 +83,13 @@ def best(
     allow: Allow = None,
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
-    if torch_export and save is None:
-        raise UserError("--torch-export: give --save DIR, where the program is written")
+    if (torch_export or onnx) and save is None:
+        flag = "--torch-export" if torch_export else "--onnx"
+        raise UserError(f"{flag}: give --save DIR, where the program is written")
     if ensemble is not None or average is not None:
-        if (ensemble is not None and average is not None) or torch_export or as_json or search:
+        if (ensemble is not None and average is not None) or torch_export or onnx or as_json or search:
             raise UserError(
-                "--ensemble, --average: give one of them, without --torch-export, --json or --search"
+                "--ensemble, --average: give one of them, without --torch-export, --onnx, --json or --search"
             )
         from hpsearch.results.commands import api
         from hpsearch.results.confirm.ensemble import joined_lines, save_joined
@@ -127,7 +131,10 @@ def best(
 
         names = allowed(given, allow)
         look_in(import_paths(study), names)
-        for path in save_best(name, url, save, run_folder, export=torch_export, allow=names, search=search):
+        files = save_best(
+            name, url, save, run_folder, export=torch_export, onnx=onnx, allow=names, search=search
+        )
+        for path in files:
             say(f"saved {path}", err=as_json)
 
 

@@ -93,6 +93,7 @@ class Ready:
         code: digests of the sources of the user's modules, by what the study names of them.
         host: the machine that it runs on; two workers share a GPU only on the same host.
         capacity: how many trials it trains at once.
+        pictures: some training images as trials see them, PNG files in base64; of the first worker alone.
     """
 
     worker: int
@@ -104,6 +105,7 @@ class Ready:
     code: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     capacity: int = 1
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

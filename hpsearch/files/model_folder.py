@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-WEIGHTS, DESCRIPTION, PROGRAM = "model.safetensors", "model.json", "model.pt2"
+WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "model.md"
+PROGRAM, ONNX = "model.pt2", "model.onnx"
 
 MANIFEST = "ensemble.json"
 """What a folder holds beside the weights of several models: their files, and how much each counts."""
@@ -25,6 +26,6 @@ def remove_others(folder: Path, written: Iterable[Path]) -> None:
     Raises:
         OSError: no permission.
     """
-    known = [*(folder / name for name in (WEIGHTS, DESCRIPTION, PROGRAM, MANIFEST))]
+    known = [folder / name for name in (WEIGHTS, DESCRIPTION, CARD, PROGRAM, ONNX, MANIFEST)]
     for path in {*known, *folder.glob(_MEMBER.format("*"))} - {*written}:
         path.unlink(missing_ok=True)

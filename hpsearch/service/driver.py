@@ -85,7 +85,9 @@ class Driver:
         self._storage_timeout = storage_timeout
         self._verdicts: dict[int, Verdict] = {}
         self.admission = Admission(study, fleet, keeper.has_checkpoint)
-        self._readiness = Readiness(self._know_data, study.data.changed_code, self.call)
+        self._readiness = Readiness(
+            self._know_data, study.data.changed_code, study.data.keep_pictures, self.call
+        )
         self.database = Database(self._lost, lambda text: self.call("on_message", text), stops)
         self._flush = Every(GATHER)
         self._beat = Every(min(MOST_BEAT, study.ledger.lease_seconds / 4))

@@ -14,6 +14,7 @@ class Readiness:
     Args:
         know_data: called with the data as the first worker found them; refuses them by a UserError.
         changed_code: returns a sentence for each of the user's modules that has changed since the study began.
+        keep_pictures: called with the training images that a worker shows, PNG files in base64.
         call: the callbacks.
     """
 
@@ -21,10 +22,12 @@ class Readiness:
         self,
         know_data: Callable[[DataFacts], None],
         changed_code: Callable[[Mapping[str, str]], Iterable[str]],
+        keep_pictures: Callable[[tuple[str, ...]], None],
         call: Calls,
     ) -> None:
         self._know_data = know_data
         self._changed_code = changed_code
+        self._keep_pictures = keep_pictures
         self._call = call
         self._data: DataFacts | None = None
         self._someone_was_ready = False
@@ -54,6 +57,7 @@ class Readiness:
                 if message.data is not None:
                     self._check_data(message.data)
                 self._check_code(message.code)
+                self._keep_pictures(message.pictures)
                 self._someone_was_ready = True
                 self._reasons.pop(message.worker, None)
                 text = f"ready on {device} after {message.seconds:.1f} s"

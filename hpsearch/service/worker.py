@@ -214,7 +214,7 @@ def prepare(
         HpsearchError: the device is not there, the data cannot be loaded, or the model cannot be built.
     """
     from hpsearch.training import device, imports
-    from hpsearch.training.build import build_corners, build_engine
+    from hpsearch.training.build import build_corners, build_engine, sample_pictures
 
     # Only now, so that no file of a study's folder takes the place of what these import.
     imports.look_in(setup.import_paths, setup.spec.objects() if setup.allow is None else setup.allow)
@@ -234,6 +234,7 @@ def prepare(
         code=imports.source_digests(setup.spec.objects()),
         host=socket.gethostname(),
         capacity=engine.capacity,
+        pictures=sample_pictures(engine, setup.spec) if setup.worker == 0 else (),
     )
     return engine, ready
 

@@ -8,6 +8,7 @@ from optuna.storages import RDBStorage
 
 from hpsearch.errors import DataError
 from hpsearch.store.connection import translated
+from hpsearch.store.keys import SAMPLE
 from hpsearch.study.checks import DataFacts
 
 DATA = "data"
@@ -28,11 +29,12 @@ class DataRecord:
         self._fresh: DataFacts | None = None
         self._code: Mapping[str, str] = {}
         self._fresh_code: dict[str, str] = {}
+        self._pictures: tuple[str, ...] = ()
 
     @property
     def unwritten(self) -> bool:
         """Whether there is a record to be written."""
-        return self._fresh is not None or bool(self._fresh_code)
+        return self._fresh is not None or bool(self._fresh_code) or bool(self._pictures)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -61,6 +63,10 @@ class DataRecord:
             for name, one in digests.items()
             if self._code.get(name, one) != one
         ]
+
+    def keep_pictures(self, pictures: tuple[str, ...]) -> None:
+        """Takes training images, PNG files in base64, which are written if the study has none yet."""
+        self._pictures = pictures or self._pictures
 
     def check(self, facts: DataFacts) -> None:
         """Compares the data that are there now with the record; without one, they are it.
@@ -97,6 +103,12 @@ class DataRecord:
                 self._code = {**self._fresh_code, **known}
                 storage.set_study_user_attr(study_id, CODE, self._code)
             self._fresh_code = {}
+        if self._pictures:
+            with translated(storage):
+                known = storage.get_study_system_attrs(study_id)
+                for place, png in enumerate(self._pictures if f"{SAMPLE}0" not in known else ()):
+                    storage.set_study_system_attr(study_id, f"{SAMPLE}{place}", png)
+            self._pictures = ()
         if self._fresh is None:
             return
         with translated(storage):

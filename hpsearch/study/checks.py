@@ -10,6 +10,7 @@ from hpsearch.study import conditions
 from hpsearch.study.augment import Crop
 from hpsearch.study.data import DataSpec
 from hpsearch.study.search import Label
+from hpsearch.study.section import is_own
 from hpsearch.study.sentences import field_errors
 from hpsearch.study.specification import METRICS, TOP, StudySpec
 from hpsearch.study.train import NUMBER_LOSSES, TrainSpec
@@ -122,7 +123,7 @@ def check_study_against(spec: StudySpec, facts: DataFacts) -> None:
     if spec.train.function is not None:
         return
     for where, metric in spec.metrics_used().items():
-        if metric not in reported(facts) and not spec.is_refit:
+        if metric not in (*reported(facts), *spec.train.metrics) and not spec.is_refit:
             raise StudyFileError(f'{where} = "{metric}": {_why_not(metric, facts)}')
     for corner in corners(spec, _matters):
         try:
@@ -148,6 +149,7 @@ def _matters(name: str) -> bool:
     return name in (
         "train.label_smoothing",
         "train.class_weights",
+        "train.sampling",
         "data.image_size",
         "data.progressive",
     ) or (name.startswith("data.augment"))
@@ -164,17 +166,27 @@ def check_loss(train: TrainSpec, task: str) -> None:
     """Refuses losses and their options that do not suit the task.
 
     Raises:
-        StudyFileError: they are for classes, and the targets are numbers.
+        StudyFileError: they are for classes, and the targets are numbers; or for losses of ours.
     """
+    if is_own(train.loss) and train.label_smoothing:
+        raise StudyFileError(
+            f"train.label_smoothing = {train.label_smoothing:g} is for losses of ours, and train.loss = "
+            f'"{train.loss}" is your own; remove it'
+        )
     if task != "regression":
         return
-    if train.loss not in NUMBER_LOSSES:
+    if train.loss not in NUMBER_LOSSES and not is_own(train.loss):
         raise StudyFileError(
             f'train.loss = "{train.loss}" is for classes, and these targets are numbers; '
             f"choose {', '.join(NUMBER_LOSSES)}"
         )
-    if train.label_smoothing or train.class_weights is not None:
-        field = "label_smoothing" if train.label_smoothing else "class_weights"
+    for_classes = {
+        "label_smoothing": bool(train.label_smoothing),
+        "class_weights": train.class_weights is not None,
+        "sampling": train.sampling != "shuffled",
+    }
+    if any(for_classes.values()):
+        field = next(name for name, given in for_classes.items() if given)
         raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
 from hpsearch.files.regular import regular
+from hpsearch.study.search import FREE_PREFIXES
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.study.specification import LINKED, StudySpec
 from hpsearch.text import one_line
@@ -26,7 +27,7 @@ RUN_ONLY = {
     "study": {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
         "timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours", "max_paused",
-        "warm_start",
+        "warm_start", "license",
     },
     "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
@@ -45,6 +46,9 @@ LATER: dict[str, Any] = {
     "data.split.join_val": False,
     "train.last_epoch": None,
     "train.cooldown": 0.2,
+    "train.sampling": "shuffled",
+    "train.metrics": {},
+    "train.args": {"optimizer": {}, "schedule": {}, "loss": {}, "metrics": {}},
 }
 """Fields that came after version 0.1.0, with their defaults: a study that leaves them there keeps its digest."""
 
@@ -377,9 +381,10 @@ def _ordered(tree: Mapping[str, Any]) -> dict[str, Any]:
     found = {PATTERNS: tree["train"][PATTERNS.removeprefix("train.")]}
     if any(":" in str(name) for name in names):
         found["model.args"] = tree["model"]["args"]
+    found |= {f"train.args.{part}": args for part, args in tree["train"].get("args", {}).items() if args}
     found |= {f"function.{name}": value for name, value in sorted(tree["function"].items())}
     for name, entry in sorted(tree["search"].items()):
-        if "choices" in entry and name.startswith((PATTERNS, "model.args.", "function.")):
+        if "choices" in entry and name.startswith((PATTERNS, *FREE_PREFIXES)):
             found[f"search.{name}.choices"] = entry["choices"]
     return found
 

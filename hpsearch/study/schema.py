@@ -140,7 +140,9 @@ def _search(tables: Mapping[str, Schema]) -> Schema:
             **{name: _entry(searchable_kind(name), field) for name, field in fields.items()},
             WHEN: when,
         },
-        "patternProperties": {r"^(model\.args|function)\..+$": _entry("open", {})},
+        "patternProperties": {
+            r"^(model\.args|train\.args\.(optimizer|schedule)|function)\..+$": _entry("open", {})
+        },
         "additionalProperties": False,
     }
 

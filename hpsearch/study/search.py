@@ -36,6 +36,7 @@ SEARCHABLE: dict[str, Literal["float", "int", "any"]] = {
     "train.clip_norm": "float",
     "train.precision": "any",
     "train.class_weights": "any",
+    "train.sampling": "any",
     "train.ema_decay": "float",
     "train.micro_batch": "int",
     "train.drop_last": "any",
@@ -62,9 +63,11 @@ NO_YARDSTICK = {
 }
 """Fields that would change what trials are measured by, and why each is refused."""
 
-OPEN_PREFIXES = ("model.args.", "data.augment.", "function.")
-"""Names that end freely: a model's arguments, a transform's parameters (`data.augment.elastic.alpha`), a
-training function's own."""
+FREE_PREFIXES = ("model.args.", "train.args.optimizer.", "train.args.schedule.", "function.")
+"""Names that end freely: arguments of builders, and a training function's own."""
+
+OPEN_PREFIXES = (*FREE_PREFIXES, "data.augment.")
+"""These, and a transform's parameters (`data.augment.elastic.alpha`)."""
 
 _FARTHEST = 1e100
 _MOST_STEPS = 1e15  # beyond which floats cannot tell the values apart
@@ -292,7 +295,7 @@ def searchable_kind(name: str) -> Literal["float", "int", "any"]:
         return SEARCHABLE[name]
     if name.startswith("data.augment."):
         return _transform_kind(name.removeprefix("data.augment."))
-    if name.startswith(("model.args.", "function.")) and not name.endswith("."):
+    if name.startswith(FREE_PREFIXES) and not name.endswith("."):
         return "any"
     if name in NO_YARDSTICK:
         raise ValueError(f"is not searchable: {NO_YARDSTICK[name]}")

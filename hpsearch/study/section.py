@@ -3,7 +3,11 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from hpsearch.errors import nearest
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -37,6 +41,32 @@ def parse_none(value: Any) -> Any:
 
 OrNone = BeforeValidator(parse_none)
 """For fields that may be None: TOML has no null, so that files and lists of choices write "none"."""
+
+
+def is_own(name: str) -> bool:
+    """Says whether a name means something of the user's own modules, as `my_package.parts:build` does."""
+    return ":" in name
+
+
+class OrOwn:
+    """For texts that are one of these names, or `my_package.parts:build`, a function of the user's own."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": [*self.names]}, {"type": "string", "pattern": ":"}]}
+
+    def _checked(self, name: str) -> str:
+        if name in self.names or is_own(name):
+            return name
+        raise ValueError(f'"{name}" is unknown; {nearest(name, self.names)}')
+
 
 # Strict, since pydantic otherwise takes `true` for 1, "3" for 3 and "yes" for true.
 Int = Annotated[int, Field(strict=True)]

@@ -16,7 +16,7 @@ from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction
 from hpsearch.study.sampler import SamplerSpec
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label
-from hpsearch.study.section import Float, Int, Seconds, Section
+from hpsearch.study.section import Float, Int, Seconds, Section, is_own
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import IMAGENET, CheckpointSpec, FitSpec, ModelSpec, TrainSpec
@@ -34,7 +34,7 @@ METRICS: dict[str, Direction] = {
     "val_ece": "minimize",
 }
 """What a trial may be scored by, and which direction is better. A training function may yield others, named
-with their direction: `metric = "val_dice"`, `direction = "maximize"`."""
+with their direction: `metric = "val_dice"`, `direction = "maximize"`. Our loop reports those of `train.metrics` too."""
 
 ON_DEMAND = ("val_balanced_accuracy", "val_auc", "val_average_precision", "val_ece")
 """Metrics that are computed where a study names them; the others always are."""
@@ -121,6 +121,8 @@ class StudySection(Section):
     Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
     warm_start: tuple[str, ...] = ()
     """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
+    license: str | None = None
+    """Of the models that come of it, such as "CC BY 4.0"; their card says it."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
@@ -148,7 +150,8 @@ class StudySection(Section):
         if known is None and self.direction is None:
             raise ValueError(
                 f'metric "{self.metric}" is unknown; {_known(self.metric)}; '
-                'if your training function yields it, add direction = "minimize" or "maximize"'
+                'if your training function yields it, add direction = "minimize" or "maximize"; if you have a function '
+                "for it, add it to train.metrics"
             )
         if known is not None and self.direction not in (None, known):
             raise ValueError(f'metric "{self.metric}" is better when it is {known}d; remove direction')
@@ -231,6 +234,21 @@ class StudySpec(Section):
         ]
         return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_metric_says_its_direction(cls, tree: Any) -> Any:
+        """Gives `study.direction` the direction of a metric of the user's own; all else is left to the fields."""
+        try:
+            study, direction = tree["study"], tree["train"]["metrics"][tree["study"]["metric"]]["direction"]
+        except (KeyError, TypeError):
+            return tree
+        if study.get("direction") is None:
+            return {**tree, "study": {**study, "direction": direction}}
+        if study["direction"] != direction:
+            sentence = f'is "{study["direction"]}", and train.metrics.{study["metric"]} says "{direction}"; remove it'
+            raise FieldErrors([("study.direction", sentence)])
+        return tree
+
     @field_validator("search", mode="before")
     @classmethod
     def _parse_search(cls, raw: Any) -> Any:
@@ -251,12 +269,12 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _loop_reports_the_metrics(self) -> "StudySpec":
         for field, metric in self.metrics_used().items():
-            if metric in METRICS or self.is_refit:
+            if metric in METRICS or metric in self.train.metrics or self.is_refit:
                 continue
             if self.train.function is None:
                 sentence = (
-                    f'"{metric}" can only come from a training function of yours, and train.function names none; '
-                    f"{_known(metric)}"
+                    f'"{metric}" can only come from a training function of yours, and train.function names none, or '
+                    f"from train.metrics; {_known(metric)}"
                 )
                 raise FieldErrors([(field, sentence)])
             if metric != self.study.metric:
@@ -265,6 +283,29 @@ class StudySpec(Section):
                     f"these. {nearest(metric, METRICS)}"
                 )
                 raise FieldErrors([(field, sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _own_parts_are_told_apart(self, info: ValidationInfo) -> "StudySpec":
+        wrong = [
+            (f"train.metrics.{name}", "is a metric of ours; choose another name, or remove it")
+            for name in self.train.metrics
+            if name in METRICS
+        ]
+        args = self.train.args
+        unknown = [name for name in args.metrics if name not in self.train.metrics]
+        wrong += [
+            (f"train.args.metrics.{name}", "train.metrics has no such metric; remove it") for name in unknown
+        ]
+        for field in ("optimizer", "schedule", "loss") if info.context != _RESOLVED else ():
+            given = self.values_of(f"train.{field}")
+            if getattr(args, field) and not any(map(is_own, given)):
+                sentence = (
+                    f'is for a builder of your own, and train.{field} = "{given[0]}" is ours; remove it'
+                )
+                wrong.append((f"train.args.{field}", sentence))
+        if wrong:
+            raise FieldErrors(wrong)
         return self
 
     @model_validator(mode="after")
@@ -476,7 +517,9 @@ class StudySpec(Section):
 
     def better(self, metric: str) -> Direction:
         """Returns the direction in which one of the metrics used improves."""
-        return self.study.better if metric == self.study.metric else METRICS[metric]
+        if metric == self.study.metric:
+            return self.study.better
+        return self.train.metrics[metric].direction if metric in self.train.metrics else METRICS[metric]
 
     def ends(self) -> dict[str, list[Any]]:
         """Returns the ends of each searched range and all choices of each list, as Optuna stores them."""
@@ -526,8 +569,11 @@ class StudySpec(Section):
 
     def objects(self) -> list[str]:
         """Returns what the study names of modules of the user's own, as `my_package.nets:build`."""
-        named = (*self.values_of("model.name"), self.data.dataset, self.data.predict, self.train.function)
-        return [str(name) for name in named if ":" in str(name)]
+        searched = ("model.name", "train.optimizer", "train.schedule")
+        named = [name for field in searched for name in self.values_of(field)]
+        named += [self.train.loss, *(metric.build for metric in self.train.metrics.values())]
+        named += [self.data.dataset, self.data.predict, self.train.function]
+        return [str(name) for name in named if is_own(str(name))]
 
     def places(self, data_root: str | None = None) -> list[tuple[str, str]]:
         """Returns the files and folders that the study names, each with the field that names it.

@@ -1,11 +1,13 @@
 """The `[model]`, `[train]`, `[checkpoint]` and `[fit]` tables: what one trial trains, and how."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpsearch.study.section import Bool, Float, Int, OrNone, Seconds, Section
-from hpsearch.study.sentences import check_plain
+from hpsearch.study.direction import Direction
+from hpsearch.study.section import Bool, Float, Int, OrNone, OrOwn, Seconds, Section, is_own
+from hpsearch.study.sentences import FieldErrors, check_plain
 
 NUMBER_LOSSES = ("mse", "l1", "huber")
 """Losses for targets that are numbers; all of `train.loss` are for classes."""
@@ -43,9 +45,33 @@ class ModelSpec(Section):
     to the data that a study begins with: another content is noticed when the study continues."""
 
 
+class OwnMetric(Section):
+    """A metric of your own: what builds it, and which direction is better."""
+
+    build: Annotated[str, OrOwn()]
+    """`my_package.parts:build`, a function that returns one of (outputs, targets) of the whole validation part."""
+    direction: Direction
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(check_plain)]
+
+
+class OwnArgs(Section):
+    """Keyword arguments of builders of your own, by what they build; `train.args.optimizer.<argument>` and
+    `train.args.schedule.<argument>` are searchable."""
+
+    optimizer: Arguments = Field(default_factory=dict)
+    schedule: Arguments = Field(default_factory=dict)
+    loss: Arguments = Field(default_factory=dict)
+    metrics: dict[str, Arguments] = Field(default_factory=dict)
+    """By the metric's name."""
+
+
 class TrainSpec(Section):
-    """The training loop. All but `loss`, `tf32`, `compile`, `threads` and `function` are searchable; a field
-    whose default is None takes "none" too, also among the choices of a search."""
+    """The training loop. All but `loss`, `metrics`, `args`, `tf32`, `compile`, `threads` and `function` are
+    searchable (of `args`, see there); a field whose default is None takes "none" too, also among the choices of a
+    search. `optimizer`, `schedule` and `loss` take `my_package.parts:build` too, a function of your own
+    (`hpsearch.training.own` has what it is given)."""
 
     learning_rate: Float = Field(0.05, gt=0)
     """Size of a step against the gradient. Too small learns too slowly, too large jumps over the minimum or
@@ -58,16 +84,26 @@ class TrainSpec(Section):
     last_epoch: Annotated[Count | None, OrNone] = None
     """Epoch after which training ends although the learning rate's schedule spans `epochs`; `hpsearch refit`
     sets it. None: the last of them."""
-    loss: Literal["cross_entropy", "binary_cross_entropy", "nll", "mse", "l1", "huber"] = "cross_entropy"
+    loss: Annotated[str, OrOwn("cross_entropy", "binary_cross_entropy", "nll", "mse", "l1", "huber")] = (
+        "cross_entropy"
+    )
     """What training makes small: `hpsearch.training.losses` has the formulas. Numbers as targets take `mse`,
     `l1` and `huber`. Not searchable: under another loss, losses cannot be compared."""
+    metrics: dict[str, OwnMetric] = Field(default_factory=dict)
+    """Metrics of your own by name: `val_dice = { build = "my_package.parts:dice", direction = "maximize" }`. They are
+    reported for each epoch, and `study.metric` and `early_stopping.metric` may name them."""
+    args: OwnArgs = OwnArgs()
     class_weights: Annotated[Literal["balanced"] | tuple[Float, ...] | None, OrNone] = None
     """Weight of each class in the *training* loss, in the order of the classes, or "balanced": rare classes
     then count as much as common ones. The validation loss is always unweighted."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """Which training images an epoch goes through: "shuffled" each once, "balanced" as many, each drawn from a class
+    that is drawn first, so that rare classes are seen as often as common ones and their images again and again.
+    Beside `class_weights` it would count them twice."""
     label_smoothing: Float = Field(0.0, ge=0, lt=1)
     """Share of each target that is spread over all classes, so that no output need grow without end to be
     certain. In training alone: the validation loss is always unsmoothed."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Annotated[str, OrOwn("sgd", "adam", "adamw")] = "sgd"
     """How a step follows from the gradients: `hpsearch.training.optimizers` has the formulas. Adam's learning
     rates are smaller than SGD's, by ten to a hundred times."""
     momentum: Float = Field(0.9, ge=0, lt=1)
@@ -82,7 +118,7 @@ class TrainSpec(Section):
     lr_multipliers: dict[str, Float] = Field(default_factory=dict)
     """Learning rates by parameter name pattern, as multiples: `{ "fc.*" = 10.0 }` lets a new last layer learn
     faster than pretrained ones."""
-    schedule: Literal["constant", "cosine", "step", "plateau", "one_cycle", "wsd"] = "cosine"
+    schedule: Annotated[str, OrOwn("constant", "cosine", "step", "plateau", "one_cycle", "wsd")] = "cosine"
     """The learning rate over the trial's own epochs: large steps first, small ones at the end, when the
     minimum is near (`hpsearch.training.optim` has the table). With `wsd` (warm-up, stable, decay) and `constant` a
     short trial is the beginning of a long one."""
@@ -130,6 +166,28 @@ class TrainSpec(Section):
     def ends_after(self) -> int:
         """The epoch after which a trial ends by itself."""
         return self.epochs if self.last_epoch is None else min(self.last_epoch, self.epochs)
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_named(cls, metrics: dict[str, OwnMetric]) -> dict[str, OwnMetric]:
+        for name in metrics:
+            if not re.fullmatch(r"val_\w+", name):
+                raise ValueError(
+                    f'"{name}" is not a valid name; use letters, digits and _, beginning with val_'
+                )
+        return metrics
+
+    @model_validator(mode="after")
+    def _own_loop_has_its_own(self) -> "TrainSpec":
+        if self.function is None:
+            return self
+        given = {field: getattr(self, field) for field in ("optimizer", "schedule", "loss")}
+        own = [field for field, name in given.items() if is_own(name)] + ["metrics"] * bool(self.metrics)
+        if own:
+            raise FieldErrors(
+                [(own[0], f'is for our loop, and train.function = "{self.function}" replaces it; remove it')]
+            )
+        return self
 
     @field_validator("batch_size")
     @classmethod

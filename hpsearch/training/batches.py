@@ -3,6 +3,9 @@
 from itertools import pairwise
 from typing import Literal
 
+import torch
+from torch import Generator, Tensor
+
 
 def cut(
     samples: int, batch_size: int | Literal["full"], drop_last: bool = False, limit: int | None = None
@@ -35,6 +38,28 @@ def pieces(samples: int, micro_batch: int) -> list[slice]:
         count -= 1
     bounds = [index * samples // count for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+class ByClass:
+    """The samples by class, to draw each class equally often (`train.sampling = "balanced"`).
+
+    Args:
+        targets_N: class indices; classes without a sample are not drawn.
+    """
+
+    def __init__(self, targets_N: Tensor) -> None:
+        self._order_N = targets_N.argsort(stable=True)
+        counts_K = torch.bincount(targets_N)
+        starts_K = counts_K.cumsum(0) - counts_K
+        self._counts, self._starts = counts_K[counts_K > 0], starts_K[counts_K > 0]
+
+    def draw(self, samples: int, generator: Generator) -> Tensor:
+        """Returns indices: of each a class is drawn first, then one of its samples, with replacement."""
+        device = self._order_N.device
+        class_N = torch.randint(len(self._counts), (samples,), generator=generator, device=device)
+        share_N = torch.rand(samples, generator=generator, device=device, dtype=torch.float64)
+        place_N = (share_N * self._counts[class_N]).long()
+        return self._order_N[self._starts[class_N] + place_N]
 
 
 def image_size_at(epoch: int, epochs: int, stages: tuple[tuple[float, int], ...]) -> int | None:

@@ -166,6 +166,18 @@ def build_corners(engine: Engine, spec: StudySpec, matters: Callable[[str], bool
             engine.clear()
 
 
+def sample_pictures(engine: Engine, spec: StudySpec) -> tuple[str, ...]:
+    """Returns some training images as a trial with the most augmentation sees them, PNG files in base64.
+
+    It is the trial with the last values of all that is searched of the augmentation, and the first of all else. None
+    of a training function of the user's, which augments as it likes.
+    """
+    if not isinstance(engine, PlainEngine):
+        return ()
+    *_, corner = corners(spec, lambda name: name.startswith("data.augment"))
+    return engine.sample_pictures(corner.spec)
+
+
 def admit(engine: Engine, spec: StudySpec, folder: str) -> None:
     """Builds a trial that is no study's.
 

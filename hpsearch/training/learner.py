@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
 from hpsearch.training import device as devices
-from hpsearch.training import losses, models, optim, pretrained, weights
+from hpsearch.training import losses, models, optim, own, pretrained, weights
 from hpsearch.training.augment import Mixed
 from hpsearch.training.batches import pieces
 from hpsearch.training.data import Prepared
@@ -27,9 +27,10 @@ class Learner:
     Args:
         steps_per_epoch: optimizer steps.
         done: epochs that a checkpoint has behind it; the caller loads its state afterwards.
-        allow: what the study may name as its model, see `import_object`; None trusts all.
+        allow: what the study may name, see `import_object`; None trusts all.
 
     Attributes:
+        judges: loss and metrics of the user's own.
         started_from: the file of `model.weights`, what it held and what of it was taken; "" without one.
         memory_format: of weights and images, whichever is faster.
 
@@ -72,11 +73,12 @@ class Learner:
         if self._asks_for_single_samples:
             self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
         self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile, device)
-        self.optimizer = optim.build_optimizer(self.model, spec.train)
-        self.schedule = optim.build_schedule(self.optimizer, spec.train, spec.train.epochs, steps_per_epoch)
+        self._allow = allow
+        self.judges = own.build_judges(spec.train, data.task, data.outputs, allow)
+        self.optimizer, self.schedule = self._optimization()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
         self.ema = optim.Ema(self.model, spec.train.ema_decay) if spec.train.ema_decay else None
-        self._loss = losses.training_loss(spec.train, data.task, data.class_counts)
+        self._loss = losses.training_loss(spec.train, data.task, data.class_counts, self.judges.loss)
         self.micro_batch = spec.train.micro_batch
         self.validation_batch = VALIDATION_BATCH.get(device.type, 256)
 
@@ -121,12 +123,15 @@ class Learner:
         weights.unfreeze(self.model)
         self._frozen = False
         known, schedule = self.optimizer.state, self.schedule.state_dict()
-        self.optimizer = optim.build_optimizer(self.model, self._spec.train)
+        self.optimizer, self.schedule = self._optimization()
         self.optimizer.state.update(known)
-        self.schedule = optim.build_schedule(
-            self.optimizer, self._spec.train, self._spec.train.epochs, self._steps_per_epoch
-        )
         self.schedule.load_state_dict(schedule)
+
+    def _optimization(self) -> tuple[optim.AnyOptimizer, optim.Schedule]:
+        """Returns a fresh optimizer of what is trained, and its schedule."""
+        train = self._spec.train
+        optimizer = optim.build_optimizer(self.model, train, self._allow)
+        return optimizer, optim.Schedule(optimizer, train, train.epochs, self._steps_per_epoch, self._allow)
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()

@@ -33,6 +33,7 @@ from hpsearch.study.checks import check_class_weights, check_loss
 from hpsearch.study.specification import ON_DEMAND, TOP
 from hpsearch.training.augment import Mixed
 from hpsearch.training.calibration import reliability, temperature, to_probabilities
+from hpsearch.training.own import NO_JUDGES, Judges, Loss
 
 PerSample = Callable[[Tensor, Tensor, float], Tensor]
 """(outputs_BK, targets, label smoothing) to one loss per sample, shape [B]."""
@@ -96,7 +97,7 @@ REGRESSION: dict[str, PerSample] = {
 
 
 def training_loss(
-    train: TrainSpec, task: str, class_counts: Tensor | None = None
+    train: TrainSpec, task: str, class_counts: Tensor | None = None, own: Loss | None = None
 ) -> Callable[[Tensor, Tensor | Mixed], Tensor]:
     """Returns the loss that training makes small: the mean over a batch, with smoothing and class weights.
 
@@ -110,11 +111,12 @@ def training_loss(
     Args:
         task: "classification" or "regression".
         class_counts: samples of each class in the training part, shape [K].
+        own: the loss that `train.loss` names, where it is one of the user's own.
 
     Raises:
         StudyFileError: a loss, class weights or smoothing that do not suit the task.
     """
-    per_sample = _checked(train, task)
+    per_sample = _checked(train, task, own)
     smoothing = train.label_smoothing
     weight_K = _class_weights(train, class_counts)
 
@@ -130,23 +132,24 @@ def training_loss(
     return loss
 
 
-def plain_loss(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+def plain_loss(train: TrainSpec, task: str, own: Loss | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the yardstick: the same loss without weights and smoothing, the sum over a batch.
 
     Raises:
         StudyFileError: a loss that does not suit the task.
     """
-    per_sample = sample_losses(train, task)
+    per_sample = sample_losses(train, task, own)
     return lambda outputs, targets: per_sample(outputs, targets).sum()
 
 
-def sample_losses(train: TrainSpec, task: str) -> Callable[[Tensor, Tensor], Tensor]:
+def sample_losses(train: TrainSpec, task: str, own: Loss | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the same yardstick, but the loss of each sample, of shape [B].
 
     Raises:
         StudyFileError: a loss that does not suit the task.
     """
-    per_sample = _checked(train.model_copy(update={"label_smoothing": 0.0, "class_weights": None}), task)
+    plain = train.model_copy(update={"label_smoothing": 0.0, "class_weights": None})
+    per_sample = _checked(plain, task, own)
     return lambda outputs, targets: per_sample(_wide(outputs), targets, 0.0)
 
 
@@ -163,13 +166,14 @@ def guessing_loss(train: TrainSpec, targets: Tensor, classes: Sequence[str]) -> 
         classes: names; none for a regression.
 
     Returns:
-        None if the loss does not suit the task.
+        None if the loss does not suit the task, or is the user's own.
     """
     if not classes:
         guess = _GUESSING_NUMBERS.get(train.loss)
         return None if guess is None else guess(targets.double().reshape(len(targets), -1)).mean().item()
     share_K = torch.bincount(targets, minlength=len(classes)).double() / len(targets)
-    return _GUESSING_CLASSES[train.loss](share_K).item()
+    of_shares = _GUESSING_CLASSES.get(train.loss)
+    return None if of_shares is None else of_shares(share_K).item()
 
 
 def _entropy(share: Tensor) -> Tensor:
@@ -202,8 +206,10 @@ _GUESSING_NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _checked(train: TrainSpec, task: str) -> PerSample:
+def _checked(train: TrainSpec, task: str, own: Loss | None) -> PerSample:
     check_loss(train, task)
+    if own is not None:
+        return lambda outputs, targets, smoothing: own(outputs, targets)
     return (REGRESSION if task == "regression" else CLASSIFICATION)[train.loss]
 
 
@@ -255,6 +261,7 @@ class EpochMetrics:
     Args:
         outputs: of the model; the number of classes.
         wanted: metrics that the study names; those of `ON_DEMAND` are computed only then.
+        judges: the user's own loss and metrics.
     """
 
     def __init__(
@@ -264,8 +271,10 @@ class EpochMetrics:
         outputs: int,
         device: torch.device,
         wanted: Iterable[str] = (),
+        judges: Judges = NO_JUDGES,
     ) -> None:
-        self._loss = plain_loss(train, task)
+        self._loss = plain_loss(train, task, judges.loss)
+        self._metrics = judges.metrics
         self._classes = 0 if task == "regression" else outputs
         self._samples = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -287,13 +296,16 @@ class EpochMetrics:
         self._samples += len(targets)
         self._loss_sum += self._loss(outputs, targets)
         if not self._classes:
+            if self._metrics:
+                self._seen.append((_wide(outputs), targets))
             difference = _wide(outputs) - _columns(targets, _wide(outputs))
             self._other_sum += difference.abs().flatten(1).mean(1).sum()
             return
         if self._classes > TOP:
             top_B5 = outputs.topk(TOP, 1).indices
             self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
-        if self._wanted or (self._softmax and self._samples * self._classes <= _MOST_KEPT):
+        keeps = self._wanted or self._metrics
+        if keeps or (self._softmax and self._samples * self._classes <= _MOST_KEPT):
             self._seen.append((_wide(outputs), targets))
         place_B = targets * self._classes + predicted(outputs)
         self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
@@ -323,6 +335,9 @@ class EpochMetrics:
             if self._classes > TOP:
                 values["val_top5_error"] = self._other_sum / self._samples
             values |= {name: self._on_demand(name, matrix_KK) for name in self._wanted}
+        if self._metrics:
+            seen = self._all()
+            values |= {name: metric(*seen) for name, metric in self._metrics.items()}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def temperature(self) -> float | None:
@@ -420,7 +435,9 @@ def predicted(outputs: Tensor) -> Tensor:
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
-def sample_metrics(train: TrainSpec, task: str, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def sample_metrics(
+    train: TrainSpec, task: str, outputs: Tensor, targets: Tensor, own: Loss | None = None
+) -> dict[str, Tensor]:
     """Returns what each sample adds to the metrics of `EpochMetrics`: numbers [N] whose mean is the metric.
 
     Of the macro F1, which is no mean over samples, these are its influence values about it (the infinitesimal
@@ -430,7 +447,7 @@ def sample_metrics(train: TrainSpec, task: str, outputs: Tensor, targets: Tensor
         outputs: of all samples, [N, K] or [N, T]; `targets` accordingly.
     """
     outputs = _wide(outputs)
-    found = {"loss": sample_losses(train, task)(outputs, targets)}
+    found = {"loss": sample_losses(train, task, own)(outputs, targets)}
     if task == "regression":
         return found | {"mae": (outputs - _columns(targets, outputs)).abs().flatten(1).mean(1)}
     predicted_N, classes = predicted(outputs), max(2, outputs.shape[1])

@@ -7,10 +7,9 @@ images of shape [B, channels, height, width] and returns raw outputs of shape [B
 Legend: B batch, C channels, H height, W width.
 """
 
-import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,16 +17,15 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hpsearch.errors import OF_OWN_CODE, ModelError, nearest
+from hpsearch.errors import OF_OWN_CODE, ModelError
 from hpsearch.study import ModelSpec
 from hpsearch.study.train import IMAGENET, TIMM
 from hpsearch.training import pretrained
 from hpsearch.training.device import is_out_of_memory
-from hpsearch.training.imports import import_object
+from hpsearch.training.own import Builder
 from hpsearch.training.weights import fit_channels
 
 Size = tuple[int, int]
-Builder = Callable[..., nn.Module]
 
 _ALL_IN = 7  # pixels: the side down to which `cnn` halves images
 
@@ -79,53 +77,20 @@ def _build(
 ) -> nn.Module:
     facts = {"channels": channels, "image_size": image_size, "classes": outputs}
     if ":" in spec.name:
-        model = _call(import_object(spec.name, allow, "model.name"), spec, facts)
+        model = _named(spec).build(facts, allow)
         if not isinstance(model, nn.Module):
             raise ModelError(f'model.name = "{spec.name}" returned {type(model).__name__}, not an nn.Module')
         return model
     if spec.name in BUILDERS:
-        built: nn.Module = _call(BUILDERS[spec.name], spec, facts)
+        built: nn.Module = _named(spec).call(BUILDERS[spec.name], facts)
         return built
     if spec.name.startswith(TIMM):
         return _timm(spec, channels, image_size, outputs)
     return _torchvision(spec, channels, image_size, outputs)
 
 
-def _call(builder: Callable[..., Any], spec: ModelSpec, facts: Mapping[str, Any]) -> Any:
-    """Calls a builder with those of the facts that it declares and the study's arguments."""
-    declared = inspect.signature(builder).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in declared.values())
-    given = {name: value for name, value in facts.items() if takes_all or name in declared}
-    for name in spec.args:
-        if name in facts:
-            raise ModelError(f"model.args.{name}: is known from the data; remove it")
-        if name not in declared and not takes_all:
-            known = [known for known in declared if known not in facts]
-            raise ModelError(f'model.args.{name}: "{spec.name}" has no such argument; {nearest(name, known)}')
-    for name, parameter in declared.items():
-        needed = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        )
-        if needed and name not in given and name not in spec.args:
-            raise ModelError(f'model.name = "{spec.name}" needs the argument {name}; add model.args.{name}')
-    return _guarded(builder, spec, {**given, **spec.args})
-
-
-def _guarded(builder: Callable[..., Any], spec: ModelSpec, arguments: Mapping[str, Any]) -> Any:
-    """Calls a builder; what it raises becomes the cause of a ModelError, but for a lack of memory."""
-    try:
-        return builder(**arguments)
-    except ModelError:
-        raise
-    except OF_OWN_CODE as error:
-        if is_out_of_memory(error):
-            raise
-        shown = ", ".join(f"{name} = {value!r}" for name, value in spec.args.items()) or "none"
-        raise ModelError(
-            f'model.name = "{spec.name}" cannot be built (model.args: {shown}): '
-            f"{type(error).__name__}: {error}"
-        ) from error
+def _named(spec: ModelSpec) -> Builder:
+    return Builder("model.name", spec.name, "model.args", spec.args)
 
 
 def choose_memory_format(
@@ -313,7 +278,7 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
-BUILDERS: dict[str, Builder] = {"mlp": mlp, "cnn": cnn}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
 """Our own models; they need no torchvision, which takes seconds to import."""
 
 _NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
@@ -351,7 +316,7 @@ def _torchvision(spec: ModelSpec, channels: int, image_size: Size, outputs: int)
     if spec.weights == IMAGENET and spec.name in _OWN_SCALE:
         fixed["transform_input"] = True
     _refuse_fixed(spec, fixed)
-    model: nn.Module = _guarded(models.get_model, spec, {"name": spec.name, **fixed, **spec.args})
+    model: nn.Module = _named(spec).guarded(models.get_model, {"name": spec.name, **fixed, **spec.args})
     if channels != 3:
         _fit_input(model, channels)
     return model
@@ -380,7 +345,7 @@ def _timm(spec: ModelSpec, channels: int, image_size: Size, outputs: int) -> nn.
     if config is not None and config.fixed_input_size:
         fixed["img_size"] = image_size
     _refuse_fixed(spec, fixed)
-    model: nn.Module = _guarded(library.create_model, spec, {"model_name": name, **fixed, **spec.args})
+    model: nn.Module = _named(spec).guarded(library.create_model, {"model_name": name, **fixed, **spec.args})
     return model
 
 

@@ -11,18 +11,25 @@ from torch import Tensor, nn
 
 from hpsearch.errors import ModelError
 from hpsearch.study import TrainSpec
+from hpsearch.training import own
 from hpsearch.training.optimizers import OPTIMIZERS, Optimizer
 from hpsearch.training.weights import matching
 
+AnyOptimizer = Optimizer | torch.optim.Optimizer
 
-def build_optimizer(model: nn.Module, train: TrainSpec) -> Optimizer:
+
+def build_optimizer(model: nn.Module, train: TrainSpec, allow: own.Allowed = None) -> AnyOptimizer:
     """Returns the optimizer of the parameters that are trained; frozen ones cost it nothing.
 
     Each group of parameters with a learning rate of its own (`train.lr_multipliers`; the first pattern that
     matches counts) holds its highest rate as `base_lr`, which the schedule multiplies.
 
+    Args:
+        allow: what the study may name as its optimizer, see `import_object`; None trusts all.
+
     Raises:
-        ModelError: a pattern matches no parameter, or a multiplier is not above 0.
+        ModelError: a pattern matches no parameter, a multiplier is not above 0, or an optimizer of the user's own
+            cannot be built.
     """
     factors = _factors(model, train.lr_multipliers)
     members: dict[float, list[nn.Parameter]] = {}
@@ -33,6 +40,8 @@ def build_optimizer(model: nn.Module, train: TrainSpec) -> Optimizer:
         {"params": parameters, "base_lr": train.learning_rate * factor}
         for factor, parameters in members.items()
     ]
+    if (one := own.builder(train, "optimizer")) is not None:
+        return own.build_optimizer(train, one, groups, allow)
     return OPTIMIZERS[train.optimizer](train, groups)
 
 
@@ -66,6 +75,7 @@ class Schedule:
     | `plateau` | gamma^k after k times `plateau_patience` + 1 epochs without a lower loss | each epoch |
     | `one_cycle` | from 1/25 up to 1 in 30 % of the steps, down to 4e-6 (Smith, Topin 2018) | each step |
     | `wsd` | 1; in the last steps 1 - sqrt(share of these done) (Hägele et al. 2024, 2405.18392) | each step |
+    | of the user's own | what its function of the step gives | each step |
 
     Warm-up (Goyal et al. 2017) multiplies step s (from 0) by min(1, (s + 1) / S), S the steps in
     `warmup_epochs`: it grows linearly from 0, but no step is wasted at 0 itself.
@@ -73,9 +83,17 @@ class Schedule:
     Args:
         epochs: of this trial.
         steps_per_epoch: optimizer steps.
+        allow: what the study may name as its schedule, see `import_object`; None trusts all.
     """
 
-    def __init__(self, optimizer: Optimizer, train: TrainSpec, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        optimizer: AnyOptimizer,
+        train: TrainSpec,
+        epochs: int,
+        steps_per_epoch: int,
+        allow: own.Allowed = None,
+    ) -> None:
         self._optimizer = optimizer
         self._train = train
         self._epochs = epochs
@@ -86,6 +104,8 @@ class Schedule:
         self._best = math.inf
         self._bad_epochs = 0
         self._plateau = 1.0
+        one = own.builder(train, "schedule")
+        self._own = None if one is None else own.build_schedule(one, epochs, steps_per_epoch, allow)
         self._apply()
 
     @property
@@ -96,7 +116,7 @@ class Schedule:
     def step(self) -> None:
         """Sets the learning rate for the next step; to be called after each optimizer step."""
         self._step += 1
-        if self._step <= self._warmup or self._train.schedule in MOVING:
+        if self._step <= self._warmup or self._own is not None or self._train.schedule in MOVING:
             self._apply()
 
     def epoch_end(self, val_loss: float) -> None:
@@ -131,9 +151,9 @@ class Schedule:
 
     def _apply(self) -> None:
         warmup = min(1.0, (self._step + 1) / self._warmup) if self._warmup else 1.0
-        factor = warmup * FACTORS[self._train.schedule](self)
+        factor = FACTORS[self._train.schedule](self) if self._own is None else self._own(self._step)
         for group in self._optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * (warmup * factor)
 
     def constant(self) -> float:
         return 1.0
@@ -180,11 +200,6 @@ FACTORS: dict[str, Callable[[Schedule], float]] = {
 def _half_cosine(share: float) -> float:
     """Returns a smooth fall from 1 (at 0) to 0 (at 1)."""
     return (1 + math.cos(math.pi * min(1.0, share))) / 2
-
-
-def build_schedule(optimizer: Optimizer, train: TrainSpec, epochs: int, steps_per_epoch: int) -> Schedule:
-    """Returns the schedule of a trial; the optimizer has its first learning rate afterwards."""
-    return Schedule(optimizer, train, epochs, steps_per_epoch)
 
 
 def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

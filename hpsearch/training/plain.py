@@ -16,11 +16,13 @@ from torch import Tensor
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun, TrialStarted
 from hpsearch.errors import OF_OWN_CODE
+from hpsearch.study import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training import failures
 from hpsearch.training.augment import Augmentation, Mixed
-from hpsearch.training.batches import cut, image_size_at
+from hpsearch.training.batches import ByClass, cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
+from hpsearch.training.data.pictures import as_png
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.pretrained import data_table
@@ -29,6 +31,9 @@ from hpsearch.training.slot import Slot
 
 AT_ONCE = {"cpu": 32 << 20, "cuda": 512 << 20}
 """Bytes of training images, as floats, up to which an epoch's are gathered and normalised in one go."""
+
+SHOWN = 8  # training images, whose longer side has at most so many pixels; each must stay below 64 kB
+SHOWN_SIDE = 64
 
 MOST_CLASSES = 20  # up to which the confusion matrix goes into the trial's facts
 
@@ -92,6 +97,21 @@ class PlainEngine:
     def close(self) -> None:
         self.clear()
 
+    @torch.no_grad()
+    def sample_pictures(self, spec: StudySpec) -> tuple[str, ...]:
+        """Returns some training images as a trial of this study sees them, as PNG files in base64.
+
+        Raises:
+            DataError: the augmentation does not suit the images.
+        """
+        data = self._data.at(data_table(spec))
+        generator = torch.Generator(self._device).manual_seed(spec.study.seed)
+        chosen = torch.randperm(len(data.train), generator=generator, device=self._device)[:SHOWN]
+        (stored,) = data.expect(data.train, [chosen])
+        augmentation = Augmentation(spec.data.augment, (data.height, data.width))
+        images, _ = augmentation(data.pixels(data.train, stored), data.targets(data.train, chosen), generator)
+        return tuple(as_png(image, SHOWN_SIDE) for image in images.cpu())
+
 
 class Training:
     """One trial in training, from the start or from its newest checkpoint."""
@@ -119,6 +139,8 @@ class Training:
         resident = isinstance(data.train.images, Tensor)
         self._at_once = resident and pixels * self._learner.dtype.itemsize <= AT_ONCE[device.type]
         self._seconds: list[float] = []
+        if run.spec.train.sampling == "balanced":
+            self._classes = ByClass(data.targets(data.train, slice(None)).to(device))
 
     def epoch(self) -> EpochResult:
         """Trains and validates one epoch, checkpoints it, and returns what it gave."""
@@ -173,7 +195,10 @@ class Training:
         spec, data, learner = self.slot.run.spec, self._data, self._learner
         size = image_size_at(epoch, spec.train.epochs, spec.data.progressive)
         size = None if size == data.height else size
-        order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+        if spec.train.sampling == "balanced":
+            order_N = self._classes.draw(len(data.train), generator)
+        else:
+            order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
         if self._at_once and not spec.data.augment:
             # Few enough to be gathered in one go; each batch is then a view.
             images, targets = data.batch(data.train, order_N[: self._samples], learner.dtype, size)
@@ -211,7 +236,7 @@ class Training:
         data, learner = self._data, self._learner
         spec = self.slot.run.spec
         used = spec.metrics_used().values()
-        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used)
+        counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used, learner.judges)
         with learner.validating() as predict:
             batches = cut(len(data.val), batch_size)
             data.expect(data.val, batches)

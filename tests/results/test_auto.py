@@ -379,7 +379,11 @@ def test_one_command_makes_a_model_folder(
     shown = capfd.readouterr().out
     heads = [line.split()[1] for line in shown.splitlines() if line.startswith("== ")]
     assert heads == ["init", "check", "run", "confirm", "refit", "report", "model"]
-    assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "model.json"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {
+        "model.safetensors",
+        "model.json",
+        "model.md",
+    }
     assert (tmp_path / "runs" / "views" / "report.html").is_file()
     record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
     assert record.answer.refit is not None

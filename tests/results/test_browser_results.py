@@ -92,8 +92,10 @@ def test_the_report_of_a_confirmation_shows_its_pictures(chromium, tmp_path: Pat
     with opened_page(chromium, offline=True) as (page, trouble):
         page.goto(out.as_uri())
         page.wait_for_function("window.charts_drawn")
-        widths = page.evaluate("[...document.querySelectorAll('.pictures img')].map(i => i.naturalWidth)")
-        assert widths == [8] * len(wrong) != []
+        for section, count in (("the-data", 8), ("confirmation-and-the-test-part", len(wrong))):
+            images = f"[...document.querySelectorAll('#{section} .pictures img')]"
+            assert page.evaluate(f"{images}.map(i => i.naturalWidth)") == [8] * count != []
+            assert page.evaluate(f"{images}.map(i => i.width)") == [160] * count
         assert page.get_by_text(f"taken for {wrong[0]['predicted']} with").first.is_visible()
         marked = page.locator("td[style*='rgba(0, 114, 178']").all_inner_texts()
         counts = outcome.stored["confusion"]["counts"]

@@ -1,6 +1,7 @@
 """Confirming: which trials, how they are trained anew, what is opened and recorded, what is said."""
 
 import base64
+import html
 import io
 import json
 import os
@@ -31,7 +32,7 @@ from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions
-from hpsearch.store.keys import SPECIFICATION
+from hpsearch.store.keys import SAMPLE, SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
 from hpsearch.study.file import parse_stored
 from hpsearch.testing.in_process import InProcessExecutor
@@ -435,6 +436,24 @@ def test_without_what_each_image_gave_intervals_cover_seeds_and_say_so(
     assert confirm("small", options).stored == json.loads(json.dumps(outcome.stored))
 
 
+def test_a_loss_and_a_metric_of_ones_own_are_tested(tmp_path: Path) -> None:
+    own = {"val_share": {"build": "tests.training.parts:share", "direction": "maximize"}}
+    train = {"epochs": 2, "loss": "tests.training.parts:focal", "metrics": own}
+    options = searched(tmp_path, small_spec(study={"metric": "val_share"}, train=train))
+    outcome = confirm("small", options, top=1, seeds=2, executor=InProcessExecutor())
+    found = outcome.confirmation
+    assert found is not None
+    (result,) = found.results
+    for metrics in result.test.values():
+        assert metrics["test_share"] == pytest.approx(1 - metrics["test_error"])
+    assert "val_share and test_share, which are no means over images, new seeds alone" in "\n".join(
+        confirmation_lines(found, record_of(tmp_path, "small"))
+    )
+    images = found.results[0].images["test_loss"]
+    for repeat, values in images.items():
+        assert float(np.mean(values)) == pytest.approx(result.test[repeat]["test_loss"], rel=1e-5)
+
+
 def test_the_opening_is_recorded_and_not_repeated(trained: tuple[Path, RunOptions, Outcome]) -> None:
     folder, options, outcome = trained
     (opening,) = json.loads(attrs_of(folder, "small")["test_openings"])
@@ -515,7 +534,8 @@ def test_the_wrong_samples_are_shown(trained: tuple[Path, RunOptions, Outcome], 
         np.testing.assert_array_equal(pixels, image[0].mul(255).round().to(torch.uint8))
     document = build_report("small", options.storage)
     shown = page(document)
-    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"])
+    samples = len(read_pictures("small", options.storage, SAMPLE))
+    assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"]) + samples
     first = outcome.stored["most_wrong"][0]
     caption = f"image {first['sample']}: {first['class']}, taken for {first['predicted']} with"
     assert caption in shown
@@ -538,6 +558,32 @@ def test_pictures_are_small(tmp_path: Path, shape: tuple[int, ...], mode: str, s
     image = opened_png(shown)
     assert (image.mode, image.size) == (mode, size)
     assert len(shown) < 60_000
+
+
+def test_the_report_shows_data_space_and_calibration(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    _, options, outcome = trained
+    document = build_report("small", options.storage)
+    text = markdown(document)
+    assert "| images | 1,437 for training, 180 for validation, 180 for the test |" in text
+    assert "| size | 8 x 8 pixels, 1 channel |" in text
+    assert "* Floating-point images, values as they are." in text
+    assert outcome.stored is not None
+    best = outcome.record.chosen
+    assert best is not None
+    assert f"| learning_rate | {best.hparams['learning_rate']:g} | 0.3, 0.1, 0.001, choice |" in text
+    (chart,) = (one for one in document.charts() if one.id == "reliability")
+    drawn = [tuple(pair) for pair in zip(chart.series[1].x, chart.series[1].y, strict=True)]
+    assert drawn == [(certain, right) for _, certain, right in outcome.stored["reliability"]["bins"]]
+    assert "p value, corrected (Holm)" in text
+
+
+def test_the_report_shows_training_images(trained: tuple[Path, RunOptions, Outcome]) -> None:
+    _, options, _ = trained
+    samples = read_pictures("small", options.storage, SAMPLE)
+    assert sorted(samples) == list(range(8))
+    shown = page(build_report("small", options.storage))
+    assert all(f"data:image/png;base64,{html.escape(png)}" in shown for png in samples.values())
+    assert "Some training images as trials see them" not in markdown(build_report("small", options.storage))
 
 
 def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> None:

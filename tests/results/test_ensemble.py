@@ -171,7 +171,14 @@ def test_who_keeps_many_is_not_told_to_keep_more(tmp_path: Path) -> None:
         join("small", options, "ensemble", 5)
 
 
-@pytest.mark.parametrize(("loss", "name"), [("mse", "val_loss"), ("binary_cross_entropy", "val_log_loss")])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("mse", "val_loss"),
+        ("binary_cross_entropy", "val_log_loss"),
+        ("tests.training.parts:focal", "val_log_loss"),
+    ],
+)
 def test_the_figures_are_those_of_the_studys_loss_or_say_whose(tmp_path: Path, loss: str, name: str) -> None:
     options = searched(tmp_path, spec(train={"loss": loss}, search={"learning_rate": [2.0, 1.0, 0.001]}))
     found = join("small", options, "ensemble", 5)
@@ -219,7 +226,7 @@ def test_a_folder_answers_by_what_was_written_last(
     save_joined(found, tmp_path)
     save_best("small", options.storage, tmp_path, folder / "runs")
     assert isinstance(hpsearch.load_best_model(tmp_path), SavedModel)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "model.json", "model.md"}
     files = save_joined(found, tmp_path)
     assert isinstance(hpsearch.load_best_model(tmp_path), SavedEnsemble)
     assert {*tmp_path.iterdir()} == {*files}
@@ -291,6 +298,6 @@ def test_joining_needs_to_know_how(both: dict[str, int]) -> None:
 def test_flags_that_exclude_each_other(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["best", "small", *flags]) == 2
     assert (
-        "--ensemble, --average: give one of them, without --torch-export, --json or --search"
+        "--ensemble, --average: give one of them, without --torch-export, --onnx, --json or --search"
         in capsys.readouterr().err
     )

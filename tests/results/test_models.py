@@ -1,5 +1,6 @@
 """The best model in other hands: loaded, saved into a folder, exported; what cannot be is said."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 import hpsearch
 from hpsearch.errors import CheckpointError, ModelError, UserError
-from hpsearch.results.commands.models import export_program, load_best_model, save_best
+from hpsearch.results.commands.models import _export, export_program, load_best_model, save_best
+from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.service.launch import RunOptions
+from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training.models import build
 from hpsearch.training.saved import SavedModel, to_probabilities
 from hpsearch.training.weights import read_weights, save_weights
@@ -84,7 +87,7 @@ def test_a_fresh_process_gets_the_very_validation_loss(
 def test_the_folder_describes_the_model(trained: tuple[Path, RunOptions], tmp_path: Path) -> None:
     _, options = trained
     files = save_best("small", options.storage, tmp_path / "deep" / "out")
-    assert [path.name for path in files] == ["model.safetensors", "model.json"]
+    assert [path.name for path in files] == ["model.safetensors", "model.json", "model.md"]
     described = json.loads(files[1].read_text(encoding="utf-8"))
     with reading_study("small", options.storage) as study:
         best, attrs = best_trial(study), study.attrs
@@ -138,7 +141,7 @@ def test_the_exported_program_gives_the_same_outputs(
 ) -> None:
     _, options = trained
     files = save_best("small", options.storage, tmp_path, export=True)
-    program = torch.export.load(files[2]).module()
+    program = torch.export.load(files[-1]).module()
     model = load_best_model(tmp_path)
     for count in (1, 2, 7):
         images = torch.rand(count, 1, 8, 8)
@@ -163,6 +166,60 @@ def test_a_program_computes_in_the_number_type_of_training(stored: tuple[Path, s
     assert outputs.dtype == torch.float32
 
 
+def test_the_card_says_what_the_model_is_worth(tmp_path: Path) -> None:
+    options = searched(tmp_path, small_spec(study={"license": "CC | BY"}))
+    save_best("small", options.storage, tmp_path / "out", tmp_path / "runs")
+    card = (tmp_path / "out" / "model.md").read_text(encoding="utf-8")
+    for line in (
+        "# small",
+        "| licence | CC \\| BY |",
+        "| images | 1,437 for training, 180 for validation, 180 for the test |",
+        "| images | 8 x 8 pixels, 1 channel; others are resized; takes uint8, or floats in \\[0, 1\\] |",
+    ):
+        assert line in card
+    assert "not confirmed" in card
+    found = confirm("small", options, top=1, seeds=2, executor=InProcessExecutor()).confirmation
+    assert found is not None
+    save_best("small", options.storage, tmp_path / "out", tmp_path / "runs")
+    card = (tmp_path / "out" / "model.md").read_text(encoding="utf-8")
+    tested = found.summary(found.results[0], "test_error")
+    assert tested is not None
+    assert tested.low is not None
+    assert f"| test_error | {tested.mean:.4g} | {tested.low:.4g} to {tested.high:.4g} | 2 |" in card
+    assert "not confirmed" not in card
+
+
+def test_onnx_gives_the_same_outputs(trained: tuple[Path, RunOptions], tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx")
+    _, options = trained
+    files = save_best("small", options.storage, tmp_path, onnx=True)
+    assert [path.name for path in files[2:]] == ["model.md", "model.onnx"]
+    session = onnxruntime.InferenceSession(files[-1])
+    model = load_best_model(tmp_path)
+    for count in (1, 2, 7):
+        images = torch.rand(count, 1, 8, 8)
+        (outputs,) = session.run(["outputs"], {"images": images.numpy()})
+        with torch.inference_mode():
+            torch.testing.assert_close(torch.from_numpy(outputs), model(images), rtol=1e-4, atol=1e-5)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == list(model.classes)
+    assert told["temperature"] == model.metadata["temperature"]
+    assert 'InferenceSession("model.onnx")' in files[2].read_text(encoding="utf-8")
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(
+    trained: tuple[Path, RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, options = trained
+    here = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else here(name))
+    wanted = r'--onnx needs onnx, onnxscript, onnxruntime; run pip install "hpsearch\[onnx\]"'
+    with pytest.raises(UserError, match=wanted):
+        save_best("small", options.storage, tmp_path / "out", onnx=True)
+    assert not (tmp_path / "out").exists()
+
+
 class Moody(nn.Module):
     """Takes another way for bright images, which no traced program can."""
 
@@ -179,6 +236,14 @@ def test_what_torch_cannot_export_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--torch-export: torch cannot export this model"):
         export_program(SavedModel(Moody(), FACTS).eval(), tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_exported_is_compared(tmp_path: Path) -> None:
+    model = SavedModel(
+        build(small_spec().model.model_copy(update={"args": {"hidden": [4]}}), 1, (8, 8), 2, 3), FACTS
+    )
+    with pytest.raises(ModelError, match="--x: what was exported gives other outputs than the model"):
+        _export(model.eval(), tmp_path / "m", "--x", lambda given: lambda images: torch.zeros(len(images), 2))
 
 
 def test_a_study_a_folder_and_a_file_give_the_same_model(stored: tuple[Path, str], tmp_path: Path) -> None:

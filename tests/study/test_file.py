@@ -26,6 +26,7 @@ from hpsearch.study.search import label
 from hpsearch.study.specification import StudySpec
 from hpsearch.study.stopping import EarlyStopping
 
+OWN_METRIC = '[train.metrics.{}]\nbuild = "parts:dice"\ndirection = "maximize"\n'
 DATA = '[data]\ndataset = "digits"\n'
 SEARCH = "[search]\nlearning_rate = { low = 1e-4, high = 1.0, log = true }\n"
 
@@ -109,6 +110,33 @@ def refusal(text: str) -> str:
         (DATA + SEARCH + "[train]\nepochs = 0", "train.epochs", ["at least 1", "got 0"]),
         (DATA + SEARCH + "[train]\nlearning_rate = nan", "train.learning_rate", ["finite number", "nan"]),
         (DATA + SEARCH + '[train]\noptimizer = "adm"', "train.optimizer", ['"adm"', '"adam"?']),
+        (DATA + SEARCH + "[train]\noptimizer = 3", "train.optimizer", ["must be a text in quotes, got 3"]),
+        (
+            DATA + SEARCH + "[train.args.optimizer]\nrho = 0.9",
+            "train.args.optimizer",
+            ['for a builder of your own, and train.optimizer = "sgd" is ours; remove it'],
+        ),
+        (DATA + SEARCH + "[train.args.loss_]\nx = 1", "train.args.loss_", ["unknown key", '"loss"?']),
+        (
+            DATA + SEARCH + "[train.args.metrics.val_dice]\nx = 1",
+            "train.args.metrics.val_dice",
+            ["train.metrics has no such metric; remove it"],
+        ),
+        (DATA + SEARCH + OWN_METRIC.format("dice"), "train.metrics", ['"dice" is not a valid name', "val_"]),
+        (DATA + SEARCH + OWN_METRIC.format("val_auc"), "train.metrics.val_auc", ["is a metric of ours"]),
+        (
+            DATA
+            + SEARCH
+            + OWN_METRIC.format("val_dice")
+            + '[study]\nmetric = "val_dice"\ndirection = "minimize"',
+            "study.direction",
+            ['is "minimize", and train.metrics.val_dice says "maximize"; remove it'],
+        ),
+        (
+            SEARCH + '[train]\nfunction = "a:b"\nloss = "c:d"',
+            "train.loss",
+            ['is for our loop, and train.function = "a:b" replaces it; remove it'],
+        ),
         (DATA + SEARCH + '[train]\nbatch_size = "all"', "train.batch_size", ['"full"', "got 'all'"]),
         (DATA + SEARCH + "[train]\nbatch_size = -1", "train.batch_size", ["at least 1", "got -1"]),
         (DATA + SEARCH + "[train]\nnesterov = true\nmomentum = 0.0", "train", ["momentum above 0", "got 0"]),
@@ -504,6 +532,24 @@ def test_a_lost_order_of_patterns_is_said(text: str, said: str) -> None:
     assert said in warning
     assert not warning or "give the study file instead of the name" in warning
     assert lost_order(json.dumps(tree), "s") == ""
+
+
+def test_a_metric_of_ones_own_says_its_direction() -> None:
+    text = DATA + SEARCH + OWN_METRIC.format("val_dice")
+    chosen = study(text + '[study]\nmetric = "val_dice"')
+    assert chosen.study.better == "maximize"
+    assert parse_stored(stored_form(chosen)) == chosen
+    stopped = study(text + '[early_stopping]\npatience = 3\nmetric = "val_dice"')
+    assert (stopped.study.better, stopped.better("val_dice")) == ("minimize", "maximize")
+    assert chosen.objects() == ["parts:dice"]
+    assert digest(study(text)) != digest(study(DATA + SEARCH))
+
+
+def test_arguments_of_ones_own_builders_are_searched() -> None:
+    text = (
+        DATA + '[train]\noptimizer = "a:b"\n[search]\n"train.args.optimizer.rho" = { low = 0.1, high = 0.9 }'
+    )
+    assert study(text).with_hparams({"train.args.optimizer.rho": 0.5}).train.args.optimizer == {"rho": 0.5}
 
 
 def test_studies_of_version_0_1_0_keep_their_digest() -> None:

@@ -1,10 +1,14 @@
 """What a worker refuses when it prepares, before the study's first trial."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.trial import EndKind, TrialRun
@@ -13,7 +17,8 @@ from hpsearch.study import ModelSpec
 from hpsearch.study.checks import DataFacts
 from hpsearch.training import device as devices
 from hpsearch.training import models
-from hpsearch.training.build import build_engine
+from hpsearch.training.build import build_engine, sample_pictures
+from hpsearch.training.plain import PlainEngine
 from hpsearch.training.weights import save_weights
 from tests.training.trials import make_run
 
@@ -115,3 +120,25 @@ def test_a_worker_tells_the_loss_of_guessing(
     _, facts = build_engine(make_run(tmp_path, **tables).spec, CPU, cache=str(tmp_path))
     assert facts is not None
     assert facts.guessing_loss == (expected and pytest.approx(expected, abs=2e-5))
+
+
+def test_sample_pictures_are_augmented_as_far_as_the_search_goes(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {"data": {"augment": [{"name": "brightness", "strength": 0.0}]}}
+    plain = make_run(tmp_path, **tables).spec
+    space = {"search": {"data.augment.brightness.strength": {"low": 0.0, "high": 0.9}}}
+    searched = make_run(tmp_path, **tables, **space).spec
+    engine, _ = build_engine(plain, CPU, cache=str(tmp_path))
+    assert isinstance(engine, PlainEngine)
+    data = engine._data.at(plain.data)
+    known = {
+        tuple(image.mul(255).round().flatten().tolist()) for image in data.pixels(data.train, slice(None))
+    }
+    shown = [
+        tuple(np.asarray(Image.open(io.BytesIO(base64.b64decode(png))), float).flatten().tolist())
+        for png in sample_pictures(engine, plain)
+    ]
+    assert len(shown) == 8
+    assert set(shown) <= known
+    assert sample_pictures(engine, plain) == sample_pictures(engine, plain)
+    assert not set(sample_pictures(engine, searched)) & set(sample_pictures(engine, plain))
+    engine.close()

@@ -49,7 +49,7 @@ def rates(
     train: TrainSpec, losses: list[float] | None = None, epochs: int = EPOCHS, steps: int = STEPS
 ) -> list[float]:
     """Returns the learning rate of each step of a trial, for a validation loss of each epoch."""
-    schedule = optim.build_schedule(optimizer_at(train.learning_rate), train, epochs, steps)
+    schedule = optim.Schedule(optimizer_at(train.learning_rate), train, epochs, steps)
     found = []
     for epoch in range(epochs):
         for _ in range(steps):
@@ -168,9 +168,9 @@ def test_warmup_grows_linearly_over_its_steps() -> None:
 @pytest.mark.parametrize("schedule", list(optim.FACTORS))
 def test_a_schedule_goes_on_from_its_state(schedule: Any) -> None:
     train = TrainSpec(schedule=schedule, warmup_epochs=1.5, plateau_patience=0)
-    unbroken = optim.build_schedule(optimizer_at(0.05), train, EPOCHS, STEPS)
+    unbroken = optim.Schedule(optimizer_at(0.05), train, EPOCHS, STEPS)
     for epoch in range(EPOCHS):
-        resumed = optim.build_schedule(optimizer_at(0.05), train, EPOCHS, STEPS)
+        resumed = optim.Schedule(optimizer_at(0.05), train, EPOCHS, STEPS)
         resumed.load_state_dict(unbroken.state_dict())
         assert resumed.learning_rates == unbroken.learning_rates
         for _ in range(STEPS):
@@ -187,7 +187,7 @@ def test_learning_rates_by_pattern() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     train = TrainSpec(learning_rate=0.1, schedule="cosine", lr_multipliers={"1.bias": 5.0, "1.*": 10.0})
     optimizer = optim.build_optimizer(model, train)
-    schedule = optim.build_schedule(optimizer, train, 2, 1)
+    schedule = optim.Schedule(optimizer, train, 2, 1)
     sizes = [sum(parameter.numel() for parameter in group["params"]) for group in optimizer.param_groups]
     assert sizes == [6, 4, 2]
     assert schedule.learning_rates == pytest.approx([0.1, 1.0, 0.5])
@@ -277,7 +277,7 @@ def one_step(device: torch.device, train: TrainSpec) -> Callable[[], Tensor]:
     """Returns a training step and a validation batch, with everything on."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 8)).to(device)
     optimizer = optim.build_optimizer(model, train)
-    schedule = optim.build_schedule(optimizer, train, 3, 2)
+    schedule = optim.Schedule(optimizer, train, 3, 2)
     counts = torch.ones(8, dtype=torch.int64, device=device)
     loss, ema = training_loss(train, "classification", counts), optim.Ema(model, 0.9)
     metrics = EpochMetrics(train, "classification", 8, device)

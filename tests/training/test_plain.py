@@ -13,7 +13,7 @@ from torch import nn
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialEnd, TrialRun
 from hpsearch.errors import ModelError
-from hpsearch.training.batches import cut, image_size_at, pieces
+from hpsearch.training.batches import ByClass, cut, image_size_at, pieces
 from hpsearch.training.build import build_engine
 from hpsearch.training.device import seed_everything
 from hpsearch.training.plain import PlainEngine
@@ -57,6 +57,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": {"freeze": ["features.*"], "unfreeze_after": 2},
         "train": {"lr_multipliers": {"features.*": 0.1}, "schedule": "one_cycle"},
     },
+    "parts of one's own": {
+        "train": {
+            "optimizer": "torch.optim:RAdam",
+            "schedule": "tests.training.parts:halves",
+            "loss": "tests.training.parts:cross_entropy",
+            "metrics": {"val_share": {"build": "tests.training.parts:share", "direction": "maximize"}},
+            "lr_multipliers": {"features.*": 0.1},
+        }
+    },
+    "unfreezing with an optimizer of one's own": {
+        "model": {"freeze": ["features.*"], "unfreeze_after": 2},
+        "train": {"optimizer": "torch.optim:NAdam", "learning_rate": 0.003},
+    },
+    "balanced sampling": {"train": {"sampling": "balanced", "class_weights": "balanced"}},
     "micro-batches": {"train": {"micro_batch": 5}},
     "float64": {"train": {"precision": "float64"}},
     "bfloat16": {"train": {"precision": "bfloat16"}},
@@ -163,6 +177,33 @@ def test_every_epoch_has_an_order_of_its_own(engine: PlainEngine, tmp_path: Path
     first = train(engine, run_of(tmp_path / "again", train={"learning_rate": 1e-12}), 2)
     # The weights hardly move: another training loss comes from other dropout and other batches alone.
     assert abs(first[0].metrics["train_loss"] - first[1].metrics["train_loss"]) > 1e-6
+
+
+def test_balanced_sampling_draws_each_class_equally_often() -> None:
+    targets = torch.tensor([2] * 900 + [0] * 90 + [5] * 10)
+    by_class, generator = ByClass(targets), torch.Generator().manual_seed(0)
+    drawn = torch.cat([by_class.draw(len(targets), generator) for _ in range(30)])
+    counts = torch.bincount(targets[drawn], minlength=6)
+    assert counts[[1, 3, 4]].sum() == 0
+    # 10,000 of each are expected, with a standard deviation of 82.
+    assert (counts[[0, 2, 5]] - 10_000).abs().max() < 5 * 82
+    assert set(drawn.tolist()) == set(range(1000))
+    assert not torch.equal(by_class.draw(1000, generator), by_class.draw(1000, generator))
+
+
+def test_a_trial_trains_on_the_classes_equally_often(engine: PlainEngine, tmp_path: Path) -> None:
+    run = run_of(tmp_path, train={"sampling": "balanced", "batch_size": "full"}, data={"subset": 0.5})
+    engine.admit(run)
+    training = engine._training
+    assert training is not None
+    seen = [
+        labels
+        for epoch in range(1, 21)
+        for _, labels in training.batches(epoch, seed_everything(0, 0, epoch, CPU))
+    ]
+    assert len(seen[0]) == len(training._data.train)
+    shares = torch.bincount(torch.cat(seen)).double() / sum(map(len, seen))
+    torch.testing.assert_close(shares, torch.full((10,), 0.1, dtype=torch.float64), rtol=0.15, atol=0)
 
 
 def test_another_seed_and_another_trial_give_other_numbers(engine: PlainEngine, tmp_path: Path) -> None:

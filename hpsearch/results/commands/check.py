@@ -172,8 +172,9 @@ def _precision(spec: StudySpec, device: torch.device) -> str:
 
 def decides_whether_built(name: str) -> bool:
     """Says of a searchable field whether some of its values may give no trial: shapes, names, patterns, files."""
-    return name in ("train.lr_multipliers", "train.class_weights", "train.micro_batch") or (
-        name.startswith(("model.", "data.")) and name != "data.subset"
+    fields = ("optimizer", "schedule", "lr_multipliers", "class_weights", "micro_batch")
+    return name in [f"train.{field}" for field in fields] or (
+        name.startswith(("model.", "data.", "train.args.")) and name != "data.subset"
     )
 
 

@@ -1,8 +1,9 @@
 """A study's best model, ready for inference in any process: loaded, saved into a folder, exported."""
 
+import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
 from hpsearch.files.atomic import replaced
-from hpsearch.files.model_folder import DESCRIPTION, MANIFEST, PROGRAM, WEIGHTS, remove_others
+from hpsearch.files.model_folder import CARD, DESCRIPTION, MANIFEST, ONNX, PROGRAM, WEIGHTS, remove_others
 from hpsearch.results.commands.arguments import check_arguments
+from hpsearch.results.commands.card import model_card
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
@@ -131,21 +133,25 @@ def save_best(
     run_folder: Path = Path("runs"),
     *,
     export: bool = False,
+    onnx: bool = False,
     allow: Sequence[str] = (),
     search: bool = False,
 ) -> list[Path]:
-    """Writes the best model into a folder: weights, and a description for people; returns the files.
+    """Writes the best model into a folder: weights, a description and a card for people; returns the files.
 
     Args:
         run_folder: where the study's weights are.
         export: write it as a program of `torch.export` too, which runs without hpsearch.
+        onnx: write it as an ONNX model too, which runs without PyTorch.
         search: what the search alone would pick.
 
     Raises:
-        UserError: no such study, no weights, a folder that cannot be written, a model that torch cannot
-            export (the other files are there then).
+        UserError: no such study, no weights, a folder that cannot be written, a package of the extra `onnx` is
+            missing, or a model that torch cannot export (the other files are there then).
         CheckpointError: the weights are damaged.
     """
+    if onnx:
+        _require_onnx()
     with reading_study(study, storage) as opened:
         best, name = best_trial(opened, run_folder, search), opened.name
         attrs, metric = opened.attrs, opened.metric
@@ -153,19 +159,25 @@ def save_best(
     state, metadata = read_weights(source)
     assert best is not None
     found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
-    files = [folder / WEIGHTS, folder / DESCRIPTION]
+    files = [folder / WEIGHTS, folder / DESCRIPTION, folder / CARD]
+    described = found | _described(best, metadata)
+    exported = [name for name, wanted in ((PROGRAM, export), (ONNX, onnx)) if wanted]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / WEIGHTS) as beside:
             save_weights(beside, state, metadata | _facts(best, name, metric))
-        text = json.dumps(found | _described(best, metadata), indent=2, ensure_ascii=False)
+        text = json.dumps(described, indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        (folder / CARD).write_text(model_card(described, attrs), encoding="utf-8")
         remove_others(folder, files)
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
-    if export:
-        export_program(load_model(folder / WEIGHTS, tuple(allow)), folder / PROGRAM)
-        files.append(folder / PROGRAM)
+    for name in exported:
+        write = export_program if name == PROGRAM else export_onnx
+        write(load_model(folder / WEIGHTS, tuple(allow)), folder / name)
+        files.append(folder / name)
+    if exported:  # only now is it certain that they are there
+        (folder / CARD).write_text(model_card(described, attrs, exported), encoding="utf-8")
     return files
 
 
@@ -227,6 +239,71 @@ def export_program(model: SavedModel, path: Path) -> None:
     Raises:
         ModelError: torch cannot export the model, or the program gives something else.
     """
+
+    def written(images: Tensor) -> Callable[[Tensor], Tensor]:
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path)
+        return torch.export.load(path).module()
+
+    _export(model, path, "--torch-export", written)
+
+
+def export_onnx(model: SavedModel, path: Path) -> None:
+    """Writes a model as ONNX, and runs it by onnxruntime to see that it gives the same outputs.
+
+    It takes and returns what the program of `export_program` does, as "images" and "outputs". Its metadata have the
+    classes, and the temperature that the outputs are divided by before softmax.
+
+    Raises:
+        UserError: a package of the extra `onnx` is missing.
+        ModelError: torch cannot export the model, or what was written gives something else.
+    """
+    _require_onnx()
+    import onnxruntime
+
+    def written(images: Tensor) -> Callable[[Tensor], Tensor]:
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["outputs"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+        assert program is not None
+        kept = {"classes": json.dumps(model.classes), "accepts": model.preparation.accepts}
+        program.model.metadata_props.update(
+            kept | {key: model.metadata[key] for key in ("loss", "temperature") if key in model.metadata}
+        )
+        program.save(path, external_data=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(["outputs"], {"images": images.numpy()})[0])
+
+    _export(model, path, "--onnx", written)
+
+
+def _require_onnx() -> None:
+    """Refuses to write ONNX where its packages are missing.
+
+    Raises:
+        UserError: naming them.
+    """
+    missing = [
+        name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise UserError(f'--onnx needs {", ".join(missing)}; run pip install "hpsearch[onnx]"')
+
+
+def _export(
+    model: SavedModel, path: Path, flag: str, written: Callable[[Tensor], Callable[[Tensor], Tensor]]
+) -> None:
+    """Exports a model by way of two images, and compares what was written with it on one and on three.
+
+    Args:
+        written: writes the file by way of some images, and returns what it computes once it is read again.
+    """
     model.to(memory_format=torch.contiguous_format)  # the only one that torch.export.save takes silently
     generator = torch.Generator().manual_seed(0)
     low, high = model.preparation.float_range
@@ -234,17 +311,15 @@ def export_program(model: SavedModel, path: Path) -> None:
         torch.rand(3, model.channels, model.height, model.width, generator=generator) * (high - low) + low
     )
     try:
-        program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, path)
-        loaded = torch.export.load(path).module()
+        loaded = written(images[:2])
         pairs = [(loaded(part), _outputs(model, part)) for part in (images[:1], images)]
-    except Exception as error:  # torch.export fails in as many ways as models can be written
+    except Exception as error:  # an export fails in as many ways as models can be written
         path.unlink(missing_ok=True)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"--torch-export: torch cannot export this model: {first}") from error
+        raise ModelError(f"{flag}: torch cannot export this model: {first}") from error
     if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs):
         path.unlink(missing_ok=True)
-        raise ModelError("--torch-export: the exported program gives other outputs than the model")
+        raise ModelError(f"{flag}: what was exported gives other outputs than the model")
 
 
 @torch.inference_mode()

@@ -13,7 +13,8 @@ Both are chosen by the validation part, so that their gain there is optimistic. 
 the test part, which is put on record, beside the model that is handed out: the refit if there is one.
 
 The loss is the study's. A yes or no of its own for each class (binary_cross_entropy) is divided into shares first,
-whose logarithmic loss it is then.
+whose logarithmic loss it is then. So it is where the loss is the user's own, which may want raw outputs (of a
+regression the squared error).
 
 Legend: N samples, K classes (or regression targets).
 """
@@ -39,6 +40,7 @@ from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
 from hpsearch.service.launch import RunOptions
+from hpsearch.study.section import is_own
 from hpsearch.study.specification import CONFIRMS, SUFFIX, StudySpec
 from hpsearch.study.train import TrainSpec
 from hpsearch.text import counted
@@ -89,7 +91,7 @@ class Joined:
         single: what the model that is the study's answer is called, on the validation and on the test part: the
             refit has learned the first.
         val, test: by "joined" and "single"; the second is empty where the test part was not opened.
-        loss: what `Figures.loss` is: "loss" as the study's, or "log_loss".
+        loss: what `Figures.loss` is: "loss" as the study's, "log_loss" or "mse".
         state: the averaged weights of an average.
         temperature: what calibrates the joined model by the validation part; 1 for a regression.
         untested: what is said where the second is empty.
@@ -341,7 +343,9 @@ def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
 
 
 def _loss_name(train: TrainSpec, is_regression: bool) -> str:
-    return "log_loss" if train.loss == "binary_cross_entropy" and not is_regression else "loss"
+    if is_regression:
+        return "mse" if is_own(train.loss) else "loss"
+    return "log_loss" if train.loss == "binary_cross_entropy" or is_own(train.loss) else "loss"
 
 
 def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, is_regression: bool) -> Figures:
@@ -351,8 +355,8 @@ def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, is_regression
     else:
         error_N = (values_NK.argmax(1) != targets).double()
         outputs_NK, task = values_NK.clamp(min=1e-12).log(), "classification"
-        if _loss_name(train, is_regression) == "log_loss":
-            train = train.model_copy(update={"loss": "cross_entropy"})
+    stands_in = {"log_loss": "cross_entropy", "mse": "mse"}.get(_loss_name(train, is_regression))
+    train = train if stands_in is None else train.model_copy(update={"loss": stands_in})
     loss_N = sample_losses(train, task)(outputs_NK, targets)
     return Figures(float(loss_N.mean()), float(error_N.mean()))
 

@@ -3,15 +3,12 @@
 Legend: N test samples, B batch, K classes.
 """
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from hpsearch.contracts.trial import TrialRun
@@ -25,10 +22,12 @@ from hpsearch.training.calibration import Reliability, reliability, to_probabili
 from hpsearch.training.context import Trial
 from hpsearch.training.data import TrainingData, load
 from hpsearch.training.data.cache import Waits
+from hpsearch.training.data.pictures import as_png
 from hpsearch.training.data.prepared import Batches, Part, Sealed
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.function import test_function
 from hpsearch.training.losses import EpochMetrics, sample_metrics
+from hpsearch.training.own import Judges, build_judges
 from hpsearch.training.pretrained import data_table
 from hpsearch.training.weights import read_texts, read_weights
 
@@ -147,6 +146,7 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
         return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
     sealed = _open(spec, place, device)
     _compute_as_in_training(spec)
+    judges = build_judges(spec.train, sealed.task, sealed.outputs, place.allow)
     metrics: dict[int, dict[str, float]] = {}
     images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
@@ -154,9 +154,9 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
         model, precision = _model(spec, sealed, path, place, device)
-        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device)
+        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
-        images[number] = _images(spec, sealed, sealed.test, outputs, "test_")
+        images[number] = _images(spec, sealed, sealed.test, outputs, judges, "test_")
         if sealed.classes:
             probabilities = to_probabilities(outputs, spec.train.loss)
             heat = float(read_texts(path).get("temperature", 1.0))
@@ -197,11 +197,12 @@ def validate(
     record.check_parts(data.facts)
     _compute_as_in_training(spec)
     batches = data.at(data_table(spec))
+    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
     found = {}
     for number, path in weights.items():
         model, precision = _model(spec, batches, path, place, device)
-        outputs, _ = _outputs(spec, model, batches, batches.val, precision, device)
-        found[number] = _images(spec, batches, batches.val, outputs, "val_")
+        outputs, _ = _outputs(spec, model, batches, batches.val, precision, device, judges)
+        found[number] = _images(spec, batches, batches.val, outputs, judges, "val_")
     return found
 
 
@@ -262,7 +263,8 @@ def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, 
     _compute_as_in_training(spec)
     batches, part = parts.at(spec)
     model, precision = _model(spec, batches, weights, place, parts.device)
-    outputs, _ = _outputs(spec, model, batches, part, precision, parts.device)
+    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
+    outputs, _ = _outputs(spec, model, batches, part, precision, parts.device, judges)
     return to_shares(outputs, spec.train.loss) if parts.classes else outputs.double()
 
 
@@ -272,8 +274,10 @@ def _compute_as_in_training(spec: StudySpec) -> None:
     devices.choose_repeatable_kernels()
 
 
-def _images(spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, prefix: str) -> dict[str, Values]:
-    found = sample_metrics(spec.train, batches.task, outputs, part.targets.cpu())
+def _images(
+    spec: StudySpec, batches: Batches, part: Part, outputs: Tensor, judges: Judges, prefix: str
+) -> dict[str, Values]:
+    found = sample_metrics(spec.train, batches.task, outputs, part.targets.cpu(), judges.loss)
     return {f"{prefix}{name}": values.double().numpy() for name, values in found.items()}
 
 
@@ -305,6 +309,7 @@ def _outputs(
     part: Part,
     precision: devices.Precision,
     device: torch.device,
+    judges: Judges,
 ) -> tuple[Tensor, EpochMetrics]:
     """Returns the outputs for all samples, on the CPU, and what was counted of them.
 
@@ -313,7 +318,7 @@ def _outputs(
 
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
         counters = EpochMetrics(
-            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values()
+            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values(), judges
         )
         return _all_batches(model, batches, part, precision, device, counters, batch), counters
 
@@ -363,17 +368,7 @@ def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> tuple[list[int], list[dict
 def picture(sealed: Sealed, place: int) -> str:
     """Returns a test sample as a PNG file in base64: what the models saw, not normalised, at most `PICTURE_SIDE`."""
     image = sealed.pixels(sealed.test, torch.tensor([place], device=sealed.device)).cpu()
-    if image.shape[1] not in (1, 3):  # no colours: microscopes' channels and the like
-        image = image[:, :1]
-    longest = max(image.shape[2:])
-    if longest > PICTURE_SIDE:
-        size = [max(1, round(side * PICTURE_SIDE / longest)) for side in image.shape[2:]]
-        image = nn.functional.interpolate(image, size, mode="bilinear", antialias=True)
-    pixels = image[0].mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    file = io.BytesIO()
-    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    Image.fromarray(array.contiguous().numpy()).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return as_png(image[0].float(), PICTURE_SIDE)
 
 
 class TestTrial(Trial):

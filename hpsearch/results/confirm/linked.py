@@ -85,12 +85,16 @@ def set_pictures(url: str, name: str, pictures: Mapping[int, str]) -> None:
             storage.set_study_system_attr(study_id, f"{PICTURE}{sample}", png)
 
 
-def read_pictures(name: str, url: str) -> dict[int, str]:
-    """Returns the pictures that a linked study holds, by sample; none if there is no such study."""
+def read_pictures(name: str, url: str, kind: str = PICTURE) -> dict[int, str]:
+    """Returns the pictures that a study holds, by number; none if there is no such study.
+
+    Args:
+        kind: how their attributes begin: test samples of a linked study, `SAMPLE` for a search's training images.
+    """
     with read_database(url) as reader:
         numbers = {study.name: study.study_id for study in queries.studies(reader)}
         attrs = queries.system_attrs(reader, numbers[name]) if name in numbers else {}
-    return {int(key.removeprefix(PICTURE)): png for key, png in attrs.items() if key.startswith(PICTURE)}
+    return {int(key.removeprefix(kind)): png for key, png in attrs.items() if key.startswith(kind)}
 
 
 def read_results(linked: StudyRecord) -> dict[str, dict[str, float]]:

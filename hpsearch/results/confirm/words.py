@@ -9,7 +9,7 @@ from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparams_text, number
 from hpsearch.study.direction import sign
-from hpsearch.study.specification import ON_DEMAND
+from hpsearch.study.specification import METRICS, ON_DEMAND
 from hpsearch.text import counted
 
 
@@ -88,7 +88,8 @@ def _coverage(confirmation: Confirmation) -> list[str]:
 
 def _is_of_all_images(confirmation: Confirmation, metric: str) -> bool:
     """Says whether a metric is one of all images together, to which none adds a number of its own."""
-    return not confirmation.own_loop and metric.replace("test_", "val_", 1) in ON_DEMAND
+    name = metric.replace("test_", "val_", 1)
+    return not confirmation.own_loop and (name in ON_DEMAND or name not in METRICS)
 
 
 def _differences(confirmation: Confirmation) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpsearch.results.stored.answer import SUMMARY, read_summary
@@ -10,6 +10,7 @@ from hpsearch.results.stored.attributes import readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.lines import paused_line
 from hpsearch.results.terminal.progress import duration, hparam, number
+from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.study.specification import StudySpec
@@ -207,6 +208,36 @@ def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
         for name, entry in record.spec.search.items()
         for case, (values, scale) in ((case, entry_words(one)) for case, one in entry.parts())
     ]
+
+
+def data_rows(spec: StudySpec | None, attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what is known of the data that a study began with: fact, value.
+
+    Args:
+        attrs: the study's user attributes.
+    """
+    data = attrs.get(DATA) or {}
+    parts = [(data.get(part), name) for part, name in PARTS]
+    rows = [("images", ", ".join(f"{count:,} {name}" for count, name in parts if count))]
+    if data.get("classes"):
+        names = data["classes"]
+        more = f" and {len(names) - MOST_CLASSES:,} more" if len(names) > MOST_CLASSES else ""
+        rows.append((counted(len(names), "class", "classes"), f"{', '.join(names[:MOST_CLASSES])}{more}"))
+    if "width" in data:
+        size = f"{data['width']} x {data['height']} pixels"
+        rows.append(("size", f"{size}, {counted(data['channels'], 'channel')}"))
+    if spec is not None and spec.data.dataset != "none":
+        split = spec.data.split
+        together = f", kept together by {split.group_by}" if split.group_by else ""
+        rows = [("data set", spec.data.dataset), ("from", spec.data.root or ""), *rows]
+        rows.append(("split", f"seed {split.seed}{together}" if data else ""))
+    rows.append(("digest", str(data.get("digest", ""))))
+    return [row for row in rows if row[1]]
+
+
+PARTS = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
+MOST_CLASSES = 50
+"""Of which the names are shown."""
 
 
 def entry_words(entry: Entry) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from hpsearch.results.report.content import report
 from hpsearch.results.report.document import Document, markdown
 from hpsearch.results.report.importance import importances
 from hpsearch.results.stored.reading import read_study
+from hpsearch.store.keys import SAMPLE
 from hpsearch.store.url import redact
 from hpsearch.study.specification import SUFFIX
 
@@ -29,7 +30,9 @@ def build_report(name: str | None, url: str, by_search: bool = False, price: flo
         StorageError, StorageAway: the database.
     """
     record = replace(read_study(name, url, redact(url)), by_search=by_search)
-    return report(record, importances(record), read_pictures(record.name + SUFFIX, url), price)
+    wrong, samples = read_pictures(record.name + SUFFIX, url), read_pictures(record.name, url, SAMPLE)
+    shown = tuple(samples[place] for place in sorted(samples))
+    return report(record, importances(record), wrong, shown, price)
 
 
 def write_report(

@@ -5,6 +5,7 @@ from typing import Any
 
 from hpsearch.results.confirm.linked import OPENINGS
 from hpsearch.results.confirm.words import reliability_sentence
+from hpsearch.results.plots.chart import GREY, Axis, Chart, Mark, Series
 from hpsearch.results.report.document import Block, Items, Picture, Pictures, Table, Text
 from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import decoded, readable
@@ -58,7 +59,8 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
         ]
     if reliability := summary.get("reliability"):
         told = reliability_sentence(reliability)
-        blocks += [Text(f"{told[0].upper()}{told[1:]}."), reliability_table(reliability["bins"])]
+        blocks += [Text(f"{told[0].upper()}{told[1:]}."), reliability_chart(reliability["bins"])]
+        blocks.append(reliability_table(reliability["bins"]))
     if wrong := summary.get("most_wrong"):
         blocks += [
             Text(
@@ -82,6 +84,34 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table(("class", "answers", *keys), tuple(cells))
+
+
+def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:
+    """Returns how often answers were right against how certain they were."""
+    most = max(count for count, _, _ in bins)
+    return Chart(
+        id="reliability",
+        title="Certainty and right answers on the test part",
+        caption="Each point is a tenth of the range of certainty, the larger the more answers. On the dashed line a "
+        "model is right as often as it is certain; below it is too certain, above too doubtful.",
+        x=Axis("certain by"),
+        y=Axis("share of right answers"),
+        series=(
+            Series("as often as certain", (0.0, 1.0), (0.0, 1.0), color=GREY, dashed=True),
+            Series(
+                "answers",
+                tuple(certain for _, certain, _ in bins),
+                tuple(right for _, _, right in bins),
+                Mark.POINTS,
+                sizes=tuple(8 + 16 * (count / most) ** 0.5 for count, _, _ in bins),
+                hover=tuple(
+                    f"{int(count):,} answers, certain by {certain:.1%}, {right:.1%} right"
+                    for count, certain, right in bins
+                ),
+                order=1,
+            ),
+        ),
+    )
 
 
 def reliability_table(bins: Sequence[Sequence[float]]) -> Table:
@@ -115,7 +145,7 @@ def _told(value: Any) -> list[Block]:
         rows = [row for row in value if isinstance(row, Mapping)]
         head = tuple(dict.fromkeys(str(key) for row in rows for key in row))
         table = Table(
-            tuple("95 % interval" if key == "interval_95" else key.replace("_", " ") for key in head),
+            tuple(_words(key) for key in head),
             tuple(tuple(_cell(row.get(key)) for key in head) for row in rows),
         )
         plain = tuple(_cell(item) for item in value if not isinstance(item, Mapping))
@@ -124,14 +154,31 @@ def _told(value: Any) -> list[Block]:
         return [Text(_cell(value))]
     inner = {key: one for key, one in value.items() if isinstance(one, list) and _is_rows(one)}
     facts = tuple(
-        (str(key).replace("_", " "), _cell(one))
-        for key, one in value.items()
-        if key not in inner and one != []
+        (_words(str(key)), _cell(one)) for key, one in value.items() if key not in inner and one != []
     )
     blocks: list[Block] = [Table(("result", "value"), facts)] if facts else []
     for key, one in inner.items():
         blocks += [Text(f"{str(key).replace('_', ' ').capitalize()}:"), *_told(one)]
     return blocks
+
+
+_WORDS = {
+    "interval_95": "95 % interval",
+    "n": "trainings",
+    "p": "p value",
+    "p_holm": "p value, corrected (Holm)",
+    "seeds": "trainings of each",
+    "first": "best trial",
+    "search_first": "best trial of the search",
+    "first_stays_first": "still the best",
+    "search": "in the search",
+    "real": "more than chance",
+}
+"""What stored keys are called where their own name does not say it."""
+
+
+def _words(key: str) -> str:
+    return _WORDS.get(key, key.replace("_", " "))
 
 
 def _is_rows(value: list[Any]) -> bool:

@@ -5,12 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES
-from hpsearch.results.dashboard.notes import searched_by, space_rows, time_spent
+from hpsearch.results.dashboard.notes import data_rows, searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
 from hpsearch.results.report.confirmed import confirmation_blocks
-from hpsearch.results.report.document import Block, Code, Document, Items, Section, Table, Text
+from hpsearch.results.report.document import (
+    Block,
+    Code,
+    Document,
+    Items,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+)
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
@@ -18,6 +28,7 @@ from hpsearch.results.stored.status import Cost
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, number, precision_text
 from hpsearch.store.keys import ENDED
+from hpsearch.store.study_data import DATA
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -35,6 +46,7 @@ def report(
     record: StudyRecord,
     importances: Importances | None,
     pictures: Mapping[int, str] | None = None,
+    samples: Sequence[str] = (),
     price: float | None = None,
 ) -> Document:
     """Returns the report of a study.
@@ -42,6 +54,7 @@ def report(
     Args:
         importances: of the hyperparameters; None leaves them out.
         pictures: of test samples, PNG files in base64, kept by the confirmation.
+        samples: training images as trials see them, PNG files in base64.
         price: of a device's hour.
     """
     drawn = {chart.id: chart for chart in charts(record)}
@@ -49,6 +62,7 @@ def report(
     sections = [
         Section("What to do next", _next(record)),
         Section("The question", _question(record)),
+        Section("The data", _data(record, samples)),
         Section("The best", _best(record)),
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
@@ -115,6 +129,19 @@ def _question(record: StudyRecord) -> tuple[Block, ...]:
     return (Items(tuple(_setting(record, record.spec))), space)
 
 
+def _data(record: StudyRecord, samples: Sequence[str]) -> tuple[Block, ...]:
+    rows = data_rows(record.spec, record.attrs)
+    notes = (record.attrs.get(DATA) or {}).get("notes") or ()
+    found = (
+        (Text("What was noted when they were read:"), Items(tuple(map(_sentence, notes)))) if notes else ()
+    )
+    shown: tuple[Block, ...] = ()
+    if samples:
+        lead = "Some training images as trials see them, augmented as far as the search goes:"
+        shown = (Pictures(tuple(Picture(png, "") for png in samples), lead),)
+    return (Table(("fact", "value"), tuple(rows)), *found, *shown) if rows else ()
+
+
 def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
     data, stop = spec.data, spec.early_stopping
     model = spec.train.function or spec.model.name
@@ -170,7 +197,8 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
     best, answer = record.chosen, record.answer
     if best is None:
         return ()
-    rows = [(name, hparam(value)) for name, value in best.hparams.items()]
+    space = {name: ", ".join(words) for name, *words in space_rows(record)}
+    rows = [(name, hparam(value), space.get(name, "-")) for name, value in best.hparams.items()]
     at_best = best.attrs.get("metrics_at_best") or {record.metric: best.score}
     facts = [("trial", ", ".join(filter(None, (str(best.number), answer.text))))]
     if answer.is_other:
@@ -190,7 +218,7 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
     if best.attrs.get("parameters"):
         facts.append(("parameters", f"{best.attrs['parameters']:,}"))
     return (
-        Table(("hyperparameter", "value"), tuple(rows)),
+        Table(("hyperparameter", "value", "chosen from"), tuple(rows)),
         Table(("fact", "value"), tuple(facts)),
         Code(f"import hpsearch\nmodel = hpsearch.load_best_model({record.name!r})"),
     )

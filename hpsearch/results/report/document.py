@@ -54,9 +54,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Small pictures in a row; Markdown has their captions only."""
+    """Small pictures in a row; Markdown has their captions only.
+
+    Attributes:
+        lead: what is said above them where they are shown.
+    """
 
     items: tuple[Picture, ...]
+    lead: str = ""
 
 
 Block = Text | Items | Code | Table | Pictures | Chart
@@ -108,7 +113,7 @@ def _markdown(block: Block, pictures: str) -> Sequence[str]:
         case Code(text):
             return ["```", *map(one_line, text.split("\n")), "```"]
         case Pictures(items):
-            return [f"* {inline(picture.caption)}" for picture in items]
+            return [f"* {inline(picture.caption)}" for picture in items if picture.caption]
         case Table(head, rows, note):
             return [*markdown_table(head, rows), *(["", inline(note)] if note else [])]
         case Chart():

@@ -71,16 +71,21 @@ th, td { text-align: left; padding: .32em .9em .32em 0; vertical-align: top;
 td:last-child { white-space: normal; }
 th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.shaded :is(td, th).number { padding: .32em .6em; }
 figure { margin: 1.4em 0 1.8em; break-inside: avoid; }
 figcaption, .note { color: var(--soft); font-size: .92em; }
 .pictures { display: flex; flex-wrap: wrap; gap: 16px; }
-.pictures figure { width: 128px; margin: 0; }
-.pictures img { width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated; }
+.pictures figure { width: 160px; margin: 0; }
+.pictures img { width: 160px; height: 160px; object-fit: contain; image-rendering: pixelated; }
 .pictures figcaption { font-size: .82em; line-height: 1.35; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 0 28px; }
 .charts figure.wide { grid-column: 1 / -1; }
 .charts figure { min-width: 0; }
-@media (max-width: 560px) { .charts { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 560px) {
+  .charts { grid-template-columns: minmax(0, 1fr); }
+  td:first-child:nth-last-child(2) { white-space: normal; min-width: 7em; }
+  td:last-child:not(.number) { min-width: 11em; overflow-wrap: anywhere; }
+}
 """
 
 _DRAW = """
@@ -142,8 +147,9 @@ def _block(block: Block) -> str:
             return f"<pre>{lines}</pre>"
         case Table():
             return _table(block)
-        case Pictures(items):
-            return f'<div class="pictures">{"".join(map(_picture, items))}</div>'
+        case Pictures(items, lead):
+            said = f"<p>{_inline(lead)}</p>" if lead else ""
+            return f'{said}<div class="pictures">{"".join(map(_picture, items))}</div>'
         case Chart():
             kind = ' class="wide"' if block.id in WIDE else ""
             caption = f"<figcaption>{in_html(block.caption)}</figcaption>"
@@ -168,7 +174,8 @@ def _table(table: Table) -> str:
         f"<tr>{_cells('td', row, right, shade)}</tr>" for row, shade in zip(table.rows, shades, strict=True)
     )
     head = f"<thead><tr>{_cells('th', table.head, right)}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>{note}'
+    kind = ' class="shaded"' if table.shades else ""
+    return f'<div class="scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>{note}'
 
 
 def _cells(tag: str, cells: tuple[str, ...], right: list[bool], shades: tuple[float, ...] = ()) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpsearch.study.section import is_own
 from hpsearch.study.specification import StudySpec
 
 STRETCHED = ("cosine", "one_cycle", "step")
-"""Schedules over a trial's own epochs."""
+"""Schedules over a trial's own epochs; one of the user's own is taken for such."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def are_stretched(spec: StudySpec) -> bool:
     """Says whether trials have different epochs and a schedule stretches over them."""
     if "epochs" not in spec.search or len(set(spec.values_of("epochs"))) == 1:
         return False
-    return any(schedule in STRETCHED for schedule in spec.values_of("train.schedule"))
+    return any(
+        schedule in STRETCHED or is_own(str(schedule)) for schedule in spec.values_of("train.schedule")
+    )
 
 
 def epochs_of(spec: StudySpec, hparams: Mapping[str, Any]) -> int:

@@ -1,5 +1,7 @@
 """Pictures in files: looked at once, decoded in parallel, once at each size, and kept in the cache."""
 
+import base64
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -10,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
 
 from hpsearch.errors import DataError
 from hpsearch.training.data.cache import Cache, read_json, whole, write_array, write_json
@@ -28,6 +33,22 @@ from hpsearch.training.data.decode import (
 from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.data.store import Shelves, form
 from hpsearch.training.data.threads import in_order, told
+
+
+def as_png(image: Tensor, side: int) -> str:
+    """Returns an image of [C, H, W] in [0, 1] as a PNG file in base64, its longer side at most so many pixels."""
+    if len(image) not in (1, 3):  # no colours: microscopes' channels and the like
+        image = image[:1]
+    longest = max(image.shape[1:])
+    if longest > side:
+        size = [max(1, round(one * side / longest)) for one in image.shape[1:]]
+        image = functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    pixels = image.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    file = io.BytesIO()
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    Image.fromarray(array.contiguous().numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
 
 _THREADS = min(16, os.cpu_count() or 1)
 _CHUNK_BYTES = 32 << 20
