@@ -160,10 +160,16 @@ def main() -> None:
     options.add_argument("--faults", type=int, default=100)
     options.add_argument("--jobs", type=int, default=4)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument(
+        "--seconds",
+        type=float,
+        default=0.1,
+        help="of an epoch; more, where a quick machine ends the study first",
+    )
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder, slurm() as cluster:
         begun = time.monotonic()
-        bench = make_bench(Path(folder), args.trials, args.jobs)
+        bench = make_bench(Path(folder), args.trials, args.jobs, seconds=args.seconds)
         try:
             faults = storm(Preemptions(cluster, bench, args.seed), args.faults, DRIVERS)
             jobs = 4  # a node that goes down takes all of its jobs
