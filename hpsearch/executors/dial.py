@@ -133,6 +133,9 @@ class DialExecutor:
     interpreter. What has no token is hung up on after its first bytes, or after `PATIENCE`.
     """
 
+    by_hand = True
+    """Whether people start the workers: one that refuses its driver was started wrongly, and another may come."""
+
     def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
         self.folder = folder
         self.cluster = cluster
@@ -227,6 +230,7 @@ class DialExecutor:
 
     def start(self, place: WorkerPlace, setup: WorkerSetup) -> None:
         _refuse_foreign_names(setup)
+        setup = _from_anywhere(setup)
         self.listen()
         seat = Seat(place, _granted(setup))
         self.seats[place.worker] = seat
@@ -415,10 +419,15 @@ class DialExecutor:
                 if error.errno in (errno.EMFILE, errno.ENFILE) and self._strangers:
                     self._close(self._oldest_stranger())
                 return
-            one.setblocking(False)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                one = self._tls.wrap_socket(one, server_side=True, do_handshake_on_connect=False)
+            try:
+                one.setblocking(False)
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                one.getpeername()  # here rather than there, where the socket would be left open
+                if self._tls is not None:
+                    one = self._tls.wrap_socket(one, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # who was there has hung up already
+                one.close()
+                continue
             now = time.monotonic()
             connection = _Connection(one, now, now)
             self._strangers[connection] = None
@@ -544,7 +553,8 @@ class DialExecutor:
         if why == "told":
             self.bury(seat, "was told to leave by a signal", blameless=True)
         else:
-            self.bury(seat, f"left: {one_line(why, 500)}" if why else "left", blameless=bool(why))
+            said = f"left: {one_line(why, 500)}" if why else "left"
+            self.bury(seat, said, blameless=bool(why) and self.by_hand)
 
     def _check(self, seat: Seat, message: FromWorker) -> None:
         """Refuses a message that only another worker may send, or that names files elsewhere.
@@ -638,11 +648,17 @@ class DialExecutor:
         self.token_file.unlink(missing_ok=True)
 
 
+def _from_anywhere(setup: WorkerSetup) -> WorkerSetup:
+    """Returns a setup that means the same data for a worker that is started in another folder."""
+    root = dict(setup.spec.places(setup.data_root)).get("data.root")
+    return setup if root is None else replace(setup, data_root=os.path.abspath(root))
+
+
 def _granted(setup: WorkerSetup) -> tuple[str, ...]:
     """Returns the flags of a worker that say what it may be told to use; it refuses all else."""
     named = setup.spec.objects() if setup.allow is None else setup.allow
     flags = [
-        *(("--data-root", place) for _, place in setup.spec.places(setup.data_root)),
+        *(("--data-root", os.path.abspath(place)) for _, place in setup.spec.places(setup.data_root)),
         *(("--study-folder", folder) for folder in setup.import_paths),
         *(("--allow", name) for name in named),
     ]

@@ -25,7 +25,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,9 @@ class Token:
         write_whole(path, json.dumps(asdict(self)).encode(), mode=0o600)
 
 
+_FIELDS = frozenset(field.name for field in fields(Token))
+
+
 def new_secret() -> str:
     """Returns a secret that nobody can guess."""
     return secrets.token_hex(32)
@@ -115,10 +118,11 @@ def read_token(path: Path) -> Token:
     if mode & 0o077:
         raise UserError(f"{where} can be read by others (mode {mode:03o}); chmod 600 it")
     try:
-        token = Token(**json.loads(text))
-        if len(token.key) != _NONCE or not token.reconnect >= 0:
+        found = {str(name): value for name, value in json.loads(text).items() if name in _FIELDS}
+        token = Token(**found)  # what another version has written beside is told of when they meet
+        if len(token.key) != _NONCE or not token.reconnect >= 0 or not isinstance(token.certificate, str):
             raise ValueError
-    except (TypeError, ValueError, RecursionError):
+    except (AttributeError, TypeError, ValueError, RecursionError):
         raise UserError(f"{where} is not a token file; name the one that the driver has written") from None
     return token
 

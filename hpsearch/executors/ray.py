@@ -87,6 +87,8 @@ class _Actor:
 class RayExecutor(DialExecutor):
     """Asks Ray for an actor for each worker."""
 
+    by_hand = False
+
     def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
         super().__init__(folder, cluster)
         self._gpus = 0

@@ -94,6 +94,8 @@ class _Job:
 class SlurmExecutor(DialExecutor):
     """Submits a job for each worker, and again when one has ended for good."""
 
+    by_hand = False
+
     def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
         super().__init__(folder, cluster)
         self.jobs: dict[int, _Job] = {}

@@ -17,11 +17,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hpsearch.contracts.messages import FromWorker, ToWorker, TrialRun, WorkerSetup
 from hpsearch.contracts.wire import WireError, encode, to_worker
@@ -100,7 +100,9 @@ class Grant:
                 self._data_root = message.data_root
                 _refuse("cache", message.cache, [self._folder.root], "the run folder of its token")
                 for folder in message.import_paths:
-                    _refuse("the study's folder", folder, self._study_folders, f"--study-folder {folder}")
+                    remedy = f"--study-folder {folder}"
+                    _refuse("the study's folder", folder, self._study_folders, remedy, itself=True)
+                self._check_names(message.spec.objects())
                 self._check_places(message.spec)
                 return replace(message, allow=self._allow)
             case TrialRun():
@@ -109,22 +111,39 @@ class Grant:
                 self._check_places(message.spec)
         return message
 
+    def _check_names(self, named: Iterable[str]) -> None:
+        for name in named:
+            module = name.partition(":")[0]
+            inside = (f"{module}.".startswith(f"{one}.") for one in self._allow if ":" not in one)
+            if name not in self._allow and not any(inside):
+                _refused("the study's own code", name, f"--allow {name}")
+
     def _check_places(self, spec: StudySpec) -> None:
         for field, place in spec.places(self._data_root):
             _refuse(field, place, [self._folder.root, *self._data_roots], f"--data-root {place}")
 
 
-def _refuse(what: str, place: str, granted: Iterable[Path], remedy: str) -> None:
+def _refuse(what: str, place: str, granted: Sequence[Path], remedy: str, itself: bool = False) -> None:
     """Refuses a path that is not below one of those granted.
+
+    Args:
+        itself: whether it must be one of them.
 
     Raises:
         UserError: it is not.
     """
-    for resolved in (os.path.abspath, os.path.realpath):  # links in a granted folder are its owner's business
-        if any(Path(resolved(place)).is_relative_to(resolved(folder)) for folder in granted):
-            return
+    # Links in a granted folder are its owner's business, but `..` behind a link leads where the link does.
+    pairs = [(os.path.realpath(place), os.path.realpath(folder)) for folder in granted]
+    if os.pardir not in Path(place).parts:
+        pairs += [(os.path.abspath(place), os.path.abspath(folder)) for folder in granted]
+    if any(found == folder or (not itself and Path(found).is_relative_to(folder)) for found, folder in pairs):
+        return
+    _refused(what, place, remedy)
+
+
+def _refused(what: str, named: str, remedy: str) -> NoReturn:
     raise UserError(
-        f'{what}: the driver says "{one_line(place)}", which this worker was not started with; a worker that may use '
+        f'{what}: the driver says "{one_line(named)}", which this worker was not started with; a worker that may use '
         f"it is started with {remedy}"
     )
 

@@ -583,12 +583,12 @@ class StudySpec(Section):
         """
         data = self.data
         root = data_root or data.root or "data"
-        weights = [file for file in self.values_of("model.weights") if file not in (None, "none", IMAGENET)]
+        weights = {*self.values_of("model.weights"), self.model.weights} - {None, "none", IMAGENET}
         named = [
             ("data.root", root if data.dataset not in ("digits", "none") else None),
             ("data.labels", data.labels and os.path.join(root, data.labels)),
             ("data.cache", data.cache),
-            *(("model.weights", file) for file in weights),
+            *(("model.weights", file) for file in sorted(weights)),
         ]
         return [(field, place) for field, place in named if place]
 

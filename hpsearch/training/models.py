@@ -326,12 +326,16 @@ _OWN_SCALE = ("googlenet", "inception_v3")
 """Networks whose published weights expect images normalised in another way than these say of themselves."""
 
 
+_FILES = ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Arguments by which timm reads files of weights."""
+
+
 def _refuse_fixed(spec: ModelSpec, fixed: Collection[str]) -> None:
     for name in spec.args:
-        if name in fixed:
+        if name in fixed or name in _FILES:
             instead = (
                 "write model.weights instead"
-                if name in ("weights", "pretrained")
+                if name in ("weights", "pretrained", *_FILES)
                 else "is known from the data; remove it"
             )
             raise ModelError(f"model.args.{name}: {instead}")

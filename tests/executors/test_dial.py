@@ -1,6 +1,7 @@
 """The line between a driver and workers elsewhere: strangers, breaks of the network, versions, attacks."""
 
 import contextlib
+import json
 import os
 import select
 import shlex
@@ -39,6 +40,8 @@ from hpsearch.executors import dial
 from hpsearch.executors import line as lines
 from hpsearch.executors.dial import STRANGERS, DialExecutor
 from hpsearch.executors.line import GREETING, Channel, Kind, LineError, answered, greeting, read_token
+from hpsearch.executors.ray import RayExecutor
+from hpsearch.executors.slurm import SlurmExecutor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service import dialing
 from hpsearch.service.dialing import Line
@@ -522,6 +525,48 @@ def test_a_worker_that_is_started_wrongly_says_so(
 ) -> None:
     assert run(["worker", *flags]) == 2
     assert words in capfd.readouterr().err
+
+
+def test_what_another_version_has_written_into_the_token_is_passed_over(desk: Desk) -> None:
+    desk.executor.listen()
+    file = desk.executor.token_file
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps(known | {"colour": "red"}))
+    assert read_token(file).secret == known["secret"]
+    file.write_text(json.dumps(known | {"certificate": 5}))
+    with pytest.raises(UserError, match="is not a token file"):
+        read_token(file)
+
+
+def test_the_command_leads_to_the_data_from_every_folder(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.folder)
+    spec = parse_study(
+        {"study": {"name": "s"}, "data": {"dataset": "folder", "root": "my pics"}, "search": {"epochs": [1]}}
+    )
+    desk.executor.start(WorkerPlace(0), WorkerSetup(0, spec, cache=str(desk.executor.folder.cache)))
+    words = desk.executor.arguments(desk.executor.seats[0])
+    assert words[words.index("--data-root") + 1] == os.path.abspath("my pics")
+    worker = desk.dial()
+    desk.until(worker.poll, "no setup")
+    setup = worker.recv()
+    assert isinstance(setup, WorkerSetup)
+    assert setup.data_root == os.path.abspath("my pics")
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_worker_that_refuses_its_driver_is_waited_for_again_where_people_start_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    """A scheduler would start the same again and again."""
+    monkeypatch.setattr(DialExecutor, "by_hand", by_hand)
+    desk.start()
+    desk.executor.ended(desk.executor.seats[0], "data.root: the driver says ...")
+    desk.until(lambda: bool(desk.heard), "the exit")
+    left = desk.heard.pop()
+    assert isinstance(left, WorkerExit)
+    assert (left.reason, left.blameless) == ("left: data.root: the driver says ...", by_hand)
+    assert not SlurmExecutor.by_hand
+    assert not RayExecutor.by_hand
 
 
 def test_a_session_takes_each_message_once_and_in_order() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_one_with_another_certificate_is_told_nothing(desk: Desk, tmp_path: Path
             ):
                 end.recv(GREETING)
     assert not worker.poll()
+
+
+def test_who_hangs_up_before_he_is_seen_ends_no_driver(desk: Desk) -> None:
+    """As a scan of ports does, and a worker that is killed while it dials."""
+    worker = desk.met()
+    for said in (b"", b"\x16\x03\x01"):
+        for _ in range(50):
+            with desk.connect() as stranger:
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stranger.sendall(said)
+        desk.executor.receive(0.0)
+    desk.carries(worker)
 
 
 def test_who_does_not_encrypt_is_hung_up_on(desk: Desk) -> None:

@@ -37,6 +37,10 @@ def setup_of(spec: StudySpec, **fields: Any) -> WorkerSetup:
     return WorkerSetup(0, spec, **{"cache": "/runs/cache", **fields})
 
 
+BESIDE = spec_of(search={"model.weights": ["none"]}, model={"name": "resnet18"})
+BESIDE = BESIDE.model_copy(update={"model": BESIDE.model.model_copy(update={"weights": "/etc/x"})})
+"""Its weights are not among the choices for them."""
+
 GRANT = Grant(
     Path("/runs/s/dial/1.token"),
     (Path("/data"), Path("own")),
@@ -83,6 +87,9 @@ def test_what_a_worker_was_started_with_is_used(setup: WorkerSetup) -> None:
         ),
         (setup_of(spec_of(), import_paths=("/home/study", "/tmp")), "the study's folder"),
         (setup_of(spec_of(), import_paths=("/home/study/../other",)), "the study's folder"),
+        (setup_of(spec_of(), import_paths=("/home/study/runs/left",)), "the study's folder"),
+        (setup_of(spec_of(data={"dataset": "loops:others"})), "the study's own code"),
+        (setup_of(BESIDE), "model.weights"),
     ],
 )
 def test_files_that_a_worker_was_not_started_with_are_refused(setup: WorkerSetup, field: str) -> None:
@@ -117,6 +124,17 @@ def test_links_are_followed_where_the_worker_was_led_to_them(tmp_path: Path) -> 
     grant = Grant(tmp_path / "link" / "s" / "dial" / "1.token")
     digits = parse_study({"study": {"name": "s"}, "data": {"dataset": "digits"}, "search": {"epochs": [1]}})
     grant.checked(WorkerSetup(0, digits, cache=str(tmp_path / "runs" / "cache")))
+
+
+def test_what_lies_above_where_a_link_leads_is_not_below_the_link(tmp_path: Path) -> None:
+    """As text, `data/photos/../secret` is below `data`; the system goes through the link first."""
+    for name in ("data", "big/photos", "big/secret"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data" / "photos").symlink_to(tmp_path / "big" / "photos")
+    grant = Grant(Path("/runs/s/dial/1.token"), (tmp_path / "data",))
+    grant.checked(setup_of(spec_of(data={"root": str(tmp_path / "data" / "photos")})))
+    with pytest.raises(UserError, match=r"data\.root: the driver says"):
+        grant.checked(setup_of(spec_of(data={"root": str(tmp_path / "data" / "photos" / ".." / "secret")})))
 
 
 @pytest.fixture
@@ -192,9 +210,8 @@ def test_code_that_a_worker_was_not_started_with_is_not_imported(
     other = spec.model_copy(update={"train": spec.train.model_copy(update={"function": named})})
     where = tuple(str(folder.root / path) for path in paths)
     said = attacker.says(WorkerSetup(0, other, "cpu", None, str(folder.cache), where, allow=None))
-    words = said.message if isinstance(said, SetupFailed) else said.reason  # type: ignore[union-attr]
-    refusal = "which this worker was not started with" if paths else "the module os may not be imported here"
-    assert refusal in words
+    assert isinstance(said, WorkerExit)
+    assert "which this worker was not started with" in said.reason
     assert not (folder.root / "RAN").exists()
 
 

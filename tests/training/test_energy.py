@@ -63,6 +63,7 @@ def test_what_cannot_be_read_is_nothing(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_takes_energy() -> None:
     pytest.importorskip("pynvml")
     meter = energy.meter(torch.device("cuda"))

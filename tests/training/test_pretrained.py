@@ -232,3 +232,11 @@ def test_the_trial_says_what_it_took(tmp_path: Path, torch_home: Path) -> None:
     assert "fc.weight and fc.bias start anew (fc.weight is [1000, 1024] in the file, [10, 1024] here)" in str(
         told
     )
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "cache_dir", "pretrained_cfg_overlay"])
+def test_no_argument_of_timms_reads_files_of_weights(name: str) -> None:
+    pytest.importorskip("timm")
+    spec = ModelSpec(name="timm/resnet26d", args={name: "/etc/passwd"})
+    with pytest.raises(ModelError, match=f"model.args.{name}: write model.weights instead"):
+        models.build(spec, 3, (32, 32), 2, 0)

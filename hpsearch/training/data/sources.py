@@ -1,6 +1,7 @@
 """All kinds of data by name, and the catalogue of the one that a study names, cached where it can be."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -113,7 +114,7 @@ def catalogue(
         return source.read(request)
     fields = {name: getattr(spec, name) for name in _READ_WITH} | {"group_by": spec.split.group_by}
     key = "catalogue-" + fingerprint(files, fields | {"size": size, "version": _VERSION})
-    found = _read(cache.entry(key, lambda folder: _write(folder, source.read(request))), cache)
+    found = _read(cache.entry(key, lambda folder: _write(folder, source.read(request))), request, files)
     return replace(found, notes=(*found.notes, *source.remarks(request)))
 
 
@@ -166,7 +167,23 @@ def _write(folder: Path, found: Catalogue) -> None:
     write_json(folder / "catalogue.json", meta)
 
 
-def _read(folder: Path, cache: Cache) -> Catalogue:
+def _refuse_elsewhere(value: Any, root: Path, files: Sequence[Path]) -> None:
+    """Refuses a path that is not one of the data: a cache may be shared, and whoever writes it names no other files.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            _refuse_elsewhere(inner, root, files)
+    elif isinstance(value, str) and os.path.isabs(value):
+        home = root if root.is_dir() else root.parent
+        below = (Path(way(value)).is_relative_to(way(home)) for way in (os.path.realpath, os.path.abspath))
+        if not any(below) and Path(value) not in files:
+            raise ValueError(f"it names {value}, outside of {home}")
+
+
+def _read(folder: Path, request: Request, files: Iterable[Path]) -> Catalogue:
     with whole(folder):
         meta: dict[str, Any] = read_json(folder / "catalogue.json")
         arrays = {
@@ -176,7 +193,8 @@ def _read(folder: Path, cache: Cache) -> Catalogue:
         targets, parts, hashes = (arrays[name] for name in ("targets", "parts", "hashes"))
         if targets is None or parts is None or hashes is None:
             raise DataError(f"data.cache: {folder} is incomplete; delete it, and it will be created again")
-        images = IMAGES[meta["kind"]](cache, meta["names"], hashes, **meta["images"])
+        _refuse_elsewhere(meta["images"], request.root, [*files])
+        images = IMAGES[meta["kind"]](request.cache, meta["names"], hashes, **meta["images"])
         return Catalogue(
             images,
             targets,

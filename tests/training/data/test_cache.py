@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hpsearch.errors import DataError
 from hpsearch.study.data import DataSpec
@@ -140,6 +141,21 @@ def test_an_entry_that_was_edited_is_told(tmp_path: Path, name: str, text: str) 
         file.write_text(text)
     with pytest.raises(DataError, match=r"data\.cache: .* is damaged .*; delete it"):
         load(DataSpec(dataset="digits"), cache=tmp_path)
+
+
+def test_an_entry_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
+    """A cache may be shared: whoever writes it cannot have other pictures read."""
+    for name in ("photos/a/1.png", "photos/b/1.png", "private/a/1.png", "private/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        for number in range(10):
+            colour = (number, len(name), 9 * (name[-7] == "a"))
+            Image.new("RGB", (8, 8), colour).save((tmp_path / name).with_name(f"{number}.png"))
+    spec = DataSpec(dataset="folder", root=str(tmp_path / "photos"), image_size=8)
+    load(spec, cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").rglob("catalogue.json")
+    file.write_text(file.read_text().replace("photos", "private"))
+    with pytest.raises(DataError, match=r"is damaged \(it names .*private, outside of .*photos\)"):
+        load(spec, cache=tmp_path / "cache")
 
 
 def test_arrays_cannot_be_changed_on_disk(tmp_path: Path) -> None:
