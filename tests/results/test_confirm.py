@@ -40,6 +40,7 @@ from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
 from hpsearch.training.device import PRECISIONS
+from hpsearch.training.own import NO_JUDGES
 from hpsearch.training.saved import load_model
 from hpsearch.training.weights import read_weights, save_weights
 from tests.results.digits import options_in, searched, small_spec
@@ -649,7 +650,7 @@ def test_batches_of_the_test_part_are_halved_where_memory_is_short(tmp_path: Pat
     spec = small_spec()
     sealed = open_test(spec.data, cache=tmp_path)
     cpu, precision = torch.device("cpu"), PRECISIONS["float32"]
-    outputs, counters = _outputs(spec, Cramped(), sealed, sealed.test, precision, cpu)
+    outputs, counters = _outputs(spec, Cramped(), sealed, sealed.test, precision, cpu, NO_JUDGES)
     images, _ = sealed.batch(sealed.test, slice(None), torch.float32)
     assert torch.equal(outputs, images.flatten(1)[:, :10])
     assert sum(map(sum, counters.confusion())) == len(sealed.test) > 50
