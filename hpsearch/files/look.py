@@ -42,6 +42,15 @@ def _mode(path: str | Path, field: str) -> int:
         ) from None
 
 
+def is_below(path: str | Path, folder: str | Path) -> bool:
+    """Says whether a path lies in a folder, or is that folder, whether there is anything or not.
+
+    Links in the folder are its owner's business, but `..` behind a link leads where the link does.
+    """
+    ways = [os.path.realpath] + [os.path.abspath] * (os.pardir not in Path(path).parts)
+    return any(Path(way(path)).is_relative_to(way(folder)) for way in ways)
+
+
 def are_same(one: str | Path, other: str | Path) -> bool:
     """Says whether two paths lead to one place, whether there is anything or not."""
     try:

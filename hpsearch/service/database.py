@@ -23,6 +23,7 @@ class Database:
 
     Attributes:
         gone: why the study is not in the database any more, as a sentence; "" as long as it is.
+        damaged: the database's file, if that is why, so that it is in the way; "" if not.
         latency: seconds that the last call took which was answered.
     """
 
@@ -30,6 +31,7 @@ class Database:
         self, on_lost: Callable[[LeaseLost], None], on_message: Callable[[str], None], stops: Stops
     ) -> None:
         self.gone = ""
+        self.damaged = ""
         self.latency = 0.0
         self._stops = stops
         self._on_lost = on_lost

@@ -46,6 +46,7 @@ from hpsearch.executors.line import (
 )
 from hpsearch.executors.local import thread_counts
 from hpsearch.executors.tls import trusting
+from hpsearch.files.look import is_below
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.signals import heeded
 from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once, leave_with_driver
@@ -112,10 +113,10 @@ class Grant:
         return message
 
     def _check_names(self, named: Iterable[str]) -> None:
+        from hpsearch.training.imports import is_allowed
+
         for name in named:
-            module = name.partition(":")[0]
-            inside = (f"{module}.".startswith(f"{one}.") for one in self._allow if ":" not in one)
-            if name not in self._allow and not any(inside):
+            if not is_allowed(name, self._allow):
                 _refused("the study's own code", name, f"--allow {name}")
 
     def _check_places(self, spec: StudySpec) -> None:
@@ -132,13 +133,8 @@ def _refuse(what: str, place: str, granted: Sequence[Path], remedy: str, itself:
     Raises:
         UserError: it is not.
     """
-    # Links in a granted folder are its owner's business, but `..` behind a link leads where the link does.
-    pairs = [(os.path.realpath(place), os.path.realpath(folder)) for folder in granted]
-    if os.pardir not in Path(place).parts:
-        pairs += [(os.path.abspath(place), os.path.abspath(folder)) for folder in granted]
-    if any(found == folder or (not itself and Path(found).is_relative_to(folder)) for found, folder in pairs):
-        return
-    _refused(what, place, remedy)
+    if not any(is_below(place, folder) and (not itself or is_below(folder, place)) for folder in granted):
+        _refused(what, place, remedy)
 
 
 def _refused(what: str, named: str, remedy: str) -> NoReturn:

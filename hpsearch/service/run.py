@@ -150,8 +150,8 @@ def _save(driver: Driver) -> None:
         raise CheckpointError(
             f"{gone}; its trials cannot be kept in {path}: {error.strerror or error}"
         ) from error
-    file = _damaged(driver.study)
-    first = f"move {file} away and " if file else ""
+    driver.database.damaged = _damaged(driver.study)
+    first = f"move {driver.database.damaged} away and " if driver.database.damaged else ""
     driver.database.gone = (
         f"{gone}; {counted(count, 'finished trial')} and all unfinished ones are kept in {path}: {first}run the study "
         "again to bring them back"
@@ -203,7 +203,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         cold=stops.cold,
         failed=error is not None,
         lost=bool(driver.database.gone),
-        damaged=_damaged(study) if driver.database.gone else "",
+        damaged=driver.database.damaged,
         epochs=driver.epochs,
         driver_seconds=cpu,
         folder=str(launched.folder.home),

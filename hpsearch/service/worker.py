@@ -123,9 +123,8 @@ def serve(pipe: Pipe, setup: WorkerSetup, terminated: threading.Event | None = N
         engine, ready = prepare(
             setup, began, teller(pipe, setup.worker), lambda text: pipe.send(Waiting(setup.worker, text))
         )
-    except (
-        BaseException
-    ) as error:  # signals have handlers: what else comes was raised by code of the user's own
+    except BaseException as error:
+        # Signals have handlers: what else comes was raised by code of the user's own.
         logger.exception("worker %d cannot begin", setup.worker)
         pipe.send(setup_failed(setup, error))
         return

@@ -44,7 +44,7 @@ def import_object(
         raise error(f"{where}: write package.module:function, such as my_package.nets:build")
     modules = None if allow is None or reference in allow else [one for one in allow if ":" not in one]
     top = module_name.partition(".")[0]
-    if modules is not None and not _is_inside(module_name, modules):
+    if allow is not None and not is_allowed(reference, allow):
         raise error(f"{where}: the module {top} may not be imported here; allow it with --allow {top}")
     found: Any = _import_module(module_name, where, error)
     for name in path.split("."):
@@ -57,6 +57,13 @@ def import_object(
     if not callable(found):
         raise error(f"{where} is {type(found).__name__}, which cannot be called; name a function or a class")
     return found  # type: ignore[no-any-return]
+
+
+def is_allowed(reference: str, allow: Collection[str]) -> bool:
+    """Says whether the module of a reference may be imported, see `import_object`."""
+    return reference in allow or _is_inside(
+        reference.partition(":")[0], [one for one in allow if ":" not in one]
+    )
 
 
 def _is_inside(module: str, allowed: Iterable[str]) -> bool:

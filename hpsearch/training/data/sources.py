@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
+from hpsearch.files.look import is_below
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data import builders, stacks, torchvision_sets
 from hpsearch.training.data.arrays import CLASSES, DIGITS, ArrayImages
@@ -178,8 +179,7 @@ def _refuse_elsewhere(value: Any, root: Path, files: Sequence[Path]) -> None:
             _refuse_elsewhere(inner, root, files)
     elif isinstance(value, str) and os.path.isabs(value):
         home = root if root.is_dir() else root.parent
-        below = (Path(way(value)).is_relative_to(way(home)) for way in (os.path.realpath, os.path.abspath))
-        if not any(below) and Path(value) not in files:
+        if not is_below(value, home) and Path(value) not in files:
             raise ValueError(f"it names {value}, outside of {home}")
 
 
