@@ -19,6 +19,7 @@ from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.executors.places import cores
 from hpsearch.files.locks import temporary_folder
 from hpsearch.results.commands.forecast import START, Sample, between, span, studies
+from hpsearch.results.dashboard.notes import by_case
 from hpsearch.results.terminal.progress import precision_text
 from hpsearch.study.checks import DataFacts, check_study_against
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange
@@ -337,11 +338,7 @@ def _correction(engine: Engine, trials: Sequence[Sample], paces: Sequence[float]
 
 def space_table(spec: StudySpec) -> tuple[tuple[str, str, str], ...]:
     """Returns one row per hyperparameter: name, values, how they are drawn."""
-    return tuple(
-        (name, values, f"{drawn}{f', where {case}' if case else ''}")
-        for name, entry in spec.search.items()
-        for case, (values, drawn) in ((case, _described(one)) for case, one in entry.parts())
-    )
+    return tuple(by_case(spec, _described))
 
 
 def _described(entry: Entry) -> tuple[str, str]:

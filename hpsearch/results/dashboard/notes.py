@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpsearch.results.stored.answer import SUMMARY, read_summary
@@ -203,10 +203,19 @@ def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
     """Returns one row per hyperparameter: name, values, scale."""
     if record.spec is None:
         return [(name, "?", "?") for name in record.hparam_names()]
+    return by_case(record.spec, entry_words)
+
+
+def by_case(spec: StudySpec, described: Callable[[Entry], tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Returns one row per hyperparameter, of a conditional one per case: name, values, how they are drawn and where.
+
+    Args:
+        described: the values of an entry, and how they are drawn.
+    """
     return [
-        (name, values, f"{scale}{f', where {case}' if case else ''}")
-        for name, entry in record.spec.search.items()
-        for case, (values, scale) in ((case, entry_words(one)) for case, one in entry.parts())
+        (name, values, f"{drawn}{f', where {case}' if case else ''}")
+        for name, entry in spec.search.items()
+        for case, (values, drawn) in ((case, described(one)) for case, one in entry.parts())
     ]
 
 
