@@ -17,6 +17,8 @@ PAUSES = "pauses"
 """User attribute: how often a trial was paused and resumed."""
 BEST_AT = "best_at"
 """User attribute: when the score was reached, as the end of the training that stored it, in seconds since 1970."""
+START_SECONDS = "start_seconds"
+"""User attribute: wall time in which the trial was built, and its checkpoint read, over all attempts."""
 DEVICE_SECONDS = "device_seconds"
 """User attribute: how long devices were busy with a trial; trials beside each other share the time."""
 JOULES = "joules"
@@ -111,11 +113,17 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """An attempt begins; `curve` holds the epochs of the checkpoint that it resumes, if any."""
+    """An attempt begins.
+
+    Attributes:
+        curve: the epochs of the checkpoint that it resumes, if any.
+        seconds: wall time in which the trial was built, and its checkpoint read.
+    """
 
     number: int
     attempt: int
     curve: tuple[EpochResult, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

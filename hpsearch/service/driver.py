@@ -167,6 +167,7 @@ class Driver:
         worker, trial = self.fleet.with_trial(started.number), self.study.live.get(started.number)
         if worker is None or trial is None:
             return
+        trial.start_seconds += started.seconds
         judged = self.study.resume(started.number, started.curve)
         if started.curve:
             self._answer(worker, trial, judged, len(started.curve))

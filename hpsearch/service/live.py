@@ -17,6 +17,7 @@ from hpsearch.contracts.trial import (
     JOULES,
     PAUSED,
     PAUSES,
+    START_SECONDS,
     TRIES,
     WHY,
     EpochResult,
@@ -59,6 +60,7 @@ class LiveTrial:
         kept: what was stored with it when it was paused; empty once it is trained again.
         why: for each time that it was begun or resumed, why it was chosen.
         pauses: how often it was paused and resumed, each an attempt that was no failure.
+        start_seconds: in which it was built, and its checkpoint read, over all attempts.
         device_seconds: how long a device was busy with it; of one that it shares, its share.
         joules: the energy that devices took for it, likewise.
         stored_best: the score that was stored with it, and when that was reached.
@@ -83,6 +85,7 @@ class LiveTrial:
     kept: Mapping[str, Any] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
     pauses: int = 0
+    start_seconds: float = 0.0
     device_seconds: float = 0.0
     joules: float = 0.0
     stored_best: tuple[float | None, float] | None = None
@@ -100,6 +103,7 @@ class LiveTrial:
     def remember(self, attrs: Mapping[str, Any]) -> None:
         """Takes over what an earlier attempt has stored with the trial."""
         self.why, self.pauses = list(attrs.get(WHY) or ()), int(attrs.get(PAUSES) or 0)
+        self.start_seconds = float(attrs.get(START_SECONDS) or 0.0)
         self.device_seconds = float(attrs.get(DEVICE_SECONDS) or 0.0)
         self.joules = float(attrs.get(JOULES) or 0.0)
         if attrs.get(BEST_AT) is not None:
@@ -256,6 +260,7 @@ def attributes(
         DEVICE_SECONDS: round(trial.device_seconds, 3),
         **({JOULES: round(trial.joules, 1)} if trial.joules else {}),
         BEST_AT: trial.best_at(best[0]) if best else None,
+        START_SECONDS: round(trial.start_seconds, 3),
         "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
         TRIES: trial.tries,

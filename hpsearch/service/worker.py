@@ -296,6 +296,7 @@ class Loop:
         return not self._active or (len(self._active) < self._engine.capacity and self._engine.fits(run))
 
     def _admit(self, run: TrialRun) -> None:
+        began = time.perf_counter()
         try:
             started = self._engine.admit(run)
         except BaseException as error:
@@ -304,7 +305,7 @@ class Loop:
             self._fail(run, error, hopeless=failures.comes_again(error, first=True))
             return
         self._active[run.number] = run
-        self._pipe.send(started)
+        self._pipe.send(replace(started, seconds=time.perf_counter() - began))
         self._await_judgement(started)
 
     def _await_judgement(self, started: TrialStarted) -> None:

@@ -82,6 +82,7 @@ class _Record(BaseModel, strict=True):
     stop_reason: Annotated[StopKind, Field(strict=False)] = StopKind.FINISHED
     metrics_at_best: dict[str, Any] = {}
     seconds: FiniteFloat | None = None
+    start_seconds: FiniteFloat | None = None
     device_seconds: FiniteFloat | None = None
     samples_per_second: FiniteFloat | None = None
     attempt: int = 1

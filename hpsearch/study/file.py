@@ -39,6 +39,7 @@ RUN_ONLY = {
 
 LATER: dict[str, Any] = {
     "study.policy": "sampled",
+    "study.first_piece": 1,
     "data.resize": "crop",
     "data.range": None,
     "data.split_column": None,

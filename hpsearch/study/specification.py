@@ -123,6 +123,8 @@ class StudySection(Section):
     """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
     license: str | None = None
     """Of the models that come of it, such as "CC BY 4.0"; their card says it."""
+    first_piece: Int = Field(1, ge=1)
+    """Epochs that a trial trains before it may be paused."""
     max_paused: Int = Field(100, ge=1)
     """Paused trials that are kept, each with a checkpoint on disk; of more, the least promising end."""
 
@@ -321,6 +323,9 @@ class StudySpec(Section):
     def _policy_suits_sampler_and_pruner(self) -> "StudySpec":
         policy = self.policy
         if not self.pauses:
+            if self.study.first_piece > 1:
+                sentence = '"sampled" pauses no trial; remove it, or take another study.policy'
+                raise FieldErrors([("study.first_piece", sentence)])
             return self
         if self.sampler.name in ("grid", "points"):
             sentence = f'"{policy}" ends few trials, but sampler.name = "{self.sampler.name}" is to train all'

@@ -88,7 +88,10 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
     whole = [trial for trial in record.trials if not trial.attrs.get("pauses")]
     left = len(record.trials) - len(resumed) - len(whole)
     assert left > 3
-    assert text.endswith(f" resumed after a pause, {left} paused and not resumed, {len(whole)} never paused.")
+    counts, told = text.split(f"{len(whole)} never paused.")
+    assert counts.endswith(f" resumed after a pause, {left} paused and not resumed, ")
+    assert told.startswith(" Building trials and reading their checkpoints took 0:")
+    assert told.endswith("% of the workers' time. A larger study.first_piece makes fewer pieces.")
 
 
 def test_the_chart_of_pieces_adds_up(folder: Path) -> None:

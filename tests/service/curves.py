@@ -119,7 +119,7 @@ class CurveExecutor:
         script = self.script(run)
         curve = tuple(self.saved.get(run.number, ()))
         self.runs[worker] = (run, script, len(curve))
-        self.messages.append(TrialStarted(run.number, run.attempt, curve))
+        self.messages.append(TrialStarted(run.number, run.attempt, curve, seconds=0.25))
         if not curve:
             self._play(worker)
 

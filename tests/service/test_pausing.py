@@ -339,6 +339,21 @@ def test_no_more_trials_stay_paused_than_may(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_trial_is_paused_before_its_first_piece_has_ended(tmp_path: Path, policy: str) -> None:
+    run(spec_of(policy, first_piece=3), options_in(tmp_path), executor=CurveExecutor(rough))
+    ends = [[end for end, _ in trial.user_attrs[PIECES]] for trial in trials_in(tmp_path)]
+    assert min(end for pieces in ends for end in pieces[:-1]) == 3
+    assert any(len(pieces) > 1 for pieces in ends)
+
+
+def test_what_the_start_of_each_attempt_took_is_stored(tmp_path: Path) -> None:
+    run(spec_of("halving"), options_in(tmp_path), executor=CurveExecutor(rough))
+    attrs = [trial.user_attrs for trial in trials_in(tmp_path)]
+    assert [one["start_seconds"] for one in attrs] == [0.25 * len(one["why"]) for one in attrs]
+    assert max(len(one["why"]) for one in attrs) > 1
+
+
 def test_the_epochs_of_paused_trials_count_towards_the_studys(tmp_path: Path) -> None:
     spec = spec_of("halving", max_epochs_total=20, trials=100)
     executor = CurveExecutor(rough)
@@ -544,6 +559,11 @@ def test_a_loop_without_checkpoints_cannot_be_paused(tmp_path: Path) -> None:
         StudyFileError, match=r'study.policy: "halving" pauses trials, but trial 0 has left no'
     ):
         run(spec_of("halving"), options_in(tmp_path), executor=Forgetful(rough))
+
+
+def test_a_first_piece_without_pauses_is_refused() -> None:
+    with pytest.raises(StudyFileError, match=r'study\.first_piece: "sampled" pauses no trial'):
+        spec_of("sampled", first_piece=2)
 
 
 @pytest.mark.parametrize(

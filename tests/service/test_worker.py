@@ -82,6 +82,7 @@ class Driver:
         """Lets a trial run all its epochs; returns those that it reported, and its end."""
         self.send(run)
         started, results = self.expect(TrialStarted), []
+        assert 0 < started.seconds < 60
         if started.curve:
             self.decide(started.curve[-1])
         while not isinstance(message := self.receive(), TrialEnd):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES
+from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES, START_SECONDS
 from hpsearch.results.dashboard.notes import data_rows, searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
@@ -26,7 +26,7 @@ from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.status import Cost
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import hparam, number, precision_text
+from hpsearch.results.terminal.progress import duration, hparam, number, precision_text
 from hpsearch.store.keys import ENDED
 from hpsearch.store.study_data import DATA
 from hpsearch.study.specification import StudySpec
@@ -38,6 +38,8 @@ LONGER = (
     " Paused trials count with the epochs that they had. A trial that may train longer has trained longer when it is "
     "paused, so that epochs seem to matter more than they do."
 )
+COSTLY = 0.1
+"""Share of the workers' time for pauses from which on the report names a remedy."""
 APART = (*OUTCOMES, "workers", "pieces")
 """Graphs that stand in a section of their own."""
 
@@ -178,12 +180,26 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     never = len(record.trials) - len(resumed) - left
     text = (
         f"{counted(len(resumed), 'trial')} resumed after a pause, {left} paused and not resumed, "
-        f"{never} never paused."
+        f"{never} never paused.{_switches(record)}"
     )
     return (
         *([picture] if picture is not None else []),
         Text(text),
         Table(("trial", "pieces end at epoch", "now", "chosen because"), tuple(rows)),
+    )
+
+
+def _switches(record: StudyRecord) -> str:
+    """Returns what pauses cost; nothing where no trial says how long it took to build."""
+    trained = sum(trial.attrs.get("seconds") or 0.0 for trial in record.trials)
+    switching = sum(trial.attrs.get(START_SECONDS) or 0.0 for trial in record.trials)
+    if not switching:
+        return ""
+    share = switching / (switching + trained)
+    remedy = " A larger study.first_piece makes fewer pieces." if share > COSTLY else ""
+    return (
+        f" Building trials and reading their checkpoints took {duration(switching)}, {share:.0%} of the workers' "
+        f"time.{remedy}"
     )
 
 

@@ -24,7 +24,11 @@ def build_policy(name: str, view: StudyView) -> Policy:
 
 
 def _halving(view: StudyView) -> Policy:
-    return Halving(view, Pieces(False, 3, view.spec.max_epochs))
+    return Halving(view, Pieces(False, 3, view.spec.max_epochs, view.spec.study.first_piece))
+
+
+def _screen(view: StudyView) -> Policy:
+    return Screen(view, view.spec.study.first_piece)
 
 
 def thaw(view: StudyView) -> Thaw:
@@ -37,13 +41,13 @@ def _auto(view: StudyView) -> Policy:
 
 
 def _pieces(view: StudyView) -> Pieces:
-    return Pieces(are_stretched(view.spec), 2, view.spec.max_epochs)
+    return Pieces(are_stretched(view.spec), 2, view.spec.max_epochs, view.spec.study.first_piece)
 
 
 POLICIES: Mapping[str, Callable[[StudyView], Policy]] = {
     "sampled": Sampled,
     "halving": _halving,
-    "screen": Screen,
+    "screen": _screen,
     "thaw": thaw,
     "auto": _auto,
 }

@@ -238,9 +238,13 @@ class Pausing(ABC):
         return self._sign * value if math.isfinite(value) else math.inf
 
     def _rank(self, track: Track) -> tuple[float, float, int]:
-        """Returns what sorts paused trials, the most promising first: the place in the rung where each waits."""
+        """Returns what sorts paused trials, the most promising first: the place among all that came as far."""
         mine = track.best(track.trained)
-        others = [t.best(track.trained) for t in self.tracks.values() if t.trained >= track.trained]
+        reached = [
+            (other, self.pieces.as_far(track.trained, track.epochs, other.epochs))
+            for other in self.tracks.values()
+        ]
+        others = [other.best(epoch) for other, epoch in reached if other.trained >= epoch]
         return sum(cost < mine for cost in others) / len(others), mine, track.number
 
     def _enter(self, track: Track) -> None:

@@ -58,6 +58,10 @@ class Pieces:
         """Returns what names the rung of a cut: its epoch, or by share how many pieces are left."""
         return place - len(cuts) if self.by_share else cuts[place]
 
+    def as_far(self, epoch: int, epochs: int, other: int) -> int:
+        """Returns at which epoch a trial of `other` epochs is as far as one of `epochs` at an epoch."""
+        return round(epoch * other / epochs) if self.by_share else epoch
+
     def time(self, epoch: NDArray[np.float64], epochs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns how far trials are, on a logarithmic scale that ends at 1."""
         far = epoch / (epochs if self.by_share else self.longest)

@@ -10,13 +10,13 @@ from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import CONTINUE, Continue, New, Pause, Resume, Stop, Wait
 from hpsearch.search.policy.halving import Halving
-from hpsearch.search.policy.pausing import Pausing, Track
+from hpsearch.search.policy.pausing import Doing, Pausing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.policy.sampled import Sampled
 from hpsearch.search.policy.screen import Screen
 from hpsearch.search.view import StudyView
 from hpsearch.study import parse_study
-from hpsearch.testing.policy_contract import FIXED, Database, Driver, curves, study
+from hpsearch.testing.policy_contract import FIXED, SEARCH, Database, Driver, curves, study
 
 
 def halving(epochs=9):
@@ -82,6 +82,19 @@ def test_the_least_promising_of_the_paused_are_ended_first():
     assert policy.surplus(1) == [0, 2, 3]
     assert policy.surplus(2) == [0, 2]
     assert policy.surplus(0) == [1, 2, 3, 0], "of all that end, the best is first"
+
+
+def test_by_share_the_paused_are_ranked_among_those_that_came_as_far_by_share():
+    """Epoch 1 of 8 is as far as epoch 2 of 16: trial 3 is the third of four there, though its epoch 1 is the best."""
+    spec = study(SEARCH, study={"trials": 100}, train={"function": "a:b", "schedule": "cosine"})
+    policy = Halving(StudyView(spec), Pieces(True, 2, 16))
+    curves = [(16, 0.9, 0.45, 0.42, 0.4), (8, 0.5, 0.35), (16, 0.9, 0.3), (8, 0.48)]
+    for number, (epochs, *costs) in enumerate(curves):
+        pieces = [(len(costs), number)]
+        policy.tracks[number] = Track(number, {}, policy.pieces.cuts(epochs), costs, pieces, Doing.PAUSED)
+    assert policy.surplus(0) == [2, 1, 0, 3]
+    assert policy.surplus(3) == [3]
+    assert policy.surplus(2) == [3, 0]
 
 
 def test_halving_goes_by_the_best_value_so_far():
