@@ -85,6 +85,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "The commands as functions",
         "Trials that you choose",
         "When the study is enough",
+        "Only models that are small or fast enough",
         "Known-good points first",
         "Checkpoints, and when a crash is too many",
     ),

@@ -70,7 +70,8 @@ class FinishedTrial:
 
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
-        stop_reason: finished, early_stopping, pruner, diverged, out_of_memory, study_end or error.
+        stop_reason: finished, early_stopping, pruner, diverged, infeasible, out_of_memory, study_end or
+            error.
         score: the best value of the study's metric over its epochs; None if there was no finite one.
         detail: one readable sentence about why it stopped.
         is_best: whether it is now the study's best trial.

@@ -7,7 +7,8 @@
       |  <---------------------------------  Loading                    while it reads images for the first time
       |  <---------------------------------  Ready | SetupFailed        after importing torch and loading data
       |  TrialRun  ------------------------>
-      |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any
+      |  <---------------------------------  TrialStarted               with its checkpoint's epochs, if any, and its
+      |                                                                  footprint, if the study asks for it
       |  <---------------------------------  EpochResult                one per epoch
       |  <---------------------------------  Usage                      every few seconds
       |  Decision  ------------------------>                            CONTINUE, STOP or PREEMPT
@@ -17,7 +18,8 @@
 A worker takes as many TrialRuns as its `Ready.capacity` says. Each trial waits for the decision on its last
 epoch before it trains the next: a stopped trial never trains an epoch too many. So does one that is resumed:
 the driver judges the checkpoint's last epoch anew (`TrialStarted.curve` is not empty), for the trial may have
-ended before its record was written.
+ended before its record was written. One whose footprint is told (`TrialStarted.footprint`) waits for the decision on
+epoch 0, for it may take more than the study allows.
 The executor itself sends `WorkerExit` (the worker has gone), `Waiting` (it is queued), and
 `PlaceAdded` and `PlaceRemoved` when places come and go.
 """

@@ -50,6 +50,7 @@ class StopKind(StrEnum):
     EARLY_STOPPING = "early_stopping"
     PRUNER = "pruner"
     DIVERGED = "diverged"
+    INFEASIBLE = "infeasible"  # it breaks a limit of the study
     OUT_OF_MEMORY = "out_of_memory"
     STUDY_END = "study_end"  # one of the study's own limits ended it
     ERROR = "error"
@@ -118,12 +119,14 @@ class TrialStarted:
     Attributes:
         curve: the epochs of the checkpoint that it resumes, if any.
         seconds: wall time in which the trial was built, and its checkpoint read.
+        footprint: what the model takes, by the names of `StudySpec.measured`.
     """
 
     number: int
     attempt: int
     curve: tuple[EpochResult, ...] = ()
     seconds: float = 0.0
+    footprint: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 One invariant holds at all times: no finished trial ever reached a better value than the study's best value.
 It holds because a record, whatever ended the trial, is COMPLETE.
 
-Optuna passes over infeasible trials in `study.best_trial`, so `memory_constraint` marks no COMPLETE trial.
+Trials that take more than the study allows are left out of it: no score of theirs counts. Optuna passes over
+infeasible trials in `study.best_trial`, so `constraints` marks no COMPLETE trial.
 """
 
 import math
@@ -91,7 +92,7 @@ class Course:
             self._ended[trial.number] = ended.timestamp()
             insort(self._ends, ended.timestamp())
         value = attrs.get("score")
-        if _is_finite(value):
+        if _is_finite(value) and attrs.get("stop_reason") != StopKind.INFEASIBLE:
             reached = attrs.get(BEST_AT) or (ended.timestamp() if ended is not None else 0.0)
             found = (self._sign * value, reached, trial.number)
             self._best = found if self._best is None else min(self._best, found)
@@ -149,6 +150,8 @@ def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: Outco
         board: the trials that finished before; not changed.
         switch: `early_stopping.outcome`.
     """
+    if kind is StopKind.INFEASIBLE:
+        return TrialState.PRUNED
     if board.is_record(score):
         return TrialState.COMPLETE
     if kind is StopKind.ERROR:
@@ -162,13 +165,20 @@ def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: Outco
     return TrialState.PRUNED
 
 
-def memory_constraint(kind: StopKind, state: TrialState) -> float | None:
-    """Returns the value of Optuna's constraint "memory" for a trial, or None to set none.
+def constraints(kind: StopKind, state: TrialState, excesses: Mapping[str, float]) -> Mapping[str, float]:
+    """Returns the values of the constraints, as Optuna calls them, that a trial breaks; all are above 0.
 
-    Above 0 means infeasible: the sampler learns to avoid such a batch. A COMPLETE trial gets none, as Optuna
-    would no longer offer it as the best.
+    The sampler learns to avoid what breaks them: too large a batch, too large a model. A COMPLETE trial breaks none, as
+    Optuna would no longer offer it as the best.
+
+    Args:
+        excesses: see `StudySpec.excesses`.
     """
-    return 1.0 if kind is StopKind.OUT_OF_MEMORY and state is TrialState.PRUNED else None
+    if state is not TrialState.PRUNED:
+        return {}
+    if kind is StopKind.INFEASIBLE:
+        return excesses
+    return {"memory": 1.0} if kind is StopKind.OUT_OF_MEMORY else {}
 
 
 def score(values: Iterable[float], direction: Direction) -> tuple[float, int] | None:

@@ -13,7 +13,7 @@ import warnings
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,6 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import StopKind
 from hpsearch.errors import HpsearchError
 from hpsearch.search.space import Space
 from hpsearch.study.conditions import When, holds
@@ -286,15 +285,19 @@ def sample_in_groups(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A finished trial as the sampler sees it."""
+    """A finished trial as the sampler sees it.
+
+    Attributes:
+        broken: the constraints that it breaks, see `hpsearch.search.outcome.constraints`.
+    """
 
     state: TrialState
     value: float | None
-    infeasible: bool = False
+    broken: Mapping[str, float] = field(default_factory=dict)
 
 
 def seen_by_sampler(
-    kind: StopKind, state: TrialState, score: float | None, worst: float | None, sampler: str
+    state: TrialState, score: float | None, broken: Mapping[str, float], worst: float | None, sampler: str
 ) -> Seen:
     """Returns what the sampler is told of a finished trial; the database keeps the true words.
 
@@ -305,16 +308,16 @@ def seen_by_sampler(
     ones. GP sees COMPLETE trials alone, so it is told the worst score so far.
 
     Args:
+        broken: the constraints that it breaks.
         worst: the worst finite score before this trial, None if there was none.
     """
     if state is TrialState.FAIL:
         return Seen(TrialState.FAIL, None)
-    memory = kind is StopKind.OUT_OF_MEMORY
-    if score is not None and not memory:
+    if score is not None and not broken:
         return Seen(TrialState.COMPLETE, score)
     if sampler == "gp":
         return Seen(TrialState.COMPLETE, worst) if worst is not None else Seen(TrialState.FAIL, None)
-    return Seen(TrialState.PRUNED, None, infeasible=memory)
+    return Seen(TrialState.PRUNED, None, broken)
 
 
 def worse(direction: Direction, first: float | None, second: float | None) -> float | None:

@@ -17,12 +17,13 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.contracts.trial import QUEUED, StopKind
-from hpsearch.search.outcome import Course, Scoreboard
+from hpsearch.search.outcome import Course, Scoreboard, constraints
 from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, sample_in_groups, seen_by_sampler, worse
 from hpsearch.search.space import Space, distributions
 from hpsearch.study import conditions
 from hpsearch.study.direction import sign
+from hpsearch.study.footprint import taken
 from hpsearch.study.search import Entry
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import one_line
@@ -78,6 +79,7 @@ class StudyView:
 
     Attributes:
         misfits: why queued trials cannot be trained as they were given, by number.
+        footprints: what the trials' models take, as far as the study asks for it, by number.
     """
 
     def __init__(self, spec: StudySpec, past: Sequence[FrozenTrial] = ()) -> None:
@@ -106,6 +108,7 @@ class StudyView:
         self._queued: set[int] = set()
         self._foreign: list[int] = []
         self.misfits: dict[int, str] = {}
+        self.footprints: dict[int, Mapping[str, float]] = {}
         self._storage.past = self._as_past(past[-NEWEST_SHOWN:])
 
     def _as_past(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -131,6 +134,7 @@ class StudyView:
         Args:
             trial: as stored, finished or not; `stop_reason` and `score` among its user attributes.
         """
+        self.know(trial.number, taken(trial.user_attrs))
         if not trial.state.is_finished():
             self._add_unfinished(trial)
             self.course.add(trial)
@@ -147,6 +151,12 @@ class StudyView:
         self.counts[trial.state.name] += 1
         if trial.state is TrialState.WAITING:
             self._queued.add(trial.number)
+
+    def know(self, number: int, footprint: Mapping[str, float]) -> None:
+        """Takes note of what a trial's model takes."""
+        known = {name: footprint[name] for name in self.spec.measured if name in footprint}
+        if known:
+            self.footprints[number] = known
 
     def leave_out(self, number: int) -> None:
         """Keeps the place of a foreign trial, of which samplers, pruners and counts know nothing."""
@@ -179,6 +189,7 @@ class StudyView:
     def replace(self, trial: FrozenTrial) -> None:
         """Puts the finished record of a trial, as stored, in the place of its running one."""
         self.begin(trial.number)
+        self.know(trial.number, taken(trial.user_attrs))
         self._storage._set_trial(self._ids[trial.number], self._numbered(self._as_seen(trial), trial.number))
         self._storage.running.discard(trial.number)
         self.counts[TrialState.RUNNING.name] -= 1
@@ -297,7 +308,8 @@ class StudyView:
     def _as_seen(self, trial: FrozenTrial) -> FrozenTrial:
         kind = StopKind(trial.user_attrs.get("stop_reason", StopKind.FINISHED))
         score = trial.user_attrs.get("score")
-        seen = seen_by_sampler(kind, trial.state, score, self._worst, self.spec.sampler.name)
+        broken = constraints(kind, trial.state, self.spec.excesses(taken(trial.user_attrs)))
+        seen = seen_by_sampler(trial.state, score, broken, self._worst, self.spec.sampler.name)
         return _told(trial, seen)
 
 
@@ -316,7 +328,7 @@ def _told(trial: FrozenTrial, seen: Seen) -> FrozenTrial:
         distributions=trial.distributions,
         intermediate_values=finite if scored else {},
         system_attrs=rungs,
-        constraints={"memory": 1.0} if seen.infeasible else None,
+        constraints=dict(seen.broken) or None,
     )
 
 

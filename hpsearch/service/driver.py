@@ -168,8 +168,8 @@ class Driver:
         if worker is None or trial is None:
             return
         trial.start_seconds += started.seconds
-        judged = self.study.resume(started.number, started.curve)
-        if started.curve:
+        judged = self.study.resume(started.number, started.curve, started.footprint)
+        if started.curve or started.footprint:
             self._answer(worker, trial, judged, len(started.curve))
         self.call("on_trial_start", running(trial, worker))
 

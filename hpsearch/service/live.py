@@ -31,6 +31,7 @@ from hpsearch.search.policy.contract import Pause
 from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.direction import sign
+from hpsearch.study.footprint import SECONDS
 from hpsearch.study.specification import StudySpec
 from hpsearch.study.train import FitSpec
 
@@ -64,6 +65,7 @@ class LiveTrial:
         device_seconds: how long a device was busy with it; of one that it shares, its share.
         joules: the energy that devices took for it, likewise.
         stored_best: the score that was stored with it, and when that was reached.
+        footprint: what its model takes, as it was measured first: a latency is never the same twice.
     """
 
     number: int
@@ -89,6 +91,12 @@ class LiveTrial:
     device_seconds: float = 0.0
     joules: float = 0.0
     stored_best: tuple[float | None, float] | None = None
+    footprint: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> dict[str, float]:
+        """What it takes, the seconds so far among it."""
+        return {**self.footprint, SECONDS: sum(result.seconds for result in self.results)}
 
     @property
     def tries(self) -> int:
@@ -183,6 +191,16 @@ class Ended:
     is_best: bool
 
 
+def breach(trial: LiveTrial, spec: StudySpec) -> Verdict | None:
+    """Says whether a trial ends since it takes more than the study allows, as far as that is known."""
+    taken = trial.taken
+    shown = [
+        f"{name} = {taken[name]:,.6g}, and study.require allows {spec.study.require[name].strip()}"
+        for name in spec.excesses(taken)
+    ]
+    return Verdict(StopKind.INFEASIBLE, "; ".join(shown)) if shown else None
+
+
 def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
     """Says whether a trial ends with its last epoch by itself, without looking at other trials.
 
@@ -266,6 +284,7 @@ def attributes(
         TRIES: trial.tries,
         **({WHY: trial.why, PAUSES: trial.pauses} if trial.why else {}),
         **({"interruptions": "; ".join(trial.interruptions)} if trial.interruptions else {}),
+        **trial.footprint,
         **(dict(end.facts) if end else {}),
     }
 
@@ -303,16 +322,16 @@ def as_record(
 
 
 def end_operations(
-    trial: LiveTrial, record: FrozenTrial, constraint: float | None
+    trial: LiveTrial, record: FrozenTrial, broken: Mapping[str, float]
 ) -> Iterator[writes.TrialOperation]:
     """Yields what is written when a trial ends.
 
     Args:
-        constraint: of the memory, see `outcome.memory_constraint`.
+        broken: the constraints that it breaks, see `outcome.constraints`.
     """
     system = dict(record.system_attrs)
-    if constraint is not None:
-        system |= create_trial(state=TrialState.PRUNED, constraints={"memory": constraint}).system_attrs
+    if broken:
+        system |= create_trial(state=TrialState.PRUNED, constraints=dict(broken)).system_attrs
     for key, item in record.user_attrs.items():
         yield writes.SetAttr(trial.trial_id, key, item)
     for key, item in system.items():

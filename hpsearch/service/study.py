@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
 from hpsearch.search.expectation import expect
-from hpsearch.search.outcome import Verdict, decide, memory_constraint
+from hpsearch.search.outcome import Verdict, constraints, decide
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import Continue, New, Pause, Resume, Stop
 from hpsearch.search.view import StudyView, is_chosen
@@ -28,6 +28,7 @@ from hpsearch.service.live import (
     as_record,
     attributes,
     begun,
+    breach,
     clean,
     completed,
     end_operations,
@@ -44,6 +45,7 @@ from hpsearch.store.schema import Lease
 from hpsearch.store.study_data import DataRecord
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.file import stored_form
+from hpsearch.study.footprint import taken
 from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -332,6 +334,9 @@ class Study:
         self._pending = None
         trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
         trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
+        if stored is not None:
+            known = taken(stored.user_attrs)
+            trial.footprint = {name: known[name] for name in self.spec.measured if name in known}
         self.live[number] = trial
         if self.spec.pauses:
             given = pending.why and self.view.is_queued(number) and not trial.results
@@ -362,22 +367,35 @@ class Study:
         for key, value in clean(attrs).items():
             self._queue.append((trial.ticket, writes.SetAttr(trial.trial_id, key, value)))
 
-    def resume(self, number: int, curve: Sequence[EpochResult]) -> Verdict | Pause | None:
-        """Enters the epochs of the checkpoint that a trial continues from, and judges the last of them."""
+    def resume(
+        self, number: int, curve: Sequence[EpochResult], footprint: Mapping[str, float]
+    ) -> Verdict | Pause | None:
+        """Enters the epochs of the checkpoint that a trial continues from, and judges the last of them.
+
+        Args:
+            footprint: what its model takes.
+        """
         trial = self.live[number]
+        self._know_footprint(trial, footprint)
         trial.results, trial.kept = [], {}
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
         self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
         trial.device_seconds = trial.device_seconds or sum(result.seconds for result in curve)
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
-        verdict = None
+        verdict: Verdict | Pause | None = breach(trial, self.spec)
         for result in curve:
             if trial.pausing is not None:  # it was trained beyond this piece
                 trial.pausing = None
                 self.policy.resume(number)
             verdict = self.report(number, result)
         return verdict
+
+    def _know_footprint(self, trial: LiveTrial, footprint: Mapping[str, float]) -> None:
+        new = {name: value for name, value in footprint.items() if name not in trial.footprint}
+        trial.footprint = {**trial.footprint, **new}
+        self._note(trial, new)
+        self.view.know(trial.number, trial.footprint)
 
     def report(self, number: int, result: EpochResult) -> Verdict | Pause | None:
         """Enters one epoch and says whether the trial ends, or pauses, with it."""
@@ -389,7 +407,7 @@ class Study:
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
-        verdict = judge(trial, self.spec, value)
+        verdict = breach(trial, self.spec) or judge(trial, self.spec, value)
         if verdict is not None:
             return verdict
         match self.policy.report(number, result.epoch, value):
@@ -452,7 +470,8 @@ class Study:
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
-        for operation in end_operations(trial, record, memory_constraint(verdict.kind, state)):
+        broken = constraints(verdict.kind, state, self.spec.excesses(trial.taken))
+        for operation in end_operations(trial, record, broken):
             self._queue.append((trial.ticket, operation))
         self._queue.append((trial.ticket, writes.CloseLease(self.study_id, trial.ticket)))
         self._ended[trial.ticket] = record

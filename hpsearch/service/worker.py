@@ -309,9 +309,12 @@ class Loop:
         self._await_judgement(started)
 
     def _await_judgement(self, started: TrialStarted) -> None:
-        # The trial may have been stopped by its checkpoint's last epoch before its record was written.
+        # The trial may have been stopped by its checkpoint's last epoch before its record was written, and a new
+        # one may take more than the study allows.
         if started.curve:
             self._undecided[started.number] = started.curve[-1]
+        elif started.footprint:
+            self._undecided[started.number] = EpochResult(started.number, started.attempt, 0, {})
 
     def _step(self) -> None:
         self._meter()  # what was taken while nothing was trained is no trial's

@@ -40,6 +40,7 @@ RUN_ONLY = {
 LATER: dict[str, Any] = {
     "study.policy": "sampled",
     "study.first_piece": 1,
+    "study.require": {},
     "data.resize": "crop",
     "data.range": None,
     "data.split_column": None,

@@ -14,6 +14,7 @@ from hpsearch.errors import nearest
 from hpsearch.study import conditions
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction
+from hpsearch.study.footprint import BUILT, SECONDS, TAKEN, Limit
 from hpsearch.study.sampler import SamplerSpec
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label
 from hpsearch.study.section import Float, Int, Seconds, Section, is_own
@@ -121,6 +122,9 @@ class StudySection(Section):
     Default: `auto`; `sampled` in a study file with `[sampler]`, `[pruner]` or `train.function`."""
     warm_start: tuple[str, ...] = ()
     """Studies of the same database whose finished trials the sampler is told of; they are not counted."""
+    require: dict[str, str] = Field(default_factory=dict)
+    """What a trial may take at the most: of `parameters`, `macs`, `latency_ms` and `seconds`, as in
+    `{ parameters = "< 1e6" }`. A trial that takes more ends as soon as that is known, and is never the best."""
     license: str | None = None
     """Of the models that come of it, such as "CC BY 4.0"; their card says it."""
     first_piece: Int = Field(1, ge=1)
@@ -158,6 +162,26 @@ class StudySection(Section):
         if known is not None and self.direction not in (None, known):
             raise ValueError(f'metric "{self.metric}" is better when it is {known}d; remove direction')
         return self
+
+    @field_validator("require")
+    @classmethod
+    def _requires_what_can_be_told(cls, require: dict[str, str]) -> dict[str, str]:
+        wrong = []
+        for name, text in require.items():
+            try:
+                Limit.of(text)
+            except ValueError as error:
+                wrong.append((name, str(error)))
+            if name not in TAKEN:
+                wrong = [(name, f"cannot be limited; {nearest(name, TAKEN)}")]
+        if wrong:
+            raise FieldErrors(wrong)
+        return require
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The limits to what a trial may take, by its name."""
+        return {name: Limit.of(text) for name, text in self.require.items()}
 
     @property
     def better(self) -> Direction:
@@ -317,6 +341,17 @@ class StudySpec(Section):
                 "is true, which leaves no validation part to choose by; remove it (hpsearch refit sets it)"
             )
             raise FieldErrors([("data.split.join_val", sentence)])
+        return self
+
+    @model_validator(mode="after")
+    def _loop_tells_what_is_taken(self) -> "StudySpec":
+        unknown = [name for name in self.measured if self.train.function is not None]
+        if unknown:
+            sentence = (
+                f"the model is built by train.function, so that {unknown[0]} cannot be known; {SECONDS} can, or "
+                "remove it"
+            )
+            raise FieldErrors([("study.require", sentence)])
         return self
 
     @model_validator(mode="after")
@@ -519,6 +554,24 @@ class StudySpec(Section):
             {"early_stopping.metric": self.early_stopping.metric} if self.early_stopping.tables() else {}
         )
         return {"study.metric": self.study.metric, **stopping}
+
+    @property
+    def measured(self) -> list[str]:
+        """What is to be known of each model when it is built."""
+        return [name for name in BUILT if name in self.study.require]
+
+    def excesses(self, taken: Mapping[str, float]) -> dict[str, float]:
+        """Returns by how much a trial breaks limits, see `Limit.excess`; those that it keeps are left out.
+
+        Args:
+            taken: what it takes, as far as that is known.
+        """
+        limits = self.study.limits
+        return {
+            name: limits[name].excess(value)
+            for name, value in taken.items()
+            if name in limits and not limits[name].allows(value)
+        }
 
     def better(self, metric: str) -> Direction:
         """Returns the direction in which one of the metrics used improves."""

@@ -23,6 +23,7 @@ from hpsearch.training.augment import Augmentation, Mixed
 from hpsearch.training.batches import ByClass, cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
 from hpsearch.training.data.pictures import as_png
+from hpsearch.training.footprint import measure
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
 from hpsearch.training.pretrained import data_table
@@ -65,7 +66,7 @@ class PlainEngine:
         finally:
             if self._training is None:
                 devices.release(self._device)
-        return self._training.slot.started
+        return replace(self._training.slot.started, footprint=self._training.footprint())
 
     def step(self, numbers: Collection[int] | None = None) -> list[EpochResult | TrialEnd]:
         if self._training is None or self._training.slot.waits(numbers):
@@ -141,6 +142,18 @@ class Training:
         self._seconds: list[float] = []
         if run.spec.train.sampling == "balanced":
             self._classes = ByClass(data.targets(data.train, slice(None)).to(device))
+
+    def footprint(self) -> dict[str, float]:
+        """Returns what the model takes, as far as the study asks for it."""
+        learner, data = self._learner, self._data
+        names = self.slot.run.spec.measured
+        if not names:
+            return {}
+        image = torch.zeros(
+            1, data.channels, data.height, data.width, dtype=learner.dtype, device=self._device
+        )
+        with learner.validating() as predict:
+            return measure(names, learner.model, predict, learner.place(image))
 
     def epoch(self) -> EpochResult:
         """Trains and validates one epoch, checkpoints it, and returns what it gave."""

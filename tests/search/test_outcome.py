@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from hpsearch.contracts.trial import StopKind
-from hpsearch.search.outcome import Course, Scoreboard, decide, memory_constraint, score
+from hpsearch.search.outcome import Course, Scoreboard, constraints, decide, score
 from hpsearch.study.direction import Direction
 from hpsearch.study.stopping import OutcomeSwitch
 
 nan, inf = math.nan, math.inf
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-FINISHED, STOPPED, PRUNER, DIVERGED, MEMORY, STUDY_END, ERROR = StopKind
+FINISHED, STOPPED, PRUNER, DIVERGED, INFEASIBLE, MEMORY, STUDY_END, ERROR = StopKind
 
 
 def board_of(scores: Sequence[float | None], direction: Direction = "minimize") -> Scoreboard:
@@ -32,8 +32,12 @@ SIX = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 @pytest.mark.parametrize(
     ("kind", "value", "switch", "expected"),
     [
-        # A record is COMPLETE whatever ended the trial.
-        *[(kind, 0.05, switch, COMPLETE) for kind in StopKind for switch in ("auto", "pruned", "complete")],
+        # A record is COMPLETE whatever ended the trial, unless that took too much.
+        *[
+            (kind, 0.05, switch, PRUNED if kind is INFEASIBLE else COMPLETE)
+            for kind in StopKind
+            for switch in ("auto", "pruned", "complete")
+        ],
         (FINISHED, 0.9, "auto", COMPLETE),
         (FINISHED, 0.9, "pruned", COMPLETE),
         # Competitive among six: 0.3 has two better, 0.4 has three (just half), 0.45 has four.
@@ -67,7 +71,7 @@ def test_the_first_finite_score_is_complete(kind: StopKind) -> None:
     board = Scoreboard("minimize")
     for _ in range(9):
         board.add(None, PRUNED)
-    assert decide(kind, 99.0, board, "pruned") is COMPLETE
+    assert decide(kind, 99.0, board, "pruned") is (PRUNED if kind is INFEASIBLE else COMPLETE)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +138,8 @@ def test_score(values: list[float], direction: Direction, expected: tuple[float,
 @pytest.mark.parametrize("kind", StopKind)
 @pytest.mark.parametrize("state", [COMPLETE, PRUNED, FAIL])
 def test_only_pruned_trials_are_marked_infeasible(kind: StopKind, state: TrialState) -> None:
-    expected = 1.0 if (kind, state) == (MEMORY, PRUNED) else None
-    assert memory_constraint(kind, state) == expected
+    broken = {MEMORY: {"memory": 1.0}, INFEASIBLE: {"macs": 0.5}} if state is PRUNED else {}
+    assert constraints(kind, state, {"macs": 0.5}) == broken.get(kind, {})
 
 
 values = st.lists(st.integers(-3, 3).map(float) | st.sampled_from([nan, inf, -inf]), max_size=4)
@@ -162,12 +166,11 @@ def test_no_finished_trial_is_better_than_the_best_value(
         found = score(curve, direction)
         value = None if found is None else found[0]
         state = decide(kind, value, board, switch)
-        constraint = memory_constraint(kind, state)
-        if constraint is not None:
-            trial.set_constraint("memory", constraint)
+        for name, excess in constraints(kind, state, {"macs": 0.5}).items():
+            trial.set_constraint(name, excess)
         study.tell(trial, value if state is COMPLETE else None, state=state)
         board.add(value, state)
-        if value is not None:
+        if value is not None and kind is not INFEASIBLE:
             reached.append(value)
         if reached:
             best = min(reached) if direction == "minimize" else max(reached)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.contracts.trial import QUEUED, StopKind
+from hpsearch.contracts.trial import QUEUED
 from hpsearch.search import sampler as module
 from hpsearch.search.sampler import grid_values, seen_by_sampler
 from hpsearch.search.space import distributions
@@ -129,24 +129,24 @@ def test_grid_values(entry, expected):
 
 
 @pytest.mark.parametrize(
-    ("kind", "state", "score", "expected"),
+    ("state", "score", "broken", "expected"),
     [
-        ("finished", TrialState.COMPLETE, 0.5, (TrialState.COMPLETE, 0.5, False)),
-        ("early_stopping", TrialState.PRUNED, 0.5, (TrialState.COMPLETE, 0.5, False)),
-        ("pruner", TrialState.PRUNED, 0.5, (TrialState.COMPLETE, 0.5, False)),
-        ("diverged", TrialState.PRUNED, None, (TrialState.PRUNED, None, False)),
-        ("out_of_memory", TrialState.PRUNED, None, (TrialState.PRUNED, None, True)),
-        ("out_of_memory", TrialState.PRUNED, 0.9, (TrialState.PRUNED, None, True)),
-        ("error", TrialState.FAIL, 0.5, (TrialState.FAIL, None, False)),
+        (TrialState.COMPLETE, 0.5, {}, (TrialState.COMPLETE, 0.5)),
+        (TrialState.PRUNED, 0.5, {}, (TrialState.COMPLETE, 0.5)),
+        (TrialState.PRUNED, None, {}, (TrialState.PRUNED, None)),
+        (TrialState.PRUNED, None, {"memory": 1.0}, (TrialState.PRUNED, None)),
+        (TrialState.PRUNED, 0.9, {"macs": 0.5}, (TrialState.PRUNED, None)),
+        (TrialState.FAIL, 0.5, {}, (TrialState.FAIL, None)),
     ],
 )
-def test_what_the_sampler_is_told(kind, state, score, expected):
-    seen = seen_by_sampler(StopKind(kind), state, score, 3.0, "tpe")
-    assert (seen.state, seen.value, seen.infeasible) == expected
+def test_what_the_sampler_is_told(state, score, broken, expected):
+    seen = seen_by_sampler(state, score, broken, 3.0, "tpe")
+    assert (seen.state, seen.value) == expected
+    assert seen.broken == broken
 
 
 def test_gp_is_told_the_worst_score_where_there_is_none():
-    seen = seen_by_sampler(StopKind.DIVERGED, TrialState.PRUNED, None, 3.0, "gp")
+    seen = seen_by_sampler(TrialState.PRUNED, None, {}, 3.0, "gp")
     assert (seen.state, seen.value) == (TrialState.COMPLETE, 3.0)
 
 

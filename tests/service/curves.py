@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,12 +35,13 @@ class Script:
     """What a trial does: its validation losses, and how it ends when they are used up.
 
     `end` is FINISHED, ERROR, OUT_OF_MEMORY, "hopeless" for an error that comes every time, "die" for a worker
-    that dies or "hang" for one that says nothing more.
+    that dies or "hang" for one that says nothing more. `footprint` is what its model takes.
     """
 
     val: tuple[float, ...]
     end: Ending = EndKind.FINISHED
     train: tuple[float, ...] | None = None
+    footprint: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,8 +120,9 @@ class CurveExecutor:
         script = self.script(run)
         curve = tuple(self.saved.get(run.number, ()))
         self.runs[worker] = (run, script, len(curve))
-        self.messages.append(TrialStarted(run.number, run.attempt, curve, seconds=0.25))
-        if not curve:
+        started = TrialStarted(run.number, run.attempt, curve, seconds=0.25, footprint=script.footprint)
+        self.messages.append(started)
+        if not curve and not script.footprint:
             self._play(worker)
 
     def _decided(self, worker: int, decision: Decision) -> None:

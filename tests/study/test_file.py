@@ -734,3 +734,37 @@ def test_points_that_the_study_would_not_reach_are_refused(more: str, sentence: 
             "learning_rate = [0.1, 0.2]\n"
         )
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("require", "sentence"),
+    [
+        ('{ parameters = "1e6" }', "study.require.parameters: '1e6' is not a limit; write \"< 1e6\""),
+        ('{ parameters = "< -1" }', "is not a limit"),
+        ('{ parameters = "< nan" }', "is not a limit"),
+        ('{ parameters = "> 5" }', "is not a limit"),
+        ("{ parameters = 5 }", "study.require.parameters: "),
+        (
+            '{ memory = "< 5" }',
+            "study.require.memory: cannot be limited; known: latency_ms, macs, parameters",
+        ),
+    ],
+)
+def test_a_limit_that_nobody_can_keep_is_refused(require: str, sentence: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        study(f"[study]\nrequire = {require}\n{DATA}{SEARCH}")
+    assert sentence in str(caught.value)
+
+
+def test_a_training_function_cannot_be_held_to_what_its_model_takes() -> None:
+    own = f'{DATA}[train]\nfunction = "a:b"\n{SEARCH}'
+    with pytest.raises(StudyFileError, match="so that macs cannot be known"):
+        study(f'[study]\nrequire = {{ macs = "< 5" }}\n{own}')
+    assert study(f'[study]\nrequire = {{ seconds = "< 5" }}\n{own}').measured == []
+
+
+def test_limits_make_another_study() -> None:
+    limited = study(f'[study]\nrequire = {{ macs = "<= 5" }}\n{DATA}{SEARCH}')
+    assert digest(limited) != digest(study(DATA + SEARCH))
+    assert limited.excesses({"macs": 5, "parameters": 9}) == {}
+    assert limited.excesses({"macs": 10}) == {"macs": pytest.approx(0.693, abs=1e-3)}

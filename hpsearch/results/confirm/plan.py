@@ -181,6 +181,7 @@ def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]])
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}
     tree["enqueue"] = tree["study"]["warm_start"] = ()
+    tree["study"]["require"] = {}  # the search has seen to it
     tree["pruner"] = {"name": "none"}
     tree["early_stopping"] |= {"outcome": "complete"}
     tree["checkpoint"] |= {"keep": "all"}

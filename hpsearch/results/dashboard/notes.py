@@ -46,10 +46,16 @@ def _searched(record: StudyRecord) -> list[str]:
         "",
         f"{counted(spec.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}, chosen "
         f"{searched_by(spec)}. A trial's value is the best {as_code(record.metric)} of its epochs "
-        f"({record.better}d).",
+        f"({record.better}d).{_limits(spec)}",
         "",
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]
+
+
+def _limits(spec: StudySpec) -> str:
+    """Returns a sentence about what trials may take; "" where they may take anything."""
+    limits = ", ".join(f"{name} {text.strip()}" for name, text in spec.study.require.items())
+    return f" It may take {as_code(limits)}; a trial that takes more ends as `infeasible`." if limits else ""
 
 
 def searched_by(spec: StudySpec) -> str:
@@ -65,8 +71,8 @@ def _reading(record: StudyRecord) -> list[str]:
         "## How to read it",
         "",
         "* **COMPLETE**: ran to its end, or was stopped early with a competitive score. **PRUNED**: stopped, "
-        "and not competitive. **FAIL**: an error; see the attribute `error`. No finished trial was ever "
-        "better than the study's best value.",
+        "and not competitive. **FAIL**: an error; see the attribute `error`. No finished trial that kept the "
+        "study's limits was ever better than the study's best value.",
         "* `best_epoch` is the epoch whose weights are kept, `stop_reason` why the trial ended, `fit` what "
         "its two curves say: underfit, good or overfit.",
         "* The graphs at the study's page: learning curves of the best trials, best score so far, where good "

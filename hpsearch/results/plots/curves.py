@@ -19,7 +19,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, hparams_text
 
 TOP = 10
-STOPPED = ("early_stopping", "pruner", "diverged", "out_of_memory", "error")
+STOPPED = ("early_stopping", "pruner", "diverged", "out_of_memory", "infeasible", "error")
 
 
 def learning_curves(record: StudyRecord, top: int = TOP) -> Chart:

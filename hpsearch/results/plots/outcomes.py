@@ -28,6 +28,7 @@ REASON_COLORS = {
     "pruner": ORANGE,
     "diverged": RED,
     "out_of_memory": PURPLE,
+    "infeasible": PURPLE,
     "error": GREY,
     "unknown": GREY,
 }

@@ -107,6 +107,20 @@ def memory(record: StudyRecord) -> list[Claim]:
     ]  # fmt: skip
 
 
+def limits(record: StudyRecord) -> list[Claim]:
+    """Trials took more than the study allows."""
+    broken = sum(trial.stop_reason == "infeasible" for trial in record.finished)
+    if not broken or 2 * broken < len(record.finished):
+        return []
+    return [
+        Claim(
+            f"{broken} of {counted(len(record.finished), 'trial')} took more than study.require allows",
+            "narrow what is searched of the model, or raise study.trials: each of them counts as a trial",
+            ("study.require", "model.name", "study.trials"),
+        )
+    ]
+
+
 def few_trials(record: StudyRecord) -> list[Claim]:
     """Too few trials for the number of hyperparameters."""
     wanted = ENOUGH * len(record.hparam_names())
@@ -169,6 +183,7 @@ RULES: tuple[Rule, ...] = (
     failures,
     divergence,
     memory,
+    limits,
     *CURVE_RULES,
     at_the_edge,
     one_sided,

@@ -79,8 +79,8 @@ def judged(record: StudyRecord) -> tuple[TrialRecord, ...]:
 
 
 def cost(record: StudyRecord, trial: TrialRecord) -> float:
-    """Returns a trial's score so that less is better; what diverged or did not fit is the worst."""
-    if trial.score is None or trial.stop_reason == "out_of_memory":
+    """Returns a trial's score so that less is better; what diverged, did not fit or took too much is the worst."""
+    if trial.score is None or trial.is_unfit:
         return math.inf
     return record.cost(trial.score)
 

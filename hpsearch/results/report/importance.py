@@ -107,11 +107,11 @@ def measured(record: StudyRecord) -> Importances:
 
 
 def scored(record: StudyRecord) -> list[TrialRecord]:
-    """Returns the trials whose score tells of their hyperparameters: not what failed or did not fit."""
+    """Returns the trials whose score tells of their hyperparameters: not what failed, did not fit or took too much."""
     told = [
         trial
         for trial in record.finished
-        if trial.score is not None and trial.state != "FAIL" and trial.stop_reason != "out_of_memory"
+        if trial.score is not None and trial.state != "FAIL" and not trial.is_unfit
     ]
     return told[-MOST:]
 

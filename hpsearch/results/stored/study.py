@@ -70,6 +70,11 @@ class TrialRecord:
         return str(self.attrs.get("stop_reason", "unknown"))
 
     @property
+    def is_unfit(self) -> bool:
+        """Whether it did not fit into memory, or broke a limit of the study."""
+        return self.stop_reason in ("out_of_memory", "infeasible")
+
+    @property
     def is_full(self) -> bool:
         """Whether its training went to its own end: all epochs, or early stopping."""
         return self.stop_reason in ("finished", "early_stopping")
@@ -127,8 +132,9 @@ class StudyRecord:
 
     @cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """The finished trials that have a score, best first."""
-        scored = [(self.cost(trial.score), trial) for trial in self.finished if trial.score is not None]
+        """The finished trials that have a score and keep the study's limits, best first."""
+        kept = [trial for trial in self.finished if trial.stop_reason != "infeasible"]
+        scored = [(self.cost(trial.score), trial) for trial in kept if trial.score is not None]
         return tuple(trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number)))
 
     @property

@@ -29,7 +29,7 @@ from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.study.direction import sign
 
-_UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY)
+_UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY, StopKind.INFEASIBLE)
 
 
 class Doing(Enum):

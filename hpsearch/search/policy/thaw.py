@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from hpsearch.search.policy.contract import New, Resume, Step, Wait
 from hpsearch.search.policy.cube import Array, Cube
+from hpsearch.search.policy.footprint import guess
 from hpsearch.search.policy.gp import Places
 from hpsearch.search.policy.model import Anew, Belief, CurveModel
 from hpsearch.search.policy.pausing import Pausing, Track
@@ -31,6 +32,8 @@ FRESH, NEAR = 100, 60
 """Points that the model chooses among: random ones, and some near the best trials."""
 BASES, APART, SPREAD = 8, 0.05, 0.15
 """So many best trials, none closer to a better one than so far, are varied by at most so much (root mean square)."""
+DRAWN = 20
+"""Random points of which the first is tried whose model seems to keep the study's limits."""
 SHOWN = 60
 """Paused trials that the model chooses among: those with the best expected end."""
 MARGIN = (-1.5, 0.5)
@@ -151,7 +154,7 @@ class Thaw(Pausing):
             scale = SPREAD * 10 ** -rng.random((NEAR, 1))
             moved = base + (rng.random(base.shape) < 0.5) * rng.standard_normal(base.shape) * scale
             units = np.vstack([units, np.clip(moved, 0, 1)])
-        units = self._cube.snap(units)
+        units = self._allowed(self._cube.snap(units))
         tried = {_rounded(self._model.unit(number)) for number in self.tracks}
         untried = [_rounded(unit) not in tried for unit in units]
         return units[untried] if any(untried) else units
@@ -176,7 +179,24 @@ class Thaw(Pausing):
         return [epochs_of(self.spec, {"epochs": end}) for end in ends]
 
     def _random(self, rng: np.random.Generator) -> dict[str, Any]:
-        return self._cube.hparams(self._cube.sample(rng, 1)[0])
+        count = DRAWN if self.view.footprints else 1
+        return self._cube.hparams(self._allowed(self._cube.sample(rng, count))[0])
+
+    def _allowed(self, units: Array) -> Array:
+        """Returns those of some new points whose models seem to keep the study's limits; all if none does."""
+        limits = {name: limit for name, limit in self.spec.study.limits.items() if name in self.spec.measured}
+        if not limits or not self.view.footprints:
+            return units
+        guessed = dict(zip(self.spec.measured, self._guessed(units).T, strict=True))
+        keep = np.all([guessed[name] <= limit.most for name, limit in limits.items()], axis=0)
+        return units[keep] if keep.any() else units
+
+    def _guessed(self, units: Array) -> Array:
+        """Returns what the models of new points take, [M, names of `measured`]."""
+        numbers = [number for number in self.tracks if number in self.view.footprints]
+        known = np.array([self._model.unit(number) for number in numbers])
+        values = [[self.view.footprints[number][name] for name in self.spec.measured] for number in numbers]
+        return guess(known, np.array(values), units)
 
 
 @cache
