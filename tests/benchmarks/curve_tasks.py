@@ -1,4 +1,4 @@
-"""Searches with known learning curves, for `tests.benchmarks.search`: real ones and a surrogate.
+"""Searches with known learning curves, for `tests.benchmarks.search`: real ones, a surrogate, and made-up ones.
 
 A task has `name`, `search` (the study file's table), `epochs` (of all trials, None where they are searched),
 `stretched` (whether a schedule stretches over a trial's own epochs, so that a short trial is not the beginning of a
@@ -9,6 +9,7 @@ long one), `curve(hparams)`: the true values of its epochs, lower is better, end
     lcbench:TASK:f  lcbench:TASK:s      tabular networks, a surrogate (needs onnxruntime)
     curves:convnext  curves:deberta     image and text networks, schedules stretched
     curves:lstm:f ... curves:vrnn:s     text classifiers (lstm, gru, vrnn)
+    late:choice  late:smooth            made up: the best ones are slow at first
 
 f: every trial has all epochs; s: the epochs are searched. A point of a pool of real runs gets the curve of the
 nearest one; distances are weighted by what explains the best values.
@@ -315,6 +316,44 @@ def surrogate(root: Path) -> Any:
     return _surrogates[root]
 
 
+class Late:
+    """Made up: the best configurations are worse than the others for the first six tenths of their epochs.
+
+    A loss falls from 1 to its end with a time constant: to 0.25 in 3 epochs where `late` is 0, to 0.05 in 20 where
+    it is 1. By `choice`, adam is late and two optimizers are not; `smooth` has all between, along one hyperparameter.
+    """
+
+    stretched = False
+    epochs = 50
+    _BEST = np.array([0.6, 0.8, 0.4])
+
+    def __init__(self, mode: str) -> None:
+        self.name, self._by_choice = f"late:{mode}", mode == "choice"
+        late = {"train.optimizer": ["sgd", "adam", "adamw"]} if self._by_choice else {}
+        self.search = {
+            "learning_rate": span(1e-4, 1.0, True),
+            "train.momentum": span(0.0, 0.99),
+            "train.weight_decay": span(1e-6, 1e-2, True),
+            **(late or {"function.late": span(0.0, 1.0)}),
+        }
+        rng = np.random.default_rng(0)
+        lates = rng.random(500)
+        lates = (lates < 1 / 3).astype(float) if self._by_choice else lates
+        draws = [self._curve(late, rng.random(3)).min() for late in lates]
+        self.opt, self.ref = float(self._curve(1.0, self._BEST).min()), float(np.median(draws))
+
+    def curve(self, hparams: Mapping[str, Any]) -> Array:
+        late = hparams["train.optimizer"] == "adam" if self._by_choice else hparams["function.late"]
+        rate, decay = (math.log10(hparams[name]) for name in ("learning_rate", "train.weight_decay"))
+        return self._curve(
+            float(late), np.array([rate / 4 + 1, hparams["train.momentum"] / 0.99, decay / 4 + 1.5])
+        )
+
+    def _curve(self, late: float, place: Array) -> Array:
+        end = 0.25 - 0.2 * late + 0.5 * float(((place - self._BEST) ** 2).sum())
+        return end + (1 - end) * np.exp(-np.arange(1, self.epochs + 1) / (3 + 17 * late))
+
+
 TUNED = (
     "lcbench:126025:f",
     "lcbench:167168:s",
@@ -337,6 +376,8 @@ def make(name: str, root: Path) -> Task:
     match kind, rest:
         case "lcbench", [task, mode]:
             return LCBench(root, task, mode)
+        case "late", ["choice" | "smooth" as mode]:
+            return Late(mode)
         case "curves", ["convnext"]:
             return convnext(root)
         case "curves", ["deberta"]:

@@ -254,7 +254,7 @@ METHODS: Mapping[str, Callable[[Task, int, int], Method]] = {
     "thaw": own(POLICIES["thaw"]),
     "auto": own(POLICIES["auto"]),
     "auto:to_the_end": own(POLICIES["auto"], **TO_THE_END),
-    "auto:third": thaw(Mixture(rule=1 / 3)),
+    "auto:half": thaw(Mixture(rule=0.5)),
     "auto:fifth": thaw(Mixture(rule=0.2)),
     "auto:absolute": thaw(Mixture(), share=False),
     "auto:thirds": thaw(Mixture(), growth=3),
