@@ -41,7 +41,13 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "height-width-channel against channel-first images": (
         "Arrays without copies, height-width-channel or channel first",
     ),
-    "freezing layers": ("Freezing layers", "Which layers", "Pretrained weights", "Published weights"),
+    "freezing layers": (
+        "Freezing layers",
+        "In stages",
+        "Which layers",
+        "Pretrained weights",
+        "Published weights",
+    ),
     "data sets: folders of photographs, tables of labels, arrays, stacks, one's own": (
         "Photographs in folders",
         "Labels in a table",

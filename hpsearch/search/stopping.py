@@ -9,7 +9,7 @@ equal to another such epoch, and never an improvement; a curve's first finite lo
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Protocol
 
@@ -243,6 +243,29 @@ class WarmUp:
         return None if len(curve.val) <= self.epochs else self.criterion.judge(curve)
 
 
+@dataclass(frozen=True, slots=True)
+class LastStage:
+    """A criterion that judges the epochs after the first `epochs` alone, in which something else was trained.
+
+    To it, their losses are worse than every number: a first stage that has got as far as it can ends no trial, and its
+    lowest loss is not what the next one must improve on.
+    """
+
+    criterion: Criterion
+    epochs: int
+
+    @property
+    def needs_train_loss(self) -> bool:
+        """Whether the criterion does."""
+        return self.criterion.needs_train_loss
+
+    def judge(self, curve: Curve) -> StopReason | None:
+        """Returns what the criterion says of the last stage."""
+        if len(curve.val) <= self.epochs:
+            return None
+        return self.criterion.judge(replace(curve, val=(math.inf,) * self.epochs + curve.val[self.epochs :]))
+
+
 def generalization_loss(val: Sequence[float]) -> float:
     """Returns GL(t) = 100 (E_va(t) - E_opt(t)) / |E_opt(t)| of the last epoch, in percent.
 
@@ -272,12 +295,19 @@ def training_progress(strip: Sequence[float]) -> float:
     return 1000.0 * above / abs(lowest) if lowest else math.inf
 
 
-def build(early_stopping: EarlyStopping, epochs: int) -> Criterion | None:
-    """Returns the criterion of a study for a trial of `epochs` epochs, or None where nothing stops it."""
+def build(early_stopping: EarlyStopping, epochs: int, last_stage_after: int = 0) -> Criterion | None:
+    """Returns the criterion of a study for a trial, or None where nothing stops it.
+
+    Args:
+        epochs: of the trial.
+        last_stage_after: of these, those before the last of its stages.
+    """
     criteria = tuple(_CRITERIA[table.name](**table.parameters()) for table in early_stopping.tables())
     if not criteria:
         return None
-    criterion = criteria[0] if len(criteria) == 1 else AnyOf(criteria)
+    criterion: Criterion = criteria[0] if len(criteria) == 1 else AnyOf(criteria)
+    if last_stage_after:
+        criterion = LastStage(criterion, last_stage_after)
     warmup = warmup_epochs(early_stopping.warmup, epochs)
     return WarmUp(criterion, warmup) if warmup else criterion
 

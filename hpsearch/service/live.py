@@ -179,7 +179,8 @@ def begun(
         resolved = spec.with_hparams(hparams)
     except ValueError as error:
         problem, resolved = str(error), spec
-    criterion = None if problem else build(spec.early_stopping, resolved.train.epochs)
+    train = resolved.train
+    criterion = None if problem else build(spec.early_stopping, train.epochs, train.last_stage_after)
     return LiveTrial(number, trial_id, ticket, 1, hparams, resolved, criterion, problem=problem)
 
 

@@ -49,6 +49,8 @@ LATER: dict[str, Any] = {
     "train.last_epoch": None,
     "train.cooldown": 0.2,
     "train.sampling": "shuffled",
+    "train.layer_decay": 1.0,
+    "train.stages": [],
     "train.metrics": {},
     "train.args": {"optimizer": {}, "schedule": {}, "loss": {}, "metrics": {}},
 }

@@ -20,6 +20,7 @@ from hpsearch.study.conditions import WHEN
 from hpsearch.study.search import SEARCHABLE, SHORT, searchable_kind
 from hpsearch.study.section import Section, parse_duration, parse_none
 from hpsearch.study.specification import StudySpec
+from hpsearch.study.train import Stage, as_stage
 
 Schema = dict[str, Any]
 
@@ -61,7 +62,7 @@ class _Tables(GenerateJsonSchema):
         if function is parse_duration:
             return _DURATION
         inner = self.generate_inner(schema["schema"])
-        named = {parse_none: ["none"], expand_preset: [*PRESETS]}.get(function)
+        named = {parse_none: ["none"], expand_preset: [*PRESETS], as_stage: ["head", "all"]}.get(function)
         return {"anyOf": [inner, {"enum": named}]} if named else inner
 
     def default_schema(self, schema: Any) -> Schema:
@@ -148,10 +149,10 @@ def _search(tables: Mapping[str, Schema]) -> Schema:
 
 
 def _field(tables: Mapping[str, Schema], name: str) -> Schema:
-    table, field = SHORT.get(name, name).split(".")
+    table, field, *inner = SHORT.get(name, name).split(".")
     section: Any = StudySpec.model_fields[table].annotation
     found: Schema = tables[section.__name__]["properties"][field]
-    return found
+    return tables[Stage.__name__]["properties"][inner[-1]] if inner else found
 
 
 _RANGES: Mapping[str, tuple[str, ...]] = {

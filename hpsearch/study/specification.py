@@ -355,6 +355,16 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_says_when_all_is_trained(self) -> "StudySpec":
+        if self.train.stages and self.model.unfreeze_after is not None:
+            sentence = (
+                f"is {self.model.unfreeze_after}, and train.stages says too from when on all is trained; remove one of "
+                "the two"
+            )
+            raise FieldErrors([("model.unfreeze_after", sentence)])
+        return self
+
+    @model_validator(mode="after")
     def _policy_suits_sampler_and_pruner(self) -> "StudySpec":
         policy = self.policy
         if not self.pauses:
@@ -613,7 +623,10 @@ class StudySpec(Section):
         """Returns what a field is where it is not sampled; None for an argument that is not given."""
         value: Any = self
         for part in SHORT.get(name, name).split("."):
-            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part)
+            if isinstance(value, tuple):  # of tables with names: transforms, stages
+                value = next((item for item in value if item.name == part), None)
+            else:
+                value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
         return value
 
     @property
@@ -710,8 +723,12 @@ _TOGETHER = (
 
 
 def _depend(one: str, other: str) -> bool:
-    augment = "data.augment"
-    return {one, other} in _TOGETHER or (one.startswith(augment) and other.startswith(augment))
+    both = (("data.augment", "data.augment"), ("train.stages", "train.stages"), ("train.stages", "epochs"))
+    return {one, other} in _TOGETHER or any(
+        (one.startswith(first) and other.startswith(second))
+        or (one.startswith(second) and other.startswith(first))
+        for first, second in both
+    )
 
 
 def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, str]]:
@@ -725,16 +742,21 @@ def _about(hparams: Mapping[str, Any], errors: FieldErrors) -> list[tuple[str, s
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Replaces one leaf of a dumped study; a transform of `data.augment` is found by its name."""
+    """Replaces one leaf of a dumped study; a transform of `data.augment`, or a stage, is found by its name."""
     *path, leaf = dotted.split(".")
     node: Any = tree
-    for part in path:
+    for depth, part in enumerate(path):
         if isinstance(node, list | tuple):
             found = [item for item in node if item["name"] == part]
             if not found:
-                raise ValueError(f'data.augment has no "{part}"; add {{ name = "{part}" }} to the list')
+                table = ".".join(path[:depth])
+                raise ValueError(f'{table} has no "{part}"; add {{ name = "{part}" }} to the list')
             node = found[0]
-        elif isinstance(node.get(part), dict | list | tuple):
+        elif isinstance(node.get(part), list | tuple):
+            # Such as a choice of stages as it was written, some of them by their names alone.
+            node[part] = [{"name": item} if isinstance(item, str) else item for item in node[part]]
+            node = node[part]
+        elif isinstance(node.get(part), dict):
             node = node[part]
         else:
             raise ValueError(

@@ -3,11 +3,12 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from hpsearch.study.direction import Direction
 from hpsearch.study.section import Bool, Float, Int, OrNone, OrOwn, Seconds, Section, is_own
 from hpsearch.study.sentences import FieldErrors, check_plain
+from hpsearch.text import counted
 
 NUMBER_LOSSES = ("mse", "l1", "huber")
 """Losses for targets that are numbers; all of `train.loss` are for classes."""
@@ -18,6 +19,8 @@ IMAGENET = "imagenet"
 
 TIMM = "timm/"
 """Begins the names of timm's networks."""
+
+_FIRST_STAGE = 0.2  # share of the epochs, where a study does not say it
 
 Count = Annotated[Int, Field(ge=1)]
 Positive = Annotated[Float, Field(gt=0)]
@@ -65,6 +68,24 @@ class OwnArgs(Section):
     loss: Arguments = Field(default_factory=dict)
     metrics: dict[str, Arguments] = Field(default_factory=dict)
     """By the metric's name."""
+
+
+class Stage(Section):
+    """One of a trial's stages, by what is trained in it."""
+
+    name: Literal["head", "all"]
+    """`head`: the last layer, and whatever else starts anew beside the file of `model.weights`; all below stays as it
+    is, and computes as it does in validation. `all`: everything."""
+    epochs: Annotated[Positive | None, OrNone] = None
+    """Epochs, or share of the trial's epochs (below 1). None: of the last stage all that are left, of the first a
+    fifth."""
+    rate: Float = Field(1.0, gt=0)
+    """Factor on the learning rate."""
+
+
+def as_stage(value: Any) -> Any:
+    """Returns the table that a stage's name alone stands for; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 class TrainSpec(Section):
@@ -118,6 +139,12 @@ class TrainSpec(Section):
     lr_multipliers: dict[str, Float] = Field(default_factory=dict)
     """Learning rates by parameter name pattern, as multiples: `{ "fc.*" = 10.0 }` lets a new last layer learn
     faster than pretrained ones."""
+    layer_decay: Float = Field(1.0, gt=0, le=1)
+    """Factor on the learning rate from each block of the network to the one below it; the last layer has the whole
+    rate (`hpsearch.training.layers` says what a block is). 1: all learn equally fast."""
+    stages: tuple[Annotated[Stage, BeforeValidator(as_stage)], ...] = ()
+    """What is trained first, and what then: `["head", "all"]`, or a table in place of a name, such as
+    `{ name = "all", rate = 0.3 }`. The schedule spans all stages. Early stopping judges the last of them alone."""
     schedule: Annotated[str, OrOwn("constant", "cosine", "step", "plateau", "one_cycle", "wsd")] = "cosine"
     """The learning rate over the trial's own epochs: large steps first, small ones at the end, when the
     minimum is near (`hpsearch.training.optim` has the table). With `wsd` (warm-up, stable, decay) and `constant` a
@@ -163,6 +190,20 @@ class TrainSpec(Section):
     """Your own training loop, `my_package.train:train`, a generator that yields a dict per epoch."""
 
     @property
+    def last_stage_after(self) -> int:
+        """Epochs before the last stage; 0 with a single one, or none."""
+        if len(self.stages) < 2:
+            return 0
+        first = self.stages[0].epochs or _FIRST_STAGE
+        return round(first) if first >= 1 else max(1, min(self.epochs - 1, round(first * self.epochs)))
+
+    def stage_at(self, epoch: int) -> Stage | None:
+        """Returns the stage to which an epoch belongs, from 1; None without stages."""
+        if not self.stages:
+            return None
+        return self.stages[-1] if epoch > self.last_stage_after else self.stages[0]
+
+    @property
     def ends_after(self) -> int:
         """The epoch after which a trial ends by itself."""
         return self.epochs if self.last_epoch is None else min(self.last_epoch, self.epochs)
@@ -183,10 +224,29 @@ class TrainSpec(Section):
             return self
         given = {field: getattr(self, field) for field in ("optimizer", "schedule", "loss")}
         own = [field for field, name in given.items() if is_own(name)] + ["metrics"] * bool(self.metrics)
+        own += ["stages"] * bool(self.stages) + ["layer_decay"] * (self.layer_decay < 1)
         if own:
             raise FieldErrors(
                 [(own[0], f'is for our loop, and train.function = "{self.function}" replaces it; remove it')]
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "TrainSpec":
+        names = [stage.name for stage in self.stages]
+        sentence = ""
+        if names not in ([], ["head"], ["all"], ["head", "all"]):
+            sentence = f'are {", ".join(names)}; write ["head", "all"], or one of the two'
+        elif self.stages and self.stages[-1].epochs is not None:
+            sentence = f'"{names[-1]}" is the last and has all epochs that are left; remove its epochs'
+        elif self.last_stage_after >= self.epochs:
+            taken = counted(self.last_stage_after, "epoch")
+            sentence = (
+                f'"head" takes {taken} of {self.epochs}, which leaves none for "all"; lower its epochs, or raise '
+                "the trial's"
+            )
+        if sentence:
+            raise FieldErrors([("stages", sentence)])
         return self
 
     @field_validator("batch_size")

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
+from hpsearch.study.train import Stage
 from hpsearch.training import device as devices
-from hpsearch.training import losses, models, optim, own, pretrained, weights
+from hpsearch.training import features, layers, losses, models, optim, own, pretrained, weights
 from hpsearch.training.augment import Mixed
 from hpsearch.training.batches import pieces
-from hpsearch.training.data import Prepared
+from hpsearch.training.data import Part, Prepared
+from hpsearch.training.data.cache import Cache
+from hpsearch.training.features import Backbone, Features
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +66,20 @@ class Learner:
         self.model.to(device, self.precision.dtype)
         half = self.precision.autocast is not None
         self.memory_format = models.choose_memory_format(self.model, device, data.channels, size, half)
-        self.started_from = ""
+        self.started_from, fresh = "", tuple[str, ...]()
         if (path := pretrained.weights_file(spec.model)) is not None:
-            self.started_from = f"{weights.describe(path)}: {weights.load_weights(self.model, path)}"
+            found = weights.load_weights(self.model, path)
+            self.started_from, fresh = f"{weights.describe(path)}: {found.text}", found.fresh
+        name = spec.model.name
+        self._head = layers.head_of(self.model, name, data.outputs, fresh) if spec.train.stages else ()
+        self._depths = layers.depths_of(self.model, name, fresh) if spec.train.layer_decay < 1 else {}
         # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
-        self._frozen = bool(spec.model.freeze) and not self._thaws_before(done)
-        if self._frozen:
-            weights.freeze(self.model, spec.model.freeze)
+        self._phase = self._phase_of(done)
+        self._choose_trained()
         if self._asks_for_single_samples:
             self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
-        self._predict: Callable[[Tensor], Tensor] = _compiled(self.model, spec.train.compile, device)
+        self._whole = _compiled(self.model, spec.train.compile, device)
+        self._predict = self._whole
         self._allow = allow
         self.judges = own.build_judges(spec.train, data.task, data.outputs, allow)
         self.optimizer, self.schedule = self._optimization()
@@ -97,6 +104,8 @@ class Learner:
         Raises:
             ModelError: it would.
         """
+        if self._spec.train.stages and self._spec.train.stages[-1].name == "head":
+            return  # below the head, BatchNorm computes as in validation
         weights.train_mode(self.model)
         field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
         for height, width in sizes:
@@ -107,21 +116,74 @@ class Learner:
                     "that; use 2 or more"
                 )
 
-    def _thaws_before(self, epoch: int) -> bool:
-        """Returns whether everything is trained from this epoch on."""
-        after = self._spec.model.unfreeze_after
-        return after is not None and epoch > after
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether all below the head stays as it is, in this stage."""
+        _, stage = self._phase
+        return stage is not None and stage.name == "head"
+
+    def _phase_of(self, epoch: int) -> tuple[bool, Stage | None]:
+        """Returns what decides about which weights are trained: whether `model.freeze` counts, and the stage."""
+        model = self._spec.model
+        thawed = model.unfreeze_after is not None and epoch > model.unfreeze_after
+        return bool(model.freeze) and not thawed, self._spec.train.stage_at(epoch)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Puts the model into training mode, and unfreezes it when its time has come."""
-        if self._frozen and self._thaws_before(epoch):
-            self._thaw()
-        weights.train_mode(self.model)
+        """Puts the model into training mode, and trains more of it when its time has come."""
+        if (phase := self._phase_of(epoch)) != self._phase:
+            self._phase = phase
+            self._enter()
+        if self.trains_head_alone:
+            weights.train_mode_of(self.model, self._head)
+        else:
+            weights.train_mode(self.model)
 
-    def _thaw(self) -> None:
-        """Trains everything from now on; what is remembered of the weights trained so far is kept."""
+    def features(self, data: Prepared, cache: Cache, contents: str) -> Features | None:
+        """Returns what the backbone makes of the images, and trains and judges the head on that from now on.
+
+        None, and nothing changes, where that cannot stand in for the images: the head is more than one layer, its
+        outputs are not the network's, or there is no room.
+
+        Args:
+            contents: digest of the images and their split.
+        """
+        paths = {name.rpartition(".")[0] for name in self._head}
+        if len(paths) != 1:
+            return None
+        head = self.model.get_submodule(*paths)
+
+        def predict(images: Tensor) -> Tensor:
+            with self._autocast():
+                outputs: Tensor = self.model(images)
+            return outputs
+
+        def prepare(part: Part, rows: slice) -> Tensor:
+            return self.place(data.batch(part, rows, self.dtype)[0])
+
+        self.model.eval()
+        try:
+            backbone = Backbone(self.model, head, predict, prepare)
+            found = features.find(
+                backbone, head, self._autocast, data, cache, contents, self.precision, self.validation_batch
+            )
+        finally:
+            weights.train_mode_of(self.model, self._head)
+        if found is not None:
+            self._predict = head
+        return found
+
+    def _choose_trained(self) -> None:
+        is_frozen, _ = self._phase
+        if self.trains_head_alone:
+            weights.train_alone(self.model, self._head)
+        if is_frozen:
+            weights.freeze(self.model, self._spec.model.freeze)
+
+    def _enter(self) -> None:
+        """Trains what the new stage trains; what is remembered of the weights trained so far is kept."""
         weights.unfreeze(self.model)
-        self._frozen = False
+        self._choose_trained()
+        self._predict = self._whole
         known, schedule = self.optimizer.state, self.schedule.state_dict()
         self.optimizer, self.schedule = self._optimization()
         self.optimizer.state.update(known)
@@ -130,7 +192,9 @@ class Learner:
     def _optimization(self) -> tuple[optim.AnyOptimizer, optim.Schedule]:
         """Returns a fresh optimizer of what is trained, and its schedule."""
         train = self._spec.train
-        optimizer = optim.build_optimizer(self.model, train, self._allow)
+        _, stage = self._phase
+        rate = 1.0 if stage is None else stage.rate
+        optimizer = optim.build_optimizer(self.model, train, self._allow, self._depths, rate)
         return optimizer, optim.Schedule(optimizer, train, train.epochs, self._steps_per_epoch, self._allow)
 
     def zero_grad(self) -> None:

@@ -18,14 +18,23 @@ from hpsearch.training.weights import matching
 AnyOptimizer = Optimizer | torch.optim.Optimizer
 
 
-def build_optimizer(model: nn.Module, train: TrainSpec, allow: own.Allowed = None) -> AnyOptimizer:
+def build_optimizer(
+    model: nn.Module,
+    train: TrainSpec,
+    allow: own.Allowed = None,
+    depths: Mapping[str, int] | None = None,
+    rate: float = 1.0,
+) -> AnyOptimizer:
     """Returns the optimizer of the parameters that are trained; frozen ones cost it nothing.
 
-    Each group of parameters with a learning rate of its own (`train.lr_multipliers`; the first pattern that
-    matches counts) holds its highest rate as `base_lr`, which the schedule multiplies.
+    Each group of parameters with a learning rate of its own (`train.lr_multipliers`, where the first pattern that
+    matches counts, times `train.layer_decay` to the power of the depth) holds its highest rate as `base_lr`, which
+    the schedule multiplies.
 
     Args:
         allow: what the study may name as its optimizer, see `import_object`; None trusts all.
+        depths: of parameters below the outputs, in blocks; 0 where it is not given.
+        rate: factor on the learning rate of all.
 
     Raises:
         ModelError: a pattern matches no parameter, a multiplier is not above 0, or an optimizer of the user's own
@@ -35,7 +44,8 @@ def build_optimizer(model: nn.Module, train: TrainSpec, allow: own.Allowed = Non
     members: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            members.setdefault(factors.get(name, 1.0), []).append(parameter)
+            decay = train.layer_decay ** (depths or {}).get(name, 0)
+            members.setdefault(factors.get(name, 1.0) * decay * rate, []).append(parameter)
     groups = [
         {"params": parameters, "base_lr": train.learning_rate * factor}
         for factor, parameters in members.items()

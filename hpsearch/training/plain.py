@@ -23,6 +23,7 @@ from hpsearch.training.augment import Augmentation, Mixed
 from hpsearch.training.batches import ByClass, cut, image_size_at
 from hpsearch.training.data import Prepared, TrainingData
 from hpsearch.training.data.pictures import as_png
+from hpsearch.training.features import Features
 from hpsearch.training.footprint import measure
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
@@ -62,7 +63,8 @@ class PlainEngine:
     def admit(self, run: TrialRun) -> TrialStarted:
         devices.reset_peak(self._device)
         try:
-            self._training = Training(run, self._device, self._data.at(data_table(run.spec)), self._allow)
+            prepared = self._data.at(data_table(run.spec))
+            self._training = Training(run, self._device, prepared, self._data, self._allow)
         finally:
             if self._training is None:
                 devices.release(self._device)
@@ -118,7 +120,12 @@ class Training:
     """One trial in training, from the start or from its newest checkpoint."""
 
     def __init__(
-        self, run: TrialRun, device: torch.device, data: Prepared, allow: tuple[str, ...] | None
+        self,
+        run: TrialRun,
+        device: torch.device,
+        data: Prepared,
+        source: TrainingData,
+        allow: tuple[str, ...] | None,
     ) -> None:
         self.slot = Slot(run)
         self._device = device
@@ -140,6 +147,11 @@ class Training:
         resident = isinstance(data.train.images, Tensor)
         self._at_once = resident and pixels * self._learner.dtype.itemsize <= AT_ONCE[device.type]
         self._seconds: list[float] = []
+        self._source = source
+        self._features: Features | None = None
+        # Whether each epoch shows the same images, so that a frozen backbone makes the same of them.
+        is_augmented = any(entry.p > 0 for entry in run.spec.data.augment)
+        self._repeats = resident and not is_augmented and not run.spec.data.progressive
         if run.spec.train.sampling == "balanced":
             self._classes = ByClass(data.targets(data.train, slice(None)).to(device))
 
@@ -193,6 +205,7 @@ class Training:
         generator = devices.seed_everything(run.spec.study.seed, run.stream, epoch, self._device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         learner.begin_epoch(epoch)
+        self._find_features()
         for images, targets in self.batches(epoch, generator):
             # PyTorch adds a backward pass's gradients to those that are there, so they are emptied first.
             learner.zero_grad()
@@ -203,8 +216,17 @@ class Training:
             learner.step()
         return loss_sum
 
+    def _find_features(self) -> None:
+        """Finds what a backbone that stays as it is makes of the images, once; lets go of it when it is trained."""
+        learner = self._learner
+        if not learner.trains_head_alone:
+            self._features = None
+        elif self._features is None and self._repeats:
+            self._features = learner.features(self._data, self._source.cache, self._source.facts.digest)
+            self._repeats = self._features is not None
+
     def batches(self, epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | Mixed]]:
-        """Yields an epoch's batches in a fresh order: augmented, normalised images and their targets."""
+        """Yields an epoch's batches in a fresh order: augmented, normalised images (or features) and their targets."""
         spec, data, learner = self.slot.run.spec, self._data, self._learner
         size = image_size_at(epoch, spec.train.epochs, spec.data.progressive)
         size = None if size == data.height else size
@@ -212,6 +234,13 @@ class Training:
             order_N = self._classes.draw(len(data.train), generator)
         else:
             order_N = torch.randperm(len(data.train), generator=generator, device=self._device)
+        if self._features is not None:
+            for batch in self._batches:
+                yield (
+                    _rows(self._features.train, order_N[batch], self._device),
+                    data.targets(data.train, order_N[batch], learner.dtype),
+                )
+            return
         if self._at_once and not spec.data.augment:
             # Few enough to be gathered in one go; each batch is then a view.
             images, targets = data.batch(data.train, order_N[: self._samples], learner.dtype, size)
@@ -252,6 +281,11 @@ class Training:
         counters = EpochMetrics(spec.train, data.task, data.outputs, self._device, used, learner.judges)
         with learner.validating() as predict:
             batches = cut(len(data.val), batch_size)
+            if self._features is not None:
+                for batch in batches:
+                    inputs = self._features.val[batch].to(self._device)
+                    counters.update(predict(inputs), data.targets(data.val, batch, learner.dtype))
+                return counters.result(), counters
             data.expect(data.val, batches)
             for batch in batches:
                 images, targets = data.batch(data.val, batch, learner.dtype)
@@ -316,9 +350,16 @@ class Training:
         }
         if learner.started_from:
             facts["weights_file"] = learner.started_from
+        if self._features is not None:
+            facts["features"] = "of the frozen backbone, computed once"
         if learner.micro_batch is not None:
             facts["micro_batch"] = learner.micro_batch
         if self._seconds:
             facts["samples_per_second"] = round(self._samples * len(self._seconds) / sum(self._seconds), 1)
         known = self.slot.best.metadata if self.slot.best is not None else {}
         return facts | {name: known[name] for name in ("class_errors", "confusion") if name in known}
+
+
+def _rows(features: Tensor, index_B: Tensor, device: torch.device) -> Tensor:
+    """Returns some rows of features that may lie in host memory, on the device."""
+    return features.index_select(0, index_B.to(features.device)).to(device)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -75,10 +75,12 @@ class Match:
     Attributes:
         tensors: by the model's own names.
         text: how many they are, which of the model's start anew, and what was changed or left out.
+        fresh: the model's own that start anew.
     """
 
     tensors: Mapping[str, Tensor]
     text: str
+    fresh: tuple[str, ...] = ()
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -94,7 +96,7 @@ def read_texts(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def load_weights(model: nn.Module, path: str | Path) -> str:
+def load_weights(model: nn.Module, path: str | Path) -> Match:
     """Starts a model from a local file of weights, such as those of a network trained on more images.
 
     Returns:
@@ -105,7 +107,7 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     """
     found = match_weights(path, model.state_dict())
     model.load_state_dict(dict(found.tensors), strict=False)
-    return found.text
+    return found
 
 
 def match_weights(path: str | Path, own: Mapping[str, Tensor]) -> Match:
@@ -151,7 +153,8 @@ def match_weights(path: str | Path, own: Mapping[str, Tensor]) -> Match:
     start = f"{listed(fresh)} start{'s' if len(fresh) == 1 else ''} anew" if fresh else ""
     why = f"({shapes[0]})" if shapes else "(not in the file)" if fresh else ""
     begun = f'"{removed}" removed from the names' if removed else ""
-    return Match(found, "; ".join(filter(None, (text, begun, f"{start} {why}".strip(), *notes))))
+    said = "; ".join(filter(None, (text, begun, f"{start} {why}".strip(), *notes)))
+    return Match(found, said, tuple(fresh))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -328,6 +331,12 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
         raise ModelError("model.freeze leaves nothing to train; name fewer parameters")
 
 
+def train_alone(model: nn.Module, names: Collection[str]) -> None:
+    """Leaves all parameters but these as they are."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
 def unfreeze(model: nn.Module) -> None:
     """Lets every parameter be trained."""
     model.requires_grad_(True)
@@ -345,3 +354,10 @@ def train_mode(model: nn.Module) -> None:
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
+
+
+def train_mode_of(model: nn.Module, names: Collection[str]) -> None:
+    """Puts the layers that have these parameters into training mode, and all others into evaluation mode."""
+    model.eval()
+    for path in {name.rpartition(".")[0] for name in names}:
+        model.get_submodule(path).train()

@@ -12,6 +12,7 @@ from hpsearch.search.stopping import (
     Criterion,
     Curve,
     GeneralizationLoss,
+    LastStage,
     Overfit,
     Patience,
     ProgressQuotient,
@@ -226,6 +227,19 @@ def test_a_warm_up_delays_and_keeps_the_curve() -> None:
     # patience(2) would fire at 3; after 4 epochs of warm-up it fires at 5, since epoch 1 is still the best.
     assert first_stop(WarmUp(Patience(2), 4), [1.0] * 6) == 5
     assert first_stop(WarmUp(Patience(2), 6), [1.0] * 6) is None
+
+
+def test_the_last_stage_is_judged_by_its_own_epochs() -> None:
+    # The first stage ends at 0.2; what follows is worse, and falls.
+    curve = [0.3, 0.2, 0.2, 0.2, 0.9, 0.8, 0.7, 0.7, 0.7]
+    assert first_stop(Patience(2), curve) == 4
+    assert first_stop(WarmUp(Patience(2), 4), curve) == 5
+    assert first_stop(LastStage(Patience(2), 4), curve) == 9
+    assert first_stop(LastStage(Patience(2), 9), curve) is None
+    assert first_stop(LastStage(GeneralizationLoss(5.0), 4), [*curve, 0.8]) == 10
+    reason = LastStage(Patience(2), 4).judge(Curve(tuple(curve)))
+    assert reason is not None
+    assert "since 0.7 at epoch 7" in reason.detail
 
 
 def test_a_reason_is_a_readable_sentence() -> None:

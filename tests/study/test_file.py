@@ -209,6 +209,23 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: st
         ('"model.freeze" = [[1], ["fc.*"]]', "model.freeze", ["model.freeze.0", "text in quotes", "got 1"]),
         ('"model.args.net.width" = [1, 2]', "model.args.net.width", ['no table "net"', "add it"]),
         ('"data.augment.flip.p" = [0.5]', "data.augment.flip.p", ['no "flip"', "add { name"]),
+        (
+            '"train.stages.all.rate" = [0.5]',
+            "train.stages.all.rate",
+            ['train.stages has no "all"', "add { name"],
+        ),
+        (
+            '"train.stages" = [["head"], ["all", "head"]]',
+            "train.stages",
+            ["are all, head", 'write ["head", "all"]'],
+        ),
+        ('"train.stages" = [["top"]]', "train.stages", ['"top" is unknown', "head"]),
+        (
+            'epochs = { low = 2, high = 9 }\n"train.stages" = [[], [{ name = "head", epochs = 2 }, "all"]]',
+            "epochs and search.train.stages",
+            ['"head" takes 2 epochs of 2', "leaves none"],
+        ),
+        ('"train.layer_decay" = { low = 0.5, high = 1.1 }', "train.layer_decay", ["at most 1", "got 1.1"]),
         ('"data.augment.flop.p" = [0.5]', "data.augment.flop.p", ['"flop"', 'did you mean "flip"?']),
         ('"data.augment.flip.q" = [0.5]', "data.augment.flip.q", ['no parameter "q"', "; known: "]),
         (

@@ -67,6 +67,32 @@ def test_a_whole_augmentation_is_put_before_the_parameter_of_a_transform() -> No
     assert placed.data.augment[0].p == 0.9
 
 
+def test_a_field_of_a_stage_is_found_by_the_stages_name() -> None:
+    spec = study(
+        '"train.stages.head.epochs" = { low = 0.1, high = 0.5 }\n"train.stages.all.rate" = [0.1, 1.0]\n'
+        '"train.stages" = [["head", "all"], ["head", { name = "all", rate = 0.5 }]]',
+        rest='[train]\nstages = ["head", "all"]\nepochs = 40',
+    )
+    hparams = {"train.stages.head.epochs": 0.25, "train.stages": '["head", "all"]'}
+    placed = spec.with_hparams(hparams | {"train.stages.all.rate": 0.1}).train
+    assert [stage.model_dump() for stage in placed.stages] == [
+        {"name": "head", "epochs": 0.25, "rate": 1.0},
+        {"name": "all", "epochs": None, "rate": 0.1},
+    ]
+    found = [placed.stage_at(epoch) for epoch in (0, 1, 10, 11, 40)]
+    assert [stage and stage.name for stage in found] == ["head", "head", "head", "all", "all"]
+    assert spec.written("train.stages.all.rate") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "head", "after"),
+    [(10, None, 2), (2, None, 1), (3, 0.9, 2), (10, 3, 3), (10, 2.6, 3), (10, 0.01, 1)],
+)
+def test_the_last_stage_begins(epochs: int, head: float | None, after: int) -> None:
+    stages = [{"name": "head"} | ({} if head is None else {"epochs": head}), "all"]
+    assert TrainSpec.model_validate({"epochs": epochs, "stages": stages}).last_stage_after == after
+
+
 @pytest.mark.parametrize(
     ("hparams", "words"),
     [

@@ -57,6 +57,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": {"freeze": ["features.*"], "unfreeze_after": 2},
         "train": {"lr_multipliers": {"features.*": 0.1}, "schedule": "one_cycle"},
     },
+    "unfreezing by stages": {
+        "train": {"stages": ["head", {"name": "all", "rate": 0.3}], "layer_decay": 0.7, "schedule": "wsd"}
+    },
+    "unfreezing by stages, with Adam": {
+        "model": {"freeze": ["features.0.*"]},
+        "train": {
+            **OPTIMIZERS["adamw"],
+            "stages": [{"name": "head", "epochs": 2, "rate": 3.0}, "all"],
+            "ema_decay": 0.9,
+            "lr_multipliers": {"classifier.*": 2.0},
+        },
+        "data": {"augment": AUGMENT},
+    },
     "parts of one's own": {
         "train": {
             "optimizer": "torch.optim:RAdam",
@@ -412,6 +425,28 @@ def test_frozen_layers_do_not_change_until_they_are_unfrozen(engine: PlainEngine
     frozen = next(name for name in states[0] if name.startswith("1."))
     assert torch.equal(states[0][frozen], states[2][frozen])
     assert not torch.equal(states[2][frozen], states[3][frozen])
+
+
+def test_stages_train_the_head_and_then_everything(engine: PlainEngine, tmp_path: Path) -> None:
+    stages = [{"name": "head", "epochs": 2}, {"name": "all", "rate": 0.1}]
+    engine.admit(
+        run_of(tmp_path, model=CNN, train={"stages": stages, "layer_decay": 0.5, "schedule": "constant"})
+    )
+    assert engine._training is not None
+    learner = engine._training._learner
+    states, rates = [], []
+    for _ in range(4):
+        states.append(last_weights(engine))
+        engine.step()
+        rates.append(learner.schedule.learning_rates)
+    head = {"classifier.4.weight", "classifier.4.bias"}
+    changed = {name for name in states[0] if not torch.equal(states[0][name], states[2][name])}
+    # BatchNorm's statistics below the head stay too, and so does the count of its batches.
+    assert changed == head
+    assert {name for name in states[2] if not torch.equal(states[2][name], states[3][name])} == set(states[0])
+    assert rates[:2] == [[0.05]] * 2
+    lowest = max(learner._depths.values())
+    assert sorted(rates[2]) == pytest.approx(sorted(0.005 * 0.5**depth for depth in range(lowest + 1)))
 
 
 def test_progressive_resizing_trains_on_growing_images(

@@ -136,7 +136,7 @@ def test_a_network_starts_from_them(name: str, channels: int) -> None:
     first = next(key for key, one in model.named_parameters() if one.dim() == 4)
     head = list(dict(model.named_parameters()))[-2]
     before = model.get_parameter(head).clone()
-    text = load_weights(model, file)
+    text = load_weights(model, file).text
     assert f"{head} and {head.replace('weight', 'bias')} start anew ({head} is [1000, " in text
     kernel = torch.load(file, weights_only=True)[first]
     wanted = kernel if channels == 3 or kernel.shape[1] != 3 else kernel.sum(1, keepdim=True)
@@ -150,7 +150,7 @@ def test_old_names_of_densenets_layers_are_understood(tmp_path: Path) -> None:
     torch.save(
         {name.replace(".conv2.", ".conv.2."): one for name, one in state.items()}, tmp_path / "old.pth"
     )
-    assert load_weights(model, tmp_path / "old.pth") == "all 606 tensors taken"
+    assert load_weights(model, tmp_path / "old.pth").text == "all 606 tensors taken"
 
 
 def test_images_are_normalised_as_they_were_for_the_weights() -> None:

@@ -65,14 +65,14 @@ def test_a_model_starts_from_a_file(tmp_path: Path, wrapping: str) -> None:
     else:
         torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
     removed = '; "module." removed from the names' if wrapping == "module." else ""
-    assert weights.load_weights(fresh, path) == f"all 14 tensors taken{removed}"
+    assert weights.load_weights(fresh, path).text == f"all 14 tensors taken{removed}"
     assert states_equal(trained, fresh)
 
 
 def test_a_last_layer_of_another_shape_starts_anew(tmp_path: Path) -> None:
     trained, fresh, untouched = small(classes=5, seed=1), small(classes=3, seed=2), small(classes=3, seed=2)
     torch.save(trained.state_dict(), tmp_path / "w.pth")
-    notes = weights.load_weights(fresh, tmp_path / "w.pth")
+    notes = weights.load_weights(fresh, tmp_path / "w.pth").text
     assert notes == (
         "12 of 14 tensors taken; classifier.3.weight and classifier.3.bias start anew "
         "(classifier.3.weight is [5, 64] in the file, [3, 64] here)"
@@ -86,7 +86,7 @@ def test_a_last_layer_of_another_shape_starts_anew(tmp_path: Path) -> None:
 def test_colour_kernels_are_fitted_to_grey_images(tmp_path: Path) -> None:
     trained, fresh = small(channels=3), small(channels=1)
     torch.save(trained.state_dict(), tmp_path / "w.pth")
-    notes = weights.load_weights(fresh, tmp_path / "w.pth")
+    notes = weights.load_weights(fresh, tmp_path / "w.pth").text
     assert notes == "all 14 tensors taken; features.0.weight fitted from 3 channels to 1"
     kernel = trained.get_parameter("features.0.weight").sum(1, keepdim=True)
     assert torch.equal(fresh.get_parameter("features.0.weight"), kernel)
@@ -95,7 +95,7 @@ def test_colour_kernels_are_fitted_to_grey_images(tmp_path: Path) -> None:
 def test_auxiliary_heads_in_the_file_are_left_out(tmp_path: Path) -> None:
     model = small()
     torch.save({**model.state_dict(), "AuxLogits.fc.weight": torch.ones(1)}, tmp_path / "w.pth")
-    assert weights.load_weights(model, tmp_path / "w.pth") == "all 14 tensors taken"
+    assert weights.load_weights(model, tmp_path / "w.pth").text == "all 14 tensors taken"
 
 
 class Wrapped(nn.Module):
@@ -115,7 +115,7 @@ def test_the_layers_at_the_end_may_be_missing(tmp_path: Path, prefix: str) -> No
     state = {f"{prefix}{name}": one for name, one in trained.state_dict().items() if name not in HEAD}
     torch.save({**state, "projector.weight": torch.ones(2)}, tmp_path / "w.pth")
     removed = f'; "{prefix}" removed from the names' if prefix else ""
-    assert weights.load_weights(fresh, tmp_path / "w.pth") == (
+    assert weights.load_weights(fresh, tmp_path / "w.pth").text == (
         f"10 of 14 tensors taken{removed}; classifier.1.weight, classifier.1.bias, classifier.3.weight and 1 more "
         "start anew (not in the file); left out of the file: projector.weight"
     ).replace(
@@ -129,7 +129,7 @@ def test_the_layers_at_the_end_may_be_missing(tmp_path: Path, prefix: str) -> No
 def test_a_model_may_have_its_own_word_in_front(tmp_path: Path) -> None:
     trained, fresh = small(seed=1), Wrapped(small(seed=2))
     torch.save(trained.state_dict(), tmp_path / "w.pth")
-    assert weights.load_weights(fresh, tmp_path / "w.pth") == "all 14 tensors taken"
+    assert weights.load_weights(fresh, tmp_path / "w.pth").text == "all 14 tensors taken"
     assert states_equal(trained, fresh.backbone)
 
 
@@ -199,7 +199,7 @@ def test_old_files_without_counters_are_taken(tmp_path: Path) -> None:
         name: t for name, t in small(seed=1).state_dict().items() if not name.endswith("num_batches_tracked")
     }
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    assert weights.load_weights(small(), tmp_path / "w.safetensors") == "all 14 tensors taken"
+    assert weights.load_weights(small(), tmp_path / "w.safetensors").text == "all 14 tensors taken"
 
 
 def train_a_little(model: nn.Module, train: TrainSpec, steps: int = 3) -> torch.optim.Optimizer:

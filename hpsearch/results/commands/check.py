@@ -173,7 +173,10 @@ def _precision(spec: StudySpec, device: torch.device) -> str:
 
 def decides_whether_built(name: str) -> bool:
     """Says of a searchable field whether some of its values may give no trial: shapes, names, patterns, files."""
-    fields = ("optimizer", "schedule", "lr_multipliers", "class_weights", "micro_batch")
+    fields = (
+        *("optimizer", "schedule", "lr_multipliers", "class_weights", "micro_batch"),
+        *("stages", "layer_decay"),
+    )
     return name in [f"train.{field}" for field in fields] or (
         name.startswith(("model.", "data.", "train.args.")) and name != "data.subset"
     )
@@ -203,7 +206,13 @@ def _shortened(spec: StudySpec, data: DataFacts, batch: int | None = None) -> St
     """Returns a trial of few and short epochs, of this batch size if one is given."""
     full = data.trained(spec.data.subset)
     size = batch or (full if spec.train.batch_size == "full" else spec.train.batch_size)
-    short = {"batch_size": size, "epochs": EPOCHS, "steps_per_epoch": STEPS, "warmup_epochs": 0.0}
+    short: dict[str, Any] = {
+        "batch_size": size,
+        "epochs": EPOCHS,
+        "steps_per_epoch": STEPS,
+        "warmup_epochs": 0.0,
+    }
+    short["stages"] = spec.train.stages[-1:]  # of which an epoch takes longest
     return spec.model_copy(update={"train": spec.train.model_copy(update=short)})
 
 

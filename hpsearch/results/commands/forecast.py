@@ -104,7 +104,8 @@ def _study(spec: StudySpec, seed: int) -> Iterator[Sample]:
                     for name, (place, matters) in best.items()
                     if name in params
                 )
-                criterion = stopping.build(own.early_stopping, own.train.epochs)
+                train = own.train
+                criterion = stopping.build(own.early_stopping, train.epochs, train.last_stage_after)
                 acted[number] = _Acted(number, own, _curve(own, level, generator), criterion)
             case Resume(number):
                 policy.resume(number)

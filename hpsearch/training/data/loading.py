@@ -120,6 +120,11 @@ class TrainingData:
         )
 
     @property
+    def cache(self) -> Cache:
+        """Where decoded images lie, and what is made of them."""
+        return self._store.cache
+
+    @property
     def training_targets(self) -> Tensor:
         """The targets of the whole training part, as `Part` has them."""
         return self._targets[: self._train]
