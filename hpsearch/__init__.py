@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         UserError,
         WorkersFailed,
     )
-    from hpsearch.results.commands.api import check, confirm, predict, refit, report, run
+    from hpsearch.results.commands.api import check, confirm, continue_trial, predict, refit, report, run
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.stored.result import StudyResult
     from hpsearch.search.pruner import EarlyStoppingPruner
@@ -79,6 +79,7 @@ __all__ = [
     "__version__",
     "check",
     "confirm",
+    "continue_trial",
     "load_best_model",
     "load_study_file",
     "predict",
@@ -89,7 +90,7 @@ __all__ = [
 
 _HOMES = {
     "contracts.callbacks": ("Callback", "FinishedTrial"),
-    "results.commands.api": ("check", "confirm", "predict", "refit", "report", "run"),
+    "results.commands.api": ("check", "confirm", "continue_trial", "predict", "refit", "report", "run"),
     "results.commands.models": ("load_best_model",),
     "results.stored.result": ("StudyResult",),
     "search.pruner": ("EarlyStoppingPruner",),

@@ -23,8 +23,8 @@ from tests.results.stored import make_study
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "init", "auto", "import", "schema", "run", "check", "confirm", "refit", "worker", "status", "best", "list",
-    "report", "compare", "dashboard", "predict", "export", "stop", "delete",
+    "init", "auto", "import", "schema", "run", "check", "confirm", "refit", "continue", "worker", "status", "best",
+    "list", "report", "compare", "dashboard", "predict", "export", "stop", "delete",
 )  # fmt: skip
 
 Invoke = Callable[..., tuple[int, str, str]]

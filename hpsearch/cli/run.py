@@ -1,4 +1,4 @@
-"""The commands that train: run, check, confirm, refit."""
+"""The commands that train: run, check, confirm, refit, continue."""
 
 import json
 from pathlib import Path
@@ -261,6 +261,63 @@ def refit(
         raise typer.Exit(outcome.exit_status or 1)
     if as_json:
         typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
+    elif not quiet:
+        say(*outcome.lines)
+
+
+@command("continue")
+def continue_command(
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs of the longer trial, with those that are trained.")
+    ],
+    study: OptionalStudy = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, metavar="NUMBER", help="The trial; by default the best.")
+    ] = None,
+    search: Search = False,
+    storage: Storage = None,
+    storage_file: StorageFile = None,
+    run_folder: RunFolderOption = Path("runs"),
+    data_root: DataRoot = None,
+    gpus: Gpus = "auto",
+    executor: ExecutorName = "local",
+    listen: Listen = None,
+    tls: Tls = False,
+    partition: Partition = None,
+    slurm: Slurm = None,
+    address: Address = "auto",
+    allow: Allow = None,
+    storage_timeout: StorageTimeout = 600.0,
+    lease_seconds: LeaseSeconds = 60.0,
+    quiet: Quiet = False,
+    as_json: JsonEvents = False,
+) -> None:
+    """Train a finished trial to more epochs, from its checkpoint."""
+    from hpsearch.results.commands import api
+    from hpsearch.results.terminal.display import choose_display
+
+    again = repeat(storage, storage_file, run_folder)
+    outcome = api.continue_trial(
+        study,
+        epochs=epochs,
+        trial=trial,
+        search=search,
+        gpus=gpus,
+        executor=executor,
+        cluster=cluster(listen, partition, slurm, address, tls),
+        storage=storage_url(storage, storage_file, run_folder),
+        run_folder=run_folder,
+        data_root=data_root,
+        allow=modules(allow),
+        storage_timeout=storage_timeout,
+        lease_seconds=lease_seconds,
+        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+    )
+    if outcome.trial is None:
+        say(*outcome.lines, err=True)
+        raise typer.Exit(outcome.exit_status or 1)
+    if as_json:
+        typer.echo(json.dumps({"event": "continuation", **plain(outcome)}))
     elif not quiet:
         say(*outcome.lines)
 

@@ -57,6 +57,21 @@ class StopKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The trial that another one continues.
+
+    Attributes:
+        number: in the search.
+        folder: of its checkpoint.
+        stream: what its random numbers come from, see `TrialRun.stream`.
+    """
+
+    number: int
+    folder: str
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRun:
     """One attempt at a trial, with all that a worker needs to know.
 
@@ -67,6 +82,7 @@ class TrialRun:
         hparams: the sampled values by name, as Optuna stores them.
         spec: the study with these hparams in place; `spec.study.seed` is the study's seed.
         folder: the trial's own checkpoint folder; the attempt writes into a folder of its own below it.
+        origin: the trial that it continues, if it does.
     """
 
     study: str
@@ -75,10 +91,13 @@ class TrialRun:
     hparams: Mapping[str, Any]
     spec: StudySpec
     folder: str
+    origin: Origin | None = None
 
     @property
     def stream(self) -> int:
         """What the trial's random numbers come from, beside the study's seed: its number, or its repeat."""
+        if self.origin is not None:
+            return self.origin.stream
         repeat = self.spec.train.repeat
         return self.number if repeat is None else -1 - repeat
 

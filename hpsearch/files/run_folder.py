@@ -21,6 +21,8 @@ class RunFolder:
         weights/trial-00012.safetensors      kept weights of finished trials
         images/test-00012.npz                what each image gave in a confirmation, for its intervals
         trials/00013/attempt-1/              checkpoints of running trials, deleted after their end
+        trials/00013/onward/                 the checkpoint from which a longer trial can continue this one
+        onward/00012/                        the same of finished trials whose weights are kept
         logs/worker-0.log                    what workers wrote to stderr
         logs/worker-0.2.log                  the same of another driver that runs beside the first
         logs/worker-0.4711.log               the same of a worker that was Slurm's job 4711
@@ -57,6 +59,14 @@ class RunFolder:
     def trial(self, number: int) -> Path:
         """Returns the folder that holds all attempts' checkpoints of a trial."""
         return self.trials / f"{number:05d}"
+
+    def onward(self, number: int) -> Path:
+        """Returns where the checkpoint is kept from which a finished trial can be continued."""
+        return self.home / ONWARD / f"{number:05d}"
+
+    def origin(self, number: int) -> Path:
+        """Returns where the checkpoint of a search's trial lies that trials of this study continue."""
+        return self.trials / f"from-{number:05d}"
 
     def weights(self, number: int) -> Path:
         """Returns where a finished trial's best weights are kept."""
@@ -123,6 +133,8 @@ def _is_of(home: Path, token: str | None) -> bool:
 
 OWNER = "study.json"
 SAMPLES = "samples.csv"
+ONWARD = "onward"
+"""The folder of checkpoints from which a longer trial can continue: of a running trial, and of the finished ones."""
 
 
 def split_entry(digest: str) -> str:

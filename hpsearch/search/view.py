@@ -25,7 +25,7 @@ from hpsearch.study import conditions
 from hpsearch.study.direction import sign
 from hpsearch.study.footprint import taken
 from hpsearch.study.search import Entry
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import CONTINUES, FROM_EPOCH, StudySpec
 from hpsearch.text import one_line
 
 BEST_SHOWN = 200
@@ -107,6 +107,7 @@ class StudyView:
         self._ids: dict[int, int] = {}
         self._queued: set[int] = set()
         self._foreign: list[int] = []
+        self._continued: list[int] = []
         self.misfits: dict[int, str] = {}
         self.footprints: dict[int, Mapping[str, float]] = {}
         self._storage.past = self._as_past(past[-NEWEST_SHOWN:])
@@ -139,6 +140,8 @@ class StudyView:
             self._add_unfinished(trial)
             self.course.add(trial)
             return
+        if CONTINUES in trial.user_attrs and not self.spec.is_continuation:
+            insort(self._continued, trial.number)
         self._insert(self._as_seen(trial))
         self._count(trial)
 
@@ -182,9 +185,14 @@ class StudyView:
         """Whether the study has not yet begun all its trials, as far as is known."""
         return self.place(self.next_number) - self.counts[TrialState.WAITING.name] < self.spec.total_trials
 
+    @property
+    def total(self) -> int:
+        """Trials that the study asks for, and those beside them that continue others."""
+        return self.spec.total_trials + len(self._continued)
+
     def place(self, number: int) -> int:
-        """Returns the place of a trial among the own ones."""
-        return number - bisect_left(self._foreign, number)
+        """Returns the place of a trial among those that the study asks for."""
+        return number - bisect_left(self._foreign, number) - bisect_left(self._continued, number)
 
     def replace(self, trial: FrozenTrial) -> None:
         """Puts the finished record of a trial, as stored, in the place of its running one."""
@@ -237,6 +245,11 @@ class StudyView:
         hparams = sample_in_groups(self._study.sampler, self._study, trial, self.space, given)
         self.set_params(number, hparams)
         return hparams
+
+    def known(self) -> list[FrozenTrial]:
+        """Returns the trials that have hyperparameters: of many the best, the newest and those that run."""
+        found = self._storage.get_all_trials(self._study._study_id, deepcopy=False)
+        return [trial for trial in found if trial.params and is_chosen(trial, self.space)]
 
     def params(self, number: int) -> dict[str, Any]:
         """Returns a trial's hyperparameters, empty if it has none yet."""
@@ -296,7 +309,7 @@ class StudyView:
         self.counts[trial.state.name] += 1
         reason = trial.user_attrs.get("stop_reason", "unknown")
         self.stop_reasons[reason] = self.stop_reasons.get(reason, 0) + 1
-        self.epochs += int(trial.user_attrs.get("epochs_run", 0))
+        self.epochs += int(trial.user_attrs.get("epochs_run", 0)) - int(trial.user_attrs.get(FROM_EPOCH, 0))
         self._worst = worse(self.spec.study.better, self._worst, score)
         if score is not None:
             self._storage.rank(sign(self.spec.study.better) * score, trial.number)

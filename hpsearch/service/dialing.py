@@ -108,7 +108,8 @@ class Grant:
                 return replace(message, allow=self._allow)
             case TrialRun():
                 where = "the trials' folder of its token's study"
-                _refuse(f"folder of trial {message.number}", message.folder, [self._folder.trials], where)
+                for folder in (message.folder, *([message.origin.folder] if message.origin else ())):
+                    _refuse(f"folder of trial {message.number}", folder, [self._folder.trials], where)
                 self._check_places(message.spec)
         return message
 

@@ -30,7 +30,7 @@ from hpsearch.contracts.messages import (
     Waiting,
     WorkerExit,
 )
-from hpsearch.contracts.trial import StopKind
+from hpsearch.contracts.trial import Origin, StopKind
 from hpsearch.errors import LeaseLost, StudyFileError
 from hpsearch.search.outcome import Verdict
 from hpsearch.search.policy.contract import Pause
@@ -45,6 +45,7 @@ from hpsearch.service.snapshots import finished, health, running, standing, work
 from hpsearch.service.study import Study
 from hpsearch.service.watch import Every, Stops
 from hpsearch.study.checks import check_study_against
+from hpsearch.study.specification import CONTINUES, STREAM
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +237,10 @@ class Driver:
     def _finish(self, number: int, verdict: Verdict, end: TrialEnd | None, worker: Worker | None) -> None:
         facts = _facts(end, worker)
         facts["weights"] = self.keeper.keep(number, end.weights if end else None) or ""
+        trial, study = self.study.live[number], self.study.spec
+        if study.is_continuation or not study.is_confirmation:
+            shared = trial.spec.shared * trial.spec.train.epochs
+            self.keeper.keep_onward(number, 0 < len(trial.results) <= shared)
         ended = self.study.finish(number, verdict, end, facts)
         self.stops.on_end(ended.trial.state is TrialState.FAIL, f"trial {number}: {verdict.detail}")
         record = finished(ended.trial, number, ended.is_best, self.keeper.folder)
@@ -351,8 +356,16 @@ class Driver:
             hparams=dict(trial.hparams),
             spec=trial.spec,
             folder=str(self.keeper.folder.trial(trial.number)),
+            origin=self._origin(trial),
         )
         self.fleet.assign(able, run, trial.alone)
+
+    def _origin(self, trial: LiveTrial) -> Origin | None:
+        """Returns the trial that one continues, if it does."""
+        number = trial.given.get(CONTINUES)
+        if number is None:
+            return None
+        return Origin(int(number), str(self.keeper.folder.origin(int(number))), int(trial.given[STREAM]))
 
     def _end_one(self) -> None:
         """Ends a trial that waits, of this driver or of one that has gone, with the study."""

@@ -12,7 +12,15 @@ from hpsearch.contracts.artifacts import Artifacts
 from hpsearch.errors import CheckpointError, UserError
 from hpsearch.files.artifacts import FolderArtifacts
 from hpsearch.files.atomic import write_whole
-from hpsearch.files.run_folder import OWNER, SAMPLES, RunFolder, attempt_folder, read_owner, split_entry
+from hpsearch.files.run_folder import (
+    ONWARD,
+    OWNER,
+    SAMPLES,
+    RunFolder,
+    attempt_folder,
+    read_owner,
+    split_entry,
+)
 from hpsearch.store.url import sqlite_file
 from hpsearch.study.direction import Direction, sign
 from hpsearch.study.train import CheckpointSpec
@@ -66,8 +74,8 @@ class WeightsKeeper:
                     f"--run-folder: {self.folder.home} holds the files of another study of this name, in "
                     f"{owner['storage']}; choose another run folder or another name, or delete that study"
                 )
-            for part in (self.folder.trials, self.folder.home / "weights"):
-                shutil.rmtree(part, ignore_errors=True)
+            for part in ("trials", "weights", ONWARD):
+                shutil.rmtree(self.folder.home / part, ignore_errors=True)
         for home in self.folder.root.glob("*/"):
             left = home.name not in others and home != self.folder.home
             if left and (read_owner(home) or {}).get("token") == token:
@@ -80,7 +88,7 @@ class WeightsKeeper:
         """Moves a study's files from one folder to another, which says last whose they are."""
         try:
             target.mkdir(parents=True, exist_ok=True)
-            parts = [path for part in ("trials", "weights") for path in (home / part).glob("*")]
+            parts = [path for part in ("trials", "weights", ONWARD) for path in (home / part).glob("*")]
             for path in [*parts, home / SAMPLES, home / OWNER]:
                 place = target / path.relative_to(home)
                 place.parent.mkdir(exist_ok=True)
@@ -141,6 +149,35 @@ class WeightsKeeper:
             ) from error
         return target.relative_to(self.folder.root).as_posix()
 
+    def keep_onward(self, number: int, is_shared: bool) -> None:
+        """Keeps the checkpoint from which a longer trial can continue a trial that has ended.
+
+        Args:
+            is_shared: whether all epochs of the trial are as a longer one's, so that the last one will do.
+
+        Raises:
+            CheckpointError: it cannot be kept.
+        """
+        home = self._name(self.folder.trial(number))
+        attempts = [int(name[8:]) for name in self._artifacts.names(home) if name.startswith("attempt-")]
+        newest = next(
+            (one for one in sorted(attempts, reverse=True) if self.has_checkpoint(number, one)), None
+        )
+        source = f"{home}/{ONWARD}"
+        if not self._artifacts.names(source):
+            if not is_shared or newest is None:
+                return
+            source = f"{home}/attempt-{newest}"
+        target = self._name(self.folder.onward(number))
+        try:
+            for name in self._artifacts.names(source):
+                self._artifacts.keep(self._artifacts.locate(f"{source}/{name}"), f"{target}/{name}")
+        except OSError as error:
+            raise CheckpointError(
+                f"trial {number}: its checkpoint cannot be kept in {self.folder.onward(number)}: "
+                f"{error.strerror or error}; it is intact, make room and run the study again"
+            ) from error
+
     def has_checkpoint(self, number: int, attempt: int) -> bool:
         """Says whether an attempt at a trial has left a checkpoint here."""
         names = self._artifacts.names(self._name(attempt_folder(self.folder.trial(number), attempt)))
@@ -176,7 +213,7 @@ class WeightsKeeper:
     def tidy(
         self, scores: Mapping[int, float], has_ended: Callable[[int], bool], shared: Collection[str] = ()
     ) -> None:
-        """Deletes checkpoints of trials that have ended, and the weights of those that are not among the best.
+        """Deletes checkpoints of trials that have ended, and all that is kept of those that are not among the best.
 
         Args:
             scores: of the COMPLETE trials by number; of equal ones the first is the study's best.
@@ -192,6 +229,9 @@ class WeightsKeeper:
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
         best = sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count]
+        for name in self._artifacts.names(ONWARD):
+            if name.isdecimal() and int(name) not in best and has_ended(int(name)):
+                self._artifacts.remove(f"{ONWARD}/{name}")
         for number, path in self.folder.kept_weights():
             is_shared = not self.folder.names(path).isdisjoint(shared)
             if number not in best and has_ended(number) and not is_shared:

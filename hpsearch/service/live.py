@@ -32,7 +32,7 @@ from hpsearch.search.stopping import Criterion, Curve, build
 from hpsearch.store import writes
 from hpsearch.study.direction import sign
 from hpsearch.study.footprint import SECONDS
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import FROM_EPOCH, StudySpec, with_planned
 from hpsearch.study.train import FitSpec
 
 MOST_TEXT = 16_000
@@ -66,6 +66,7 @@ class LiveTrial:
         joules: the energy that devices took for it, likewise.
         stored_best: the score that was stored with it, and when that was reached.
         footprint: what its model takes, as it was measured first: a latency is never the same twice.
+        given: what is said of it beside its hyperparameters, where it was given as a point.
     """
 
     number: int
@@ -92,11 +93,17 @@ class LiveTrial:
     joules: float = 0.0
     stored_best: tuple[float | None, float] | None = None
     footprint: Mapping[str, float] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def taken(self) -> dict[str, float]:
         """What it takes, the seconds so far among it."""
         return {**self.footprint, SECONDS: sum(result.seconds for result in self.results)}
+
+    @property
+    def inherited(self) -> int:
+        """Epochs that another trial has trained, which this one continues."""
+        return int(self.given.get(FROM_EPOCH, 0))
 
     @property
     def tries(self) -> int:
@@ -167,21 +174,32 @@ class LiveTrial:
 
 
 def begun(
-    spec: StudySpec, number: int, trial_id: int, ticket: int, hparams: Mapping[str, Any], problem: str | None
+    spec: StudySpec,
+    number: int,
+    trial_id: int,
+    ticket: int,
+    hparams: Mapping[str, Any],
+    problem: str | None,
+    given: Mapping[str, Any],
 ) -> LiveTrial:
     """Returns a trial that begins.
 
     Args:
         spec: of the study.
         problem: why it cannot be trained, if that is known already.
+        given: what is said of it where it was given as a point.
     """
     try:
-        resolved = spec.with_hparams(hparams)
+        resolved = spec.with_hparams(with_planned(hparams, given))
     except ValueError as error:
         problem, resolved = str(error), spec
-    train = resolved.train
-    criterion = None if problem else build(spec.early_stopping, train.epochs, train.last_stage_after)
-    return LiveTrial(number, trial_id, ticket, 1, hparams, resolved, criterion, problem=problem)
+    trial = LiveTrial(number, trial_id, ticket, 1, hparams, resolved, None, problem=problem, given=given)
+    if not problem:
+        train, done = resolved.train, trial.inherited
+        trial.criterion = build(
+            spec.early_stopping, train.epochs - done, max(0, train.last_stage_after - done)
+        )
+    return trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +244,20 @@ def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
             "early_stopping.criterion: it needs the training loss, but train.function yields no "
             '"train_loss"; yield it, or choose patience, gl or up'
         )
+    # Of the epochs that it continues the user has seen how they went: stopping begins anew behind them.
+    first = trial.inherited
+    if result.epoch <= first:
+        return None
     metric, sign = _judged(trial, spec)
-    val = tuple(sign * number for number in trial.values(metric))
-    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss"))))
+    val = tuple(sign * number for number in trial.values(metric)[first:])
+    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss")[first:])))
     if reason is None:
         return None
     words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
-    return Verdict(StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words))
+    counted_from = f" (epochs counted from epoch {first} on, where it continues)" if first else ""
+    return Verdict(
+        StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words) + counted_from
+    )
 
 
 def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:
@@ -263,8 +288,9 @@ def attributes(
         guessing_loss: for the diagnosis of the fit; None where it is not known.
     """
     train, val = trial.values("train_loss"), trial.values("val_loss")
-    seconds = sum(result.seconds for result in trial.results)
-    samples = sum(result.samples for result in trial.results)
+    own = trial.results[trial.inherited :]
+    seconds = sum(result.seconds for result in own)
+    samples = sum(result.samples for result in own)
     return {
         "score": best[0] if best else None,
         "best_epoch": best[1] if best else None,
@@ -280,7 +306,7 @@ def attributes(
         **({JOULES: round(trial.joules, 1)} if trial.joules else {}),
         BEST_AT: trial.best_at(best[0]) if best else None,
         START_SECONDS: round(trial.start_seconds, 3),
-        "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in trial.results), 3),
+        "checkpoint_seconds": round(sum(result.checkpoint_seconds for result in own), 3),
         "samples_per_second": round(samples / seconds, 1) if seconds > 0 else None,
         TRIES: trial.tries,
         **({WHY: trial.why, PAUSES: trial.pauses} if trial.why else {}),

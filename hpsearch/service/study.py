@@ -109,8 +109,8 @@ class Study:
 
     @property
     def total(self) -> int:
-        """Trials that the study asks for; a grid may have fewer points."""
-        return self.spec.total_trials
+        """Trials that the study asks for, of which a grid may have fewer points, and those that continue others."""
+        return self.view.total
 
     @property
     def token(self) -> str:
@@ -332,15 +332,16 @@ class Study:
             self._foreign.pop(number, None)
             self._queue.append((ticket, writes.SetParams(trial_id, hparams, self.view.space)))
         self._pending = None
-        trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number))
+        given = self.spec.sampler.attrs(self.view.place(number))
+        trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number), given)
         trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
         if stored is not None:
             known = taken(stored.user_attrs)
             trial.footprint = {name: known[name] for name in self.spec.measured if name in known}
         self.live[number] = trial
         if self.spec.pauses:
-            given = pending.why and self.view.is_queued(number) and not trial.results
-            self._take_piece(trial, stored, "its hyperparameters were given" if given else pending.why)
+            queued = pending.why and self.view.is_queued(number) and not trial.results
+            self._take_piece(trial, stored, "its hyperparameters were given" if queued else pending.why)
         return trial
 
     def _take_piece(self, trial: LiveTrial, stored: FrozenTrial | None, why: str | None) -> None:
@@ -381,7 +382,8 @@ class Study:
         # The checkpoint may be older than what was reported: pruners must not see the epochs that are gone.
         self.view.restart(number)
         self._queue.append((trial.ticket, writes.Truncate(trial.trial_id, 0)))
-        trial.device_seconds = trial.device_seconds or sum(result.seconds for result in curve)
+        trained = sum(result.seconds for result in curve[trial.inherited :])
+        trial.device_seconds = trial.device_seconds or trained
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
         verdict: Verdict | Pause | None = breach(trial, self.spec)
         for result in curve:
@@ -465,8 +467,7 @@ class Study:
             found = {**trial.kept, **told(verdict)}
         else:
             found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
-        given = self.spec.sampler.attrs(self.view.place(number))
-        attrs = {**found, **given, **self.policy.notes(number, epochs), **facts}
+        attrs = {**found, **trial.given, **self.policy.notes(number, epochs), **facts}
         metric = self.spec.study.metric
         record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
         is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,7 @@ from hpsearch.study.conditions import meaningful
 from hpsearch.study.direction import Direction
 from hpsearch.study.file import parse_stored
 from hpsearch.study.search import Entry
+from hpsearch.study.specification import CONTINUES, PLANNED, with_planned
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 PAUSED_STATE = "PAUSED"
@@ -88,6 +89,7 @@ class TrialCounts:
         paused: the epoch after which each trial was paused that may be resumed, by number.
         lowest, highest: value of a COMPLETE trial.
         started, ended: begin of the first trial and end of the last one, in UTC.
+        continued: trials that continue others.
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class TrialCounts:
     highest: float | None = None
     started: datetime | None = None
     ended: datetime | None = None
+    continued: int = 0
 
 
 def studies(reader: Reader) -> list[StoredStudy]:
@@ -159,13 +162,16 @@ def _trials(reader: Reader, which: str, *values: object) -> list[StoredTrial]:
                 values=tuple(
                     _number(value, kind) for _, value, kind in sorted(ends[number], key=lambda row: row[0])
                 ),
-                hparams={name: _hparam(value, text) for name, value, text in params[number]},
+                hparams=with_planned(
+                    {name: _hparam(value, text) for name, value, text in params[number]}, user_attrs
+                ),
                 reports={step: _number(value, kind) for step, value, kind in reports[number]},
-                user_attrs={key: json.loads(text) for key, text in attrs[number]},
+                user_attrs=user_attrs,
                 started=_moment(started),
                 ended=_moment(ended),
             )
             for number, place, state, started, ended in heads
+            for user_attrs in [{key: json.loads(text) for key, text in attrs[number]}]
         ]
 
 
@@ -253,6 +259,11 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
         running = states[number].pop("RUNNING", 0) - len(waiting)
         states[number] |= {"RUNNING": running} if running > 0 else {}
         states[number][PAUSED_STATE] = len(waiting)
+    continuing = (
+        "SELECT t.study_id, count(*) FROM trials t JOIN trial_user_attributes a ON a.trial_id = t.trial_id "
+        'WHERE a."key" = ? GROUP BY t.study_id'
+    )
+    continued = {int(row[0]): int(row[1]) for row in reader.rows(continuing, CONTINUES)}
     with reader.making_sense():
         return {
             number: TrialCounts(
@@ -261,6 +272,7 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
                 *extremes.get(number, (None, None)),
                 started=_moment(first),
                 ended=_moment(last),
+                continued=continued.get(number, 0),
             )
             for number, first, last in spans
         }
@@ -406,11 +418,18 @@ def is_record(
     numbers = [attrs.get(name) for name in ("attempt", "epochs_run")]
     return (
         state in FINISHED
-        and (search is None or hparams.keys() == meaningful(search, hparams).keys())
+        and (search is None or _without_given(hparams, attrs, search) == meaningful(search, hparams).keys())
         and attrs.get("stop_reason") in list(StopKind)
         and all(isinstance(number, int) for number in numbers)
         and isinstance(attrs.get("score", ""), float | int | None)
     )
+
+
+def _without_given(
+    hparams: Mapping[str, Any], attrs: Mapping[str, Any], search: Mapping[str, Entry]
+) -> Set[str]:
+    """Returns the names of the hyperparameters that were sampled: `epochs` may have been given beside them."""
+    return hparams.keys() - ({"epochs"} - search.keys() if PLANNED in attrs else set())
 
 
 def drivers(reader: Reader, study_id: int, lease_seconds: float = 60.0) -> list[DriverRow]:

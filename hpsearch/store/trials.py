@@ -99,6 +99,20 @@ def enqueue(storage: RDBStorage, study_id: int, points: Iterable[Mapping[str, An
             _mark(connection, study_id, TRIALS.c.trial_id == trial_id)
 
 
+def name_weights(storage: RDBStorage, study_id: int, number: int, path: str) -> None:
+    """Says where the weights of a finished trial are, which was made before they had their place.
+
+    Optuna itself changes no finished trial.
+
+    Args:
+        path: below the run folder.
+    """
+    ids = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
+    which = USER_ATTRS.c.trial_id.in_(ids) & (USER_ATTRS.c.key == "weights")
+    with writing(storage) as connection:
+        connection.execute(update(USER_ATTRS).where(which).values(value_json=json.dumps(path)))
+
+
 def is_enqueued(trial: FrozenTrial) -> bool:
     """Says whether a trial is only a point of the study file that waits."""
     return trial.state is TrialState.WAITING and MARK in trial.system_attrs

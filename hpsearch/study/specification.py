@@ -56,7 +56,10 @@ SUFFIX = ".confirm"
 REFIT_SUFFIX = ".refit"
 """The same of the study that `hpsearch refit` makes."""
 
-LINKED = (SUFFIX, REFIT_SUFFIX)
+CONTINUE_SUFFIX = ".continue"
+"""The same of the study in which `hpsearch continue` trains."""
+
+LINKED = (SUFFIX, REFIT_SUFFIX, CONTINUE_SUFFIX)
 """How the names of studies end that belong to a search."""
 
 PAUSING_TRIALS = 80
@@ -70,6 +73,14 @@ REPEAT = "train.repeat"
 
 CONFIRMS = "confirms"
 """What is said of a trial of these studies: the trial of the search that found its configuration."""
+
+CONTINUES, FROM_EPOCH, STREAM = "continues", "from_epoch", "stream"
+"""What is said of a trial that continues another one: which, after which of its epochs, and the trial (the first one
+continued) whose random numbers it draws on."""
+
+PLANNED = "planned_epochs"
+"""What is said of a trial that has other epochs than its point of the search space: how many. Wherever trials are
+read, these are its `epochs`."""
 
 TRAIN_LOSS = "train_loss"
 """What a refit is scored by: no validation part is left."""
@@ -552,7 +563,8 @@ class StudySpec(Section):
         # Shorter names first: a choice of whole augmentations comes before the parameter of one transform.
         # Then by name, since a builder's `**arguments` come in this order, and a database keeps none.
         for name in sorted(hparams, key=lambda name: (name.count("."), name)):
-            entry = self.search.get(name)
+            # A trial that continues another one has more epochs than the space, which are stored as they are.
+            entry = None if name == "epochs" else self.search.get(name)
             # Copied, since a later name may point into this value, which belongs to the choices.
             value = deepcopy(hparams[name] if entry is None else entry.decode(hparams[name]))
             _put(tree, SHORT.get(name, name), value)
@@ -699,9 +711,23 @@ class StudySpec(Section):
         """Whether this is a study such as `hpsearch refit` makes: points, trained on all but the test part."""
         return self.is_confirmation and self.data.split.join_val and self.study.metric == TRAIN_LOSS
 
+    @property
+    def shared(self) -> float:
+        """The share of its epochs that a trial trains as one of more epochs would, so that it can be continued."""
+        whole = self.train.function is None and not self.data.progressive and self.train.last_epoch is None
+        return self.train.shared if whole else 0.0
+
+    @property
+    def is_continuation(self) -> bool:
+        """Whether this is a study such as `hpsearch continue` makes: its trials continue those of a search."""
+        return self.is_confirmation and any(CONTINUES in point.attrs for point in self.sampler.points)
+
     def trial_name(self, number: int, hparams: Mapping[str, Any]) -> str:
         """Returns what a trial is called: in a confirmation by the search's trial that it repeats."""
-        confirms = self.sampler.attrs(number).get(CONFIRMS)
+        given = self.sampler.attrs(number)
+        if CONTINUES in given and self.is_confirmation:
+            return f"trial {given[CONTINUES]}, to epoch {given[PLANNED]}"
+        confirms = given.get(CONFIRMS)
         if confirms is None or not self.is_confirmation:
             return f"trial {number}"
         return f"trial {confirms}" if self.is_refit else f"trial {confirms}, repeat {hparams['train.repeat']}"
@@ -710,6 +736,12 @@ class StudySpec(Section):
     def max_epochs(self) -> int:
         """The largest number of epochs that a trial may have."""
         return int(max(self.values_of("epochs")))
+
+
+def with_planned(hparams: Mapping[str, Any], attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a trial's hyperparameters with the epochs that it was given beside them, if it was."""
+    planned = attrs.get(PLANNED)
+    return {**hparams, **({"epochs": planned} if isinstance(planned, int) else {})}
 
 
 _RESOLVED = "resolved"

@@ -197,6 +197,11 @@ class TrainSpec(Section):
         first = self.stages[0].epochs or _FIRST_STAGE
         return round(first) if first >= 1 else max(1, min(self.epochs - 1, round(first * self.epochs)))
 
+    @property
+    def has_stretched_stages(self) -> bool:
+        """Whether the first of two stages is a share of the trial's epochs."""
+        return len(self.stages) > 1 and (self.stages[0].epochs or _FIRST_STAGE) < 1
+
     def stage_at(self, epoch: int) -> Stage | None:
         """Returns the stage to which an epoch belongs, from 1; None without stages."""
         if not self.stages:
@@ -207,6 +212,16 @@ class TrainSpec(Section):
     def ends_after(self) -> int:
         """The epoch after which a trial ends by itself."""
         return self.epochs if self.last_epoch is None else min(self.last_epoch, self.epochs)
+
+    @property
+    def shared(self) -> float:
+        """The share of its epochs, from the first on, in which a trial's rate is that of a trial of more epochs."""
+        if self.has_stretched_stages:
+            return 0.0
+        if self.schedule == "wsd":
+            return 1 - self.cooldown
+        whole_steps = self.schedule == "step" and self.step_every >= 1
+        return 1.0 if self.schedule in ("constant", "plateau") or whole_steps else 0.0
 
     @field_validator("metrics")
     @classmethod

@@ -5,6 +5,7 @@
       latest.json                  the same of a later epoch, not yet forced to the disk
       state-00007.pt               weights, optimizer, schedule ... as tensors and plain values
       best-00005.safetensors       the best epoch's weights, written when they improved
+    trials/00013/onward/           the checkpoint before the cooldown, from which a longer trial can continue
 
 The JSON is the commit point: it names the tensor files with their sizes and check sums, and it is replaced in
 one step after they are on the disk. Whatever a crash leaves half done is therefore never taken: it is not
@@ -24,7 +25,7 @@ import math
 import pickle
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.contracts.trial import EpochResult, TrialRun
+from hpsearch.contracts.trial import EpochResult, Origin, TrialRun
 from hpsearch.errors import CheckpointError, HpsearchError
-from hpsearch.files.atomic import sync_file, sync_folder, write_whole
-from hpsearch.files.run_folder import attempt_folder
+from hpsearch.files.atomic import link, replaced, sync_file, sync_folder, write_whole
+from hpsearch.files.run_folder import ONWARD, attempt_folder
 from hpsearch.study.file import digest
 from hpsearch.training.weights import read_weights, save_weights
 
@@ -160,8 +161,26 @@ class Checkpoints:
             raise CheckpointError(self._complaint(best.epoch, error)) from error
 
     def newest(self) -> Checkpoint | None:
-        """Returns the newest whole checkpoint over all attempts at this trial, or None."""
-        return newest(Path(self._run.folder), self._digest)
+        """Returns the newest whole checkpoint over all attempts at this trial, else of the trial that it continues."""
+        found = newest(Path(self._run.folder), self._digest)
+        if found is None and self._run.origin is not None:
+            return _inherited(self._run, self._run.origin)
+        return found
+
+    def set_aside(self) -> None:
+        """Keeps the checkpoint that was saved last beside the later ones, for a longer trial to continue from.
+
+        Raises:
+            CheckpointError: it cannot be kept.
+        """
+        target = self.folder.parent / ONWARD
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name in (ON_DISK, LATEST)):
+                with replaced(target / path.name, sync=False) as beside:
+                    link(path, beside)
+        except OSError as error:
+            raise CheckpointError(self._complaint(self.epoch, error)) from error
 
     def _write_state(self, checkpoint: Checkpoint) -> dict[str, Any]:
         buffer = io.BytesIO()
@@ -232,9 +251,39 @@ def newest(trial_folder: Path, expected_digest: str) -> Checkpoint | None:
     return None
 
 
+def epochs_in(folder: Path) -> int | None:
+    """Returns the last epoch of the checkpoint that was set aside in a folder; None without a readable one."""
+    found = _in_order(folder / name for name in (ON_DISK, LATEST))
+    return found[0][1]["epoch"] if found else None
+
+
+def _inherited(run: TrialRun, origin: Origin) -> Checkpoint:
+    """Returns the checkpoint of the trial that another one continues, as epochs of the latter.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    reason = "there is none"
+    for commit, record in _in_order(Path(origin.folder) / name for name in (ON_DISK, LATEST)):
+        try:
+            found = _load(commit.parent, record)
+        except DAMAGE as error:
+            reason = f"it is damaged: {error}"
+            continue
+        curve = (replace(one, number=run.number, attempt=0, last=False) for one in found.curve)
+        return replace(found, curve=tuple(curve), attempt=0)
+    raise CheckpointError(
+        f"trial {run.number}: the checkpoint of trial {origin.number}, which it continues, cannot be read from "
+        f"{origin.folder}: {reason}; run `hpsearch continue` again"
+    )
+
+
 def _candidates(trial_folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Returns the readable commit files, highest epoch first; of two alike, the later attempt."""
-    paths = [path for name in (ON_DISK, LATEST) for path in trial_folder.glob(f"attempt-*/{name}")]
+    return _in_order(path for name in (ON_DISK, LATEST) for path in trial_folder.glob(f"attempt-*/{name}"))
+
+
+def _in_order(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     found = [(path, _read_record(path)) for path in sorted(paths)]
     whole = [(path, record) for path, record in found if record is not None]
     return sorted(whole, key=lambda pair: (pair[1]["epoch"], pair[1]["attempt"]), reverse=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpsearch.errors import ModelError
-from hpsearch.study import TrainSpec
+from hpsearch.study import StudySpec, TrainSpec
 from hpsearch.training import own
 from hpsearch.training.optimizers import OPTIMIZERS, Optimizer
 from hpsearch.training.weights import matching
@@ -189,9 +189,23 @@ class Schedule:
         return end + (1 - end) * _half_cosine((step - top) / (last - top))
 
     def wsd(self) -> float:
-        cooldown = max(1, round(self._train.cooldown * self._steps))
+        cooldown = cooldown_steps(self._train, self._steps)
         done = self._step - (self._steps - cooldown)
         return 1 - math.sqrt(min(1.0, max(0.0, done / cooldown)))
+
+
+def last_shared_epoch(spec: StudySpec, steps_per_epoch: int) -> int:
+    """Returns the last epoch that a trial trains as one of more epochs would; 0 if there is none."""
+    if spec.shared == 0:
+        return 0
+    steps = spec.train.epochs * steps_per_epoch
+    cooldown = cooldown_steps(spec.train, steps) if spec.train.schedule == "wsd" else 0
+    return (steps - cooldown) // steps_per_epoch
+
+
+def cooldown_steps(train: TrainSpec, steps: int) -> int:
+    """Returns in how many of a trial's steps, the last ones, `wsd` lowers the learning rate."""
+    return max(1, round(train.cooldown * steps))
 
 
 MOVING = ("one_cycle", "wsd")

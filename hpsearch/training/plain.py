@@ -27,6 +27,7 @@ from hpsearch.training.features import Features
 from hpsearch.training.footprint import measure
 from hpsearch.training.learner import Learner, compile_fact
 from hpsearch.training.losses import EpochMetrics
+from hpsearch.training.optim import last_shared_epoch
 from hpsearch.training.pretrained import data_table
 from hpsearch.training.saved import weights_metadata
 from hpsearch.training.slot import Slot
@@ -152,6 +153,7 @@ class Training:
         # Whether each epoch shows the same images, so that a frozen backbone makes the same of them.
         is_augmented = any(entry.p > 0 for entry in run.spec.data.augment)
         self._repeats = resident and not is_augmented and not run.spec.data.progressive
+        self._onward = last_shared_epoch(run.spec, len(self._batches))
         if run.spec.train.sampling == "balanced":
             self._classes = ByClass(data.targets(data.train, slice(None)).to(device))
 
@@ -196,7 +198,10 @@ class Training:
             samples=self._samples,
             last=last,
         )
-        return slot.record(result, self._learner.state_dict)
+        recorded = slot.record(result, self._learner.state_dict)
+        if epoch == self._onward:
+            slot.set_aside(self._learner.state_dict())
+        return recorded
 
     def train_epoch(self, epoch: int) -> Tensor:
         """Trains one epoch; returns the sum of all samples' losses, still on the device."""

@@ -82,6 +82,15 @@ class Slot:
             self.curve = (*self.curve[:-1], replace(self.curve[-1], checkpointed=True))
             self.checkpoints.save(Checkpoint(self.curve, state, self.best))
 
+    def set_aside(self, state: Mapping[str, Any]) -> None:
+        """Keeps a checkpoint of the last epoch for a longer trial to continue from.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        self.save(state)
+        self.checkpoints.set_aside()
+
     def save_best(self) -> None:
         """Writes the best epoch's weights, unless that is done already.
 

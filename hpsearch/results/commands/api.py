@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hpsearch.results.commands.imports import Imported
     from hpsearch.results.commands.predict import Prediction
     from hpsearch.results.confirm.confirm import Outcome
+    from hpsearch.results.confirm.continuation import Continued
     from hpsearch.results.confirm.ensemble import Joined
     from hpsearch.results.confirm.refit import Refitted
     from hpsearch.results.terminal.display import Display
@@ -302,6 +303,69 @@ def refit(
         outcome = refit_study(name, options, given=given, search=search, test=test, callbacks=followers)
     if outcome.refit is not None:
         publisher.publish(outcome.study)  # the search's note tells of the refit
+    return outcome
+
+
+def continue_trial(
+    study: Study | None = None,
+    *,
+    epochs: int,
+    trial: int | None = None,
+    search: bool = False,
+    gpus: str = "auto",
+    executor: str = "local",
+    cluster: Cluster | None = None,
+    storage: str | None = None,
+    run_folder: str | Path = "runs",
+    data_root: str | None = None,
+    allow: Sequence[str] | None = None,
+    storage_timeout: float = 600.0,
+    lease_seconds: float = 60.0,
+    callbacks: Sequence[Callback] = (),
+    progress: "bool | Display" = True,
+    **unknown: Never,
+) -> "Continued":
+    """Trains a finished trial to more epochs, from its checkpoint.
+
+    Args:
+        epochs: of the longer trial, those included that are trained already.
+        trial: its number; by default the study's answer.
+        search: where no trial is named, take what the search alone would pick.
+
+    Other arguments as in `confirm`.
+
+    Raises:
+        UserError: no such study or trial, it cannot be continued, other data than the search's, or what `run` raises.
+        HpsearchError: the run could not continue; what was trained is kept.
+    """
+    check_arguments(continue_trial, locals())
+    from hpsearch.results.confirm.continuation import continue_trial as train_on
+    from hpsearch.results.dashboard.publisher import Publisher
+
+    name, given = named(study)
+    options = _at_home(
+        RunOptions(
+            storage=storage or database_in(Path(run_folder)),
+            run_folder=Path(run_folder),
+            data_root=data_root,
+            workers=Workers(gpus, 1),
+            executor=executor,
+            cluster=cluster or Cluster(),
+            storage_timeout=storage_timeout,
+            lease_seconds=lease_seconds,
+        ),
+        study,
+        given,
+        allow,
+    )
+    publisher = Publisher(options.storage, options.run_folder)
+    with _shown(progress) as display:
+        followers = [display, publisher, *callbacks]
+        outcome = train_on(
+            name, options, epochs, trial=trial, given=given, search=search, callbacks=followers
+        )
+    if outcome.trial is not None:
+        publisher.publish(outcome.study)  # the search has another trial
     return outcome
 
 

@@ -26,7 +26,7 @@ from hpsearch.store.ledger import Ledger
 from hpsearch.store.reader import Reader, reader_of
 from hpsearch.store.trials import shared_weights
 from hpsearch.store.url import redact
-from hpsearch.study.specification import REFIT_SUFFIX
+from hpsearch.study.specification import CONTINUE_SUFFIX, REFIT_SUFFIX
 from hpsearch.text import counted
 
 
@@ -175,7 +175,8 @@ def deletion_text(deletion: Deletion) -> str:
 
 
 def _kind(linked: Deletion) -> str:
-    return "refit" if linked.name.endswith(REFIT_SUFFIX) else "confirmation"
+    kinds = {REFIT_SUFFIX: "refit", CONTINUE_SUFFIX: "continuation"}
+    return next((kind for suffix, kind in kinds.items() if linked.name.endswith(suffix)), "confirmation")
 
 
 def deletion_warnings(deletion: Deletion) -> list[str]:

@@ -8,4 +8,5 @@ summary.py      what came of it, as values
 words.py        the same in sentences and tables
 confirm.py      all of it in order
 refit.py        the answer trained once more, on training and validation part
+continuation.py  a finished trial trained to more epochs, from its checkpoint
 """

@@ -20,7 +20,17 @@ from hpsearch.errors import DigestMismatch, UserError
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import differences, digest, is_same_study, parse_study
-from hpsearch.study.specification import CONFIRMS, LIMITS, LINKED, REPEAT, SUFFIX, StudySpec
+from hpsearch.study.search import Label
+from hpsearch.study.specification import (
+    CONFIRMS,
+    LIMITS,
+    LINKED,
+    PLANNED,
+    REPEAT,
+    SUFFIX,
+    StudySpec,
+    with_planned,
+)
 
 MOST_REPEATS = 10_000
 
@@ -78,8 +88,14 @@ def refuse_linked(record: StudyRecord, verb: str) -> None:
         raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained again')
     suffix = next((one for one in LINKED if record.name.endswith(one)), None)
     if suffix is not None and record.spec.is_confirmation:
-        kind, parent = "refit" if record.spec.is_refit else "confirmation", record.name.removesuffix(suffix)
+        kind, parent = _kind(record.spec), record.name.removesuffix(suffix)
         raise UserError(f'study "{record.name}" is a {kind}; {verb} the search: hpsearch {verb} {parent}')
+
+
+def _kind(spec: StudySpec) -> str:
+    if spec.is_continuation:
+        return "continuation"
+    return "refit" if spec.is_refit else "confirmation"
 
 
 def linked_spec(
@@ -101,16 +117,43 @@ def linked_spec(
     assert record.spec is not None
     if seeds > MOST_REPEATS:
         raise UserError(f"--seeds: at most {MOST_REPEATS}, got {seeds}")
+    spec = record.spec
     wanted = [
-        {"hparams": {**candidate.hparams, REPEAT: repeat}, "attrs": {CONFIRMS: candidate.trial}}
+        as_point(spec, {**candidate.hparams, REPEAT: repeat}, {CONFIRMS: candidate.trial})
         for repeat in range(seeds)
         for candidate in chosen
     ]
-    spec = record.spec
     name = record.name + SUFFIX
     return continued(
         wanted, before, lambda points: parse_study(linked_tree(name, spec, points), source=name), record.name
     )
+
+
+def as_point(spec: StudySpec, hparams: Mapping[str, Any], attrs: Mapping[str, Label]) -> dict[str, Any]:
+    """Returns a point of a linked study.
+
+    A trial that continues another one has more epochs than the search space: these are given beside the point.
+
+    Args:
+        spec: of the search.
+        hparams: of a trial as it is read.
+    """
+    entry, planned = spec.search.get("epochs"), hparams.get("epochs")
+    try:
+        if planned is None or (entry is not None and entry.encode(planned) == planned):
+            return {"hparams": dict(hparams), "attrs": dict(attrs)}
+    except ValueError:
+        pass  # not in the space
+    within = {name: value for name, value in hparams.items() if name != "epochs"}
+    if "epochs" in spec.meaningful(within):
+        assert entry is not None
+        within["epochs"] = min(entry.extremes(), key=lambda end: abs(end - planned))
+    return {"hparams": within, "attrs": {**attrs, PLANNED: planned}}
+
+
+def point_key(point: Mapping[str, Any]) -> str:
+    """Returns what tells a point from all others: the hyperparameters of its trial as that is read."""
+    return _key(with_planned(point["hparams"], point["attrs"]))
 
 
 def continued(
@@ -132,7 +175,7 @@ def continued(
     if before is None or before.spec is None:
         return spec
     if not before.spec.is_confirmation:
-        kind = "refit" if spec.is_refit else "confirmation"
+        kind = _kind(spec)
         raise UserError(
             f'study "{before.name}" is a study of its own and has the name that the {kind} of '
             f'"{search}" needs; run the search under another name, or delete that study (hpsearch delete '
@@ -152,11 +195,11 @@ def continued(
             f"delete {spec.study.name}), or restore these fields:\n{lines}"
         )
     known = [point.model_dump() for point in before.spec.sampler.points]
-    have = Counter(_key(point["hparams"]) for point in known)
+    have = Counter(map(point_key, known))
     lost = Counter(_key(trial.hparams) for trial in before.trials if broke_off(trial))
     # Not before all were tried: a run that stops at too many failures would never come to its end.
     again = sum(trial.is_finished for trial in before.trials) >= len(known)
-    keys = [_key(point["hparams"]) for point in wanted]
+    keys = list(map(point_key, wanted))
     missing = [
         point
         for point, key in zip(wanted, keys, strict=True)
@@ -214,9 +257,9 @@ def is_value(trial: TrialRecord) -> bool:
     return trial.is_full and trial.score is not None
 
 
-def same_point(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Says whether two trials have the same hyperparameters."""
-    return _key(one) == _key(other)
+def is_at(trial: TrialRecord, point: Mapping[str, Any]) -> bool:
+    """Says whether a trial of a linked study has the hyperparameters of a point."""
+    return _key(trial.hparams) == point_key(point)
 
 
 def _key(hparams: Mapping[str, Any]) -> str:

@@ -31,13 +31,14 @@ from hpsearch.results.confirm.linked import (
 )
 from hpsearch.results.confirm.plan import (
     Candidate,
+    as_point,
     broke_off,
     continued,
+    is_at,
     is_value,
     linked_tree,
     refuse_linked,
     repeats,
-    same_point,
 )
 from hpsearch.results.stored.answer import NOT_CONFIRMED, REFIT, Confirmed, Refit
 from hpsearch.results.stored.reading import read_study
@@ -102,7 +103,7 @@ def refit(
     """
     record = read_search(study, options, given)
     course = plan_course(record, options.storage, search)
-    point = _point(course)
+    point = _point(record, course)
     spec = refit_spec(record, point, _linked(record, REFIT_SUFFIX, options.storage))
     inherit_data(record, spec, options.storage)
     status, trial = 0, _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
@@ -175,12 +176,11 @@ def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
     return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why)
 
 
-def _point(course: Course) -> dict[str, Any]:
+def _point(record: StudyRecord, course: Course) -> dict[str, Any]:
+    assert record.spec is not None
     hparams = {name: value for name, value in course.trial.hparams.items() if name != SUBSET}
-    return {
-        "hparams": {**hparams, REPEAT: 0, LAST_EPOCH: course.epochs},
-        "attrs": {CONFIRMS: course.trial.number},
-    }
+    hparams |= {REPEAT: 0, LAST_EPOCH: course.epochs}
+    return as_point(record.spec, hparams, {CONFIRMS: course.trial.number})
 
 
 def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecord | None) -> StudySpec:
@@ -218,7 +218,7 @@ def _linked(record: StudyRecord, suffix: str, url: str) -> StudyRecord | None:
 def _newest(linked: StudyRecord | None, point: Mapping[str, Any]) -> TrialRecord | None:
     """Returns the last finished try at a point."""
     trials = linked.trials if linked is not None else ()
-    same = [one for one in trials if one.is_finished and same_point(one.hparams, point["hparams"])]
+    same = [one for one in trials if one.is_finished and is_at(one, point)]
     return same[-1] if same else None
 
 

@@ -24,6 +24,7 @@ from hpsearch.results.report.document import (
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
+from hpsearch.results.stored.attributes import origin_words
 from hpsearch.results.stored.status import Cost
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number, precision_text
@@ -221,6 +222,8 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         facts.append(("the search alone would have picked", f"trial {answer.searched}"))
     if answer.refit is not None:
         facts.append(("refit", answer.refit.text))
+    if origin := origin_words(best.attrs):
+        facts.append(("continues", origin))
     facts += [(f"{name}{answer.of_search}", number(value)) for name, value in at_best.items()]
     facts += [
         (f"best epoch{answer.of_search}", f"{best.best_epoch} of {best.epochs_run}"),

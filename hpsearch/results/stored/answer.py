@@ -15,7 +15,7 @@ from typing import Any
 from hpsearch.results.stored.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
 from hpsearch.store.keys import EXPECTED, is_confirmation, is_ours
-from hpsearch.study.specification import LINKED, REFIT_SUFFIX, SUFFIX
+from hpsearch.study.specification import CONTINUE_SUFFIX, LINKED, REFIT_SUFFIX, SUFFIX
 from hpsearch.text import counted
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
@@ -343,6 +343,10 @@ def _about_linked(
     if suffix is None or searched is None or not is_confirmation(attrs):
         return ()
     search, hparams = study.removesuffix(suffix), hparams_of(searched) or {}
+    if suffix == CONTINUE_SUFFIX:
+        return (
+            f"trials here continue those of the study {search}: `hpsearch best {search}` shows the answer",
+        )
     repeats = linked.get(study, {}).get(searched)
     whose = f"trial {repeats}" if repeats is not None else "a trial"
     if suffix == REFIT_SUFFIX:

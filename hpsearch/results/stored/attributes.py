@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpsearch.errors import HpsearchError, StorageError
-from hpsearch.study.specification import LINKED
+from hpsearch.study.specification import CONTINUES, FROM_EPOCH, LINKED
 
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What reading a value raises that is not of the form expected."""
@@ -77,6 +77,13 @@ def finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"expected a finite number, found {value!r}")
     return float(value)
+
+
+def origin_words(attrs: Mapping[str, Any]) -> str:
+    """Returns which trial one continues, by its user attributes; "" if it continues none."""
+    if CONTINUES not in attrs:
+        return ""
+    return f"trial {attrs[CONTINUES]}, after its epoch {attrs.get(FROM_EPOCH, '?')}"
 
 
 def _remedy(study: str, key: str) -> str:

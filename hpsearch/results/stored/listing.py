@@ -130,7 +130,7 @@ def _row(
         name=study.name,
         study_id=study.study_id,
         metric=str(attrs.get("metric", "value")) if ours else "value",
-        total=_total(attrs[SPECIFICATION]) if ours else None,
+        total=_total(attrs[SPECIFICATION], counts.continued) if ours else None,
         counts=counts.states,
         paused=counts.paused,
         best=best(study.directions[0], ends)
@@ -160,10 +160,14 @@ def _expected(study: StoredStudy, ends: Sequence[float], found: Standing) -> str
     return expected.text if expected is not None and expected.promised in ends else ""
 
 
-def _total(specification: str) -> int | None:
-    """Returns the trials that a study asks for; None for a specification of another version."""
+def _total(specification: str, continued: int) -> int | None:
+    """Returns the trials that a study asks for, and those beside them that continue others.
+
+    None for a specification of another version.
+    """
     try:
-        return parse_stored(specification).total_trials
+        spec = parse_stored(specification)
+        return spec.total_trials + (0 if spec.is_continuation else continued)
     except (StudyFileError, TypeError):
         return None
 

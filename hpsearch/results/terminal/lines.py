@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError
+from hpsearch.results.stored.attributes import origin_words
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
 from hpsearch.results.stored.reading import reading_study
@@ -135,6 +136,7 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
         *_promise(metric, best),
         *(f"  {name}{searched}: {number(value)}" for name, value in others.items() if name != metric),
+        *([f"  continues: {origin}"] if (origin := origin_words(best.attrs)) else []),
         *(
             f"  {name}{searched}: {best.attrs[name]}"
             for name in ("fit", "stop_reason", "device")
