@@ -44,6 +44,7 @@ def test_a_continued_trial_is_what_a_longer_one_would_have_been(tmp_path: Path) 
     best = record_of(tmp_path, "c").best
     assert best is not None
     found = lengthened(tmp_path, 10)
+    assert found.trial == 2, found.lines
     longer = record_of(tmp_path, "c").trials[2]
     whole = fresh(tmp_path / "fresh", spec_of(10))[best.number]
     assert (found.trial, found.continues, found.from_epoch) == (2, best.number, 3)

@@ -211,8 +211,8 @@ def _refuse_stretched(spec: StudySpec, number: int) -> None:
         )
     if train.has_stretched_stages:
         raise UserError(
-            f"train.stages: the first stage is a share of a trial's epochs, so that those of trial {number} are not the "
-            "first ones of a longer trial; search with a first stage of whole epochs"
+            f"train.stages: the first stage is a share of a trial's epochs, so that those of trial {number} are not "
+            "the first ones of a longer trial; search with a first stage of whole epochs"
         )
     if train.shared == 0 and train.schedule != "wsd":
         what = "is a function of yours that is given all" if is_own(train.schedule) else "stretches over all"
