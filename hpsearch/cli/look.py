@@ -92,7 +92,8 @@ def best(
                 "--ensemble, --average: give one of them, without --torch-export, --onnx, --json or --search"
             )
         from hpsearch.results.commands import api
-        from hpsearch.results.confirm.ensemble import joined_lines, save_joined
+        from hpsearch.results.commands.models import save_joined
+        from hpsearch.results.confirm.ensemble import joined_lines
 
         joined = api.join(
             study,

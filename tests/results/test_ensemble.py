@@ -14,9 +14,9 @@ import hpsearch
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import ModelError, UserError
 from hpsearch.results.commands import api
-from hpsearch.results.commands.models import save_best
+from hpsearch.results.commands.models import save_best, save_joined
 from hpsearch.results.confirm.confirm import confirm
-from hpsearch.results.confirm.ensemble import average, join, joined_lines, save_joined, select
+from hpsearch.results.confirm.ensemble import average, join, joined_lines, select
 from hpsearch.results.confirm.linked import earlier_openings
 from hpsearch.results.confirm.refit import refit
 from hpsearch.results.stored.reading import read_study
@@ -117,7 +117,27 @@ def test_an_ensemble_is_tested_on_record_saved_and_loaded(
     assert any("was opened" in line and "optimistically biased" in line for line in lines)
 
     files = save_joined(found, tmp_path / "both")
-    assert [file.name for file in files[-2:]] == [f"member-{len(found.members)}.safetensors", "ensemble.json"]
+    named = [f"member-{len(found.members)}.safetensors", "ensemble.json", "model.md"]
+    assert [file.name for file in files[-3:]] == named
+    card = files[-1].read_text(encoding="utf-8")
+    for part, figures in (("val", found.val["joined"]), ("test", found.test["joined"])):
+        for name, one in zip(("loss", "error"), figures.summaries(), strict=True):
+            assert one.low is not None
+            assert one.high is not None
+            assert one.low < one.mean < one.high
+            value, interval = f"{one.mean:.4g}", f"{one.low:.4g} to {one.high:.4g}"
+            assert f"| {part}_{name} | ensemble | {value} | {interval} |" in card
+    for line in (
+        "# small",
+        f"| made of | ensemble of {len(found.members)} models |",
+        "| licence | not stated",
+        "| images | 1,437 for training, 180 for validation, 180 for the test |",
+        "was opened",
+        "the test part tells",
+        "load_best_model",
+        *(member.text for member, _ in found.members),
+    ):
+        assert line in card
     model = hpsearch.load_best_model(tmp_path / "both")
     assert isinstance(model, SavedEnsemble)
     data = load(spec().data, cache=tmp_path / "cache").at(spec().data)
@@ -250,7 +270,11 @@ def test_weights_of_one_start_are_averaged(tmp_path: Path) -> None:
     assert found.state is not None
     assert 1 <= len(found.members) <= 3
     assert found.val["joined"].loss <= found.val["single"].loss
-    (file,) = save_joined(found, tmp_path / "mean")
+    file, card = save_joined(found, tmp_path / "mean")
+    text = card.read_text(encoding="utf-8")
+    assert f"| started from | {start} |" in text
+    assert "| val_loss | average |" in text
+    assert "is optimistic; confirm tests it." in text
     model = hpsearch.load_best_model(file.parent)
     assert isinstance(model, SavedModel)
     assert json.loads(model.metadata["model"])["weights"] == str(start)

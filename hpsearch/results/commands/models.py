@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
-from hpsearch.files.atomic import replaced
+from hpsearch.files.atomic import replaced, write_whole
 from hpsearch.files.model_folder import CARD, DESCRIPTION, MANIFEST, ONNX, PROGRAM, WEIGHTS, remove_others
+from hpsearch.files.model_folder import member as member_file
 from hpsearch.results.commands.arguments import check_arguments
-from hpsearch.results.commands.card import model_card
+from hpsearch.results.commands.card import joined_card, model_card
+from hpsearch.results.confirm.ensemble import Joined, joined_lines
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.terminal.lines import headline
@@ -179,6 +181,50 @@ def save_best(
     if exported:  # only now is it certain that they are there
         (folder / CARD).write_text(model_card(described, attrs, exported), encoding="utf-8")
     return files
+
+
+def save_joined(found: Joined, folder: Path) -> list[Path]:
+    """Writes several models that were made one into a folder, with a card for people; returns the files.
+
+    `predict` and `load_best_model` take the folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if found.state is not None:
+            metadata = _of_all(read_weights(found.members[0][0].path)[1])
+            said = {"answer": joined_lines(found)[0], "temperature": repr(found.temperature)}
+            save_weights(folder / WEIGHTS, found.state, metadata | said)
+            return _with_card(found, folder, [folder / WEIGHTS])
+        files = []
+        for place, (member, _) in enumerate(found.members, 1):
+            files.append(member_file(folder, place))
+            save_weights(files[-1], *read_weights(member.path))
+        listed: list[dict[str, Any]] = [
+            {"file": file.name, "count": count, "of": member.text}
+            for file, (member, count) in zip(files, found.members, strict=True)
+        ]
+        table = {"study": found.study, "temperature": found.temperature, "members": listed}
+        write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+        return _with_card(found, folder, [*files, folder / MANIFEST])
+    except OSError as error:
+        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+
+
+def _with_card(found: Joined, folder: Path, files: list[Path]) -> list[Path]:
+    texts = [read_texts(member.path) for member, _ in found.members]
+    (folder / CARD).write_text(joined_card(found, texts), encoding="utf-8")
+    files = [*files, folder / CARD]
+    remove_others(folder, files)
+    return files
+
+
+def _of_all(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a kept model says of itself without what is true of its own training alone."""
+    own = ("trial", "epoch", "hparams", "digest", "class_errors", "confusion")
+    return {name: text for name, text in metadata.items() if name not in own and not name.startswith("val_")}
 
 
 def _described(best: BestTrial, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -19,9 +19,8 @@ regression the squared error).
 Legend: N samples, K classes (or regression targets).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,11 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import StudyNotFound, UserError
-from hpsearch.files.atomic import write_whole
-from hpsearch.files.model_folder import MANIFEST, WEIGHTS, remove_others
-from hpsearch.files.model_folder import member as member_file
 from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
 from hpsearch.results.confirm.exam import Place, judged, load_parts, open_parts, sealed_part
 from hpsearch.results.confirm.linked import earlier_openings, opened_before, record_opening
 from hpsearch.results.confirm.plan import Candidate, is_value, middle_repeat, refuse_linked
+from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Summary, Values, summarize
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
@@ -47,7 +44,7 @@ from hpsearch.text import counted
 from hpsearch.training.calibration import temperature
 from hpsearch.training.ensemble import mean_of
 from hpsearch.training.losses import sample_losses
-from hpsearch.training.weights import read_weights, save_weights
+from hpsearch.training.weights import read_weights
 
 MOST = 20
 """Models that may be chosen among: the best of the search whose weights were kept, and all repeats."""
@@ -71,14 +68,37 @@ class Member:
     spec: StudySpec
     path: Path
     is_repeat: bool = False
+    hparams: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a model does on a part: the loss, and the share of wrong classes (of a regression the mean error)."""
+    """What a model does on a part.
 
-    loss: float
-    error: float
+    Attributes:
+        losses, errors: of each image, [N]; an error is 1 for a wrong class, of a regression the mean distance.
+        possible: values of an error's mean.
+    """
+
+    losses: Values = field(repr=False)
+    errors: Values = field(repr=False)
+    possible: Range = SHARE
+
+    @property
+    def loss(self) -> float:
+        """The mean over the images, as `error` is."""
+        return float(self.losses.mean())
+
+    @property
+    def error(self) -> float:
+        return float(self.errors.mean())
+
+    def summaries(self) -> tuple[Summary, Summary]:
+        """Returns loss and error with their intervals, which cover other images of the same kind, not new seeds."""
+        return (
+            summarize([self.loss], ANY, self.losses[None]),
+            summarize([self.error], self.possible, self.errors[None]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,7 @@ class Joined:
         state: the averaged weights of an average.
         temperature: what calibrates the joined model by the validation part; 1 for a regression.
         untested: what is said where the second is empty.
+        attrs: the study's user attributes.
     """
 
     study: str
@@ -109,6 +130,7 @@ class Joined:
     state: Mapping[str, Tensor] | None = None
     temperature: float = 1.0
     untested: str = "confirm tests it"
+    attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def join(
@@ -211,6 +233,7 @@ def _join(
         state,
         heat,
         untested,
+        record.attrs,
     )
 
 
@@ -288,7 +311,11 @@ def _members(
         repeats = trial.attrs.get(CONFIRMS)
         is_repeat = confirmed is not None and repeats == confirmed.trial
         text = owner.trial_name(trial)
-        return None if path is None else Member(text, of.with_hparams(trial.hparams), path, is_repeat)
+        return (
+            None
+            if path is None
+            else Member(text, of.with_hparams(trial.hparams), path, is_repeat, trial.hparams)
+        )
 
     complete = [trial for trial in record.ranked if trial.state == "COMPLETE"]
     found = [member(record, trial, spec) for trial in complete[:MOST]]
@@ -350,15 +377,16 @@ def _loss_name(train: TrainSpec, is_regression: bool) -> str:
 
 def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, is_regression: bool) -> Figures:
     if is_regression:
-        error_N = (values_NK - targets.double().view_as(values_NK)).abs()
+        distance_NK = (values_NK - targets.double().view_as(values_NK)).abs()
+        error_N, possible = distance_NK.flatten(1).mean(1), POSITIVE
         outputs_NK, task = values_NK, "regression"
     else:
-        error_N = (values_NK.argmax(1) != targets).double()
+        error_N, possible = (values_NK.argmax(1) != targets).double(), SHARE
         outputs_NK, task = values_NK.clamp(min=1e-12).log(), "classification"
     stands_in = {"log_loss": "cross_entropy", "mse": "mse"}.get(_loss_name(train, is_regression))
     train = train if stands_in is None else train.model_copy(update={"loss": stands_in})
     loss_N = sample_losses(train, task)(outputs_NK, targets)
-    return Figures(float(loss_N.mean()), float(error_N.mean()))
+    return Figures(loss_N.double().numpy(), error_N.numpy(), possible)
 
 
 def _refit(record: StudyRecord, options: RunOptions, notes: list[str]) -> Member | None:
@@ -424,12 +452,6 @@ def _test(
     }
 
 
-def _of_all(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Returns what a kept model says of itself without what is true of its own training alone."""
-    own = ("trial", "epoch", "hparams", "digest", "class_errors", "confusion")
-    return {name: text for name, text in metadata.items() if name not in own and not name.startswith("val_")}
-
-
 def joined_lines(found: Joined) -> list[str]:
     """Returns what was joined and what it gains, for a terminal."""
     error = "mae" if found.is_regression else "error"
@@ -452,33 +474,3 @@ def joined_lines(found: Joined) -> list[str]:
     if not found.test and len(found.members) > 1:
         lines.append(f"chosen by the validation part, so that its gain there is optimistic; {found.untested}")
     return [*lines, *found.notes]
-
-
-def save_joined(found: Joined, folder: Path) -> list[Path]:
-    """Writes what was joined into a folder that `predict` and `load_best_model` take; returns the files.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if found.state is not None:
-            metadata = _of_all(read_weights(found.members[0][0].path)[1])
-            said = {"answer": joined_lines(found)[0], "temperature": repr(found.temperature)}
-            save_weights(folder / WEIGHTS, found.state, metadata | said)
-            remove_others(folder, [folder / WEIGHTS])
-            return [folder / WEIGHTS]
-        files = []
-        for place, (member, _) in enumerate(found.members, 1):
-            files.append(member_file(folder, place))
-            save_weights(files[-1], *read_weights(member.path))
-        listed: list[dict[str, Any]] = [
-            {"file": file.name, "count": count, "of": member.text}
-            for file, (member, count) in zip(files, found.members, strict=True)
-        ]
-        table = {"study": found.study, "temperature": found.temperature, "members": listed}
-        write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
-        remove_others(folder, [*files, folder / MANIFEST])
-    except OSError as error:
-        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
-    return [*files, folder / MANIFEST]
