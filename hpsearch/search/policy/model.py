@@ -1,9 +1,10 @@
 """What the curve model is told of a search, and what it expects of trials.
 
-One point for each piece of a trial: the mean of the piece's last three epochs. Costs are taken by their logarithm
-where all are positive, and those far above the median count as if they were nearer, since nobody wants to know how
-bad a bad trial is. The kernel's scales and lengths are fitted anew whenever the points have grown by a third, always on
-the first so many points in the order in which they came: a rebuilt search fits the same.
+One point for each piece of a trial: the mean of the piece's last three epochs. Costs are taken by their logarithm, if
+need be of their distance from a value below the best, since differences among the good ones are what matters. Those
+far above the median count as if they were nearer, since nobody wants to know how bad a bad trial is. The kernel's
+scales and lengths are fitted anew whenever the points have grown by a third, always on the first so many points in the
+order in which they came: a rebuilt search fits the same.
 """
 
 import math
@@ -27,6 +28,8 @@ ROUNDS = 5
 FARTHEST_APART = 1.0
 """Deviation of the logarithm between trials of the same hyperparameters beyond which nothing is expected of them; of
 that and of what the hyperparameters make of it together, twice as much."""
+BELOW = 0.1
+"""By so much of the distance between the best and the median cost does the floor lie below the best."""
 MEAN_OF = 3
 """Epochs at a piece's end of which the mean is taken."""
 
@@ -46,29 +49,39 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Costs as the model sees them: by logarithm or not, at most `top`, with mean 0 and deviation 1."""
+    """Costs as the model sees them: by logarithm of what they are above `floor` or not, at most `top`, with mean 0 and
+    deviation 1."""
 
     log: bool
+    floor: float
     top: float
     mean: float
     deviation: float
 
     @classmethod
-    def of(cls, costs: Array) -> "Scale":
-        """Returns the scale of costs of which some are finite."""
+    def of(cls, costs: Array, lifted: bool = True) -> "Scale":
+        """Returns the scale of costs of which some are finite.
+
+        Args:
+            lifted: whether costs of which some are not positive are taken by logarithm too, above a floor.
+        """
         finite = np.clip(costs[np.isfinite(costs)], -_FARTHEST, _FARTHEST)
-        log = bool((finite > 0).all())
-        values = np.log(finite) if log else finite
+        low = float(finite.min())
+        log, floor = low > 0 or lifted, 0.0
+        if low <= 0 and lifted:
+            below = BELOW * (float(np.median(finite)) - low)
+            floor = low - (below if below > 1e-9 * abs(low) else max(1.0, abs(low)))
+        values = np.log(finite - floor) if log else finite
         middle = np.median(values)
         top = float(2 * middle - values.min())
         seen = np.minimum(values, top)
         deviation = float(seen.std())
         differ = deviation > 1e-12 * float(np.abs(seen).max())
-        return cls(log, top, float(seen.mean()), deviation if differ else 1.0)
+        return cls(log, floor, top, float(seen.mean()), deviation if differ else 1.0)
 
     def __call__(self, costs: Array) -> Array:
         finite = np.isfinite(costs)
-        values = np.clip(np.where(finite, costs, 1.0), -_FARTHEST, _FARTHEST)
+        values = np.where(finite, np.clip(costs, -_FARTHEST, _FARTHEST) - self.floor, 1.0)
         values = np.log(values) if self.log else values
         seen: Array = (np.where(finite, np.minimum(values, self.top), self.top) - self.mean) / self.deviation
         return seen
@@ -76,11 +89,11 @@ class Scale:
     def cost(self, seen: float) -> float:
         """Returns the cost that the model sees as so much."""
         value = seen * self.deviation + self.mean
-        return math.exp(value) if self.log else value
+        return self.floor + math.exp(value) if self.log else value
 
     def slope(self, cost: float) -> float:
         """Returns by how much what the model sees changes with a cost."""
-        return 1 / (self.deviation * (cost if self.log else 1.0))
+        return 1 / (self.deviation * (cost - self.floor if self.log else 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +186,12 @@ class CurveModel:
         """
         if track.number not in self._points:
             return None
-        theta, at = self._fit(sum(map(len, self._points.values()))), self.places([track], [track.trained])
+        # Repeats of a good trial scatter about it by more than its distance from a floor: none is lifted.
+        theta = self._fit(sum(map(len, self._points.values())), lifted=False)
+        at = self.places([track], [track.trained])
         points = chosen(self._points, self._limits.points)
         costs, weight = np.array([p.cost for p in points]), np.array([point.weight for point in points])
-        scale, new = Scale.of(costs), Places(at.x, at.t, np.array([-1]))
+        scale, new = Scale.of(costs, lifted=False), Places(at.x, at.t, np.array([-1]))
         found = None
         for _ in range(ROUNDS):  # the least variance depends on the cost that is to be found
             least = 0.0 if found is None else math.sqrt(noise(found.cost)) * scale.slope(found.cost)
@@ -231,7 +246,7 @@ class CurveModel:
             self._theta = known, self._fit(known)
         return self._theta[1]
 
-    def _fit(self, known: int) -> Array:
+    def _fit(self, known: int, lifted: bool = True) -> Array:
         every = [point for points in self._points.values() for point in points]
         early: dict[int, list[Point]] = {}
         for point in sorted(every, key=lambda point: (point.order, point.number))[:known]:
@@ -243,7 +258,9 @@ class CurveModel:
         costs = np.array([point.cost for point in points])
         if not np.isfinite(costs).any():
             costs = np.zeros_like(costs)
-        return fit(self._at(points), Scale.of(costs)(costs), np.array([point.weight for point in points]))
+        return fit(
+            self._at(points), Scale.of(costs, lifted)(costs), np.array([point.weight for point in points])
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,21 +21,34 @@ PIECES = Pieces(False, 2, 16)
 
 
 @pytest.mark.parametrize(
-    ("costs", "expected"),
+    ("costs", "lifted", "expected"),
     [
-        ([1.0, math.e, math.e**2], [0, 1, 2]),
-        ([-1.0, 0.0, 1.0], [-1, 0, 1]),
-        ([0.0, 1.0, 2.0], [0, 1, 2]),
-        ([1.0, math.e, math.e**9], [0, 1, 2]),
-        ([-3.0, -1.0, 0.0, math.inf], [-3, -1, 0, 1]),
-        ([5.0, 5.0, math.inf], [math.log(5)] * 3),
+        ([1.0, math.e, math.e**2], True, [0, 1, 2]),
+        ([1.0, math.e, math.e**2], False, [0, 1, 2]),
+        ([-1.0, 0.0, 1.0], False, [-1, 0, 1]),
+        ([-1.0, 0.0, 1.0], True, np.log([0.1, 1.1, 2.1])),
+        ([0.0, 1.0, 2.0], False, [0, 1, 2]),
+        ([0.0, 1.0, 2.0], True, np.log([0.1, 1.1, 2.1])),
+        ([1.0, math.e, math.e**9], True, [0, 1, 2]),
+        ([-3.0, -1.0, 0.0, math.inf], False, [-3, -1, 0, 1]),
+        ([-3.0, -1.0, 0.0, math.inf], True, np.log([0.2, 2.2, 3.2, 2.2**2 / 0.2])),
+        ([5.0, 5.0, math.inf], True, [math.log(5)] * 3),
+        ([-5.0, -5.0, math.inf], True, [math.log(5)] * 3),
+        ([0.0, 0.0, 0.0, 1.0], True, np.log([1, 1, 1, 1])),
+        ([-1e9, -1e9, -1e9 + 1e-7], True, [math.log(1e9)] * 3),
     ],
 )
-def test_costs_on_a_scale(costs, expected):
+def test_costs_on_a_scale(costs, lifted, expected):
     """As expected but for mean and deviation, which are those of the finite ones."""
-    seen = Scale.of(np.array(costs))(np.array(costs))
+    scale = Scale.of(np.array(costs), lifted)
+    seen = scale(np.array(costs))
     finite = np.array(expected)[np.isfinite(costs)]
     assert seen == pytest.approx((np.array(expected) - finite.mean()) / (finite.std() or 1))
+    least = min(costs)
+    assert scale.cost(seen[costs.index(least)]) == pytest.approx(least)
+    if finite.std():  # else what is larger is cut off
+        up, down = scale(np.array([least + 1e-6, least - 1e-6]))
+        assert scale.slope(least) == pytest.approx((up - down) / 2e-6, rel=1e-3)
 
 
 def track(number, costs, pieces, doing=Doing.PAUSED, unfit=False, rate=0.5):
