@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
 from hpsearch.errors import LeaseLost
+from hpsearch.search import improvement
 from hpsearch.search.expectation import expect
 from hpsearch.search.outcome import Verdict, constraints, decide
 from hpsearch.search.policy.build import build_policy
@@ -100,6 +101,8 @@ class Study:
         self._pending: _Pending | None = None
         self._given_out = False  # whether other drivers have taken the last tickets
         self._guessing_loss: float | None = None
+        self._outlook_at = 0  # epochs of all trials when the chance of an improvement was reckoned
+        self._outlook_is: tuple[float, int] | None = None
         self.data = DataRecord()
         self.made_here = made_here
         self._told_of_foreign = False
@@ -139,7 +142,20 @@ class Study:
         """Returns what the study's own limits are judged by."""
         course = self.view.course
         live = {number: trial.device_seconds for number, trial in self.live.items()}
-        return Reached(course.best, course.since_best, self.epochs, course.device_seconds(live))
+        seconds = course.device_seconds(live)
+        return Reached(course.best, course.since_best, self.epochs, seconds, self._outlook())
+
+    def _outlook(self) -> tuple[float, int] | None:
+        """Returns the chance of an improvement as `study.improvement` asks for it; not after every single epoch."""
+        rule = self.spec.study.improvement
+        if rule is None:
+            return None
+        within = rule.epochs or 2 * self.spec.max_epochs
+        if self.epochs >= self._outlook_at + max(1, within // 20):
+            self._outlook_at = self.epochs
+            found = improvement.chance(self.view, self.policy, rule.by, within)
+            self._outlook_is = None if found is None else (found, within)
+        return self._outlook_is
 
     @property
     def unwritten(self) -> int:

@@ -41,12 +41,14 @@ class Reached:
         best: the best value, that of a paused trial included; None before the first.
         since_best: trials that have finished since it was reached.
         device_seconds: how long devices were busy with its trials.
+        outlook: the chance of an improvement, and the epochs within which it would come; None if nothing can be said.
     """
 
     best: float | None
     since_best: int
     epochs: int
     device_seconds: float
+    outlook: tuple[float, int] | None = None
 
 
 class Stops:
@@ -116,6 +118,13 @@ class Stops:
                 else f"since the best value {best:g} was reached"
             )
             yield f"patience_trials = {patience}: {counted(reached.since_best, 'trial')} ended {how}"
+        if limits.improvement is not None and reached.outlook is not None and best is not None:
+            rule, (chance, within) = limits.improvement, reached.outlook
+            if chance < rule.chance:
+                yield (
+                    f"improvement: that the best value {best:g} improves by more than {rule.by:g} within the next "
+                    f"{counted(within, 'epoch')} has a chance of {chance:.1%}, less than {rule.chance:.1%}"
+                )
         if limits.max_epochs_total is not None and reached.epochs >= limits.max_epochs_total:
             yield f"max_epochs_total = {limits.max_epochs_total} epochs are trained"
         hours = limits.max_device_hours

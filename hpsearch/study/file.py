@@ -26,7 +26,8 @@ from hpsearch.text import one_line
 RUN_ONLY = {
     "study": {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
-        "timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours", "max_paused",
+        "timeout", "target_value", "patience_trials", "improvement", "max_epochs_total", "max_device_hours",
+        "max_paused",
         "warm_start", "license",
     },
     "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},

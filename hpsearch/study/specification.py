@@ -91,8 +91,26 @@ def _known(metric: str) -> str:
     return f"{nearest(metric, METRICS)}{hint}"
 
 
-LIMITS = ("timeout", "target_value", "patience_trials", "max_epochs_total", "max_device_hours")
+LIMITS = (
+    "timeout",
+    "target_value",
+    "patience_trials",
+    "improvement",
+    "max_epochs_total",
+    "max_device_hours",
+)
 """Fields of `[study]` that may end it before its trials are finished; None leaves each out."""
+
+
+class ImprovementSpec(Section):
+    """Ends a study when it has become improbable that its best value still improves."""
+
+    by: Float = Field(0.0, ge=0)
+    """Only an improvement of the metric by more than this counts."""
+    chance: Float = Field(0.1, gt=0, lt=1)
+    """The study ends when the chance of it is below this."""
+    epochs: Int | None = Field(None, ge=1)
+    """Epochs of all trials together within which it would have to come. Default: twice those of the longest trial."""
 
 
 class StudySection(Section):
@@ -123,6 +141,8 @@ class StudySection(Section):
     """Stops the study as soon as its best value is at least as good."""
     patience_trials: Int | None = Field(None, ge=1)
     """Stops the study when so many trials have finished since the best value was reached."""
+    improvement: ImprovementSpec | None = None
+    """Stops the study when an improvement by more than `by` within the next `epochs` is less probable than `chance`."""
     max_epochs_total: Int | None = Field(None, ge=1)
     """Epochs of all trials together, after which the study ends; the other workers end the epoch that they are in."""
     max_device_hours: Float | None = Field(None, gt=0)

@@ -45,6 +45,11 @@ def trials_in(folder: Path) -> list[FrozenTrial]:
         ({"patience_trials": 3}, (0.5, 3, 0, 0.0), SINCE.format("3: 3 trials")),
         ({"patience_trials": 1}, (0.5, 1, 0, 0.0), SINCE.format("1: 1 trial")),
         ({"patience_trials": 3}, (None, 3, 0, 0.0), "patience_trials = 3: 3 trials ended and none has a finite value"),
+        ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, None), None),
+        ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, (0.1, 40)), None),
+        ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, (0.0991, 40)),
+         "improvement: that the best value 0.5 improves by more than 0.01 within the next 40 epochs has a "
+         "chance of 9.9%, less than 10.0%"),
         ({"max_epochs_total": 9}, (0.5, 0, 8, 0.0), None),
         ({"max_epochs_total": 9}, (0.5, 0, 9, 0.0), "max_epochs_total = 9 epochs are trained"),
         ({"max_device_hours": 0.5}, (0.5, 0, 0, 1799.0), None),
@@ -102,7 +107,13 @@ def test_a_study_ends_when_no_trial_improves_it_however_it_is_interrupted(
 
 @pytest.mark.parametrize(("policy", "workers"), [("halving", 1), ("auto", 3)])
 @pytest.mark.parametrize(
-    "limit", [{"patience_trials": 2}, {"max_device_hours": 0.5 / 3600}, {"target_value": 0.3}]
+    "limit",
+    [
+        {"patience_trials": 2},
+        {"max_device_hours": 0.5 / 3600},
+        {"target_value": 0.3},
+        {"improvement": {"chance": 0.4, "epochs": 20}},
+    ],
 )
 def test_paused_trials_end_with_the_study(
     tmp_path: Path, policy: str, workers: int, limit: dict[str, Any]
