@@ -150,7 +150,7 @@ def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTri
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and kind in list(StopKind)
         if not ended or not trials.is_own(trial, token, other.search):
             continue
-        hparams = _translated(trial.params, other, spec)
+        hparams = in_space(trial.params, other, spec)
         if hparams is None or not isinstance(value, int | float) or not math.isfinite(value):
             continue
         fits += 1
@@ -180,7 +180,7 @@ def _unlike(other: StudySpec, spec: StudySpec) -> str:
     return f"does not search {', '.join(open_ended)}" if open_ended else ""
 
 
-def _translated(params: Mapping[str, Any], other: StudySpec, spec: StudySpec) -> dict[str, Label] | None:
+def in_space(params: Mapping[str, Any], other: StudySpec, spec: StudySpec) -> dict[str, Label] | None:
     """Returns a trial's hyperparameters in this study's space; None if they lie outside.
 
     What the other study does not search, or has not sampled in this trial, it has fixed.
@@ -235,10 +235,16 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
             )
     elif not is_same_study(stored_text, spec):
         lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored_text), spec))
+        taken = (
+            f". To go on in the changed space, give the study file another study.name, run `hpsearch import "
+            f'"{spec.study.name}" FILE`, which takes the trials that lie in it, and then `hpsearch run FILE`'
+            if all(line.startswith("  search.") for line in lines.split("\n"))
+            else ""
+        )
         raise DigestMismatch(
             f'study.name: a study "{spec.study.name}" with another specification is in '
             f"{redact(storage.url)}; choose another name, restore these fields, or remove it with "
-            f'`hpsearch delete "{spec.study.name}"`:\n{lines}'
+            f'`hpsearch delete "{spec.study.name}"`{taken}:\n{lines}'
         )
     _compare_directions(storage, study_id, spec)
     # Without one: another driver has created the study this very moment and not yet said what it is, or died

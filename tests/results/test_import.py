@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hpsearch.__main__ import run as command
-from hpsearch.errors import HpsearchError, StudyFileError, UserError
+from hpsearch.errors import DigestMismatch, HpsearchError, StudyFileError, UserError
 from hpsearch.results.commands.imports import import_lines, import_trials
 from hpsearch.service.opening import open_study
 from hpsearch.store.connection import open_storage
@@ -196,7 +196,14 @@ def ours(url: str) -> None:
             UserError,
             "has no trial to import: 2 trials: was given batch_size, epochs, which [search] has not; make [search]",
         ),
-        (ours, digits_spec(), UserError, 'study "theirs" was made by hpsearch; name it in study.warm_start'),
+        (
+            ours,
+            digits_spec(data={"dataset": "digits", "subset": 0.5}),
+            UserError,
+            "restore these fields:\n  data.subset: stored",
+        ),
+        (ours, digits_spec(search={"epochs": [5, 6]}), UserError, "search: it has learning_rate, batch_size"),
+        (ours, digits_spec("theirs"), UserError, "is the study itself; give the changed study file another"),
         (plain_script, digits_spec("theirs"), StudyFileError, "that hpsearch did not make is in"),
         (
             plain_script,
@@ -221,3 +228,29 @@ def test_what_cannot_be_imported_is_refused_and_no_study_is_made(
     assert sentence in str(refused.value)
     assert optuna.get_all_study_names(storage) == before
     storage.engine.dispose()
+
+
+def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(tmp_path: Path) -> None:
+    """A range is widened at one end and narrowed at the other: what stays is what is in the new one."""
+    search(tmp_path)
+    old, url = record_of(tmp_path), url_in(tmp_path)
+    changed = {
+        **digits_spec().model_dump()["search"],
+        "learning_rate": {"low": 1e-3, "high": 100.0, "log": True},
+    }
+    with pytest.raises(DigestMismatch, match='run `hpsearch import "s" FILE`, which takes the trials'):
+        search(tmp_path, digits_spec(search=changed))
+    spec = digits_spec("wide", study={"trials": 20}, search=changed)
+    done = import_trials("s", url, spec, url)
+    fit = [one for one in old.trials if one.score is not None and one.hparams["learning_rate"] >= 1e-3]
+    assert 0 < len(fit) < len(old.trials)
+    assert (done.taken, done.known) == (len(fit), 0)
+    new = record_of(tmp_path, "wide")
+    assert [one.hparams for one in new.trials] == [one.hparams for one in fit]
+    assert [one.val for one in new.trials] == [one.val for one in fit]
+    assert min(one.score for one in new.trials) == min(one.score for one in fit)
+    assert import_trials("s", url, spec, url).taken == 0
+    search(tmp_path, spec)
+    after = record_of(tmp_path, "wide")
+    assert len(after.finished) == 20
+    assert max(one.hparams["learning_rate"] for one in after.trials) > 10

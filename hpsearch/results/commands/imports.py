@@ -14,20 +14,21 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, create_trial
 
-from hpsearch.contracts.trial import IMPORTED, TRIES, StopKind
+from hpsearch.contracts.trial import IMPORTED, PAUSED, TRIES, StopKind
 from hpsearch.errors import HpsearchError, StudyFileError, UserError
 from hpsearch.results.stored.reading import OpenStudy, reading_study
 from hpsearch.search.outcome import decide, score
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.space import distributions
-from hpsearch.service.opening import discard_empty, open_study
+from hpsearch.service.opening import discard_empty, in_space, open_study
 from hpsearch.service.study import Study
 from hpsearch.store import queries, trials
 from hpsearch.store.connection import translated
-from hpsearch.store.keys import MARK
-from hpsearch.store.queries import StoredTrial
+from hpsearch.store.keys import MARK, stored_specification
+from hpsearch.store.queries import FINISHED, StoredTrial
 from hpsearch.store.url import redact
-from hpsearch.study.search import Label
+from hpsearch.study.file import differences
+from hpsearch.study.search import SHORT, Label
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -99,7 +100,7 @@ def import_lines(done: Imported, file: str) -> list[str]:
     """
     trials_taken = counted(done.taken, "trial")
     lines = [
-        f'imported {trials_taken} of the Optuna study "{done.source}" into "{done.study}"; their values count as '
+        f'imported {trials_taken} of the study "{done.source}" into "{done.study}"; their values count as '
         f"{done.metric}"
     ]
     if done.known:
@@ -117,9 +118,9 @@ def _fitting(opened: OpenStudy, spec: StudySpec) -> tuple[list[_Taken], Counter[
     Raises:
         UserError: none of them fits, or what the study says of itself does not.
     """
-    source = f'the Optuna study "{opened.name}"'
     if opened.stored.is_ours:
-        raise UserError(f'study "{opened.name}" was made by hpsearch; name it in study.warm_start')
+        return _of_another_space(opened, spec)
+    source = f'the Optuna study "{opened.name}"'
     if opened.stored.directions[0] != spec.study.better:
         raise UserError(
             f"{source} is to {opened.stored.directions[0]} its value, but {spec.study.metric} (study.metric) is to "
@@ -140,6 +141,47 @@ def _fitting(opened: OpenStudy, spec: StudySpec) -> tuple[list[_Taken], Counter[
             "[search] what it searched"
         )
     return found, left_out
+
+
+def _of_another_space(opened: OpenStudy, spec: StudySpec) -> tuple[list[_Taken], Counter[str]]:
+    """Returns the same of a study of ours, which may differ in its search space alone.
+
+    Raises:
+        UserError: it differs in more, or none of its trials lies in the new space.
+    """
+    other, source = stored_specification(opened.attrs, opened.name), f'study "{opened.name}"'
+    if opened.name == spec.study.name:
+        raise UserError(f"{source} is the study itself; give the changed study file another study.name")
+    unlike = [line for line in differences(other, spec) if not _is_of_the_space(line.partition(":")[0], spec)]
+    foreign = [name for name in other.search if name not in spec.search]
+    if unlike or foreign:
+        said = unlike or [f"search: it has {', '.join(foreign)}"]
+        lines = "\n".join(f"  {line}" for line in said)
+        raise UserError(
+            f"{source} differs in more than the ranges and choices of [search], so that its trials are not those of "
+            f"this study; restore these fields:\n{lines}"
+        )
+    found, left_out = [], Counter[str]()
+    for trial in opened.trials():
+        if trial.state not in FINISHED or trial.value is None or trial.user_attrs.get("score") is None:
+            left_out["not finished, or without a value"] += 1
+            continue
+        hparams = in_space(trial.hparams, other, spec)
+        if hparams is None:
+            left_out["outside of [search]"] += 1
+        else:
+            found.append((trial, hparams))
+    if not found:
+        raise UserError(
+            f"{source} has no finished trial that lies in [search]; widen [search], or run it by itself"
+        )
+    return found, left_out
+
+
+def _is_of_the_space(field: str, spec: StudySpec) -> bool:
+    """Says whether a field says what is searched and how, or is searched now."""
+    asked = ("search.", "sampler.", "pruner.", "study.policy", "study.seed", "study.first_piece")
+    return field.startswith(asked) or field in {SHORT.get(name, name) for name in spec.search}
 
 
 def _judged(trial: StoredTrial, spec: StudySpec, broke: bool) -> tuple[dict[str, Label] | None, str]:
@@ -209,6 +251,8 @@ def _enter(study: Study, source: str, found: Sequence[_Taken]) -> int:
 
 def _copy(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, Label]) -> FrozenTrial:
     spec = study.spec
+    if "stop_reason" in trial.user_attrs:
+        return _copy_of_ours(study, source, trial, hparams)
     curve = _curve(trial, epochs_of(spec, hparams))
     found = _score(trial, curve, spec)
     assert found is not None
@@ -233,6 +277,26 @@ def _copy(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, L
         system_attrs={MARK: study.token},
     )
     # In Optuna's words a naive time is local.
+    begun, ended = _seconds(trial.started), _seconds(trial.ended)
+    copy.datetime_start = None if begun is None else datetime.fromtimestamp(begun)
+    copy.datetime_complete = None if ended is None else datetime.fromtimestamp(ended)
+    return copy
+
+
+def _copy_of_ours(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, Label]) -> FrozenTrial:
+    """Returns a trial of another study of ours with all that is known of it; its weights stay with that study."""
+    attrs = {**trial.user_attrs, "weights": "", PAUSED: None}
+    attrs |= {IMPORTED: [source, trial.number, _seconds(trial.started)]}
+    kind = StopKind(attrs["stop_reason"])
+    copy = create_trial(
+        state=decide(kind, attrs["score"], study.view.board, study.spec.early_stopping.outcome),
+        value=attrs["score"],
+        params=dict(hparams),
+        distributions=distributions(study.spec.search).of(hparams),
+        intermediate_values=dict(trial.reports),
+        user_attrs=attrs,
+        system_attrs={MARK: study.token},
+    )
     begun, ended = _seconds(trial.started), _seconds(trial.ended)
     copy.datetime_start = None if begun is None else datetime.fromtimestamp(begun)
     copy.datetime_complete = None if ended is None else datetime.fromtimestamp(ended)
