@@ -93,6 +93,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "When the study is enough",
         "Only models that are small or fast enough",
         "Known-good points first",
+        "Longer, from where it ended",
         "Checkpoints, and when a crash is too many",
     ),
     "telling day from night in a photograph": ("Day or night",),
