@@ -62,17 +62,19 @@ def auto(
 
 @command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="Name of the Optuna study.")],
+    source: Annotated[
+        str, typer.Argument(metavar="NAME", help="Study that the trials come from: Optuna's or ours.")
+    ],
     study: StudyArgument,
     origin: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL", help="Database of the Optuna study; by default --storage."),
+        typer.Option("--from", metavar="URL", help="Database of that study; by default --storage."),
     ] = None,
     storage: Storage = None,
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
 ) -> None:
-    """Take an Optuna study's trials as a study's past trials."""
+    """Take another study's trials as a study's past trials."""
     from hpsearch.results.commands import api
     from hpsearch.results.commands.imports import import_lines
 

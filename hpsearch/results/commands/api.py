@@ -377,10 +377,10 @@ def import_trials(
     storage: str | None = None,
     run_folder: str | Path = "runs",
 ) -> "Imported":
-    """Takes the trials of an Optuna study of the same fields as past trials of a study, see `hpsearch import`.
+    """Takes the trials of another study, Optuna's or ours, as past trials of a study, see `hpsearch import`.
 
     Args:
-        source: name of the Optuna study.
+        source: name of that study.
         origin: URL of its database; by default `storage`.
 
     Raises:

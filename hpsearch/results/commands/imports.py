@@ -5,6 +5,9 @@ was given exactly the fields of `[search]`, each a value in it. Its reports are 
 or 1 without a gap up to no more epochs than it was given. If not, nobody knows which epochs they are: the value of a
 COMPLETE trial counts as that of its last epoch, and a PRUNED one is not taken. As everywhere, its score is the best
 value over its epochs. The others are left out and counted.
+
+A study of ours whose search space alone differs is taken likewise, with all that is known of its trials: what lies in
+the new space stays valid.
 """
 
 from collections import Counter
@@ -58,12 +61,12 @@ class Imported:
 
 
 def import_trials(source: str, source_url: str, spec: StudySpec, url: str) -> Imported:
-    """Takes the trials of an Optuna study into the study of a specification, which is made if there is none.
+    """Takes the trials of an Optuna study, or of one of ours, into the study of a specification; makes it if need be.
 
     Drivers may be at it meanwhile. A trial is taken once, however often this is called.
 
     Args:
-        source: name of the Optuna study, in the database `source_url`.
+        source: name of the study that they come from, in the database `source_url`.
 
     Raises:
         StudyNotFound: there is no such study.
