@@ -23,6 +23,7 @@ def make_materials(folder: Path, modules: Mapping[str, str]) -> None:
     """
     write_scenes(folder / "photos", count=48)
     write_snapshots(folder)
+    write_mosaics(folder / "mosaics", 120)
     write_arrays(folder)
     write_particles(folder / "particles")
     write_weights(folder / "pretrained.safetensors")
@@ -46,6 +47,42 @@ def write_snapshots(folder: Path) -> None:
             shutil.copy(photo, folder / "snapshots" / name)
             rows.append({"picture": name, "what": kind, "evening": number % 5})
     with (folder / "snapshots" / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_mosaics(folder: Path, count: int, seed: int = 0) -> None:
+    """Writes pictures of up to four of scikit-learn's digits, and a table of which digits are in each.
+
+    A third of the places is empty, so that some pictures have no label, and a 0 is ten times as common as a 9.
+    `labels.csv` has the columns file, digits (3|7), part, and one of 0 and 1 for each digit: has_3.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits, rng = load_digits(), np.random.default_rng(seed)
+    shares = 10.0 ** -np.linspace(0, 1, 10)
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        picture, own = np.zeros((16, 16), np.uint8), set()
+        for place in range(4):
+            if rng.random() < 1 / 3:
+                continue
+            digit = int(rng.choice(10, p=shares / shares.sum()))
+            top, left = 8 * (place // 2), 8 * (place % 2)
+            chosen = rng.choice(np.flatnonzero(digits.target == digit))
+            picture[top : top + 8, left : left + 8] = digits.images[chosen] * 15
+            own.add(digit)
+        name = f"{number:04d}.png"
+        Image.fromarray(picture).resize((32, 32), Image.Resampling.BILINEAR).save(folder / name)
+        part = ("train", "train", "train", "val", "test")[number % 5]
+        joined = "|".join(map(str, sorted(own)))
+        rows.append(
+            {"file": name, "digits": joined, "part": part} | {f"has_{d}": int(d in own) for d in range(10)}
+        )
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

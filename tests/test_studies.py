@@ -51,6 +51,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
     "data sets: folders of photographs, tables of labels, arrays, stacks, one's own": (
         "Photographs in folders",
         "Labels in a table",
+        "Several labels of a picture",
         "Your own data set",
         "More pictures than memory",
         "Numbers instead of classes",
@@ -178,6 +179,7 @@ TOLD = {
     "Arrays without copies, height-width-channel or channel first": r"layout HWC",
     "Photographs in folders": r"classes=\('day', 'night'\), channels=3.*1 unreadable file skipped",
     "Labels in a table": r"train=32, val=4, test=4, classes=\('day', 'night'\)",
+    "Several labels of a picture": r"classes=\('0', .* '9'\), .*task='multilabel'.*'val_average_precision'",
     "Pictures that belong together": r"train=24, val=8, test=8",  # evenings of 8 pictures each
     "Your own data set": r"train=3\d\d, .*test=80, .*channels=1, height=12",
     "Numbers instead of classes": r"task='regression'.*'val_mae'",

@@ -64,6 +64,10 @@ def run(
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
     ] = None,
     timeout: Annotated[str | None, typer.Option(help="For example 90s or 2h; overrides the file.")] = None,
+    at_timeout: Annotated[
+        str | None,
+        typer.Option(help="What running and paused trials then do: wait (for the next run) or end."),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's figures."),
@@ -82,6 +86,7 @@ def run(
         study,
         trials=trials,
         timeout=timeout,
+        at_timeout=at_timeout,
         workers=workers,
         gpus=gpus,
         workers_per_gpu=workers_per_gpu,
@@ -100,7 +105,9 @@ def run(
     ).summary
     assert summary is not None
     if quiet and summary.exit_status == 1:
-        none = "" if summary.best else ", and none was COMPLETE"
+        waits = summary.can_go_on and summary.counts.get("PAUSED", 0)
+        remedy = "; run it again, or end what is paused with --at-timeout end" if waits else ""
+        none = "" if summary.best else f", and none was COMPLETE{remedy}"
         say(*in_lines(f"error: {summary.study}: {summary.reason}{none}").split("\n"), err=True)
     raise typer.Exit(summary.exit_status)
 

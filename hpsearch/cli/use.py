@@ -38,6 +38,10 @@ def predict(
     storage_file: StorageFile = None,
     run_folder: RunFolderOption = Path("runs"),
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a picture has a label, where it may have several."),
+    ] = None,
     prepare: Annotated[
         str | None,
         typer.Option(help="Function that prepares a picture of your own data, as my_data:prepare."),
@@ -75,7 +79,7 @@ def predict(
     model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)
-    found = predict_files(model, pictures_in(pictures), top, prepare)
+    found = predict_files(model, pictures_in(pictures), top, prepare, threshold)
     if output is not None:
         write_predictions(found, output)
         failed = sum(bool(one.error) for one in found)
@@ -85,7 +89,7 @@ def predict(
     elif as_json:
         typer.echo(json.dumps([plain(one) for one in found]))
     else:
-        say(*prediction_lines(found))
+        say(*prediction_lines(found, top))
     if any(one.error for one in found):
         raise typer.Exit(1)
 

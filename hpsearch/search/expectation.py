@@ -80,11 +80,12 @@ def _so_far(trial: FrozenTrial, spec: StudySpec) -> FrozenTrial:
 def image_variance(metric: str, value: float, facts: DataFacts) -> float:
     """Returns about how far a metric varies between sets of as many images as the validation part has.
 
-    A share of the images is binomial. An image that a classifier gets wrong costs about the loss of guessing, and
-    the others next to nothing; errors of a regression are about normal.
+    A share of the images is binomial, and so at most is one of answers about several labels, which vary together. An
+    image that a classifier gets wrong costs about the loss of guessing, and the others next to nothing; errors of a
+    regression are about normal.
     """
     images = max(1, facts.val)
-    if facts.task != "classification":
+    if facts.task == "regression":
         return 2 * value * value / images
     if metric == "val_loss":
         return max(0.0, value) * (facts.guessing_loss or 0.0) / images

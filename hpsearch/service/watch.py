@@ -80,6 +80,7 @@ class Stops:
         timeout = self._limits.timeout
         if self._reason is None and timeout is not None and time.monotonic() - self._begun > timeout:
             self.stop(f"study.timeout = {timeout:g} s is over")
+            self.ends_study = self._limits.at_timeout == "end"
         return self._reason
 
     def stop(self, reason: str, exit_status: int | None = None) -> None:

@@ -13,7 +13,7 @@ from hpsearch.study.search import Label
 from hpsearch.study.section import is_own
 from hpsearch.study.sentences import field_errors
 from hpsearch.study.specification import METRICS, TOP, StudySpec
-from hpsearch.study.train import NUMBER_LOSSES, TrainSpec
+from hpsearch.study.train import LABEL_LOSSES, NUMBER_LOSSES, TrainSpec
 from hpsearch.text import counted
 
 
@@ -23,13 +23,13 @@ class DataFacts:
 
     Attributes:
         train, val, test: number of samples in each part (the whole training part, before `subset`).
-        classes: names of the classes; empty for regression.
+        classes: names of the classes, or of the labels that an image may have; empty for regression.
         channels, height, width: of the images at the study's own image size.
         digest: hexadecimal digits over content, labels and split, and over the files of `model.weights`.
         notes: sentences worth showing: layout found, duplicates, class balance, files skipped.
         digests: of "images", "labels" and "split" apart; the first that differs names what has changed.
         guessing_loss: the loss of the best constant prediction on the training part; None for own training loops.
-        class_counts: samples of each class in the training part; empty for regression.
+        class_counts: samples of each class, or with each label, in the training part; empty for regression.
     """
 
     train: int
@@ -48,7 +48,8 @@ class DataFacts:
 
     def trained(self, subset: float) -> int:
         """Returns how many samples `data.subset` leaves: its share of each class, but at least one."""
-        return sum(max(1, math.ceil(count * subset - 0.5)) for count in self.class_counts or (self.train,))
+        counts = self.class_counts if self.task == "classification" else ()
+        return sum(max(1, math.ceil(count * subset - 0.5)) for count in counts or (self.train,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,9 @@ def _corner(spec: StudySpec, hparams: Mapping[str, Any], named: Mapping[str, Any
         raise StudyFileError(f"{Corner(spec, named).where}{sentences}") from error
 
 
+KINDS = {"classification": ("class", "classes"), "multilabel": ("label", "labels")}
+"""What `DataFacts.classes` are called, one and several, by task."""
+
 MOST_NAMED = 20
 """Classes up to which a sentence names all."""
 
@@ -136,12 +140,18 @@ def reported(facts: DataFacts) -> tuple[str, ...]:
     """Returns the metrics that the plain loop reports for these data, beside the training loss."""
     if facts.task == "regression":
         return ("val_loss", "val_mae")
-    missing = {"val_mae"} if len(facts.classes) > TOP else {"val_mae", "val_top5_error"}
+    of_labels = {"val_hamming_error", "val_subset_error"}
+    if facts.task == "multilabel":
+        missing = {"val_mae", "val_error", "val_top5_error", "val_balanced_accuracy"}
+    else:
+        missing = {"val_mae", *of_labels} | (set() if len(facts.classes) > TOP else {"val_top5_error"})
     return tuple(name for name in METRICS if name not in missing)
 
 
 def _why_not(metric: str, facts: DataFacts) -> str:
     what = f"has {len(facts.classes)} classes" if facts.classes else "has numbers as targets"
+    if facts.task == "multilabel":
+        what = "has images with several labels"
     return f"it is not reported for this data set, which {what}; choose {', '.join(reported(facts))}"
 
 
@@ -173,7 +183,10 @@ def check_loss(train: TrainSpec, task: str) -> None:
             f"train.label_smoothing = {train.label_smoothing:g} is for losses of ours, and train.loss = "
             f'"{train.loss}" is your own; remove it'
         )
-    if task != "regression":
+    if task == "classification":
+        return
+    if task == "multilabel":
+        _check_loss_of_labels(train)
         return
     if train.loss not in NUMBER_LOSSES and not is_own(train.loss):
         raise StudyFileError(
@@ -188,6 +201,24 @@ def check_loss(train: TrainSpec, task: str) -> None:
     if any(for_classes.values()):
         field = next(name for name, given in for_classes.items() if given)
         raise StudyFileError(f"train.{field} is for classes, and these targets are numbers; remove it")
+
+
+def _check_loss_of_labels(train: TrainSpec) -> None:
+    if train.loss not in LABEL_LOSSES and not is_own(train.loss):
+        raise StudyFileError(
+            f'train.loss = "{train.loss}" is for images of one class each, and these may have several labels; choose '
+            f"{', '.join(LABEL_LOSSES)}"
+        )
+    if is_own(train.loss) and train.class_weights is not None:
+        raise StudyFileError(
+            "train.class_weights is for losses of ours where images may have several labels, and train.loss = "
+            f'"{train.loss}" is your own; weigh the labels there'
+        )
+    if train.sampling != "shuffled":
+        raise StudyFileError(
+            f'train.sampling = "{train.sampling}" draws a class first, and these images may have several labels; '
+            'remove it, and let train.class_weights = "balanced" weigh them'
+        )
 
 
 def check_class_weights(train: TrainSpec, classes: int, names: Sequence[str] = ()) -> None:

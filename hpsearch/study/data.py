@@ -119,21 +119,30 @@ class DataSpec(Section):
     progressive: tuple[tuple[Float, Int], ...] = ()
     """Progressive resizing: pairs of (share of the epochs from which on, image size); training starts on
     small images and ends on large ones. Validation is always at the last size."""
-    task: Literal["auto", "classification", "regression"] = "auto"
+    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
     """`auto` takes labels with fractions, or several numbers each, for regression and all others for classes;
-    whole numbers that measure something, such as ages, need `regression`."""
+    whole numbers that measure something, such as ages, need `regression`. `multilabel` is for images that may have
+    several labels, or none: columns of 0 and 1, or names joined by `label_separator`."""
     layout: Literal["auto", "HWC", "CHW"] = "auto"
     """Order of the axes in arrays of images; `auto` detects it and says what it found."""
-    labels: str | None = None
-    """A CSV (or STAR file) of labels beside the images, relative to `root`; columns below. Files may have any
-    suffix; if all lie in folders called train, val and test, these are the parts."""
+    labels: str | tuple[str, ...] | None = None
+    """A CSV (or STAR file) of labels beside the images, relative to `root`; columns below. A list of files, such as
+    `["train.csv", "val.csv", "test.csv"]`, is read as one; if their names say train, val and test, these are the parts.
+    Pictures may have any suffix; if all lie in folders called train, val and test, these are the parts."""
     file_column: str = "file"
-    label_column: str = "label"
-    """Several, joined by commas, are several regression targets."""
+    """A suffix that the names lack is completed by the pictures that are there."""
+    label_column: str | tuple[str, ...] = "label"
+    """Several, as a list or joined by commas, are several regression targets, or say yes (1) or no (0) to a label each
+    (`task = "multilabel"`, or `"classification"` where each image has exactly one)."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """What stands between the labels of an image in the one column that names them, such as `"|"` in cat|dog; an empty
+    field means none. The task is `multilabel` then."""
     split_column: str | None = None
     """Column of the table that says train, val or test; these are the parts then."""
     strip: str | None = None
     """What the names in the table begin with and the folder has not, such as `"/mnt/scans"`."""
+    prefix: str | None = None
+    """What the names in the table lack in front, such as `"images/"`; it comes after `strip`."""
     skip_unreadable: Bool = False
     """Leaves out pictures of a folder that cannot be read, and says which; elsewhere they are errors."""
     on_duplicates: Literal["warn", "drop", "error"] = "warn"
@@ -158,13 +167,55 @@ class DataSpec(Section):
             raise ValueError(f"the first value must be the smaller one, got {list(known)}, such as [0, 4095]")
         return known
 
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        """The tables of labels, in their order; none where folders are the classes."""
+        return () if self.labels is None else (self.labels,) if isinstance(self.labels, str) else self.labels
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of labels, in their order."""
+        names = self.label_column
+        return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+
+    @property
+    def wanted_task(self) -> str:
+        """The task as far as the study says it; else "auto"."""
+        return self.task if self.label_separator is None else "multilabel"
+
+    @field_validator("labels", "label_column")
+    @classmethod
+    def _are_listed_once(cls, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(names, tuple) and len({*names}) < max(1, len(names)):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            raise ValueError(
+                f'"{twice}" is listed twice; remove one' if twice else "the list is empty; name one"
+            )
+        return names
+
     @model_validator(mode="after")
     def _table_is_there(self) -> "DataSpec":
-        for field in ("split_column", "strip"):
+        for field in ("split_column", "strip", "prefix", "label_separator"):
             if getattr(self, field) is not None and self.labels is None:
                 raise ValueError(
                     f"{field} is about a table of labels, and none is named; add labels, or remove it"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _separator_is_alone(self) -> "DataSpec":
+        if self.label_separator is None:
+            return self
+        if len(self.label_columns) > 1:
+            raise ValueError(
+                f'label_separator = "{self.label_separator}" is for one column of labels, and label_column names '
+                f"{len(self.label_columns)}; remove one of both"
+            )
+        if self.task not in ("auto", "multilabel"):
+            raise ValueError(
+                f'label_separator = "{self.label_separator}" means several labels of an image, and task is '
+                f'"{self.task}"; remove one of both'
+            )
         return self
 
     @field_validator("progressive")

@@ -26,9 +26,8 @@ from hpsearch.text import one_line
 RUN_ONLY = {
     "study": {
         "name", "trials", "max_failures", "max_attempts", "stall_timeout", "recovery_timeout", "grace",
-        "timeout", "target_value", "patience_trials", "improvement", "max_epochs_total", "max_device_hours",
-        "max_paused",
-        "warm_start", "license",
+        "timeout", "at_timeout", "target_value", "patience_trials", "improvement", "max_epochs_total",
+        "max_device_hours", "max_paused", "warm_start", "license",
     },
     "data": {"root", "download", "device", "predict", "cache", "cache_limit_gb"},
     "checkpoint": {"every_seconds", "keep"},
@@ -46,6 +45,8 @@ LATER: dict[str, Any] = {
     "data.range": None,
     "data.split_column": None,
     "data.strip": None,
+    "data.prefix": None,
+    "data.label_separator": None,
     "data.split.join_val": False,
     "train.last_epoch": None,
     "train.cooldown": 0.2,
@@ -188,15 +189,19 @@ def _with_policy(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_limits(
-    spec: StudySpec, trials: int | None = None, timeout: str | float | None = None, source: str = ""
+    spec: StudySpec,
+    trials: int | None = None,
+    timeout: str | float | None = None,
+    at_timeout: str | None = None,
+    source: str = "",
 ) -> StudySpec:
-    """Returns a study with another number of trials or another time; None leaves what it says.
+    """Returns a study with another number of trials, another time or another end; None leaves what it says.
 
     Raises:
         StudyFileError: what no study may say.
     """
     tree: dict[str, Any] = spec.model_dump()
-    given = {"trials": trials, "timeout": timeout}
+    given = {"trials": trials, "timeout": timeout, "at_timeout": at_timeout}
     tree["study"] |= {key: value for key, value in given.items() if value is not None}
     return parse_study(tree, source)
 

@@ -29,6 +29,8 @@ METRICS: dict[str, Direction] = {
     "val_top5_error": "minimize",
     "val_macro_f1": "maximize",
     "val_mae": "minimize",
+    "val_hamming_error": "minimize",
+    "val_subset_error": "minimize",
     "val_balanced_accuracy": "maximize",
     "val_auc": "maximize",
     "val_average_precision": "maximize",
@@ -137,6 +139,10 @@ class StudySection(Section):
     grace: Seconds = Field(30.0, ge=0)
     """After SIGINT or SIGTERM: how long to wait for the epoch's end before it is given up."""
     timeout: Seconds | None = Field(None, gt=0)
+    """Time of one run, after which it stops."""
+    at_timeout: Literal["wait", "end"] = "wait"
+    """What becomes of running and paused trials then: they wait for the next run, or they end with what they have, so
+    that the best of them counts, and the next run begins new ones."""
     target_value: Float | None = None
     """Stops the study as soon as its best value is at least as good."""
     patience_trials: Int | None = Field(None, ge=1)
@@ -689,7 +695,7 @@ class StudySpec(Section):
         weights = {*self.values_of("model.weights"), self.model.weights} - {None, "none", IMAGENET}
         named = [
             ("data.root", root if data.dataset not in ("digits", "none") else None),
-            ("data.labels", data.labels and os.path.join(root, data.labels)),
+            *(("data.labels", os.path.join(root, file)) for file in data.label_files),
             ("data.cache", data.cache),
             *(("model.weights", file) for file in sorted(weights)),
         ]

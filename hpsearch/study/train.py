@@ -13,6 +13,9 @@ from hpsearch.text import counted
 NUMBER_LOSSES = ("mse", "l1", "huber")
 """Losses for targets that are numbers; all of `train.loss` are for classes."""
 
+LABEL_LOSSES = ("binary_cross_entropy",)
+"""Losses for images that may have several labels."""
+
 
 IMAGENET = "imagenet"
 """As `model.weights`: the best that are published for the network; as `data.normalize`: their mean and deviation."""
@@ -109,14 +112,17 @@ class TrainSpec(Section):
         "cross_entropy"
     )
     """What training makes small: `hpsearch.training.losses` has the formulas. Numbers as targets take `mse`,
-    `l1` and `huber`. Not searchable: under another loss, losses cannot be compared."""
+    `l1` and `huber`, several labels of an image `binary_cross_entropy`. Not searchable: under another loss, losses
+    cannot be compared."""
     metrics: dict[str, OwnMetric] = Field(default_factory=dict)
     """Metrics of your own by name: `val_dice = { build = "my_package.parts:dice", direction = "maximize" }`. They are
     reported for each epoch, and `study.metric` and `early_stopping.metric` may name them."""
     args: OwnArgs = OwnArgs()
     class_weights: Annotated[Literal["balanced"] | tuple[Float, ...] | None, OrNone] = None
     """Weight of each class in the *training* loss, in the order of the classes, or "balanced": rare classes
-    then count as much as common ones. The validation loss is always unweighted."""
+    then count as much as common ones. The validation loss is always unweighted. Where images may have several
+    labels, it is the weight of an image that has the label, beside 1 for one that has it not; "balanced" lets both
+    count alike."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """Which training images an epoch goes through: "shuffled" each once, "balanced" as many, each drawn from a class
     that is drawn first, so that rare classes are seen as often as common ones and their images again and again.

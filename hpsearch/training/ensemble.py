@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from hpsearch.errors import ModelError, refusing
 from hpsearch.files.model_folder import MANIFEST
 from hpsearch.text import counted
-from hpsearch.training.saved import SavedModel, load_model, refuse_numbers
+from hpsearch.training.calibration import to_probabilities
+from hpsearch.training.saved import SavedModel, load_model, refuse_numbers, refuse_several
 
 
 class SavedEnsemble(nn.Module):
     """Models that prepare images each in its own way, and answer together.
 
-    For classes its outputs are the logarithms of the mean probabilities, so that their softmax is that mean; for a
-    regression the mean of the outputs.
+    For classes its outputs are the logarithms of the mean probabilities, so that their softmax is that mean; of several
+    labels the logits of the mean probabilities; for a regression the mean of the outputs.
 
     Args:
         counts: how much each model counts.
@@ -68,15 +69,16 @@ class SavedEnsemble(nn.Module):
 
     def to_probabilities(self, outputs: Tensor) -> Tensor:
         """Returns what the outputs mean, as `probabilities` does, calibrated by the validation part."""
-        return (outputs.double() / self.temperature).softmax(1)
+        return to_probabilities(outputs.double() / self.temperature, "cross_entropy", self.task)
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
         """Returns the most probable class of each image, by name.
 
         Raises:
-            ModelError: the models are a regression's.
+            ModelError: the models are a regression's, or give an image several labels.
         """
+        refuse_several(self.task)
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
 
     @property
@@ -87,7 +89,13 @@ class SavedEnsemble(nn.Module):
         if not self.classes:
             return mean_of(outputs, self.counts)
         beliefs = [member.to_shares(one) for member, one in zip(self._models, outputs, strict=True)]
-        return mean_of(beliefs, self.counts).log()
+        return to_outputs(mean_of(beliefs, self.counts), self.task)
+
+
+def to_outputs(belief_NK: Tensor, task: str) -> Tensor:
+    """Returns raw outputs that mean these probabilities: logarithms for classes, logits for several labels."""
+    belief_NK = belief_NK.clamp(min=1e-12)
+    return belief_NK.logit(1e-12) if task == "multilabel" else belief_NK.log()
 
 
 def mean_of(values: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

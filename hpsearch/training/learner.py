@@ -85,7 +85,9 @@ class Learner:
         self.optimizer, self.schedule = self._optimization()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaler)
         self.ema = optim.Ema(self.model, spec.train.ema_decay) if spec.train.ema_decay else None
-        self._loss = losses.training_loss(spec.train, data.task, data.class_counts, self.judges.loss)
+        self._loss = losses.training_loss(
+            spec.train, data.task, data.class_counts, self.judges.loss, len(data.train)
+        )
         self.micro_batch = spec.train.micro_batch
         self.validation_batch = VALIDATION_BATCH.get(device.type, 256)
 

@@ -15,7 +15,7 @@ A loss says how wrong a model's outputs are; training makes it small. For classe
 right: log softmax of log softmax is log softmax. The losses by probabilities (`mse`, `l1`, `huber`) take
 softmax rather than raw outputs, so that whatever the loss, softmax of the outputs is what the model believes.
 With two classes `binary_cross_entropy` also takes models with one output: its sigmoid is the probability of
-the second class.
+the second class. Images that may have several labels take it alone: each output is the logit of a label.
 
 Legend: B batch, K classes (or outputs), T regression targets.
 """
@@ -57,6 +57,23 @@ def _binary_cross_entropy(outputs_BK: Tensor, targets_B: Tensor, smoothing: floa
     return functional.binary_cross_entropy_with_logits(outputs_BK, wanted_BK, reduction="none").mean(1)
 
 
+def _of_labels(weight_K: Tensor | None = None) -> PerSample:
+    """Returns the binary cross-entropy of several labels; smoothing e asks for 1 - e/2 and e/2.
+
+    Args:
+        weight_K: of images that have the label.
+    """
+
+    def loss(outputs_BK: Tensor, targets_BK: Tensor, smoothing: float) -> Tensor:
+        wanted_BK = _columns(targets_BK, outputs_BK) * (1 - smoothing) + smoothing / 2
+        weight = None if weight_K is None else weight_K.to(outputs_BK)
+        return functional.binary_cross_entropy_with_logits(
+            outputs_BK, wanted_BK, pos_weight=weight, reduction="none"
+        ).mean(1)
+
+    return loss
+
+
 def _one_hot(outputs_BK: Tensor, targets_B: Tensor, smoothing: float) -> Tensor:
     """Returns 1 for the target and 0 elsewhere, with `smoothing` of it spread evenly over all classes."""
     classes = outputs_BK.shape[1]
@@ -96,8 +113,18 @@ REGRESSION: dict[str, PerSample] = {
 }
 
 
+MULTILABEL: dict[str, PerSample] = {"binary_cross_entropy": _of_labels()}
+
+_LOSSES = {"classification": CLASSIFICATION, "multilabel": MULTILABEL, "regression": REGRESSION}
+"""By task."""
+
+
 def training_loss(
-    train: TrainSpec, task: str, class_counts: Tensor | None = None, own: Loss | None = None
+    train: TrainSpec,
+    task: str,
+    class_counts: Tensor | None = None,
+    own: Loss | None = None,
+    samples: int = 0,
 ) -> Callable[[Tensor, Tensor | Mixed], Tensor]:
     """Returns the loss that training makes small: the mean over a batch, with smoothing and class weights.
 
@@ -108,9 +135,13 @@ def training_loss(
     part and the sum is divided by the number of samples (torch divides by the batch's sum of weights), so
     that micro-batches add up to the batch and a learning rate keeps its meaning.
 
+    Where images may have several labels, the weight is that of images which have the label: "balanced" is
+    (N - N_c) / N_c, so that both answers count alike.
+
     Args:
-        task: "classification" or "regression".
-        class_counts: samples of each class in the training part, shape [K].
+        task: "classification", "multilabel" or "regression".
+        class_counts: samples of each class, or with each label, in the training part, shape [K].
+        samples: of the training part.
         own: the loss that `train.loss` names, where it is one of the user's own.
 
     Raises:
@@ -118,7 +149,12 @@ def training_loss(
     """
     per_sample = _checked(train, task, own)
     smoothing = train.label_smoothing
-    weight_K = _class_weights(train, class_counts)
+    weight_K = None
+    if task == "multilabel":
+        positive_K = _positive_weights(train, class_counts, samples)
+        per_sample = per_sample if positive_K is None else _of_labels(positive_K)
+    else:
+        weight_K = _class_weights(train, class_counts)
 
     def loss(outputs: Tensor, targets: Tensor | Mixed) -> Tensor:
         outputs = _wide(outputs)
@@ -162,12 +198,15 @@ def guessing_loss(train: TrainSpec, targets: Tensor, classes: Sequence[str]) -> 
     least Huber loss over a constant; the mean over the targets.
 
     Args:
-        targets: class indices of shape [N], or numbers of shape [N, T].
+        targets: class indices of shape [N], numbers of shape [N, T], or 1 and 0 of shape [N, K].
         classes: names; none for a regression.
 
     Returns:
         None if the loss does not suit the task, or is the user's own.
     """
+    if classes and targets.ndim == 2:
+        share_K = targets.double().mean(0)
+        return (_entropy(share_K) + _entropy(1 - share_K)).mean().item() if train.loss in MULTILABEL else None
     if not classes:
         guess = _GUESSING_NUMBERS.get(train.loss)
         return None if guess is None else guess(targets.double().reshape(len(targets), -1)).mean().item()
@@ -210,7 +249,7 @@ def _checked(train: TrainSpec, task: str, own: Loss | None) -> PerSample:
     check_loss(train, task)
     if own is not None:
         return lambda outputs, targets, smoothing: own(outputs, targets)
-    return (REGRESSION if task == "regression" else CLASSIFICATION)[train.loss]
+    return _LOSSES[task][train.loss]
 
 
 def _class_weights(train: TrainSpec, class_counts: Tensor | None) -> Tensor | None:
@@ -224,6 +263,16 @@ def _class_weights(train: TrainSpec, class_counts: Tensor | None) -> Tensor | No
     else:
         weight_K = torch.tensor(train.class_weights, dtype=torch.float64, device=counts_K.device)
     return weight_K * counts_K.sum() / (weight_K * counts_K).sum()
+
+
+def _positive_weights(train: TrainSpec, class_counts: Tensor | None, samples: int) -> Tensor | None:
+    """Returns the weight of images that have each label; None for none."""
+    if train.class_weights is None or class_counts is None:
+        return None
+    check_class_weights(train, len(class_counts))
+    if train.class_weights == "balanced":
+        return (samples - class_counts).clamp(min=1) / class_counts.clamp(min=1)
+    return torch.tensor(train.class_weights, device=class_counts.device)
 
 
 def _wide(outputs: Tensor) -> Tensor:
@@ -275,14 +324,16 @@ class EpochMetrics:
     ) -> None:
         self._loss = plain_loss(train, task, judges.loss)
         self._metrics = judges.metrics
-        self._classes = 0 if task == "regression" else outputs
+        self._labels = outputs if task == "multilabel" else 0
+        self._classes = outputs if task == "classification" else 0
         self._samples = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._other_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._confusion = torch.zeros(self._classes**2, dtype=torch.int64, device=device)
-        self._softmax = train.loss != "binary_cross_entropy" and self._classes > 1
-        self._believes = partial(to_probabilities, loss=train.loss)
-        self._wanted = [name for name in ON_DEMAND if name in set(wanted)] if self._classes else []
+        self._found_3K = torch.zeros(3, self._labels, dtype=torch.int64, device=device)
+        self._calibrates = bool(self._labels) or (train.loss != "binary_cross_entropy" and self._classes > 1)
+        self._believes = partial(to_probabilities, loss=train.loss, task=task)
+        self._wanted = [name for name in ON_DEMAND if name in set(wanted)] if task != "regression" else []
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -291,24 +342,30 @@ class EpochMetrics:
 
         Args:
             outputs: of shape [B, K], or [B, T].
-            targets: class indices of shape [B], or numbers of shape [B, T].
+            targets: class indices of shape [B], numbers of shape [B, T], or 1 and 0 of shape [B, K].
         """
         self._samples += len(targets)
         self._loss_sum += self._loss(outputs, targets)
-        if not self._classes:
-            if self._metrics:
-                self._seen.append((_wide(outputs), targets))
+        outputs_kept = self._calibrates and self._samples * max(self._classes, self._labels) <= _MOST_KEPT
+        if self._wanted or self._metrics or outputs_kept:
+            self._seen.append((_wide(outputs), targets))
+        if self._labels:
+            self._count_labels(outputs > 0, targets > 0)
+        elif not self._classes:
             difference = _wide(outputs) - _columns(targets, _wide(outputs))
             self._other_sum += difference.abs().flatten(1).mean(1).sum()
-            return
-        if self._classes > TOP:
-            top_B5 = outputs.topk(TOP, 1).indices
-            self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
-        keeps = self._wanted or self._metrics
-        if keeps or (self._softmax and self._samples * self._classes <= _MOST_KEPT):
-            self._seen.append((_wide(outputs), targets))
-        place_B = targets * self._classes + predicted(outputs)
-        self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
+        else:
+            if self._classes > TOP:
+                top_B5 = outputs.topk(TOP, 1).indices
+                self._other_sum += (top_B5 != targets[:, None]).all(1).sum()
+            place_B = targets * self._classes + predicted(outputs)
+            self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
+
+    def _count_labels(self, said_BK: Tensor, own_BK: Tensor) -> None:
+        self._found_3K += torch.stack(
+            [(said_BK & own_BK).sum(0), (said_BK & ~own_BK).sum(0), (own_BK & ~said_BK).sum(0)]
+        )
+        self._other_sum += (said_BK != own_BK).any(1).sum()
 
     def result(self) -> dict[str, float]:
         """Returns the metrics by name: one transfer from the device.
@@ -320,13 +377,23 @@ class EpochMetrics:
         common ones, and classes that neither occur nor are predicted do not count. `val_mae`: the mean
         absolute error of a regression.
 
+        Of several labels, those whose probability is above a half are predicted. `val_hamming_error`: the share of
+        wrong answers, one for each image and label. `val_subset_error`: the share of images with any wrong one.
+        `val_macro_f1`, `val_auc` and `val_average_precision` are the means over the labels.
+
         If the study names them: `val_balanced_accuracy`, the mean over the classes of their recall; `val_auc` and
         `val_average_precision`, the areas under the ROC and the precision-recall curve, of the second of two classes
         or the mean over the classes against the rest; `val_ece`, the expected calibration error in ten ranges of
         the highest probability.
         """
         values = {"val_loss": self._loss_sum / self._samples}
-        if not self._classes:
+        if self._labels:
+            right_K, extra_K, missed_K = self._found_3K.double()
+            values["val_hamming_error"] = (extra_K + missed_K).sum() / self._samples / self._labels
+            values["val_subset_error"] = self._other_sum / self._samples
+            values["val_macro_f1"] = _macro_f1(right_K, 2 * right_K + extra_K + missed_K)
+            values |= {name: self._on_demand(name) for name in self._wanted}
+        elif not self._classes:
             values["val_mae"] = self._other_sum / self._samples
         else:
             matrix_KK = self._confusion.view(self._classes, self._classes).double()
@@ -334,7 +401,7 @@ class EpochMetrics:
             values["val_macro_f1"] = macro_f1(matrix_KK)
             if self._classes > TOP:
                 values["val_top5_error"] = self._other_sum / self._samples
-            values |= {name: self._on_demand(name, matrix_KK) for name in self._wanted}
+            values |= {name: self._on_demand(name) for name in self._wanted}
         if self._metrics:
             seen = self._all()
             values |= {name: metric(*seen) for name, metric in self._metrics.items()}
@@ -343,22 +410,33 @@ class EpochMetrics:
     def temperature(self) -> float | None:
         """Returns what calibrates the outputs; None for a regression, other losses, and too many of them."""
         whole = self._samples == sum(len(targets) for _, targets in self._seen)
-        return temperature(*self._all()) if self._softmax and self._samples and whole else None
+        return temperature(*self._all()) if self._calibrates and self._samples and whole else None
 
     def _all(self) -> tuple[Tensor, Tensor]:
         """Returns all outputs and targets."""
         outputs, targets = zip(*self._seen, strict=True)
         return torch.cat(outputs), torch.cat(targets)
 
-    def _on_demand(self, name: str, matrix_KK: Tensor) -> Tensor:
-        if name == "val_balanced_accuracy":
+    def _on_demand(self, name: str) -> Tensor:
+        if name == "val_balanced_accuracy" and self._classes:
+            matrix_KK = self._confusion.view(self._classes, self._classes).double()
             asked_K = matrix_KK.sum(1)
             return (matrix_KK.diagonal() / asked_K.clamp(min=1)).sum() / (asked_K > 0).sum()
         outputs, targets = self._all()
         belief_NK = self._believes(outputs)
         if name == "val_ece":
-            return matrix_KK.new_tensor(reliability(belief_NK, targets).ece)
+            return belief_NK.new_tensor(reliability(belief_NK, targets).ece)
         return one_against_rest(RANKED[name], belief_NK, targets)
+
+    @property
+    def has_confusion(self) -> bool:
+        """Whether each sample is of one class, so that one can be taken for another."""
+        return self._classes > 0
+
+    def label_counts(self) -> list[list[int]]:
+        """Returns for each label of how many samples it was said rightly, said wrongly, and missed."""
+        rows: list[list[int]] = self._found_3K.T.tolist()
+        return rows
 
     def confusion(self) -> list[list[int]]:
         """Returns how many samples of each class (row) were taken for each class (column)."""
@@ -368,11 +446,15 @@ class EpochMetrics:
     def class_errors(self, names: Sequence[str]) -> str:
         """Returns in words how large a share of each class is taken for another: "3: 0.12, 8: 0.09".
 
-        The worst come first, ten at most; classes without an error or without a sample are left out.
+        The worst come first, ten at most; classes without an error or without a sample are left out. Of several labels
+        it is the share of all samples to which the label is given wrongly or not given.
 
         Args:
-            names: of the classes.
+            names: of the classes, or of the labels.
         """
+        if self._labels:
+            wrong_K = (self._found_3K[1:].sum(0) / self._samples).tolist()
+            return _worst([(share, name) for name, share in zip(names, wrong_K, strict=True) if share])
         matrix_KK = self._confusion.view(self._classes, self._classes)
         counts = torch.stack([matrix_KK.sum(1), matrix_KK.diagonal()]).tolist()
         shares = [
@@ -380,8 +462,12 @@ class EpochMetrics:
             for name, samples, right in zip(names, *counts, strict=True)
             if right < samples
         ]
-        worst = sorted(shares, key=lambda share: share[0], reverse=True)[:_MOST_NAMED]
-        return ", ".join(f"{name}: {share:.2g}" for share, name in worst) or "none"
+        return _worst(shares)
+
+
+def _worst(shares: Sequence[tuple[float, str]]) -> str:
+    worst = sorted(shares, key=lambda share: share[0], reverse=True)[:_MOST_NAMED]
+    return ", ".join(f"{name}: {share:.2g}" for share, name in worst) or "none"
 
 
 def auc(score_N: Tensor, own_N: Tensor) -> Tensor:
@@ -417,14 +503,20 @@ RANKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def one_against_rest(
-    metric: Callable[[Tensor, Tensor], Tensor], belief_NK: Tensor, targets_N: Tensor
+    metric: Callable[[Tensor, Tensor], Tensor], belief_NK: Tensor, targets: Tensor
 ) -> Tensor:
-    """Returns a metric of the second of two classes, or the mean over all that occur and are not alone; NaN if none."""
+    """Returns a metric of the second of two classes, or the mean over all that occur and are not alone; NaN if none.
+
+    Args:
+        targets: class indices of shape [N], or 1 and 0 of shape [N, K] for the mean over the labels.
+    """
     classes = belief_NK.shape[1]
+    several = targets.ndim == 2
+    owns = ((place, targets[:, place] > 0 if several else targets == place) for place in range(classes))
     found = [
-        metric(belief_NK[:, place], targets_N == place).double()
-        for place in ((1,) if classes == 2 else range(classes))
-        if 0 < int((targets_N == place).sum()) < len(targets_N)
+        metric(belief_NK[:, place], own_N).double()
+        for place, own_N in owns
+        if (several or classes > 2 or place == 1) and 0 < int(own_N.sum()) < len(own_N)
     ]
     nothing = torch.tensor(float("nan"), dtype=torch.float64, device=belief_NK.device)
     return torch.stack(found).mean() if found else nothing
@@ -444,12 +536,17 @@ def sample_metrics(
     jackknife, Efron 1982): their spread is the spread of F1 over other samples.
 
     Args:
-        outputs: of all samples, [N, K] or [N, T]; `targets` accordingly.
+        outputs: of all samples, [N, K] or [N, T]; `targets` accordingly, [N], [N, K] or [N, T].
     """
     outputs = _wide(outputs)
     found = {"loss": sample_losses(train, task, own)(outputs, targets)}
     if task == "regression":
         return found | {"mae": (outputs - _columns(targets, outputs)).abs().flatten(1).mean(1)}
+    if task == "multilabel":
+        wrong_NK = (outputs > 0) != (targets > 0)
+        found["hamming_error"], found["subset_error"] = wrong_NK.double().mean(1), wrong_NK.any(1).double()
+        found["macro_f1"] = _f1_influence_of_labels(outputs > 0, targets > 0)
+        return found
     predicted_N, classes = predicted(outputs), max(2, outputs.shape[1])
     found["error"] = (predicted_N != targets).double()
     found["macro_f1"] = _f1_influence(predicted_N, targets, classes)
@@ -471,8 +568,22 @@ def _f1_influence(predicted_N: Tensor, targets_N: Tensor, classes: int) -> Tenso
     return ((2 * right_K * share_K).sum() + len(targets_N) * change_N) / (both_K > 0).sum()
 
 
+def _f1_influence_of_labels(said_NK: Tensor, own_NK: Tensor) -> Tensor:
+    """Returns the same of several labels."""
+    right_NK, both_NK = (said_NK & own_NK).double(), said_NK.double() + own_NK.double()
+    right_K, both_K = right_NK.sum(0), both_NK.sum(0)
+    share_K = 1 / both_K.clamp(min=1)
+    change_N = (2 * right_NK * share_K - 2 * right_K * share_K**2 * both_NK).sum(1)
+    return ((2 * right_K * share_K).sum() + len(said_NK) * change_N) / (both_K > 0).sum().clamp(min=1)
+
+
 def macro_f1(confusion_KK: Tensor) -> Tensor:
     """Returns the mean of F1 over the classes that occur among targets or predictions, on the device."""
     right_K = confusion_KK.diagonal()
     both_K = confusion_KK.sum(0) + confusion_KK.sum(1)  # 2 TP + FP + FN
-    return (2 * right_K / both_K.clamp(min=1)).sum() / (both_K > 0).sum()
+    return _macro_f1(right_K, both_K)
+
+
+def _macro_f1(right_K: Tensor, both_K: Tensor) -> Tensor:
+    """Returns the mean of 2 TP / (2 TP + FP + FN) over those of which there are any; 0 if there is none."""
+    return (2 * right_K / both_K.clamp(min=1)).sum() / (both_K > 0).sum().clamp(min=1)

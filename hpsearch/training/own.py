@@ -11,7 +11,8 @@ A builder is given those of these facts that it declares, and the study's argume
 | `train.schedule` | `epochs`, `steps_per_epoch` | step (from 0) to a factor on the learning rate |
 
 `classes` is the number of outputs; `params` are groups as torch's optimizers take them, so that `torch.optim:RAdam` is
-a builder too. Targets are class indices, or numbers of shape [B, T]; the validation loss is the own loss, unweighted.
+a builder too. Targets are class indices, numbers of shape [B, T], or 1 and 0 of shape [B, K] where images may have
+several labels (`task` is "multilabel"). The validation loss is the own loss, unweighted.
 
 Legend: B batch, N samples of a part, K outputs, T regression targets.
 """
@@ -152,6 +153,8 @@ def _made_up(task: str, outputs: int) -> tuple[Tensor, Tensor]:
     """Returns outputs and targets in which each class occurs twice."""
     targets_N = torch.arange(2 * max(2, outputs)) % max(2, outputs)
     outputs_NK = torch.zeros(len(targets_N), outputs)
+    if task == "multilabel":
+        return outputs_NK, torch.eye(outputs)[targets_N]
     return outputs_NK, targets_N if task != "regression" else outputs_NK + targets_N[:, None]
 
 

@@ -329,7 +329,7 @@ class Training:
             metadata["temperature"] = repr(found)
         if counters is not None and self._data.classes:
             metadata["class_errors"] = counters.class_errors(self._data.classes)
-        if counters is not None and 0 < len(self._data.classes) <= MOST_CLASSES:
+        if counters is not None and counters.has_confusion and len(self._data.classes) <= MOST_CLASSES:
             metadata["confusion"] = json.dumps(counters.confusion())
         with learner.averaged():
             self.slot.keep(epoch, metrics[run.spec.study.metric], learner.model.state_dict(), metadata)

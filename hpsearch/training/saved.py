@@ -39,7 +39,8 @@ class SavedModel(nn.Module):
     Attributes:
         model: the network alone; it takes normalised images of shape [B, channels, height, width].
         preparation: what is done to images before.
-        classes: names in the order of the outputs; empty for regression.
+        classes: names of the classes, or of the labels that an image may have, in the order of the outputs; empty for
+            regression.
         metadata: all texts kept with the weights (study, trial, epoch, val_loss ...).
     """
 
@@ -119,7 +120,8 @@ class SavedModel(nn.Module):
     def probabilities(self, images: Tensor) -> Tensor:
         """Returns what the model believes of each class, float64 of shape [B, classes].
 
-        Rows sum to 1, but for a model with a yes or no of its own for each class (binary_cross_entropy).
+        Rows sum to 1, but for a model with a yes or no of its own for each class (binary_cross_entropy), or for each
+        of several labels.
 
         Raises:
             ModelError: the model is a regression's.
@@ -133,19 +135,20 @@ class SavedModel(nn.Module):
 
     def to_belief(self, outputs: Tensor) -> Tensor:
         """Returns the probabilities as the model was trained to give them, without calibration."""
-        return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"))
+        return to_probabilities(outputs, self.metadata.get("loss", "cross_entropy"), self.task)
 
     def to_shares(self, outputs: Tensor) -> Tensor:
-        """Returns the same in rows that sum to 1, as an ensemble takes them."""
-        return to_shares(outputs, self.metadata.get("loss", "cross_entropy"))
+        """Returns the same in rows that sum to 1 (but for several labels), as an ensemble takes them."""
+        return to_shares(outputs, self.metadata.get("loss", "cross_entropy"), self.task)
 
     @torch.inference_mode()
     def classify(self, images: Tensor) -> list[str]:
         """Returns the most probable class of each image, by name.
 
         Raises:
-            ModelError: the model is a regression's.
+            ModelError: the model is a regression's, or gives an image several labels.
         """
+        refuse_several(self.task)
         return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
 
 
@@ -157,6 +160,18 @@ def refuse_numbers(classes: tuple[str, ...]) -> None:
     """
     if not classes:
         raise ModelError("this model predicts numbers, not classes; call it with the images instead")
+
+
+def refuse_several(task: str) -> None:
+    """Refuses to name the one class of an image that may have several labels.
+
+    Raises:
+        ModelError: so it is.
+    """
+    if task == "multilabel":
+        raise ModelError(
+            "this model gives an image several labels, or none; see its probabilities, one for each"
+        )
 
 
 def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:
@@ -282,7 +297,7 @@ def _one_of(*names: str) -> tuple[Callable[[str], bool], str]:
 
 _HEADER: dict[str, tuple[Callable[[str], bool], str]] = {
     "precision": _one_of(*devices.PRECISIONS),
-    "task": _one_of("classification", "regression"),
+    "task": _one_of("classification", "multilabel", "regression"),
     "model": (lambda text: bool(ModelSpec.model_validate_json(text)), "a [model] table as JSON"),
     "channels": (_is_whole(4_096), "a whole number from 1 to 4096"),
     "decoded_channels": (_is_whole(4_096), "a whole number from 1 to 4096"),

@@ -417,11 +417,25 @@ def test_what_does_not_fit_into_the_time_is_left_out(
     (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "0.2", "--workers", "1", "--gpus", "none"]) in (0, 1)
     out, err = capfd.readouterr()
-    assert (
-        "too few to confirm the best trial: hpsearch confirm study.toml" in out
-        or "no trial finished in time" in err
-    )
+    nothing = "nothing is confirmed, for which there is too little time: hpsearch confirm study.toml"
+    assert nothing in out or "no trial finished in time" in err
     assert "== confirm" not in out
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_nothing_can_be_confirmed(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = STUDY.replace("epochs = [1, 2]", "epochs = [2000]").replace("trials = 3", "trials = 500")
+    (tmp_path / "study.toml").write_text(long.partition("[sampler]")[0], encoding="utf-8")
+    assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
+    out, _ = capfd.readouterr()
+    assert "too few to confirm a trial: the search goes on" in out
+    assert "nothing is confirmed, for which there is too little time" in out
+    record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
+    assert record.best is not None  # though no trial came to its end
+    assert all(trial.is_finished for trial in record.trials)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_the_study_file_of_an_earlier_call_is_taken_as_it_is(photos: Path, tmp_path: Path) -> None:

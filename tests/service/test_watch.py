@@ -63,6 +63,25 @@ def test_each_limit_ends_the_study_with_a_sentence(limits: Any, reached: Any, re
     assert stops.ends_study == (reason is not None)
 
 
+@pytest.mark.parametrize(("at_timeout", "paused"), [("wait", True), ("end", False)])
+def test_paused_trials_wait_for_the_next_run_or_end_with_the_time(
+    tmp_path: Path, at_timeout: str, paused: bool
+) -> None:
+    spec = spec_of("auto", trials=5_000, timeout=1.0, at_timeout=at_timeout)
+    summary = run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
+    assert summary.reason == "study.timeout = 1 s is over"
+    assert bool(summary.counts.get("PAUSED")) == paused
+    if paused:
+        return
+    ended = trials_in(tmp_path)
+    assert all(trial.state.is_finished() for trial in ended)
+    best = min(min(trial.intermediate_values.values()) for trial in ended)
+    assert summary.best is not None  # also where it was paused
+    assert summary.best.score == best
+    run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
+    assert len(trials_in(tmp_path)) > len(ended)
+
+
 def test_a_signal_that_came_first_is_no_end_of_the_study() -> None:
     stops = Stops(StudySection(target_value=0.5))
     stops.stop("`hpsearch stop` asked for it")

@@ -13,10 +13,11 @@ from torch.nn import functional
 from hpsearch.errors import ModelError, StudyFileError
 from hpsearch.study import TrainSpec
 from hpsearch.study.checks import DataFacts, reported
-from hpsearch.study.train import NUMBER_LOSSES
+from hpsearch.study.train import LABEL_LOSSES, NUMBER_LOSSES
 from hpsearch.training.augment import Mixed
 from hpsearch.training.losses import (
     CLASSIFICATION,
+    MULTILABEL,
     REGRESSION,
     EpochMetrics,
     guessing_loss,
@@ -40,6 +41,7 @@ def batch(samples: int = 64, classes: int = 7, seed: int = 0) -> tuple[Tensor, T
 
 def test_the_specification_knows_what_is_here() -> None:
     assert set(NUMBER_LOSSES) == REGRESSION.keys() < CLASSIFICATION.keys()
+    assert set(LABEL_LOSSES) == MULTILABEL.keys()
     (known,) = TrainSpec.model_fields["loss"].metadata
     assert set(known.names) == CLASSIFICATION.keys()
 

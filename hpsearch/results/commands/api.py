@@ -49,6 +49,7 @@ def run(
     *,
     trials: int | None = None,
     timeout: str | float | None = None,
+    at_timeout: str | None = None,
     workers: int | None = None,
     gpus: str = "auto",
     workers_per_gpu: int = 1,
@@ -75,7 +76,7 @@ def run(
     Args:
         study: see `Study`. Its own modules are looked for beside its file; those of a study without a file
             where the program that runs it has its own.
-        trials, timeout: override the study's.
+        trials, timeout, at_timeout: override the study's.
         workers: how many trials are trained at once; by default what GPUs or cores allow.
         executor: what runs the workers: "local", "slurm", "ray", "dial", or one that an installed package adds.
         cluster: how workers elsewhere are started and find this process, see `hpsearch.contracts.places.Cluster`.
@@ -109,7 +110,7 @@ def run(
         given,
         allow,
     )
-    spec = with_limits(given or _stored(name, options), trials, timeout)
+    spec = with_limits(given or _stored(name, options), trials, timeout, at_timeout)
     tracked = trackers(spec.track)
     with (
         _metrics(metrics) as served,
@@ -441,6 +442,7 @@ def predict(
     pictures: str | Path | Sequence[str | Path],
     *,
     top: int = 5,
+    threshold: float | None = None,
     prepare: str | None = None,
     storage: str | None = None,
     run_folder: str | Path = "runs",
@@ -454,6 +456,7 @@ def predict(
         model: `load_best_model`'s, or what names one to it.
         pictures: a file, or a folder of them, or several.
         top: classes that are given for each picture.
+        threshold: probability from which a picture has a label, where it may have several; None: a half.
         prepare: what prepares a picture of your own data, as in "my_data:prepare"; else what the study names.
 
     Other arguments as in `load_best_model`.
@@ -467,7 +470,7 @@ def predict(
 
     if isinstance(model, str | Path):
         model = load_best_model(model, storage, allow, search, run_folder)
-    return predict_files(model, pictures_in(pictures), top, prepare)
+    return predict_files(model, pictures_in(pictures), top, prepare, threshold)
 
 
 def report(

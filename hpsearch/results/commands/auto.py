@@ -1,7 +1,8 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
 The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
-many repeats are confirmed as fit into the rest. What does not fit is left out, and that is said.
+many repeats are confirmed as fit into the rest. Where none fit, the search goes on with the rest of the time, and that
+nothing is confirmed is said.
 """
 
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.look import are_same, is_there
@@ -27,8 +29,12 @@ PLANS = ((3, 3), (2, 3), (1, 3), (1, 2))
 """Configurations and repeats of each that may be confirmed, the most first."""
 
 START = 12.0
-"""Seconds, at least, until the workers of a run have imported torch and read the pictures. The check has to do the
-same, and is timed: on a machine that others use too it may take much longer."""
+"""Seconds, at least, until the workers of a run have imported torch and read the pictures, and until what was found is
+written. The check has to do the same, and is timed, and so is the run: on a machine that others use too it may take
+much longer."""
+
+WORTH = 15.0
+"""Seconds of search for which the workers are started once more."""
 
 MOST = 365 * 24 * 60
 """Minutes."""
@@ -111,14 +117,24 @@ class Auto:
         self._head("run")
         timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - 2 * self.start))
         place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
-        found = api.run(self.output, timeout=timeout, workers=self.workers, gpus=self.gpus, **place)
-        if found.summary is None or found.best is None:
+        running = time.monotonic()
+        found = self._search(timeout, "wait", place)
+        # What the run took beside its time, once to begin and once to end, is what the next ones will take.
+        self.start = max(START, time.monotonic() - running - timeout)
+        if found.exit_status > 1:  # a signal: what was begun waits to be resumed
+            return found.exit_status
+        plan = self._plan(spec) if found.best is not None else None
+        if plan is None and found.can_go_on and self.left - 2 * self.start > WORTH:
+            say(f"{self.left:.0f} s are left, too few to confirm a trial: the search goes on")
+            found = self._search(self.left - 2 * self.start, "end", place)
+            if found.exit_status > 1:
+                return found.exit_status
+        if found.best is None:
             say("no trial finished in time; give more with --minutes", err=True)
             return 1
-        if found.summary.exit_status > 1:  # a signal: what was begun waits to be resumed
-            return found.summary.exit_status
-        status = self._confirm_and_refit(spec, place)
-        if status > 1:
+        if plan is None:
+            say(f"nothing is confirmed, for which there is too little time: hpsearch confirm {self.output}")
+        elif (status := self._confirm_and_refit(spec, plan, place)) > 1:
             return status
         self._head("report")
         say(*api.report(self.output, **place))
@@ -150,23 +166,27 @@ class Auto:
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
         return load_study_file(self.output)
 
-    def _confirm_and_refit(self, spec: StudySpec, place: dict[str, Any]) -> int:
+    def _search(self, timeout: float, at_timeout: str, place: dict[str, Any]) -> RunSummary:
+        found = api.run(
+            self.output, timeout=timeout, at_timeout=at_timeout, workers=self.workers, gpus=self.gpus, **place
+        )
+        assert found.summary is not None
+        return found.summary
+
+    def _plan(self, spec: StudySpec) -> tuple[int, int] | None:
+        """Returns how many configurations and repeats the time that is left allows to be confirmed; None if not any."""
+        record = read_study(spec.study.name, self.storage)
+        assert record.best is not None
+        last = trial_seconds(record.best, record.best.best_epoch or record.planned_epochs(record.best))
+        workers = self.workers or _count(spec, self.run_folder, self.gpus)
+        left = self.left - self.start  # the report takes time as well
+        return fitting(left, training_seconds(record), last, workers, self.start)
+
+    def _confirm_and_refit(self, spec: StudySpec, plan: tuple[int, int], place: dict[str, Any]) -> int:
         """Does what the time allows for, and returns the exit status."""
         from hpsearch.results.confirm.refit import plan_course
         from hpsearch.results.confirm.words import confirmation_lines
 
-        record = read_study(spec.study.name, self.storage)
-        once = training_seconds(record)
-        workers = self.workers or _count(spec, self.run_folder, self.gpus)
-        assert record.best is not None
-        last = trial_seconds(record.best, record.best.best_epoch or record.planned_epochs(record.best))
-        left = self.left - self.start  # the report takes time as well
-        plan = fitting(left, once, last, workers, self.start)
-        if plan is None:
-            say(
-                f"{self.left:.0f} s are left, too few to confirm the best trial: hpsearch confirm {self.output}"
-            )
-            return 0
         self._head("confirm")
         top, seeds = plan
         outcome = api.confirm(

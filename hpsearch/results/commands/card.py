@@ -97,17 +97,16 @@ def joined_card(found: Joined, texts: Sequence[Mapping[str, str]]) -> str:
     lines = [f"# {in_markdown(found.study)}", "", *_table(("fact", "value"), facts.items()), ""]
     lines += [*_data(spec, found.attrs), "## Figures", "", *_joined_figures(found), "", "## Settings", ""]
     lines += [*_rows(("model", "counts", "hyperparameters"), members), "", "## Use", ""]
-    return "\n".join([*lines, *_use({"classes": json.loads(one["classes"])}, ())]) + "\n"
+    return "\n".join([*lines, *_use({"classes": json.loads(one["classes"]), "task": one["task"]}, ())]) + "\n"
 
 
 def _joined_figures(found: Joined) -> Iterator[str]:
     """Yields what the models do together, and what the model does that would else be handed out."""
-    error = "mae" if found.is_regression else "error"
     rows = []
     for part, figures in (("val", found.val), ("test", found.test)):
         for who, whose in ((found.kind, "joined"), (f"{found.single[part]} alone", "single")):
             if whose in figures:
-                named = zip((found.loss, error), figures[whose].summaries(), strict=True)
+                named = zip((found.loss, found.error_name), figures[whose].summaries(), strict=True)
                 rows += [
                     (in_markdown(f"{part}_{name}"), in_markdown(who), *_with_interval(one))
                     for name, one in named
@@ -190,6 +189,8 @@ def _use(described: Mapping[str, Any], exported: Sequence[str]) -> Iterator[str]
     yield ""
     yield "    import hpsearch"
     yield '    model = hpsearch.load_best_model("FOLDER_OF_THIS_CARD")'
+    if described.get("task") == "multilabel":
+        yield "    # a picture has the labels whose probability is at least a half, or the threshold of yours"
     yield f"    model.{'probabilities(images)' if described['classes'] else '__call__(images)'}"
     if PROGRAM in exported:
         yield f'    outputs = torch.export.load("{PROGRAM}").module()(images)  # without hpsearch'

@@ -298,7 +298,8 @@ def export_onnx(model: SavedModel, path: Path) -> None:
     """Writes a model as ONNX, and runs it by onnxruntime to see that it gives the same outputs.
 
     It takes and returns what the program of `export_program` does, as "images" and "outputs". Its metadata have the
-    classes, and the temperature that the outputs are divided by before softmax.
+    classes, the task, and the temperature that the outputs are divided by before softmax (before sigmoid where the task
+    is "multilabel").
 
     Raises:
         UserError: a package of the extra `onnx` is missing.
@@ -320,7 +321,8 @@ def export_onnx(model: SavedModel, path: Path) -> None:
         assert program is not None
         kept = {"classes": json.dumps(model.classes), "accepts": model.preparation.accepts}
         program.model.metadata_props.update(
-            kept | {key: model.metadata[key] for key in ("loss", "temperature") if key in model.metadata}
+            kept
+            | {key: model.metadata[key] for key in ("task", "loss", "temperature") if key in model.metadata}
         )
         program.save(path, external_data=False)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,18 @@ class Prediction:
     """What the model says of one file.
 
     Attributes:
-        probabilities: of the most probable classes, the most probable first; empty for a regression.
+        probabilities: of the most probable classes, the most probable first; empty for a regression. Where a picture
+            may have several labels, of all of them.
         values: a regression's outputs; empty for classes.
         error: why the file could not be read, if so.
+        labels: those of several that are at least as probable as the threshold; None where there are none to have.
     """
 
     file: str
     probabilities: dict[str, float]
     values: tuple[float, ...] = ()
     error: str = ""
+    labels: tuple[str, ...] | None = None
 
 
 def pictures_in(names: str | Path | Sequence[str | Path]) -> list[str]:
@@ -94,7 +97,13 @@ def _as_json(predictions: Sequence[Prediction]) -> bytes:
 
 
 def _as_csv(predictions: Sequence[Prediction]) -> bytes:
-    """Returns the columns file, class, probability, class_2, probability_2 ... and error; of numbers their values."""
+    """Returns the columns file, class, probability, class_2, probability_2 ... and error; of numbers their values.
+
+    Of several labels: file, labels (joined by |), the probability of each, as p_cat, and error.
+    """
+    several = next((one for one in predictions if one.labels is not None), None)
+    if several is not None:
+        return _as_csv_of_labels(predictions, sorted(several.probabilities))
     most = max((len(one.probabilities) for one in predictions), default=0)
     values = max((len(one.values) for one in predictions), default=0)
     ranks = ["", *(f"_{rank}" for rank in range(2, most + 1))][:most]
@@ -112,21 +121,45 @@ def _as_csv(predictions: Sequence[Prediction]) -> bytes:
     return text.getvalue().encode(errors="surrogateescape")  # names as they are on the disk
 
 
+def _as_csv_of_labels(predictions: Sequence[Prediction], names: Sequence[str]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "labels", *(f"p_{name}" for name in names), "error"])
+    for one in predictions:
+        shares = [str(one.probabilities.get(name, "")) for name in names]
+        writer.writerow([one.file, "|".join(one.labels or ()), *shares, one.error])
+    return text.getvalue().encode(errors="surrogateescape")
+
+
 def predict_files(
-    model: SavedModel | SavedEnsemble, files: Sequence[str], top: int = 5, prepare: str | None = None
+    model: SavedModel | SavedEnsemble,
+    files: Sequence[str],
+    top: int = 5,
+    prepare: str | None = None,
+    threshold: float | None = None,
 ) -> list[Prediction]:
     """Returns one prediction for each file, in order; a file that cannot be read gets its error.
 
     Args:
+        threshold: probability from which a picture has a label, where it may have several; None: a half.
         prepare: what prepares one picture of data of one's own; else what the study has named.
 
     Raises:
         DataError, ModelError: nothing says how the study's data function prepares a picture, or it failed.
     """
-    return [_predict(model, file, top, prepare) for file in files]
+    if threshold is not None and not 0 < threshold < 1:
+        raise UserError(f"--threshold: must be between 0 and 1, got {threshold:g}")
+    if threshold is not None and model.task != "multilabel":
+        raise UserError(
+            "--threshold: is for models that give a picture several labels, and this one gives "
+            f"{'one class' if model.classes else 'numbers'}; leave it out"
+        )
+    return [_predict(model, file, top, prepare, threshold or 0.5) for file in files]
 
 
-def _predict(model: SavedModel | SavedEnsemble, file: str, top: int, prepare: str | None) -> Prediction:
+def _predict(
+    model: SavedModel | SavedEnsemble, file: str, top: int, prepare: str | None, threshold: float
+) -> Prediction:
     try:
         image: Any = model.read(file, prepare)  # for a member each, in an ensemble
     except (OSError, ValueError, SyntaxError) as error:
@@ -142,14 +175,26 @@ def _predict(model: SavedModel | SavedEnsemble, file: str, top: int, prepare: st
         outputs = model.judge(image)
     if not model.classes:
         return Prediction(file, {}, tuple(outputs[0].tolist()))
-    found = model.to_probabilities(outputs)[0].topk(min(top, len(model.classes)))
+    several = model.task == "multilabel"
+    found = model.to_probabilities(outputs)[0].topk(
+        len(model.classes) if several else min(top, len(model.classes))
+    )
     names = [model.classes[index] for index in found.indices.tolist()]
-    return Prediction(file, dict(zip(names, found.values.tolist(), strict=True)))
+    shares = dict(zip(names, found.values.tolist(), strict=True))
+    if not several:
+        return Prediction(file, shares)
+    return Prediction(
+        file, shares, labels=tuple(name for name, share in shares.items() if share >= threshold)
+    )
 
 
-def prediction_lines(predictions: Sequence[Prediction]) -> list[str]:
-    """Returns a table: one line per file, its classes with their probabilities."""
-    rows = [(one.file, _answer(one), _others(one)) for one in predictions]
+def prediction_lines(predictions: Sequence[Prediction], top: int = 5) -> list[str]:
+    """Returns a table: one line per file, its classes with their probabilities, or its labels and then others.
+
+    Args:
+        top: labels that are shown for each picture, beside those that it has.
+    """
+    rows = [(one.file, _answer(one), _others(one, top)) for one in predictions]
     return columns(("file", "prediction", "then"), rows, most=1000)
 
 
@@ -158,9 +203,15 @@ def _answer(prediction: Prediction) -> str:
         return f"error: {prediction.error}"
     if prediction.values:
         return " ".join(map(number, prediction.values))
-    name, probability = next(iter(prediction.probabilities.items()))
-    return f"{name} {probability:.1%}"
+    if prediction.labels is not None:
+        return _listed((name, prediction.probabilities[name]) for name in prediction.labels) or "no label"
+    return _listed([next(iter(prediction.probabilities.items()))])
 
 
-def _others(prediction: Prediction) -> str:
-    return ", ".join(f"{name} {value:.1%}" for name, value in list(prediction.probabilities.items())[1:])
+def _others(prediction: Prediction, top: int) -> str:
+    first = 1 if prediction.labels is None else len(prediction.labels)
+    return _listed(list(prediction.probabilities.items())[first : max(first, top)])
+
+
+def _listed(shares: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares)

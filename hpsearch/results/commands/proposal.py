@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -24,11 +25,15 @@ from hpsearch.text import counted, one_line
 from hpsearch.training import data, models, pretrained, weights
 from hpsearch.training import device as devices
 from hpsearch.training.data.assembly import open_cache
-from hpsearch.training.data.inspection import Inspection, inspect_folder, vars_of
+from hpsearch.training.data.inspection import Inspection, Labels, inspect_folder, vars_of
 
 SIDES = (224, 160, 128, 96, 64, 48, 32)
 ENOUGH = 120
 """Epochs of all trials together below which smaller pictures are better than fewer epochs."""
+
+SHARE = 4
+"""So many trials to their end would take all the time. Most are paused after a few epochs, and the rest needs long
+ones: `tests.benchmarks.photographs` shows what short ones cost."""
 
 TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
 SCRATCH = {"cuda": ModelSpec(name="resnet18"), "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True})}
@@ -168,7 +173,7 @@ def _timed(
 
 
 def step_seconds(model: nn.Module, channels: int, side: int, device: torch.device) -> float:
-    """Returns how long a training step of 16 pictures takes: the shortest, for others may use the machine too."""
+    """Returns how long a training step of 16 pictures takes on average: what slows it here slows the search too."""
     model = model.to(device).train()
     models.choose_memory_format(model, device, channels, (side, side), half=False)
     images = torch.rand(_BATCH, channels, side, side, device=device)
@@ -180,7 +185,7 @@ def step_seconds(model: nn.Module, channels: int, side: int, device: torch.devic
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+    return mean(taken[1:])
 
 
 def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def _lines(
 ) -> Iterator[str]:
     rare, common = min(facts.class_counts, default=1), max(facts.class_counts, default=1)
     unbalanced = common >= UNBALANCED * max(1, rare)
-    most = max(4, min(40, round(network.epochs / 10)))
+    most = max(4, min(40, round(network.epochs / SHARE)))
     yield f"#:schema {SHIPPED}"
     yield f"# {name}: {seen.pictures} photographs{_of_what(facts)}."
     yield "# Written by `hpsearch init` after a look at the pictures and at this machine; change what you know better."
@@ -221,7 +226,11 @@ def _lines(
     yield _said(f'timeout = "{ceil(60 * minutes)}s"', "the search ends then; run it again, and it continues")
     trials = max(8, min(200, round(network.epochs / max(1.0, 0.3 * most))))
     yield _said(f"trials = {trials}", "more than the time allows for are not needed; most train a few epochs")
-    if unbalanced:
+    if facts.task == "multilabel":
+        yield _said(
+            'metric = "val_average_precision"', "how well each label is ranked, each counting as much"
+        )
+    elif unbalanced:
         why = (
             f"of the pictures for training, {common} are of the commonest class and {rare} of the rarest: here each "
             "class counts as much"
@@ -230,18 +239,7 @@ def _lines(
     yield from ("", "[data]", 'dataset = "folder"')
     yield f"root = {_quoted(table['root'])}"
     if seen.labels is not None:
-        yield _said(f"labels = {_quoted(seen.labels.file)}", "the table that names the pictures")
-        yield f"file_column = {_quoted(seen.labels.file_column)}"
-        yield f"label_column = {_quoted(seen.labels.label_column)}"
-        if seen.labels.split_column is not None:
-            yield _said(
-                f"split_column = {_quoted(seen.labels.split_column)}", "the table's own parts are used"
-            )
-        if seen.labels.strip is not None:
-            yield _said(
-                f"strip = {_quoted(seen.labels.strip)}",
-                "names in the table begin so, and the folder does not",
-            )
+        yield from _label_lines(seen.labels)
     yield _said(f"image_size = {network.side}", _why_side(seen, network, workers))
     if network.is_tuned:
         yield _said("channels = 3", "as the weights were trained")
@@ -267,6 +265,8 @@ def _lines(
     yield from ("", "[train]")
     if not facts.classes:
         yield _said('loss = "mse"', "the squared distance from the numbers")
+    if facts.task == "multilabel":
+        yield _said('loss = "binary_cross_entropy"', "each label is a yes or no of its own")
     yield _said('optimizer = "adamw"', "less sensitive to the learning rate than sgd")
     yield _said('schedule = "cosine"', "the learning rate falls to 0 over a trial's own epochs")
     if network.is_tuned:
@@ -291,7 +291,9 @@ def _lines(
     yield _said(
         '"data.augment" = [[], "photo", [{ name = "flip" }, { name = "trivial_augment" }]]', "how much helps"
     )
-    if unbalanced:
+    if facts.task == "multilabel":
+        yield _said('"train.class_weights" = ["none", "balanced"]', "whether rare labels need more weight")
+    elif unbalanced:
         yield _said('"train.class_weights" = ["none", "balanced"]', "whether rare classes need more weight")
     yield from ("", "[early_stopping]", 'criterion = "patience"')
     yield _said(f"patience = {max(3, most // 5)}", "epochs without a lower validation loss")
@@ -302,6 +304,39 @@ def _lines(
     yield from ("", "[confirm]")
     yield _said("top = 2", "the best are trained again, for one search's luck must not decide")
     yield "seeds = 3"
+
+
+def _label_lines(labels: Labels) -> Iterator[str]:
+    several = len(labels.files) > 1
+    yield _said(
+        f"labels = {_written(labels.file)}",
+        f"the table{'s' * several} that name{'s' * (not several)} the pictures",
+    )
+    yield f"file_column = {_quoted(labels.file_column)}"
+    yield f"label_column = {_written(labels.label_column)}"
+    if labels.separator is not None:
+        yield _said(f"label_separator = {_quoted(labels.separator)}", "a picture may have several labels")
+    if labels.task:
+        whys = {
+            "multilabel": "each label is a yes or no of its own",
+            "classification": "each picture has one of them",
+        }
+        yield _said(f"task = {_quoted(labels.task)}", whys[labels.task])
+    if labels.split_column is not None:
+        yield _said(f"split_column = {_quoted(labels.split_column)}", "the table's own parts are used")
+    if labels.strip is not None:
+        yield _said(
+            f"strip = {_quoted(labels.strip)}", "names in the table begin so, and the folder does not"
+        )
+    if labels.prefix is not None:
+        yield _said(
+            f"prefix = {_quoted(labels.prefix)}", "where the pictures lie, of which the table says nothing"
+        )
+
+
+def _written(names: str | tuple[str, ...]) -> str:
+    """Returns a name, or a list of them, as TOML has it."""
+    return _quoted(names) if isinstance(names, str) else f"[{', '.join(map(_quoted, names))}]"
 
 
 def _said(line: str, why: str) -> str:
@@ -357,6 +392,8 @@ def _head(network: Network, classes: int) -> str:
 
 def _of_what(facts: DataFacts) -> str:
     classes = len(facts.classes)
+    if facts.task == "multilabel":
+        return f" with {counted(classes, 'label')}, of which one may have several"
     return f" of {counted(classes, 'class', 'classes')}" if classes else ", whose labels are numbers"
 
 
@@ -375,6 +412,10 @@ def _split_lines(split: dict[str, float], seen: Inspection) -> Iterator[str]:
         yield line if place else _said(line, why)
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
     """Returns what `hpsearch init` prints."""
     network, labels = found.network, found.seen.labels
@@ -382,7 +423,13 @@ def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
     return [
         f"{found.name}: photographs{_of_what(found.facts)}; {counted(found.facts.train, 'picture')} for training, "
         f"{found.facts.val} for validation, {found.facts.test} for the test",
-        *([f"  labels: column {labels.label_column} of {labels.file}"] if labels is not None else []),
+        *(
+            [
+                f"  labels: column{'s' * (len(labels.columns) > 1)} {_few(labels.columns)} of {_few(labels.files)}"
+            ]
+            if labels is not None
+            else []
+        ),
         *(f"  {note}" for note in found.facts.notes),
         f"{network.model.name} from {start}, pictures of {network.side} pixels, about {network.epochs:.0f} epochs in "
         "all",

@@ -396,4 +396,6 @@ def _details(exam: "Exam") -> dict[str, Any]:
     if not exam.classes:
         return {}
     found = {"classes": exam.classes, "confusion": exam.confusion, "wrong": exam.wrong}
+    if exam.labels:
+        found["labels"] = exam.labels
     return found | ({"reliability": asdict(exam.reliability)} if exam.reliability is not None else {})

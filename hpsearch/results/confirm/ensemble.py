@@ -14,7 +14,7 @@ the test part, which is put on record, beside the model that is handed out: the 
 
 The loss is the study's. A yes or no of its own for each class (binary_cross_entropy) is divided into shares first,
 whose logarithmic loss it is then. So it is where the loss is the user's own, which may want raw outputs (of a
-regression the squared error).
+regression the squared error). Of several labels it is the binary cross-entropy.
 
 Legend: N samples, K classes (or regression targets).
 """
@@ -42,7 +42,7 @@ from hpsearch.study.specification import CONFIRMS, SUFFIX, StudySpec
 from hpsearch.study.train import TrainSpec
 from hpsearch.text import counted
 from hpsearch.training.calibration import temperature
-from hpsearch.training.ensemble import mean_of
+from hpsearch.training.ensemble import mean_of, to_outputs
 from hpsearch.training.losses import sample_losses
 from hpsearch.training.weights import read_weights
 
@@ -76,7 +76,8 @@ class Figures:
     """What a model does on a part.
 
     Attributes:
-        losses, errors: of each image, [N]; an error is 1 for a wrong class, of a regression the mean distance.
+        losses, errors: of each image, [N]; an error is 1 for a wrong class, of several labels the share of wrong
+            answers, of a regression the mean distance.
         possible: values of an error's mean.
     """
 
@@ -125,12 +126,17 @@ class Joined:
     val: Mapping[str, Figures]
     test: Mapping[str, Figures]
     notes: tuple[str, ...]
-    is_regression: bool
+    task: str
     loss: str = "loss"
     state: Mapping[str, Tensor] | None = None
     temperature: float = 1.0
     untested: str = "confirm tests it"
     attrs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def error_name(self) -> str:
+        """What `Figures.error` is."""
+        return _ERRORS[self.task]
 
 
 def join(
@@ -187,12 +193,12 @@ def _join(
     train = record.spec.train
     parts = load_parts(record.spec, place, record.attrs)
     targets = parts.targets
-    is_regression = not parts.classes
+    task = parts.task
     believed = [judged(member.spec, member.path, parts, place) for member in members]
     at = [member.path for member in members].index(single.path)
 
     def loss(values: Tensor) -> float:
-        return _figures(values, targets, train, is_regression).loss
+        return _figures(values, targets, train, task).loss
 
     state: dict[str, Tensor] | None = None
     if kind == "ensemble":
@@ -206,8 +212,8 @@ def _join(
         joined = judged(single.spec, state, parts, place)
     chosen = tuple((member, count) for member, count in zip(members, counts, strict=True) if count)
     val = {
-        "joined": _figures(joined, targets, train, is_regression),
-        "single": _figures(believed[at], targets, train, is_regression),
+        "joined": _figures(joined, targets, train, task),
+        "single": _figures(believed[at], targets, train, task),
     }
     named = dict.fromkeys(("val", "test"), single.text)
     notes: list[str] = []
@@ -219,7 +225,7 @@ def _join(
             handed = _refit(record, options, notes) or single
             named["test"] = handed.text
             tested = _test(record, chosen, single, handed, state, place, options, kind, notes)
-    heat = 1.0 if is_regression else temperature(joined.clamp(min=1e-12).log(), targets)
+    heat = 1.0 if task == "regression" else temperature(to_outputs(joined, task), targets)
     return Joined(
         record.name,
         kind,
@@ -228,8 +234,8 @@ def _join(
         val,
         tested,
         tuple(notes),
-        is_regression,
-        _loss_name(train, is_regression),
+        task,
+        _loss_name(train, task),
         state,
         heat,
         untested,
@@ -369,22 +375,31 @@ def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
         return None
 
 
-def _loss_name(train: TrainSpec, is_regression: bool) -> str:
-    if is_regression:
+def _loss_name(train: TrainSpec, task: str) -> str:
+    if task == "regression":
         return "mse" if is_own(train.loss) else "loss"
+    if task == "multilabel":
+        return "log_loss" if is_own(train.loss) else "loss"
     return "log_loss" if train.loss == "binary_cross_entropy" or is_own(train.loss) else "loss"
 
 
-def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, is_regression: bool) -> Figures:
-    if is_regression:
+_ERRORS = {"classification": "error", "multilabel": "hamming_error", "regression": "mae"}
+"""What `Figures.error` is, by task."""
+
+
+def _figures(values_NK: Tensor, targets: Tensor, train: TrainSpec, task: str) -> Figures:
+    possible = SHARE
+    if task == "regression":
+        outputs_NK, stand_in = values_NK, "mse"
         distance_NK = (values_NK - targets.double().view_as(values_NK)).abs()
         error_N, possible = distance_NK.flatten(1).mean(1), POSITIVE
-        outputs_NK, task = values_NK, "regression"
+    elif task == "multilabel":
+        outputs_NK, stand_in = to_outputs(values_NK, task), "binary_cross_entropy"
+        error_N = ((values_NK > 0.5) != (targets > 0)).double().mean(1)
     else:
-        error_N, possible = (values_NK.argmax(1) != targets).double(), SHARE
-        outputs_NK, task = values_NK.clamp(min=1e-12).log(), "classification"
-    stands_in = {"log_loss": "cross_entropy", "mse": "mse"}.get(_loss_name(train, is_regression))
-    train = train if stands_in is None else train.model_copy(update={"loss": stands_in})
+        outputs_NK, stand_in = to_outputs(values_NK, task), "cross_entropy"
+        error_N = (values_NK.argmax(1) != targets).double()
+    train = train if _loss_name(train, task) == "loss" else train.model_copy(update={"loss": stand_in})
     loss_N = sample_losses(train, task)(outputs_NK, targets)
     return Figures(loss_N.double().numpy(), error_N.numpy(), possible)
 
@@ -437,24 +452,24 @@ def _test(
     }
     record_opening(record, options.storage, before, facts)
 
-    def tried(member: Member, weights: Path | Mapping[str, Tensor]) -> tuple[Tensor, Tensor, bool]:
+    def tried(member: Member, weights: Path | Mapping[str, Tensor]) -> tuple[Tensor, Tensor, str]:
         parts = open_parts(member.spec, place, digest)
-        return judged(member.spec, weights, parts, place), parts.targets, not parts.classes
+        return judged(member.spec, weights, parts, place), parts.targets, parts.task
 
-    alone, targets, is_regression = tried(handed, handed.path)
+    alone, targets, task = tried(handed, handed.path)
     if state is not None:
         joined = tried(single, state)[0]
     else:
         joined = mean_of([tried(one, one.path)[0] for one, _ in chosen], [count for _, count in chosen])
     return {
-        "joined": _figures(joined, targets, train, is_regression),
-        "single": _figures(alone, targets, train, is_regression),
+        "joined": _figures(joined, targets, train, task),
+        "single": _figures(alone, targets, train, task),
     }
 
 
 def joined_lines(found: Joined) -> list[str]:
     """Returns what was joined and what it gains, for a terminal."""
-    error = "mae" if found.is_regression else "error"
+    error = found.error_name
     if len(found.members) == 1:
         lines = [
             f"{found.study}: no other model lowers the validation {found.loss} of {found.members[0][0].text}"

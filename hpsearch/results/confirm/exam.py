@@ -3,7 +3,7 @@
 Legend: N test samples, B batch, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,11 @@ class Exam:
     Attributes:
         metrics: by trial: `test_loss`, `test_error` ...
         confusion: how often each class (row) was taken for each class, all models together; empty for
-            regressions, training functions and very many classes.
+            regressions, training functions, several labels and very many classes.
+        labels: of several labels each, how often it was said rightly, said wrongly and missed, all models together.
         wrong: the pictures that the models together took for another class with the most confidence: sample,
-            name, class, predicted class, probability (the mean over the models).
+            name, class, predicted class, probability (the mean over the models). Of several labels: those with the
+            most confidently wrong answer to one of them, which is the predicted one.
         pictures: of these samples, by sample: PNG files in base64.
         images: what each image gave, by trial and metric; none of training functions.
         reliability: of the model with the median calibration error, calibrated by its validation part.
@@ -76,6 +78,7 @@ class Exam:
     pictures: dict[int, str] = field(default_factory=dict)
     images: dict[int, dict[str, Values]] = field(default_factory=dict)
     reliability: Reliability | None = None
+    labels: list[list[int]] = field(default_factory=list)
 
 
 def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tuple[str, str]:
@@ -131,11 +134,14 @@ def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
     )
 
 
-def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place) -> Exam:
+def examine(
+    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place, wanted: Iterable[str] = ()
+) -> Exam:
     """Opens the test part once and tries all models of one configuration on it.
 
     Args:
         runs, weights: by trial; all runs have the same specification but for the repeat.
+        wanted: metrics beside those that the runs' study names.
 
     Raises:
         HpsearchError: data, weights or model; or the test function raised.
@@ -151,25 +157,34 @@ def examine(runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Pl
     images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
     found: list[Reliability] = []
-    confusion = torch.zeros(len(sealed.classes), len(sealed.classes), dtype=torch.int64)
+    several = sealed.task == "multilabel"
+    confusion = torch.zeros(len(sealed.classes), 3 if several else len(sealed.classes), dtype=torch.int64)
     for number, path in weights.items():
         model, precision = _model(spec, sealed, path, place, device)
-        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges)
+        outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges, wanted)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
         images[number] = _images(spec, sealed, sealed.test, outputs, judges, "test_")
         if sealed.classes:
-            probabilities = to_probabilities(outputs, spec.train.loss)
+            probabilities = to_probabilities(outputs, spec.train.loss, sealed.task)
             heat = float(read_texts(path).get("temperature", 1.0))
-            found.append(reliability(to_probabilities(outputs / heat, spec.train.loss), sealed.test.targets))
+            calibrated = to_probabilities(outputs / heat, spec.train.loss, sealed.task)
+            found.append(reliability(calibrated, sealed.test.targets.cpu()))
             belief_NK = probabilities if belief_NK is None else belief_NK + probabilities
-            confusion += torch.tensor(counters.confusion())
+            confusion += torch.tensor(counters.label_counts() if several else counters.confusion())
     if belief_NK is None:
         return Exam(metrics, images=images)
     few = len(sealed.classes) <= MOST_CLASSES
-    places, wrong = _most_wrong(belief_NK / len(weights), sealed)
-    pictures = {int(sealed.test.index[place]): picture(sealed, place) for place in places}
+    counts = confusion.tolist() if few else []
+    places, wrong = (_most_wrong_labels if several else _most_wrong)(belief_NK / len(weights), sealed)
     return Exam(
-        metrics, sealed.classes, confusion.tolist() if few else [], wrong, pictures, images, _middle(found)
+        metrics,
+        sealed.classes,
+        [] if several else counts,
+        wrong,
+        {int(sealed.test.index[place]): picture(sealed, place) for place in places},
+        images,
+        _middle(found),
+        counts if several else [],
     )
 
 
@@ -218,6 +233,7 @@ class Parts:
     at: Callable[[StudySpec], tuple[Batches, Part]]
     targets: Tensor
     classes: tuple[str, ...]
+    task: str
     device: torch.device
 
 
@@ -240,7 +256,7 @@ def load_parts(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> Parts
         prepared = data.at(data_table(one))
         return prepared, prepared.val
 
-    return Parts(at, at(spec)[1].targets.cpu(), data.classes, device)
+    return Parts(at, at(spec)[1].targets.cpu(), data.classes, data.task, device)
 
 
 def open_parts(spec: StudySpec, place: Place, digest: str) -> Parts:
@@ -251,11 +267,14 @@ def open_parts(spec: StudySpec, place: Place, digest: str) -> Parts:
     """
     device = devices.choose(place.device)
     sealed = _open(spec, replace(place, digest=digest), device)
-    return Parts(lambda one: (sealed, sealed.test), sealed.test.targets.cpu(), sealed.classes, device)
+    return Parts(
+        lambda one: (sealed, sealed.test), sealed.test.targets.cpu(), sealed.classes, sealed.task, device
+    )
 
 
 def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, place: Place) -> Tensor:
-    """Returns what a model believes of a part: probabilities [N, K] that sum to 1, or a regression's numbers.
+    """Returns what a model believes of a part: probabilities [N, K] that sum to 1 (but for several labels), or a
+    regression's numbers.
 
     Args:
         weights: a file, or the weights themselves, in the number type of training.
@@ -265,7 +284,7 @@ def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, 
     model, precision = _model(spec, batches, weights, place, parts.device)
     judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
     outputs, _ = _outputs(spec, model, batches, part, precision, parts.device, judges)
-    return to_shares(outputs, spec.train.loss) if parts.classes else outputs.double()
+    return to_shares(outputs, spec.train.loss, parts.task) if parts.classes else outputs.double()
 
 
 def _compute_as_in_training(spec: StudySpec) -> None:
@@ -310,16 +329,17 @@ def _outputs(
     precision: devices.Precision,
     device: torch.device,
     judges: Judges,
+    wanted: Iterable[str] = (),
 ) -> tuple[Tensor, EpochMetrics]:
     """Returns the outputs for all samples, on the CPU, and what was counted of them.
 
     Batches that do not fit into memory are halved, as those of the validation are.
     """
 
+    metrics = {*spec.metrics_used().values(), *wanted}
+
     def attempt(batch: int) -> tuple[Tensor, EpochMetrics]:
-        counters = EpochMetrics(
-            spec.train, batches.task, batches.outputs, device, spec.metrics_used().values(), judges
-        )
+        counters = EpochMetrics(spec.train, batches.task, batches.outputs, device, metrics, judges)
         return _all_batches(model, batches, part, precision, device, counters, batch), counters
 
     return devices.halving(attempt, BATCH, device, "the images to be judged")[0]
@@ -360,6 +380,31 @@ def _most_wrong(belief_NK: Tensor, sealed: Sealed) -> tuple[list[int], list[dict
             "class": sealed.classes[targets_N[place]],
             "predicted": sealed.classes[predicted_N[place]],
             "probability": round(float(probability_N[place]), 4),
+        }
+        for place in worst
+    ]
+
+
+def _most_wrong_labels(belief_NK: Tensor, sealed: Sealed) -> tuple[list[int], list[dict[str, Any]]]:
+    """Returns the same of several labels: for each sample the most confidently wrong answer counts."""
+    own_NK = sealed.test.targets.cpu() > 0
+    surprise_NK = torch.where(own_NK, 1 - belief_NK, belief_NK)
+    surprise_N, label_N = surprise_NK.max(1)
+    wrong = torch.nonzero(surprise_N > 0.5).flatten()
+    worst = wrong[surprise_N[wrong].argsort(descending=True, stable=True)][:MOST_WRONG].tolist()
+
+    def said(place: int) -> str:
+        name = sealed.classes[label_N[place]]
+        return f"not {name}" if own_NK[place, label_N[place]] else name
+
+    return worst, [
+        {
+            "sample": int(sealed.test.index[place]),
+            "name": sealed.test.names[place] if sealed.test.names else "",
+            "class": ", ".join(sealed.classes[label] for label in torch.nonzero(own_NK[place]).flatten())
+            or "none",
+            "predicted": said(place),
+            "probability": round(float(surprise_N[place]), 4),
         }
         for place in worst
     ]

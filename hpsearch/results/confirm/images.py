@@ -14,7 +14,17 @@ import numpy as np
 
 from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Values
 
-_SHARES = ("error", "top5_error", "macro_f1", "balanced_accuracy", "auc", "average_precision", "ece")
+_SHARES = (
+    "error",
+    "top5_error",
+    "hamming_error",
+    "subset_error",
+    "macro_f1",
+    "balanced_accuracy",
+    "auc",
+    "average_precision",
+    "ece",
+)
 _POSSIBLE = {**dict.fromkeys(_SHARES, SHARE), "mae": POSITIVE}
 
 

@@ -257,7 +257,10 @@ def _test(
         record_opening(record, options.storage, before, facts)
         resolved = spec.with_hparams(trial.hparams)
         runs = {trial.number: TrialRun(linked.name, trial.number, 1, trial.hparams, resolved, "")}
-        found = examine(runs, {trial.number: path}, place).metrics[trial.number]
+        named = (
+            record.spec.metrics_used().values() if record.spec is not None else ()
+        )  # its own is the training loss
+        found = examine(runs, {trial.number: path}, place, named).metrics[trial.number]
     set_attrs(options.storage, linked.name, {RESULTS: json.dumps(tested | {str(trial.number): found})})
     return found
 

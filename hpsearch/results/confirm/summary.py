@@ -180,7 +180,9 @@ def _details(details: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     classes, confusion = details["classes"], details["confusion"]
     return {
-        "class_errors": class_errors(confusion, classes),
+        "class_errors": label_errors(details["labels"], classes)
+        if details.get("labels")
+        else class_errors(confusion, classes),
         "confusion": {"classes": classes, "counts": confusion} if confusion else None,
         "most_wrong": details["wrong"],
         "reliability": details.get("reliability"),  # of an older version there is none
@@ -208,6 +210,24 @@ def class_errors(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> 
             }
         )
     return rows
+
+
+def label_errors(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the same of several labels: `answers` are those about images that have the label.
+
+    Args:
+        counts: of each, how often it was said rightly, said wrongly and missed.
+    """
+    return [
+        {
+            "label": name,
+            "answers": right + missed,
+            "precision": right / (right + extra) if right + extra else None,
+            "recall": right / (right + missed) if right + missed else None,
+            "f1": 2 * right / (2 * right + extra + missed) if right + extra + missed else None,
+        }
+        for name, (right, extra, missed) in zip(labels, counts, strict=True)
+    ]
 
 
 def result_of(

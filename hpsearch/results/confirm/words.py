@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpsearch.results.confirm.statistics import Summary
-from hpsearch.results.confirm.summary import Confirmation, Result, class_errors
+from hpsearch.results.confirm.summary import Confirmation, Result, class_errors, label_errors
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import hparams_text, number
@@ -206,6 +206,13 @@ def _detail_lines(details: Mapping[str, Any]) -> list[str]:
         lines += [*columns(("", *classes, "error"), rows, most=20), ""]
         told = [(row["class"], *(_share(row[key]) for key in ("precision", "recall"))) for row in errors]
         lines += [*columns(("class", "precision", "recall"), told), ""]
+    if details.get("labels"):
+        rows = [
+            (row["label"], str(row["answers"]), *(_share(row[key]) for key in ("precision", "recall", "f1")))
+            for row in label_errors(details["labels"], classes)
+        ]
+        lines += ["test part, all models of the first, by label; answers: about images that have it"]
+        lines += [*columns(("label", "answers", "precision", "recall", "F1"), rows, most=20), ""]
     if reliability := details.get("reliability"):
         lines += [reliability_sentence(reliability), ""]
     if details["wrong"]:

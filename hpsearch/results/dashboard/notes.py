@@ -12,6 +12,7 @@ from hpsearch.results.terminal.lines import paused_line
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
+from hpsearch.study.checks import KINDS
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import LABEL, LONGEST, as_code, counted, in_markdown, one_line
@@ -237,7 +238,8 @@ def data_rows(spec: StudySpec | None, attrs: Mapping[str, Any]) -> list[tuple[st
     if data.get("classes"):
         names = data["classes"]
         more = f" and {len(names) - MOST_CLASSES:,} more" if len(names) > MOST_CLASSES else ""
-        rows.append((counted(len(names), "class", "classes"), f"{', '.join(names[:MOST_CLASSES])}{more}"))
+        kind = KINDS.get(data.get("task", ""), KINDS["classification"])
+        rows.append((counted(len(names), *kind), f"{', '.join(names[:MOST_CLASSES])}{more}"))
     if "width" in data:
         size = f"{data['width']} x {data['height']} pixels"
         rows.append(("size", f"{size}, {counted(data['channels'], 'channel')}"))

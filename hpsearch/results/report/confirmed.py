@@ -50,9 +50,10 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
             confusion_table(confusion["classes"], confusion["counts"]),
         ]
     if rows := summary.get("class_errors"):
+        what = "label" if "label" in rows[0] else "class"
         blocks += [
             Text(
-                "By class: the precision is the share of right ones among the answers that name it, the recall the "
+                f"By {what}: the precision is the share of right ones among the answers that name it, the recall the "
                 "share of its pictures that are named so."
             ),
             class_table(rows),
@@ -73,17 +74,18 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns precision and recall of each class; those of an older version have errors alone."""
-    keys = [key for key in ("precision", "recall", "error") if any(key in row for row in rows)]
+    """Returns precision and recall of each class or label; those of an older version have errors alone."""
+    keys = [key for key in ("precision", "recall", "f1", "error") if any(key in row for row in rows)]
+    what = "label" if "label" in rows[0] else "class"
     cells = [
         (
-            str(row["class"]),
+            str(row[what]),
             str(row["answers"]),
             *("-" if row.get(key) is None else f"{row[key]:.1%}" for key in keys),
         )
         for row in rows
     ]
-    return Table(("class", "answers", *keys), tuple(cells))
+    return Table((what, "answers", *(key.replace("f1", "F1") for key in keys)), tuple(cells))
 
 
 def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:

@@ -30,6 +30,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number, precision_text
 from hpsearch.store.keys import ENDED
 from hpsearch.store.study_data import DATA
+from hpsearch.study.checks import KINDS
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -231,8 +232,12 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         (f"training time{answer.of_search}", time_spent(best.seconds)),
     ]
     if best.attrs.get("class_errors"):
+        kind = KINDS.get((record.attrs.get(DATA) or {}).get("task", ""), KINDS["classification"])[0]
         facts.append(
-            (f"validation error by class{answer.of_search}, the worst first", str(best.attrs["class_errors"]))
+            (
+                f"validation error by {kind}{answer.of_search}, the worst first",
+                str(best.attrs["class_errors"]),
+            )
         )
     if best.attrs.get("parameters"):
         facts.append(("parameters", f"{best.attrs['parameters']:,}"))

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, hparam, number
-from hpsearch.study.checks import DataFacts
+from hpsearch.study.checks import KINDS, DataFacts
 from hpsearch.study.specification import LIMITS, StudySpec
 from hpsearch.text import counted, one_line
 from hpsearch.training import device as devices
@@ -126,7 +126,7 @@ def _estimate_line(report: Report, estimate: Estimate) -> str:
 
 def _data_lines(data: DataFacts) -> list[str]:
     classes = (
-        f"{counted(len(data.classes), 'class', 'classes')} ({_listed(data.classes)})"
+        f"{counted(len(data.classes), *KINDS[data.task])} ({_listed(data.classes)})"
         if data.classes
         else data.task
     )

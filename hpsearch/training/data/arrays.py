@@ -400,7 +400,7 @@ def _read_digits(request: Request) -> Catalogue:
     path = str(_digits_file(request))
     images, hashes, *_ = scan("digits", [(path, "")], request, "HW")
     digits = digits_table(path)[:, 64]
-    targets, classes = to_targets(digits, request.spec.task, f"data.root: {path}", _NUMERALS)
+    targets, classes = to_targets(digits, request.spec.wanted_task, f"data.root: {path}", _NUMERALS)
     return Catalogue(images, targets, classes, np.full(len(digits), FREE, np.int8), hashes)
 
 
@@ -434,6 +434,6 @@ def read_idx_set(request: Request, files: Iterable[Path]) -> Catalogue:
             f"data.root: {train_y} and {test_y} hold {len(values)} labels up to {values.max(initial=0)} for "
             f"{len(images)} images of {len(known)} classes; fetch the files again"
         )
-    targets, classes = to_targets(values, request.spec.task, f"data.root: {train_y}", known)
+    targets, classes = to_targets(values, request.spec.wanted_task, f"data.root: {train_y}", known)
     parts = np.repeat(np.array([FREE, TEST], np.int8), [len(part) for part in labels])
     return Catalogue(images, targets, classes, parts, hashes)

@@ -56,6 +56,8 @@ class Assembly:
 
     @property
     def task(self) -> str:
+        if self.catalogue.is_multilabel:
+            return "multilabel"
         return "classification" if self.catalogue.classes else "regression"
 
 
@@ -247,7 +249,6 @@ def _keep_split(cache: Cache, assembly: Assembly) -> None:
     One line for each sample; those of training in the order of which every beginning is a subset.
     """
     found, rows = assembly.catalogue, assembly.rows
-    labels = [found.classes[target] for target in found.targets] if found.classes else found.targets.tolist()
 
     def build(folder: Path) -> None:
         with (folder / SAMPLES).open("w", encoding="utf-8", newline="") as file:
@@ -256,7 +257,7 @@ def _keep_split(cache: Cache, assembly: Assembly) -> None:
             for name, part in zip(PARTS, (rows.train, rows.val, rows.test), strict=True):
                 for row in part.tolist():
                     content = found.hashes[row].tobytes().hex()
-                    table.writerow((name, row, found.name(row), labels[row], content))
+                    table.writerow((name, row, found.name(row), found.labels_of(row), content))
 
     cache.entry(split_entry(assembly.digest), build)
 
@@ -319,12 +320,27 @@ def _as_counted(name: str) -> list[tuple[int, str]]:
 
 def _balance(found: Catalogue) -> tuple[str, ...]:
     if not found.classes:
-        return ()
-    counts = np.bincount(found.targets, minlength=len(found.classes))
+        looks = found.targets.shape[1] > 1 and bool(np.isin(found.targets, (0, 1)).all())
+        return (
+            (
+                "labels are several columns of 0 and 1, taken for numbers; if they say which labels an image has, set "
+                'data.task = "multilabel"',
+            )
+            if looks
+            else ()
+        )
+    counts = found.count()
     low, high = int(counts.argmin()), int(counts.argmax())
     each = ""
     if len(counts) <= MOST_COUNTED:
         each = ": " + ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True))
+    if found.is_multilabel:
+        own = (found.targets > 0).sum(1)
+        none = f", {counted(int((own == 0).sum()), 'image')} without any" if (own == 0).any() else ""
+        return (
+            f'{len(counts)} labels, from {counted(int(counts[low]), "image")} of "{found.classes[low]}" to '
+            f'{counts[high]} of "{found.classes[high]}"; {own.mean():.3g} labels an image on average{none}{each}',
+        )
     if counts[low] == counts[high]:
         return (f"{counted(len(counts), 'class', 'classes')} of {counted(int(counts[low]), 'image')} each",)
     if counts[low] * 1.5 >= counts[high]:

@@ -81,8 +81,9 @@ class Catalogue:
     """All samples of a source.
 
     Attributes:
-        targets: int64 of shape [N], or float32 of shape [N, T] for regression.
-        classes: names by target; empty for regression.
+        targets: int64 of shape [N], or float32 of shape [N, T] for regression; of images that may have several labels
+            float32 of shape [N, K], 1 for those that an image has.
+        classes: names by target, or of the labels; empty for regression.
         parts: FREE, TRAIN, VAL or TEST for each sample.
         hashes: uint8 of shape [N, HASH_BYTES], of each image's content.
         groups: int64 of shape [N]; samples with the same number must not be torn apart. None: no groups.
@@ -109,6 +110,27 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.parts)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return bool(self.classes) and self.targets.ndim == 2
+
+    def count(self, rows: Array | slice = slice(None)) -> Array:
+        """Returns how many of some samples are of each class, or have each label; int64 of shape [K]."""
+        if self.is_multilabel:
+            counts_K: Array = (self.targets[rows] > 0).sum(0, dtype=np.int64)
+        else:
+            counts_K = np.bincount(self.targets[rows], minlength=len(self.classes))
+        return counts_K
+
+    def labels_of(self, row: int) -> str:
+        """Returns the class of a sample, or its labels, as people write them; of a regression its numbers."""
+        target = self.targets[row]
+        if not self.classes:
+            return str(target.tolist())
+        places = np.flatnonzero(target) if self.is_multilabel else [target]
+        return "|".join(self.classes[place] for place in places)
 
     def name(self, row: int) -> str:
         """Returns what to call a sample in a message."""

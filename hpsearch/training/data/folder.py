@@ -9,10 +9,12 @@ the files when a trial asks for them.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -128,6 +130,7 @@ SUFFIXES = frozenset(
 
 
 _DEEPEST = 64  # folders
+_SHOWN = 3  # tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +143,20 @@ class Listing:
     """
 
     names: list[str]
-    labels: list[str]
+    labels: list[Any]
     parts: list[int]
     notes: tuple[str, ...]
     table: Table | None = None
 
 
 def list_files(request: Request) -> list[Path]:
-    """Returns all pictures and the table of labels.
+    """Returns all pictures and the tables of labels.
 
     Raises:
         DataError: the folder is missing or has not the form of a data set.
     """
     found = [request.root / name for name in list_pictures(request).names]
-    return found + ([request.root / request.spec.labels] if request.spec.labels else [])
+    return found + [request.root / file for file in request.spec.label_files]
 
 
 def list_pictures(request: Request) -> Listing:
@@ -162,13 +165,15 @@ def list_pictures(request: Request) -> Listing:
     Raises:
         DataError: the folder is missing or has not the form of a data set.
     """
-    root, table = request.root, request.spec.labels
+    root = request.root
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(
             f"data.root: the folder {root.absolute()} {what}; name the folder of images by data.root or --data-root"
         )
-    return _list_by_folder(root) if table is None else _list_by_table(request, labels.find_table(root, table))
+    if not request.spec.label_files:
+        return _list_by_folder(root)
+    return _list_by_table(request, [labels.find_table(root, file) for file in request.spec.label_files])
 
 
 def _list_by_folder(root: Path) -> Listing:
@@ -195,31 +200,140 @@ def _list_by_folder(root: Path) -> Listing:
     return Listing(pictures, classes, found, (*notes, *_describe_others(others)))
 
 
-def _list_by_table(request: Request, path: Path) -> Listing:
+def _list_by_table(request: Request, paths: Sequence[Path]) -> Listing:
     spec, root = request.spec, request.root
-    table = labels.read_table(path, spec.label_column, spec.file_column)
-    names = labels.column(table, spec.file_column, path, "data.file_column")
-    written = with_slashes(root, names)
-    names = _stripped(written, spec.strip, path)
-    missing = [one for one, name in zip(written, names, strict=True) if not os.path.lexists(root / name)]
-    if missing:
-        raise DataError(
-            f"data.labels: {path} names {missing[0]}, which is not in {root} ({len(missing)} of {len(names)} "
-            "files are missing); the names are relative to data.root, and data.strip says what to leave off in front"
-        )
-    values = labels.label_columns(table, spec.label_column, path)
+    walked = _walk(root)
+    given = _parts_of_files(paths, spec)
+    rows = [_read_rows(request, path, part, walked[0]) for path, part in zip(paths, given, strict=True)]
+    first, names = rows[0], [name for one in rows for name in one.names]
+    values = [value for one in rows for value in one.values]
     plain = [os.path.normpath(name) for name in names]
-    labels.check_rows_differ(plain, names, values, path)
-    known = {*plain, os.path.relpath(path, root)}
-    pictures, others = ([name for name in some if name not in known] for some in _walk(root))
-    notes = _describe_unlisted(pictures, path.name) + _describe_others(others)
-    if spec.split_column is None:
+    where = [f"{one.path}, row {row}" for one in rows for row in range(2, len(one.names) + 2)]
+    labels.check_rows_differ(plain, names, values, first.path, where if len(rows) > 1 else None)
+    known = {*plain, *(os.path.relpath(path, root) for path in paths)}
+    pictures, others = ([name for name in some if name not in known] for some in walked)
+    said = dict.fromkeys(note for one in rows for note in one.notes)
+    notes = (*said, *_describe_unlisted(pictures, _together(paths)), *_describe_others(others))
+    if any(one.parts is None for one in rows):
         found = parts_in_table([PurePath(name).parts for name in plain])
     else:
-        found = _parts_in_column(
-            labels.column(table, spec.split_column, path, "data.split_column"), path, spec
-        )
+        found = [part for one in rows for part in one.parts or ()]
+    shared = [name for name in first.table if all(name in one.table for one in rows)]
+    table = {name: [value for one in rows for value in one.table[name]] for name in shared}
     return Listing(names, values, found, notes, table)
+
+
+def _together(paths: Sequence[Path]) -> str:
+    return " or ".join(path.name for path in paths[:_SHOWN]) + (" ..." if len(paths) > _SHOWN else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What a table says of its pictures; `parts` is None where it says nothing of them."""
+
+    path: Path
+    names: list[str]
+    values: list[Any]
+    parts: list[int] | None
+    table: Table
+    notes: tuple[str, ...]
+
+
+def _read_rows(request: Request, path: Path, part: int | None, pictures: Sequence[str]) -> _Rows:
+    """Reads one of the tables.
+
+    Args:
+        part: that its name says; None for none.
+        pictures: that lie below the root.
+    """
+    spec, root = request.spec, request.root
+    table = labels.read_table(path, spec.label_columns, spec.file_column)
+    written = with_slashes(root, labels.column(table, spec.file_column, path, "data.file_column"))
+    names = [f"{spec.prefix or ''}{name}" for name in _stripped(written, spec.strip, path)]
+    names, notes = _completed(root, names, pictures, path)
+    missing = [place for place, name in enumerate(names) if not os.path.lexists(root / name)]
+    if missing:
+        raise DataError(
+            f"data.labels: {path} names {written[missing[0]]}, which is not in {root} ({len(missing)} of {len(names)} "
+            "files are missing); the names are relative to data.root, and data.strip says what to leave off in front, "
+            f"data.prefix what to put there{_hint(written[missing[0]], pictures)}"
+        )
+    values = labels.label_columns(
+        table, spec.label_columns, path, may_be_empty=spec.label_separator is not None
+    )
+    parts = None if part is None else [part] * len(names)
+    if spec.split_column is not None:
+        given = labels.column(table, spec.split_column, path, "data.split_column")
+        parts = _parts_in_column(given, path, spec)
+    group = spec.split.group_by
+    if group is not None and group.startswith("column:"):  # here, where its own rows can be named
+        labels.column(table, group.removeprefix("column:"), path, "data.split.group_by")
+    return _Rows(path, names, values, parts, table, notes)
+
+
+def _completed(
+    root: Path, names: list[str], pictures: Sequence[str], path: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """Returns names with the suffix of the only picture that is called so, and what is said of it."""
+    if all(os.path.lexists(root / name) for name in names):
+        return names, ()
+    counts = Counter(os.path.splitext(name)[0] for name in pictures)
+    by_stem = {os.path.splitext(name)[0]: name for name in pictures}
+    found = [
+        by_stem[plain]
+        if counts[plain := os.path.normpath(name)] == 1 and not (root / name).is_file()
+        else name
+        for name in names
+    ]
+    added = sorted({os.path.splitext(new)[1] for new, old in zip(found, names, strict=True) if new != old})
+    return found, (f"names in {path.name} lack their suffix ({', '.join(added)})",) if added else ()
+
+
+def _hint(name: str, pictures: Sequence[str]) -> str:
+    """Returns what would lead to a picture that is called so, wherever it lies; "" if none or several are."""
+    last = PurePath(name.replace("\\", "/")).parts
+    same = [one for one in pictures if PurePath(one).name == last[-1]]
+    if len(same) != 1:
+        return ""
+    here = PurePath(same[0]).parts
+    common = next((n for n in range(min(len(here), len(last)), 0, -1) if here[-n:] == last[-n:]), 1)
+    strip = name[: len(name) - len("/".join(last[-common:]))]
+    prefix = "".join(f"{folder}/" for folder in here[:-common])
+    fields = [f'{field} = "{text}"' for field, text in (("strip", strip), ("prefix", prefix)) if text]
+    return f": {same[0]} is there, and {' and '.join(fields)} would find it" if fields else ""
+
+
+def _parts_of_files(paths: Sequence[Path], spec: DataSpec) -> list[int | None]:
+    """Returns the part that the name of each of several tables says; None for all where none says one.
+
+    Raises:
+        DataError: some say one and others do not, or none is for training; or a column says it too.
+    """
+    found = [_part_in_name(path.stem) for path in paths]
+    if len(paths) == 1 or all(part is None for part in found):
+        return [None] * len(paths)
+    if None in found:
+        named, other = paths[[part is not None for part in found].index(True)], paths[found.index(None)]
+        raise DataError(
+            f"data.labels: the name {named.name} says a part and {other.name} none; call all of them by train, val or "
+            "test, or none"
+        )
+    if FREE not in found:
+        raise DataError(
+            f"data.labels: none of {', '.join(path.name for path in paths)} is called train; add it"
+        )
+    if spec.split_column is not None:
+        raise DataError(
+            f'data.split_column is "{spec.split_column}", and the names of the tables ({_together(paths)}) say the '
+            "parts; remove split_column"
+        )
+    return found
+
+
+def _part_in_name(stem: str) -> int | None:
+    """Returns the part that a word of a file's name stands for, as in train_labels or fold1-test."""
+    parts = {part for word in re.split(r"[^A-Za-z]+", stem) if (part := part_of(word)) is not None}
+    return parts.pop() if len(parts) == 1 else None
 
 
 def with_slashes(root: Path, names: Sequence[str]) -> list[str]:
@@ -264,6 +378,11 @@ def _parts_in_column(values: Sequence[str], path: Path, spec: DataSpec) -> list[
     if FREE not in found:
         raise DataError(f"data.split_column: {path} says train of no file in {spec.split_column}; add some")
     return found
+
+
+def list_names(root: Path) -> list[str]:
+    """Returns the names of all pictures below a folder, relative to it."""
+    return _walk(root)[0]
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -371,7 +490,7 @@ def read_folder(request: Request) -> Catalogue:
     ).take(whole)
     rows = np.array(list(known), np.int64)[whole]
     targets, classes = _to_targets(request, listing, rows)
-    where = str(root / (request.spec.labels or ""))
+    where = _where(request)
     groups = labels.to_groups(request.spec.split.group_by, listing.names, listing.table, where)
     deep = images.chunks(size, kept) if form.dtype != "uint8" else ()  # as they have just been decoded
     extremes = [find_extremes(chunk) for chunk in deep]
@@ -396,18 +515,37 @@ def read_folder(request: Request) -> Catalogue:
 FOLDER = Source(
     files=list_files,
     read=read_folder,
-    heeds=frozenset(("labels", "file_column", "label_column", "split_column", "strip", "split.group_by")),
+    heeds=frozenset(
+        (
+            "labels",
+            "file_column",
+            "label_column",
+            "split_column",
+            "label_separator",
+            "strip",
+            "prefix",
+            "split.group_by",
+        )
+    ),
     remarks=lambda request: list_pictures(request).notes,
 )
+
+
+def _where(request: Request) -> str:
+    """Returns what to call the tables of labels."""
+    return " and ".join(str(request.root / file) for file in request.spec.label_files)
 
 
 def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array, tuple[str, ...]]:
     chosen = [listing.labels[row] for row in rows]
     if request.spec.labels:
         return labels.to_targets(
-            chosen,
-            request.spec.task,
-            f"data.labels: {request.root / request.spec.labels}",
+            chosen
+            if request.spec.label_separator is None
+            else labels.divided(chosen, request.spec.label_separator),
+            request.spec.wanted_task,
+            f"data.labels: {_where(request)}",
+            request.spec.label_columns if len(request.spec.label_columns) > 1 else (),
             samples=[listing.names[row] for row in rows],
         )
     classes, targets = np.unique(np.array(chosen), return_inverse=True)
@@ -416,9 +554,10 @@ def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array,
             f'data.root: {request.root} holds only the class "{classes[0]}"; a classification needs at least '
             "two folders"
         )
-    if request.spec.task == "regression":
+    if request.spec.task in ("regression", "multilabel"):
+        what = "numbers" if request.spec.task == "regression" else "the labels of each image"
         raise DataError(
-            f'data.task is "regression" and {request.root} has class folders; list numbers in a CSV named '
+            f'data.task is "{request.spec.task}" and {request.root} has class folders; list {what} in a CSV named '
             "by data.labels"
         )
     return targets.astype(np.int64), tuple(map(str, classes))

@@ -41,18 +41,18 @@ def find_table(folder: Path, name: str) -> Path:
     return path
 
 
-def read_table(path: Path, labels: str, file: str) -> Table:
+def read_table(path: Path, labels: Sequence[str], file: str) -> Table:
     """Reads a CSV file, or the loop of a STAR file that has the columns of labels, as text.
 
     Args:
-        labels: columns of labels, joined by commas.
+        labels: columns of labels.
         file: column of files.
 
     Raises:
         DataError: it is missing or no such table.
     """
     text, star = _read_text(path), path.suffix.lower() == ".star"
-    rows = _star_rows(text, path, labels.split(","), (file, _STAR_FILES)) if star else _csv_rows(text, path)
+    rows = _star_rows(text, path, labels, (file, _STAR_FILES)) if star else _csv_rows(text, path)
     if len(rows) < 2:
         raise DataError(f"data.labels: {path} holds no rows; its first line names the columns")
     header, *body = [[field.strip() for field in row] for row in rows]
@@ -138,8 +138,11 @@ def _star_rows(text: str, path: Path, columns: Sequence[str], files: Sequence[st
     return max(tables, key=lambda rows: (wanted <= set(rows[0]), bool(named & set(rows[0])), len(rows)))
 
 
-def column(table: Table, name: str, path: Path | str, field: str) -> list[str]:
+def column(table: Table, name: str, path: Path | str, field: str, may_be_empty: bool = False) -> list[str]:
     """Returns a column of a table; STAR's leading underscore may be left out.
+
+    Args:
+        may_be_empty: whether some of its fields may.
 
     Raises:
         DataError: there is no such column, or it has gaps.
@@ -149,7 +152,7 @@ def column(table: Table, name: str, path: Path | str, field: str) -> list[str]:
         raise DataError(f'{field}: {path} has no column "{name}"; {nearest(name, table)}')
     values = table[key]
     for row, value in enumerate(values, 2):
-        if not value:
+        if not value and not may_be_empty:
             raise DataError(f'{field}: {path}, row {row} has no "{name}"; complete or remove the row')
         if len(value) > _LONGEST or "\n" in value or "\r" in value:
             raise DataError(
@@ -175,19 +178,38 @@ def file_column(table: Table, name: str) -> list[str] | None:
     return None if found is None else table[found]
 
 
-def label_columns(table: Table, names: str, path: Path | str) -> Any:
-    """Returns the labels of a table; several columns, joined by commas, are several regression targets."""
-    columns = [column(table, name.strip(), path, "data.label_column") for name in names.split(",")]
+def label_columns(table: Table, names: Sequence[str], path: Path | str, may_be_empty: bool = False) -> Any:
+    """Returns the labels of a table; several columns are several regression targets, or a label each."""
+    columns = [column(table, name, path, "data.label_column", may_be_empty) for name in names]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
+_YES, _NO = frozenset(("1", "1.0", "true", "yes")), frozenset(("0", "0.0", "false", "no"))
+"""What says whether an image has a label, in lower case."""
+
+
+def is_yes(value: str) -> bool:
+    return value.lower() in _YES
+
+
+def are_yes_or_no(values: Sequence[str]) -> bool:
+    """Whether a column says of each image whether it has a label, and both occur."""
+    found = {value.lower() for value in values}
+    return found <= _YES | _NO and bool(found & _YES) and bool(found & _NO)
+
+
 def check_rows_differ(
-    keys: Sequence[Hashable], names: Sequence[str], labels: Sequence[Any], path: Path
+    keys: Sequence[Hashable],
+    names: Sequence[str],
+    labels: Sequence[Any],
+    path: Path,
+    rows: Sequence[str] | None = None,
 ) -> None:
     """Refuses a table that names an image twice: the labels might differ, and the copies be split apart.
 
     Args:
         keys: equal for the same image, however it is named.
+        rows: what to call the rows, where they are those of several files.
 
     Raises:
         DataError: names the image and both rows.
@@ -196,10 +218,12 @@ def check_rows_differ(
     for row, key in enumerate(keys):
         known = first.setdefault(key, row)
         if known != row:
-            raise DataError(
-                f"data.labels: {path} names {names[row]} in rows {known + 2} and {row + 2} "
-                f'("{_shown(labels[known])}" and "{_shown(labels[row])}"); keep one of them'
-            )
+            found = f'("{_shown(labels[known])}" and "{_shown(labels[row])}"); keep one of them'
+            if rows is None:
+                raise DataError(
+                    f"data.labels: {path} names {names[row]} in rows {known + 2} and {row + 2} {found}"
+                )
+            raise DataError(f"data.labels: {names[row]} is named in {rows[known]} and in {rows[row]} {found}")
 
 
 def _shown(label: Any) -> str:
@@ -211,8 +235,10 @@ def to_targets(
 ) -> tuple[Array, tuple[str, ...]]:
     """Returns targets and class names: int64 of shape [N], or float32 of shape [N, T] and no names.
 
+    Of images with several labels each, they are float32 of shape [N, K], 1 for the labels that an image has.
+
     Args:
-        labels: N names or numbers, or N rows of numbers.
+        labels: N names or numbers, or N rows of numbers; N sets of names for "multilabel".
         task: "auto" takes numbers with a fraction, or rows of several, for regression.
         names: of the classes 0, 1, ..., if the source knows them.
         samples: what the labels belong to, for messages.
@@ -220,8 +246,12 @@ def to_targets(
     Raises:
         DataError: they are not the labels of this task.
     """
+    if task == "multilabel":
+        return _several(labels, where, names, samples)
     written = _as_array(labels, where)
     numbers = _numbers(written)
+    if numbers is None and names and task == "classification" and written.ndim == 2:  # yes or no, in words
+        numbers = _yes_or_no(written, where, names, samples)
     if numbers is None and task == "regression":
         raise DataError(
             f'{where}: "{written.flat[0]}" is not a number, and data.task is "regression"; use numbers'
@@ -239,6 +269,65 @@ def to_targets(
             f'{list(written.shape)}; set data.task = "regression" for such labels'
         )
     return _classes(written, numbers, where, names)
+
+
+def divided(values: Sequence[str], separator: str) -> list[frozenset[str]]:
+    """Returns the labels of each image of a column that joins them."""
+    return [frozenset(filter(None, map(str.strip, value.split(separator)))) for value in values]
+
+
+def _several(
+    labels: Any, where: str, names: Sequence[str], samples: Sequence[str]
+) -> tuple[Array, tuple[str, ...]]:
+    """Returns which image has which label, float32 of shape [N, K], and the labels' names.
+
+    Raises:
+        DataError: a value is neither yes nor no, or a label is of no image.
+    """
+    if len(labels) and isinstance(labels[0], frozenset):
+        names = sorted(frozenset().union(*labels))
+        place = {name: number for number, name in enumerate(names)}
+        hot_NK = np.zeros((len(labels), len(names)), np.float32)
+        for row, own in enumerate(labels):
+            hot_NK[row, [place[name] for name in own]] = 1
+    else:
+        written = _as_array(labels, where)
+        if written.ndim != 2:
+            raise DataError(
+                f'{where}: data.task is "multilabel" and each image has one value; name a column of 0 and 1 for each '
+                "label by data.label_column, or what stands between the labels by data.label_separator"
+            )
+        names = names or tuple(map(str, range(written.shape[1])))
+        hot_NK = _yes_or_no(written, where, names, samples).astype(np.float32)
+    if len(names) < 2:
+        raise DataError(
+            f"{where} holds {'no labels' if not names else f'only the label {names[0]}'}; of one label, make two "
+            "classes (yes and no)"
+        )
+    unused = np.flatnonzero(hot_NK.sum(0) == 0)
+    if len(unused):
+        raise DataError(f'{where}: no image has the label "{names[unused[0]]}"; remove its column')
+    return hot_NK, tuple(names)
+
+
+def _yes_or_no(written: Array, where: str, names: Sequence[str], samples: Sequence[str]) -> Array:
+    """Returns 1 for yes and 0 for no, float64 of the same shape.
+
+    Raises:
+        DataError: a value is neither.
+    """
+    low = np.char.lower(written.astype(str))
+    yes, no = np.isin(low, [*_YES]), np.isin(low, [*_NO])
+    wrong = np.argwhere(~(yes | no))
+    if len(wrong):
+        row, place = wrong[0]
+        sample = samples[row] if samples else f"image {row}"
+        more = f" ({len(wrong)} values are)" if len(wrong) > 1 else ""
+        raise DataError(
+            f'{where}: the label "{names[place]}" of {sample} is "{written[row, place]}", neither 0 nor 1{more}; '
+            "correct it, or leave the column or the images out"
+        )
+    return yes.astype(np.float64)
 
 
 def _as_array(labels: Any, where: str) -> Array:

@@ -304,4 +304,6 @@ def _free(device: torch.device) -> float:
 def _count(targets: Tensor, classes: int) -> Tensor:
     if not classes:
         return torch.empty(0, dtype=torch.int64, device=targets.device)
+    if targets.ndim == 2:  # several labels of a sample
+        return (targets > 0).sum(0)
     return torch.bincount(targets, minlength=classes)

@@ -128,7 +128,8 @@ class Part:
     Attributes:
         images: uint8 or float32 of shape [N, C, H, W], as stored. On CPUs memory-mapped and shared with other
             workers, so never to be written to. Data sets of the user's that do not fit are streamed.
-        targets: int64 of shape [N], or float32 of shape [N, T], on the training device.
+        targets: int64 of shape [N], or float32 of shape [N, T], on the training device; of several labels float32 of
+            shape [N, K].
         index: where each sample stands in the data set, int64 of shape [N].
         names: of the samples; only the test part has them.
     """
@@ -237,7 +238,7 @@ class Prepared(Batches):
     """The training and the validation part for one trial.
 
     Attributes:
-        class_counts: samples of each class in `train`, on the device; empty for regression.
+        class_counts: samples of each class, or with each label, in `train`, on the device; empty for regression.
         smaller: the training images at the sizes of `data.progressive`.
     """
 

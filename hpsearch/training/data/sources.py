@@ -48,6 +48,8 @@ CHOICES = {
     "label_column": "which is not labelled by a table",
     "split_column": "whose parts are in no table of files",
     "strip": "which is not found by a table of files",
+    "prefix": "which is not found by a table of files",
+    "label_separator": "which is not labelled by a table of files",
     "predict": "whose pictures hpsearch prepares itself",
     "split.group_by": "which has neither file names nor columns",
 }
@@ -66,8 +68,10 @@ _READ_WITH = (
     "labels",
     "file_column",
     "label_column",
+    "label_separator",
     "split_column",
     "strip",
+    "prefix",
     "skip_unreadable",
 )
 """Fields on which a catalogue depends."""
@@ -131,12 +135,16 @@ def _refuse_unheeded(spec: DataSpec, source: Source) -> None:
             continue
         if field not in source.heeds:
             raise DataError(
-                f'data.{field} is "{value}", and data.dataset is "{spec.dataset}", {why}; leave it out'
+                f'data.{field} is "{_shown(value)}", and data.dataset is "{spec.dataset}", {why}; leave it out'
             )
         if field.endswith("_column") and spec.labels is None:
             raise DataError(
-                f'data.{field} is "{value}", but data.labels names no table; set it, or leave {field} out'
+                f'data.{field} is "{_shown(value)}", but data.labels names no table; set it, or leave {field} out'
             )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def own_size(spec: DataSpec) -> Size | None:

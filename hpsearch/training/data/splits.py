@@ -54,7 +54,14 @@ def split(catalogue: Catalogue, spec: Split) -> Rows:
 
 
 def strata(catalogue: Catalogue) -> Array:
-    """Returns what the parts are balanced by, int64 of shape [N]: the class; nothing for regression."""
+    """Returns what samples are told apart by, int64 of shape [N]: the class; nothing for regression.
+
+    Of several labels the one that is rarest in all, and a stratum of their own for samples without any.
+    """
+    if catalogue.is_multilabel:
+        rarest_first = np.argsort(catalogue.count(), kind="stable")
+        hot_NK = catalogue.targets[:, rarest_first] > 0
+        return np.where(hot_NK.any(1), rarest_first[hot_NK.argmax(1)], len(rarest_first))
     if catalogue.classes:
         return catalogue.targets
     return np.zeros(len(catalogue), np.int64)
@@ -69,11 +76,15 @@ def assign(catalogue: Catalogue, spec: Split) -> Array:
     wanted = _wanted(parts, spec)
     labels = strata(catalogue)[free]
     generator = np.random.default_rng([spec.seed, 0])
-    if catalogue.groups is None:
-        parts[free] = _by_class(labels, wanted, generator)
-    else:
+    if catalogue.is_multilabel:
+        labels = catalogue.targets[free] > 0
+    if catalogue.groups is not None:
         _check_groups(catalogue, catalogue.groups, parts)
         parts[free] = _by_group(labels, catalogue.groups[free], wanted, generator)
+    elif catalogue.is_multilabel:
+        parts[free] = _by_labels(labels, wanted, generator)
+    else:
+        parts[free] = _by_class(labels, wanted, generator)
     return parts
 
 
@@ -111,13 +122,50 @@ def _quota(counts_K: Array, share: float) -> Array:
     return np.where(counts_K > 0, np.maximum(quota_K, 1), 0)
 
 
+def _by_labels(hot_NK: Array, wanted: list[tuple[int, float]], generator: np.random.Generator) -> Array:
+    """Gives out the samples of the rarest label first, each to the part that lacks most of it.
+
+    This is iterative stratification (Sechidis et al. 2011). Here a label with as many samples as there are parts has at
+    least one in each, as far as the labels beside it allow, and rarer ones are for training.
+    """
+    shares_P = np.array([share for _, share in wanted])
+    counts_K = hot_NK.sum(0, dtype=np.int64)
+    lacks_PK = np.zeros((len(wanted), len(counts_K)))
+    for place, share in enumerate(shares_P[1:], 1):
+        lacks_PK[place] = np.where(counts_K >= len(wanted), _quota(counts_K, share), 0)
+    lacks_PK[0] = counts_K - lacks_PK[1:].sum(0)
+    lacks_P = shares_P * len(hot_NK)
+    choice_N = np.full(len(hot_NK), -1)
+    order = generator.permutation(len(hot_NK))
+    for label in np.argsort(counts_K, kind="stable"):
+        for row in order[hot_NK[order, label] & (choice_N[order] < 0)]:
+            part = np.lexsort((lacks_P, lacks_PK[:, label]))[-1]
+            choice_N[row] = part
+            lacks_PK[part] -= hot_NK[row]
+            lacks_P[part] -= 1
+    for row in order[choice_N[order] < 0]:  # they have no label
+        choice_N[row] = np.argmax(lacks_P)
+        lacks_P[choice_N[row]] -= 1
+    parts_N: Array = np.array([part for part, _ in wanted], np.int8)[choice_N]
+    return parts_N
+
+
 def _by_group(
     labels: Array, groups: Array, wanted: list[tuple[int, float]], generator: np.random.Generator
 ) -> Array:
-    """Gives whole groups, the largest first, each to the part that then lies nearest to what it should be."""
+    """Gives whole groups, the largest first, each to the part that then lies nearest to what it should be.
+
+    Args:
+        labels: classes of shape [N], or which sample has which label, bool of shape [N, K].
+    """
     _, members = np.unique(groups, return_inverse=True)
-    counts_GK = np.zeros((members.max(initial=-1) + 1, labels.max(initial=0) + 1))
-    np.add.at(counts_GK, (members, labels), 1)
+    width = labels.shape[1] if labels.ndim == 2 else labels.max(initial=0) + 1
+    counts_GK = np.zeros((members.max(initial=-1) + 1, width))
+    if labels.ndim == 2:
+        np.add.at(counts_GK, members, labels)
+        counts_GK = np.column_stack([counts_GK, np.bincount(members)])  # samples may have no label
+    else:
+        np.add.at(counts_GK, (members, labels), 1)
     total_K = np.maximum(counts_GK.sum(0), 1)
     shares_P = np.array([share for _, share in wanted])
     filled_PK = np.zeros((len(wanted), len(total_K)))
@@ -151,7 +199,7 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
         DataError: names the part, the class and its number of images.
     """
     needed = [TRAIN, VAL] + ([TEST] if spec.test > 0 or (parts == TEST).any() else [])
-    totals_K = np.bincount(strata(catalogue))
+    totals_K = catalogue.count() if catalogue.classes else np.zeros(0, np.int64)
     why = "groups" if catalogue.groups is not None else "images"
     for part in needed:
         rows = parts == part
@@ -162,14 +210,19 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
                 f"train = {spec.train:g}, val = {spec.val:g}, test = {spec.test:g}; add some or change the "
                 f"shares{_or_regression(catalogue)}"
             )
-        counts_K = np.bincount(strata(catalogue)[rows], minlength=len(totals_K))
+        counts_K = catalogue.count(rows) if catalogue.classes else totals_K
         official = part == TEST and spec.official_test and (catalogue.parts == TEST).any()
+        if (
+            catalogue.is_multilabel and part != TRAIN
+        ):  # of a rare label one may have no image: `describe_missing`
+            continue
         if catalogue.classes and not official and (counts_K == 0).any():
             label = int(np.flatnonzero(counts_K == 0)[0])
+            what = "the label" if catalogue.is_multilabel else "class"
             raise DataError(
-                f'data.split leaves class "{catalogue.classes[label]}" ({counted(int(totals_K[label]), "image")}) '
+                f'data.split leaves {what} "{catalogue.classes[label]}" ({counted(int(totals_K[label]), "image")}) '
                 f"without any image in the {PARTS[part]} part; it has too few {why}: add some, remove the "
-                f"class, or change the shares{_or_regression(catalogue)}"
+                f"{what.split()[-1]}, or change the shares{_or_regression(catalogue)}"
             )
 
 
@@ -183,11 +236,12 @@ def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str,
     wanted = _wanted(given, spec)
     shares_P = np.array([share for _, share in wanted])
     held = {TRAIN: rows.train, VAL: rows.val, TEST: rows.test}
-    labels = strata(catalogue)
-    width = labels.max(initial=0) + 1
-    met_PK = np.array([np.bincount(labels[held[part]], minlength=width) for part, _ in wanted])
-    met_P, asked_PK = met_PK.sum(1), shares_P[:, None] * met_PK.sum(0)
-    asked_P, off_PK = asked_PK.sum(1), abs(met_PK - asked_PK)
+    met_P = np.array([len(held[part]) for part, _ in wanted])
+    met_PK = met_P[:, None]
+    if catalogue.classes:
+        met_PK = np.array([catalogue.count(held[part]) for part, _ in wanted])
+    asked_PK = shares_P[:, None] * met_PK.sum(0)
+    asked_P, off_PK = shares_P * met_P.sum(), abs(met_PK - asked_PK)
     off_K = ((off_PK > np.maximum(1, asked_PK / 2)) | ((asked_PK <= 0.5) & (met_PK == 1))).any(0)
     if not off_K.any() and (abs(met_P - asked_P) <= np.maximum(1, asked_P / 10)).all():
         return ()
@@ -199,27 +253,46 @@ def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str,
     count, each = int(met_PK[:, worst].sum()), "/".join(map(str, met_PK[:, worst]))
     is_ = "is" if off_K.sum() == 1 else "are"
     what = "too small for" if catalogue.groups is None else "far from"
+    those = f"{off_K.sum()} of {len(catalogue.classes)} {_kind(catalogue)} {is_} {what} these shares"
     return (
-        f"{said}{_why_off(catalogue)}; {off_K.sum()} of {len(catalogue.classes)} classes {is_} {what} these shares, "
+        f"{said}{_why_off(catalogue)}; {those}, "
         f'such as "{catalogue.classes[worst]}", whose {count} images are split {each}',
     )
 
 
 def describe_missing(catalogue: Catalogue, rows: Rows) -> tuple[str, ...]:
-    """Says so where the data's own test part lacks a class, which `check` lets pass: nobody else can mend it."""
-    counts_K = (
-        np.bincount(catalogue.targets[rows.test], minlength=len(catalogue.classes))
-        if catalogue.classes
-        else ()
-    )
-    missing = [name for name, count in zip(catalogue.classes, counts_K, strict=True) if not count]
-    if not missing or not len(rows.test):
+    """Says so where the data's own test part lacks a class, which `check` lets pass: nobody else can mend it.
+
+    So it does where the validation or the test part lacks a label, of which there may be too few images.
+    """
+    if not catalogue.classes:
         return ()
-    such = f'class "{missing[0]}"' if len(missing) == 1 else f'{len(missing)} classes, such as "{missing[0]}"'
-    return (
-        f"the data's own test part has no image of {such} ({len(missing)} of {len(catalogue.classes)} classes), so "
-        "that the test says nothing of how they are told from the others",
+    said = []
+    parts = (
+        (("test", rows.test),)
+        if not catalogue.is_multilabel
+        else (("validation", rows.val), ("test", rows.test))
     )
+    for name, part in parts:
+        counts_K = catalogue.count(part)
+        missing = [one for one, count in zip(catalogue.classes, counts_K, strict=True) if not count]
+        if not missing or not len(part):
+            continue
+        one, several = ("label", "labels") if catalogue.is_multilabel else ("class", "classes")
+        such = (
+            f'{one} "{missing[0]}"'
+            if len(missing) == 1
+            else f'{len(missing)} {several}, such as "{missing[0]}"'
+        )
+        such += f" ({len(missing)} of {len(catalogue.classes)} {several})"
+        if catalogue.is_multilabel:
+            said.append(f"the {name} part has no image with the {such}, which its metrics leave out")
+        else:
+            said.append(
+                f"the data's own test part has no image of {such}, so that the test says nothing of how they are told "
+                "from the others"
+            )
+    return tuple(said)
 
 
 def describe_subset(count: int, total: int, share: float) -> tuple[str, ...]:
@@ -231,6 +304,10 @@ def describe_subset(count: int, total: int, share: float) -> tuple[str, ...]:
         f"data.subset asks for {asked} % and holds {met} % of the training part, {count} of {total} images, since "
         "whole images are taken of each class, and at least one",
     )
+
+
+def _kind(catalogue: Catalogue) -> str:
+    return "labels" if catalogue.is_multilabel else "classes"
 
 
 def _percent(shares: Array) -> str:
@@ -247,7 +324,11 @@ def _why_off(catalogue: Catalogue) -> str:
 
 def _or_regression(catalogue: Catalogue) -> str:
     """Returns a further remedy where all classes are numbers, such as ages."""
-    if not catalogue.classes or not all(name.isdecimal() for name in catalogue.classes):
+    if (
+        not catalogue.classes
+        or catalogue.is_multilabel
+        or not all(name.isdecimal() for name in catalogue.classes)
+    ):
         return ""
     return (
         f"; if the labels {catalogue.classes[0]} to {catalogue.classes[-1]} measure something, set "

@@ -38,10 +38,16 @@ def _find_files(request: Request, *suffixes: str) -> list[Path]:
 
 
 def _table_path(request: Request) -> Path | None:
-    if request.spec.labels is None:
+    files = request.spec.label_files
+    if not files:
         return None
+    if len(files) > 1:
+        raise DataError(
+            f'data.labels lists {len(files)} files, and data.dataset is "{request.spec.dataset}", which takes one; put '
+            "them together"
+        )
     folder = request.root if request.root.is_dir() else request.root.parent
-    return labels.find_table(folder, request.spec.labels)
+    return labels.find_table(folder, files[0])
 
 
 def _with_table(request: Request, files: list[Path]) -> list[Path]:
@@ -50,7 +56,13 @@ def _with_table(request: Request, files: list[Path]) -> list[Path]:
 
 
 def _read_table(request: Request, path: Path) -> labels.Table:
-    return labels.read_table(path, request.spec.label_column, request.spec.file_column)
+    return labels.read_table(path, request.spec.label_columns, request.spec.file_column)
+
+
+def _names(request: Request) -> tuple[str, ...]:
+    """Returns what labels are called of which each has a column; nothing where one column names them."""
+    columns = request.spec.label_columns
+    return columns if len(columns) > 1 else ()
 
 
 def _npz_files(request: Request) -> list[Path]:
@@ -107,7 +119,7 @@ def _read_named(
     table = _read_table(request, path) if path else None
     labelled = f"data.labels: {path}" if path else f"data.root: {where}"
     if table is not None:
-        values = labels.label_columns(table, request.spec.label_column, str(path))
+        values = labels.label_columns(table, request.spec.label_columns, str(path))
     else:
         values, others = _read_labels(opener, arrays, where)
         if others != parts:
@@ -116,7 +128,9 @@ def _read_named(
             )
     if len(values) != len(found):
         raise DataError(f"{labelled} holds {len(values)} labels for {len(found)} images; give each image one")
-    targets, classes = labels.to_targets(values, request.spec.task, labelled)
+    targets, classes = labels.to_targets(
+        values, request.spec.wanted_task, labelled, _names(request) if path else ()
+    )
     columns = table or _columns(opener, arrays, request.spec.split.group_by, len(found), where)
     return Catalogue(
         found,
@@ -195,13 +209,13 @@ def _read_mrc(request: Request) -> Catalogue:
         raise DataError('data.labels is missing: dataset "mrc" takes labels from a CSV or STAR file')
     found, hashes, note, flawed, extremes = scan("mrc", [(str(path), "") for path in paths], request, "CHW")
     table = _read_table(request, table_path)
-    values = labels.label_columns(table, request.spec.label_column, str(table_path))
+    values = labels.label_columns(table, request.spec.label_columns, str(table_path))
     rows, names = _locate(
         request, table, table_path, dict(zip(paths, found.counts, strict=True)), len(values)
     )
     labels.check_rows_differ(rows.tolist(), names, values, table_path)
     where = f"data.labels: {table_path}"
-    targets, classes = labels.to_targets(values, request.spec.task, where, samples=names)
+    targets, classes = labels.to_targets(values, request.spec.wanted_task, where, _names(request), names)
     return Catalogue(
         _only(found, rows),
         targets,

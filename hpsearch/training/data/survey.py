@@ -52,7 +52,7 @@ def read_members(
         )
     names = next((tuple(map(str, m.data.classes)) for m in members if hasattr(m.data, "classes")), ())
     targets, classes = labels.to_targets(
-        seen.labels, request.spec.task, f"data.dataset: {request.spec.dataset}", names
+        seen.labels, request.spec.wanted_task, f"data.dataset: {request.spec.dataset}", names
     )
     channels, wanted = seen.channels, request.spec.channels
     like = None

@@ -125,3 +125,92 @@ def test_init_finds_prefix_and_parts(tmp_path: Path) -> None:
     found = propose(root, 0.01, tmp_path / "cache", workers=1)
     assert 'split_column = "part"' in found.text
     assert (found.facts.train, found.facts.val, found.facts.test) == (20, 10, 10)
+
+
+def lines(root: Path, name: str, *rows: str) -> None:
+    (root / name).write_text("\n".join(("path,kind", *rows)), encoding="utf-8")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Pictures in a folder of their own, named without their suffix by three tables."""
+    root = tmp_path / "set"
+    for number in range(24):
+        save(root / "images" / f"{number:02d}.png", noise(number, 8, 8))
+    for place, (name, first, last) in enumerate(
+        (("train.csv", 0, 14), ("val_labels.csv", 14, 19), ("Test.csv", 19, 24))
+    ):
+        lines(root, name, *(f"{row:02d},{'xy'[(row + place) % 2]}" for row in range(first, last)))
+    return root
+
+
+TABLES = ("train.csv", "val_labels.csv", "Test.csv")
+
+
+def test_several_tables_are_the_parts_and_names_are_completed(several: Path) -> None:
+    given = table(several, labels=TABLES, prefix="images/", split_column=None, strip=None)
+    found = assemble(given, None, several.parent / "cache")
+    assert [len(part) for part in (found.rows.train, found.rows.val, found.rows.test)] == [14, 5, 5]
+    assert sorted(found.catalogue.name(row) for row in found.rows.test.tolist())[0] == "images/19.png"
+    facts = load(given, cache=several.parent / "cache").facts
+    assert any("names in train.csv lack their suffix (.png)" in note for note in facts.notes)
+
+
+def test_tables_that_say_no_part_are_put_together(several: Path) -> None:
+    for place, name in enumerate(TABLES):
+        (several / name).rename(several / f"batch{place}.csv")
+    names = [f"batch{place}.csv" for place in range(3)]
+    facts = loaded(several, labels=names, prefix="images/", split_column=None, strip=None).facts
+    assert facts.train + facts.val + facts.test == 24
+    assert (facts.train, facts.val, facts.test) == (20, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ("train.csv", "other.csv")}, r"train\.csv says a part and other\.csv none"),
+        ({"labels": ("val_labels.csv", "Test.csv")}, "none of .* is called train"),
+        ({"split_column": "kind"}, r'split_column is "kind", and the names of the tables'),
+        (
+            {"labels": ("train.csv", "train2.csv")},
+            r"03\.png is named in .*train\.csv, row 5 and in .*2\.csv, row 2",
+        ),
+        ({"prefix": None}, r'images/00\.png is there, and prefix = "images/" would find it'),
+        ({"prefix": "picture/"}, r"which is not in"),
+        ({"labels": ("train.csv", "test_gap.csv")}, r'test_gap\.csv, row 3 has no "kind"'),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(several: Path, fields: dict[str, Any], message: str) -> None:
+    lines(several, "other.csv", "01,x")
+    lines(several, "train2.csv", "03,x", "04,y")
+    lines(several, "test_gap.csv", "21,x", "22,")
+    for path in several.glob("*.csv") if fields.get("prefix", "") is None else ():
+        path.write_text(path.read_text().replace(",", ".png,").replace("path.png", "path"))
+    given = {"labels": TABLES, "prefix": "images/", "split_column": None, "strip": None} | fields
+    with pytest.raises(DataError, match=message):
+        loaded(several, **given)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"labels": ["a.csv", "a.csv"]}, '"a.csv" is listed twice'),
+        ({"labels": []}, "the list is empty"),
+        ({"prefix": "images/"}, "prefix is about a table of labels"),
+    ],
+)
+def test_a_list_of_tables_that_means_nothing_is_refused(data: dict[str, Any], message: str) -> None:
+    tree = {"study": {"name": "s"}, "data": {"dataset": "folder", **data}, "search": {"learning_rate": [0.1]}}
+    with pytest.raises(StudyFileError, match=message):
+        parse_study(tree)
+
+
+def test_init_finds_several_tables_prefix_and_completion(several: Path) -> None:
+    seen = inspect_folder(several, open_cache(DataSpec(), several.parent / "cache"))
+    files = ("Test.csv", "train.csv", "val_labels.csv")
+    assert seen.labels == Labels(files, "path", "kind", prefix="images/")
+    assert seen.official
+    found = propose(several, 0.01, several.parent / "cache", workers=1)
+    assert 'labels = ["Test.csv", "train.csv", "val_labels.csv"]' in found.text
+    assert 'prefix = "images/"' in found.text
+    assert (found.facts.train, found.facts.val, found.facts.test) == (14, 5, 5)
