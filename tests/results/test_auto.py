@@ -249,6 +249,7 @@ def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path
         (["photos", "--output", "taken.toml"], "--output: taken.toml is there already; remove it"),
         (["photos", "--output", "study.txt"], '--output: "study.txt" does not end in .toml'),
         (["nowhere"], "nowhere does not exist"),
+        (["taken.toml"], "FOLDER: taken.toml is a file; name the folder that it lies in"),
         (["alone"], 'holds only the class "red"'),
         (["broken"], "none of the 2 pictures"),
     ],

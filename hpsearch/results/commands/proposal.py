@@ -370,6 +370,8 @@ def _quoted(text: str) -> str:
 
 def _why_side(seen: Inspection, network: Network, workers: int) -> str:
     sizes = f"{counted(seen.sizes, 'size')}, half of them at least {seen.side} pixels on the shorter side"
+    if seen.sizes == 1:
+        sizes = f"one size, {seen.side} pixels on the shorter side"
     if network.side >= min(seen.side, SIDES[0]) or network.side >= 224:
         return f"pictures have {sizes}"
     return f"pictures have {sizes}; larger ones would leave fewer than {ENOUGH} epochs in the time"

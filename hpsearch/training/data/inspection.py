@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from hpsearch.errors import DataError
-from hpsearch.files.look import is_folder
+from hpsearch.files.look import is_file, is_folder
 from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache
@@ -105,6 +105,8 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     Raises:
         DataError: there are none, or they are not in the form of a data set.
     """
+    if is_file(root, "FOLDER"):
+        raise DataError(f"FOLDER: {root} is a file; name the folder that it lies in")
     fitting, unfit = _find_labels(root) if is_folder(root, "FOLDER") else ([], [])
     found, listing = _listed(root, cache, fitting, unfit)
     headers = read_headers(root, listing.names, None)
