@@ -12,6 +12,7 @@ and of its time to a test part and a confirmation of its own.
   ImageFolder and DataLoader; torchvision's reference recipe for classification (resnet18, SGD with momentum 0.9,
   RandomResizedCrop and flip, a step down by ten after each third of the epochs) at --side pixels, since at its own
   224 a CPU trains no epoch in the time; as many epochs as let two dozen trials begin. The best epoch's weights count.
+* optuna-small: the same with the small network that `hpsearch init` proposes for a CPU.
 * written: a study such as one who knows the package writes for a CPU (STUDY below), with the pictures that `auto` seals
   for training; the search's best epoch counts.
 
@@ -100,6 +101,7 @@ def compare(args: argparse.Namespace) -> None:
     contestants: dict[str, Callable[[argparse.Namespace, Path, int], Path]] = {
         "auto": run_auto,
         "optuna": run_optuna,
+        "optuna-small": lambda args, folder, run: run_optuna(args, folder, run, "cnn"),
         "written": run_written,
     }
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in args.contestants.split(",")}
@@ -146,10 +148,10 @@ def run_written(args: argparse.Namespace, folder: Path, run: int) -> Path:
     return folder / "model"
 
 
-def run_optuna(args: argparse.Namespace, folder: Path, run: int) -> Path:
+def run_optuna(args: argparse.Namespace, folder: Path, run: int, network: str = "resnet18") -> Path:
     command = [
         sys.executable, "-m", "tests.benchmarks.photographs_optuna", args.folder / "train", folder / "best.pt",
-        60 * args.minutes, args.side, run,
+        60 * args.minutes, args.side, run, network,
     ]  # fmt: skip
     subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), check=True)
     return folder / "best.pt"

@@ -16,6 +16,9 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from hpsearch.results.commands.proposal import SCRATCH
+from hpsearch.training.models import build
+
 PROCESSES = 2
 TRIALS = 24
 """That should be able to begin; most are pruned."""
@@ -40,11 +43,15 @@ def parts(folder: str, side: int, seed: int) -> tuple[Subset, Subset]:
     return Subset(train, order[kept:]), Subset(val, order[:kept])
 
 
-def make_model(classes: int) -> nn.Module:
-    return models.resnet18(num_classes=classes)
+def make_model(network: str, classes: int, side: int) -> nn.Module:
+    if network == "cnn":
+        return build(SCRATCH["cpu"], 3, (side, side), classes, seed=int(torch.initial_seed()) % 2**32)
+    return models.get_model(network, num_classes=classes)
 
 
-def search(folder: str, out: str, end: float, side: int, seed: int, process: int, epochs: int) -> None:
+def search(
+    folder: str, out: str, end: float, side: int, seed: int, network: str, process: int, epochs: int
+) -> None:
     torch.set_num_threads(1)
     train, val = parts(folder, side, seed)
     classes = train.dataset.classes
@@ -57,7 +64,7 @@ def search(folder: str, out: str, end: float, side: int, seed: int, process: int
         loader = DataLoader(
             train, trial.suggest_categorical("batch_size", [16, 32, 64]), shuffle=True, drop_last=True
         )
-        model = make_model(len(classes))
+        model = make_model(network, len(classes), side)
         optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, epochs // 3), 0.1)
         lowest = float("inf")
@@ -75,7 +82,7 @@ def search(folder: str, out: str, end: float, side: int, seed: int, process: int
             lowest = min(lowest, loss)
             if loss < least:
                 least = loss
-                torch.save((loss, classes, side, model.state_dict()), f"{out}.{process}")
+                torch.save((loss, classes, side, network, model.state_dict()), f"{out}.{process}")
             trial.report(loss, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -102,11 +109,14 @@ def evaluate(model: nn.Module, part: Subset) -> float:
     return sum(losses) / len(part)
 
 
-def affordable(folder: str, seconds: float, side: int) -> int:
+def affordable(folder: str, seconds: float, side: int, network: str) -> int:
     """Returns how many epochs let `TRIALS` trials begin, half of an epoch's time being what a pruned one costs."""
     train, _ = parts(folder, side, 0)
     torch.set_num_threads(1)
-    model, loader = make_model(len(train.dataset.classes)), iter(DataLoader(train, 32, shuffle=True))
+    model, loader = (
+        make_model(network, len(train.dataset.classes), side),
+        iter(DataLoader(train, 32, shuffle=True)),
+    )
     nn.functional.cross_entropy(*_step(model, loader)).backward()
     began = time.monotonic()
     for _ in range(3):
@@ -122,8 +132,8 @@ def _step(model: nn.Module, loader) -> tuple[torch.Tensor, torch.Tensor]:
 
 def answers(weights: Path, folder: Path) -> dict[str, str]:
     """Returns the class that the kept model gives each picture of a folder."""
-    _, classes, side, state = torch.load(weights, weights_only=False)
-    model = make_model(len(classes))
+    _, classes, side, network, state = torch.load(weights, weights_only=False)
+    model = make_model(network, len(classes), side)
     model.load_state_dict(state)
     model.eval()
     pictures = ImageFolder(folder, transform(side, training=False))
@@ -133,10 +143,10 @@ def answers(weights: Path, folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    folder, out, seconds, side, seed = sys.argv[1:]
+    folder, out, seconds, side, seed, network = sys.argv[1:]
     end = time.time() + float(seconds)
-    epochs = affordable(folder, float(seconds), int(side))
-    common = folder, out, end, int(side), int(seed)
+    epochs = affordable(folder, float(seconds), int(side), network)
+    common = folder, out, end, int(side), int(seed), network
     optuna.create_study(study_name="photographs", storage=f"sqlite:///{out}.db")
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=search, args=(*common, place, epochs)) for place in range(PROCESSES)]
