@@ -142,7 +142,7 @@ def find(
 
     def chunks() -> Iterator[np.ndarray[Any, Any]]:
         for part in (data.train, data.val):
-            for rows in cut(len(part), batch):
+            for rows in cut(len(part), batch) if len(part) else ():  # a refit has no validation part
                 yield backbone.compute(part, rows)[0].to("cpu", getattr(torch, kind)).numpy()
 
     def build(folder: Path) -> None:

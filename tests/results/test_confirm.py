@@ -26,6 +26,7 @@ from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture
 from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.confirm.plan import Candidate, candidates, linked_spec, repeats
+from hpsearch.results.confirm.refit import refit
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
@@ -733,3 +734,11 @@ def test_a_confirmation_of_an_older_version_that_lost_an_order_is_said_to_be_abo
 def as_sorted(spec: Any) -> Any:
     """Returns a study as versions stored it that sorted all keys."""
     return parse_stored(json.dumps(spec.model_dump(mode="json"), sort_keys=True))
+
+
+def test_stages_are_refitted_without_a_validation_part(tmp_path: Path) -> None:
+    stages = {"stages": [{"name": "head", "epochs": 1}, "all"]}
+    options = searched(tmp_path, small_spec(train=stages, confirm={"top": 1, "seeds": 2}))
+    assert confirm("small", options, executor=InProcessExecutor()).confirmation is not None
+    assert refit("small", options, executor=InProcessExecutor()).refit is not None
+    assert list(tmp_path.rglob("features-*"))

@@ -75,12 +75,18 @@ def _steps(ratio: float, growth: float) -> int:
 
 
 def are_stretched(spec: StudySpec) -> bool:
-    """Says whether trials have different epochs and a schedule stretches over them."""
+    """Says whether trials have different epochs and a schedule, or a first stage, stretches over them."""
     if "epochs" not in spec.search or len(set(spec.values_of("epochs"))) == 1:
         return False
-    return any(
-        schedule in STRETCHED or is_own(str(schedule)) for schedule in spec.values_of("train.schedule")
-    )
+    schedules = spec.values_of("train.schedule")
+    return any(name in STRETCHED or is_own(str(name)) for name in schedules) or _are_stages_stretched(spec)
+
+
+def _are_stages_stretched(spec: StudySpec) -> bool:
+    ends = spec.ends()
+    staged = ("train.stages", "train.stages.head.epochs")
+    chosen = [{}, *({name: value} for name in staged for value in ends.get(name, ()))]
+    return any(spec.with_hparams(spec.filled(values)).train.has_stretched_stages for values in chosen)
 
 
 def epochs_of(spec: StudySpec, hparams: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hpsearch.search.policy.pieces import Pieces, are_stretched, epochs_of
+from hpsearch.study import parse_study
 from hpsearch.testing.policy_contract import FIXED, SEARCH, study
 
 
@@ -65,3 +66,25 @@ def test_which_studies_are_stretched(search, schedule, expected):
 def test_epochs_of_a_trial(hparams, last, expected):
     train = {"function": "a:b", "epochs": 9, **({} if last is None else {"last_epoch": last})}
     assert epochs_of(study(train=train), hparams) == expected
+
+
+@pytest.mark.parametrize(
+    ("stages", "search", "expected"),
+    [
+        (["head", "all"], {}, True),
+        ([{"name": "head", "epochs": 2}, "all"], {}, False),
+        ([{"name": "head", "epochs": 2}, "all"], {"train.stages.head.epochs": [0.3, 2]}, True),
+        (["head"], {}, False),
+        ([], {"train.stages": [[], ["head", "all"]]}, True),
+    ],
+)
+def test_a_first_stage_that_is_a_share_of_the_epochs_stretches_too(stages, search, expected):
+    epochs = {"epochs": {"low": 5, "high": 20}}
+    tree = {
+        "study": {"name": "staged"},
+        "data": {"dataset": "digits"},
+        "train": {"schedule": "wsd", "stages": stages},
+        "search": epochs | search,
+    }
+    assert are_stretched(parse_study(tree)) is expected
+    assert not are_stretched(parse_study(tree | {"train": {"schedule": "wsd"}, "search": epochs}))
