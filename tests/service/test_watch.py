@@ -168,14 +168,19 @@ def test_the_sentence_stands_in_status_and_report_until_the_limit_is_raised(
 ) -> None:
     executor = CurveExecutor(rough)
     url = f"sqlite:///{tmp_path}/s.db"
-    run(spec_of(policy, max_epochs_total=20), options_in(tmp_path), executor=executor)
+    run(spec_of(policy, trials=60, max_epochs_total=20), options_in(tmp_path), executor=executor)
     sentence = "ended by itself: max_epochs_total = 20 epochs are trained"
     assert sentence in status_lines(study_status("s", url, tmp_path))
     assert f"It {sentence}." in markdown(report(read_study("s", url), None))
-    run(spec_of(policy, max_epochs_total=40), options_in(tmp_path), [Interrupt(3)], executor=executor)
+    run(
+        spec_of(policy, trials=60, max_epochs_total=40),
+        options_in(tmp_path),
+        [Interrupt(3)],
+        executor=executor,
+    )
     assert not any("by itself" in line for line in status_lines(study_status("s", url, tmp_path)))
     assert "by itself" not in markdown(report(read_study("s", url), None))
-    summary = run(spec_of(policy, max_epochs_total=40), options_in(tmp_path), executor=executor)
+    summary = run(spec_of(policy, trials=60, max_epochs_total=40), options_in(tmp_path), executor=executor)
     assert summary.reason == "max_epochs_total = 40 epochs are trained"
 
 
