@@ -93,6 +93,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Trials that you choose",
         "When the study is enough",
         "Only models that are small or fast enough",
+        "Two or three goals",
         "Known-good points first",
         "Longer, from where it ended",
         "Checkpoints, and when a crash is too many",

@@ -69,6 +69,10 @@ def best(
         bool, typer.Option("--onnx", help="With --save: also export to ONNX, which runs without PyTorch.")
     ] = False,
     search: Search = False,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Another COMPLETE trial, such as one of several goals' front."),
+    ] = None,
     ensemble: Annotated[
         int | None,
         typer.Option(min=2, metavar="N", help="Join up to N kept models: the mean of their answers."),
@@ -83,6 +87,8 @@ def best(
     allow: Allow = None,
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
+    if trial is not None and (search or ensemble is not None or average is not None):
+        raise UserError("--trial: give it without --search, --ensemble or --average")
     if (torch_export or onnx) and save is None:
         flag = "--torch-export" if torch_export else "--onnx"
         raise UserError(f"{flag}: give --save DIR, where the program is written")
@@ -118,7 +124,7 @@ def best(
     url = storage_url(storage, storage_file, run_folder)
     # What is only shown may be another study of that name; what is loaded may not.
     with reading_study(wanted, url, given if save is not None else None) as opened:
-        name, metric, found = opened.name, opened.metric, best_trial(opened, run_folder, search)
+        name, metric, found = opened.name, opened.metric, best_trial(opened, run_folder, search, trial)
     if found is None:
         say(f'study "{name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
@@ -133,7 +139,15 @@ def best(
         names = allowed(given, allow)
         look_in(import_paths(study), names)
         files = save_best(
-            name, url, save, run_folder, export=torch_export, onnx=onnx, allow=names, search=search
+            name,
+            url,
+            save,
+            run_folder,
+            export=torch_export,
+            onnx=onnx,
+            allow=names,
+            search=search,
+            trial=trial,
         )
         for path in files:
             say(f"saved {path}", err=as_json)

@@ -1,7 +1,8 @@
 """What becomes of a trial that has ended: its score and its state.
 
 One invariant holds at all times: no finished trial ever reached a better value than the study's best value.
-It holds because a record, whatever ended the trial, is COMPLETE.
+It holds because a record, whatever ended the trial, is COMPLETE. With several goals, no finished trial beats one of the
+front of the COMPLETE trials, since what none of these is as good as in all goals is COMPLETE.
 
 Trials that take more than the study allows are left out of it: no score of theirs counts. Optuna passes over
 infeasible trials in `study.best_trial`, so `constraints` marks no COMPLETE trial.
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import BEST_AT, DEVICE_SECONDS, EndKind, StopKind, TrialEnd
 from hpsearch.study.direction import Direction, sign
+from hpsearch.study.front import Point, beats, covers
 from hpsearch.study.stopping import OutcomeSwitch
 
 FEW = 5
@@ -29,23 +31,32 @@ class Scoreboard:
     def __init__(self, direction: Direction) -> None:
         self._sign = sign(direction)
         self._costs: list[float] = []
+        self._points: list[Point] = []
+        self._front: list[Point] = []
         self._best_cost = math.inf
         self._finished = 0
 
-    def add(self, score: float | None, state: TrialState) -> None:
+    def add(self, score: float | None, state: TrialState, beside: Point = ()) -> None:
         """Enters a finished trial; only a COMPLETE one can become the best.
 
         Args:
             score: best value over the trial's epochs; None, NaN or infinite if it reached none.
             state: COMPLETE, PRUNED or FAIL.
+            beside: its other goals, lower is better.
         """
         self._finished += 1
         if not _is_finite(score):
             return
         cost = self._sign * score
-        insort(self._costs, cost)
+        point = (cost, *beside)
+        if beside:
+            self._points.append(point)
+        else:
+            insort(self._costs, cost)
         if state is TrialState.COMPLETE:
             self._best_cost = min(self._best_cost, cost)
+            if self.is_record(score, beside):
+                self._front = [one for one in self._front if not covers(point, one)] + [point]
 
     @property
     def finished(self) -> int:
@@ -57,21 +68,32 @@ class Scoreboard:
         """The best score of the COMPLETE trials, the study's `best_value`; None before the first."""
         return None if self._best_cost == math.inf else self._sign * self._best_cost
 
-    def is_record(self, score: float | None) -> bool:
-        """Says whether a score is better than `best`, or the first finite one; a tie is no record."""
+    def is_best(self, score: float | None) -> bool:
+        """Says whether a score is better than `best`, or the first finite one; a tie is not."""
         return _is_finite(score) and self._sign * score < self._best_cost
 
-    def is_competitive(self, score: float | None) -> bool:
+    def is_record(self, score: float | None, beside: Point = ()) -> bool:
+        """Says whether no COMPLETE trial is as good as a trial in every goal; with one goal, whether it is the best."""
+        if not _is_finite(score):
+            return False
+        return not any(covers(one, (self._sign * score, *beside)) for one in self._front)
+
+    def is_competitive(self, score: float | None, beside: Point = ()) -> bool:
         """Says whether fewer than five trials are finished or a score is in their better half.
 
         In the better half: at most half of the finished trials' finite scores are strictly better, so ties
         count for the trial. Trials without a finite score count as finished, but not in the half: a study
         that diverges often would otherwise call everything else good. They are not competitive themselves.
+        With several goals, better is who beats it in all of them.
         """
         if not _is_finite(score):
             return False
-        better = bisect_left(self._costs, self._sign * score)
-        return self._finished < FEW or 2 * better <= len(self._costs)
+        cost = self._sign * score
+        if beside:
+            better, count = sum(beats(one, (cost, *beside)) for one in self._points), len(self._points)
+        else:
+            better, count = bisect_left(self._costs, cost), len(self._costs)
+        return self._finished < FEW or 2 * better <= count
 
 
 class Course:
@@ -138,7 +160,9 @@ class Verdict:
         return cls(StopKind.PRUNER if end.kind is EndKind.PRUNED else StopKind.FINISHED, end.detail)
 
 
-def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: OutcomeSwitch) -> TrialState:
+def decide(
+    kind: StopKind, score: float | None, board: Scoreboard, switch: OutcomeSwitch, beside: Point = ()
+) -> TrialState:
     """Returns the state of a trial that ended.
 
     COMPLETE needs a finite score, since Optuna takes no NaN as a value: without one, a trial is PRUNED (after
@@ -149,10 +173,11 @@ def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: Outco
         score: best value over its epochs, None if no epoch had a finite one.
         board: the trials that finished before; not changed.
         switch: `early_stopping.outcome`.
+        beside: its other goals, lower is better.
     """
     if kind is StopKind.INFEASIBLE:
         return TrialState.PRUNED
-    if board.is_record(score):
+    if board.is_record(score, beside):
         return TrialState.COMPLETE
     if kind is StopKind.ERROR:
         return TrialState.FAIL
@@ -160,7 +185,7 @@ def decide(kind: StopKind, score: float | None, board: Scoreboard, switch: Outco
         return TrialState.PRUNED
     if kind is StopKind.FINISHED:
         return TrialState.COMPLETE
-    if kind is StopKind.EARLY_STOPPING and _keeps(score, board, switch):
+    if kind is StopKind.EARLY_STOPPING and _keeps(score, board, switch, beside):
         return TrialState.COMPLETE
     return TrialState.PRUNED
 
@@ -194,8 +219,8 @@ def score(values: Iterable[float], direction: Direction) -> tuple[float, int] | 
     return factor * cost, epoch
 
 
-def _keeps(score: float, board: Scoreboard, switch: OutcomeSwitch) -> bool:
-    return switch == "complete" or (switch == "auto" and board.is_competitive(score))
+def _keeps(score: float, board: Scoreboard, switch: OutcomeSwitch, beside: Point) -> bool:
+    return switch == "complete" or (switch == "auto" and board.is_competitive(score, beside))
 
 
 def _is_finite(score: float | None) -> TypeGuard[float]:

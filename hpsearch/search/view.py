@@ -24,6 +24,7 @@ from hpsearch.search.space import Space, distributions
 from hpsearch.study import conditions
 from hpsearch.study.direction import sign
 from hpsearch.study.footprint import taken
+from hpsearch.study.front import Point, beats, covers, front
 from hpsearch.study.search import Entry
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH, StudySpec
 from hpsearch.text import one_line
@@ -39,6 +40,10 @@ class CappedStorage(InMemoryStorage):
 
     TPE's time grows with the number of trials; with the 200 best, the 800 newest and the running ones it is
     the same at 10,000 trials as at 1,000.
+
+    Attributes:
+        first: the study whose trials all studies show; None where each shows its own.
+        rivals: numbers of the trials that are shown; None shows all.
     """
 
     def __init__(self) -> None:
@@ -46,6 +51,8 @@ class CappedStorage(InMemoryStorage):
         self.running: set[int] = set()
         self.past: list[FrozenTrial] = []
         self.shows_past = False
+        self.first: int | None = None
+        self.rivals: Container[int] | None = None
         self._ranked: list[tuple[float, int]] = []
 
     def rank(self, cost: float, number: int) -> None:
@@ -59,7 +66,10 @@ class CappedStorage(InMemoryStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         past = [trial for trial in self.past if states is None or trial.state in states]
-        return [*(past if self.shows_past else ()), *self._own_trials(study_id, states)]
+        own = self._own_trials(study_id if self.first is None else self.first, states)
+        if self.rivals is not None:
+            own = [trial for trial in own if trial.number in self.rivals]
+        return [*(past if self.shows_past else ()), *own]
 
     def _own_trials(self, study_id: int, states: Container[TrialState] | None) -> list[FrozenTrial]:
         trials = self._studies[study_id].trials
@@ -80,6 +90,9 @@ class StudyView:
     Attributes:
         misfits: why queued trials cannot be trained as they were given, by number.
         footprints: what the trials' models take, as far as the study asks for it, by number.
+        beside: the trials' goals beside the metric, by number, as far as they are known.
+        points: all goals of the COMPLETE trials by number, lower is better.
+        best: the best COMPLETE trial, of several goals the first of the front.
     """
 
     def __init__(self, spec: StudySpec, past: Sequence[FrozenTrial] = ()) -> None:
@@ -101,15 +114,27 @@ class StudyView:
         self._study = optuna.create_study(
             study_name=spec.study.name,
             storage=self._storage,
-            direction=spec.study.better,
+            directions=spec.directions,
             pruner=optuna.pruners.NopPruner(),
         )
+        self._judged = self._study
+        if spec.study.beside:
+            # Optuna's pruners refuse studies of several objectives: theirs has the first and the same trials.
+            self._storage.first = self._study._study_id
+            self._judged = optuna.create_study(
+                study_name=f"{spec.study.name} as pruners see it",
+                storage=self._storage,
+                direction=spec.study.better,
+                pruner=optuna.pruners.NopPruner(),
+            )
         self._ids: dict[int, int] = {}
         self._queued: set[int] = set()
         self._foreign: list[int] = []
         self._continued: list[int] = []
         self.misfits: dict[int, str] = {}
         self.footprints: dict[int, Mapping[str, float]] = {}
+        self.beside: dict[int, Point] = {}
+        self.points: dict[int, Point] = {}
         self._storage.past = self._as_past(past[-NEWEST_SHOWN:])
 
     def _as_past(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -160,6 +185,13 @@ class StudyView:
         known = {name: footprint[name] for name in self.spec.measured if name in footprint}
         if known:
             self.footprints[number] = known
+        beside = self.spec.beside(footprint)
+        if beside is not None:
+            self.beside[number] = beside
+
+    def front(self) -> list[int]:
+        """Returns the COMPLETE trials that no other beats in all goals, the best by the metric first."""
+        return front(self.points)
 
     def leave_out(self, number: int) -> None:
         """Keeps the place of a foreign trial, of which samplers, pruners and counts know nothing."""
@@ -281,8 +313,35 @@ class StudyView:
             self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)
 
     def should_prune(self, number: int) -> bool:
-        """Says whether the study's pruner cuts the trial after its last epoch."""
-        return self._pruner.prune(self._study, self._storage.get_trial(self._ids[number]))
+        """Says whether the study's pruner cuts the trial after its last epoch.
+
+        With several goals it compares the trial with those that are no worse in the others, and cuts none that no
+        other trial beats: so none of the front was ever cut.
+        """
+        trial = self._storage.get_trial(self._ids[number])
+        if not self.spec.study.beside:
+            return self._pruner.prune(self._study, trial)
+        mine = self.beside.get(number)
+        if mine is None:
+            return False
+        self._storage.rivals = {rival for rival, beside in self.beside.items() if covers(beside, mine)}
+        try:
+            cut = self._pruner.prune(self._judged, trial)
+        finally:
+            self._storage.rivals = None
+        return cut and self._is_beaten(number, mine)
+
+    def _is_beaten(self, number: int, beside: Point) -> bool:
+        """Says whether another trial is as good in every goal by now, and better in one."""
+        mine = (self._cost_so_far(number), *beside)
+        rivals = [
+            rival for rival, theirs in self.beside.items() if rival != number and covers(theirs, beside)
+        ]
+        return any(beats((self._cost_so_far(rival), *self.beside[rival]), mine) for rival in rivals)
+
+    def _cost_so_far(self, number: int) -> float:
+        values = self._storage.get_trial(self._ids[number]).intermediate_values.values()
+        return min((sign(self.spec.study.better) * value for value in values), default=math.inf)
 
     def rungs(self, number: int) -> dict[str, Any]:
         """Returns what ASHA and Hyperband noted of a trial, to be stored with it."""
@@ -299,12 +358,19 @@ class StudyView:
         return trial
 
     def _count(self, trial: FrozenTrial) -> None:
-        score = trial.user_attrs.get("score")
+        score = self._score(trial)
         if trial.state is TrialState.COMPLETE and score is not None:
             self.complete[trial.number] = score
-            if self.board.is_record(score) or self._ties_first(trial.number, score):
+            one_goal = not self.spec.study.beside
+            if one_goal and (self.board.is_best(score) or self._ties_first(trial.number, score)):
                 self.best = trial
-        self.board.add(score, trial.state)
+            self.points[trial.number] = (
+                sign(self.spec.study.better) * score,
+                *self.beside.get(trial.number, ()),
+            )
+            if not one_goal and self.front()[0] == trial.number:
+                self.best = trial
+        self.board.add(score, trial.state, self.beside.get(trial.number, ()))
         self.course.add(trial)
         self.counts[trial.state.name] += 1
         reason = trial.user_attrs.get("stop_reason", "unknown")
@@ -314,19 +380,33 @@ class StudyView:
         if score is not None:
             self._storage.rank(sign(self.spec.study.better) * score, trial.number)
 
+    def _score(self, trial: FrozenTrial) -> float | None:
+        """Returns a finished trial's score; None too where its other goals are not known."""
+        known = self.spec.beside(taken(trial.user_attrs)) is not None
+        return trial.user_attrs.get("score") if known else None
+
     def _ties_first(self, number: int, score: float) -> bool:
         """Says whether a trial has the best score and a lower number than the best: of equal ones, the first."""
         return self.best is not None and score == self.board.best and number < self.best.number
 
     def _as_seen(self, trial: FrozenTrial) -> FrozenTrial:
         kind = StopKind(trial.user_attrs.get("stop_reason", StopKind.FINISHED))
-        score = trial.user_attrs.get("score")
+        score = self._score(trial)
         broken = constraints(kind, trial.state, self.spec.excesses(taken(trial.user_attrs)))
         seen = seen_by_sampler(trial.state, score, broken, self._worst, self.spec.sampler.name)
-        return _told(trial, seen)
+        return _told(trial, seen, self._beside_as_seen(trial))
+
+    def _beside_as_seen(self, trial: FrozenTrial) -> Point:
+        """Returns a trial's other goals; the worst that is known of each where its own are not known."""
+        known = self.spec.beside(taken(trial.user_attrs))
+        if known is None:
+            return tuple(map(max, zip(*self.beside.values(), strict=True))) or (0.0,) * len(
+                self.spec.study.beside
+            )
+        return known
 
 
-def _told(trial: FrozenTrial, seen: Seen) -> FrozenTrial:
+def _told(trial: FrozenTrial, seen: Seen, beside: Point) -> FrozenTrial:
     """Returns a copy of a finished trial with the state and value that the sampler should see.
 
     A trial without a score loses its intermediate values: TPE ranks PRUNED trials by their last epoch.
@@ -336,7 +416,7 @@ def _told(trial: FrozenTrial, seen: Seen) -> FrozenTrial:
     rungs = {key: value for key, value in trial.system_attrs.items() if key.startswith(RUNG_PREFIX)}
     return create_trial(
         state=seen.state,
-        value=seen.value,
+        values=None if seen.value is None else [seen.value, *beside],
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=finite if scored else {},

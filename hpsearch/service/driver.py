@@ -300,7 +300,8 @@ class Driver:
             self._tidy()
 
     def _tidy(self) -> None:
-        self.keeper.tidy(self.study.complete_scores(), self.study.has_ended, self.study.shared_weights)
+        study = self.study
+        self.keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights, study.front())
 
     def _supervise(self) -> None:
         if self.database.due() and self._beat.due():
@@ -379,7 +380,9 @@ class Driver:
         if self.study.wants_to_resume():
             self.admission.ask_again()
         else:
-            self._end_paused(0, "others were more likely to become the best")
+            goals = self.study.spec.study.beside
+            why = "another is as good in all goals" if goals else "others were more likely to become the best"
+            self._end_paused(0, why)
 
     def _end_paused(self, most: int, why: str) -> None:
         """Ends one of more than so many paused trials."""

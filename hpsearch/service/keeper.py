@@ -211,7 +211,11 @@ class WeightsKeeper:
         return path.relative_to(self.folder.home).as_posix()
 
     def tidy(
-        self, scores: Mapping[int, float], has_ended: Callable[[int], bool], shared: Collection[str] = ()
+        self,
+        scores: Mapping[int, float],
+        has_ended: Callable[[int], bool],
+        shared: Collection[str] = (),
+        front: Collection[int] = (),
     ) -> None:
         """Deletes checkpoints of trials that have ended, and all that is kept of those that are not among the best.
 
@@ -220,6 +224,7 @@ class WeightsKeeper:
             has_ended: says whether a trial's end is in the database. Another driver of this folder may just be
                 linking the weights of one that has not.
             shared: weights that copies of the study name too: they stay.
+            front: trials whose weights stay with those of the best.
         """
         trials = self._name(self.folder.trials)
         for name in self._artifacts.names(trials):
@@ -228,7 +233,7 @@ class WeightsKeeper:
         if self._spec.keep == "all":
             return
         count = 1 if self._spec.keep == "best" else self._spec.keep
-        best = sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count]
+        best = {*sorted(scores, key=lambda number: (self._sign * scores[number], number))[:count], *front}
         for name in self._artifacts.names(ONWARD):
             if name.isdecimal() and int(name) not in best and has_ended(int(name)):
                 self._artifacts.remove(f"{ONWARD}/{name}")

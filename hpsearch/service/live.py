@@ -97,8 +97,9 @@ class LiveTrial:
 
     @property
     def taken(self) -> dict[str, float]:
-        """What it takes, the seconds so far among it."""
-        return {**self.footprint, SECONDS: sum(result.seconds for result in self.results)}
+        """What it takes, the seconds so far among it, unless its epochs are only known from the database."""
+        seconds = round(sum(result.seconds for result in self.results), 3)  # as in its attributes
+        return {**self.footprint, **({SECONDS: seconds} if seconds else {})}
 
     @property
     def inherited(self) -> int:
@@ -325,7 +326,7 @@ def as_record(
     trial: LiveTrial,
     metric: str,
     state: TrialState,
-    value: float | None,
+    values: Sequence[float] | None,
     attrs: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
     rungs: Mapping[str, Any],
@@ -333,11 +334,12 @@ def as_record(
     """Returns a finished trial as Optuna stores it.
 
     Args:
+        values: of the goals; None if it has none.
         rungs: what ASHA and Hyperband noted of it.
     """
     record = create_trial(
         state=state,
-        value=None if state is TrialState.FAIL else value,
+        values=None if state is TrialState.FAIL else values,
         params=dict(trial.hparams),
         distributions={name: space[name] for name in trial.hparams},
         user_attrs=clean(attrs),
@@ -363,27 +365,33 @@ def end_operations(
         yield writes.SetAttr(trial.trial_id, key, item)
     for key, item in system.items():
         yield writes.SetSystemAttr(trial.trial_id, key, item)
-    value = None if record.state is TrialState.FAIL else record.value
-    yield writes.Finish(trial.trial_id, record.state, value, datetime.now())
+    values = record.values or []
+    value, beside = values[0] if values else None, tuple(values[1:])
+    yield writes.Finish(trial.trial_id, record.state, value, datetime.now(), beside)
 
 
 def completed(
-    record: FrozenTrial, ticket: int, queue: Iterable[tuple[int, writes.Operation]]
+    record: FrozenTrial,
+    ticket: int,
+    queue: Iterable[tuple[int, writes.Operation]],
+    beside: Sequence[float] = (),
 ) -> list[tuple[int, writes.Operation]]:
     """Makes an end that is not yet written COMPLETE: it is a record after all.
 
     Args:
         record: changed in place.
         queue: with the operations that `end_operations` gave for the ticket.
+        beside: its goals beside the metric.
 
     Returns:
         The queue as it is to be written instead.
     """
-    record.state, record.value = TrialState.COMPLETE, record.user_attrs["score"]
+    record.state = TrialState.COMPLETE
+    record.values = [record.user_attrs["score"], *beside]
     changed: list[tuple[int, writes.Operation]] = []
     for owner, operation in queue:
         if owner == ticket and isinstance(operation, writes.Finish):
-            operation = replace(operation, state=record.state, value=record.value)
+            operation = replace(operation, state=record.state, value=record.values[0], beside=tuple(beside))
         infeasible = isinstance(operation, writes.SetSystemAttr) and operation.key not in record.system_attrs
         if owner != ticket or not infeasible:  # no COMPLETE trial is infeasible
             changed.append((owner, operation))

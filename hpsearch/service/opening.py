@@ -20,7 +20,7 @@ from hpsearch.store import trials
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
-from hpsearch.store.keys import ENDED, SPECIFICATION, TOKEN, is_ours, stored_specification
+from hpsearch.store.keys import ENDED, GOALS, SPECIFICATION, TOKEN, is_ours, stored_specification
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.conditions import entry_beside, in_order
@@ -35,6 +35,7 @@ from hpsearch.study.file import (
 )
 from hpsearch.study.search import NO_YARDSTICK, SEARCHABLE, Label
 from hpsearch.study.specification import LINKED, StudySpec
+from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +120,12 @@ def discard_empty(storage: RDBStorage, ledger: Ledger, study_id: int) -> None:
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> tuple[int, bool]:
     """Returns the number of the study of this name, and whether it was made since there was none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of each study that it makes
-    direction = optuna.study.StudyDirection[spec.study.better.upper()]
+    directions = [optuna.study.StudyDirection[direction.upper()] for direction in spec.directions]
     try:
-        study_id = storage.create_new_study([direction], spec.study.name)
+        study_id = storage.create_new_study(directions, spec.study.name)
     except optuna.exceptions.DuplicatedStudyError:
         return storage.get_study_id_from_name(spec.study.name), False
-    storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric])
+    storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric, *spec.study.beside])
     _keep(storage, study_id, spec)
     return study_id, True
 
@@ -205,6 +206,8 @@ def _keep(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     storage.set_study_user_attr(study_id, SPECIFICATION, stored_form(spec))
     storage.set_study_user_attr(study_id, DIGEST, digest(spec))
     storage.set_study_user_attr(study_id, "metric", spec.study.metric)
+    if spec.study.beside:
+        storage.set_study_user_attr(study_id, GOALS, list(spec.study.beside))
 
 
 def _is_mistaken(storage: RDBStorage, ledger: Ledger, study_id: int, spec: StudySpec) -> bool:
@@ -256,7 +259,13 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
 
 def _compare_directions(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
     found = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
-    if found != [spec.study.better]:
+    if found != spec.directions and len(spec.directions) > 1:
+        raise StudyFileError(
+            f'study.name: the study "{spec.study.name}" in {redact(storage.url)} was made for '
+            f"{counted(len(found), 'objective')}, but study.metrics names {len(spec.directions)}; choose another name, "
+            f'or remove it with `hpsearch delete "{spec.study.name}"`'
+        )
+    if found != spec.directions:
         what = f"to {found[0]} its value" if len(found) == 1 else f"for {len(found)} objectives"
         raise StudyFileError(
             f'study.name: the study "{spec.study.name}" in {redact(storage.url)} was made {what}, but '

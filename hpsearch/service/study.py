@@ -15,7 +15,7 @@ from typing import Any
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, TrialEnd
+from hpsearch.contracts.trial import PAUSED, PAUSES, WHY, EpochResult, StopKind, TrialEnd
 from hpsearch.errors import LeaseLost
 from hpsearch.search import improvement
 from hpsearch.search.expectation import expect
@@ -184,6 +184,10 @@ class Study:
         unwritten = {record.number for record in self._ended.values()}
         return {n: score for n, score in self.view.complete.items() if n not in unwritten}
 
+    def front(self) -> list[int]:
+        """Returns the trials of the front, where the study has several goals; their weights are kept."""
+        return self.view.front() if self.spec.study.beside else []
+
     def has_ended(self, number: int) -> bool:
         """Says whether a trial's end is in the database; of none while the view holds an end that is lost."""
         unwritten = {record.number for record in self._ended.values()}
@@ -255,6 +259,7 @@ class Study:
 
     def _enter(self, trial: FrozenTrial) -> None:
         """Tells the policy of an own trial as stored."""
+        self.view.know(trial.number, taken(trial.user_attrs))
         self.policy.add(trial)
         if trials.is_paused(trial):
             self.view.course.add(trial)
@@ -275,6 +280,7 @@ class Study:
             self.paused.pop(number, None)
             self.view.set_params(number, live.hparams)
             self.view.restart(number)
+            self.view.know(number, live.footprint)
             for epoch, value in enumerate(live.values(self.spec.study.metric), start=1):
                 self.view.report(number, epoch, value)
             self.policy.add(
@@ -286,8 +292,11 @@ class Study:
             self._foreign.pop(record.number, None)
             if self.view.is_finished(record.number):
                 continue  # it was committed though the answer was lost: the database's end cannot change
-            if self.view.board.is_record(record.user_attrs["score"]):  # perhaps not against what is lost
-                self._queue = completed(record, ticket, self._queue)
+            beside = self.spec.beside(taken(record.user_attrs)) or ()
+            infeasible = record.user_attrs["stop_reason"] == StopKind.INFEASIBLE
+            # Perhaps it was none against what is lost.
+            if self.view.board.is_record(record.user_attrs["score"], beside) and not infeasible:
+                self._queue = completed(record, ticket, self._queue, beside)
             self.view.replace(record)
             self.policy.finish(record)
         self._stale = False
@@ -371,6 +380,7 @@ class Study:
             reported = stored.intermediate_values
             values = [reported[epoch] for epoch in range(1, 1 + len(reported)) if epoch in reported]
             trial.take_up(trial.attempt, trial.failures, values)
+            self.view.know(trial.number, trial.footprint)
             self.policy.add(stored)  # another driver may have trained it meanwhile
         if trial.kept:
             self.paused.pop(trial.number, None)
@@ -478,15 +488,19 @@ class Study:
         best = trial.best()
         value = best[0] if best else None
         epochs = len(trial.results)
-        state = decide(verdict.kind, value, self.view.board, self.spec.early_stopping.outcome)
+        beside = self.spec.beside(trial.taken)
+        reached = None if beside is None else value  # without all goals it is comparable with none
+        switch = self.spec.early_stopping.outcome
+        state = decide(verdict.kind, reached, self.view.board, switch, beside or ())
         if trial.kept:
             found = {**trial.kept, **told(verdict)}
         else:
             found = attributes(trial, verdict, best, end, self.spec.fit, self._guessing_loss)
         attrs = {**found, **trial.given, **self.policy.notes(number, epochs), **facts}
         metric = self.spec.study.metric
-        record = as_record(trial, metric, state, value, attrs, self.view.space, self.view.rungs(number))
-        is_best = state is TrialState.COMPLETE and self.view.board.is_record(value)
+        values = None if reached is None else (reached, *(beside or ()))
+        record = as_record(trial, metric, state, values, attrs, self.view.space, self.view.rungs(number))
+        is_best = state is TrialState.COMPLETE and self.view.board.is_best(value)
         broken = constraints(verdict.kind, state, self.spec.excesses(trial.taken))
         for operation in end_operations(trial, record, broken):
             self._queue.append((trial.ticket, operation))

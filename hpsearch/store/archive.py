@@ -100,6 +100,7 @@ class _Row(BaseModel, strict=True):
     number: NonNegativeInt
     state: Literal["RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"]
     value: FiniteFloat | None
+    beside: list[FiniteFloat] = []
     params: dict[str, FiniteFloat | int | bool | str | None]
     distributions: dict[str, str]
     values: list[tuple[PositiveInt, float]]
@@ -114,7 +115,8 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state.name,
-        "value": trial.value,
+        "value": trial.values[0] if trial.values else None,
+        "beside": trial.values[1:] if trial.values else [],
         "params": dict(trial.params),
         "distributions": {name: distribution_to_json(one) for name, one in trial.distributions.items()},
         "values": sorted(trial.intermediate_values.items()),
@@ -128,7 +130,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 def _trial(row: _Row) -> FrozenTrial:
     trial = create_trial(
         state=TrialState[row.state],
-        value=row.value,
+        values=None if row.value is None else [row.value, *row.beside],
         params=row.params,
         distributions={name: json_to_distribution(text) for name, text in row.distributions.items()},
         intermediate_values=dict(row.values),
@@ -214,7 +216,9 @@ def _study(storage: RDBStorage, spec: StudySpec, head: _Head) -> int:
     names = {study.study_name: study._study_id for study in storage.get_all_studies()}
     if spec.study.name in names:
         return names[spec.study.name]
-    study_id = storage.create_new_study([StudyDirection[spec.study.better.upper()]], spec.study.name)
+    study_id = storage.create_new_study(
+        [StudyDirection[direction.upper()] for direction in spec.directions], spec.study.name
+    )
     for key, value in head.system_attributes.items():
         storage.set_study_system_attr(study_id, key, value)
     for key, value in head.attributes.items():
@@ -249,7 +253,9 @@ def _end(trial_id: int, trial: FrozenTrial) -> Iterable[TrialOperation]:
         yield SetAttr(trial_id, key, item)
     for key, item in trial.system_attrs.items():
         yield SetSystemAttr(trial_id, key, item)
-    yield Finish(trial_id, trial.state, trial.value, trial.datetime_complete or datetime.now())
+    values = trial.values or []
+    ended = trial.datetime_complete or datetime.now()
+    yield Finish(trial_id, trial.state, values[0] if values else None, ended, tuple(values[1:]))
 
 
 def unfinished(

@@ -12,6 +12,9 @@ from hpsearch.study.file import parse_study, stored_tree
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import one_line
 
+GOALS = "goals"
+"""User attribute of a study with several goals: the names of those beside its metric."""
+
 SPECIFICATION = "specification"
 """The study's user attribute that makes it one of hpsearch's."""
 TOKEN = "hpsearch:token"

@@ -240,7 +240,8 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
         "SELECT study_id, min(datetime_start), max(datetime_complete) FROM trials GROUP BY study_id"
     )
     values = (
-        "SELECT t.study_id, {} FROM trials t JOIN trial_values v ON v.trial_id = t.trial_id WHERE t.state = ?"
+        "SELECT t.study_id, {} FROM trials t JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0 "
+        "WHERE t.state = ?"
     )
     extremes: dict[int, tuple[Any, Any]] = {
         number: (low, high)
@@ -278,13 +279,14 @@ def count_trials(reader: Reader, foreign: Mapping[int, Mapping[int, str]]) -> di
         }
 
 
-def complete_values(reader: Reader, study_id: int) -> list[tuple[int, int, float]]:
+def complete_values(reader: Reader, study_id: int, objective: int = 0) -> list[tuple[int, int, float]]:
     """Returns (id, number, value) of the COMPLETE trials of a study with a finite value, by number."""
     found = reader.rows(
         "SELECT t.trial_id, t.number, v.value FROM trials t JOIN trial_values v ON v.trial_id = t.trial_id "
-        "WHERE t.study_id = ? AND t.state = ? AND v.value IS NOT NULL ORDER BY t.number",
+        "WHERE t.study_id = ? AND t.state = ? AND v.objective = ? AND v.value IS NOT NULL ORDER BY t.number",
         study_id,
         "COMPLETE",
+        objective,
     )
     return [(number, place, float(value)) for number, place, value in found]
 

@@ -101,12 +101,14 @@ class Finish:
 
     Attributes:
         completed: When it ended; a naive datetime is local time, as in Optuna.
+        beside: The values of the objectives after the first.
     """
 
     trial_id: int
     state: TrialState
     value: float | None
     completed: datetime
+    beside: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.state.is_finished():
@@ -304,8 +306,12 @@ def _rows(op: TrialOperation) -> Iterator[tuple[Table, dict[str, Any]]]:
         case SetSystemAttr(trial_id, key, value):
             yield SYSTEM_ATTRS, {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
         case Finish(trial_id, _, value) if value is not None:
-            stored, sign = models.TrialValueModel.value_to_stored_repr(float(value))
-            yield VALUES, {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": sign}
+            for objective, one in enumerate((value, *op.beside)):
+                stored, sign = models.TrialValueModel.value_to_stored_repr(float(one))
+                yield (
+                    VALUES,
+                    {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": sign},
+                )
 
 
 def naive_utc(moment: datetime) -> datetime:

@@ -41,6 +41,7 @@ LATER: dict[str, Any] = {
     "study.policy": "sampled",
     "study.first_piece": 1,
     "study.require": {},
+    "study.metrics": [],
     "data.resize": "crop",
     "data.range": None,
     "data.split_column": None,

@@ -126,6 +126,9 @@ class StudySection(Section):
     metric: str = "val_loss"
     direction: Direction | None = None
     """Known for the built-in metrics; must be said for a metric of your own."""
+    metrics: tuple[str, ...] = ()
+    """Two or three goals instead of one `metric`: first that metric, then of `parameters`, `macs`, `latency_ms` and
+    `seconds` what is to be small. The answer is a front of trials, each of which no other beats in all goals."""
     seed: Int = Field(0, ge=0, lt=2**32)
     max_failures: Int = Field(5, ge=1)
     """So many FAILs in a row stop the study with the cause shown."""
@@ -190,6 +193,9 @@ class StudySection(Section):
                 [("metric", f'"{self.metric}" is not a valid metric name; use letters, digits and _')]
             )
         known = METRICS.get(self.metric)
+        if self.metric in TAKEN:
+            sentence = f'"{self.metric}" has no curve to learn from; put what trials learn first, such as "val_error"'
+            raise FieldErrors([("metrics" if self.metrics else "metric", sentence)])
         if known is None and self.direction is None:
             raise ValueError(
                 f'metric "{self.metric}" is unknown; {_known(self.metric)}; '
@@ -199,6 +205,32 @@ class StudySection(Section):
         if known is not None and self.direction not in (None, known):
             raise ValueError(f'metric "{self.metric}" is better when it is {known}d; remove direction')
         return self
+
+    @model_validator(mode="after")
+    def _goals_differ(self) -> "StudySection":
+        first, *others = self.metrics or (self.metric,)
+        wrong = ""
+        if self.metrics and first != self.metric:
+            wrong = f'begins with "{first}", and study.metric is "{self.metric}"; remove metric'
+        elif self.metrics and not 2 <= len(self.metrics) <= 3:
+            wrong = f"must name two or three goals, got {len(self.metrics)}; for one, write metric"
+        elif unknown := next((name for name in others if name not in TAKEN), None):
+            wrong = f'"{unknown}" cannot be a goal beside "{first}"; known: {", ".join(TAKEN)}'
+        elif len({*others}) < len(others):
+            wrong = "names a goal twice; list each once"
+        if wrong:
+            raise FieldErrors([("metrics", wrong)])
+        by_one = ("target_value", "patience_trials", "improvement")
+        limit = next((name for name in by_one if getattr(self, name) is not None), None)
+        if others and limit is not None:
+            sentence = "ends the study by one metric alone, and study.metrics names several goals; remove it"
+            raise FieldErrors([(limit, sentence)])
+        return self
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The goals beside the metric, each to be small."""
+        return self.metrics[1:]
 
     @field_validator("require")
     @classmethod
@@ -299,6 +331,16 @@ class StudySpec(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _first_goal_is_the_metric(cls, tree: Any) -> Any:
+        try:
+            study = tree["study"]
+            first = study["metrics"][0]
+        except (KeyError, TypeError, IndexError):
+            return tree
+        return tree if "metric" in study else {**tree, "study": {**study, "metric": first}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _own_metric_says_its_direction(cls, tree: Any) -> Any:
         """Gives `study.direction` the direction of a metric of the user's own; all else is left to the fields."""
         try:
@@ -384,11 +426,12 @@ class StudySpec(Section):
     def _loop_tells_what_is_taken(self) -> "StudySpec":
         unknown = [name for name in self.measured if self.train.function is not None]
         if unknown:
+            field = "study.metrics" if unknown[0] in self.study.beside else "study.require"
             sentence = (
                 f"the model is built by train.function, so that {unknown[0]} cannot be known; {SECONDS} can, or "
                 "remove it"
             )
-            raise FieldErrors([("study.require", sentence)])
+            raise FieldErrors([(field, sentence)])
         return self
 
     @model_validator(mode="after")
@@ -400,6 +443,17 @@ class StudySpec(Section):
             )
             raise FieldErrors([("model.unfreeze_after", sentence)])
         return self
+
+    @model_validator(mode="after")
+    def _seconds_are_known_at_the_end(self) -> "StudySpec":
+        if SECONDS not in self.study.beside or (not self.pauses and self.pruner.name == "none"):
+            return self
+        who = f'study.policy = "{self.policy}"' if self.pauses else f'pruner.name = "{self.pruner.name}"'
+        sentence = (
+            f'"{SECONDS}" is known when a trial has ended, and {who} compares trials before; use study.policy = '
+            '"sampled" without [pruner], or "macs" instead'
+        )
+        raise FieldErrors([("study.metrics", sentence)])
 
     @model_validator(mode="after")
     def _policy_suits_sampler_and_pruner(self) -> "StudySpec":
@@ -429,7 +483,9 @@ class StudySpec(Section):
         if not self.study.warm_start:
             return self
         sentence = ""
-        if self.study.name in self.study.warm_start:
+        if self.study.beside:
+            sentence = "tells the sampler of one metric, and study.metrics names several goals; remove one of the two"
+        elif self.study.name in self.study.warm_start:
             sentence = f'names the study "{self.study.name}" itself; remove it'
         elif "" in self.study.warm_start:
             sentence = "names a study by an empty text; name studies of the same database, or remove it"
@@ -606,7 +662,22 @@ class StudySpec(Section):
     @property
     def measured(self) -> list[str]:
         """What is to be known of each model when it is built."""
-        return [name for name in BUILT if name in self.study.require]
+        return [name for name in BUILT if name in (*self.study.require, *self.study.beside)]
+
+    @property
+    def directions(self) -> list[Direction]:
+        """The directions of all goals."""
+        beside: list[Direction] = ["minimize"] * len(self.study.beside)
+        return [self.study.better, *beside]
+
+    def beside(self, taken: Mapping[str, float]) -> tuple[float, ...] | None:
+        """Returns the goals beside the metric of a trial; None where one is not known yet, () if there are none.
+
+        Args:
+            taken: what it takes, as far as that is known.
+        """
+        found = [taken.get(name) for name in self.study.beside]
+        return None if None in found else tuple(float(value) for value in found if value is not None)
 
     def excesses(self, taken: Mapping[str, float]) -> dict[str, float]:
         """Returns by how much a trial breaks limits, see `Limit.excess`; those that it keeps are left out.

@@ -121,6 +121,11 @@ def _fitting(opened: OpenStudy, spec: StudySpec) -> tuple[list[_Taken], Counter[
     Raises:
         UserError: none of them fits, or what the study says of itself does not.
     """
+    if spec.study.beside:
+        raise UserError(
+            "study.metrics names several goals, and an import takes one value of each trial; import into a study with "
+            "one metric"
+        )
     if opened.stored.is_ours:
         return _of_another_space(opened, spec)
     source = f'the Optuna study "{opened.name}"'

@@ -34,6 +34,7 @@ def load_best_model(
     allow: Sequence[str] = (),
     search: bool = False,
     run_folder: str | Path = "runs",
+    trial: int | None = None,
 ) -> SavedModel | SavedEnsemble:
     """Returns a study's best model, in evaluation mode, on the CPU.
 
@@ -54,6 +55,7 @@ def load_best_model(
         allow: top-level modules that the weights file may name as the model's builder; a file must not run
             code that you did not choose.
         search: what the search alone would pick, whatever a confirmation has found.
+        trial: the number of another COMPLETE trial whose weights are kept, such as one of the front of several goals.
         run_folder: where the study's weights are; they are also looked for beside an SQLite database.
 
     Raises:
@@ -64,14 +66,18 @@ def load_best_model(
     if study is not None and os.path.isfile(Path(study) / MANIFEST):
         return load_ensemble(Path(study), tuple(allow))
     url = storage or database_in(Path(run_folder))
-    path, facts = model_file(study, url, search, Path(run_folder))
+    path, facts = model_file(study, url, search, Path(run_folder), trial)
     model = load_model(path, tuple(allow))
     model.metadata.update(facts)
     return model
 
 
 def model_file(
-    study: str | Path | None, storage: str, search: bool = False, run_folder: Path = Path("runs")
+    study: str | Path | None,
+    storage: str,
+    search: bool = False,
+    run_folder: Path = Path("runs"),
+    trial: int | None = None,
 ) -> tuple[Path, dict[str, str]]:
     """Returns the weights file that a study's name, a folder or a file means, and what the study says of it.
 
@@ -83,7 +89,7 @@ def model_file(
     if study is not None and os.path.isfile(Path(study) / WEIGHTS):
         return Path(study) / WEIGHTS, {}
     with reading_study(None if study is None else str(study), storage) as opened:
-        best, name, metric = best_trial(opened, run_folder, search), opened.name, opened.metric
+        best, name, metric = best_trial(opened, run_folder, search, trial), opened.name, opened.metric
     path = weights_of(best, name)
     assert best is not None
     return path, _facts(best, name, metric)
@@ -138,6 +144,7 @@ def save_best(
     onnx: bool = False,
     allow: Sequence[str] = (),
     search: bool = False,
+    trial: int | None = None,
 ) -> list[Path]:
     """Writes the best model into a folder: weights, a description and a card for people; returns the files.
 
@@ -146,6 +153,7 @@ def save_best(
         export: write it as a program of `torch.export` too, which runs without hpsearch.
         onnx: write it as an ONNX model too, which runs without PyTorch.
         search: what the search alone would pick.
+        trial: the number of another COMPLETE trial.
 
     Raises:
         UserError: no such study, no weights, a folder that cannot be written, a package of the extra `onnx` is
@@ -155,7 +163,7 @@ def save_best(
     if onnx:
         _require_onnx()
     with reading_study(study, storage) as opened:
-        best, name = best_trial(opened, run_folder, search), opened.name
+        best, name = best_trial(opened, run_folder, search, trial), opened.name
         attrs, metric = opened.attrs, opened.metric
     source = weights_of(best, name)
     state, metadata = read_weights(source)

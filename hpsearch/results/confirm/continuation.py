@@ -13,7 +13,7 @@ the search, as a trial of its own.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from hpsearch.store import trials
 from hpsearch.store.connection import translated
 from hpsearch.store.keys import MARK, SPECIFICATION
 from hpsearch.study.file import parse_study, stored_form
+from hpsearch.study.footprint import taken
 from hpsearch.study.section import is_own
 from hpsearch.study.specification import (
     CONTINUE_SUFFIX,
@@ -336,7 +337,7 @@ def _entered(study: Study, spec: StudySpec, longer: TrialRecord) -> int:
             return int(there.number)
         linked = study.storage.get_trial(longer.trial_id)
         source = next(one for one in known if one.number == linked.user_attrs[CONTINUES])
-        copy = _copy(study, linked, source.params, identity)
+        copy = _copy(study, linked, source, identity)
         copy._trial_id = study.storage.create_new_trial(study.study_id, template_trial=copy)
         copy.number = study.storage.get_trial_number_from_id(copy._trial_id)
     trials.enter_copies(study.storage, study.study_id, [copy])
@@ -344,12 +345,14 @@ def _entered(study: Study, spec: StudySpec, longer: TrialRecord) -> int:
     return int(copy.number)
 
 
-def _copy(study: Study, linked: FrozenTrial, hparams: Mapping[str, Any], identity: list[Any]) -> FrozenTrial:
-    attrs = linked.user_attrs
+def _copy(study: Study, linked: FrozenTrial, source: FrozenTrial, identity: list[Any]) -> FrozenTrial:
+    known, hparams = taken(source.user_attrs), source.params  # the model is the same, and so is what it takes
+    attrs = linked.user_attrs | {name: known[name] for name in study.spec.measured if name in known}
+    beside = study.spec.beside(taken(attrs)) or ()
     why = f"it continues trial {attrs[CONTINUES]} after its epoch {attrs[FROM_EPOCH]}, to epoch {attrs[PLANNED]}"
     copy = create_trial(
         state=linked.state,
-        value=linked.value,
+        values=None if linked.value is None else [linked.value, *beside],
         params=dict(hparams),
         distributions=distributions(study.spec.search).of(hparams),
         intermediate_values=dict(linked.intermediate_values),

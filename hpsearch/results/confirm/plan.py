@@ -45,7 +45,7 @@ class Candidate:
 
 
 def candidates(record: StudyRecord, top: int) -> list[Candidate]:
-    """Returns the best different configurations of a search, best first.
+    """Returns the best different configurations of a search, best first; of several goals those of the front.
 
     Only COMPLETE trials: what was pruned was not trained to its end.
 
@@ -54,7 +54,7 @@ def candidates(record: StudyRecord, top: int) -> list[Candidate]:
     """
     refuse_linked(record, "confirm")
     found: dict[str, Candidate] = {}
-    for trial in record.ranked:
+    for trial in record.front if record.goals else record.ranked:
         if trial.state == "COMPLETE" and trial.score is not None and len(found) < top:
             found.setdefault(_key(trial.hparams), Candidate(trial.number, trial.score, dict(trial.hparams)))
     if not found:
@@ -224,7 +224,7 @@ def linked_tree(name: str, spec: StudySpec, points: Sequence[Mapping[str, Any]])
     tree["search"] |= {REPEAT: {"low": 0, "high": MOST_REPEATS - 1}}
     tree["sampler"] = {"name": "points", "points": points}
     tree["enqueue"] = tree["study"]["warm_start"] = ()
-    tree["study"]["require"] = {}  # the search has seen to it
+    tree["study"] |= {"require": {}, "metrics": ()}  # the search has seen to what they take
     tree["pruner"] = {"name": "none"}
     tree["early_stopping"] |= {"outcome": "complete"}
     tree["checkpoint"] |= {"keep": "all"}

@@ -9,7 +9,7 @@ from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.lines import paused_line
-from hpsearch.results.terminal.progress import duration, hparam, number
+from hpsearch.results.terminal.progress import amount, duration, hparam, number
 from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.checks import KINDS
@@ -109,7 +109,28 @@ def _best(record: StudyRecord) -> list[str]:
         *_paused(record),
         *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
         *markdown_table(("hyperparameter", "value"), rows),
+        *(
+            ("", "No other trial beats these in all goals:", "", *markdown_table(*front_table(record)))
+            if record.front
+            else ()
+        ),
     ]
+
+
+def front_table(record: StudyRecord) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Returns head and rows of the table of a study's front."""
+    names = record.hparam_names()
+    rows = (
+        (
+            str(trial.number),
+            number(trial.score),
+            *(amount(trial.taken[goal]) for goal in record.goals),
+            *(hparam(trial.hparams.get(name, "-")) for name in names),
+            trial.stop_reason.replace("_", " "),
+        )
+        for trial in record.front
+    )
+    return ("trial", record.metric, *record.goals, *names, "ended by"), tuple(rows)
 
 
 def _paused(record: StudyRecord) -> list[str]:

@@ -2,6 +2,7 @@
 
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.plots.curves import batch_size_curves, learning_curves
+from hpsearch.results.plots.front import front_charts
 from hpsearch.results.plots.history import COSTS, best_so_far, pieces, timeline
 from hpsearch.results.plots.outcomes import fit_by_epochs, fit_diagnosis, stop_reasons
 from hpsearch.results.plots.space import hparam_map, loss_by_seconds
@@ -16,6 +17,7 @@ def charts(record: StudyRecord) -> list[Chart]:
         return []
     found: list[Chart | None] = []
     if record.ranked:
+        found += front_charts(record)
         found += [learning_curves(record), *(best_so_far(record, cost) for cost in COSTS)]
         found += [hparam_map(record), batch_size_curves(record), loss_by_seconds(record)]
     found += [

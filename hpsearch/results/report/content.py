@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES, START_SECONDS
-from hpsearch.results.dashboard.notes import data_rows, searched_by, space_rows, time_spent
+from hpsearch.results.dashboard.notes import data_rows, front_table, searched_by, space_rows, time_spent
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
@@ -68,6 +68,7 @@ def report(
         Section("The question", _question(record)),
         Section("The data", _data(record, samples)),
         Section("The best", _best(record)),
+        Section("The front", _front(record)),
         Section("Ranking", _ranking(record)),
         Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
         Section("Graphs", tuple(c for name, c in drawn.items() if name not in APART)),
@@ -245,6 +246,19 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         Table(("hyperparameter", "value", "chosen from"), tuple(rows)),
         Table(("fact", "value"), tuple(facts)),
         Code(f"import hpsearch\nmodel = hpsearch.load_best_model({record.name!r})"),
+    )
+
+
+def _front(record: StudyRecord) -> tuple[Block, ...]:
+    if not record.front:
+        return ()
+    goals = ", ".join((record.metric, *record.goals))
+    return (
+        Text(
+            f"No other trial beats these in all goals ({goals}), and none of them was cut by comparison with others. "
+            f"`hpsearch best {record.name} --trial N --save DIR` hands out the model of any of them."
+        ),
+        Table(*front_table(record)),
     )
 
 

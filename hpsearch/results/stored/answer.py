@@ -20,6 +20,7 @@ from hpsearch.text import counted
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
 CONFIRMED, NOT_CONFIRMED, BY_SEARCH = "confirmed", "not confirmed", "by the search alone"
+CHOSEN = "chosen by its number"
 
 HparamsOf = Callable[[int], Mapping[str, Any] | None]
 """Gives a COMPLETE trial's hyperparameters by its number; None if there is no such trial."""
@@ -175,7 +176,7 @@ class Answer:
     def sentences(self) -> list[str]:
         """Returns what must be known beside the answer itself."""
         said = []
-        if self.is_other and self.searched is not None:
+        if self.is_other and self.searched is not None and self.status != CHOSEN:
             said.append(f"the search alone would have picked trial {self.searched} (--search shows it)")
         if self.expected is not None:
             said.append(self.expected.text)

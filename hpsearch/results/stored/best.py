@@ -1,18 +1,20 @@
 """The trial that is a study's answer, and whose weights stand for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hpsearch.errors import UserError
 from hpsearch.results.confirm.plan import Candidate, middle_repeat
-from hpsearch.results.stored.answer import Answer, answer
+from hpsearch.results.stored.answer import CHOSEN, Answer, answer
 from hpsearch.results.stored.reading import OpenStudy, complete_hparams, complete_trial
 from hpsearch.store import queries
 from hpsearch.store.keys import check_record
 from hpsearch.store.queries import StoredTrial
 from hpsearch.study.direction import sign
+from hpsearch.study.front import front
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class WeightsOf:
 
 
 @dataclass(frozen=True, slots=True)
+class OnFront:
+    """A trial of a study with several goals that no other one beats in all of them; `values` by the goals' names."""
+
+    number: int
+    values: Mapping[str, float]
+    hparams: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class BestTrial:
     """The trial that is a study's answer: the confirmed one if there is one, else the search's first.
 
@@ -50,6 +61,7 @@ class BestTrial:
         attrs: all else that is known of it.
         answer: what confirms it, and what the search alone would have picked.
         weights_of: whose weights they are.
+        front: of a study with several goals, the best by the metric first.
     """
 
     number: int
@@ -61,6 +73,7 @@ class BestTrial:
     attrs: Mapping[str, Any] = field(repr=False)
     answer: Answer = field(default=Answer(None, None))
     weights_of: WeightsOf | None = None
+    front: tuple[OnFront, ...] = ()
 
     @property
     def is_here(self) -> bool:
@@ -69,7 +82,10 @@ class BestTrial:
 
 
 def best_trial(
-    study: OpenStudy, run_folder: Path = Path("runs"), by_search: bool = False
+    study: OpenStudy,
+    run_folder: Path = Path("runs"),
+    by_search: bool = False,
+    number: int | None = None,
 ) -> BestTrial | None:
     """Returns the trial that is a study's answer, with its weights; None before a trial is COMPLETE.
 
@@ -77,9 +93,14 @@ def best_trial(
         run_folder: where its weights are looked for.
         by_search: take the best COMPLETE trial, of equal ones the first, whose weights the search has kept,
             whatever a confirmation says.
+        number: take this trial instead.
+
+    Raises:
+        UserError: there is no COMPLETE trial of this number.
     """
     foreign = study.foreign()
-    searched = _searched(study, foreign)
+    on_front = trial_front(study, foreign) if len(study.goals) > 1 else ()
+    searched = _searched(study, foreign, on_front)
     if searched is None:
         return None
     if not study.stored.is_ours:  # others may mean anything by our names
@@ -87,17 +108,51 @@ def best_trial(
 
     place = study.reader, study.stored.study_id, foreign
     hparams_of = partial(complete_hparams, *place)
-    found = answer(study.name, study.attrs, searched.number, hparams_of, study.linked_trials(), by_search)
+    if number is not None:
+        if complete_trial(*place, number) is None:
+            known = ", ".join(str(one.number) for one in on_front) or str(searched.number)
+            raise UserError(
+                f'--trial {number}: study "{study.name}" has no COMPLETE trial of this number; its best: {known}'
+            )
+        found = Answer(number, searched.number, status=CHOSEN)
+    else:
+        linked = study.linked_trials()
+        found = answer(study.name, study.attrs, searched.number, hparams_of, linked, by_search)
     trial = complete_trial(*place, found.trial) or searched
     check_record(study.name, trial.number, trial.user_attrs)
-    return _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
+    best = _best(trial, trial.user_attrs, found, _weights(study, trial, found, run_folder))
+    return replace(best, front=on_front)
 
 
-def _searched(study: OpenStudy, foreign: Mapping[int, str]) -> StoredTrial | None:
-    """Returns the best own COMPLETE trial, of equal ones the first.
+def trial_front(study: OpenStudy, foreign: Mapping[int, str]) -> tuple[OnFront, ...]:
+    """Returns the own COMPLETE trials that no other beats in all goals, the best by the metric first."""
+    factors = [sign(direction) for direction in study.stored.directions]
+    points: dict[int, list[float]] = {}
+    for objective, factor in enumerate(factors):
+        for trial, number, value in queries.complete_values(study.reader, study.stored.study_id, objective):
+            if trial not in foreign:
+                points.setdefault(number, []).append(factor * value)
+    whole = {number: tuple(point) for number, point in points.items() if len(point) == len(factors)}
+    return tuple(
+        OnFront(
+            number,
+            {n: f * cost for n, f, cost in zip(study.goals, factors, whole[number], strict=False)},
+            dict(own.hparams),
+        )
+        for number in front(whole)
+        if (own := queries.trial_of_number(study.reader, study.stored.study_id, number)) is not None
+    )
+
+
+def _searched(
+    study: OpenStudy, foreign: Mapping[int, str], on_front: Sequence[OnFront]
+) -> StoredTrial | None:
+    """Returns the best own COMPLETE trial, of equal ones the first, of several goals the first of the front.
 
     The database is asked, as reading all trials with their curves takes seconds for thousands of them.
     """
+    if on_front:
+        return queries.trial_of_number(study.reader, study.stored.study_id, on_front[0].number)
     left_out = (
         foreign if study.stored.is_ours else queries.infeasible_trials(study.reader, study.stored.study_id)
     )

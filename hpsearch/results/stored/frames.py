@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.results.stored.answer import standing
+from hpsearch.results.stored.best import trial_front
 from hpsearch.results.stored.reading import OpenStudy
 from hpsearch.store.queries import CURVES, StoredTrial
 
 _HEAD = ("trial", "state")
-_FIRST = ("score", "confirmed", "best_epoch", "epochs_run", "stop_reason", "fit")
+_FIRST = ("score", "front", "confirmed", "best_epoch", "epochs_run", "stop_reason", "fit")
 _LAST = ("stop_detail", "device", "worker", "attempt", "host", "weights", "error")
 
 
@@ -19,6 +20,7 @@ def trials_frame(study: OpenStudy, run_folder: Path = Path("runs")) -> pd.DataFr
     """Returns one row per trial: state, score, hyperparameters under their own names, then everything else.
 
     Metrics of the best epoch stand in columns of their own (`val_error`, ...); curves are in `epochs_frame`.
+    In a study with several goals, `front` says whether no other trial beats it in all of them.
     Once a study is confirmed, `confirmed` is the mean over a trial's repeats.
     Times are in UTC; `weights` names only files that are on this machine.
     """
@@ -31,10 +33,13 @@ def trials_frame(study: OpenStudy, run_folder: Path = Path("runs")) -> pd.DataFr
     confirmed = standing(study.name, study.attrs, complete.get, study.linked_trials()).confirmed
     if confirmed is not None:
         rows = [row | {"confirmed": confirmed.means.get(row["trial"])} for row in rows]
+    if len(study.goals) > 1:
+        on_front = {one.number for one in trial_front(study, study.foreign())}
+        rows = [row | {"front": row["trial"] in on_front} for row in rows]
     found = list(dict.fromkeys(name for row in rows for name in row))
     hparams = sorted({name for trial in trials for name in trial.hparams})
     rest = [name for name in found if name not in {*_HEAD, *_FIRST, *hparams, *_LAST}]
-    first = [name for name in _FIRST if name != "confirmed" or confirmed is not None]
+    first = [name for name in _FIRST if name not in ("front", "confirmed") or name in found]
     order = [*_HEAD, *first, *hparams, *rest, *(name for name in _LAST if name in found)]
     return whole_numbers(pd.DataFrame(rows, columns=order), rows)
 

@@ -133,9 +133,8 @@ def _row(
         total=_total(attrs[SPECIFICATION], counts.continued) if ours else None,
         counts=counts.states,
         paused=counts.paused,
-        best=best(study.directions[0], ends)
-        if len(study.directions) == 1 and ends
-        else None,  # none of several values is the best
+        # Of several values none is the best; of our goals the first has the trial that commands take.
+        best=best(study.directions[0], ends) if ends and (ours or len(study.directions) == 1) else None,
         started=counts.started,
         changed=counts.ended,
         size=_size(own_folder(RunFolder(run_folder, study.name))),

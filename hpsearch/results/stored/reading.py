@@ -12,7 +12,7 @@ from hpsearch.results.stored.answer import Linked
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.study import StudyRecord, as_record
 from hpsearch.store import queries
-from hpsearch.store.keys import SPECIFICATION, TOKEN, check_record, is_confirmation
+from hpsearch.store.keys import GOALS, SPECIFICATION, TOKEN, check_record, is_confirmation
 from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.store.url import sqlite_file
@@ -22,7 +22,7 @@ from hpsearch.study.specification import LINKED, StudySpec
 
 @dataclass(frozen=True, slots=True)
 class OpenStudy:
-    """A stored study of one objective, whose trials are read when they are asked for.
+    """A stored study of one objective, or of ours with several goals, whose trials are read when they are asked for.
 
     Attributes:
         stored: the study itself.
@@ -46,6 +46,11 @@ class OpenStudy:
     def metric(self) -> str:
         """What the study's values measure; "value" for a study that hpsearch did not make."""
         return str(self.attrs.get("metric", "value")) if self.stored.is_ours else "value"
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """The names of its goals, the metric first."""
+        return (self.metric, *_texts(self.attrs.get(GOALS))) if self.stored.is_ours else (self.metric,)
 
     def system_attrs(self) -> dict[str, Any]:
         """Reads the system attributes, in which the dashboard keeps notes and graphs."""
@@ -115,16 +120,16 @@ def reading_study(name: str | None, url: str, given: StudySpec | None = None) ->
     Raises:
         StudyFileError: it does not.
         StudyNotFound: no study of this name (the nearest is named), or no name and not exactly one study.
-        UserError: a study of several objectives.
+        UserError: a study of several objectives that hpsearch did not make.
         StorageError, StorageAway: the database.
     """
     with read_database(url) as reader:
         study = find_study(name, reader)
         count = len(study.stored.directions)
-        if count != 1:
+        if count != 1 and not study.stored.is_ours:
             raise UserError(
                 f'study "{study.name}" has {count} objectives, so that no trial is the best, and '
-                "hpsearch reads studies of one objective only; look at it with hpsearch dashboard"
+                "of such studies hpsearch reads its own only; look at it with hpsearch dashboard"
             )
         if given is not None:
             refuse_other(study.attrs.get(SPECIFICATION), given)
@@ -140,6 +145,10 @@ def find_study(name: str | None, reader: Reader) -> OpenStudy:
     if name is None or name not in studies:
         raise StudyNotFound(_not_found(name, searches if name is None else list(studies), reader.url))
     return OpenStudy(reader, studies[name], studies)
+
+
+def _texts(value: Any) -> list[str]:
+    return list(map(str, value)) if isinstance(value, list) else []
 
 
 def complete_trial(

@@ -14,6 +14,8 @@ from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, 
 from hpsearch.store.keys import SPECIFICATION, stored_specification
 from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.study.direction import Direction, is_better, sign
+from hpsearch.study.footprint import taken
+from hpsearch.study.front import front
 from hpsearch.study.search import SHORT
 from hpsearch.study.specification import StudySpec
 
@@ -68,6 +70,11 @@ class TrialRecord:
     @property
     def stop_reason(self) -> str:
         return str(self.attrs.get("stop_reason", "unknown"))
+
+    @property
+    def taken(self) -> Mapping[str, float]:
+        """What it takes beside what it reaches, as far as that is known."""
+        return taken(self.attrs)
 
     @property
     def is_unfit(self) -> bool:
@@ -138,8 +145,30 @@ class StudyRecord:
         return tuple(trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number)))
 
     @property
+    def goals(self) -> tuple[str, ...]:
+        """The goals beside the metric, each to be small."""
+        return self.spec.study.beside if self.spec is not None else ()
+
+    @cached_property
+    def front(self) -> tuple[TrialRecord, ...]:
+        """The COMPLETE trials that no other beats in all goals, the best by the metric first; none for one goal."""
+        found = {
+            t.number: t for t in self.ranked if t.state == "COMPLETE" and {*self.goals} <= t.taken.keys()
+        }
+        points = {
+            number: (self.cost(trial.score or 0.0), *(trial.taken[name] for name in self.goals))
+            for number, trial in found.items()
+        }
+        return tuple(found[number] for number in front(points)) if self.goals else ()
+
+    @property
     def best(self) -> TrialRecord | None:
-        """The best COMPLETE trial by the search's own values: no finished trial was ever better."""
+        """The best COMPLETE trial by the search's own values: no finished trial was ever better.
+
+        Of several goals it is the first of the front, the best by the metric.
+        """
+        if self.front:
+            return self.front[0]
         return next((trial for trial in self.ranked if trial.state == "COMPLETE"), None)
 
     @cached_property
@@ -215,7 +244,7 @@ class StudyRecord:
 def as_record(
     study: StoredStudy, trials: Sequence[StoredTrial], storage: str = "", linked: Linked | None = None
 ) -> StudyRecord:
-    """Returns a study of one objective and its own trials.
+    """Returns a study and its own trials; of several objectives the first counts as its metric.
 
     Of a study that hpsearch did not make only what Optuna itself stores is read: its user attributes may have
     our names and mean something else.

@@ -15,7 +15,7 @@ from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.status import DriverStatus, StudyStatus, WorkerStatus
-from hpsearch.results.terminal.progress import counts_text, duration, hparam, number
+from hpsearch.results.terminal.progress import amount, counts_text, duration, hparam, number
 from hpsearch.text import counted, one_line
 
 MOST_PAUSED = 5
@@ -143,6 +143,28 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
             if best.attrs.get(name)
         ),
         *closing_words(best),
+        *front_lines(best),
+    ]
+
+
+def front_lines(best: BestTrial) -> list[str]:
+    """Returns the front of a study with several goals as a table; nothing for one goal."""
+    if not best.front:
+        return []
+    goals, names = [*best.front[0].values], sorted({name for one in best.front for name in one.hparams})
+    rows = [
+        [
+            str(one.number),
+            number(one.values[goals[0]]),
+            *(amount(one.values[goal]) for goal in goals[1:]),
+            *(hparam(one.hparams.get(n, "-")) for n in names),
+        ]
+        for one in best.front
+    ]
+    return [
+        "",
+        "no other trial beats these in all goals (--trial N shows one):",
+        *columns(["trial", *goals, *names], rows),
     ]
 
 
@@ -176,6 +198,7 @@ def run_lines(metric: str, best: BestTrial) -> list[str]:
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
         *_promise(metric, best),
         *closing_words(best),
+        *front_lines(best),
     ]
 
 

@@ -165,6 +165,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def amount(value: float) -> str:
+    """Returns what a trial takes: whole numbers in full, others with four digits that count."""
+    return f"{value:,.0f}" if value >= 1000 or float(value).is_integer() else number(value)
+
+
 def duration(seconds: float | None) -> str:
     """Returns h:mm:ss or m:ss, or a dash."""
     if seconds is None:

@@ -8,7 +8,7 @@ order in which they came: a rebuilt search fits the same.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -166,14 +166,22 @@ class CurveModel:
         if points:
             self._points[track.number] = points
 
-    def posterior(self, running: Sequence[Track]) -> "Belief":
-        """Returns what is believed of all curves; pieces in training count as if they ended as expected."""
+    def posterior(self, running: Sequence[Track], within: Collection[int] | None = None) -> "Belief":
+        """Returns what is believed of all curves; pieces in training count as if they ended as expected.
+
+        Args:
+            within: numbers of the trials among which the best is looked for; None for all.
+        """
         points = chosen(self._points, self._limits.points)
         costs = np.array([point.cost for point in points])
         scale, weight = Scale.of(costs), np.array([point.weight for point in points])
         pending = self.places(running, [track.next_cut for track in running]) if running else None
         posterior = Posterior(self._fitted(), self._at(points), scale(costs), weight, pending)
-        best = float(posterior.smooth[np.isfinite(costs)].min())
+        counts = np.isfinite(costs)
+        if within is not None:
+            inside = counts & np.array([point.number in within for point in points])
+            counts = inside if inside.any() else counts
+        best = float(posterior.smooth[counts].min())
         return Belief(posterior, best)
 
     def anew(self, track: Track, noise: Callable[[float], float]) -> Anew | None:

@@ -24,10 +24,12 @@ from hpsearch.search.policy.contract import (
     Pause,
     Resume,
     Step,
+    Wait,
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.study.direction import sign
+from hpsearch.study.front import Point, beats, front, places
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY, StopKind.INFEASIBLE)
 
@@ -169,6 +171,11 @@ class Pausing(ABC):
 
     def surplus(self, most: int) -> Sequence[int]:
         paused = sorted(self.paused(), key=self._rank, reverse=True)
+        if self.spec.study.beside and most:
+            kept = {track.number for track in self.unbeaten()}  # what is on the front is not cut
+            most -= sum(track.number in kept for track in paused)
+            paused = [track for track in paused if track.number not in kept]
+            return [track.number for track in paused[: max(0, len(paused) - max(0, most))]]
         if not most:
             paused.sort(key=lambda track: (track.best(track.trained), track.number))
         return [track.number for track in paused[: max(0, len(paused) - most)]]
@@ -198,7 +205,8 @@ class Pausing(ABC):
     def rungs(self) -> Iterator[list[tuple[float, Track, bool]]]:
         """Yields who reached each rung, the highest rung and the best trials first.
 
-        Each entry is the best cost up to the rung, the trial, and whether it waits there.
+        Each entry is the best cost up to the rung, the trial, and whether it waits there. With several goals those come
+        first that few others of the rung beat in all of them.
         """
         found: dict[int, list[tuple[float, int, Track, bool]]] = {}
         for track in self.tracks.values():
@@ -211,9 +219,11 @@ class Pausing(ABC):
                 rung = self.pieces.rung(track.cuts, place)
                 found.setdefault(rung, []).append((track.best(cut), track.number, track, waits))
         for rung in sorted(found, reverse=True):
-            yield [
-                (cost, track, waits) for cost, _, track, waits in sorted(found[rung], key=lambda one: one[:2])
-            ]
+            reached = sorted(found[rung], key=lambda one: one[:2])
+            if self.spec.study.beside:
+                order = places([(cost, *self.beside(number)) for cost, number, _, _ in reached])
+                reached = [reached[i] for i in sorted(range(len(reached)), key=order.__getitem__)]
+            yield [(cost, track, waits) for cost, _, track, waits in reached]
 
     def promotable(self, eta: float, least: int = 0) -> Track | None:
         """Returns the best trial that waits in the best 1/eta of its rung, of the highest such rung.
@@ -227,6 +237,20 @@ class Pausing(ABC):
                     return track
         return None
 
+    def beside(self, number: int) -> Point:
+        """Returns a trial's goals beside the metric; infinite while they are not known."""
+        return self.view.beside.get(number, (math.inf,) * len(self.spec.study.beside))
+
+    def point(self, track: Track) -> Point:
+        """Returns all goals of a trial as it stands, lower is better."""
+        return track.best(len(track.costs)), *self.beside(track.number)
+
+    def unbeaten(self) -> list[Track]:
+        """Returns the paused trials that no other trial is as good as in all goals, of equal ones the first."""
+        points = {track.number: self.point(track) for track in self.tracks.values()}
+        first = front({number: point for number, point in points.items() if math.isfinite(point[0])})
+        return [self.tracks[number] for number in first if self.tracks[number].doing is Doing.PAUSED]
+
     def reached(self, track: Track) -> str:
         """Returns in words what the trials have in common that a paused one is compared with."""
         far = "the same share of their epochs" if self.pieces.by_share else f"epoch {track.trained}"
@@ -239,13 +263,15 @@ class Pausing(ABC):
 
     def _rank(self, track: Track) -> tuple[float, float, int]:
         """Returns what sorts paused trials, the most promising first: the place among all that came as far."""
-        mine = track.best(track.trained)
+        mine = (track.best(track.trained), *self.beside(track.number))
         reached = [
             (other, self.pieces.as_far(track.trained, track.epochs, other.epochs))
             for other in self.tracks.values()
         ]
-        others = [other.best(epoch) for other, epoch in reached if other.trained >= epoch]
-        return sum(cost < mine for cost in others) / len(others), mine, track.number
+        others = [
+            (one.best(epoch), *self.beside(one.number)) for one, epoch in reached if one.trained >= epoch
+        ]
+        return sum(beats(other, mine) for other in others) / len(others), mine[0], track.number
 
     def _enter(self, track: Track) -> None:
         self.tracks[track.number] = track
@@ -254,6 +280,8 @@ class Pausing(ABC):
     def _choice(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
         if self._chosen is None or self._chosen[:2] != (number, new):
             step, hparams = self.choose(number, new)
+            if self.spec.study.beside and not new and isinstance(step, Wait) and (left := self.unbeaten()):
+                step = Resume(left[0].number, "no other trial is as good in all goals")
             self._chosen = number, new, step, hparams
         return self._chosen[2], self._chosen[3]
 

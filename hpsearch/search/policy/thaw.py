@@ -5,7 +5,7 @@ Bayesian Optimization (arXiv 2404.16795): the most probable improvement by a ran
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from hpsearch.search.policy.model import Anew, Belief, CurveModel
 from hpsearch.search.policy.pausing import Pausing, Track
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView
+from hpsearch.study.front import Point, covers
 
 Ints = NDArray[np.int64]
 
@@ -32,6 +33,8 @@ FRESH, NEAR = 100, 60
 """Points that the model chooses among: random ones, and some near the best trials."""
 BASES, APART, SPREAD = 8, 0.05, 0.15
 """So many best trials, none closer to a better one than so far, are varied by at most so much (root mean square)."""
+ABOUT = 1.05
+"""What models take is guessed so well that a new one may seem to take so many times its budget."""
 DRAWN = 20
 """Random points of which the first is tried whose model seems to keep the study's limits."""
 SHOWN = 60
@@ -100,9 +103,11 @@ class Thaw(Pausing):
         self._model.know(track)
 
     def _modelled(self, rng: np.random.Generator) -> tuple[Step, dict[str, Any] | None]:
-        belief = self._model.posterior(self.running())
-        paused = self._shown(belief)
-        units = self._candidates(rng)
+        budget = self._budget(rng)
+        within = None if budget is None else {n for n in self.tracks if covers(self.beside(n), budget)}
+        belief = self._model.posterior(self.running(), within)
+        paused = [track for track in self._shown(belief) if within is None or track.number in within]
+        units = self._candidates(rng, within, budget)
         at = self._places(rng, paused, units)
         mean, deviation = belief.posterior.predict(at)
         goal = belief.best - 10 ** rng.uniform(*MARGIN) * max(1.0, -belief.best)
@@ -114,6 +119,21 @@ class Thaw(Pausing):
             return New("a random point, so that the model sees what it does not expect"), self._random(rng)
         return New("the model expects most of it"), self._cube.hparams(units[pick - len(paused)])
 
+    def _budget(self, rng: np.random.Generator) -> Point | None:
+        """Returns how much the next piece may take in the goals beside the metric: as much as a random trial.
+
+        So all the front is improved in turn, each time by the best that is as small: Haimes, Lasdon and Wismer's
+        epsilon constraints (1971) with random bounds. None without such goals.
+        """
+        known = [
+            n
+            for n, track in self.tracks.items()
+            if n in self.view.beside and math.isfinite(self.point(track)[0])
+        ]
+        if not self.spec.study.beside or not known:
+            return None
+        return self.view.beside[known[rng.integers(len(known))]]
+
     def _last(self) -> Step:
         """Returns what is worth resuming when no trial may begin any more."""
         if not self.running():
@@ -121,7 +141,7 @@ class Thaw(Pausing):
             if track is not None:
                 return Resume(track.number, f"the best of those that {self.reached(track)}")
         paused = [track for track in self.paused() if math.isfinite(track.best(track.trained))]
-        if not paused:
+        if not paused or self.spec.study.beside:  # with several goals, all are resumed that no other beats
             return Wait()
         belief = self._model.posterior(self.running())
         ends = [track.epochs for track in paused]
@@ -139,11 +159,12 @@ class Thaw(Pausing):
         mean = belief.posterior.mean(self._model.places(paused, [track.epochs for track in paused]))
         return [paused[i] for i in np.argsort(mean, kind="stable")[:SHOWN]]
 
-    def _candidates(self, rng: np.random.Generator) -> Array:
+    def _candidates(
+        self, rng: np.random.Generator, within: Collection[int] | None, budget: Point | None
+    ) -> Array:
         bases: list[Array] = []
-        for track in sorted(
-            self.tracks.values(), key=lambda track: (track.best(track.trained), track.number)
-        ):
+        known = [track for track in self.tracks.values() if within is None or track.number in within]
+        for track in sorted(known, key=lambda track: (track.best(track.trained), track.number)):
             unit = self._model.unit(track.number)
             if math.isinf(track.best(track.trained)) or len(bases) == BASES:
                 break
@@ -155,7 +176,7 @@ class Thaw(Pausing):
             scale = SPREAD * 10 ** -rng.random((NEAR, 1))
             moved = base + (rng.random(base.shape) < 0.5) * rng.standard_normal(base.shape) * scale
             units = np.vstack([units, np.clip(moved, 0, 1)])
-        units = self._allowed(self._cube.snap(units))
+        units = self._allowed(self._cube.snap(units), budget)
         tried = {_rounded(self._model.unit(number)) for number in self.tracks}
         untried = [_rounded(unit) not in tried for unit in units]
         return units[untried] if any(untried) else units
@@ -183,13 +204,21 @@ class Thaw(Pausing):
         count = DRAWN if self.view.footprints else 1
         return self._cube.hparams(self._allowed(self._cube.sample(rng, count))[0])
 
-    def _allowed(self, units: Array) -> Array:
-        """Returns those of some new points whose models seem to keep the study's limits; all if none does."""
-        limits = {name: limit for name, limit in self.spec.study.limits.items() if name in self.spec.measured}
+    def _allowed(self, units: Array, budget: Point | None = None) -> Array:
+        """Returns those of some new points whose models seem to keep the study's limits; all if none does.
+
+        Args:
+            budget: further limits to the goals beside the metric.
+        """
+        limits = {name: limit.most for name, limit in self.spec.study.limits.items()}
+        if budget is not None:
+            goals = zip(self.spec.study.beside, budget, strict=True)
+            limits |= {name: min(ABOUT * most, limits.get(name, math.inf)) for name, most in goals}
+        limits = {name: most for name, most in limits.items() if name in self.spec.measured}
         if not limits or not self.view.footprints:
             return units
         guessed = dict(zip(self.spec.measured, self._guessed(units).T, strict=True))
-        keep = np.all([guessed[name] <= limit.most for name, limit in limits.items()], axis=0)
+        keep = np.all([guessed[name] <= most for name, most in limits.items()], axis=0)
         return units[keep] if keep.any() else units
 
     def _guessed(self, units: Array) -> Array:

@@ -1,0 +1,37 @@
+"""Which of several trials no other one beats in all that a study wants: the Pareto front.
+
+A point holds one value for each goal, lower is better.
+"""
+
+from collections.abc import Mapping, Sequence
+
+Point = tuple[float, ...]
+
+
+def covers(one: Point, other: Point) -> bool:
+    """Says whether a point is at least as good as another in every goal."""
+    return all(mine <= yours for mine, yours in zip(one, other, strict=True))
+
+
+def beats(one: Point, other: Point) -> bool:
+    """Says whether a point is at least as good as another in every goal, and better in one."""
+    return one != other and covers(one, other)
+
+
+def places(points: Sequence[Point]) -> list[int]:
+    """Returns for each of some points how many of the others beat it; with one goal, its place in their order."""
+    return [sum(beats(other, point) for other in points) for point in points]
+
+
+def front(points: Mapping[int, Point]) -> list[int]:
+    """Returns the keys of the points that no other beats, the best in the first goal first; of equal ones the first.
+
+    >>> front({0: (1.0, 9.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (1.0, 9.0)})
+    [0, 1]
+    """
+    found: list[int] = []
+    # Whatever beats a point, or is equal to it and comes first, stands before it in this order.
+    for key in sorted(points, key=lambda key: (points[key], key)):
+        if not any(covers(points[kept], points[key]) for kept in found):
+            found.append(key)
+    return found
