@@ -102,6 +102,7 @@ class Course:
     def __init__(self, direction: Direction) -> None:
         self._sign = sign(direction)
         self._best: tuple[float, float, int] | None = None  # cost, when it was reached, trial
+        self._reached: dict[int, tuple[float, float, int]] = {}  # the same of each trial
         self._ends: list[float] = []
         self._ended: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
@@ -114,9 +115,14 @@ class Course:
             self._ended[trial.number] = ended.timestamp()
             insort(self._ends, ended.timestamp())
         value = attrs.get("score")
-        if _is_finite(value) and attrs.get("stop_reason") != StopKind.INFEASIBLE:
+        if attrs.get("stop_reason") == StopKind.INFEASIBLE:
+            # When it was paused nobody knew that it would break a limit.
+            if self._reached.pop(trial.number, None) == self._best:
+                self._best = min(self._reached.values(), default=None)
+        elif _is_finite(value):
             reached = attrs.get(BEST_AT) or (ended.timestamp() if ended is not None else 0.0)
             found = (self._sign * value, reached, trial.number)
+            self._reached[trial.number] = min(found, self._reached.get(trial.number, found))
             self._best = found if self._best is None else min(self._best, found)
         seconds = float(attrs.get(DEVICE_SECONDS, attrs.get("seconds")) or 0.0)
         self._total += seconds - self._seconds.get(trial.number, 0.0)

@@ -370,7 +370,8 @@ class StudyView:
             )
             if not one_goal and self.front()[0] == trial.number:
                 self.best = trial
-        self.board.add(score, trial.state, self.beside.get(trial.number, ()))
+        infeasible = trial.user_attrs.get("stop_reason") == StopKind.INFEASIBLE
+        self.board.add(None if infeasible else score, trial.state, self.beside.get(trial.number, ()))
         self.course.add(trial)
         self.counts[trial.state.name] += 1
         reason = trial.user_attrs.get("stop_reason", "unknown")

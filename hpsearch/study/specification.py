@@ -463,6 +463,12 @@ class StudySpec(Section):
                 sentence = '"sampled" pauses no trial; remove it, or take another study.policy'
                 raise FieldErrors([("study.first_piece", sentence)])
             return self
+        if 1 < self.max_epochs <= self.study.first_piece:
+            sentence = (
+                f"{self.study.first_piece} epochs are all that a trial trains, so that none is ever paused"
+            )
+            remedy = 'give fewer, or take study.policy = "sampled"'
+            raise FieldErrors([("study.first_piece", f"{sentence}; {remedy}")])
         if self.sampler.name in ("grid", "points"):
             sentence = f'"{policy}" ends few trials, but sampler.name = "{self.sampler.name}" is to train all'
             raise FieldErrors([("study.policy", f'{sentence}; use "sampled", or remove [sampler]')])

@@ -379,7 +379,7 @@ class PolicyContract:
         assert logs[0] == logs[1] == logs[2]
 
     def test_what_is_better_when_more_is_better(self) -> None:
-        """Values of both signs, so that the model takes logarithms in neither direction."""
+        """Values of both signs, so that they lie above a floor in both directions."""
         less = spec_of(search=FIXED, trials=15)
         more = study(FIXED, study={"trials": 15, "metric": "val_macro_f1"}, train=dict(less.train))
         _, falling = run(self.build, less, curves(5, mixed=True))

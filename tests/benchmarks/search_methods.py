@@ -113,8 +113,9 @@ class Own:
         attrs = attributes(trial, verdict, best, None, self.spec.fit, None) | self.policy.notes(
             number, len(trial.results)
         )
+        values = None if value is None else [value]
         record = as_record(
-            trial, self.spec.study.metric, state, value, attrs, self.view.space, self.view.rungs(number)
+            trial, self.spec.study.metric, state, values, attrs, self.view.space, self.view.rungs(number)
         )
         self.view.replace(record)
         self.policy.finish(record)

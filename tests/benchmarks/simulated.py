@@ -116,7 +116,8 @@ def _sampled(spec: StudySpec, truth: Truth) -> list[FrozenTrial]:
         value = best[0] if best else None
         state = decide(verdict.kind, value, view.board, spec.early_stopping.outcome)
         facts = attributes(trial, verdict, best, None, spec.fit, None)
-        record = as_record(trial, spec.study.metric, state, value, facts, view.space, view.rungs(number))
+        values = None if value is None else [value]
+        record = as_record(trial, spec.study.metric, state, values, facts, view.space, view.rungs(number))
         view.replace(record)
         trials.append(record)
     return trials

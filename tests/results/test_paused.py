@@ -91,7 +91,7 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
     counts, told = text.split(f"{len(whole)} never paused.")
     assert counts.endswith(f" resumed after a pause, {left} paused and not resumed, ")
     assert told.startswith(" Building trials and reading their checkpoints took 0:")
-    assert told.endswith("% of the workers' time. A larger study.first_piece makes fewer pieces.")
+    assert told.endswith("% of the workers' time. A larger study.first_piece means fewer switches.")
 
 
 def test_the_chart_of_pieces_adds_up(folder: Path) -> None:

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.contracts.trial import StopKind
 from hpsearch.search.outcome import Course, Scoreboard, constraints, decide, score
@@ -175,6 +175,22 @@ def test_no_finished_trial_is_better_than_the_best_value(
         if reached:
             best = min(reached) if direction == "minimize" else max(reached)
             assert study.best_value == board.best == best
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_paused_trial_that_breaks_a_limit_later_reached_nothing(restarted: bool) -> None:
+    def trial(number: int, score: float, state: TrialState, **attrs: object) -> FrozenTrial:
+        made = create_trial(state=state, user_attrs={"score": score, "best_at": 1.0, **attrs})
+        made.number = number
+        return made
+
+    course = Course("minimize")
+    course.add(trial(1, 0.5, TrialState.PRUNED))
+    if not restarted:
+        course.add(trial(0, 0.1, TrialState.RUNNING, paused=1))
+        assert course.best == 0.1
+    course.add(trial(0, 0.1, TrialState.PRUNED, stop_reason="infeasible"))
+    assert course.best == 0.5
 
 
 @given(st.lists(st.tuples(st.integers(0, 3) | st.none(), st.booleans()), max_size=12), st.randoms())

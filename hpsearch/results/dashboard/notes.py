@@ -18,11 +18,11 @@ from hpsearch.study.specification import StudySpec
 from hpsearch.text import LABEL, LONGEST, as_code, counted, in_markdown, one_line
 
 POLICIES = {
-    "halving": "trials are paused after 1, 3, 9, ... epochs, and the best third of each level is resumed",
-    "screen": "all trials are paused after their first epoch, and the best three are resumed",
+    "halving": "trials are paused after each piece, and the best third of those that came as far is resumed",
+    "screen": "all trials are paused after their first piece, and the best three are resumed",
     "thaw": "trials are paused, and a model of all curves picks which one is resumed",
     "auto": "trials are paused; either a model of all curves picks which one is resumed, or one in the best third "
-    "of its level is",
+    "of those that came as far is",
 }
 """What each policy does, after its name."""
 

@@ -31,7 +31,7 @@ from hpsearch.results.terminal.progress import duration, hparam, number, precisi
 from hpsearch.store.keys import ENDED
 from hpsearch.store.study_data import DATA
 from hpsearch.study.checks import KINDS
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import FROM_EPOCH, StudySpec
 from hpsearch.text import counted
 
 RANKED = 20
@@ -199,7 +199,7 @@ def _switches(record: StudyRecord) -> str:
     if not switching:
         return ""
     share = switching / (switching + trained)
-    remedy = " A larger study.first_piece makes fewer pieces." if share > COSTLY else ""
+    remedy = " A larger study.first_piece means fewer switches." if share > COSTLY else ""
     return (
         f" Building trials and reading their checkpoints took {duration(switching)}, {share:.0%} of the workers' "
         f"time.{remedy}"
@@ -387,7 +387,10 @@ def _cost(record: StudyRecord, picture: Chart | None, price: float | None) -> tu
     states = {
         state: record.count(state) for state in ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "WAITING")
     }
-    epochs, saved = sum(trial.epochs_run for trial in record.trials), saved_epochs(record)
+    before = sum(
+        int(trial.attrs.get(FROM_EPOCH) or 0) for trial in record.trials
+    )  # of the trials that are continued
+    epochs, saved = sum(trial.epochs_run for trial in record.trials) - before, saved_epochs(record)
     share = f" ({saved / (epochs + saved):.0%} of what was asked for)" if saved else ""
     hours = worker_hours(record)
     rows = [

@@ -1,10 +1,10 @@
 """What the curve model is told of a search, and what it expects of trials.
 
-One point for each piece of a trial: the mean of the piece's last three epochs. Costs are taken by their logarithm, if
-need be of their distance from a value below the best, since differences among the good ones are what matters. Those
-far above the median count as if they were nearer, since nobody wants to know how bad a bad trial is. The kernel's
-scales and lengths are fitted anew whenever the points have grown by a third, always on the first so many points in the
-order in which they came: a rebuilt search fits the same.
+One point for each piece of a trial: the mean of the piece's last three epochs. Costs are taken by logarithm, where some
+are not positive that of their distance from a floor below the best: differences among the good ones matter. Those far
+above the median count as if they were nearer, since nobody wants to know how bad a bad trial is. The kernel's scales
+and lengths are fitted anew whenever the points have grown by a third, always on the first so many points in the order
+in which they came: a rebuilt search fits the same.
 """
 
 import math
@@ -151,6 +151,7 @@ class CurveModel:
         self._units: dict[int, Array] = {}
         self._points: dict[int, list[Point]] = {}
         self._theta: tuple[int, Array] | None = None
+        self._last = (-1, -1)  # order and trial of the newest point
 
     @property
     def knows_any(self) -> bool:
@@ -161,10 +162,14 @@ class CurveModel:
         """Takes note of a trial's pieces."""
         if track.number not in self._units:
             self._units[track.number] = self._cube.unit(track.hparams)
-        self._points.pop(track.number, None)
+        before = self._points.pop(track.number, [])
         points = list(self._ends(track))
         if points:
             self._points[track.number] = points
+        changed = [(one.order, one.number) for one in {*before} ^ {*points}]
+        if changed and min(changed) < self._last:  # what is fitted to the first so many points is out of date
+            self._theta = None
+        self._last = max([self._last, *changed])
 
     def posterior(self, running: Sequence[Track], within: Collection[int] | None = None) -> "Belief":
         """Returns what is believed of all curves; pieces in training count as if they ended as expected.
@@ -178,6 +183,8 @@ class CurveModel:
         pending = self.places(running, [track.next_cut for track in running]) if running else None
         posterior = Posterior(self._fitted(), self._at(points), scale(costs), weight, pending)
         counts = np.isfinite(costs)
+        trainable = counts & [math.isfinite(self._points[point.number][-1].cost) for point in points]
+        counts = trainable if trainable.any() else counts
         if within is not None:
             inside = counts & np.array([point.number in within for point in points])
             counts = inside if inside.any() else counts
@@ -232,8 +239,9 @@ class CurveModel:
                 middle = end - (len(costs) - 1) / 2
                 found.append(self._point(track, order, middle, sum(costs) / len(costs), 1 / len(costs)))
             start = end
-        if track.unfit and track.pieces:
-            found.append(self._point(track, track.pieces[-1][1], track.epochs, math.inf, 1.0))
+        if track.unfit:
+            order = track.pieces[-1][1] if track.pieces else track.number
+            found.append(self._point(track, order, track.epochs, math.inf, 1.0))
         return found
 
     def _point(self, track: Track, order: int, epoch: float, cost: float, weight: float) -> Point:

@@ -50,7 +50,8 @@ class Track:
         cuts: epochs after which its pieces end.
         costs: of its epochs, lower is better; infinite where the value is not finite.
         pieces: (last epoch, order) of the pieces that have ended.
-        unfit: whether it ended since its hyperparameters cannot be trained: it diverged, or no memory was enough.
+        unfit: whether it ended since its hyperparameters cannot be trained: it diverged, no memory was enough, or it
+            took more than the study allows.
     """
 
     number: int
@@ -77,8 +78,8 @@ class Track:
         return next((cut for cut in self.cuts if cut > self.trained), self.epochs)
 
     def best(self, epoch: int) -> float:
-        """Returns the best cost up to an epoch."""
-        return min(self.costs[:epoch], default=math.inf)
+        """Returns the best cost up to an epoch; infinite if it is unfit, so that it takes the place of no other."""
+        return math.inf if self.unfit else min(self.costs[:epoch], default=math.inf)
 
 
 class Pausing(ABC):
@@ -213,8 +214,8 @@ class Pausing(ABC):
             for place, cut in enumerate(track.cuts[:-1]):
                 if track.trained < cut:
                     break
-                if math.isinf(track.best(cut)) and math.isfinite(track.best(track.trained)):
-                    continue  # imported, without a curve: how it stood there is not known
+                if _has_no_curve(track, cut):
+                    continue
                 waits = track.doing is Doing.PAUSED and track.trained == cut
                 rung = self.pieces.rung(track.cuts, place)
                 found.setdefault(rung, []).append((track.best(cut), track.number, track, waits))
@@ -269,7 +270,9 @@ class Pausing(ABC):
             for other in self.tracks.values()
         ]
         others = [
-            (one.best(epoch), *self.beside(one.number)) for one, epoch in reached if one.trained >= epoch
+            (one.best(epoch), *self.beside(one.number))
+            for one, epoch in reached
+            if one.trained >= epoch and not _has_no_curve(one, epoch)
         ]
         return sum(beats(other, mine) for other in others) / len(others), mine[0], track.number
 
@@ -295,3 +298,8 @@ class Pausing(ABC):
     def propose(self, number: int) -> dict[str, Any] | None:
         """Returns hyperparameters for a trial that begins though another step was chosen; None asks the sampler."""
         return None
+
+
+def _has_no_curve(track: Track, epoch: int) -> bool:
+    """Says whether a trial was imported without its curve, so that nobody knows how it stood at an epoch."""
+    return math.isinf(track.best(epoch)) and math.isfinite(track.best(track.trained))

@@ -26,11 +26,10 @@ class Pieces:
 
     Attributes:
         by_share: whether a piece's end is a share of the trial's epochs.
-        first: epochs of the first piece; by share, the first piece is the largest of these and E / growth^k
-            that makes `count` pieces.
+        first: least epochs of the first piece.
         growth: each piece ends at so many times the epochs of the one before.
         longest: epochs of the longest trial.
-        count: by share, the number of pieces.
+        count: by share, the number of pieces; fewer where the first ones would be shorter than `first`.
     """
 
     by_share: bool
@@ -46,13 +45,15 @@ class Pieces:
         (1, 3, 9, 27, 50)
         >>> Pieces(by_share=True, growth=2, longest=50).cuts(40)
         (5, 10, 20, 40)
+        >>> Pieces(by_share=True, growth=2, longest=50, first=6).cuts(40)
+        (10, 20, 40)
         """
         if self.by_share:
             ends = [epochs * self.growth**-k for k in range(self.count - 1, 0, -1)]
         else:
             ends = [self.first * self.growth**k for k in range(_steps(epochs / self.first, self.growth))]
-        whole = dict.fromkeys(max(self.first, round(end)) for end in ends)
-        return (*(end for end in whole if end < epochs), epochs)
+        whole = dict.fromkeys(round(end) for end in ends)
+        return (*(end for end in whole if self.first <= end < epochs), epochs)
 
     def rung(self, cuts: tuple[int, ...], place: int) -> int:
         """Returns what names the rung of a cut: its epoch, or by share how many pieces are left."""
@@ -60,7 +61,7 @@ class Pieces:
 
     def as_far(self, epoch: int, epochs: int, other: int) -> int:
         """Returns at which epoch a trial of `other` epochs is as far as one of `epochs` at an epoch."""
-        return round(epoch * other / epochs) if self.by_share else epoch
+        return max(1, math.ceil(epoch * other / epochs)) if self.by_share else epoch
 
     def time(self, epoch: NDArray[np.float64], epochs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns how far trials are, on a logarithmic scale that ends at 1."""

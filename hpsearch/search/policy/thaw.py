@@ -113,7 +113,7 @@ class Thaw(Pausing):
         goal = belief.best - 10 ** rng.uniform(*MARGIN) * max(1.0, -belief.best)
         pick = int(np.argmax(log_ndtr((goal - mean) / deviation)))
         if pick < len(paused):
-            why = f"of {len(paused)} paused and {len(units)} new trials it may well become the best"
+            why = f"the most likely of {len(paused)} paused and {len(units)} new trials to become the best"
             return Resume(paused[pick].number, why), None
         if rng.random() < self._mixture.random:
             return New("a random point, so that the model sees what it does not expect"), self._random(rng)
@@ -150,7 +150,9 @@ class Thaw(Pausing):
         pick = int(np.argmax(chance))
         if chance[pick] < math.log(HOPELESS):
             return Wait()
-        return Resume(paused[pick].number, f"the best with a probability of {math.exp(chance[pick]):.0%}")
+        return Resume(
+            paused[pick].number, f"it becomes the best with a probability of {math.exp(chance[pick]):.0%}"
+        )
 
     def _shown(self, belief: Belief) -> list[Track]:
         paused = [track for track in self.paused() if math.isfinite(track.best(track.trained))]

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import New, Resume
 from hpsearch.search.policy.cube import Cube
@@ -137,7 +138,44 @@ def test_the_model_resumes_what_may_become_the_best_and_begins_near_it():
     assert np.mean(near) > 2 * np.mean(off), (near, off)
 
 
-def test_half_of_the_decisions_are_by_the_rule():
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_finds_no_memory_is_learnt_though_it_never_trained(seed):
+    """The larger the better, and the larger half does not fit: at random, 30 would be tried."""
+    search = {**RATE, "function.other": {"low": 0.0, "high": 1.0}}
+    spec = study(search, study={"trials": 60, "seed": seed}, train={"function": "a:b", "epochs": 16})
+
+    def value(number, epoch):
+        return 1.1 - driver.database.trials[number].params["function.rate"] + math.exp(-epoch / 4)
+
+    driver, found = Driver(partial(build_policy, "auto"), spec, Database(), value, []), 0
+    while driver.live or driver.begin():
+        number = next(iter(driver.live))
+        if driver.database.trials[number].params["function.rate"] > 0.5:
+            driver.end(number, StopKind.OUT_OF_MEMORY)
+            found += 1
+        else:
+            driver.epoch(number)
+    assert 0 < found < 35, "38 to 46 by the curves alone"
+
+
+def test_what_is_fitted_is_forgotten_when_an_earlier_point_comes_in():
+    model = CurveModel(Cube(StudyView(study(RATE)).space), PIECES, 0)
+    tracks = [track(n, [1.0 / (n + 1)], [(1, n + 2)], rate=n / 9) for n in range(10)]
+    for one in tracks:
+        model.know(one)
+    before = model._fitted()
+    model.know(tracks[3])
+    assert model._fitted() is before, "nothing is new"
+    imported = track(11, [5.0], [(1, 0)], rate=0.95)
+    model.know(imported)
+    rebuilt = CurveModel(Cube(StudyView(study(RATE)).space), PIECES, 0)
+    for one in [*tracks, imported]:
+        rebuilt.know(one)
+    assert np.array_equal(model._fitted(), rebuilt._fitted())
+    assert not np.array_equal(model._fitted(), before)
+
+
+def test_a_third_of_the_decisions_are_by_the_rule():
     spec = study(RATE, study={"trials": 1000}, train={"function": "a:b", "epochs": 16})
     driver = Driver(partial(build_policy, "auto"), spec, Database(), curves(2), [])
     why = []
@@ -149,4 +187,4 @@ def test_half_of_the_decisions_are_by_the_rule():
             assert driver.begin()
         driver.epoch(*driver.live)
     by_rule = sum("1/3" in sentence or "good enough" in sentence for sentence in why)
-    assert 0.3 < by_rule / len(why) < 0.7
+    assert 0.2 < by_rule / len(why) < 0.45

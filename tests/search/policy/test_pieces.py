@@ -21,7 +21,8 @@ from hpsearch.testing.policy_contract import FIXED, SEARCH, study
         (True, 2, 1, 80, (10, 20, 40, 80)),
         (True, 2, 1, 3, (1, 2, 3)),
         (True, 2, 1, 1, (1,)),
-        (True, 2, 6, 20, (6, 10, 20)),
+        (True, 2, 6, 20, (10, 20)),
+        (True, 2, 9, 10, (10,)),
     ],
 )
 def test_cuts(by_share, growth, first, epochs, expected):
@@ -32,6 +33,14 @@ def test_rungs_by_share_are_counted_from_the_end():
     pieces = Pieces(True, 2, 100)
     assert [pieces.rung(pieces.cuts(80), place) for place in range(4)] == [-4, -3, -2, -1]
     assert [pieces.rung(pieces.cuts(3), place) for place in range(3)] == [-3, -2, -1]
+
+
+@pytest.mark.parametrize(
+    ("by_share", "epoch", "epochs", "other", "expected"),
+    [(True, 2, 16, 8, 1), (True, 12, 100, 4, 1), (True, 3, 8, 20, 8), (False, 3, 8, 20, 3)],
+)
+def test_how_far_another_trial_must_come_to_be_as_far(by_share, epoch, epochs, other, expected):
+    assert Pieces(by_share, 2, 100).as_far(epoch, epochs, other) == expected
 
 
 @pytest.mark.parametrize("by_share", [False, True])

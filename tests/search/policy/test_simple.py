@@ -1,6 +1,7 @@
 """The policies without a model, against hand-worked searches and against the view alone."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -95,6 +96,29 @@ def test_by_share_the_paused_are_ranked_among_those_that_came_as_far_by_share():
     assert policy.surplus(0) == [2, 1, 0, 3]
     assert policy.surplus(3) == [3]
     assert policy.surplus(2) == [3, 0]
+
+
+def test_trials_that_cannot_be_trained_hold_no_place_of_a_rung():
+    policy = halving()
+    for number, value in enumerate([0.1, 0.2, 0.5, 0.4, 0.6, 0.7]):
+        policy.start(number)
+        train(policy, number, value)
+    for number in (0, 1):
+        policy.tracks[number] = replace(policy.tracks[number], doing=Doing.ENDED, unfit=True)
+    assert policy.promotable(3.0) is policy.tracks[3], (
+        "two of six may continue, and these are not the unfit ones"
+    )
+    assert policy.surplus(2) == [5, 4], "nor do they make others worse"
+
+
+def test_screen_takes_the_best_that_can_be_trained():
+    policy = Screen(StudyView(study(FIXED, study={"trials": 3})), epochs=1, top=1)
+    for number in range(3):
+        policy.start(number)
+    for number, value in enumerate([0.1, 0.3, 0.2]):
+        train(policy, number, value)
+    policy._enter(replace(policy.tracks[0], doing=Doing.ENDED, unfit=True))
+    assert policy.begin(new=False) == Resume(2, "among the best 1 after epoch 1")
 
 
 def test_halving_goes_by_the_best_value_so_far():
