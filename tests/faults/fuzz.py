@@ -299,7 +299,7 @@ def _table(suffix: str) -> Callable[[Path], None]:
         named = path.rename(path.with_suffix(suffix))
         table = read_table(named, "label", "file")
         file_column(table, "file")
-        to_targets(label_columns(table, "label", named), "auto", str(named))
+        to_targets(label_columns(table, ("label",), named), "auto", str(named))
         column(table, "age", named, "data.label_column")
         to_groups("column:age", (), table, str(named))
 
