@@ -431,7 +431,7 @@ def test_a_search_goes_on_where_nothing_can_be_confirmed(
     (tmp_path / "study.toml").write_text(long.partition("[sampler]")[0], encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
     out, _ = capfd.readouterr()
-    assert "too few to confirm a trial: the search goes on" in out
+    assert "too few to confirm a trial: the search continues" in out
     assert "nothing is confirmed, for which there is too little time" in out
     record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
     assert record.best is not None  # though no trial came to its end

@@ -1,7 +1,7 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
 The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
-many repeats are confirmed as fit into the rest. Where none fit, the search goes on with the rest of the time, and that
+many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, and that
 nothing is confirmed is said.
 """
 
@@ -78,7 +78,7 @@ def _check_minutes(minutes: float) -> None:
 
 @dataclass
 class Auto:
-    """One call of the command; a second one goes on with the study file that the first has written."""
+    """One call of the command; a second one continues with the study file that the first has written."""
 
     folder: Path
     minutes: float
@@ -125,7 +125,7 @@ class Auto:
             return found.exit_status
         plan = self._plan(spec) if found.best is not None else None
         if plan is None and found.can_go_on and self.left - 2 * self.start > WORTH:
-            say(f"{self.left:.0f} s are left, too few to confirm a trial: the search goes on")
+            say(f"{self.left:.0f} s are left, too few to confirm a trial: the search continues")
             found = self._search(self.left - 2 * self.start, "end", place)
             if found.exit_status > 1:
                 return found.exit_status
