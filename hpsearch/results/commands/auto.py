@@ -1,8 +1,8 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
 The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
-many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, and that
-nothing is confirmed is said.
+many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, and
+that nothing is confirmed is said.
 """
 
 import time
