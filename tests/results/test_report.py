@@ -105,6 +105,8 @@ def fits(*kinds: str) -> list[TrialRecord]:
 RULES = [
     (rules.failures, [trial(0, 1.0)], None),
     (rules.failures, [trial(0, 1.0), trial(1, None, "FAIL", stop_detail="no layer")], "1 of 2 .*no layer"),
+    (rules.limits, [*many(3), *many(3, stop_reason="infeasible")], "3 of 6 trials took more than study.require allows"),
+    (rules.limits, [*many(3), *many(2, stop_reason="infeasible")], None),
     (rules.at_the_edge, falling("learning_rate", 1e-4, 10.0),
      r"Learning rate: the 6 trials in the highest fifth .* other 24, median val_loss 1.\d+ against 1.\d+ "
      r"\(p .* after correction for \d+ comparisons\): .*above 10; widen learning_rate there"),
