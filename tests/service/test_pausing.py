@@ -402,7 +402,7 @@ def pause(study: Study, number: int, value: float = 1.0, count: int = 1) -> None
 def test_a_checkpoint_beyond_the_end_of_a_piece_is_not_paused_there(study: Study) -> None:
     """Its driver died before it could write that the trial was to go on."""
     number = begin(study)
-    assert study.resume(number, epochs(number, 2)) is None
+    assert study.resume(number, epochs(number, 2), {}) is None
     assert study.live[number].pausing is None
     assert isinstance(study.policy.begin(), New), "it waits for a trial that is in training"
     assert isinstance(study.report(number, epochs(number, 3)[-1]), Pause)
@@ -417,7 +417,7 @@ def test_another_drivers_next_piece_is_seen_though_the_trial_is_paused_again(
     other = open_study(EQUAL, database_url, ["cpu"])
     assert other.paused == {0: 1, 1: 1, 2: 1}
     assert begin(study) == 0
-    study.resume(0, epochs(0, 1))
+    study.resume(0, epochs(0, 1), {})
     pause(study, 0, count=3)
     study.flush()
     other.sync()
