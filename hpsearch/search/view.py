@@ -182,7 +182,7 @@ class StudyView:
 
     def know(self, number: int, footprint: Mapping[str, float]) -> None:
         """Takes note of what a trial's model takes."""
-        known = {name: footprint[name] for name in self.spec.measured if name in footprint}
+        known = self.spec.built(footprint)
         if known:
             self.footprints[number] = known
         beside = self.spec.beside(footprint)

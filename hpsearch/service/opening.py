@@ -237,11 +237,12 @@ def _compare(storage: RDBStorage, study_id: int, spec: StudySpec) -> None:
                 f"{redact(storage.url)}; choose another name or another --storage"
             )
     elif not is_same_study(stored_text, spec):
-        lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored_text), spec))
+        fields = differences(parse_stored(stored_text), spec)
+        lines = "\n".join(f"  {line}" for line in fields)
         taken = (
             f". To go on in the changed space, give the study file another study.name, run `hpsearch import "
             f'"{spec.study.name}" FILE`, which takes the trials that lie in it, and then `hpsearch run FILE`'
-            if all(line.startswith("  search.") for line in lines.split("\n"))
+            if fields and all(field.startswith("search.") for field in fields)
             else ""
         )
         raise DigestMismatch(

@@ -361,8 +361,7 @@ class Study:
         trial = begun(self.spec, number, trial_id, ticket, hparams, self.view.misfits.get(number), given)
         trial.take_up(pending.attempt, pending.failures, self.view.reported(number))
         if stored is not None:
-            known = taken(stored.user_attrs)
-            trial.footprint = {name: known[name] for name in self.spec.measured if name in known}
+            trial.footprint = self.spec.built(taken(stored.user_attrs))
         self.live[number] = trial
         if self.spec.pauses:
             queued = pending.why and self.view.is_queued(number) and not trial.results

@@ -670,6 +670,10 @@ class StudySpec(Section):
         """What is to be known of each model when it is built."""
         return [name for name in BUILT if name in (*self.study.require, *self.study.beside)]
 
+    def built(self, taken: Mapping[str, float]) -> dict[str, float]:
+        """Returns, of what a trial takes, what is known when its model is built, as far as the study asks for it."""
+        return {name: taken[name] for name in self.measured if name in taken}
+
     @property
     def directions(self) -> list[Direction]:
         """The directions of all goals."""

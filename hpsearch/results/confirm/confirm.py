@@ -25,6 +25,7 @@ from hpsearch.results.confirm.linked import (
     earlier_openings,
     inherit_data,
     opened_before,
+    read_linked,
     read_results,
     record_opening,
     set_attrs,
@@ -186,18 +187,11 @@ def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int 
     wanted = record.spec.confirm if record.spec is not None else None
     chosen = candidates(record, top or (wanted.top if wanted else 1))
     count = seeds or (wanted.seeds if wanted else 2)
-    before = _linked_before(record, options.storage)
+    before = read_linked(record, SUFFIX, options.storage)
     spec = linked_spec(record, chosen, count, before)
     if before is not None and before.spec is not None and before.spec != spec:
         set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     return _Work(record, tuple(chosen), count, spec, options)
-
-
-def _linked_before(record: StudyRecord, url: str) -> StudyRecord | None:
-    try:
-        return read_study(f"{record.name}{SUFFIX}", url)
-    except StudyNotFound:
-        return None
 
 
 def _finished(work: _Work) -> int:

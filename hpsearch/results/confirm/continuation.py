@@ -23,18 +23,18 @@ from optuna.trial import FrozenTrial, create_trial
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Executor
 from hpsearch.contracts.trial import IMPORTED, WHY
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import UserError
 from hpsearch.files.artifacts import FolderArtifacts
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.confirm.confirm import read_search, weights_here
-from hpsearch.results.confirm.linked import inherit_data, set_attrs
+from hpsearch.results.confirm.linked import inherit_data, read_linked, set_attrs
 from hpsearch.results.confirm.plan import (
     as_point,
     broke_off,
     continued,
-    is_at,
     is_value,
     linked_tree,
+    newest_at,
     refuse_linked,
 )
 from hpsearch.results.stored.reading import read_study
@@ -107,17 +107,17 @@ def continue_trial(
     record = read_search(study, options, given)
     source = _source(record, trial, search)
     from_epoch = _first_epoch(record, source, epochs, options)
-    before = _linked(record, options.storage)
+    before = read_linked(record, CONTINUE_SUFFIX, options.storage)
     point = _point(record, source, from_epoch, epochs, before)
     spec = _spec(record, point, before)
     if before is not None and before.spec != spec:
         set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     inherit_data(record, spec, options.storage)
-    status, longer = 0, _newest(before, point)
+    status, longer = 0, newest_at(before, point)
     if longer is None or broke_off(longer):
         _bring_checkpoint(record.name, spec.study.name, source.number, options)
         status = run(spec, options, callbacks, executor).exit_status
-        longer = _newest(_linked(record, options.storage), point)
+        longer = newest_at(read_linked(record, CONTINUE_SUFFIX, options.storage), point)
 
     def told(line: str, status: int, number: int | None = None) -> Continued:
         return Continued(record.name, number, source.number, from_epoch, epochs, (line,), status)
@@ -246,13 +246,6 @@ def _checkpoint_epoch(folder: Path) -> int | None:
     return epochs_in(folder)
 
 
-def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
-    try:
-        return read_study(record.name + CONTINUE_SUFFIX, url)
-    except StudyNotFound:
-        return None
-
-
 def _point(
     record: StudyRecord, source: TrialRecord, from_epoch: int, epochs: int, before: StudyRecord | None
 ) -> dict[str, Any]:
@@ -279,12 +272,6 @@ def _spec(record: StudyRecord, point: dict[str, Any], before: StudyRecord | None
     return continued(
         [point], before, lambda points: parse_study(linked_tree(name, spec, points), source=name), record.name
     )
-
-
-def _newest(linked: StudyRecord | None, point: dict[str, Any]) -> TrialRecord | None:
-    """Returns the last finished try at a point."""
-    trials = linked.trials if linked is not None else ()
-    return next((one for one in reversed(trials) if one.is_finished and is_at(one, point)), None)
 
 
 def _bring_checkpoint(study: str, linked: str, number: int, options: RunOptions) -> None:
@@ -346,8 +333,9 @@ def _entered(study: Study, spec: StudySpec, longer: TrialRecord) -> int:
 
 
 def _copy(study: Study, linked: FrozenTrial, source: FrozenTrial, identity: list[Any]) -> FrozenTrial:
-    known, hparams = taken(source.user_attrs), source.params  # the model is the same, and so is what it takes
-    attrs = linked.user_attrs | {name: known[name] for name in study.spec.measured if name in known}
+    hparams = source.params
+    # The model is the same, and so is what it takes.
+    attrs = linked.user_attrs | study.spec.built(taken(source.user_attrs))
     beside = study.spec.beside(taken(attrs)) or ()
     why = f"it continues trial {attrs[CONTINUES]} after its epoch {attrs[FROM_EPOCH]}, to epoch {attrs[PLANNED]}"
     copy = create_trial(

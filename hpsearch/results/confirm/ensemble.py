@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import UserError
 from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
 from hpsearch.results.confirm.exam import Place, judged, load_parts, open_parts, sealed_part
-from hpsearch.results.confirm.linked import earlier_openings, opened_before, record_opening
+from hpsearch.results.confirm.linked import earlier_openings, opened_before, read_linked, record_opening
 from hpsearch.results.confirm.plan import Candidate, is_value, middle_repeat, refuse_linked
 from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Summary, Values, summarize
 from hpsearch.results.stored.reading import read_study
@@ -164,7 +164,7 @@ def join(
         raise UserError(
             f"--{kind}: the models of a training function of your own are known to it alone; join them there"
         )
-    linked = _linked(record, options.storage)
+    linked = read_linked(record, SUFFIX, options.storage)
     members, single = _members(record, linked, options)
     if kind == "average":
         members = _same_start(members, single)
@@ -366,13 +366,6 @@ def _more(spec: StudySpec) -> str:
     keep = spec.checkpoint.keep
     few = keep == "best" or (isinstance(keep, int) and keep < MANY)
     return f"keep more by checkpoint.keep = {MANY} in the study file and " if few else ""
-
-
-def _linked(record: StudyRecord, url: str) -> StudyRecord | None:
-    try:
-        return read_study(record.name + SUFFIX, url)
-    except StudyNotFound:
-        return None
 
 
 def _loss_name(train: TrainSpec, task: str) -> str:

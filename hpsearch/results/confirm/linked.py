@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpsearch.errors import UserError
+from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.stored.attributes import decoded, readable
-from hpsearch.results.stored.reading import reading_study
+from hpsearch.results.stored.reading import read_study, reading_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.opening import create_or_find
 from hpsearch.store import queries
@@ -31,6 +31,18 @@ PICTURE = "hpsearch:test_picture:"
 """Prefix of the linked study's system attributes that hold pictures of test samples, by the sample. One for all
 would not fit into a column of MySQL; as user attributes the dashboard would list them and send them anew with
 every refresh."""
+
+
+def read_linked(record: StudyRecord, suffix: str, url: str) -> StudyRecord | None:
+    """Returns the study that a search and a suffix name; None if there is none yet.
+
+    Raises:
+        StorageError, StorageAway: the database.
+    """
+    try:
+        return read_study(record.name + suffix, url)
+    except StudyNotFound:
+        return None
 
 
 def set_attrs(url: str, name: str, attrs: Mapping[str, Any]) -> None:

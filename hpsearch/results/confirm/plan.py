@@ -257,9 +257,11 @@ def is_value(trial: TrialRecord) -> bool:
     return trial.is_full and trial.score is not None
 
 
-def is_at(trial: TrialRecord, point: Mapping[str, Any]) -> bool:
-    """Says whether a trial of a linked study has the hyperparameters of a point."""
-    return _key(trial.hparams) == point_key(point)
+def newest_at(linked: StudyRecord | None, point: Mapping[str, Any]) -> TrialRecord | None:
+    """Returns the last finished try at a point of a linked study."""
+    trials = linked.trials if linked is not None else ()
+    wanted = point_key(point)
+    return next((one for one in reversed(trials) if one.is_finished and _key(one.hparams) == wanted), None)
 
 
 def _key(hparams: Mapping[str, Any]) -> str:

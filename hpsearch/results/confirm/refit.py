@@ -18,13 +18,14 @@ from typing import Any
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Executor
 from hpsearch.contracts.trial import TrialRun
-from hpsearch.errors import StudyNotFound, UserError
+from hpsearch.errors import UserError
 from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
 from hpsearch.results.confirm.linked import (
     RESULTS,
     earlier_openings,
     inherit_data,
     opened_before,
+    read_linked,
     read_results,
     record_opening,
     set_attrs,
@@ -34,9 +35,9 @@ from hpsearch.results.confirm.plan import (
     as_point,
     broke_off,
     continued,
-    is_at,
     is_value,
     linked_tree,
+    newest_at,
     refuse_linked,
     repeats,
 )
@@ -104,12 +105,12 @@ def refit(
     record = read_search(study, options, given)
     course = plan_course(record, options.storage, search)
     point = _point(record, course)
-    spec = refit_spec(record, point, _linked(record, REFIT_SUFFIX, options.storage))
+    spec = refit_spec(record, point, read_linked(record, REFIT_SUFFIX, options.storage))
     inherit_data(record, spec, options.storage)
-    status, trial = 0, _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
+    status, trial = 0, newest_at(read_linked(record, REFIT_SUFFIX, options.storage), point)
     if trial is None or broke_off(trial):
         status = run(spec, options, callbacks, executor).exit_status
-        trial = _newest(_linked(record, REFIT_SUFFIX, options.storage), point)
+        trial = newest_at(read_linked(record, REFIT_SUFFIX, options.storage), point)
     if trial is None:
         return Refitted(record.name, None, ("the refit is not finished; refit again to resume it",), status)
     if not is_value(trial):
@@ -206,20 +207,6 @@ def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecor
         return parse_study(tree, source=record.name + REFIT_SUFFIX)
 
     return continued([point], before, make, record.name)
-
-
-def _linked(record: StudyRecord, suffix: str, url: str) -> StudyRecord | None:
-    try:
-        return read_study(record.name + suffix, url)
-    except StudyNotFound:
-        return None
-
-
-def _newest(linked: StudyRecord | None, point: Mapping[str, Any]) -> TrialRecord | None:
-    """Returns the last finished try at a point."""
-    trials = linked.trials if linked is not None else ()
-    same = [one for one in trials if one.is_finished and is_at(one, point)]
-    return same[-1] if same else None
 
 
 def _test(

@@ -125,12 +125,14 @@ class Thaw(Pausing):
         So all the front is improved in turn, each time by the best that is as small: Haimes, Lasdon and Wismer's
         epsilon constraints (1971) with random bounds. None without such goals.
         """
+        if not self.spec.study.beside:
+            return None
         known = [
             n
             for n, track in self.tracks.items()
             if n in self.view.beside and math.isfinite(self.point(track)[0])
         ]
-        if not self.spec.study.beside or not known:
+        if not known:
             return None
         return self.view.beside[known[rng.integers(len(known))]]
 
