@@ -131,6 +131,7 @@ class StudyView:
         self._queued: set[int] = set()
         self._foreign: list[int] = []
         self._continued: list[int] = []
+        self._origins: dict[int, int] = {}
         self.misfits: dict[int, str] = {}
         self.footprints: dict[int, Mapping[str, float]] = {}
         self.beside: dict[int, Point] = {}
@@ -167,6 +168,7 @@ class StudyView:
             return
         if CONTINUES in trial.user_attrs and not self.spec.is_continuation:
             insort(self._continued, trial.number)
+            self._origins[trial.number] = self.origin(trial.user_attrs[CONTINUES])
         self._insert(self._as_seen(trial))
         self._count(trial)
 
@@ -225,6 +227,10 @@ class StudyView:
     def place(self, number: int) -> int:
         """Returns the place of a trial among those that the study asks for."""
         return number - bisect_left(self._foreign, number) - bisect_left(self._continued, number)
+
+    def origin(self, number: int) -> int:
+        """Returns the first of the trials that continue each other up to this one; itself where it continues none."""
+        return self._origins.get(number, number)
 
     def replace(self, trial: FrozenTrial) -> None:
         """Puts the finished record of a trial, as stored, in the place of its running one."""

@@ -7,7 +7,7 @@ what was known at an earlier moment can be found again.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -209,22 +209,32 @@ class Pausing(ABC):
         Each entry is the best cost up to the rung, the trial, and whether it waits there. With several goals those come
         first that few others of the rung beat in all of them.
         """
-        found: dict[int, list[tuple[float, int, Track, bool]]] = {}
+        found: dict[int, list[tuple[Track, int]]] = {}
         for track in self.tracks.values():
             for place, cut in enumerate(track.cuts[:-1]):
                 if track.trained < cut:
                     break
-                if _has_no_curve(track, cut):
-                    continue
-                waits = track.doing is Doing.PAUSED and track.trained == cut
-                rung = self.pieces.rung(track.cuts, place)
-                found.setdefault(rung, []).append((track.best(cut), track.number, track, waits))
+                found.setdefault(self.pieces.rung(track.cuts, place), []).append((track, cut))
         for rung in sorted(found, reverse=True):
-            reached = sorted(found[rung], key=lambda one: one[:2])
-            if self.spec.study.beside:
-                order = places([(cost, *self.beside(number)) for cost, number, _, _ in reached])
-                reached = [reached[i] for i in sorted(range(len(reached)), key=order.__getitem__)]
-            yield [(cost, track, waits) for cost, _, track, waits in reached]
+            yield [
+                (track.best(cut), track, track.doing is Doing.PAUSED and track.trained == cut)
+                for track, cut in self.ranked(found[rung])
+            ]
+
+    def ranked(self, reached: Iterable[tuple[Track, int]]) -> list[tuple[Track, int]]:
+        """Returns trials and the epochs that they have reached, the best up to there first.
+
+        With several goals those come first that few others beat in all of them. Of trials that continue each other
+        only the best is there, and none of which nobody knows how it stood at that epoch.
+        """
+        known = [(track, epoch) for track, epoch in reached if not _has_no_curve(track, epoch)]
+        points = [(track.best(epoch), *self.beside(track.number)) for track, epoch in known]
+        beaten_by = places(points) if self.spec.study.beside else [0] * len(points)
+        standing = zip(beaten_by, points, known, strict=True)
+        first: dict[int, tuple[Track, int]] = {}
+        for _, _, one in sorted(standing, key=lambda it: (it[0], it[1][0], it[2][0].number)):
+            first.setdefault(self.view.origin(one[0].number), one)
+        return list(first.values())
 
     def promotable(self, eta: float, least: int = 0) -> Track | None:
         """Returns the best trial that waits in the best 1/eta of its rung, of the highest such rung.
@@ -271,8 +281,7 @@ class Pausing(ABC):
         ]
         others = [
             (one.best(epoch), *self.beside(one.number))
-            for one, epoch in reached
-            if one.trained >= epoch and not _has_no_curve(one, epoch)
+            for one, epoch in self.ranked((one, epoch) for one, epoch in reached if one.trained >= epoch)
         ]
         return sum(beats(other, mine) for other in others) / len(others), mine[0], track.number
 

@@ -7,7 +7,6 @@ from hpsearch.search.policy.contract import New, Resume, Step, Wait
 from hpsearch.search.policy.pausing import Doing, Pausing
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.view import StudyView
-from hpsearch.study.front import places
 
 
 class FirstEpochs(Pieces):
@@ -29,13 +28,10 @@ class Screen(Pausing):
             return New("all trials get their first epochs first"), None
         if any(track.doing is Doing.RUNNING and not track.pieces for track in self.tracks.values()):
             return Wait(), None
-        there = [track for track in self.tracks.values() if track.trained >= track.cuts[0]]
-        points = [(track.best(track.cuts[0]), *self.beside(track.number)) for track in there]
-        order = sorted(
-            (place, point[0], track.number, track)
-            for place, point, track in zip(places(points), points, there, strict=True)
+        there = self.ranked(
+            (track, track.cuts[0]) for track in self.tracks.values() if track.trained >= track.cuts[0]
         )
-        for _, cost, number, track in order[: self._top]:
-            if track.doing is Doing.PAUSED and math.isfinite(cost):
-                return Resume(number, f"among the best {self._top} after epoch {track.cuts[0]}"), None
+        for track, epoch in there[: self._top]:
+            if track.doing is Doing.PAUSED and math.isfinite(track.best(epoch)):
+                return Resume(track.number, f"among the best {self._top} after epoch {epoch}"), None
         return Wait(), None

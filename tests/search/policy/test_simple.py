@@ -17,6 +17,7 @@ from hpsearch.search.policy.sampled import Sampled
 from hpsearch.search.policy.screen import Screen
 from hpsearch.search.view import StudyView
 from hpsearch.study import parse_study
+from hpsearch.study.specification import CONTINUES, FROM_EPOCH
 from hpsearch.testing.policy_contract import FIXED, SEARCH, Database, Driver, curves, study
 
 
@@ -109,6 +110,29 @@ def test_trials_that_cannot_be_trained_hold_no_place_of_a_rung():
         "two of six may continue, and these are not the unfit ones"
     )
     assert policy.surplus(2) == [5, 4], "nor do they make others worse"
+
+
+def test_trials_that_continue_each_other_hold_one_place_of_a_rung():
+    """`hpsearch continue` gives a trial the epochs of another one and more; a chain of them is one configuration."""
+    policy = halving()
+    for number, value in enumerate([0.1, 0.4, 0.5, 0.6, 0.7, 0.8]):
+        policy.start(number)
+        train(policy, number, value)
+    policy._enter(replace(policy.tracks[0], doing=Doing.ENDED))
+    for number, source, value in ((6, 0, 0.2), (7, 6, 0.05)):
+        longer = create_trial(
+            value=value,
+            params=policy.tracks[0].hparams,
+            distributions=policy.view.space,
+            user_attrs={"score": value, CONTINUES: source, FROM_EPOCH: 1},
+            intermediate_values={1: 0.1, 2: value, 3: value},
+        )
+        longer.number = number
+        policy.view.add(longer)
+        policy.add(longer)
+    assert policy.promotable(3.0) is policy.tracks[1], "two of six configurations may continue"
+    assert [[track.number for _, track, _ in rung] for rung in policy.rungs()] == [[7], [0, 1, 2, 3, 4, 5]]
+    assert policy.surplus(4) == [5]
 
 
 def test_screen_takes_the_best_that_can_be_trained():
