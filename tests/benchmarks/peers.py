@@ -9,7 +9,7 @@ with Optuna's defaults; hpsearch stops early as well, by patience. `auto` is hps
 instead of pruning them, with --auto-trials trials. The variants are interleaved, seed by seed.
 
 Whole processes are timed, from start to exit, imports included. `reached` is the time from the start until a trial was
-as good as Optuna's best of the same turn (nan: never). `loop` is the busy seconds of one worker per epoch; what is left
+as good as Optuna's best of the same turn (inf: never). `loop` is the busy seconds of one worker per epoch; what is left
 of the wall time is start-up, sampling and waiting. `test` and `test_error` are of each search's best configuration,
 trained anew by one loop, the peers' own, with --repeats seeds; the test part serves for nothing else.
 
@@ -143,7 +143,7 @@ def compare(args: argparse.Namespace) -> None:
             if search.reached and "optuna" in found:
                 target = found["optuna"].figures["best"]
                 times = [seconds for value, seconds in search.reached if value <= target]
-                search.figures["reached"] = round(min(times, default=math.nan), 2)
+                search.figures["reached"] = round(min(times, default=math.inf), 2)
             rows[name].append(search.figures | judged(search.best, args.repeats))
         print({name: found[-1] for name, found in rows.items()}, file=sys.stderr, flush=True)
     if args.ray:
@@ -313,9 +313,10 @@ def table(rows: dict[str, list[dict[str, float]]]) -> None:
             print(f"{variant} / {first}, {name}: {statistics.median(ratios):.2f}")
         if all("reached" in mine for _, mine in pairs):
             ratios = [theirs["wall"] / mine["reached"] for theirs, mine in pairs]
-            reached = sum(math.isfinite(ratio) for ratio in ratios)
+            reached = sum(ratio > 0 for ratio in ratios)
             print(
-                f"{variant}, wall / {first}, reached (in {reached} of {len(ratios)}): {[round(r, 2) for r in ratios]}"
+                f"{variant}, wall / {first}, reached (in {reached} of {len(ratios)}; 0: never): "
+                f"{statistics.median(ratios):.2f} {[round(ratio, 2) for ratio in ratios]}"
             )
 
 
