@@ -31,6 +31,10 @@ HEAVY = ("torch", "torchvision", "optuna", "pandas", "sqlalchemy", "sklearn", "p
             ("torch", "pandas"),
         ),
         ("import hpsearch; hpsearch.EarlyStoppingPruner", ("torch", "pandas")),
+        (
+            "import hpsearch.service.worker, hpsearch.training.build",
+            ("triton", "scipy", "sklearn", "torchvision", "optuna", "pandas"),
+        ),
     ],
 )
 def test_imports_stay_light(statement: str, light: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP, LEAST, ENOUGH = 3, 10, 0.05
 """Images before the clock counts; then at least so many, and so many seconds."""
@@ -26,6 +25,8 @@ def measure(
         if "parameters" in names:
             found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         if "macs" in names:
+            from torch.utils.flop_counter import FlopCounterMode  # loads Triton, a tenth of a worker's start
+
             with FlopCounterMode(display=False) as counter:
                 model(image)
             found["macs"] = counter.get_total_flops() // 2  # a multiplication and an addition each

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.special import betaincinv
 from torch import Generator, Tensor
 
 from hpsearch.study import augment as spec
@@ -361,6 +360,8 @@ def beta_quantiles(alpha: float) -> Tensor:
 
     A table, because torch draws Beta from its global generator only.
     """
+    from scipy.special import betaincinv  # a twentieth of a worker's start
+
     levels = torch.linspace(0, 1, _QUANTILES + 1, dtype=torch.float64)
     return torch.from_numpy(betaincinv(alpha, alpha, levels.numpy())).float()
 
