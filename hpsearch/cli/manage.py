@@ -1,17 +1,13 @@
 """The commands that stop and remove studies: stop, delete."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpsearch.cli.options import (
-    RunFolderOption,
-    Storage,
-    StorageFile,
+    Place,
     StudyArgument,
     command,
-    storage_url,
     study_name,
 )
 from hpsearch.text import counted, one_line, say
@@ -20,15 +16,13 @@ from hpsearch.text import counted, one_line, say
 @command()
 def stop(
     study: StudyArgument,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
 ) -> None:
     """Stop a study gracefully, on all machines."""
     from hpsearch.results.stored.status import request_stop
 
     name = study_name(study) or study
-    count = request_stop(name, storage_url(storage, storage_file, run_folder), run_folder)
+    count = request_stop(name, place.url(), place.run_folder)
     if count == 0:
         say(f'study "{name}" is not running')
     else:
@@ -38,16 +32,14 @@ def stop(
 @command()
 def delete(
     study: StudyArgument,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a study with its confirmation, weights and artifacts."""
     from hpsearch.results.commands.delete import delete_study, deletion_text, deletion_warnings, plan_deletion
 
-    url = storage_url(storage, storage_file, run_folder)
-    deletion = plan_deletion(study_name(study) or study, url, run_folder)
+    url = place.url()
+    deletion = plan_deletion(study_name(study) or study, url, place.run_folder)
     for warning in deletion_warnings(deletion):
         say(f"warning: {warning}", err=True)
     if not yes and not typer.confirm(one_line(f"Delete {deletion_text(deletion)}?")):

@@ -3,7 +3,10 @@
 import os
 import shlex
 import sys
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,7 @@ from hpsearch.version import __version__
 
 if TYPE_CHECKING:
     from hpsearch.contracts.places import Cluster
+    from hpsearch.results.terminal.display import Display
     from hpsearch.results.terminal.progress import Repeat
     from hpsearch.study.specification import StudySpec
 
@@ -66,7 +70,31 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-command = partial(app.command, cls=_Command)
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enters a command; of a group such as `Place` each field is a flag of its own."""
+
+    def enter(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = signature(function, eval_str=True).parameters.values()
+        kinds: dict[str, Any] = {one.name: one.annotation for one in parameters}
+        groups: dict[str, Any] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+
+        @wraps(function)
+        def grouped(**given: Any) -> None:
+            for group, kind in groups.items():
+                given[group] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            function(**given)
+
+        shown = [
+            flag.replace(kind=Parameter.KEYWORD_ONLY)
+            for one in parameters
+            for flag in (signature(groups[one.name]).parameters.values() if one.name in groups else [one])
+        ]
+        grouped.__signature__ = Signature(shown)  # type: ignore[attr-defined] # what typer reads
+        app.command(name, cls=_Command)(grouped)
+        return function
+
+    return enter
 
 
 @app.callback()
@@ -83,26 +111,110 @@ OptionalStudy = Annotated[
     str | None,
     typer.Argument(metavar="STUDY", help="A study's name or file; optional if there is only one."),
 ]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage", metavar="URL", help="Database URL, or a path ending in .db [env: HPSEARCH_STORAGE]"
-    ),
-]
-StorageFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--storage-file",
-        metavar="FILE",
-        help="File that holds the URL; keeps its password out of `ps` [env: HPSEARCH_STORAGE_FILE]",
-    ),
-]
 RunFolderOption = Annotated[
     Path,
     typer.Option(
         "--run-folder", envvar="HPSEARCH_RUNS", help="Folder of checkpoints, weights and the database."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where studies lie."""
+
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database URL, or a path ending in .db [env: HPSEARCH_STORAGE]"),
+    ] = None
+    storage_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File that holds the URL; keeps its password out of `ps` [env: HPSEARCH_STORAGE_FILE]",
+        ),
+    ] = None
+    run_folder: RunFolderOption = Path("runs")
+
+    def url(self) -> str:
+        """Returns the storage URL: of the flags, else of the environment, else the database in the run folder.
+
+        Raises:
+            StorageError: both flags, or a file that cannot be read.
+        """
+        from hpsearch.store.url import database_in, read_storage_url
+
+        return read_storage_url(self.storage, self.storage_file, os.environ, database_in(self.run_folder))
+
+    def repeat(self) -> "Repeat":
+        """Returns how the commands must be written that the running one proposes; never with a password."""
+        from hpsearch.results.terminal.progress import Repeat
+
+        flags: list[str] = []
+        if self.storage is not None:
+            flags += ["--storage", self.storage]
+        if self.storage_file is not None:
+            flags += ["--storage-file", str(self.storage_file)]
+        if self.run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:
+            flags += ["--run-folder", str(self.run_folder)]
+        command = shlex.join(["hpsearch", *map(_safe, sys.argv[1:])])
+        return Repeat("".join(f" {shlex.quote(_safe(flag))}" for flag in flags), command)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What runs the workers, and how workers elsewhere find their driver."""
+
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What runs the workers: local, slurm, ray, dial (started by hand), or one that a package of yours "
+            "adds.",
+        ),
+    ] = "local"
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."),
+    ] = None
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt what this machine and workers elsewhere say.")
+    ] = False
+    partition: Annotated[str | None, typer.Option(metavar="NAME", help="Partition of Slurm.")] = None
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Parameter of sbatch, as in time=2:00:00; repeatable."),
+    ] = None
+    address: Annotated[str, typer.Option(help="Address of the Ray cluster.")] = "auto"
+
+    def cluster(self) -> "Cluster":
+        """Returns what the flags say of workers elsewhere."""
+        from hpsearch.contracts.places import Cluster
+
+        return Cluster(self.listen or "", self.partition, tuple(self.slurm or ()), self.address, self.tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How long a driver is patient with the database and others with it, and how it shows its run."""
+
+    storage_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that the database may be unreachable.")
+    ] = 600.0
+    lease_seconds: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds after which an unresponsive driver's trials are taken over."),
+    ] = 60.0
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False
+
+    def display(self, place: Place, storage: str = "") -> "Display":
+        """Returns what shows the run; see `choose_display`."""
+        from hpsearch.results.terminal.display import choose_display
+
+        return choose_display(quiet=self.quiet, as_json=self.as_json, repeat=place.repeat(), storage=storage)
+
+
 DataRoot = Annotated[
     str | None,
     typer.Option("--data-root", envvar="HPSEARCH_DATA", help="Folder of the data; overrides data.root."),
@@ -117,42 +229,12 @@ Share = Annotated[
     str,
     typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
 ]
-ExecutorName = Annotated[
-    str,
-    typer.Option(
-        "--executor",
-        metavar="NAME",
-        help="What runs the workers: local, slurm, ray, dial (started by hand), or one that a package of yours adds.",
-    ),
-]
-Listen = Annotated[
-    str | None,
-    typer.Option(
-        "--listen", metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."
-    ),
-]
-Tls = Annotated[bool, typer.Option("--tls", help="Encrypt what this machine and workers elsewhere say.")]
-Partition = Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Partition of Slurm.")]
-Slurm = Annotated[
-    list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="Parameter of sbatch, as in time=2:00:00; repeatable."),
-]
-Address = Annotated[str, typer.Option("--address", help="Address of the Ray cluster.")]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
 ]
 Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="MODULE", help="Module that a stored study may name; repeatable."),
-]
-StorageTimeout = Annotated[
-    float, typer.Option("--storage-timeout", min=0, help="Seconds that the database may be unreachable.")
-]
-LeaseSeconds = Annotated[
-    float,
-    typer.Option(
-        "--lease-seconds", min=1, help="Seconds after which an unresponsive driver's trials are taken over."
-    ),
 ]
 Search = Annotated[
     bool, typer.Option("--search", help="Use the best trial of the search, whatever `confirm` found.")
@@ -164,32 +246,6 @@ Price = Annotated[
         "--price-per-hour", min=0, metavar="MONEY", help="Price of a device's hour, to tell the cost."
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-JsonEvents = Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")]
-
-
-def storage_url(option: str | None, file: Path | None, run_folder: Path) -> str:
-    """Returns the storage URL: of the flags, else of the environment, else the database in the run folder.
-
-    Raises:
-        StorageError: both flags, or a file that cannot be read.
-    """
-    from hpsearch.store.url import database_in, read_storage_url
-
-    return read_storage_url(option, file, os.environ, database_in(run_folder))
-
-
-def cluster(
-    listen: str | None = None,
-    partition: str | None = None,
-    slurm: list[str] | None = None,
-    address: str = "auto",
-    tls: bool = False,
-) -> "Cluster":
-    """Returns what the flags of workers elsewhere say."""
-    from hpsearch.contracts.places import Cluster
-
-    return Cluster(listen or "", partition, tuple(slurm or ()), address, tls)
 
 
 def named(study: str | None) -> "tuple[str | None, StudySpec | None]":
@@ -234,21 +290,6 @@ def import_paths(study: str | None) -> tuple[str, ...]:
     from hpsearch.study.file import is_study_file
 
     return (str(Path(study).absolute().parent),) if study is not None and is_study_file(study) else ()
-
-
-def repeat(storage: str | None, storage_file: Path | None, run_folder: Path) -> "Repeat":
-    """Returns how the commands must be written that the running one proposes; never with a password."""
-    from hpsearch.results.terminal.progress import Repeat
-
-    flags: list[str] = []
-    if storage is not None:
-        flags += ["--storage", storage]
-    if storage_file is not None:
-        flags += ["--storage-file", str(storage_file)]
-    if run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:
-        flags += ["--run-folder", str(run_folder)]
-    command = shlex.join(["hpsearch", *map(_safe, sys.argv[1:])])
-    return Repeat("".join(f" {shlex.quote(_safe(flag))}" for flag in flags), command)
 
 
 def _safe(argument: str) -> str:

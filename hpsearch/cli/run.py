@@ -7,35 +7,23 @@ from typing import Annotated
 import typer
 
 from hpsearch.cli.options import (
-    Address,
     Allow,
     DataRoot,
-    ExecutorName,
     Gpus,
     GpusPerTrial,
-    JsonEvents,
-    LeaseSeconds,
-    Listen,
+    Manner,
     OptionalStudy,
-    Partition,
-    Quiet,
+    Place,
     RunFolderOption,
     Search,
     Share,
-    Slurm,
-    Storage,
-    StorageFile,
-    StorageTimeout,
     StudyArgument,
     Test,
-    Tls,
+    Where,
     WorkerCount,
     WorkersPerGpu,
-    cluster,
     command,
     modules,
-    repeat,
-    storage_url,
 )
 from hpsearch.errors import UserError
 from hpsearch.text import in_lines, plain, say
@@ -44,21 +32,14 @@ from hpsearch.text import in_lines, plain, say
 @command()
 def run(
     study: StudyArgument,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
     workers: WorkerCount = None,
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
-    executor: ExecutorName = "local",
-    listen: Listen = None,
-    tls: Tls = False,
-    partition: Partition = None,
-    slurm: Slurm = None,
-    address: Address = "auto",
+    where: Where = Where(),
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
@@ -72,16 +53,12 @@ def run(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's figures."),
     ] = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
+    manner: Manner = Manner(),
 ) -> None:
     """Run a study, or resume it, until its trials are finished."""
     from hpsearch.results.commands import api
-    from hpsearch.results.terminal.display import choose_display
 
-    url, again = storage_url(storage, storage_file, run_folder), repeat(storage, storage_file, run_folder)
+    url = place.url()
     summary = api.run(
         study,
         trials=trials,
@@ -92,19 +69,19 @@ def run(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
-        executor=executor,
-        cluster=cluster(listen, partition, slurm, address, tls),
+        executor=where.executor,
+        cluster=where.cluster(),
         storage=url,
-        run_folder=run_folder,
+        run_folder=place.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
+        storage_timeout=manner.storage_timeout,
+        lease_seconds=manner.lease_seconds,
         metrics=metrics,
-        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again, storage=url),
+        progress=manner.display(place, url),
     ).summary
     assert summary is not None
-    if quiet and summary.exit_status == 1:
+    if manner.quiet and summary.exit_status == 1:
         waits = summary.can_go_on and summary.counts.get("PAUSED", 0)
         remedy = "; run it again, or end what is paused with --at-timeout end" if waits else ""
         none = "" if summary.best else f", and none was COMPLETE{remedy}"
@@ -122,12 +99,7 @@ def check(
         int | None, typer.Option("--workers", "--jobs", min=1, help="Workers to estimate the time for.")
     ] = None,
     gpus: Gpus = "auto",
-    executor: ExecutorName = "local",
-    listen: Listen = None,
-    tls: Tls = False,
-    partition: Partition = None,
-    slurm: Slurm = None,
-    address: Address = "auto",
+    where: Where = Where(),
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -145,8 +117,8 @@ def check(
             workers=workers,
             device=device,
             gpus=gpus,
-            executor=executor,
-            cluster=cluster(listen, partition, slurm, address, tls),
+            executor=where.executor,
+            cluster=where.cluster(),
             run_folder=run_folder,
             data_root=data_root,
         )
@@ -165,33 +137,21 @@ def confirm(
         int | None, typer.Option(min=2, help="Number of repeats of each; overrides [confirm].")
     ] = None,
     test: Test = True,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
     workers: WorkerCount = None,
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
-    executor: ExecutorName = "local",
-    listen: Listen = None,
-    tls: Tls = False,
-    partition: Partition = None,
-    slurm: Slurm = None,
-    address: Address = "auto",
+    where: Where = Where(),
     allow: Allow = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
+    manner: Manner = Manner(),
 ) -> None:
     """Train the best trials again with other seeds, then test them."""
     from hpsearch.results.commands import api
     from hpsearch.results.confirm.words import confirmation_lines
-    from hpsearch.results.terminal.display import choose_display
 
-    again = repeat(storage, storage_file, run_folder)
     outcome = api.confirm(
         study,
         top=top,
@@ -202,21 +162,21 @@ def confirm(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
-        executor=executor,
-        cluster=cluster(listen, partition, slurm, address, tls),
-        storage=storage_url(storage, storage_file, run_folder),
-        run_folder=run_folder,
+        executor=where.executor,
+        cluster=where.cluster(),
+        storage=place.url(),
+        run_folder=place.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
-        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+        storage_timeout=manner.storage_timeout,
+        lease_seconds=manner.lease_seconds,
+        progress=manner.display(place),
     )
     if outcome.confirmation is None:
         say(outcome.message, err=True)
-    elif as_json:
+    elif manner.as_json:
         typer.echo(json.dumps({"event": "confirmation", **outcome.stored}))
-    elif not quiet:
+    elif not manner.quiet:
         say(*confirmation_lines(outcome.confirmation, outcome.record))
     raise typer.Exit(outcome.exit_status)
 
@@ -226,49 +186,37 @@ def refit(
     study: OptionalStudy = None,
     search: Search = False,
     test: Test = True,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
-    executor: ExecutorName = "local",
-    listen: Listen = None,
-    tls: Tls = False,
-    partition: Partition = None,
-    slurm: Slurm = None,
-    address: Address = "auto",
+    where: Where = Where(),
     allow: Allow = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
+    manner: Manner = Manner(),
 ) -> None:
     """Train the confirmed trial on training and validation data."""
     from hpsearch.results.commands import api
-    from hpsearch.results.terminal.display import choose_display
 
-    again = repeat(storage, storage_file, run_folder)
     outcome = api.refit(
         study,
         search=search,
         test=test,
         gpus=gpus,
-        executor=executor,
-        cluster=cluster(listen, partition, slurm, address, tls),
-        storage=storage_url(storage, storage_file, run_folder),
-        run_folder=run_folder,
+        executor=where.executor,
+        cluster=where.cluster(),
+        storage=place.url(),
+        run_folder=place.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
-        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+        storage_timeout=manner.storage_timeout,
+        lease_seconds=manner.lease_seconds,
+        progress=manner.display(place),
     )
     if outcome.refit is None:
         say(*outcome.lines, err=True)
         raise typer.Exit(outcome.exit_status or 1)
-    if as_json:
+    if manner.as_json:
         typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
-    elif not quiet:
+    elif not manner.quiet:
         say(*outcome.lines)
 
 
@@ -282,50 +230,38 @@ def continue_command(
         int | None, typer.Option(min=0, metavar="NUMBER", help="The trial; by default the best.")
     ] = None,
     search: Search = False,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
-    executor: ExecutorName = "local",
-    listen: Listen = None,
-    tls: Tls = False,
-    partition: Partition = None,
-    slurm: Slurm = None,
-    address: Address = "auto",
+    where: Where = Where(),
     allow: Allow = None,
-    storage_timeout: StorageTimeout = 600.0,
-    lease_seconds: LeaseSeconds = 60.0,
-    quiet: Quiet = False,
-    as_json: JsonEvents = False,
+    manner: Manner = Manner(),
 ) -> None:
     """Train a finished trial to more epochs, from its checkpoint."""
     from hpsearch.results.commands import api
-    from hpsearch.results.terminal.display import choose_display
 
-    again = repeat(storage, storage_file, run_folder)
     outcome = api.continue_trial(
         study,
         epochs=epochs,
         trial=trial,
         search=search,
         gpus=gpus,
-        executor=executor,
-        cluster=cluster(listen, partition, slurm, address, tls),
-        storage=storage_url(storage, storage_file, run_folder),
-        run_folder=run_folder,
+        executor=where.executor,
+        cluster=where.cluster(),
+        storage=place.url(),
+        run_folder=place.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=storage_timeout,
-        lease_seconds=lease_seconds,
-        progress=choose_display(quiet=quiet, as_json=as_json, repeat=again),
+        storage_timeout=manner.storage_timeout,
+        lease_seconds=manner.lease_seconds,
+        progress=manner.display(place),
     )
     if outcome.trial is None:
         say(*outcome.lines, err=True)
         raise typer.Exit(outcome.exit_status or 1)
-    if as_json:
+    if manner.as_json:
         typer.echo(json.dumps({"event": "continuation", **plain(outcome)}))
-    elif not quiet:
+    elif not manner.quiet:
         say(*outcome.lines)
 
 

@@ -8,13 +8,11 @@ import typer
 
 from hpsearch.cli.options import (
     Gpus,
+    Place,
     RunFolderOption,
-    Storage,
-    StorageFile,
     StudyArgument,
     WorkerCount,
     command,
-    storage_url,
 )
 from hpsearch.text import say
 
@@ -49,15 +47,13 @@ def auto(
     ),
     workers: WorkerCount = None,
     gpus: Gpus = "auto",
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
 ) -> None:
     """Make a model of a folder of photographs, from init to report."""
     from hpsearch.results.commands.auto import Auto
 
-    url = storage_url(storage, storage_file, run_folder)
-    raise typer.Exit(Auto(folder, minutes, output, save, url, run_folder, workers, gpus).make())
+    url = place.url()
+    raise typer.Exit(Auto(folder, minutes, output, save, url, place.run_folder, workers, gpus).make())
 
 
 @command("import")
@@ -70,16 +66,14 @@ def import_command(
         str | None,
         typer.Option("--from", metavar="URL", help="Database of that study; by default --storage."),
     ] = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
 ) -> None:
     """Take another study's trials as a study's past trials."""
     from hpsearch.results.commands import api
     from hpsearch.results.commands.imports import import_lines
 
-    url = storage_url(storage, storage_file, run_folder)
-    done = api.import_trials(source, study, origin=origin, storage=url, run_folder=run_folder)
+    url = place.url()
+    done = api.import_trials(source, study, origin=origin, storage=url, run_folder=place.run_folder)
     say(*import_lines(done, study))
 
 

@@ -11,15 +11,12 @@ from hpsearch.cli.options import (
     Allow,
     Json,
     OptionalStudy,
-    RunFolderOption,
+    Place,
     Search,
-    Storage,
-    StorageFile,
     allowed,
     command,
     import_paths,
     named,
-    storage_url,
     study_name,
 )
 from hpsearch.errors import UserError
@@ -34,9 +31,7 @@ def predict(
     pictures: Annotated[
         list[str], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
     ],
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
     threshold: Annotated[
         float | None,
@@ -70,13 +65,15 @@ def predict(
         choose_encoder(output)  # before the pictures are judged
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
-    (_, given), url = named(file), storage_url(storage, storage_file, run_folder)
+    (_, given), url = named(file), place.url()
     if given is not None:
         with reading_study(given.study.name, url, given):
             pass
     names = allowed(given, allow)
     look_in(import_paths(file), [*names, *filter(None, [prepare])])
-    model = load_best_model(study if given is None else given.study.name, url, names, search, run_folder)
+    model = load_best_model(
+        study if given is None else given.study.name, url, names, search, place.run_folder
+    )
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)
     found = predict_files(model, pictures_in(pictures), top, prepare, threshold)
@@ -97,9 +94,7 @@ def predict(
 @command()
 def export(
     study: OptionalStudy = None,
-    storage: Storage = None,
-    storage_file: StorageFile = None,
-    run_folder: RunFolderOption = Path("runs"),
+    place: Place = Place(),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout by default.")] = None,
     kind: Annotated[
         str | None, typer.Option("--format", help="csv, parquet or json; by default as the suffix says.")
@@ -121,11 +116,13 @@ def export(
         raise UserError(
             f"--whole: a whole study is one JSON file, which cannot be combined with {other}; leave that out"
         )
-    with reading_study(study_name(study), storage_url(storage, storage_file, run_folder)) as opened:
+    with reading_study(study_name(study), place.url()) as opened:
         if whole:
             content = encode_study(whole_study(opened))
         else:
-            content = encode(epochs_frame(opened) if epochs else trials_frame(opened, run_folder), chosen)
+            content = encode(
+                epochs_frame(opened) if epochs else trials_frame(opened, place.run_folder), chosen
+            )
     if output is not None:
         write(content, output)
     elif chosen == "parquet" and sys.stdout.isatty():
