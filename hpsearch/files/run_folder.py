@@ -26,6 +26,7 @@ class RunFolder:
         logs/worker-0.log                    what workers wrote to stderr
         logs/worker-0.2.log                  the same of another driver that runs beside the first
         logs/worker-0.4711.log               the same of a worker that was Slurm's job 4711
+        logs/dashboard.log                   why graphs could not be finished after the end of a run
         dial/5f0c3a91.token                  what workers elsewhere prove themselves with to a driver
     """
 
@@ -107,6 +108,11 @@ class RunFolder:
     def job_log(self, worker: int, job: str) -> Path:
         """Returns the log of a worker that runs as a job of a scheduler."""
         return self.home / "logs" / f"worker-{worker}.{job}.log"
+
+    @property
+    def dashboard_log(self) -> Path:
+        """Where it stands why graphs could not be finished after the end of a run."""
+        return self.home / "logs" / "dashboard.log"
 
     def dial_token(self, driver: str) -> Path:
         """Returns the file of a driver's token, which the workers that dial it read too."""

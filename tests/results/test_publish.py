@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -138,25 +139,38 @@ def test_graphs_appear_while_the_study_runs(tmp_path: Path, monkeypatch: pytest.
     assert seen[0]
 
 
-def test_a_publication_that_takes_too_long_is_given_up_and_said(
+def test_a_publication_that_takes_too_long_is_finished_by_a_process_that_outlives_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publish, "AT_END", 0.05)
     with caplog.at_level(logging.WARNING):
         summary = search(tmp_path, callbacks=(publisher(tmp_path),))
     assert summary.exit_status == 0
+    (process,) = (one for one in publish._outliving if f"process {one.pid} finishes them" in caplog.text)
     assert "not finished after 0.05 s" in caplog.text
     assert graphs(tmp_path) == {}
+    assert os.getsid(process.pid) == process.pid, "it does not end with the terminal"
+    assert process.wait(60) == 0
+    assert graphs(tmp_path).keys() == GRAPHS
+    assert artifact(tmp_path, tmp_path)[1] == summary.best.number
+    assert (tmp_path / "runs" / "s" / "logs" / "dashboard.log").read_bytes() == b""
+
+
+def test_what_the_outliving_process_cannot_do_is_in_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "dashboard.log"
+    publish._start_outliving(publish.Request(url_in(tmp_path), "s", str(tmp_path)), log)
+    assert publish._outliving[-1].wait(60) == 1
+    assert log.read_text().startswith("s: the dashboard's graphs could not be finished: ")
 
 
 def test_before_a_trial_has_ended_the_end_waits_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(publish, "AFTER_SIGNAL", 0.0)  # a publication would be given up, and that be said
-    for counts, given_up in (({"RUNNING": 2}, False), ({"RUNNING": 1, "FAIL": 1}, True)):
+    monkeypatch.setattr(publish, "AFTER_SIGNAL", 0.0)  # a publication would take longer, and that be said
+    for counts, waits in (({"RUNNING": 2}, False), ({"RUNNING": 1, "FAIL": 1}, True)):
         caplog.clear()
         publisher(tmp_path).on_study_end(RunSummary("s", "", counts, {}, None, 0.0, exit_status=130))
-        assert ("not finished" in caplog.text) == given_up
+        assert ("not finished" in caplog.text) == waits
 
 
 def test_a_failing_publication_harms_nothing_and_is_said(
@@ -180,12 +194,17 @@ def test_the_password_is_not_in_the_arguments(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(publish.subprocess, "Popen", noting)
     process = publish._Process()
-    process.ask("postgresql://u:geheim@127.0.0.1:1/x", "s", tmp_path)
+    request = publish.Request("postgresql://u:geheim@127.0.0.1:1/x", "s", str(tmp_path))
+    process.ask(request)
     assert process.wait(60)
     with pytest.raises(publish.HpsearchError) as caught:
         process.answer()
     process.end()
-    assert "geheim" not in str(started)
+    log = tmp_path / "dashboard.log"
+    publish._start_outliving(request, log)
+    assert publish._outliving[-1].wait(60) == 1
+    assert "127.0.0.1" in log.read_text()
+    assert "geheim" not in str(started) + log.read_text()
     assert "geheim" not in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
 

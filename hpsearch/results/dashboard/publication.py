@@ -57,13 +57,14 @@ class Request:
 
     Attributes:
         run_folder: holds the weights of this machine's trials and the dashboard's artifact store.
-        output: descriptor of the open file that the answer goes into, which the driver reads too.
+        output: descriptor of the open file that the answer goes into, which the driver reads too; -1 where the
+            process that computes writes into the database itself.
     """
 
     storage: str = field(repr=False)
     study: str
     run_folder: str
-    output: int
+    output: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """Publishes graphs, notes and the best weights into the dashboard while a study runs.
 
 The driver's thread must not wait: another process computes (`hpsearch.results.dashboard.publication`), this callback
-asks it now and then and writes what it hands back, one short transaction at a time.
+asks it now and then and writes what it hands back, one short transaction at a time. What is not there some seconds
+after the end of a run, a process that outlives it computes and writes:
+
+    python -m hpsearch.results.dashboard.publisher < request
 """
 
 import contextlib
@@ -10,16 +13,18 @@ import logging
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunSummary, StudyInfo
 from hpsearch.errors import HpsearchError, StorageAway
 from hpsearch.executors.local import own_paths, python_module
-from hpsearch.results.dashboard.publication import Answer, Change, Request
+from hpsearch.files.run_folder import RunFolder
+from hpsearch.results.dashboard.publication import STEP_BACK, Answer, Change, Request, compute
 from hpsearch.store.connection import open_storage
 from hpsearch.store.writes import change_study_attrs
 
@@ -34,6 +39,8 @@ WRITTEN = (
 AT_END = 10.0  # seconds that the end of the run waits for the last publication
 AFTER_SIGNAL = 3.0  # the same when the user wants to leave
 AWAY = 60.0  # seconds to keep clear of a database that did not answer
+
+_outliving: list["subprocess.Popen[bytes]"] = []  # kept, so that they can be waited for
 
 
 class Publisher(Callback):
@@ -89,7 +96,7 @@ class Publisher(Callback):
         self.publish(summary.study, AFTER_SIGNAL if summary.exit_status > 128 else AT_END)
 
     def publish(self, study: str, patience: float = AT_END) -> None:
-        """Publishes a study as it is now; gives up after so many seconds, since the user waits."""
+        """Publishes a study as it is now; what takes longer than so many seconds is left to another process."""
         self._study = study
         deadline = time.monotonic() + patience
         if self._process is not None and self._process.busy:
@@ -98,17 +105,28 @@ class Publisher(Callback):
         self._away_until = 0.0
         self._ask()
         if not self._collect(patience):
-            logger.warning(
-                "the dashboard's graphs were not finished after %g s and may lack the last trials; the next run "
-                "of the study publishes them",
-                patience,
-            )
+            self._leave_to_another(patience)
         self._end_process()
         while self._queue and time.monotonic() < deadline:
             self._write(self._queue[:1])
         if self._storage is not None:
             self._storage.engine.dispose()
             self._storage = None
+
+    def _leave_to_another(self, patience: float) -> None:
+        try:
+            number = _start_outliving(self._request(), RunFolder(self._run_folder, self._study).dashboard_log)
+        except OSError as error:
+            logger.warning("the dashboard's graphs may lack the last trials: %s; run the study again", error)
+            return
+        logger.warning(
+            "the dashboard's graphs were not finished after %g s; process %d finishes them in the background",
+            patience,
+            number,
+        )
+
+    def _request(self) -> Request:
+        return Request(self._url, self._study, str(self._run_folder))
 
     def _is_due(self) -> bool:
         interval = max(SOON if self._best else INTERVAL, SHARE * self._took)
@@ -121,7 +139,7 @@ class Publisher(Callback):
         self._last = time.monotonic()
         if self._process is None:
             self._process = _Process()
-        self._process.ask(self._url, self._study, self._run_folder)
+        self._process.ask(self._request())
 
     def _collect(self, seconds: float) -> bool:
         """Queues the answer if it comes within so many seconds; says whether it has come, or never will."""
@@ -152,15 +170,48 @@ class Publisher(Callback):
             if self._storage is None:
                 self._storage = open_storage(self._url, timeout=2.0)
             for change in some:
-                change_study_attrs(self._storage, self._study, change.attrs, change.removed)
+                write(self._storage, self._study, change)
                 self._queue.remove(change)
-                for path in change.files:
-                    Path(path).unlink(missing_ok=True)
         except (HpsearchError, OSError) as error:
             self._queue.clear()
             self._news = True
             self._away_until = time.monotonic() + (AWAY if isinstance(error, StorageAway) else 0.0)
             logger.warning("the dashboard's graphs could not be stored: %s; tried again later", error)
+
+
+def write(storage: Any, study: str, change: Change) -> None:
+    """Writes one change of a study into an open database.
+
+    Raises:
+        HpsearchError: the database, or no such study.
+        OSError: a file that is not shown any more cannot be deleted.
+    """
+    change_study_attrs(storage, study, change.attrs, change.removed)
+    for path in change.files:
+        Path(path).unlink(missing_ok=True)
+
+
+def _start_outliving(request: Request, log: Path) -> int:
+    """Starts a process that publishes a study by itself, also after this one has ended; returns its id.
+
+    Raises:
+        OSError: it cannot be started, or the log cannot be written.
+    """
+    _outliving[:] = [process for process in _outliving if process.poll() is None]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors, tempfile.TemporaryFile() as asked:
+        asked.write(json.dumps(asdict(request)).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            python_module("hpsearch.results.dashboard.publisher"),
+            stdin=asked,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=own_paths(os.environ),
+            start_new_session=True,
+        )
+    _outliving.append(process)
+    return process.pid
 
 
 class _Process:
@@ -189,10 +240,10 @@ class _Process:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def ask(self, storage: str, study: str, run_folder: Path) -> None:
+    def ask(self, request: Request) -> None:
         """Sends a request; one to a process that has died is answered with its last words."""
         self.busy = True
-        request = Request(storage, study, str(run_folder), self._output.fileno())
+        request = replace(request, output=self._output.fileno())
         with contextlib.suppress(BrokenPipeError):
             # Far smaller than a pipe's buffer: this does not block.
             self._requests.write(json.dumps(asdict(request)).encode() + b"\n")
@@ -230,3 +281,26 @@ class _Process:
         self._process.kill()
         self._process.communicate()
         self._files.close()
+
+
+def main() -> None:
+    """Publishes the study that stdin asks for."""
+    os.nice(STEP_BACK)
+    request = Request(**json.load(sys.stdin))
+    storage = None
+    try:
+        found = compute(request)
+        storage = open_storage(request.storage, timeout=AWAY)
+        for change in found.changes:
+            write(storage, request.study, change)
+    except (HpsearchError, OSError) as error:
+        sys.exit(f"{request.study}: the dashboard's graphs could not be finished: {error}")
+    finally:
+        if storage is not None:
+            storage.engine.dispose()
+    for warning in found.warnings:
+        print(f"{request.study}: {warning}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
