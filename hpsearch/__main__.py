@@ -38,7 +38,10 @@ def main() -> None:
         if number != signal.SIGINT:
             signal.signal(number, _leave)
     sys.unraisablehook = _send_again
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:  # it came before a command began, or after it
+        sys.exit(_interrupted())
 
 
 def _open_standard_streams() -> None:
@@ -56,19 +59,22 @@ def _open_standard_streams() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
     came.append(number)
-    sys.exit(128 + number)
+    # Not SystemExit, which code of the user's own may raise, so that it is caught as the user's fault.
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> int:
+    """Returns the exit status of a command that a signal has ended."""
+    return 128 + (came[-1] if came else signal.SIGINT)
 
 
 def _send_again(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends a signal once more whose exception was ignored: it came in a destructor or a weak reference's callback."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        number: int = signal.SIGINT
-    elif issubclass(ignored.exc_type, SystemExit) and came:
-        number = came[-1]
+        # When the destructor is over.
+        threading.Timer(0.01, os.kill, [os.getpid(), _interrupted() - 128]).start()
     else:
         sys.__unraisablehook__(ignored)
-        return
-    threading.Timer(0.01, os.kill, [os.getpid(), number]).start()  # when the destructor is over
 
 
 def run(arguments: list[str]) -> int:
@@ -92,15 +98,17 @@ def run(arguments: list[str]) -> int:
             return 0
         return _complain(usage_sentence(error, arguments), 2)
     except typer.Abort as error:
-        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
+        return _interrupted() if isinstance(error.__cause__, KeyboardInterrupt) else 1
     except BrokenPipeError:  # the reader has gone, as in `hpsearch list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if came:  # it came in the midst of an import, and a library made another error of it
-            return 128 + came[-1]
+            return _interrupted()
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
+    if status == 128 + signal.SIGINT:  # typer's word for KeyboardInterrupt, whichever signal it came of
+        return _interrupted()
     return status if isinstance(status, int) else 0
 
 

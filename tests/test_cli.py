@@ -104,7 +104,7 @@ def test_a_signal_that_a_library_makes_another_error_of_is_no_bug(
     def interrupted(*arguments: object, **options: object) -> None:
         try:
             entry_point._leave(signal.SIGTERM, None)
-        except SystemExit as left:
+        except KeyboardInterrupt as left:
             raise ValueError("no schema") from left
 
     monkeypatch.setattr(entry_point, "came", [])
@@ -219,6 +219,40 @@ def test_a_signal_within_a_destructor_ends_the_command(tmp_path: Path, number: s
     assert done.returncode in (128 + number, -number), done.stderr
     if number != signal.SIGINT:
         assert not done.stderr
+
+
+OWN_NET = """
+import os, signal, torch
+
+def stop(here):
+    if here == PLACE:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+stop("import")
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, images):
+        stop("forward")
+        return self.layer(images.flatten(1))
+
+def build():
+    stop("build")
+    return Net()
+"""
+
+
+@pytest.mark.parametrize("place", ["import", "build", "forward"])
+def test_a_signal_in_the_midst_of_code_of_the_users_own_is_not_its_fault(tmp_path: Path, place: str) -> None:
+    (tmp_path / "nets.py").write_text(f"PLACE = {place!r}\n{OWN_NET}")
+    (tmp_path / "own.toml").write_text(
+        '[data]\ndataset = "digits"\n[model]\nname = "nets:build"\n[search]\nlearning_rate = [0.1]\n'
+    )
+    done = entry("check", "own.toml", cwd=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (128 + signal.SIGTERM, "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
