@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from hpsearch.errors import OF_OWN_CODE, ModelError
 from hpsearch.study import ModelSpec
@@ -68,8 +69,21 @@ def outline(spec: ModelSpec, channels: int, image_size: Size, outputs: int) -> d
     """
     if ":" in spec.name:
         return None
-    with torch.device("meta"):
+    with _WithoutMemory():
         return _build(spec, channels, image_size, outputs, ()).state_dict()
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Makes weights, and no other tensors, on the meta device: a RegNet computes its widths with some."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = {"device": "meta"} if func in _MAKES_WEIGHTS else {}
+        return func(*args, **{**(kwargs or {}), **made})
+
+
+_MAKES_WEIGHTS = (torch.empty, torch.zeros, torch.ones)
 
 
 def _build(

@@ -60,6 +60,20 @@ def test_the_small_cnn_is_exactly_this_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["cnn", "mlp", "vit_b_16", "swin_t", "timm/resnet26d", *SAMPLE])
+def test_an_outline_is_the_model_without_memory(name: str) -> None:
+    side = 224 if name in ("vit_b_16", "swin_t") else 75
+    outline = models.outline(ModelSpec(name=name), 1, (side, side), 5)
+    assert outline is not None
+    model = made(name, channels=1, side=side, outputs=5)
+    assert {key: one.shape for key, one in outline.items()} == {
+        key: one.shape for key, one in model.state_dict().items()
+    }
+    assert (
+        sum(one.numel() for one in outline.values() if not one.is_meta) < 1e5
+    )  # such as indices of positions
+
+
 @pytest.mark.parametrize(("side", "blocks"), [(2, 1), (8, 1), (16, 1), (28, 2), (32, 2), (64, 3), (224, 5)])
 def test_blocks_follow_the_image_size(side: int, blocks: int) -> None:
     assert automatic_blocks((side, side)) == blocks
