@@ -1,9 +1,9 @@
 """What a backbone that stays as it is makes of the images: computed once, and kept in the cache beside them.
 
-Where the head alone is trained (`train.stages`) and each epoch shows the same images, the head's input is the same in
-each epoch, in each trial, and in each worker. It is kept as the decoded images are, by what it depends on: the images,
-the tensors of the backbone and the number type. What code or library computes it cannot be seen from that, so the first
-images of an entry that is found are computed again and compared.
+Where the head alone is trained (`train.stages`, `model.freeze`) and each epoch shows the same images, the head's input
+is the same in each epoch, in each trial, and in each worker. It is kept as the decoded images are, by what it depends
+on: the images, the tensors of the backbone and the number type. What code or library computes it cannot be seen from
+that, so the first images of an entry that is found are computed again and compared.
 
 Legend: N samples of a part.
 """
@@ -49,6 +49,7 @@ class Backbone:
 
     Args:
         predict: computes the network's outputs.
+        as_trained: computes them in the mode of training, and leaves everything as it was.
         prepare: makes of an index into a part what the network takes.
     """
 
@@ -57,13 +58,14 @@ class Backbone:
         model: nn.Module,
         head: nn.Module,
         predict: Callable[[Tensor], Tensor],
+        as_trained: Callable[[Tensor], Tensor],
         prepare: Callable[[Part, slice], Tensor],
     ) -> None:
         self._model, self._head = model, head
-        self._predict, self._prepare = predict, prepare
+        self._predict, self._as_trained, self._prepare = predict, as_trained, prepare
 
     @torch.no_grad()
-    def compute(self, part: Part, rows: slice) -> tuple[Tensor, Tensor]:
+    def compute(self, part: Part, rows: slice, as_trained: bool = False) -> tuple[Tensor, Tensor]:
         """Returns the head's inputs for some images, and the network's outputs.
 
         Raises:
@@ -76,7 +78,8 @@ class Backbone:
 
         hook = self._head.register_forward_pre_hook(note)
         try:
-            outputs = self._predict(self._prepare(part, rows))
+            predict = self._as_trained if as_trained else self._predict
+            outputs = predict(self._prepare(part, rows))
         finally:
             hook.remove()
         if len(taken) != 1 or not isinstance(taken[0], Tensor) or len(taken[0]) != len(outputs):
@@ -130,6 +133,9 @@ def find(
         given = head(inputs.to(precision.dtype))
     if given.shape != outputs.shape or not torch.equal(given, outputs):
         logger.info("features are computed in each epoch: the head's outputs are not the network's")
+        return None
+    if not torch.equal(backbone.compute(data.train, slice(0, len(inputs)), as_trained=True)[0], inputs):
+        logger.info("features are computed in each epoch: they differ in training, as dropout makes them")
         return None
     total = len(data.train) + len(data.val)
     kind = "float64" if precision.dtype == torch.float64 else "float32"  # which hold all 16-bit types

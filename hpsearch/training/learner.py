@@ -3,10 +3,12 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
@@ -36,6 +38,7 @@ class Learner:
         judges: loss and metrics of the user's own.
         started_from: the file of `model.weights`, what it held and what of it was taken; "" without one.
         memory_format: of weights and images, whichever is faster.
+        phase: what decides about which weights are trained; another one begins with an epoch.
 
     Raises:
         HpsearchError: the model cannot be built, cannot take the images, or the device lacks the number type.
@@ -74,7 +77,7 @@ class Learner:
         self._head = layers.head_of(self.model, name, data.outputs, fresh) if spec.train.stages else ()
         self._depths = layers.depths_of(self.model, name, fresh) if spec.train.layer_decay < 1 else {}
         # As it was when epoch `done` ended: at its boundary, the next epoch's beginning is still to unfreeze.
-        self._phase = self._phase_of(done)
+        self.phase = self._phase_of(done)
         self._choose_trained()
         if self._asks_for_single_samples:
             self._check_single_samples(data.channels, [size, *((side, side) for side in data.smaller)])
@@ -119,10 +122,19 @@ class Learner:
                 )
 
     @property
-    def trains_head_alone(self) -> bool:
+    def _trains_head_alone(self) -> bool:
         """Whether all below the head stays as it is, in this stage."""
-        _, stage = self._phase
+        _, stage = self.phase
         return stage is not None and stage.name == "head"
+
+    @property
+    def _trained_part(self) -> str:
+        """The path of the smallest module that holds all weights that are trained; "" if no weights lie outside it."""
+        names = [name for name, one in self.model.named_parameters() if one.requires_grad]
+        levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+        path = ".".join(level[0] for level in takewhile(lambda level: len({*level}) == 1, levels))
+        lies_outside = any(not name.startswith(f"{path}.") for name, _ in self.model.named_parameters())
+        return path if lies_outside else ""
 
     def _phase_of(self, epoch: int) -> tuple[bool, Stage | None]:
         """Returns what decides about which weights are trained: whether `model.freeze` counts, and the stage."""
@@ -132,10 +144,10 @@ class Learner:
 
     def begin_epoch(self, epoch: int) -> None:
         """Puts the model into training mode, and trains more of it when its time has come."""
-        if (phase := self._phase_of(epoch)) != self._phase:
-            self._phase = phase
+        if (phase := self._phase_of(epoch)) != self.phase:
+            self.phase = phase
             self._enter()
-        if self.trains_head_alone:
+        if self._trains_head_alone:
             weights.train_mode_of(self.model, self._head)
         else:
             weights.train_mode(self.model)
@@ -143,40 +155,52 @@ class Learner:
     def features(self, data: Prepared, cache: Cache, contents: str) -> Features | None:
         """Returns what the backbone makes of the images, and trains and judges the head on that from now on.
 
-        None, and nothing changes, where that cannot stand in for the images: the head is more than one layer, its
-        outputs are not the network's, or there is no room.
+        None, and nothing changes, where all is trained, or where that cannot stand in for the images: the head's
+        outputs are not the network's, what lies below it is not the same each time, or there is no room.
 
         Args:
             contents: digest of the images and their split.
         """
-        paths = {name.rpartition(".")[0] for name in self._head}
-        if len(paths) != 1:
+        path = self._trained_part
+        if not path:
             return None
-        head = self.model.get_submodule(*paths)
+        head = self.model.get_submodule(path)
+        modes = {module: module.training for module in self.model.modules()}
 
         def predict(images: Tensor) -> Tensor:
             with self._autocast():
                 outputs: Tensor = self.model(images)
             return outputs
 
+        def as_trained(images: Tensor) -> Tensor:
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            _set_modes(modes)
+            try:
+                with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+                    with self._autocast():
+                        outputs: Tensor = functional_call(self.model, buffers, images)
+                    return outputs
+            finally:
+                self.model.eval()
+
         def prepare(part: Part, rows: slice) -> Tensor:
             return self.place(data.batch(part, rows, self.dtype)[0])
 
         self.model.eval()
         try:
-            backbone = Backbone(self.model, head, predict, prepare)
+            backbone = Backbone(self.model, head, predict, as_trained, prepare)
             found = features.find(
                 backbone, head, self._autocast, data, cache, contents, self.precision, self.validation_batch
             )
         finally:
-            weights.train_mode_of(self.model, self._head)
+            _set_modes(modes)
         if found is not None:
             self._predict = head
         return found
 
     def _choose_trained(self) -> None:
-        is_frozen, _ = self._phase
-        if self.trains_head_alone:
+        is_frozen, _ = self.phase
+        if self._trains_head_alone:
             weights.train_alone(self.model, self._head)
         if is_frozen:
             weights.freeze(self.model, self._spec.model.freeze)
@@ -194,7 +218,7 @@ class Learner:
     def _optimization(self) -> tuple[optim.AnyOptimizer, optim.Schedule]:
         """Returns a fresh optimizer of what is trained, and its schedule."""
         train = self._spec.train
-        _, stage = self._phase
+        _, stage = self.phase
         rate = 1.0 if stage is None else stage.rate
         optimizer = optim.build_optimizer(self.model, train, self._allow, self._depths, rate)
         return optimizer, optim.Schedule(optimizer, train, train.epochs, self._steps_per_epoch, self._allow)
@@ -316,6 +340,11 @@ class Learner:
         if self.precision.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, self.precision.autocast)
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    for module, training in modes.items():
+        module.training = training
 
 
 def _compiled(model: nn.Module, choice: str, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,6 +151,7 @@ class Training:
         self._seconds: list[float] = []
         self._source = source
         self._features: Features | None = None
+        self._phase: Any = None  # of the learner, that the features are of
         # Whether each epoch shows the same images, so that a frozen backbone makes the same of them.
         is_augmented = any(entry.p > 0 for entry in run.spec.data.augment)
         self._repeats = resident and not is_augmented and not run.spec.data.progressive
@@ -222,13 +224,11 @@ class Training:
         return loss_sum
 
     def _find_features(self) -> None:
-        """Finds what a backbone that stays as it is makes of the images, once; lets go of it when it is trained."""
+        """Finds what a backbone that stays as it is makes of the images, each time that other weights are trained."""
         learner = self._learner
-        if not learner.trains_head_alone:
-            self._features = None
-        elif self._features is None and self._repeats:
+        if self._repeats and learner.phase != self._phase:
+            self._phase = learner.phase
             self._features = learner.features(self._data, self._source.cache, self._source.facts.digest)
-            self._repeats = self._features is not None
 
     def batches(self, epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | Mixed]]:
         """Yields an epoch's batches in a fresh order: augmented, normalised images (or features) and their targets."""

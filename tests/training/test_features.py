@@ -80,6 +80,46 @@ def test_features_train_as_images_do(
         torch.testing.assert_close(by_features[name], tensor, rtol=10 * rtol, atol=rtol)
 
 
+FROZEN: dict[str, Any] = {"stages": [], "layer_decay": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ({"freeze": ["features.*"]}, 1),
+        ({"freeze": ["features.*", "classifier.1.*"], "args": {"width": 4, "hidden": 16}}, 1),
+        ({"freeze": ["features.*"], "unfreeze_after": 3}, 1),
+        # Dropout lies below what is trained: features would have none.
+        ({"freeze": ["features.*", "classifier.1.*"]}, 0),
+        ({"freeze": ["features.0.*"]}, 0),
+        ({"name": "mlp", "args": {"hidden": []}}, 0),
+    ],
+)
+def test_what_is_frozen_by_name_has_features_too(
+    tmp_path: Path, cache: Path, model: dict[str, Any], kept: int
+) -> None:
+    tables: dict[str, Any] = {"model": CNN | model, "train": FROZEN}
+    images, by_images, _ = trained(tmp_path / "images", cache, data={"subset": 0.2} | NO_ROOM, **tables)
+    features, by_features, _ = trained(tmp_path / "features", cache, data={"subset": 0.2}, **tables)
+    assert len(entries(cache)) == kept
+    for one, other in zip(features, images, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+    for name, tensor in by_images.items():
+        torch.testing.assert_close(by_features[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_looking_for_features_that_are_none_changes_no_training(tmp_path: Path, cache: Path) -> None:
+    """BatchNorm's statistics and the random numbers of dropout are those of training without a look."""
+    model = CNN | {"freeze": ["features.*", "classifier.1.*"]}
+    tables: dict[str, Any] = {"model": model, "train": FROZEN, "data": {"subset": 0.2}}
+    looked, weights, _ = trained(tmp_path / "looked", cache, 2, **tables)
+    augmented = {"subset": 0.2, "augment": [{"name": "flip", "horizontal": 1e-9}]}
+    plain, by_plain, _ = trained(tmp_path / "plain", cache, 2, **{**tables, "data": augmented})
+    assert entries(cache) == []
+    assert plain == looked
+    assert all(torch.equal(weights[name], tensor) for name, tensor in by_plain.items())
+
+
 def test_a_trial_resumes_on_its_features(tmp_path: Path, cache: Path) -> None:
     unbroken, _, facts = trained(tmp_path / "unbroken", cache, 3)
     assert facts["features"] == "of the frozen backbone, computed once"
