@@ -59,6 +59,30 @@ def test_learning_curves_are_the_stored_epochs(record: StudyRecord) -> None:
     assert len(stopped) == len(early) > 0
 
 
+def test_learning_curves_mark_where_the_last_stage_begins() -> None:
+    spec = digits_spec(
+        train={"epochs": 3, "stages": ["head", "all"]},
+        search={"learning_rate": [0.1], "train.stages.head.epochs": [1, 2]},
+    )
+    trials = [trial(0, 0.5), trial(1, 0.6), trial(2, 0.7)]
+    own = [{"learning_rate": 0.1, "train.stages.head.epochs": epochs} for epochs in (1, 2, 1.5)]
+    record = StudyRecord(
+        "s",
+        "val_loss",
+        "minimize",
+        spec,
+        tuple(replace(one, hparams=hparams) for one, hparams in zip(trials, own, strict=True)),
+    )
+    chart = chart_of(record, "learning-curves")
+    marked = {one.name: (one.x, one.y) for one in chart.series if "the head alone" in one.name}
+    assert marked == {
+        "trial 0, last epoch of the head alone": ((1,), (1.5,)),
+        "trial 1, last epoch of the head alone": ((2,), (0.6,)),
+    }
+    assert "a diamond marks the last epoch of the head alone" in chart.caption
+    assert "diamond" not in chart_of(study(trial(0, 0.5)), "learning-curves").caption
+
+
 def test_the_best_line_never_gets_worse_and_ends_at_the_best(record: StudyRecord) -> None:
     for cost in ("trials", "epochs", "seconds"):
         line = chart_of(record, f"best-by-{cost}").series[-1]

@@ -19,6 +19,7 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import hparam, hparams_text
 
 TOP = 10
+STAGES = "; a diamond marks the last epoch of the head alone"
 STOPPED = ("early_stopping", "pruner", "diverged", "out_of_memory", "infeasible", "error")
 
 
@@ -35,7 +36,8 @@ def learning_curves(record: StudyRecord, top: int = TOP) -> Chart:
         id="learning-curves",
         title=f"Learning curves of {shown}",
         caption="Solid: validation, dashed: training. A star marks the best epoch, whose weights are kept; a "
-        "cross marks where a trial was stopped before its last epoch. Trials from rank 7 on are grey.",
+        "cross marks where a trial was stopped before its last epoch"
+        f"{STAGES if any(map(record.last_stage_after, best)) else ''}. Trials from rank 7 on are grey.",
         x=Axis("epoch"),
         y=Axis(_loss_title(record), log=_log(series)),
         series=tuple(series),
@@ -93,6 +95,10 @@ def _points(record: StudyRecord, trial: TrialRecord, color: str, group: str) -> 
     best, last = trial.best_epoch, trial.epochs_run
     if best is not None and best <= len(trial.val):
         points.append(_point(f"{group}, best epoch", best, trial, color, "star", 13.0, group))
+    head = record.last_stage_after(trial)
+    if 0 < head <= len(trial.val) and trial.val[head - 1] is not None:
+        name = f"{group}, last epoch of the head alone"
+        points.append(_point(name, head, trial, color, "diamond", 9.0, group))
     stopped = trial.stop_reason in STOPPED and last < record.planned_epochs(trial)
     if stopped and 0 < last <= len(trial.val) and trial.val[last - 1] is not None:
         points.append(_point(f"{group}, {_words(trial.stop_reason)}", last, trial, color, "x", 9.0, group))

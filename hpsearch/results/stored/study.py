@@ -227,6 +227,15 @@ class StudyRecord:
         fixed = trial.epochs_run if self.spec is None else self.spec.train.epochs
         return int(trial.hparams.get("epochs", fixed))
 
+    def last_stage_after(self, trial: TrialRecord) -> int:
+        """Returns after which epoch the last stage of a trial began; 0 with a single one, or none."""
+        if self.spec is None or not any(self.spec.values_of("train.stages")):
+            return 0
+        try:
+            return self.spec.with_hparams(trial.hparams).train.last_stage_after
+        except ValueError:  # of another program's trial
+            return 0
+
     def is_better(self, one: float, other: float) -> bool:
         """Says whether a score is strictly better than another."""
         return is_better(self.better, one, other)
