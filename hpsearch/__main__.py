@@ -21,7 +21,7 @@ from hpsearch.cli import app
 from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError, limit
 from hpsearch.service.signals import came, heeded, on_hang_up
-from hpsearch.text import LineFormatter, guard, in_lines
+from hpsearch.text import LineFormatter, fitted, guard, in_lines
 from hpsearch.version import __version__
 
 _PASSWORD = re.compile(r"://[^\s/@]*@")
@@ -135,7 +135,7 @@ def _bug_report(error: Exception) -> str:
 
 
 def _complain(sentence: str, status: int) -> int:
-    print(in_lines(f"error: {sentence}"), file=sys.stderr)
+    print(fitted(in_lines(f"error: {sentence}"), sys.stderr), file=sys.stderr)
     return status
 
 

@@ -2,6 +2,7 @@
 
     sentence, cell, label      one_line    no line ends, nothing invisible, not endless
     error, log record          in_lines    its later lines are indented: none of them can pass for one of ours
+    a terminal's line          at_words    broken between words
     HTML                       in_html     one_line, escaped
     Markdown                   in_markdown, as_code
 
@@ -14,6 +15,9 @@ import logging
 import math
 import os
 import re
+import shutil
+import sys
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
@@ -65,6 +69,28 @@ def in_lines(text: str) -> str:
     return "\n".join([first, *(line if line[:1] in ("", " ") else f"  {line}" for line in rest)])
 
 
+def at_words(text: str, width: int) -> str:
+    """Returns lines for a terminal of so many columns: sentences are broken between words, further lines indented.
+
+    Tables and what is indented, such as commands to be copied, stay as they are.
+
+    >>> at_words("error: the file is gone", 16)
+    'error: the file\\n  is gone'
+    """
+    return "\n".join(_at_words(line, width) for line in text.split("\n"))
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Returns lines as they are printed: `at_words` on a terminal."""
+    return at_words(text, shutil.get_terminal_size().columns) if stream.isatty() else text
+
+
+def _at_words(line: str, width: int) -> str:
+    if len(line) <= width or line.startswith(" ") or "  " in line:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def in_html(value: object, most: int = LONGEST) -> str:
     """Returns a text as it may stand in a page, between tags or in an attribute."""
     return html.escape(one_line(value, most))
@@ -87,7 +113,7 @@ def say(*lines: object, err: bool = False) -> None:
     """Prints lines, the only way of the commands to the terminal."""
     import typer  # a program that only uses the errors has no need of it
 
-    typer.echo("\n".join(map(one_line, lines)), err=err)
+    typer.echo(fitted("\n".join(map(one_line, lines)), sys.stderr if err else sys.stdout), err=err)
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import pty
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -261,3 +264,31 @@ def test_messages_of_libraries_are_shown_safely(capsys: pytest.CaptureFixture[st
 )
 def test_one_is_singular(count: int, things: str, shown: str) -> None:
     assert counted(count, "trial", things) == shown
+
+
+def test_what_a_command_says_on_a_terminal_is_broken_between_words(tmp_path: Path) -> None:
+    driver, terminal = pty.openpty()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "hpsearch",
+            "best",
+            "a-study-that-nobody-has-made",
+            "--run-folder",
+            str(tmp_path),
+        ],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"COLUMNS": "50"},
+        timeout=60,
+    )
+    os.close(terminal)
+    shown = os.read(driver, 10_000).decode().splitlines()
+    os.close(driver)
+    assert done.returncode == 2
+    assert shown[0].startswith("error: ")
+    assert len(shown) > 1
+    assert all(line.startswith("  ") for line in shown[1:])
+    assert all(len(line) <= 50 or " " not in line.strip() for line in shown)

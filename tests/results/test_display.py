@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hpsearch.contracts.callbacks import FinishedTrial, RunningTrial, RunSummary, StudyInfo, WorkerNews
+from hpsearch.contracts.callbacks import (
+    FinishedTrial,
+    RunningTrial,
+    RunSummary,
+    Standing,
+    StudyInfo,
+    WorkerNews,
+)
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.results.terminal.display import (
     Display,
@@ -186,6 +194,60 @@ def test_nothing_is_estimated_before_a_trial_has_ended() -> None:
     progress.on_study_start(INFO)
     progress.on_trial_start(running(2, [1.0]))
     assert progress.seconds_left is None
+
+
+def test_where_trials_are_paused_the_estimate_counts_those_that_have_begun() -> None:
+    """20 of 80 trials in 10 s, whatever was resumed beside them: the 59 behind the one that trains take 29.5 s."""
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on_study_start(replace(INFO, spec=specification("s", policy="auto"), total=80, finished={}))
+    assert progress.seconds_left is None
+    for number in range(20):
+        progress.on_trial_start(running(number, []))
+        progress.on_trial_paused(running(number, [1.0]))
+    progress.on_trial_start(running(3, [1.0]))
+    progress.on_trial_end(finished(3))
+    progress.on_standing(Standing({"COMPLETE": 1}, {}, None, paused=19))
+    progress.on_trial_start(running(20, []))
+    clock.now = 10.0
+    assert progress.seconds_left == 29.5
+    progress.on_standing(Standing({"COMPLETE": 1}, {}, None, paused=78))
+    assert progress.seconds_left == 0.0
+    assert "0:10, almost finished" in shown(progress)
+
+
+def test_no_more_is_left_than_the_study_may_take() -> None:
+    clock = Clock()
+    progress = Progress(clock)
+    progress.on_study_start(replace(INFO, spec=specification("s", timeout=60), total=1000))
+    progress.on_trial_start(running(2, []))
+    clock.now = 20.0
+    progress.on_trial_end(finished(2))
+    assert progress.seconds_left == 40.0
+
+
+def test_a_terminal_lists_trials_as_they_end_but_for_those_that_were_left_paused() -> None:
+    output = io.StringIO()
+    with LiveDisplay(Console(file=output, width=100, force_terminal=True, color_system=None)) as display:
+        display.on_study_start(replace(INFO, spec=specification("s", policy="auto")))
+        display.on_trial_end(finished(2))
+        display.on_trial_end(replace(finished(3, "PRUNED"), stop_reason="pruner"))
+    assert "trial 2 COMPLETE after 7 epochs, val_loss 0.25 at epoch 3, the best so far" in output.getvalue()
+    assert "trial 3" not in output.getvalue()
+
+
+def test_a_terminal_breaks_sentences_between_words_and_no_command() -> None:
+    output = io.StringIO()
+    command = "  hpsearch confirm digits --storage sqlite:////a/long/path/of/a/database.db"
+    with LiveDisplay(Console(file=output, width=40, force_terminal=True, color_system=None)) as display:
+        display.on_message("what the configuration can be expected to come to, with an interval")
+        display.on_message(command)
+        logging.getLogger("hpsearch.x").warning("the database cannot be reached and is tried again later")
+    lines = re.sub(r"\x1b\[[?\d]*\w", "", output.getvalue()).splitlines()
+    assert "what the configuration can be expected" in lines
+    assert "  to come to, with an interval" in lines
+    assert command in lines
+    assert "  tried again later" in lines
 
 
 def test_the_live_display_ends_with_the_summary_and_gives_logging_back() -> None:

@@ -41,7 +41,7 @@ from hpsearch.results.terminal.progress import (
     opening_lines,
     sparkline,
 )
-from hpsearch.text import LineFormatter, counted, in_lines, one_line, plain, write_at_once
+from hpsearch.text import LineFormatter, at_words, counted, in_lines, one_line, plain, write_at_once
 
 if TYPE_CHECKING:
     from hpsearch.results.stored.best import BestTrial
@@ -144,7 +144,7 @@ class LiveDisplay(Display):
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
-        if trial.state == "FAIL":
+        if not self.progress.was_left_paused(trial):  # the counts tell of these: at the end they are many
             self._say(ended_line(trial, self.progress))
         self._draw()
 
@@ -162,7 +162,7 @@ class LiveDisplay(Display):
             self._say(line)
 
     def _say(self, text: str) -> None:
-        self.console.print(in_lines(text), markup=False, highlight=False, soft_wrap=True)
+        _print(self.console, in_lines(text))
 
     def _draw(self, at_once: bool = False) -> None:
         if at_once or self._clock() - self._drawn >= REFRESH:
@@ -317,7 +317,12 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, self.format(record))
+
+
+def _print(console: Console, text: str) -> None:
+    # Rich's own wrapping would break paths and the commands that are to be copied.
+    console.print(at_words(text, console.width), markup=False, highlight=False, soft_wrap=True)
 
 
 def choose_display(
@@ -384,7 +389,8 @@ def _text(text: str, style: str = "") -> Text:
 
 def _bar(progress: Progress) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    left = f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "..."
+    seconds = progress.seconds_left
+    left = "..." if seconds is None else f"about {duration(seconds)} left" if seconds else "almost finished"
     grid.add_row(
         _text(progress.name, style="bold"),
         Text(f"{progress.finished}/{progress.total} trials"),

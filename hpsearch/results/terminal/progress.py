@@ -19,7 +19,7 @@ from hpsearch.contracts.callbacks import (
     StudyInfo,
     WorkerNews,
 )
-from hpsearch.contracts.trial import EpochResult
+from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
 
@@ -39,6 +39,7 @@ class Progress(Callback):
         self._begun = clock()
         self._first_trial: float | None = None
         self._finished_before = 0
+        self._begun_here = 0
         self.name = ""
         self.spec: StudySpec | None = None
         self.metric = "value"
@@ -87,6 +88,7 @@ class Progress(Callback):
 
     def on_trial_start(self, trial: RunningTrial) -> None:
         self._first_trial = self._clock() if self._first_trial is None else self._first_trial
+        self._begun_here += not trial.curve
         self.running[trial.number] = trial
         if self.loading is not None and self.loading.worker == trial.worker:
             self.loading = None
@@ -130,18 +132,33 @@ class Progress(Callback):
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from this run's pace; running trials count by their share of epochs. None at first.
+        """An estimate from this run's pace, 0 where only the last trials are left to be resumed. None at first.
 
-        The time in which workers start counts in neither pace nor rest. Nobody knows which trials will be resumed.
+        Where trials are paused, those that have begun are counted: nobody knows which will be resumed, and so much
+        as was resumed beside them will be beside the others. Else those that have ended, and of running ones the
+        share of their epochs. The time in which workers start counts in neither pace nor rest.
         """
-        if self.spec is not None and self.spec.pauses:
+        if self._first_trial is None or self.spec is None:
             return None
-        parts = [len(trial.curve) / trial.epochs for trial in self.running.values()]
-        done = self.finished - self._finished_before + sum(parts)
-        if self._first_trial is None or self.finished - self._finished_before == 0:
+        if self.spec.pauses:
+            done: float = self._begun_here - len(self.running)
+            left: float = self.total - self.finished - self.states["PAUSED"] - len(self.running)
+        else:
+            share = sum(len(trial.curve) / trial.epochs for trial in self.running.values())
+            ended = self.finished - self._finished_before
+            done, left = ended + share if ended else 0.0, self.total - self.finished - share
+        if done <= 0:
             return None
-        left = max(0.0, self.total - self.finished - sum(parts))
-        return left * (self._clock() - self._first_trial) / done
+        rest = max(0.0, left) * (self._clock() - self._first_trial) / done
+        return (
+            rest
+            if self.spec.study.timeout is None
+            else min(rest, max(0.0, self.spec.study.timeout - self.elapsed))
+        )
+
+    def was_left_paused(self, trial: FinishedTrial) -> bool:
+        """Says whether a trial has ended because it was paused and others were resumed in its place."""
+        return self.spec is not None and self.spec.pauses and trial.stop_reason == StopKind.PRUNER
 
 
 def sparkline(values: Sequence[float], width: int = 24, blocks: str = BLOCKS) -> str:
