@@ -20,7 +20,7 @@ import typer
 from hpsearch.cli import app
 from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError, limit
-from hpsearch.service.signals import came, heeded, on_hang_up
+from hpsearch.service.signals import Signalled, came, heeded, on_hang_up
 from hpsearch.text import LineFormatter, fitted, guard, in_lines
 from hpsearch.version import __version__
 
@@ -40,7 +40,7 @@ def main() -> None:
     sys.unraisablehook = _send_again
     try:
         sys.exit(run(sys.argv[1:]))
-    except KeyboardInterrupt:  # it came before a command began, or after it
+    except (Signalled, KeyboardInterrupt):  # before a command began, within it, or after it
         sys.exit(_interrupted())
 
 
@@ -59,8 +59,8 @@ def _open_standard_streams() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
     came.append(number)
-    # Not SystemExit, which code of the user's own may raise, so that it is caught as the user's fault.
-    raise KeyboardInterrupt
+    logging.getLogger("sqlalchemy.pool").disabled = True  # it prints whatever comes while a connection is closed
+    raise Signalled
 
 
 def _interrupted() -> int:
@@ -70,7 +70,7 @@ def _interrupted() -> int:
 
 def _send_again(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends a signal once more whose exception was ignored: it came in a destructor or a weak reference's callback."""
-    if issubclass(ignored.exc_type, KeyboardInterrupt):
+    if issubclass(ignored.exc_type, Signalled | KeyboardInterrupt):
         # When the destructor is over.
         threading.Timer(0.01, os.kill, [os.getpid(), _interrupted() - 128]).start()
     else:
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
             return 0
         return _complain(usage_sentence(error, arguments), 2)
     except typer.Abort as error:
-        return _interrupted() if isinstance(error.__cause__, KeyboardInterrupt) else 1
+        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
     except BrokenPipeError:  # the reader has gone, as in `hpsearch list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -107,8 +107,6 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
-    if status == 128 + signal.SIGINT:  # typer's word for KeyboardInterrupt, whichever signal it came of
-        return _interrupted()
     return status if isinstance(status, int) else 0
 
 

@@ -119,7 +119,7 @@ def reason_of(error: Exception) -> str:
 
 
 OF_OWN_CODE = (Exception, SystemExit, GeneratorExit, CancelledError)
-"""What code of the user's own may raise; KeyboardInterrupt comes of a signal (`__main__.py`)."""
+"""What code of the user's own may raise; KeyboardInterrupt and `Signalled` come of signals."""
 
 _LIMITS = {
     errno.EMFILE: "no file can be opened any more; raise the limit (ulimit -n), or use fewer workers",

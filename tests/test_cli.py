@@ -18,6 +18,7 @@ import pytest
 import hpsearch
 from hpsearch import __main__ as entry_point
 from hpsearch.__main__ import run
+from hpsearch.service.signals import Signalled
 from hpsearch.store.connection import open_storage
 from tests.results.stored import make_study
 
@@ -104,7 +105,7 @@ def test_a_signal_that_a_library_makes_another_error_of_is_no_bug(
     def interrupted(*arguments: object, **options: object) -> None:
         try:
             entry_point._leave(signal.SIGTERM, None)
-        except KeyboardInterrupt as left:
+        except Signalled as left:
             raise ValueError("no schema") from left
 
     monkeypatch.setattr(entry_point, "came", [])

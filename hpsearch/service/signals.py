@@ -20,6 +20,14 @@ came: list[int] = []
 """Those that have come before a run began: an import that one interrupts may swallow what it raises."""
 
 
+class Signalled(BaseException):
+    """A signal ends the command; what was started is ended on the way out.
+
+    Not SystemExit, which code of the user's own may raise, so that it is caught as the user's fault; nor
+    KeyboardInterrupt: once it has passed through `exec`, Python ends by SIGINT whatever the exit status is.
+    """
+
+
 def heeded() -> list[signal.Signals]:
     """Returns the graceful signals but for SIGHUP where `nohup` has switched it off."""
     return [
