@@ -122,13 +122,13 @@ OF_OWN_CODE = (Exception, SystemExit, GeneratorExit, CancelledError)
 """What code of the user's own may raise; KeyboardInterrupt and `Signalled` come of signals."""
 
 _LIMITS = {
-    errno.EMFILE: "no file can be opened any more; raise the limit (ulimit -n), or use fewer workers",
-    errno.ENFILE: "no file can be opened any more on this machine; end other programs",
-    errno.EAGAIN: "no process can be started any more; raise the limit (ulimit -u), or use fewer workers",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer workers",
+    errno.ENFILE: "too many open files on this machine; end other programs",
+    errno.EAGAIN: "no new process can be started; raise the limit (ulimit -u), or use fewer workers",
     errno.ENOMEM: "out of memory; use fewer workers, end other programs, or raise the limit (ulimit -v)",
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "your disk quota is used up; free some space",
-    errno.EFBIG: "no larger file may be written; raise the limit (ulimit -f)",
+    errno.EFBIG: "the file exceeds the size limit; raise it (ulimit -f)",
 }
 
 _NO_MEMORY = re.compile(

@@ -177,9 +177,7 @@ class Where:
         str | None,
         typer.Option(metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."),
     ] = None
-    tls: Annotated[
-        bool, typer.Option("--tls", help="Encrypt what this machine and workers elsewhere say.")
-    ] = False
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to workers elsewhere.")] = False
     partition: Annotated[str | None, typer.Option(metavar="NAME", help="Partition of Slurm.")] = None
     slurm: Annotated[
         list[str] | None,
@@ -242,9 +240,7 @@ Search = Annotated[
 Test = Annotated[bool, typer.Option("--test/--no-test", help="Whether the test data may be used.")]
 Price = Annotated[
     float | None,
-    typer.Option(
-        "--price-per-hour", min=0, metavar="MONEY", help="Price of a device's hour, to tell the cost."
-    ),
+    typer.Option("--price-per-hour", min=0, metavar="MONEY", help="Price per device hour, to show the cost."),
 ]
 
 

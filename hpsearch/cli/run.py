@@ -268,10 +268,11 @@ def continue_command(
 @command()
 def worker(
     dial: Annotated[
-        str, typer.Option("--dial", metavar="HOST:PORT", help="Address of the driver, as it says it.")
+        str, typer.Option("--dial", metavar="HOST:PORT", help="Address of the driver, as it prints it.")
     ],
     token_file: Annotated[
-        Path, typer.Option("--token-file", metavar="FILE", help="File of the driver's token, as it says it.")
+        Path,
+        typer.Option("--token-file", metavar="FILE", help="File of the driver's token, as it prints it."),
     ],
     data_root: Annotated[
         list[Path] | None,

@@ -19,7 +19,7 @@ def split_address(text: str) -> tuple[str, int | None]:
     if not colon or (":" in host and not in_brackets):
         return text.strip("[]"), None
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= MOST_PORT):
-        raise ValueError(f"there is no such port (they end at {MOST_PORT})")
+        raise ValueError(f"no such port (the highest is {MOST_PORT})")
     return host.strip("[]"), int(port)
 
 

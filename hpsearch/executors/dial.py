@@ -474,7 +474,7 @@ class DialExecutor:
             greeted, data = connection.greeting[:GREETING], connection.greeting[GREETING:]
             said, connection.channel = answer(self._token.key, greeted)
             if greeted in self._greeted:
-                raise LineError("a greeting that was said before")
+                raise LineError("a repeated greeting")
             self._greeted[greeted] = None
             if len(self._greeted) > GREETINGS:
                 del self._greeted[next(iter(self._greeted))]
@@ -503,7 +503,7 @@ class DialExecutor:
             return
         seat = next((one for one in self.seats.values() if one.process == entry.session), None)
         if seat is None and entry.received:
-            self._turn_away(connection, Kind.REFUSED, "its driver does not know it any more")
+            self._turn_away(connection, Kind.REFUSED, "its driver no longer knows it")
             return
         seat = seat or self.seat_of(entry)
         if seat is None:
@@ -538,7 +538,7 @@ class DialExecutor:
             self._check(seat, message)
         except WireError as error:
             self.end(seat)
-            self.bury(seat, f"was hung up on, since no worker says this: {error}")
+            self.bury(seat, f"was disconnected for an invalid message: {error}")
             return
         seat.is_ready = seat.is_ready or isinstance(message, Ready)
         seat.has_trained = seat.has_trained or isinstance(message, EpochResult)

@@ -85,7 +85,7 @@ def gpus_of_jobs(wanted: Workers, scheduler: str, where: str, has_gpus: bool) ->
     if not has_gpus and (wanted.gpus == "all" or wanted.gpus_per_trial > 1):
         flag = "--gpus all" if wanted.gpus == "all" else f"--gpus-per-trial {wanted.gpus_per_trial}"
         raise DeviceError(
-            f"{flag}: {scheduler} knows of no GPU in {where}; choose another one, or --gpus none for the CPU"
+            f"{flag}: {scheduler} finds no GPU in {where}; choose another one, or --gpus none for the CPU"
         )
     return wanted.gpus_per_trial if has_gpus and wanted.gpus != "none" else 0
 

@@ -45,14 +45,14 @@ def certified() -> tuple[ssl.SSLContext, str]:
             done = subprocess.run(command, capture_output=True, text=True, timeout=MAKES, check=False)
             if done.returncode != 0:
                 raise UserError(
-                    f"--tls: openssl makes no certificate: {' '.join(done.stderr.split())[-300:]}; mend it, or leave "
-                    "--tls out"
+                    f"--tls: openssl could not make a certificate: {' '.join(done.stderr.split())[-300:]}; fix it, "
+                    "or leave --tls out"
                 )
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
             text = certificate.read_text()
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"--tls: openssl does not answer: {error}; mend it, or leave --tls out") from None
+            raise UserError(f"--tls: openssl does not answer: {error}; fix it, or leave --tls out") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # a worker that waits for a message would find something to read, and no message
     return context, text

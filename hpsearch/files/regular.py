@@ -8,10 +8,10 @@ _GIVEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 """What the shell's `<(command)` and `< file` are called; somebody writes into these."""
 
 _KINDS = {
-    stat.S_IFIFO: "it is a pipe (FIFO) and no file",
-    stat.S_IFCHR: "it is a device and no file",
-    stat.S_IFBLK: "it is a device and no file",
-    stat.S_IFSOCK: "it is a socket and no file",
+    stat.S_IFIFO: "it is a pipe (FIFO), not a file",
+    stat.S_IFCHR: "it is a device, not a file",
+    stat.S_IFBLK: "it is a device, not a file",
+    stat.S_IFSOCK: "it is a socket, not a file",
 }
 
 

@@ -1,8 +1,8 @@
 """What becomes of a trial that has ended: its score and its state.
 
 One invariant holds at all times: no finished trial ever reached a better value than the study's best value.
-It holds because a record, whatever ended the trial, is COMPLETE. With several goals, no finished trial beats one of the
-front of the COMPLETE trials, since what none of these is as good as in all goals is COMPLETE.
+It holds because an unbeaten trial, whatever ended it, is COMPLETE. With several goals, no finished trial beats one of
+the front of the COMPLETE trials, since what none of these is as good as in all goals is COMPLETE.
 
 Trials that take more than the study allows are left out of it: no score of theirs counts. Optuna passes over
 infeasible trials in `study.best_trial`, so `constraints` marks no COMPLETE trial.
@@ -55,7 +55,7 @@ class Scoreboard:
             insort(self._costs, cost)
         if state is TrialState.COMPLETE:
             self._best_cost = min(self._best_cost, cost)
-            if self.is_record(score, beside):
+            if self.is_unbeaten(score, beside):
                 self._front = [one for one in self._front if not covers(point, one)] + [point]
 
     @property
@@ -72,7 +72,7 @@ class Scoreboard:
         """Says whether a score is better than `best`, or the first finite one; a tie is not."""
         return _is_finite(score) and self._sign * score < self._best_cost
 
-    def is_record(self, score: float | None, beside: Point = ()) -> bool:
+    def is_unbeaten(self, score: float | None, beside: Point = ()) -> bool:
         """Says whether no COMPLETE trial is as good as a trial in every goal; with one goal, whether it is the best."""
         if not _is_finite(score):
             return False
@@ -183,7 +183,7 @@ def decide(
     """
     if kind is StopKind.INFEASIBLE:
         return TrialState.PRUNED
-    if board.is_record(score, beside):
+    if board.is_unbeaten(score, beside):
         return TrialState.COMPLETE
     if kind is StopKind.ERROR:
         return TrialState.FAIL

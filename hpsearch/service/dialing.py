@@ -206,7 +206,7 @@ def parse_address(dial: str) -> tuple[str, int]:
         host, port = "", None
     if not host or not port:
         raise UserError(
-            f'--dial: "{one_line(dial, 100)}" is not an address; write HOST:PORT, as the driver has said it'
+            f'--dial: "{one_line(dial, 100)}" is not an address; write HOST:PORT, as the driver prints it'
         )
     return host, port
 
@@ -470,7 +470,7 @@ class Line:
         try:
             message = to_worker(text)
         except WireError as error:
-            raise Gone(f"the driver has said what no driver says: {error}") from None
+            raise Gone(f"the driver sent an invalid message: {error}") from None
         with self._changed:
             self._came.append(message)
             self._changed.notify_all()

@@ -17,6 +17,7 @@ from hpsearch.errors import UserError
 from hpsearch.executors.choose import CLUSTERS, make_executor
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.fleet import Fleet
+from hpsearch.store.url import DEFAULT_STORAGE
 from hpsearch.study.specification import StudySpec
 from hpsearch.training.imports import warn_of_hidden
 
@@ -40,7 +41,7 @@ class RunOptions:
         lease_seconds: seconds after which a silent driver's trials may be taken over.
     """
 
-    storage: str = "sqlite:///runs/hpsearch.db"
+    storage: str = DEFAULT_STORAGE
     run_folder: Path = Path("runs")
     data_root: str | None = None
     workers: Workers = field(default_factory=Workers)

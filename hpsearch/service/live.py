@@ -376,7 +376,7 @@ def completed(
     queue: Iterable[tuple[int, writes.Operation]],
     beside: Sequence[float] = (),
 ) -> list[tuple[int, writes.Operation]]:
-    """Makes an end that is not yet written COMPLETE: it is a record after all.
+    """Makes an end that is not yet written COMPLETE: it is unbeaten after all.
 
     Args:
         record: changed in place.

@@ -294,8 +294,8 @@ class Study:
                 continue  # it was committed though the answer was lost: the database's end cannot change
             beside = self.spec.beside(taken(record.user_attrs)) or ()
             infeasible = record.user_attrs["stop_reason"] == StopKind.INFEASIBLE
-            # Perhaps it was none against what is lost.
-            if self.view.board.is_record(record.user_attrs["score"], beside) and not infeasible:
+            # Perhaps it was beaten by what is lost.
+            if self.view.board.is_unbeaten(record.user_attrs["score"], beside) and not infeasible:
                 self._queue = completed(record, ticket, self._queue, beside)
             self.view.replace(record)
             self.policy.finish(record)

@@ -208,8 +208,8 @@ def _opening_problem(error: Exception, url: DatabaseURL, readonly: bool) -> Stor
 
 def _remedy(url: DatabaseURL) -> str:
     if url.kind == "sqlite":
-        return "may it be read and written, is there room on the disk, may files be opened (ulimit -n, ulimit -f)?"
-    return "is the server up and the URL right?"
+        return "check its permissions, the free disk space and the limits on files (ulimit -n, ulimit -f)"
+    return "check that the server is up and the URL is right"
 
 
 @contextmanager

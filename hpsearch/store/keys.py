@@ -108,5 +108,5 @@ def check_record(study: str, number: int, attrs: Mapping[str, Any]) -> None:
         key = str(wrong["loc"][0])
         raise StorageError(
             f'study "{study}": trial {number}: its attribute {key} is damaged: {one_line(repr(attrs[key]), 80)}: '
-            f"{wrong['msg']}; restore the database from a backup, or set the attribute right"
+            f"{wrong['msg']}; restore the database from a backup, or correct the attribute"
         ) from None

@@ -1,7 +1,7 @@
 """Writes results into Optuna's tables: many operations, in order, in one transaction.
 
 Optuna's storage methods commit once per value (1-2 ms each on SQLite); 32 workers need 32 values at the price
-of one. What is stored equals what Optuna's methods store. This is the only module that knows Optuna's tables.
+of one. What is stored equals what Optuna's methods store. Only this room knows Optuna's tables; `queries` reads them.
 """
 
 import json
@@ -20,11 +20,12 @@ from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
 from hpsearch.store.connection import translated, writing
 from hpsearch.store.keys import PAUSED_LEASE
+from hpsearch.store.reader import KNOWN_REVISION
 from hpsearch.store.schema import LEASE, upsert
 from hpsearch.store.url import redact
 
 # Of Optuna 5.0: models.SCHEMA_VERSION and the newest migration.
-KNOWN_SCHEMA = (12, "v3.2.0.a")
+KNOWN_SCHEMA = (12, KNOWN_REVISION)
 
 STUDIES: Table = models.StudyModel.__table__
 STUDY_USER_ATTRS: Table = models.StudyUserAttributeModel.__table__
@@ -352,7 +353,7 @@ def check_fence(connection: Connection, fence: Fence) -> None:
 def older_copy(tickets: Iterable[int]) -> StudyNotFound:
     """Returns what is said when leases have vanished, which no driver removes."""
     return StudyNotFound(
-        f"the database does not know tickets {_listed(tickets)} any more: the study was deleted from it, or an older "
+        f"the database no longer knows tickets {_listed(tickets)}: the study was deleted from it, or an older "
         "copy of it was put back"
     )
 

@@ -144,7 +144,10 @@ def test_a_workers_process_finds_the_certificate_in_the_tokens_file(tmp_path: Pa
             None,
             "--tls: openssl is not on the PATH, and it makes the certificate; install it, or leave --tls out",
         ),
-        ("echo no entropy >&2; exit 1", "--tls: openssl makes no certificate: no entropy; mend it, or leave"),
+        (
+            "echo no entropy >&2; exit 1",
+            "--tls: openssl could not make a certificate: no entropy; fix it, or leave",
+        ),
         ("exit 0", "--tls: openssl does not answer: "),
     ],
     ids=["missing", "failing", "silent"],

@@ -262,7 +262,7 @@ def test_an_own_trial_that_was_edited_is_one_sentence_everywhere(tmp_path, key, 
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(said) == 1, arguments
         assert f'study "s": trial 0: its attribute {key} is damaged: ' in said[0]
-        assert said[0].endswith("restore the database from a backup, or set the attribute right")
+        assert said[0].endswith("restore the database from a backup, or correct the attribute")
     assert command(["list", *words]) == 0
 
 

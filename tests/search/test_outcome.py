@@ -97,8 +97,8 @@ def test_competitive(scores: Sequence[float | None], value: float | None, expect
 def test_directions_mirror_each_other() -> None:
     board = board_of((0.1, 0.2, 0.3, 0.4, 0.5), "maximize")
     assert board.best == 0.5
-    assert board.is_record(0.6)
-    assert not board.is_record(0.5)
+    assert board.is_unbeaten(0.6)
+    assert not board.is_unbeaten(0.5)
     assert board.is_competitive(0.3)
     assert not board.is_competitive(0.25)
 
@@ -109,11 +109,11 @@ def test_only_complete_trials_become_the_best() -> None:
     # As in a study that other tools have written to: a pruned trial holds the best score.
     board.add(0.1, PRUNED)
     assert board.best is None
-    assert board.is_record(0.3)
+    assert board.is_unbeaten(0.3)
     board.add(0.3, COMPLETE)
     board.add(0.2, FAIL)
     assert board.best == 0.3
-    assert board.is_record(0.25)
+    assert board.is_unbeaten(0.25)
     assert board.finished == 3
 
 

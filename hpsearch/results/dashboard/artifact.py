@@ -39,7 +39,7 @@ def place_weights(folder: RunFolder, number: int, target: Path) -> bool:
     # Names below the run folder that are links, whichever of them, would lead out of it.
     if source.resolve() != folder.root.resolve() / source.relative_to(folder.root) or not source.is_file():
         raise CheckpointError(
-            f"{source}: the weights of trial {number} are not published, since this is a link or no regular "
+            f"{source}: the weights of trial {number} are not published, because it is a link or not a regular "
             "file; move the file itself there"
         )
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class Metrics(Callback):
             "hpsearch_checkpoint_seconds", "Wall time spent on checkpoints.", study, registry=registry
         )
         self._peak = Gauge(
-            "hpsearch_peak_device_memory_bytes", "Most device memory of the last trial.", (*study, "device"),
+            "hpsearch_peak_device_memory_bytes", "Peak device memory of the last trial.", (*study, "device"),
             registry=registry,
         )  # fmt: skip
         self._workers = Gauge(

@@ -165,14 +165,14 @@ def _ended_by_signals(server: Server) -> Iterator[None]:
         if not server.runs:
             raise SystemExit
         server.close()  # an exception might end what the server is just doing, and not the server
-        logger.info("the dashboard was told to end")
+        logger.info("the dashboard was told to stop")
 
     for number in before:
         signal.signal(number, end)
     try:
         yield
     except SystemExit:
-        logger.info("the dashboard was told to end")
+        logger.info("the dashboard was told to stop")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

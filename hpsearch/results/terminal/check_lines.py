@@ -32,7 +32,7 @@ def check_shown(
     """
     # On stderr, and only where somebody looks: what is printed may go into a file.
     with Progress(*_COLUMNS, console=Console(stderr=True, quiet=not shown), transient=True) as bar:
-        task = bar.add_task("reads images", visible=False)
+        task = bar.add_task("reading images", visible=False)
 
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
@@ -83,9 +83,7 @@ def report_lines(report: Report) -> list[str]:
     place = ", ".join(filter(None, (report.device, report.precision)))
     lines = [f"{spec.study.name}: {counted(spec.total_trials, 'trial')} on {place}", ""]
     lines += (
-        _data_lines(report.data)
-        if report.data is not None
-        else ["data: the training function brings its own"]
+        _data_lines(report.data) if report.data is not None else ["data: supplied by the training function"]
     )
     if spec.sampler.name == "grid":
         tried = "all" if spec.trials >= spec.grid_size else f"{spec.trials:,} of them"
