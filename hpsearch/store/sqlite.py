@@ -189,7 +189,8 @@ class DatabaseFile:
         except sqlite3.Error:
             return
         self._moved_at = time.monotonic()
-        if found is not None and found >= self._count:
+        # A reader may have held the first count up: nothing can be told by the file before it has one.
+        if found is not None and found >= max(1, self._count):
             self._stamp, self._count = stamp, found
 
     def _take_copy(self) -> None:

@@ -228,6 +228,21 @@ def test_a_move_of_the_log_that_a_reader_holds_up_is_no_copy(tmp_path, monkeypat
         assert [other.check() for _ in range(3)] == ["", "", ""]
 
 
+def test_a_first_move_of_the_log_that_a_reader_holds_up_is_no_copy(tmp_path):
+    """Two drivers begin a new file: the first one's count has not reached the file when the second one counts."""
+    path = tmp_path / "study.db"
+    sqlite_file.turn_on_wal(path, 5.0)
+    one, other = sqlite_file.DatabaseFile(path), sqlite_file.DatabaseFile(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("CREATE TABLE t(a)")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM t").fetchall()
+        assert one.check() == ""
+        reader.execute("COMMIT")
+        assert other.check() == ""
+        assert one.check() == ""
+
+
 def test_a_study_that_a_server_loses_is_kept_and_brought_back(server_database_url, tmp_path):
     check(server_database_url, tmp_path, delete_study)
 
