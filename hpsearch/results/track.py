@@ -90,7 +90,7 @@ class Told(Callback):
         self._thread.join(0.0 if summary.cold else self._wait)
         if self._thread.is_alive():
             logger.warning(
-                "track.%s: not everything was told within %g s; the last epochs of this run may be missing there",
+                "track.%s: not everything was told within %g s; this run, or its last epochs, may be missing there",
                 self._name,
                 self._wait,
             )
@@ -195,6 +195,9 @@ class MLflow:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3").setLevel(
+            logging.ERROR
+        )  # each try at a server that is away is a line otherwise
         self._client, self._study, self._metric = MlflowClient(uri), info.token, info.spec.study.metric
         name = info.spec.study.name
         try:

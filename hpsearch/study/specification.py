@@ -497,7 +497,9 @@ class StudySpec(Section):
             sentence = "names a study by an empty text; name studies of the same database, or remove it"
         elif self.policy in PROPOSING:
             sentence = (
-                f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving"'
+                f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving", '
+                "or make those of the other study its own: remove warm_start, and hpsearch import "
+                f"{self.study.warm_start[0]} FILE"
             )
         elif self.sampler.name not in ("tpe", "gp"):
             sentence = f'sampler.name = "{self.sampler.name}" learns from no trials; use "tpe" or "gp"'

@@ -582,7 +582,8 @@ def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
         ({"study": {"name": "old"}}, 'study.warm_start: names the study "old" itself; remove it'),
         (
             {"study": {"policy": "auto"}},
-            'study.policy = "auto" learns from its own trials alone; use "sampled"',
+            'study.policy = "auto" learns from its own trials alone; use "sampled" or "halving", or make those '
+            "of the other study its own: remove warm_start, and hpsearch import old FILE",
         ),
         ({"sampler": {"name": "qmc"}}, 'sampler.name = "qmc" learns from no trials; use "tpe" or "gp"'),
     ],
