@@ -211,9 +211,8 @@ class Ended:
     is_best: bool
 
 
-def breach(trial: LiveTrial, spec: StudySpec) -> Verdict | None:
+def breach(taken: Mapping[str, float], spec: StudySpec) -> Verdict | None:
     """Says whether a trial ends since it takes more than the study allows, as far as that is known."""
-    taken = trial.taken
     shown = [
         f"{name} = {taken[name]:,.6g}, and study.require allows {spec.study.require[name].strip()}"
         for name in spec.excesses(taken)

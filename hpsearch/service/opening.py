@@ -20,7 +20,7 @@ from hpsearch.store import trials
 from hpsearch.store.archive import restore
 from hpsearch.store.connection import open_storage, translated
 from hpsearch.store.identity import DriverIdentity, DriverState
-from hpsearch.store.keys import ENDED, GOALS, SPECIFICATION, TOKEN, is_ours, stored_specification
+from hpsearch.store.keys import GOALS, SPECIFICATION, TOKEN, is_ours, stored_specification
 from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.conditions import entry_beside, in_order
@@ -89,8 +89,6 @@ def open_study(
             if made_here:
                 spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
-            if attrs.get(ENDED):  # a limit may have been raised since
-                storage.set_study_user_attr(study_id, ENDED, "")
         ledger.register(study_id, json.dumps(devices))
         if spec.enqueue:
             trials.enqueue(storage, study_id, spec.enqueued())

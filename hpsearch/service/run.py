@@ -66,6 +66,7 @@ def drive(launched: Launch, callbacks: Sequence[Callback] = ()) -> RunSummary:
 def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> RunSummary:
     spec, options = launched.spec, launched.options
     stops = Stops(spec.study)
+    study.note_end("")  # a limit may have been raised since
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
     remove_left(launched.folder.home)
     keeper.take_folder(study.token, absolute(options.storage), study.others())
@@ -124,7 +125,8 @@ def _leave(driver: Driver) -> None:
             try:
                 study.flush()
                 study.release()
-                study.note_end((driver.stops.reason or "") if driver.stops.ends_study else "")
+                if driver.stops.ends_study:
+                    study.note_end(driver.stops.reason or "")
                 study.note_expectation()
                 break
             except LeaseLost as error:

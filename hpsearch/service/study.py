@@ -410,7 +410,7 @@ class Study:
         trained = sum(result.seconds for result in curve[trial.inherited :])
         trial.device_seconds = trial.device_seconds or trained
         trial.saved = max(trial.saved, len(curve))  # what an earlier attempt saved is no progress
-        verdict: Verdict | Pause | None = breach(trial, self.spec)
+        verdict: Verdict | Pause | None = breach(trial.taken, self.spec)
         for result in curve:
             if trial.pausing is not None:  # it was trained beyond this piece
                 trial.pausing = None
@@ -434,7 +434,7 @@ class Study:
         value = result.metrics.get(self.spec.study.metric, math.nan)
         self._queue.append((trial.ticket, writes.Report(trial.trial_id, result.epoch, value)))
         self.view.report(number, result.epoch, value)
-        verdict = breach(trial, self.spec) or judge(trial, self.spec, value)
+        verdict = breach(trial.taken, self.spec) or judge(trial, self.spec, value)
         if verdict is not None:
             return verdict
         match self.policy.report(number, result.epoch, value):

@@ -24,15 +24,7 @@ from hpsearch.files.atomic import replaced
 from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.keys import ATTEMPT, MARK, SPECIFICATION, TOKEN
-from hpsearch.store.writes import (
-    Finish,
-    Report,
-    SetAttr,
-    SetParams,
-    SetSystemAttr,
-    TrialOperation,
-    TrialWriter,
-)
+from hpsearch.store.writes import TrialWriter, whole
 from hpsearch.study.file import is_same_study
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import counted
@@ -235,8 +227,7 @@ def _put(
         if there.state.is_finished() or not trial.state.is_finished():
             return False
         # One that was begun under this number before the loss was noticed has no hyperparameters yet.
-        params = [] if there.params else [SetParams(there._trial_id, trial.params, trial.distributions)]
-        TrialWriter(storage).write([*params, *_end(there._trial_id, trial)])
+        TrialWriter(storage).write([*whole(there._trial_id, trial)])
         return True
     if there is not None and any(other.params == trial.params for other in stored):
         return False
@@ -244,18 +235,6 @@ def _put(
         trial.user_attrs["weights"] = ""  # another trial has the number by which they were kept
     storage.create_new_trial(study_id, template_trial=trial)
     return True
-
-
-def _end(trial_id: int, trial: FrozenTrial) -> Iterable[TrialOperation]:
-    for epoch, value in trial.intermediate_values.items():
-        yield Report(trial_id, epoch, value)
-    for key, item in trial.user_attrs.items():
-        yield SetAttr(trial_id, key, item)
-    for key, item in trial.system_attrs.items():
-        yield SetSystemAttr(trial_id, key, item)
-    values = trial.values or []
-    ended = trial.datetime_complete or datetime.now()
-    yield Finish(trial_id, trial.state, values[0] if values else None, ended, tuple(values[1:]))
 
 
 def unfinished(

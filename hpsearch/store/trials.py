@@ -2,33 +2,37 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, count
+from types import MappingProxyType
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
-from hpsearch.contracts.trial import PAUSED, PAUSES, QUEUED, TRIES
+from hpsearch.contracts.trial import IMPORTED, PAUSED, PAUSES, QUEUED, TRIES
 from hpsearch.errors import StudyNotFound
 from hpsearch.store.connection import reading, writing
-from hpsearch.store.keys import ATTEMPT, MARK, PAUSED_LEASE, TOKEN
+from hpsearch.store.keys import ATTEMPT, LEARNT, MARK, PAUSED_LEASE, TOKEN
 from hpsearch.store.queries import is_record
-from hpsearch.store.schema import DRIVER, LEASE, identity_of
+from hpsearch.store.schema import DRIVER, LEASE, identity_of, upsert
 from hpsearch.store.url import redact
 from hpsearch.store.writes import (
     REPORTS,
     STUDIES,
     STUDY_SYSTEM_ATTRS,
+    STUDY_USER_ATTRS,
     SYSTEM_ATTRS,
     TRIALS,
     USER_ATTRS,
     Fence,
+    TrialWriter,
     check_fence,
     lock_study,
     naive_utc,
+    whole,
 )
 from hpsearch.study.search import Entry
 
@@ -164,29 +168,81 @@ def enter_copies(storage: RDBStorage, study_id: int, own: Iterable[FrozenTrial])
         missing = _without_ticket(connection, study_id, missing)
         mine = (LEASE.c.study_id == study_id) & LEASE.c.ticket.in_(ended)
         connection.execute(update(LEASE).where(mine).values(done=True))
-        last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id)) or 0
-        begun = _without_trial(connection, study_id)
-        connection.execute(
-            delete(LEASE).where(LEASE.c.study_id == study_id, LEASE.c.ticket.in_(begun[: len(missing)]))
+        _give_tickets(connection, study_id, missing)
+
+
+def enter_once(
+    storage: RDBStorage,
+    study_id: int,
+    copies: Iterable[FrozenTrial],
+    learnt: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[int, bool]:
+    """Makes finished trials of other studies the study's own, each once, whoever else does so at the same time.
+
+    Args:
+        copies: with the attribute `IMPORTED`, which tells them apart.
+        learnt: what is noted of the studies that they come from, by name (`LEARNT`).
+
+    Returns:
+        Their numbers in the study, and whether each was entered now.
+    """
+    writer = TrialWriter(storage)
+    with writing(storage) as connection:
+        if not lock_study(connection, study_id):
+            raise StudyNotFound(f"the study with id {study_id} is gone from {redact(storage.url)}")
+        query = select(USER_ATTRS.c.value_json, TRIALS.c.number).join(
+            TRIALS, TRIALS.c.trial_id == USER_ATTRS.c.trial_id
         )
-        tickets = chain(begun, count(last + 1))
-        free = {"failures": 0, "expires": 0.0, "preempted": True}
-        rows = [
-            {
-                **free,
-                "study_id": study_id,
-                "ticket": next(tickets),
-                "trial_id": trial._trial_id,
-                "number": trial.number,
-                "driver": PAUSED_LEASE if is_paused(trial) else None,
-                "attempt": _attempts(trial),
-                "done": trial.state.is_finished(),
-            }
-            for trial in missing
-        ]
-        if rows:
-            connection.execute(insert(LEASE), rows)
-            _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
+        rows = connection.execute(query.where(TRIALS.c.study_id == study_id, USER_ATTRS.c.key == IMPORTED))
+        known = {row.value_json: row.number for row in rows}
+        found, entered = dict[int, bool](), list[FrozenTrial]()
+        for copy in copies:
+            number = known.get(json.dumps(copy.user_attrs[IMPORTED]))
+            if number is None:
+                begun = copy.datetime_start and naive_utc(copy.datetime_start)
+                row = {"state": TrialState.RUNNING, "datetime_start": begun}
+                copy._trial_id, copy.number = _insert_trial(connection, study_id, row)
+                writer.write_in(connection, [*whole(copy._trial_id, copy)])
+                entered.append(copy)
+            found[copy.number if number is None else number] = number is None
+        _give_tickets(connection, study_id, entered)
+        if learnt:
+            _note_learnt(connection, study_id, learnt)
+    return found
+
+
+def _note_learnt(connection: Connection, study_id: int, learnt: Mapping[str, Mapping[str, Any]]) -> None:
+    table, key = STUDY_USER_ATTRS, ("study_id", "key")
+    here = (table.c.study_id == study_id) & (table.c.key == LEARNT)
+    stored = json.loads(connection.scalar(select(table.c.value_json).where(here)) or "{}")
+    row = {"study_id": study_id, "key": LEARNT, "value_json": json.dumps({**stored, **learnt})}
+    connection.execute(upsert(connection.dialect.name, table, key, ("value_json",)), [row])
+
+
+def _give_tickets(connection: Connection, study_id: int, missing: Sequence[FrozenTrial]) -> None:
+    last = connection.scalar(select(func.max(LEASE.c.ticket)).where(LEASE.c.study_id == study_id)) or 0
+    begun = _without_trial(connection, study_id)
+    connection.execute(
+        delete(LEASE).where(LEASE.c.study_id == study_id, LEASE.c.ticket.in_(begun[: len(missing)]))
+    )
+    tickets = chain(begun, count(last + 1))
+    free = {"failures": 0, "expires": 0.0, "preempted": True}
+    rows = [
+        {
+            **free,
+            "study_id": study_id,
+            "ticket": next(tickets),
+            "trial_id": trial._trial_id,
+            "number": trial.number,
+            "driver": PAUSED_LEASE if is_paused(trial) else None,
+            "attempt": _attempts(trial),
+            "done": trial.state.is_finished(),
+        }
+        for trial in missing
+    ]
+    if rows:
+        connection.execute(insert(LEASE), rows)
+        _mark(connection, study_id, TRIALS.c.trial_id.in_([row["trial_id"] for row in rows]))
 
 
 def _attempts(trial: FrozenTrial) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, bindparam, delete, or_, select, update
 
 from hpsearch.errors import LeaseLost, StorageError, StudyNotFound
@@ -184,12 +184,16 @@ class TrialWriter:
         """
         if not ops:
             return
-        batch = _Batch()
         with writing(self._storage) as connection:
             if fence is not None:
                 check_fence(connection, fence)
-            batch.collect(ops, _open_trials(connection, ops))
-            batch.apply(connection, self._upserts)
+            self.write_in(connection, ops)
+
+    def write_in(self, connection: Connection, ops: Sequence[Operation]) -> None:
+        """Does the same in a transaction that is open."""
+        batch = _Batch()
+        batch.collect(ops, _open_trials(connection, ops))
+        batch.apply(connection, self._upserts)
 
 
 @dataclass(slots=True)
@@ -313,6 +317,20 @@ def _rows(op: TrialOperation) -> Iterator[tuple[Table, dict[str, Any]]]:
                     VALUES,
                     {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": sign},
                 )
+
+
+def whole(trial_id: int, trial: FrozenTrial) -> Iterator[TrialOperation]:
+    """Yields what makes of a trial that was only begun the given one, which has ended."""
+    yield SetParams(trial_id, trial.params, trial.distributions)
+    for epoch, value in trial.intermediate_values.items():
+        yield Report(trial_id, epoch, value)
+    for key, item in trial.user_attrs.items():
+        yield SetAttr(trial_id, key, item)
+    for key, item in trial.system_attrs.items():
+        yield SetSystemAttr(trial_id, key, item)
+    values = trial.values or []
+    ended = trial.datetime_complete or datetime.now()
+    yield Finish(trial_id, trial.state, values[0] if values else None, ended, tuple(values[1:]))
 
 
 def naive_utc(moment: datetime) -> datetime:

@@ -10,6 +10,7 @@ import tomllib
 import zlib
 from collections.abc import Mapping
 from functools import reduce
+from itertools import takewhile
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -267,11 +268,21 @@ def digest(spec: StudySpec) -> str:
 
 
 def as_begun(stored: StudySpec, given: StudySpec) -> StudySpec:
-    """Returns a study as it is resumed: under the policy with which it began, unless the file names another."""
-    if given.study.policy is not None:
-        return given
-    study = given.study.model_copy(update={"policy": stored.study.policy})
-    return given.model_copy(update={"study": study})
+    """Returns a study as it is resumed: under the policy with which it began, unless the file names another.
+
+    Points that were added meanwhile, by a call at the same time, keep their places, and those given come behind them.
+    """
+    study, sampler = given.study, given.sampler
+    if study.policy is None:
+        study = study.model_copy(update={"policy": stored.study.policy})
+    places = zip(stored.sampler.points, sampler.points, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], places))
+    if behind := stored.sampler.points[same:]:
+        new = (point for point in sampler.points[same:] if point not in behind)
+        points = (*stored.sampler.points, *new)
+        sampler = sampler.model_copy(update={"points": points})
+        study = study.model_copy(update={"trials": len(points)})
+    return given.model_copy(update={"study": study, "sampler": sampler})
 
 
 def is_same_study(stored_text: str, spec: StudySpec) -> bool:

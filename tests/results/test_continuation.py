@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from hpsearch.__main__ import run as run_command
 from hpsearch.contracts.callbacks import Callback
+from hpsearch.contracts.executor import Workers
 from hpsearch.errors import UserError
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.confirm.confirm import confirm
@@ -16,9 +19,12 @@ from hpsearch.results.confirm.continuation import Continued, continue_trial
 from hpsearch.results.confirm.refit import refit
 from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.study import TrialRecord
+from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.study import StudySpec
 from hpsearch.testing.in_process import InProcessExecutor
+from tests.databases import at_once, fresh_database, stored_trials
+from tests.executors.by_hand import HandExecutor
 from tests.results.digits import options_in, searched, small_spec
 from tests.results.searches import record_of, url_in
 
@@ -56,6 +62,37 @@ def test_a_continued_trial_is_what_a_longer_one_would_have_been(tmp_path: Path) 
     again = lengthened(tmp_path, 10, trial=best.number)
     assert again.trial == 2
     assert len(record_of(tmp_path, "c").trials) == 3
+
+
+def at_the_same_time(place: int, url: str, folder: Path, epochs: Sequence[int]) -> int | None:
+    options = RunOptions(url, folder / "runs", workers=Workers(gpus="none", workers=1))
+    return continue_trial("c", options, epochs[place], trial=0, executor=InProcessExecutor()).trial
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("epochs", [(10, 10), (10, 12)], ids=["to the same epoch", "to others"])
+def test_continued_twice_at_the_same_time_a_trial_is_entered_once(
+    kind: str, epochs: Sequence[int], tmp_path: Path
+) -> None:
+    longer = sorted({*epochs})
+    with fresh_database(kind, tmp_path) as url:
+        options = RunOptions(url, tmp_path / "runs", workers=Workers(gpus="none", workers=1))
+        run(spec_of(checkpoint={"keep": "all"}), options, executor=InProcessExecutor())
+        found = at_once(2, at_the_same_time, url, tmp_path, epochs)
+        assert {*found} == {2, 1 + len(longer)}
+        trials = stored_trials(url, "c")[2:]
+        assert sorted(one.user_attrs["epochs_run"] for one in trials) == longer
+        assert len(stored_trials(url, "c.continue")) == len(longer)
+
+
+def test_workers_that_dial_continue_a_trial(tmp_path: Path) -> None:
+    options = replace(searched(tmp_path, spec_of()), executor="dial")
+    executor = HandExecutor(RunFolder(tmp_path / "runs", "c.continue"))
+    found = continue_trial("c", options, 10, executor=executor)
+    assert found.trial == 2, found.lines
+    whole = fresh(tmp_path / "fresh", spec_of(10))[found.continues]
+    assert record_of(tmp_path, "c").trials[2].epochs_run == whole.epochs_run == 10
+    assert record_of(tmp_path, "c").trials[2].score == pytest.approx(whole.score, rel=1e-4)
 
 
 def test_the_continued_trial_can_be_continued(tmp_path: Path) -> None:

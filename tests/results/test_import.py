@@ -1,5 +1,6 @@
 """An Optuna study that a plain script made becomes the past of a study of ours, which then goes on."""
 
+import html
 import io
 import math
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from optuna.trial import TrialState
 from hpsearch.__main__ import run as command
 from hpsearch.errors import DigestMismatch, HpsearchError, StudyFileError, UserError
 from hpsearch.results.commands.imports import import_lines, import_trials
+from hpsearch.results.dashboard.notes import study_note
 from hpsearch.service.opening import open_study
 from hpsearch.store.connection import open_storage
+from hpsearch.store.identity import DriverIdentity
+from hpsearch.store.ledger import Ledger
 from hpsearch.study import StudySpec
-from tests.databases import fresh_database
+from tests.databases import at_once, fresh_database, stored_trials
 from tests.results.searches import digits_spec, record_of, search, url_in
 
 LEFT_OUT = {
@@ -146,6 +150,24 @@ def test_an_import_takes_each_trial_once(tmp_path: Path) -> None:
     assert len(record_of(tmp_path).trials) == 10
 
 
+def taken_at_once(place: int, url: str) -> int:
+    return import_trials("theirs", url, digits_spec(study={"trials": 40}), url).taken
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
+def test_imports_at_the_same_time_take_each_trial_once(kind: str, tmp_path: Path) -> None:
+    with fresh_database(kind, tmp_path) as url:
+        plain_script(url, trials=30)
+        assert sum(at_once(3, taken_at_once, url)) == 30
+        past = [one.user_attrs["imported"][1] for one in stored_trials(url, "s")]
+        assert sorted(past) == list(range(30))
+        storage = open_storage(url)
+        study_id = storage.get_study_id_from_name("s")
+        claimed = [Ledger(storage, DriverIdentity.here()).claim(study_id, 31) for _ in range(2)]
+        storage.engine.dispose()
+        assert claimed == [31, None], "each trial has one ticket"
+
+
 def test_an_import_into_a_study_that_runs_counts_towards_its_total(tmp_path: Path) -> None:
     url, spec = url_in(tmp_path), paused_spec(trials=10)
     plain_script(url)
@@ -230,7 +252,9 @@ def test_what_cannot_be_imported_is_refused_and_no_study_is_made(
     storage.engine.dispose()
 
 
-def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(tmp_path: Path) -> None:
+def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A range is widened at one end and narrowed at the other: what stays is what is in the new one."""
     search(tmp_path)
     old, url = record_of(tmp_path), url_in(tmp_path)
@@ -250,6 +274,16 @@ def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(tmp_path: Path) 
     assert [one.val for one in new.trials] == [one.val for one in fit]
     assert min(one.score for one in new.trials) == min(one.score for one in fit)
     assert import_trials("s", url, spec, url).taken == 0
+    left = len(old.trials) - len(fit)
+    learnt = f'learnt from {len(fit)} trials of "s", {left} left out: '
+    where = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
+    for look in (["list"], ["status", "wide"]):
+        assert command([*look, *where]) == 0
+        assert f'study "wide": {learnt}' in capsys.readouterr().out
+    assert f"* {learnt}" in study_note(new).replace("\\", "")
+    page = tmp_path / "wide.html"
+    assert command(["report", "wide", *where, "--out", str(page)]) == 0
+    assert f"L{html.escape(learnt[1:])}" in page.read_text()
     search(tmp_path, spec)
     after = record_of(tmp_path, "wide")
     assert len(after.finished) == 20

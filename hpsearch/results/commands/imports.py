@@ -12,6 +12,7 @@ the new space stays valid.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,19 +21,18 @@ from optuna.trial import FrozenTrial, create_trial
 from hpsearch.contracts.trial import IMPORTED, PAUSED, TRIES, StopKind
 from hpsearch.errors import HpsearchError, StudyFileError, UserError
 from hpsearch.results.stored.reading import OpenStudy, reading_study
-from hpsearch.search.outcome import decide, score
+from hpsearch.search.outcome import Scoreboard, decide, score
 from hpsearch.search.policy.pieces import epochs_of
 from hpsearch.search.space import distributions
 from hpsearch.service.opening import discard_empty, in_space, open_study
 from hpsearch.service.study import Study
 from hpsearch.store import queries, trials
-from hpsearch.store.connection import translated
 from hpsearch.store.keys import MARK, stored_specification
 from hpsearch.store.queries import FINISHED, StoredTrial
 from hpsearch.store.url import redact
 from hpsearch.study.file import differences
 from hpsearch.study.search import SHORT, Label
-from hpsearch.study.specification import StudySpec
+from hpsearch.study.specification import CONTINUES, FROM_EPOCH, StudySpec
 from hpsearch.text import counted
 
 _Taken = tuple[StoredTrial, dict[str, Label]]
@@ -83,7 +83,7 @@ def import_trials(source: str, source_url: str, spec: StudySpec, url: str) -> Im
         found, left_out = _fitting(opened, spec)
     study = open_study(spec, url, [])
     try:
-        taken = _enter(study, source, found)
+        taken = _enter(study, source, found, left_out)
         study.release()
     except HpsearchError:
         discard_empty(study.storage, study.ledger, study.study_id)
@@ -234,39 +234,35 @@ def _curve(trial: StoredTrial, epochs: int) -> dict[int, float]:
     return {epochs: value} if trial.state == "COMPLETE" and value is not None else {}
 
 
-def _enter(study: Study, source: str, found: Sequence[_Taken]) -> int:
+def _enter(study: Study, source: str, found: Sequence[_Taken], left_out: Mapping[str, int]) -> int:
     """Writes the trials that the study does not have yet; returns how many.
 
     Raises:
         StorageAway: the database does not answer; the call may be repeated.
     """
-    storage, entered = study.storage, []
-    with translated(storage):
-        known = [
-            one.user_attrs.get(IMPORTED) for one in storage.get_all_trials(study.study_id, deepcopy=False)
-        ]
-        for trial, hparams in found:
-            copy = _copy(study, source, trial, hparams)
-            if copy.user_attrs[IMPORTED] in known:
-                continue
-            study.view.board.add(copy.user_attrs["score"], copy.state)
-            copy._trial_id = storage.create_new_trial(study.study_id, template_trial=copy)
-            copy.number = storage.get_trial_number_from_id(copy._trial_id)
-            entered.append(copy)
-    trials.enter_copies(storage, study.study_id, entered)  # each is one of the study's total
-    return len(entered)
+    board, copies = deepcopy(study.view.board), list[FrozenTrial]()
+    for trial, hparams in found:
+        copies.append(_copy(study, board, source, trial, hparams))
+        board.add(copies[-1].user_attrs["score"], copies[-1].state)
+    learnt = {source: {"taken": len(copies), "left_out": left_out}}
+    # Each is one of the study's total.
+    entered = trials.enter_once(study.storage, study.study_id, copies, learnt)
+    study.sync()
+    return sum(entered.values())
 
 
-def _copy(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, Label]) -> FrozenTrial:
+def _copy(
+    study: Study, board: Scoreboard, source: str, trial: StoredTrial, hparams: Mapping[str, Label]
+) -> FrozenTrial:
     spec = study.spec
     if "stop_reason" in trial.user_attrs:
-        return _copy_of_ours(study, source, trial, hparams)
+        return _copy_of_ours(study, board, source, trial, hparams)
     curve = _curve(trial, epochs_of(spec, hparams))
     found = _score(trial, curve, spec)
     assert found is not None
     value, best_epoch = found
     kind = StopKind.FINISHED if trial.state == "COMPLETE" else StopKind.PRUNER
-    state = decide(kind, value, study.view.board, spec.early_stopping.outcome)
+    state = decide(kind, value, board, spec.early_stopping.outcome)
     copy = create_trial(
         state=state,
         value=value,
@@ -291,13 +287,16 @@ def _copy(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, L
     return copy
 
 
-def _copy_of_ours(study: Study, source: str, trial: StoredTrial, hparams: Mapping[str, Label]) -> FrozenTrial:
+def _copy_of_ours(
+    study: Study, board: Scoreboard, source: str, trial: StoredTrial, hparams: Mapping[str, Label]
+) -> FrozenTrial:
     """Returns a trial of another study of ours with all that is known of it; its weights stay with that study."""
-    attrs = {**trial.user_attrs, "weights": "", PAUSED: None}
+    own = {key: value for key, value in trial.user_attrs.items() if key not in (CONTINUES, FROM_EPOCH)}
+    attrs = {**own, "weights": "", PAUSED: None}
     attrs |= {IMPORTED: [source, trial.number, _seconds(trial.started)]}
     kind = StopKind(attrs["stop_reason"])
     copy = create_trial(
-        state=decide(kind, attrs["score"], study.view.board, study.spec.early_stopping.outcome),
+        state=decide(kind, attrs["score"], board, study.spec.early_stopping.outcome),
         value=attrs["score"],
         params=dict(hparams),
         distributions=distributions(study.spec.search).of(hparams),

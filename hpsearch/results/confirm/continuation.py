@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Executor
@@ -27,7 +27,7 @@ from hpsearch.errors import UserError
 from hpsearch.files.artifacts import FolderArtifacts
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.confirm.confirm import read_search, weights_here
-from hpsearch.results.confirm.linked import inherit_data, read_linked, set_attrs
+from hpsearch.results.confirm.linked import inherit_data, read_linked
 from hpsearch.results.confirm.plan import (
     as_point,
     broke_off,
@@ -42,14 +42,15 @@ from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number as figure
 from hpsearch.search.space import distributions
 from hpsearch.service.launch import RunOptions
+from hpsearch.service.live import breach, told
 from hpsearch.service.opening import open_study
 from hpsearch.service.run import run
 from hpsearch.service.study import Study
 from hpsearch.store import trials
 from hpsearch.store.connection import translated
-from hpsearch.store.keys import MARK, SPECIFICATION
-from hpsearch.study.file import parse_study, stored_form
-from hpsearch.study.footprint import taken
+from hpsearch.store.keys import MARK
+from hpsearch.study.file import parse_study
+from hpsearch.study.footprint import SECONDS, taken
 from hpsearch.study.section import is_own
 from hpsearch.study.specification import (
     CONTINUE_SUFFIX,
@@ -110,8 +111,6 @@ def continue_trial(
     before = read_linked(record, CONTINUE_SUFFIX, options.storage)
     point = _point(record, source, from_epoch, epochs, before)
     spec = _spec(record, point, before)
-    if before is not None and before.spec != spec:
-        set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     inherit_data(record, spec, options.storage)
     status, longer = 0, newest_at(before, point)
     if longer is None or broke_off(longer):
@@ -119,15 +118,15 @@ def continue_trial(
         status = run(spec, options, callbacks, executor).exit_status
         longer = newest_at(read_linked(record, CONTINUE_SUFFIX, options.storage), point)
 
-    def told(line: str, status: int, number: int | None = None) -> Continued:
+    def left(line: str, status: int, number: int | None = None) -> Continued:
         return Continued(record.name, number, source.number, from_epoch, epochs, (line,), status)
 
     if longer is None:
-        return told("the trial is not finished; continue it again to resume it", status or 1)
+        return left("the trial is not finished; continue it again to resume it", status or 1)
     if not is_value(longer):
         why = longer.attrs.get("stop_detail") or longer.stop_reason
         again = "; continue it again to train it once more" if broke_off(longer) else ""
-        return told(f"the continuation of trial {source.number} broke off: {why}{again}", 1)
+        return left(f"the continuation of trial {source.number} broke off: {why}{again}", 1)
     number = _enter(record, spec, longer, options)
     found = read_study(record.name, options.storage)
     return Continued(
@@ -156,9 +155,10 @@ def _source(record: StudyRecord, trial: int | None, search: bool) -> TrialRecord
         raise UserError(
             f"--trial: trial {trial} has not ended yet ({found.state}); `hpsearch run {record.name}` trains it"
         )
-    if found.score is None or found.stop_reason == "diverged":
+    if found.score is None or found.stop_reason in ("diverged", "infeasible"):
         raise UserError(
-            f"--trial: trial {trial} ended as {found.state} ({found.stop_reason}); continue one that has a value"
+            f"--trial: trial {trial} ended as {found.state} ({found.stop_reason}); continue one that has a value and "
+            "keeps the study's limits"
         )
     return found
 
@@ -315,31 +315,28 @@ def _enter(record: StudyRecord, spec: StudySpec, longer: TrialRecord, options: R
 
 
 def _entered(study: Study, spec: StudySpec, longer: TrialRecord) -> int:
-    identity = [spec.study.name, longer.number, longer.started]
     with translated(study.storage):
         known = study.storage.get_all_trials(study.study_id, deepcopy=False)
-        if (
-            there := next((one for one in known if one.user_attrs.get(IMPORTED) == identity), None)
-        ) is not None:
-            return int(there.number)
         linked = study.storage.get_trial(longer.trial_id)
-        source = next(one for one in known if one.number == linked.user_attrs[CONTINUES])
-        copy = _copy(study, linked, source, identity)
-        copy._trial_id = study.storage.create_new_trial(study.study_id, template_trial=copy)
-        copy.number = study.storage.get_trial_number_from_id(copy._trial_id)
-    trials.enter_copies(study.storage, study.study_id, [copy])
+    source = next(one for one in known if one.number == linked.user_attrs[CONTINUES])
+    copy = _copy(study, linked, source, [spec.study.name, longer.number, longer.started])
+    [number] = trials.enter_once(study.storage, study.study_id, [copy])
     study.sync()
-    return int(copy.number)
+    return number
 
 
 def _copy(study: Study, linked: FrozenTrial, source: FrozenTrial, identity: list[Any]) -> FrozenTrial:
     hparams = source.params
     # The model is the same, and so is what it takes.
     attrs = linked.user_attrs | study.spec.built(taken(source.user_attrs))
-    beside = study.spec.beside(taken(attrs)) or ()
+    if SECONDS in {*study.spec.study.beside, *study.spec.study.limits}:
+        attrs[SECONDS] = round(sum(attrs["epoch_seconds"]), 3)  # of the whole training
+    beside, state = study.spec.beside(taken(attrs)) or (), linked.state
+    if broken := breach(taken(attrs), study.spec):
+        attrs, state = attrs | told(broken), TrialState.PRUNED
     why = f"it continues trial {attrs[CONTINUES]} after its epoch {attrs[FROM_EPOCH]}, to epoch {attrs[PLANNED]}"
     copy = create_trial(
-        state=linked.state,
+        state=state,
         values=None if linked.value is None else [linked.value, *beside],
         params=dict(hparams),
         distributions=distributions(study.spec.search).of(hparams),
@@ -379,6 +376,12 @@ def _lines(record: StudyRecord, source: TrialRecord, number: int) -> list[str]:
     answer = record.answer
     if record.best is not None and record.best.number == number:
         lines.append(f"trial {number} is the search's best now")
+    elif trial in record.front:
+        lines.append(
+            f"no other trial beats trial {number} in all goals: {record.metric}, {', '.join(record.goals)}"
+        )
+    elif trial.stop_reason == "infeasible":
+        lines.append(f"trial {number} breaks a limit of the study, so that it is never the best")
     elif record.best is not None:
         lines.append(f"trial {record.best.number} stays the search's best, {figure(record.best.score)}")
     if answer.confirmed is not None and answer.trial != number:

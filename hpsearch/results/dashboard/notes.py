@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hpsearch.results.stored.answer import SUMMARY, read_summary
-from hpsearch.results.stored.attributes import readable
+from hpsearch.results.stored.attributes import ended_words, learnt_words, readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.lines import paused_line
 from hpsearch.results.terminal.progress import amount, duration, hparam, number
@@ -49,8 +49,14 @@ def _searched(record: StudyRecord) -> list[str]:
         f"{searched_by(spec)}. A trial's value is the best {as_code(record.metric)} of its epochs "
         f"({record.better}d).{_limits(spec)}",
         "",
+        *(line for said in _course(record) for line in (f"* {inline(said)}", "")),
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]
+
+
+def _course(record: StudyRecord) -> list[str]:
+    """Returns whose trials a study has, and which of its own limits ended it."""
+    return [*learnt_words(record.name, record.attrs), *filter(None, [ended_words(record.attrs)])]
 
 
 def _limits(spec: StudySpec) -> str:

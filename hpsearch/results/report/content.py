@@ -24,11 +24,10 @@ from hpsearch.results.report.document import (
 from hpsearch.results.report.effects import all_diverged
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.stored.answer import CONFIRMED
-from hpsearch.results.stored.attributes import origin_words
+from hpsearch.results.stored.attributes import ended_words, learnt_words, origin
 from hpsearch.results.stored.status import Cost
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import duration, hparam, number, precision_text
-from hpsearch.store.keys import ENDED
 from hpsearch.store.study_data import DATA
 from hpsearch.study.checks import KINDS
 from hpsearch.study.specification import FROM_EPOCH, StudySpec
@@ -116,12 +115,6 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _ended(record: StudyRecord) -> list[str]:
-    """Returns which of its own limits ended the study, as an item; nothing if none did."""
-    ended = record.attrs.get(ENDED)
-    return [f"It ended by itself: {ended}."] if ended else []
-
-
 def _next(record: StudyRecord) -> tuple[Block, ...]:
     sentences = advice(record)
     return (Items(tuple(sentences)),) if sentences else ()
@@ -159,7 +152,8 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         "here are of the validation part, a trial's score is its best epoch.",
         f"{counted(spec.trials, 'trial')} with seed {spec.study.seed}, {searched_by(spec)}; early stopping by "
         f"`{stop.criterion}`{watched}.",
-        *_ended(record),
+        *map(_sentence, learnt_words(record.name, record.attrs)),
+        *(f"It {said}." for said in filter(None, [ended_words(record.attrs)])),
     ]
 
 
@@ -224,8 +218,7 @@ def _best(record: StudyRecord) -> tuple[Block, ...]:
         facts.append(("the search alone would have picked", f"trial {answer.searched}"))
     if answer.refit is not None:
         facts.append(("refit", answer.refit.text))
-    if origin := origin_words(best.attrs):
-        facts.append(("continues", origin))
+    facts += origin(best.attrs)
     facts += [(f"{name}{answer.of_search}", number(value)) for name, value in at_best.items()]
     facts += [
         (f"best epoch{answer.of_search}", f"{best.best_epoch} of {best.epochs_run}"),

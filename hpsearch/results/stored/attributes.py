@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError, StorageError
+from hpsearch.store.keys import ENDED, LEARNT
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH, LINKED
+from hpsearch.text import counted
 
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What reading a value raises that is not of the form expected."""
@@ -79,11 +82,38 @@ def finite(value: Any) -> float:
     return float(value)
 
 
-def origin_words(attrs: Mapping[str, Any]) -> str:
-    """Returns which trial one continues, by its user attributes; "" if it continues none."""
-    if CONTINUES not in attrs:
-        return ""
-    return f"trial {attrs[CONTINUES]}, after its epoch {attrs.get(FROM_EPOCH, '?')}"
+def origin(attrs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Returns by a trial's user attributes which one it continues, or was imported from, as a named fact."""
+    if CONTINUES in attrs:
+        return (("continues", f"trial {attrs[CONTINUES]}, after its epoch {attrs.get(FROM_EPOCH, '?')}"),)
+    match attrs.get(IMPORTED):
+        case [study, number, *_]:
+            return (("imported", f'trial {number} of the study "{study}"'),)
+    return ()
+
+
+def learnt_words(study: str, attrs: Mapping[str, Any]) -> list[str]:
+    """Returns for each study from which `hpsearch import` took trials how many, and what it left out.
+
+    Args:
+        attrs: the user attributes of the study that has them.
+
+    Raises:
+        StorageError: they are damaged.
+    """
+    told, found = decoded(study, attrs, LEARNT, dict, {}), []
+    with readable(study, LEARNT):
+        for source, said in told.items():
+            left = {str(reason): integer(count) for reason, count in said["left_out"].items()}
+            reasons = "; ".join(left) if len(left) < 2 else "; ".join(f"{n} {why}" for why, n in left.items())
+            beside = f", {sum(left.values())} left out: {reasons}" if left else ""
+            found.append(f'learnt from {counted(integer(said["taken"]), "trial")} of "{source}"{beside}')
+    return found
+
+
+def ended_words(attrs: Mapping[str, Any]) -> str:
+    """Returns which of its own limits ended a study, by its user attributes; "" if none did."""
+    return f"ended by itself: {attrs[ENDED]}" if attrs.get(ENDED) else ""
 
 
 def _remedy(study: str, key: str) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from hpsearch.errors import StorageError, StudyFileError, StudyNotFound, nearest
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, read_expected, standing
+from hpsearch.results.stored.attributes import ended_words, learnt_words
 from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.reading import complete_hparams, linked_to
 from hpsearch.store import queries
-from hpsearch.store.keys import ENDED, SPECIFICATION
+from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.queries import StoredStudy, TrialCounts
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.study.direction import best
@@ -32,9 +33,9 @@ class StudyRow:
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
         counts: own trials by state, states without trials left out.
-        ended: which of its own limits ended it, as a sentence; "" if none did.
+        ended: which of its own limits ended it, as a sentence; "" if none did (see `ended_words`).
         paused: after which epoch the trials were paused that may be resumed, by number.
-        notes: sentences about what was confirmed and is gone or damaged.
+        notes: sentences about whose trials it has, and about what was confirmed and is gone or damaged.
         expected: what its best is expected to come to when trained anew, as a sentence; "" once it is confirmed.
         foreign: trials of other programs, which are left out of all else (see `hpsearch.store.queries`).
         started, changed: begin of the first trial and end of the last one, in UTC.
@@ -110,10 +111,11 @@ def study_rows(reader: Reader, run_folder: Path, only: str | None = None) -> lis
 def _standing(study: StoredStudy, hparams_of: HparamsOf, linked: Linked) -> Standing:
     """Returns whether a study is confirmed; where that is damaged, the others must be listed all the same."""
     try:
+        learnt = learnt_words(study.name, study.user_attrs)
         found = standing(study.name, study.user_attrs, hparams_of, linked)
     except StorageError as error:
         return Standing("", notes=(str(error),))
-    return replace(found, notes=tuple(f'study "{study.name}": {note}' for note in found.notes))
+    return replace(found, notes=tuple(f'study "{study.name}": {note}' for note in (*learnt, *found.notes)))
 
 
 def _row(
@@ -144,7 +146,7 @@ def _row(
         notes=found.notes,
         foreign=foreign,
         expected=_expected(study, ends, found),
-        ended=str(attrs.get(ENDED, "")) if ours else "",
+        ended=ended_words(attrs) if ours else "",
     )
 
 

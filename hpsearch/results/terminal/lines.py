@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from hpsearch.contracts.callbacks import RunSummary
-from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError
-from hpsearch.results.stored.attributes import origin_words
+from hpsearch.results.stored.attributes import origin
 from hpsearch.results.stored.best import BestTrial, best_trial
 from hpsearch.results.stored.listing import StudyRow
 from hpsearch.results.stored.reading import reading_study
@@ -83,7 +82,7 @@ def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
     if spent := status.cost.rows(price):
         lines.append(f"cost so far: {', '.join(f'{name} {amount}' for name, amount in spent)}")
     if row.ended and all(driver.state != "alive" for driver in status.drivers):
-        lines.append(f"ended by itself: {row.ended}")
+        lines.append(row.ended)
     if not status.drivers:
         return [*lines, "not running: no driver"]
     for driver in status.drivers:
@@ -136,7 +135,6 @@ def best_lines(study: str, metric: str, best: BestTrial) -> list[str]:
         *(f"  {name} = {hparam(value)}" for name, value in best.hparams.items()),
         *_promise(metric, best),
         *(f"  {name}{searched}: {number(value)}" for name, value in others.items() if name != metric),
-        *([f"  continues: {origin}"] if (origin := origin_words(best.attrs)) else []),
         *(
             f"  {name}{searched}: {best.attrs[name]}"
             for name in ("fit", "stop_reason", "device")
@@ -224,9 +222,8 @@ def closing_words(best: BestTrial) -> list[str]:
     whose = best.weights_of
     plain = whose is None or whose.text == f"trial {best.number}"
     said = [] if plain or whose is None else [f"weights of {whose.text}"]
-    if IMPORTED in best.attrs:
-        said.insert(0, str(best.attrs["stop_detail"]))
-    return [*best.answer.sentences(), *said, f"weights: {best.weights or 'not kept'}"]
+    began = (f"{name}: {words}" for name, words in origin(best.attrs))
+    return [*best.answer.sentences(), *began, *said, f"weights: {best.weights or 'not kept'}"]
 
 
 def age(moment: datetime | None) -> str:
