@@ -1,6 +1,7 @@
 """Several goals, through the real driver and the real SQLite under random curves."""
 
 import math
+import random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,10 +14,11 @@ from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.frames import trials_frame
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.study import parse_study
-from hpsearch.study.front import covers
+from hpsearch.study.front import covers, front
+from tests.databases import stored_trials
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_driver import pruners, run_here, stored
-from tests.service.test_pausing import Interrupt
+from tests.service.test_pausing import Interrupt, take_turns
 
 EPOCHS = 6
 
@@ -42,18 +44,17 @@ trials = st.lists(
 )
 
 
-def check_front(study, beside):
+def check_front(trials, front, beside):
     """No trial of the front was cut, and none that has ended beats one of it."""
     reached = {}
-    for trial in study.trials:
+    for trial in trials:
         assert trial.state.is_finished()
         seen = [value for value in trial.intermediate_values.values() if math.isfinite(value)]
         if seen:
             reached[trial.number] = (min(seen), *(trial.user_attrs[name] for name in beside))
-    best = {trial.number: tuple(trial.values) for trial in study.best_trials}
-    for number, point in best.items():
-        assert point == reached[number]
-        trial = study.trials[number]
+    best = {trial.number: tuple(trial.values) for trial in front}
+    for trial in front:
+        assert best[trial.number] == reached[trial.number]
         assert trial.user_attrs["stop_reason"] != "pruner", trial.user_attrs["stop_detail"]
     for point in reached.values():
         assert any(covers(one, point) for one in best.values())
@@ -74,7 +75,26 @@ def test_no_trial_of_the_front_was_cut(tmp_path_factory, scripts, policy, worker
         return Script(tuple(curve), footprint=dict(zip(beside, map(float, sizes), strict=False)))
 
     run_here(tmp_path, spec_of(len(scripts), policy, beside), script, workers)
-    check_front(stored(tmp_path), beside)
+    check_front(stored(tmp_path).trials, stored(tmp_path).best_trials, beside)
+
+
+def scattered(run):
+    """Any curve and size: what beats what is chance; one of four breaks the limit."""
+    rng = random.Random(run.number)
+    curve = tuple(rng.randint(1, 8) / epoch for epoch in range(1, EPOCHS + 1))
+    return Script(curve, footprint={"parameters": float(rng.randint(1, 8))})
+
+
+@pytest.mark.parametrize("policy", ["halving", "screen", "thaw", "auto", "sampled"])
+def test_two_drivers_cut_no_trial_of_the_front(tmp_path, database_url, policy):
+    spec = spec_of(24, policy, pruner={"name": "median" if policy == "sampled" else "none"})
+    require = {"study": spec.study.model_copy(update={"require": {"parameters": "<= 6"}})}
+    take_turns(spec.model_copy(update=require), database_url, tmp_path, scattered)
+    kept = [t for t in stored_trials(database_url, "s") if t.user_attrs["stop_reason"] != "infeasible"]
+    assert 0 < len(kept) < 24
+    points = {t.number: tuple(t.values) for t in kept if t.state.name == "COMPLETE"}
+    on_front = front(points)
+    check_front(kept, [trial for trial in kept if trial.number in on_front], ("parameters",))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -88,7 +108,7 @@ def test_no_trial_of_the_front_was_cut_by_a_pruner(tmp_path_factory, scripts, pr
 
     spec = spec_of(len(scripts), "sampled", ("macs",), pruner=pruner, sampler={"name": "random"})
     run_here(tmp_path, spec, script, workers)
-    check_front(stored(tmp_path), ("macs",))
+    check_front(stored(tmp_path).trials, stored(tmp_path).best_trials, ("macs",))
 
 
 def sized(run):
@@ -113,7 +133,7 @@ def test_every_sampler_takes_several_goals_and_limits(tmp_path, name):
     summary, _ = run_here(tmp_path, spec, sized, workers=2)
     assert summary.exit_status == 0, summary.reason
     study = stored(tmp_path)
-    check_front(study, ("parameters", "macs"))
+    check_front(study.trials, study.best_trials, ("parameters", "macs"))
     assert all(trial.values[1] <= 256 for trial in study.best_trials)
 
 

@@ -6,7 +6,7 @@ import os
 import pickle
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -273,9 +273,11 @@ def driver_of(spec: StudySpec, url: str, folder: Path, executor: CurveExecutor, 
     return Driver(study, fleet, keeper, Stops(spec.study))
 
 
-def take_turns(spec: StudySpec, database_url: str, folder: Path) -> set[int]:
+def take_turns(
+    spec: StudySpec, database_url: str, folder: Path, script: Callable[[TrialRun], Script] = rough
+) -> set[int]:
     """Lets two drivers train a study and returns the trials that both of them trained."""
-    first, second = CurveExecutor(rough), CurveExecutor(rough)
+    first, second = CurveExecutor(script), CurveExecutor(script)
     second.saved = first.saved
     drivers = [driver_of(spec, database_url, folder, executor, 2) for executor in (first, second)]
     over, turns = [False, False], 0
@@ -291,7 +293,7 @@ def take_turns(spec: StudySpec, database_url: str, folder: Path) -> set[int]:
     for driver in drivers:
         driver.study.release()
         driver.study.storage.engine.dispose()
-    assert len(trials) == 20
+    assert len(trials) == spec.study.trials
     assert all(trial.state.is_finished() for trial in trials)
     played = Counter((number, epoch) for number, _, epoch, _ in first.log + second.log)
     assert set(played.values()) == {1}

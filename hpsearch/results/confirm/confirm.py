@@ -54,6 +54,7 @@ from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.stored.attributes import decoded
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import amount
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.keys import SPECIFICATION
@@ -213,6 +214,7 @@ def _gather(work: _Work) -> Confirmation:
         work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
         work.notes.extend(trained_again(candidate.trial, trained))
     best_first = ordered(results, record.metric, record.better)
+    work.notes.extend(_other_goals(record, best_first))
     key = f"{DETAILS}{best_first[0].candidate.trial}"
     details = decoded(linked.name, linked.attrs, key, dict, {})
     return Confirmation(
@@ -226,6 +228,19 @@ def _gather(work: _Work) -> Confirmation:
         details,
         work.spec.train.function is not None,
     )
+
+
+def _other_goals(record: StudyRecord, results: Sequence[Result]) -> list[str]:
+    """Returns what the configurations take of a study with several goals, as a sentence; nothing for one goal."""
+    if not record.goals:
+        return []
+    known = {trial.number: trial.taken for trial in record.trials}
+    numbers = [result.candidate.trial for result in results]
+    each = (
+        f"{goal} {', '.join(f'{amount(known[n][goal])} (trial {n})' for n in numbers if goal in known[n])}"
+        for goal in record.goals
+    )
+    return [f"they are compared by {record.metric} alone; what they take: {'; '.join(each)}"]
 
 
 def _images(work: _Work, trials: Mapping[int, TrialRecord], result: Result) -> dict[str, dict[int, Values]]:

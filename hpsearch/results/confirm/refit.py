@@ -43,7 +43,8 @@ from hpsearch.results.confirm.plan import (
 )
 from hpsearch.results.stored.answer import NOT_CONFIRMED, REFIT, Confirmed, Refit
 from hpsearch.results.stored.reading import read_study
-from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.stored.study import Curve, StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import number
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
 from hpsearch.store.study_data import DATA
@@ -63,12 +64,14 @@ class Course:
         trial: of the search.
         epochs, planned: to train, and those that the schedule spans.
         why: where `epochs` comes from.
+        train: training losses per epoch of what it repeats.
     """
 
     trial: TrialRecord
     epochs: int
     planned: int
     why: str
+    train: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def refit(
         return Refitted(
             record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
         )
+    if said := _strayed(record, course, trial):
+        return Refitted(record.name, None, (said,), 1)
     notes: list[str] = []
     tested = _test(record, spec, trial, options, notes, test)
     return _told(record, course, trial, tested, options, notes)
@@ -160,21 +165,42 @@ def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
 
 def _searched(record: StudyRecord, best: TrialRecord) -> Course:
     planned = record.planned_epochs(best)
-    return Course(best, best.best_epoch or planned, planned, "its best epoch in the search")
+    return Course(best, best.best_epoch or planned, planned, "its best epoch in the search", (best.train,))
 
 
 def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
     trial = next(one for one in record.trials if one.number == confirmed.trial)
     linked = read_study(confirmed.linked, url) if confirmed.linked else None
     found = {} if linked is None else repeats(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
-    epochs = [one.best_epoch for one in found.values() if is_value(one) and one.best_epoch is not None]
+    whole = [one for one in found.values() if is_value(one) and one.best_epoch is not None]
+    epochs = [one.best_epoch for one in whole if one.best_epoch is not None]
     if not epochs:
         raise UserError(
             f'study "{record.name}{SUFFIX}" has no repeat of trial {trial.number}, whose best epochs say how long '
             f"to train; run `hpsearch confirm {record.name}` again"
         )
     why = f"the median best epoch of its {counted(len(epochs), 'repeat')}"
-    return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why)
+    curves = tuple(one.train for one in whole)
+    return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why, curves)
+
+
+def _strayed(record: StudyRecord, course: Course, trial: TrialRecord) -> str:
+    """Returns why a refit is not handed out: it learned its own images far worse than its like did; "" if it did not.
+
+    Nothing else tells, as it has no validation part: a learning rate at the edge of what is stable may fail by chance.
+    """
+    ends = [losses[course.epochs - 1] for losses in course.train if len(losses) >= course.epochs]
+    known, last = [loss for loss in ends if loss is not None], trial.train[-1] if trial.train else None
+    guessing = (record.attrs.get(DATA) or {}).get("guessing_loss")
+    if record.spec is None or last is None or not known or not guessing:
+        return ""
+    if last <= max(known) + record.spec.fit.overfit_gap * guessing:
+        return ""
+    return (
+        f"the refit ended with a training loss of {number(last)}, and what it was to repeat had {number(max(known))} "
+        "at most after as many epochs: it is neither tested nor handed out; `best`, `predict` and `load_best_model` "
+        f"use trial {trial.attrs[CONFIRMS]} as before; search with smaller learning rates"
+    )
 
 
 def _point(record: StudyRecord, course: Course) -> dict[str, Any]:
