@@ -96,11 +96,12 @@ class TrialRun:
 
     @property
     def stream(self) -> int:
-        """What the trial's random numbers come from, beside the study's seed: its number, or its repeat."""
+        """What its random numbers come from, beside the study's seed: the trial's number or repeat, and its fold."""
+        repeat, split = self.spec.train.repeat, self.spec.data.split
+        own = self.number if repeat is None else -1 - repeat
         if self.origin is not None:
-            return self.origin.stream
-        repeat = self.spec.train.repeat
-        return self.number if repeat is None else -1 - repeat
+            own = self.origin.stream
+        return own if split.folds is None else own * split.folds + (split.fold or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from the trials, of which few are alike; a lower bound follows from the number o
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from optuna.trial import FrozenTrial
@@ -52,7 +52,11 @@ def expect(
         best: one of them.
         facts: of the data; None where they are not known, as for an own training loop.
     """
-    factor, metric = sign(spec.study.better), spec.study.metric
+    factor, metric, repeats = sign(spec.study.better), spec.study.metric, spec.confirm.seeds
+    if (
+        spec.data.split.trains_all_folds
+    ):  # all images are validated on, and a confirmation trains each fold once more
+        repeats, facts = 1, facts and replace(facts, val=facts.train + facts.val)
     policy, known = thaw(StudyView(spec)), 0
     for trial in trials:
         policy.add(_so_far(trial, spec))
@@ -64,7 +68,6 @@ def expect(
     anew = policy.anew(best.number, noise) if known >= LEAST else None
     if anew is None:
         return None
-    repeats = spec.confirm.seeds
     low, high = sorted(factor * cost for cost in anew.interval(INTERVAL, repeats))
     return Expectation(best.number, best.user_attrs["score"], factor * anew.cost, low, high, repeats)
 

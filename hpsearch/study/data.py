@@ -34,6 +34,12 @@ class Split(Section):
     """Samples that must not be torn apart: `"column:patient"` of the labels CSV (an array of this name in a
     .npz file, an attribute of data sets of your own with one value per item), or a regular expression on the
     file name (`names` of your own data sets) whose first group, or whole match, names the group."""
+    folds: Int | None = Field(None, ge=2)
+    """For small data: the training and the validation part together are cut into so many folds, and each trial trains
+    a model for each, side by side, that is validated on it; all its metrics are means over the folds."""
+    fold: Int | None = Field(None, ge=0)
+    """Trains one model, validated on the fold of this number (from 0), instead of one for each; `hpsearch confirm
+    --folds` sets it."""
     join_val: Bool = False
     """Trains on the validation part too, so that nothing is left to choose by; `hpsearch refit` sets it."""
 
@@ -56,6 +62,20 @@ class Split(Section):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + val + test must be 1, got {total:g}")
         return self
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "Split":
+        if self.fold is not None and self.fold >= (self.folds or 0):
+            known = f"folds are numbered 0 to {self.folds - 1}" if self.folds else "folds is not given"
+            raise ValueError(f"fold is {self.fold}, and {known}; change it, or remove it")
+        if self.folds is not None and self.join_val:
+            raise ValueError(f"folds = {self.folds} leaves join_val nothing to join; remove one of both")
+        return self
+
+    @property
+    def trains_all_folds(self) -> bool:
+        """Whether a trial trains a model for each fold."""
+        return self.folds is not None and self.fold is None
 
 
 class Normalization(Section):

@@ -49,6 +49,8 @@ LATER: dict[str, Any] = {
     "data.strip": None,
     "data.prefix": None,
     "data.label_separator": None,
+    "data.split.folds": None,
+    "data.split.fold": None,
     "data.split.join_val": False,
     "train.last_epoch": None,
     "train.cooldown": 0.2,

@@ -423,6 +423,24 @@ class StudySpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _loop_trains_folds(self) -> "StudySpec":
+        split = self.data.split
+        if split.folds is None:
+            return self
+        if self.data.dataset == "none":
+            sentence = (
+                f"is {split.folds}, and train.function brings data of its own; remove it, or add [data]"
+            )
+            raise FieldErrors([("data.split.folds", sentence)])
+        if split.trains_all_folds and self.train.function is not None:
+            sentence = (
+                f"is {split.folds}, and train.function trains a single model; remove it, and compare the best trials "
+                f"by hpsearch confirm --folds {split.folds}"
+            )
+            raise FieldErrors([("data.split.folds", sentence)])
+        return self
+
+    @model_validator(mode="after")
     def _loop_tells_what_is_taken(self) -> "StudySpec":
         unknown = [name for name in self.measured if self.train.function is not None]
         if unknown:
@@ -658,7 +676,20 @@ class StudySpec(Section):
             # Copied, since a later name may point into this value, which belongs to the choices.
             value = deepcopy(hparams[name] if entry is None else entry.decode(hparams[name]))
             _put(tree, SHORT.get(name, name), value)
+        split, repeat = tree["data"]["split"], tree["train"]["repeat"]
+        if split["fold"] is not None and repeat is not None and not self.is_continuation:
+            split["fold"] = repeat % split["folds"]
         return StudySpec.model_validate(tree, context=_RESOLVED)
+
+    def each_fold(self) -> tuple["StudySpec", ...]:
+        """Returns what a trial trains: this, or where it has all folds, this for each of them alone."""
+        data, split = self.data, self.data.split
+        if split.folds is None or not split.trains_all_folds:
+            return (self,)
+        splits = (split.model_copy(update={"fold": fold}) for fold in range(split.folds))
+        return tuple(
+            self.model_copy(update={"data": data.model_copy(update={"split": one})}) for one in splits
+        )
 
     def metrics_used(self) -> dict[str, str]:
         """Returns the metrics that the study needs, by the field that names each."""

@@ -361,6 +361,15 @@ class EpochMetrics:
             place_B = targets * self._classes + predicted(outputs)
             self._confusion.index_add_(0, place_B, torch.ones_like(place_B))
 
+    def add(self, other: "EpochMetrics") -> None:
+        """Counts what another model's counters have counted too: what it was judged on is other samples."""
+        self._samples += other._samples
+        self._loss_sum += other._loss_sum
+        self._other_sum += other._other_sum
+        self._confusion += other._confusion
+        self._found_3K += other._found_3K
+        self._seen += other._seen
+
     def _count_labels(self, said_BK: Tensor, own_BK: Tensor) -> None:
         self._found_3K += torch.stack(
             [(said_BK & own_BK).sum(0), (said_BK & ~own_BK).sum(0), (own_BK & ~said_BK).sum(0)]

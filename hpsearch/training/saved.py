@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,7 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
         state, metadata = weights.read_weights(Path(path))
     except CheckpointError as error:
         raise ModelError(f"{error}; copy the file again, or train the model again") from error
+    refuse_folds(path, metadata)
     missing = {
         "model",
         "channels",
@@ -227,6 +228,19 @@ def load_model(path: str | Path, allow: tuple[str, ...] | None = None) -> SavedM
     _check_header(path, metadata)
     with refusing(lambda why: ModelError(f"{path}: no model can be built from the header: {why}")):
         return _rebuild(path, state, metadata, allow)
+
+
+def refuse_folds(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Refuses the weights of a trial that trained a model for each fold, none of which is its result.
+
+    Raises:
+        ModelError: they are such.
+    """
+    if "folds" in metadata:
+        raise ModelError(
+            f"{path}: these are the models of {metadata['folds']} folds (data.split.folds), each trained without a "
+            "part of the images; `hpsearch confirm` and then `hpsearch refit` train one model on all of them"
+        )
 
 
 def _check_header(path: str | Path, texts: dict[str, str]) -> None:

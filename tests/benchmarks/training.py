@@ -104,11 +104,11 @@ def epoch(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Seconds of one epoch of each, the two taking turns after one round of warm-up."""
     spec = parse_study(study("FashionMNIST", args.root, args.samples, args.threads))
     engine = admit(spec, folder, "epoch")
-    assert engine._training is not None
-    training = engine._training
-    samples, numbers = training._samples, iter(range(1, 1000))
+    assert engine._attempt is not None
+    training = engine._attempt.trainings[0]
+    samples, numbers = training.samples, iter(range(1, 1000))
     theirs = DataLoaderEpoch(
-        unpacked(args.root, folder), _copy(training._learner.model), samples, args.loaders
+        unpacked(args.root, folder), _copy(training.learner.model), samples, args.loaders
     )
 
     def ours() -> int:

@@ -100,8 +100,8 @@ def test_micro_batches_give_the_batchs_gradients(engine: "PlainEngine", tmp_path
     for number, size in enumerate((None, micro)):
         tables = {"precision": "float64", "micro_batch": size}
         engine.admit(run_of(tmp_path / str(number), model=CNN, train=tables))
-        assert engine._training is not None
-        learner, data = engine._training._learner, engine._training._data
+        assert engine._attempt is not None
+        learner, data = engine._attempt.trainings[0].learner, engine._attempt.trainings[0].data
         learner.begin_epoch(1)
         images, targets = data.batch(data.train, slice(0, 64), learner.dtype)
         learner.zero_grad()
@@ -189,9 +189,9 @@ def test_the_host_never_waits_within_an_epoch(
 
     tables = {"precision": precision, "ema_decay": 0.9, "clip_norm": 1.0, "class_weights": "balanced"}
     train(engine, run_of(tmp_path, data={"augment": augment}, train=tables), 1)
-    assert engine._training is not None
+    assert engine._attempt is not None
     with no_waiting():
-        engine._training.train_epoch(2)
+        engine._attempt.trainings[0].train_epoch(2)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler: TF32 is there and not enabled, say

@@ -71,8 +71,8 @@ def train(engine: "PlainEngine", run: TrialRun, epochs: int | None = None) -> li
 def finished(engine: "PlainEngine", run: TrialRun) -> tuple[list[dict[str, float]], dict[str, Any], TrialEnd]:
     """Trains a trial to its end; returns its metrics, its last weights and its end."""
     metrics = train(engine, run)
-    assert engine._training is not None
-    state = engine._training._learner.model.state_dict()
+    assert engine._attempt is not None
+    state = engine._attempt.trainings[0].learner.model.state_dict()
     weights = {name: tensor.clone() for name, tensor in state.items()}
     return metrics, weights, engine.evict(run.number, EndKind.FINISHED)
 

@@ -104,6 +104,16 @@ def test_fewer_images_leave_more_to_luck():
     assert few.high - few.low > many.high - many.low
 
 
+def test_of_folds_all_images_are_validated_on_and_each_is_trained_once_more():
+    spec = study(data={"dataset": "digits", "split": {"folds": 5}})
+    trials = searched(spec, 1)
+    found = expect(spec, trials, first_of(trials), facts(train=400, val=100))
+    many, few = (expect(study(), trials, first_of(trials), facts(val=val)) for val in (500, 100))
+    assert found.value == many.value < few.value
+    assert found.repeats == 1
+    assert found.high - found.low > many.high - many.low
+
+
 def test_a_metric_to_be_maximised_is_expected_to_fall():
     metric = {"name": "s", "policy": "auto", "metric": "val_macro_f1"}
     spec = study(study=metric)

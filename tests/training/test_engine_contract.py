@@ -41,3 +41,7 @@ class TestReference(EngineContract):
         assert [
             engine.fits(self.make_run(tmp_path, 1, train={**train, "batch_size": size})) for size in (32, 64)
         ] == [True, False]
+
+
+class TestPlainOnFolds(Built):
+    tables = {**TestPlain.tables, "data": {**DIGITS, "split": {"folds": 3}}}  # noqa: RUF012

@@ -60,8 +60,8 @@ def test_a_validation_that_does_not_fit_is_cut_smaller(engine: PlainEngine, tmp_
         (result,) = engine.step()
         assert isinstance(result, EpochResult)
         numbers.append(dict(result.metrics))
-        assert engine._training is not None
-        model = engine._training._learner.model
+        assert engine._attempt is not None
+        model = engine._attempt.trainings[0].learner.model
         assert isinstance(model, Judged)
         assert max(model.seen[-2:]) <= room
         engine.evict(0, EndKind.FINISHED)
@@ -70,8 +70,8 @@ def test_a_validation_that_does_not_fit_is_cut_smaller(engine: PlainEngine, tmp_
 
 def test_what_fits_in_training_alone_is_not_said_to_be_the_batch(engine: PlainEngine, tmp_path: Path) -> None:
     engine.admit(judged_run(tmp_path, 2))  # the model is tried with two samples
-    assert engine._training is not None
-    model = engine._training._learner.model
+    assert engine._attempt is not None
+    model = engine._attempt.trainings[0].learner.model
     assert isinstance(model, Judged)
     model.room = 0
     (end,) = engine.step()
@@ -119,8 +119,8 @@ def test_a_compiled_model_trains_to_the_same_numbers_and_keeps_its_names(
         run = make_run(tmp_path / choice, model=MLP, train={"compile": choice, "epochs": 2})
         engine.admit(run)
         curves.append([dict(result.metrics) for _ in range(2) for result in engine.step()])
-        assert engine._training is not None
-        learner = engine._training._learner
+        assert engine._attempt is not None
+        learner = engine._attempt.trainings[0].learner
         assert (learner._predict is learner.model) == (choice == "off")
         weights.append(dict(learner.model.state_dict()))
         engine.evict(0, EndKind.FINISHED)

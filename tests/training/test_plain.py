@@ -134,8 +134,11 @@ def kept(end: TrialEnd) -> dict[str, torch.Tensor]:
 
 def last_weights(engine: PlainEngine) -> dict[str, torch.Tensor]:
     """Returns the weights as they are now, not those of the best epoch."""
-    assert engine._training is not None
-    return {name: tensor.clone() for name, tensor in engine._training._learner.model.state_dict().items()}
+    assert engine._attempt is not None
+    return {
+        name: tensor.clone()
+        for name, tensor in engine._attempt.trainings[0].learner.model.state_dict().items()
+    }
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -178,12 +181,16 @@ def test_a_trial_that_ends_before_its_schedule_follows_it_to_there(
 def test_every_epoch_has_an_order_of_its_own(engine: PlainEngine, tmp_path: Path) -> None:
     run = run_of(tmp_path)
     engine.admit(run)
-    assert engine._training is not None
+    assert engine._attempt is not None
 
     def order(epoch: int) -> list[int]:
-        assert engine._training is not None
+        assert engine._attempt is not None
         generator = seed_everything(run.spec.study.seed, run.number, epoch, CPU)
-        return [int(label) for _, labels in engine._training.batches(epoch, generator) for label in labels]
+        return [
+            int(label)
+            for _, labels in engine._attempt.trainings[0].batches(epoch, generator)
+            for label in labels
+        ]
 
     assert order(1) == order(1) != order(2)
     assert sorted(order(1)) == sorted(order(2))
@@ -207,14 +214,14 @@ def test_balanced_sampling_draws_each_class_equally_often() -> None:
 def test_a_trial_trains_on_the_classes_equally_often(engine: PlainEngine, tmp_path: Path) -> None:
     run = run_of(tmp_path, train={"sampling": "balanced", "batch_size": "full"}, data={"subset": 0.5})
     engine.admit(run)
-    training = engine._training
-    assert training is not None
+    assert engine._attempt is not None
+    (training,) = engine._attempt.trainings
     seen = [
         labels
         for epoch in range(1, 21)
         for _, labels in training.batches(epoch, seed_everything(0, 0, epoch, CPU))
     ]
-    assert len(seen[0]) == len(training._data.train)
+    assert len(seen[0]) == len(training.data.train)
     shares = torch.bincount(torch.cat(seen)).double() / sum(map(len, seen))
     torch.testing.assert_close(shares, torch.full((10,), 0.1, dtype=torch.float64), rtol=0.15, atol=0)
 
@@ -432,8 +439,8 @@ def test_stages_train_the_head_and_then_everything(engine: PlainEngine, tmp_path
     engine.admit(
         run_of(tmp_path, model=CNN, train={"stages": stages, "layer_decay": 0.5, "schedule": "constant"})
     )
-    assert engine._training is not None
-    learner = engine._training._learner
+    assert engine._attempt is not None
+    learner = engine._attempt.trainings[0].learner
     states, rates = [], []
     for _ in range(4):
         states.append(last_weights(engine))

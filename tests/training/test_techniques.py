@@ -65,8 +65,8 @@ def test_a_full_batch_is_one_step_against_the_whole_gradient(engine: PlainEngine
     precise = {"batch_size": "full", "precision": "float64", "learning_rate": 0.1}
     run = run_of(tmp_path, train=precise)
     engine.admit(run)
-    assert engine._training is not None
-    model = engine._training._learner.model
+    assert engine._attempt is not None
+    model = engine._attempt.trainings[0].learner.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     data = engine._data.at(run.spec.data)
     images, targets = data.batch(data.train, slice(None), torch.float64)

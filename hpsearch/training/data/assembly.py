@@ -46,6 +46,7 @@ class Assembly:
     Attributes:
         digest: over content, labels, class names and split.
         digests: of images, labels and split apart; the last two compare only where the images are the same.
+        folds: the same data once for each fold of `data.split.folds`, which the digests know nothing of.
     """
 
     catalogue: Catalogue
@@ -53,6 +54,7 @@ class Assembly:
     digest: str
     digests: Mapping[str, str]
     notes: tuple[str, ...]
+    folds: tuple["Assembly", ...] = ()
 
     @property
     def task(self) -> str:
@@ -106,8 +108,31 @@ def assemble(
     _keep_split(storage, assembly)
     if spec.split.join_val:  # behind the digests: these are the data of the search
         assembly = replace(assembly, rows=splits.joined(rows))
+    elif spec.split.folds is not None:
+        assembly = _folded(assembly, spec)
     _divide(assembly, spec, storage, progress)
     return assembly
+
+
+def _folded(assembly: Assembly, spec: DataSpec) -> Assembly:
+    """Returns the data with their folds, each of which is looked at as a split is.
+
+    Raises:
+        DataError: they cannot be cut so, or an image that is validated on varies.
+    """
+    found, folds, said = assembly.catalogue, list[Assembly](), dict[str, None]()
+    for fold, rows in enumerate(splits.folded(found, assembly.rows, spec.split)):
+        _refuse_varying(found, rows, spec)
+        _read_stream(found, rows, spec)
+        kept, duplicates = _handle_duplicates(found, rows, spec)
+        said |= dict.fromkeys(f"fold {fold}: {sentence}" for sentence in duplicates)
+        folds.append(replace(assembly, rows=kept))
+    sizes = [len(one.rows.val) for one in folds]
+    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    what = f"{len(folds)} folds of {each} images, cut of the training and the validation part together"
+    if spec.split.trains_all_folds:
+        what += f"; each trial trains {len(folds)} models side by side, and its metrics are their means"
+    return replace(assembly, folds=tuple(folds), notes=(*assembly.notes, what, *said))
 
 
 def _refuse_flawed(found: Catalogue, parts: Array) -> None:
@@ -289,7 +314,8 @@ def _divide(assembly: Assembly, spec: DataSpec, cache: Cache, progress: Progress
     kept, _ = pixels.check_channels(images.channels, spec.channels)
     if not has_fresh(cache, images.size, kept, images.tag):
         return
-    training_store(assembly, cache, progress).open(images.size, kept)
+    for one in assembly.folds or (assembly,):
+        training_store(one, cache, progress).open(images.size, kept)
     if len(assembly.rows.test):
         sealed_store(assembly, cache, progress).open(images.size, kept)
     drop_copies(cache, images.size, kept, images.tag)

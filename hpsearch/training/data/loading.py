@@ -96,6 +96,7 @@ class TrainingData:
         self._streamed: dict[tuple[Size, int], Statistics] = {}
         self._streams = self._must_stream(spec)
         self._predict = found.predict
+        self._folds = [TrainingData(spec, one, cache, device, progress) for one in assembly.folds]
         kept, channels, (height, width) = self._form(spec)
         if self._streams:  # each item is looked at while they are measured: before the training
             self._open(spec, (height, width), kept)
@@ -118,6 +119,11 @@ class TrainingData:
             ),
             class_counts=tuple(_count(self.training_targets, len(found.classes)).tolist()),
         )
+        if self._folds:  # the one that trains on fewest images decides what fits
+            one = min((fold.facts for fold in self._folds), key=lambda facts: facts.train)
+            if spec.split.fold is not None:
+                one = self._folds[spec.split.fold].facts
+            self.facts = replace(one, notes=(*assembly.notes, *one.notes[len(assembly.folds[0].notes) :]))
 
     @property
     def cache(self) -> Cache:
@@ -130,7 +136,7 @@ class TrainingData:
         return self._targets[: self._train]
 
     def at(self, spec: DataSpec) -> Prepared:
-        """Returns the data as one trial wants them: image size, channels, subset, progressive sizes.
+        """Returns the data as one trial wants them: image size, channels, subset, progressive sizes, fold.
 
         Sizes that were asked for before cost nothing. On a GPU, those of other trials are given back when
         memory runs short.
@@ -138,6 +144,9 @@ class TrainingData:
         Raises:
             DataError: the images cannot be had so, or do not fit where `data.device` wants them.
         """
+        if self._folds:
+            assert spec.split.fold is not None, "a trial of all folds asks for each"
+            return self._folds[spec.split.fold].at(spec)
         kept, channels, size = self._form(spec)
         images, statistics = self._place(spec, size, kept, channels)
         smaller = {

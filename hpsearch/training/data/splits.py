@@ -48,9 +48,80 @@ def split(catalogue: Catalogue, spec: Split) -> Rows:
     """
     parts = assign(catalogue, spec)
     check(catalogue, parts, spec)
+    return _rows(catalogue, parts, spec)
+
+
+def _rows(catalogue: Catalogue, parts: Array, spec: Split) -> Rows:
     train = np.flatnonzero(parts == TRAIN)
     order, shares = subset_order(strata(catalogue)[train], np.random.default_rng([spec.seed, 1]))
     return Rows(train[order], np.flatnonzero(parts == VAL), np.flatnonzero(parts == TEST), shares)
+
+
+def folded(catalogue: Catalogue, whole: Rows, spec: Split) -> tuple[Rows, ...]:
+    """Returns the split once for each fold: that is its validation part, and its training part is all other folds.
+
+    Folds are cut of the training and the validation part together: stratified, and groups stay whole. Their sizes
+    differ by one at most, as far as groups and several labels allow.
+
+    Raises:
+        DataError: the data have a validation part of their own, or are too few.
+    """
+    folds = spec.folds or 0
+    if spec.official_test and (catalogue.parts == VAL).any():
+        raise DataError(
+            f"data.split.folds = {folds}: the data have a validation part of their own, and folds would cut it up; "
+            "remove folds, or set official_test = false to make a split of your own"
+        )
+    rows = np.sort(np.concatenate([whole.train, whole.val]))
+    _check_folds(catalogue, rows, folds)
+    fold_N, found = _deal(catalogue, rows, folds, np.random.default_rng([spec.seed, 2])), []
+    for fold in range(folds):
+        parts = np.full(len(catalogue), -1, np.int8)
+        parts[rows] = np.where(fold_N == fold, VAL, TRAIN)
+        parts[whole.test] = TEST
+        check(catalogue, parts, spec)
+        found.append(_rows(catalogue, parts, spec))
+    return tuple(found)
+
+
+def _deal(catalogue: Catalogue, rows: Array, folds: int, generator: np.random.Generator) -> Array:
+    """Returns the fold of each of these rows."""
+    equal = [(fold, 1 / folds) for fold in range(folds)]
+    labels = catalogue.targets[rows] > 0 if catalogue.is_multilabel else strata(catalogue)[rows]
+    if catalogue.groups is not None:
+        return _by_group(labels, catalogue.groups[rows], equal, generator)
+    if catalogue.is_multilabel:
+        return _by_labels(labels, equal, generator, np.tile(labels.sum(0) / folds, (folds, 1)))
+    order = generator.permutation(len(rows))
+    fold_N = np.empty(len(rows), np.int64)
+    fold_N[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(rows)) % folds
+    return fold_N
+
+
+def _check_folds(catalogue: Catalogue, rows: Array, folds: int) -> None:
+    """Refuses more folds than there are samples, or groups, of a class.
+
+    Raises:
+        DataError: names the class.
+    """
+    groups = catalogue.groups
+    what = "image" if groups is None else "group"
+
+    def held(some: Array) -> int:
+        return len(some) if groups is None else len(np.unique(groups[some]))
+
+    whose = [("the data have", rows)]
+    if catalogue.classes and not catalogue.is_multilabel:  # a label may be missing in a validation part
+        labels = catalogue.targets[rows]
+        whose += [
+            (f'class "{name}" has', rows[labels == place]) for place, name in enumerate(catalogue.classes)
+        ]
+    for name, some in whose:
+        if held(some) < folds:
+            raise DataError(
+                f"data.split.folds = {folds}: {name} {counted(held(some), what)} outside the test part, and each fold "
+                f"needs one; give fewer folds, or add {what}s{_or_regression(catalogue)}"
+            )
 
 
 def strata(catalogue: Catalogue) -> Array:
@@ -122,18 +193,27 @@ def _quota(counts_K: Array, share: float) -> Array:
     return np.where(counts_K > 0, np.maximum(quota_K, 1), 0)
 
 
-def _by_labels(hot_NK: Array, wanted: list[tuple[int, float]], generator: np.random.Generator) -> Array:
+def _by_labels(
+    hot_NK: Array,
+    wanted: list[tuple[int, float]],
+    generator: np.random.Generator,
+    lacks_PK: Array | None = None,
+) -> Array:
     """Gives out the samples of the rarest label first, each to the part that lacks most of it.
 
     This is iterative stratification (Sechidis et al. 2011). Here a label with as many samples as there are parts has at
     least one in each, as far as the labels beside it allow, and rarer ones are for training.
+
+    Args:
+        lacks_PK: how many of each label a part should get, where it is not that.
     """
     shares_P = np.array([share for _, share in wanted])
     counts_K = hot_NK.sum(0, dtype=np.int64)
-    lacks_PK = np.zeros((len(wanted), len(counts_K)))
-    for place, share in enumerate(shares_P[1:], 1):
-        lacks_PK[place] = np.where(counts_K >= len(wanted), _quota(counts_K, share), 0)
-    lacks_PK[0] = counts_K - lacks_PK[1:].sum(0)
+    if lacks_PK is None:
+        lacks_PK = np.zeros((len(wanted), len(counts_K)))
+        for place, share in enumerate(shares_P[1:], 1):
+            lacks_PK[place] = np.where(counts_K >= len(wanted), _quota(counts_K, share), 0)
+        lacks_PK[0] = counts_K - lacks_PK[1:].sum(0)
     lacks_P = shares_P * len(hot_NK)
     choice_N = np.full(len(hot_NK), -1)
     order = generator.permutation(len(hot_NK))

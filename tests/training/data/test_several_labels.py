@@ -15,7 +15,7 @@ from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.assembly import assemble, open_cache
 from hpsearch.training.data.catalogue import FREE, Catalogue
 from hpsearch.training.data.inspection import inspect_folder
-from hpsearch.training.data.splits import split
+from hpsearch.training.data.splits import folded, split
 from tests.materials import write_mosaics
 from tests.training.data.pictures import noise, save
 
@@ -196,6 +196,19 @@ def test_groups_of_several_labels_stay_whole_and_balanced() -> None:
     assert not {*groups[rows.train]} & {*groups[rows.val]}
     assert abs(len(rows.val) - 60) <= 10
     assert (np.abs(hot_NK[rows.val].mean(0) - hot_NK.mean(0)) < 0.08).all()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_folds_of_several_labels_share_every_label(tied: bool) -> None:
+    rng = np.random.default_rng(0)
+    hot_NK = rng.random((203, 4)) < np.array([0.6, 0.3, 0.1, 0.0]) + 0.03
+    data = catalogue(hot_NK, np.arange(203) // 3 if tied else None)
+    spec = Split(train=0.7, val=0.1, test=0.2, folds=5)
+    found = folded(data, split(data, spec), spec)
+    counts_FK = np.array([hot_NK[rows.val].sum(0) for rows in found])
+    assert np.ptp([len(rows.val) for rows in found]) <= (6 if tied else 3)
+    assert np.ptp(counts_FK, axis=0).max() <= (6 if tied else 2)
+    assert tied or (counts_FK > 0).all()
 
 
 def test_a_small_subset_keeps_every_label(mosaics: Path) -> None:

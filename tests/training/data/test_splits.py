@@ -10,7 +10,14 @@ from hpsearch.study.checks import DataFacts
 from hpsearch.study.data import Split
 from hpsearch.training.data.arrays import ArrayImages
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue
-from hpsearch.training.data.splits import count_below, describe_shares, describe_subset, split, subset_order
+from hpsearch.training.data.splits import (
+    count_below,
+    describe_shares,
+    describe_subset,
+    folded,
+    split,
+    subset_order,
+)
 
 IMAGES = ArrayImages("npy", [], "HW", 1, (2, 2), "uint8")
 
@@ -205,3 +212,62 @@ def test_the_shares_really_met_are_told_where_they_are_far_from_those_asked(
     told = describe_shares(found, split(found, spec), spec)
     assert len(told) == bool(words)
     assert all(word in told[0] for word in words)
+
+
+@given(labels=labels_of_three_or_more, folds=st.integers(2, 3), seed=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_folds_are_stratified_and_leave_the_test_part_alone(
+    labels: np.ndarray, folds: int, seed: int
+) -> None:
+    labels = np.concatenate([labels, labels])  # enough outside the test part
+    spec = Split(train=0.7, val=0.2, test=0.1, seed=seed, folds=folds)
+    whole = split(catalogue(labels), spec)
+    found = folded(catalogue(labels), whole, spec)
+    outside = sorted([*whole.train.tolist(), *whole.val.tolist()])
+    assert sorted(row for rows in found for row in rows.val.tolist()) == outside
+    for rows in found:
+        assert sorted([*rows.train.tolist(), *rows.val.tolist()]) == outside
+        assert rows.test.tolist() == whole.test.tolist()
+        assert sorted(rows.shares.tolist()) == rows.shares.tolist()
+    counts_FK = np.array([np.bincount(labels[rows.val], minlength=labels.max() + 1) for rows in found])
+    assert np.ptp(counts_FK, axis=0).max() <= 1
+    assert np.ptp(counts_FK.sum(1)) <= 1
+
+
+def test_folds_do_not_tear_groups_apart() -> None:
+    rng = np.random.default_rng(1)
+    groups, labels = rng.permutation(np.repeat(np.arange(40), 5)), rng.integers(0, 3, 200)
+    spec = Split(folds=5, group_by="column:patient")
+    data = catalogue(labels, groups)
+    whole = split(data, spec)
+    found = folded(data, whole, spec)
+    assert sorted(row for rows in found for row in rows.val.tolist()) == sorted([*whole.train, *whole.val])
+    for rows in found:
+        assert not set(groups[rows.val]) & set(groups[rows.train])
+        assert len(rows.val) == pytest.approx((len(whole.train) + len(whole.val)) / 5, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "folds", "sentence"),
+    [
+        ([0] * 50 + [1] * 8, None, 8, 'class "1" has 7 images outside the test part, and each fold'),
+        ([0.5, 0.2] * 10, None, 19, "the data have 18 images outside the test part"),
+        (
+            [0, 1] * 60,
+            [*range(12)] * 10,
+            12,
+            r"the data have \d+ groups outside the test part, .* add groups",
+        ),
+        ([0] * 60 + [1] * 40, [*range(60), *[*range(60, 68)] * 5], 8, r'class "1" has \d groups? outside'),
+    ],
+)
+def test_more_folds_than_images_or_groups_are_refused(
+    labels: list[float], groups: list[int] | None, folds: int, sentence: str
+) -> None:
+    array = np.array(labels)
+    data = catalogue(
+        array if array.dtype == int else array[:, None], None if groups is None else np.array(groups)
+    )
+    spec = Split(folds=folds)
+    with pytest.raises(DataError, match=rf"data\.split\.folds = {folds}: {sentence}"):
+        folded(data, split(data, spec), spec)
