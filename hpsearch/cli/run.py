@@ -136,6 +136,9 @@ def confirm(
     seeds: Annotated[
         int | None, typer.Option(min=2, help="Number of repeats of each; overrides [confirm].")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Repeat over so many folds of the images instead of over seeds.")
+    ] = None,
     test: Test = True,
     place: Place = Place(),
     data_root: DataRoot = None,
@@ -156,6 +159,7 @@ def confirm(
         study,
         top=top,
         seeds=seeds,
+        folds=folds,
         test=test,
         workers=workers,
         gpus=gpus,

@@ -186,6 +186,7 @@ def confirm(
     *,
     top: int | None = None,
     seeds: int | None = None,
+    folds: int | None = None,
     test: bool = True,
     workers: int | None = None,
     gpus: str = "auto",
@@ -209,6 +210,7 @@ def confirm(
     Args:
         study: see `Study`; by default the only one in the storage.
         top, seeds: number of configurations and of repeats of each; by default those of `[confirm]`.
+        folds: repeat each over so many folds of the training and the validation part instead of over seeds.
         test: whether the test part may be opened.
 
     Other arguments as in `run`.
@@ -242,7 +244,7 @@ def confirm(
     with _shown(progress) as display:
         followers = [display, publisher, *callbacks]
         outcome = confirm_study(
-            name, options, given=given, top=top, seeds=seeds, test=test, callbacks=followers
+            name, options, given=given, top=top, seeds=seeds, folds=folds, test=test, callbacks=followers
         )
     if outcome.confirmation is not None:
         publisher.publish(outcome.record.name)  # the search's note tells of the confirmation

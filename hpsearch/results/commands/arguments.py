@@ -102,7 +102,7 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("test", "search", "markdown"), _SWITCH),
     **dict.fromkeys(("workers", "workers_per_gpu", "gpus_per_trial", "trials", "top", "epochs"), _whole(1)),
     "trial": _whole(0),
-    **dict.fromkeys(("ensemble", "average", "seeds"), _whole(2)),
+    **dict.fromkeys(("ensemble", "average", "seeds", "folds"), _whole(2)),
     "storage_timeout": _seconds(0.0),
     "lease_seconds": _seconds(1.0),
     "price_per_hour": _Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0),

@@ -189,8 +189,14 @@ class Auto:
 
         self._head("confirm")
         top, seeds = plan
+        folds = spec.data.split.folds  # of which each is trained once
         outcome = api.confirm(
-            self.output, top=top, seeds=seeds, workers=self.workers, gpus=self.gpus, **place
+            self.output,
+            top=top,
+            seeds=None if folds else seeds,
+            workers=self.workers,
+            gpus=self.gpus,
+            **place,
         )
         if outcome.confirmation is None:
             say(outcome.message, err=True)

@@ -170,7 +170,10 @@ def _figures(described: Mapping[str, Any], attrs: Mapping[str, Any]) -> Iterator
             if row["trial"] == summary["first"]
         ]
     head = ("metric", "mean", "95 % interval", "trainings")
-    yield "The configuration, trained anew with several seeds; `val_` is the validation part, `test_` the test part."
+    anew, val = "with several seeds", "the validation part"
+    if "folds" in summary:
+        anew, val = f"on {summary['folds']} folds", "the images left out of each"
+    yield f"The configuration, trained anew {anew}; `val_` is {val}, `test_` the test part."
     yield ""
     yield from _rows(head, rows)
     if answer["refit"] is not None:

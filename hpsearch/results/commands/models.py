@@ -24,7 +24,7 @@ from hpsearch.results.terminal.lines import headline
 from hpsearch.store.url import database_in
 from hpsearch.training.data.preparation import from_header
 from hpsearch.training.ensemble import SavedEnsemble, load_ensemble
-from hpsearch.training.saved import SavedModel, load_model
+from hpsearch.training.saved import SavedModel, load_model, refuse_folds
 from hpsearch.training.weights import read_texts, read_weights, save_weights
 
 
@@ -167,6 +167,7 @@ def save_best(
         attrs, metric = opened.attrs, opened.metric
     source = weights_of(best, name)
     state, metadata = read_weights(source)
+    refuse_folds(source, metadata)
     assert best is not None
     found = {"study": name, "digest": attrs.get("digest"), "metric": metric}
     files = [folder / WEIGHTS, folder / DESCRIPTION, folder / CARD]

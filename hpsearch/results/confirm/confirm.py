@@ -37,6 +37,7 @@ from hpsearch.results.confirm.plan import (
     is_value,
     known,
     linked_spec,
+    planned_folds,
     repeats,
     tries,
 )
@@ -97,6 +98,11 @@ class _Work:
     options: RunOptions
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def repeat(self) -> str:
+        """What a repeat is called."""
+        return "fold" if self.spec.data.split.folds else "repeat"
+
     def linked(self) -> StudyRecord:
         return read_study(self.spec.study.name, self.options.storage)
 
@@ -119,6 +125,7 @@ def confirm(
     given: StudySpec | None = None,
     top: int | None = None,
     seeds: int | None = None,
+    folds: int | None = None,
     test: bool = True,
     callbacks: Sequence[Callback] = (),
     executor: Executor | None = None,
@@ -130,13 +137,14 @@ def confirm(
     Args:
         given: this machine's own study file, which counts in place of what the database says.
         top, seeds: how many configurations and repeats; by default those of `[confirm]`.
+        folds: repeat over so many folds instead, as by default where the study has `data.split.folds`.
         test: whether the test part may be opened.
 
     Raises:
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    work = _plan(read_search(study, options, given), options, top, seeds)
+    work = _plan(read_search(study, options, given), options, top, seeds, folds)
     inherit_data(work.record, work.spec, options.storage)
     status, done = 0, _finished(work)
     if done < len(work.spec.sampler.points):
@@ -181,15 +189,18 @@ def weights_here(options: RunOptions, study: str, trial: TrialRecord) -> Path | 
     return folder.find_weights(trial.number, named)
 
 
-def _plan(record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None) -> _Work:
-    for flag, value, least in (("--top", top, 1), ("--seeds", seeds, 2)):
+def _plan(
+    record: StudyRecord, options: RunOptions, top: int | None, seeds: int | None, folds: int | None
+) -> _Work:
+    for flag, value, least in (("--top", top, 1), ("--seeds", seeds, 2), ("--folds", folds, 2)):
         if value is not None and value < least:
             raise UserError(f"{flag}: must be at least {least}, got {value}")
     wanted = record.spec.confirm if record.spec is not None else None
     chosen = candidates(record, top or (wanted.top if wanted else 1))
-    count = seeds or (wanted.seeds if wanted else 2)
     before = read_linked(record, SUFFIX, options.storage)
-    spec = linked_spec(record, chosen, count, before)
+    over = planned_folds(record, before, seeds, folds)
+    count = over or seeds or (wanted.seeds if wanted else 2)
+    spec = linked_spec(record, chosen, count, before, over)
     if before is not None and before.spec is not None and before.spec != spec:
         set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
     return _Work(record, tuple(chosen), count, spec, options)
@@ -211,8 +222,8 @@ def _gather(work: _Work) -> Confirmation:
         trials = {repeat: found[-1] for repeat, found in trained.items()}
         result = result_of(candidate, trials, tested)
         results.append(replace(result, images=_images(work, trials, result)))
-        work.notes.extend(shortfalls(result, trials, record.metric, work.seeds))
-        work.notes.extend(trained_again(candidate.trial, trained))
+        work.notes.extend(shortfalls(result, trials, record.metric, work.seeds, work.repeat))
+        work.notes.extend(trained_again(candidate.trial, trained, work.repeat))
     best_first = ordered(results, record.metric, record.better)
     work.notes.extend(_other_goals(record, best_first))
     key = f"{DETAILS}{best_first[0].candidate.trial}"
@@ -227,6 +238,7 @@ def _gather(work: _Work) -> Confirmation:
         tuple(work.notes),
         details,
         work.spec.train.function is not None,
+        work.spec.data.split.folds is not None,
     )
 
 

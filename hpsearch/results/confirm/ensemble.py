@@ -165,6 +165,13 @@ def join(
             f"--{kind}: the models of a training function of your own are known to it alone; join them there"
         )
     linked = read_linked(record, SUFFIX, options.storage)
+    for one in (spec, linked.spec if linked is not None else None):
+        if one is not None and one.data.split.folds is not None:
+            raise UserError(
+                f"--{kind}: the models of {one.study.name} were validated on {one.data.split.folds} different folds, "
+                "so that there are no images to choose among them by that none has learned; "
+                f"hpsearch refit {record.name} trains one model on all of them"
+            )
     members, single = _members(record, linked, options)
     if kind == "average":
         members = _same_start(members, single)

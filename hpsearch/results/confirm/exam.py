@@ -140,7 +140,7 @@ def examine(
     """Opens the test part once and tries all models of one configuration on it.
 
     Args:
-        runs, weights: by trial; all runs have the same specification but for the repeat.
+        runs, weights: by trial; all runs have the same specification but for the repeat and its fold.
         wanted: metrics beside those that the runs' study names.
 
     Raises:
@@ -159,7 +159,10 @@ def examine(
     found: list[Reliability] = []
     several = sealed.task == "multilabel"
     confusion = torch.zeros(len(sealed.classes), 3 if several else len(sealed.classes), dtype=torch.int64)
+    fold = spec.data.split.fold
     for number, path in weights.items():
+        if (other := runs[number].spec).data.split.fold != fold:  # its images have another mean and deviation
+            fold, sealed = other.data.split.fold, _open(other, place, device)
         model, precision = _model(spec, sealed, path, place, device)
         outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges, wanted)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
@@ -211,10 +214,10 @@ def validate(
     record.load(attrs)
     record.check_parts(data.facts)
     _compute_as_in_training(spec)
-    batches = data.at(data_table(spec))
-    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
     found = {}
     for number, path in weights.items():
+        batches = data.at(data_table(runs[number].spec))
+        judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
         model, precision = _model(spec, batches, path, place, device)
         outputs, _ = _outputs(spec, model, batches, batches.val, precision, device, judges)
         found[number] = _images(spec, batches, batches.val, outputs, judges, "val_")

@@ -4,7 +4,8 @@ The linked study `NAME.confirm` is a study as any other: its trials are given as
 repeat) instead of being sampled, and are trained by the same driver and workers, in parallel, resumable. It
 differs from the search in three things only: no trial is pruned by comparison with others, early stopping
 (the same) makes no trial PRUNED, and all weights are kept. Trials with the same `train.repeat` draw the
-same initial weights and data order, none of which the search has used.
+same initial weights and data order, none of which the search has used. With `--folds`, repeat r is also validated on
+fold r and trained on all others, so that configurations are compared fold by fold.
 
 A repeat that broke off is trained again by the next `hpsearch confirm`, as a further trial of the linked study:
 the failed one stays there, and the newer one counts.
@@ -103,10 +104,12 @@ def linked_spec(
     chosen: Sequence[Candidate],
     seeds: int,
     before: StudyRecord | None = None,
+    folds: int | None = None,
 ) -> StudySpec:
     """Returns the study that trains each configuration once for each repeat.
 
     Args:
+        folds: so many instead, of which repeat r is trained on all but fold r, and validated on that.
         before: the linked study so far; its points stay where they are, and new ones come behind them: for
             more seeds, for other candidates, and once more for trials that broke off.
 
@@ -115,18 +118,68 @@ def linked_spec(
         UserError: `before` is no confirmation, but a study of its own that has the name of one.
     """
     assert record.spec is not None
-    if seeds > MOST_REPEATS:
+    count = folds or seeds
+    if count > MOST_REPEATS and folds:
+        raise UserError(f"--folds: at most {MOST_REPEATS}, got {folds}")
+    if count > MOST_REPEATS:
         raise UserError(f"--seeds: at most {MOST_REPEATS}, got {seeds}")
     spec = record.spec
     wanted = [
         as_point(spec, {**candidate.hparams, REPEAT: repeat}, {CONFIRMS: candidate.trial})
-        for repeat in range(seeds)
+        for repeat in range(count)
         for candidate in chosen
     ]
     name = record.name + SUFFIX
-    return continued(
-        wanted, before, lambda points: parse_study(linked_tree(name, spec, points), source=name), record.name
-    )
+
+    def make(points: Sequence[Mapping[str, Any]]) -> StudySpec:
+        tree = linked_tree(name, spec, points)
+        tree["data"]["split"] |= {"folds": folds, "fold": 0 if folds else None}
+        return parse_study(tree, source=name)
+
+    return continued(wanted, before, make, record.name)
+
+
+def planned_folds(
+    record: StudyRecord, before: StudyRecord | None, seeds: int | None, folds: int | None
+) -> int | None:
+    """Returns the folds that the repeats are trained on; None where they are of other seeds.
+
+    Without a wish, those of the confirmation so far, or those of the study.
+
+    Args:
+        seeds, folds: what was asked for.
+
+    Raises:
+        UserError: that contradicts itself, the study, or the confirmation so far.
+    """
+    own = record.spec.data.split.folds if record.spec is not None else None
+    if seeds and folds:
+        raise UserError(
+            f"--folds {folds}: each fold is trained once, with a seed of its own, which --seeds {seeds} contradicts; "
+            "leave one of both out"
+        )
+    if seeds and own:
+        raise UserError(
+            f"--seeds: data.split.folds is {own}, and each fold is trained once, with a seed of its own; leave --seeds "
+            "out"
+        )
+    if folds and own and folds != own:
+        raise UserError(
+            f"--folds {folds}: data.split.folds is {own}, which the search compared by; leave it out"
+        )
+    wanted = folds or own
+    if before is None or before.spec is None or not before.spec.is_confirmation:
+        return wanted
+    known = before.spec.data.split.folds
+    if not seeds and not folds:
+        return known
+    if known != wanted:
+        have, want = (f"{one} folds" if one else "seeds" for one in (known, wanted))
+        raise UserError(
+            f'study "{before.name}" has repeats over {have}, to which those over {want} cannot be compared; delete it '
+            f"(hpsearch delete {before.name}), or leave --{'folds' if folds else 'seeds'} out"
+        )
+    return wanted
 
 
 def as_point(spec: StudySpec, hparams: Mapping[str, Any], attrs: Mapping[str, Label]) -> dict[str, Any]:

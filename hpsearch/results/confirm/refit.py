@@ -227,7 +227,7 @@ def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecor
         tree["study"] |= {"metric": TRAIN_LOSS, "direction": "minimize"}
         tree["early_stopping"] = {"criterion": "none"}
         tree["data"] |= {"subset": 1.0}
-        tree["data"]["split"] |= {"join_val": True}
+        tree["data"]["split"] |= {"join_val": True, "folds": None, "fold": None}
         tree["search"].pop(SUBSET, None)
         tree["search"] |= {LAST_EPOCH: {"low": 1, "high": MOST_EPOCHS}}
         return parse_study(tree, source=record.name + REFIT_SUFFIX)

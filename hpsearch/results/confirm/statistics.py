@@ -11,7 +11,11 @@ V has (R - 1) V RN / MS_seeds degrees of freedom: R - 1 where the seeds decide, 
 Satterthwaite rise with the square; with two seeds their intervals held the truth in down to 85 of 100 studies.)
 `tests.benchmarks.intervals` measures the coverage.
 
-Legend: R trainings (repeats, seeds), N images.
+Over the K folds of a cross-validation the trainings share most of their images, so that S^2 / K, by the variance S^2 of
+the folds' means, may be too small. Nadeau and Bengio (2003) estimate the mean's variance by (1/K + n_val/n_train) S^2,
+here (1/K + 1/(K - 1)) S^2, with K - 1 degrees of freedom.
+
+Legend: R trainings (repeats, seeds), N images, K folds.
 """
 
 import math
@@ -46,6 +50,7 @@ class Summary:
         std: the sample's standard deviation (n - 1); None for one value.
         low, high: 95 % interval of the mean; None where nothing varies, or too little is known.
         images: how many images the interval covers the choice of; 0 if it covers new seeds alone.
+        trainings: what the values differ in, "seeds" or "folds"; in folds are other images, and a seed of its own.
     """
 
     n: int
@@ -54,13 +59,15 @@ class Summary:
     low: float | None = None
     high: float | None = None
     images: int = 0
+    trainings: str = "seeds"
 
     @property
     def covers(self) -> str:
         """What luck the interval covers, in words; empty without an interval."""
         if self.low is None:
             return ""
-        return "seeds and images" if self.images and self.n > 1 else "images" if self.images else "seeds"
+        both = f"{self.trainings} and images"
+        return both if self.images and self.n > 1 else "images" if self.images else self.trainings
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,18 @@ class _Spread:
         )
 
 
-def summarize(values: Sequence[float], possible: Range = ANY, images: Values | None = None) -> Summary:
+def overlap_of(folds: int) -> float:
+    """Returns what the shared images of the folds' training parts add to 1/K; 0 where there are no folds."""
+    return 1 / (folds - 1) if folds > 1 else 0.0
+
+
+def summarize(
+    values: Sequence[float],
+    possible: Range = ANY,
+    images: Values | None = None,
+    folds: int = 0,
+    pooled: int = 0,
+) -> Summary:
     """Returns mean, standard deviation and interval.
 
     The interval covers new seeds, and other images of the same kind where it is known what each image gave. Of
@@ -128,6 +146,8 @@ def summarize(values: Sequence[float], possible: Range = ANY, images: Values | N
     Args:
         possible: values of the metric.
         images: of the same repeats.
+        folds: of the cross-validation whose trainings these are; 0 if they are of different seeds.
+        pooled: images that the folds were validated on, all together, each in one fold.
 
     Raises:
         ValueError: no values.
@@ -136,27 +156,26 @@ def summarize(values: Sequence[float], possible: Range = ANY, images: Values | N
     if n == 0:
         raise ValueError("there are no values to summarize")
     mean = math.fsum(values) / n
-    seeds = _by_seeds(values)
-    std = math.sqrt(n * seeds.variance) if n > 1 else None
+    std = math.sqrt(_variance(np.asarray(values))) if n > 1 else None
+    trainings, overlap = "folds" if folds else "seeds", overlap_of(folds)
     if images is None or images.shape[1] < 2:
-        spread, count = seeds, 0
+        spread, count = _by_seeds(values, overlap), 0
     else:
-        spread, count = _by_both(images), images.shape[1]
-    if count and possible == SHARE:
-        low, high = _wilson(mean, spread, count)
+        spread, count = _by_both(images, overlap), images.shape[1]
+    if (count or pooled) and possible == SHARE:
+        low, high = _wilson(mean, spread, count or pooled)
     elif not spread.variance:
-        return Summary(n, mean, std)
+        return Summary(n, mean, std, trainings=trainings)
     elif images is not None and count:
         low, high = _bootstrapped(mean, spread, images.mean(0))
     else:
         low, high = mean - spread.half, mean + spread.half
-    return Summary(n, mean, std, max(low, possible[0]), min(high, possible[1]), count)
+    return Summary(n, mean, std, max(low, possible[0]), min(high, possible[1]), count, trainings)
 
 
-def _by_seeds(values: Sequence[float]) -> _Spread:
+def _by_seeds(values: Sequence[float], overlap: float = 0.0) -> _Spread:
     n = len(values)
-    found = np.asarray(values)
-    return _Spread(_variance(found) / n if n > 1 else 0.0, max(1, n - 1))
+    return _Spread(_variance(np.asarray(values)) * (1 / n + overlap) if n > 1 else 0.0, max(1, n - 1))
 
 
 def _variance(values: Values) -> float:
@@ -165,7 +184,7 @@ def _variance(values: Values) -> float:
     return variance if variance > (1e-12 * float(np.abs(values).max())) ** 2 else 0.0
 
 
-def _by_both(images: Values) -> _Spread:
+def _by_both(images: Values, overlap: float = 0.0) -> _Spread:
     """Returns the spread of the mean of all over other seeds and other images, see the head of this module."""
     r, n = images.shape
     per_image = images.mean(0)
@@ -173,7 +192,7 @@ def _by_both(images: Values) -> _Spread:
     if r == 1:
         return _Spread(by_images, n - 1)
     per_seed = images.mean(1)
-    by_seeds = _variance(per_seed) / r  # MS_seeds / RN
+    by_seeds = _variance(per_seed) * (1 / r + overlap)  # MS_seeds / RN
     rest = float(((images - per_image - per_seed[:, None] + images.mean()) ** 2).sum())
     both = rest / ((r - 1) * (n - 1)) / (r * n)  # MS_rest / RN
     alone = max(0.0, by_images - both)
@@ -213,7 +232,7 @@ def _bootstrapped(mean: float, spread: _Spread, per_image: Values) -> Range:
 
 
 def difference(
-    values: Sequence[float], possible: Range = ANY, images: Values | None = None
+    values: Sequence[float], possible: Range = ANY, images: Values | None = None, folds: int = 0
 ) -> tuple[Summary, float]:
     """Returns the mean of paired differences with its interval, and the two-sided p that it is truly 0.
 
@@ -221,25 +240,26 @@ def difference(
         values: differences of two configurations by repeat.
         possible: values of the metric itself.
         images: differences by repeat and image.
+        folds: see `summarize`.
     """
     n = len(values)
-    plain = summarize(values)
+    plain, overlap = summarize(values, folds=folds), overlap_of(folds)
     if n < 2:
         return plain, 1.0
     if images is None or images.shape[1] < 2:
-        spread, count = _by_seeds(values), 0
+        spread, count = _by_seeds(values, overlap), 0
     else:
-        spread, count = _by_both(images), images.shape[1]
+        spread, count = _by_both(images, overlap), images.shape[1]
         if possible == SHARE:
             # Half a pair more in each way to differ (Agresti and Min 2005): no image that differs proves nothing.
             more = spread.variance + 1 / (count + 2) ** 2
             freedom = spread.freedom * more / spread.variance if spread.variance else count
             spread = _Spread(more, freedom)
     if not spread.variance:
-        return Summary(n, plain.mean, plain.std), 1.0
+        return Summary(n, plain.mean, plain.std, trainings=plain.trainings), 1.0
     widest = possible[1] - possible[0]
     low, high = max(plain.mean - spread.half, -widest), min(plain.mean + spread.half, widest)
-    return Summary(n, plain.mean, plain.std, low, high, count), spread.p(plain.mean)
+    return Summary(n, plain.mean, plain.std, low, high, count, plain.trainings), spread.p(plain.mean)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -256,12 +276,14 @@ def compare(
     values: Mapping[int, Mapping[int, float]],
     possible: Range = ANY,
     images: Mapping[int, Mapping[int, Values]] | None = None,
+    folds: int = 0,
 ) -> list[Comparison]:
     """Compares all pairs of configurations over the repeats that both have; fewer than 2 are no pair.
 
     Args:
         values: by configuration, then by repeat.
         images: what each image gave, [N], by the same; used where both have all common repeats of as many images.
+        folds: see `summarize`.
     """
     pairs = []
     for one, other in combinations(values, 2):
@@ -271,7 +293,7 @@ def compare(
             mine, others = (stacked((images or {}).get(key, {}), common) for key in (one, other))
             known = mine is not None and others is not None and mine.shape == others.shape
             paired = mine - others if known and mine is not None and others is not None else None
-            pairs.append((one, other, *difference(differences, possible, paired)))
+            pairs.append((one, other, *difference(differences, possible, paired, folds)))
     corrected = holm([p for *_, p in pairs])
     return [Comparison(*pair, p_holm) for pair, p_holm in zip(pairs, corrected, strict=True)]
 
@@ -283,11 +305,14 @@ def stacked(images: Mapping[int, Values], repeats: Sequence[int]) -> Values | No
     return np.stack(rows).astype(np.float64) if whole else None
 
 
-def optimism(search: float, confirmed: Sequence[float], better: str) -> Summary:
+def optimism(search: float, confirmed: Sequence[float], better: str, folds: int = 0) -> Summary:
     """Returns by how much a search's value was optimistic: above 0, the confirmed mean is worse.
 
     That is confirmed mean minus the search's value where less is better, the other way round where more is.
     The search's value is one number, and both are over the same validation images, so the interval is that of the
     confirmed mean over new seeds.
+
+    Args:
+        folds: see `summarize`; these are other validation images, which the interval covers too.
     """
-    return summarize([sign(better) * (value - search) for value in confirmed])
+    return summarize([sign(better) * (value - search) for value in confirmed], folds=folds)

@@ -58,6 +58,7 @@ class Confirmation:
         notes: sentences about what is missing, and about earlier openings of the test part.
         details: confusion matrix and most confidently wrong pictures of the first configuration.
         own_loop: whether the metrics are those of a training function, of which little is known.
+        by_folds: whether repeats are folds, of which each was trained once, and not trainings with other seeds.
     """
 
     study: str
@@ -69,6 +70,17 @@ class Confirmation:
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     own_loop: bool = False
+    by_folds: bool = False
+
+    @property
+    def folds(self) -> int:
+        """How many folds there are; 0 where repeats are of other seeds."""
+        return self.seeds if self.by_folds else 0
+
+    @property
+    def repeat(self) -> str:
+        """What a repeat is called."""
+        return "fold" if self.by_folds else "repeat"
 
     @property
     def first(self) -> int | None:
@@ -107,14 +119,24 @@ class Confirmation:
         values = result.values(metric)
         if not values:
             return None
-        images = stacked(result.images.get(metric, {}), list(values))
-        return summarize(list(values.values()), self.possible(metric), images)
+        images, given = stacked(self.images(result, metric), list(values)), list(values.values())
+        return summarize(given, self.possible(metric), images, self.folds, self._pooled(result, metric))
+
+    def images(self, result: Result, metric: str) -> Mapping[int, Values]:
+        """Returns what each image gave in each repeat, where these are the same images in all."""
+        apart = self.by_folds and not metric.startswith("test_")
+        return {} if apart else result.images.get(metric, {})
+
+    def _pooled(self, result: Result, metric: str) -> int:
+        """Returns how many images the folds were validated on; 0 where the repeats share them."""
+        apart = self.by_folds and not metric.startswith("test_")
+        return sum(map(len, result.images.get(metric, {}).values())) if apart else 0
 
     def optimisms(self) -> dict[int, Summary]:
         """Returns by how much the search's values were optimistic, by trial (see `statistics.optimism`)."""
         return {
             result.candidate.trial: optimism(
-                result.candidate.promised, list(result.values(self.metric).values()), self.better
+                result.candidate.promised, list(result.values(self.metric).values()), self.better, self.folds
             )
             for result in self.results
             if result.values(self.metric)
@@ -125,7 +147,8 @@ class Confirmation:
         return compare(
             {result.candidate.trial: result.values(metric) for result in self.results},
             self.possible(metric),
-            {result.candidate.trial: result.images.get(metric, {}) for result in self.results},
+            {result.candidate.trial: self.images(result, metric) for result in self.results},
+            self.folds,
         )
 
     def stored(self, findings: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +157,7 @@ class Confirmation:
         return {
             "study": self.study,
             "metric": self.metric,
-            "seeds": self.seeds,
+            **({"folds": self.folds} if self.by_folds else {"seeds": self.seeds}),
             "first": self.first,
             "search_first": self.search_first,
             "first_stays_first": self.first == self.search_first,
@@ -266,30 +289,38 @@ def ordered(results: Sequence[Result], metric: str, better: str) -> tuple[Result
     return tuple(sorted(results, key=cost))
 
 
-def shortfalls(result: Result, trials: Mapping[int, TrialRecord], metric: str, seeds: int) -> list[str]:
-    """Returns sentences about the repeats of a configuration that are missing from its means, and why."""
+def shortfalls(
+    result: Result, trials: Mapping[int, TrialRecord], metric: str, seeds: int, repeat: str = "repeat"
+) -> list[str]:
+    """Returns sentences about the repeats of a configuration that are missing from its means, and why.
+
+    Args:
+        repeat: what one is called.
+    """
     trial, have = result.candidate.trial, result.values(metric)
     said = []
     if result.failed:
         lost = [one for one in trials.values() if not is_value(one)]
         again = "; confirm again to train what broke off once more" if any(map(broke_off, lost)) else ""
         said.append(
-            f"trial {trial}: {result.failed} of {counted(seeds, 'repeat')} broke off: {_why(lost)}{again}"
+            f"trial {trial}: {result.failed} of {counted(seeds, repeat)} broke off: {_why(lost)}{again}"
         )
     if len(have) < seeds:
-        said.append(f"trial {trial}: {metric} is over {counted(len(have), 'repeat')} instead of {seeds}")
+        said.append(f"trial {trial}: {metric} is over {counted(len(have), repeat)} instead of {seeds}")
     return said
 
 
-def trained_again(trial: int, tries: Mapping[int, Sequence[TrialRecord]]) -> list[str]:
+def trained_again(
+    trial: int, tries: Mapping[int, Sequence[TrialRecord]], repeat: str = "repeat"
+) -> list[str]:
     """Returns a sentence for each repeat of a configuration that was tried before.
 
     Args:
         tries: the linked study's trials by repeat, of which the last one counts.
     """
     return [
-        f"trial {trial}: repeat {repeat} was trained again after it broke off: {_why(found[:-1])}"
-        for repeat, found in sorted(tries.items())
+        f"trial {trial}: {repeat} {number} was trained again after it broke off: {_why(found[:-1])}"
+        for number, found in sorted(tries.items())
         if len(found) > 1
     ]
 

@@ -24,7 +24,7 @@ def findings(confirmation: Confirmation) -> list[str]:
         (confirmation.test_metric, "on the test part"),
     ):
         if found := confirmation.summary(best, metric):
-            said.append(f"{words}: {metric} {_mean(found)}")
+            said.append(f"{words}: {metric} {_mean(found, repeat=confirmation.repeat)}")
     if first == confirmation.search_first:
         said.append(f"the search's best configuration, trial {first}, is still the best")
     else:
@@ -44,15 +44,20 @@ def _optimism(confirmation: Confirmation, result: Result) -> str:
     if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
         words += ", within the noise"
     again = sign(confirmation.better) * found.mean
+    where, anew = "on the same validation data", "with new seeds"
+    if confirmation.by_folds:
+        where, anew = "on validation data", f"over {confirmation.folds} folds, trained anew"
     return (
-        f"the search's best value {words}: its optimism is {_mean(found, signed=True)} (trial {trial}, "
-        f"{confirmation.metric} on the same validation data: {number(result.candidate.promised)} in the search, "
-        f"{number(result.candidate.promised + again)} on average with new seeds)"
+        f"the search's best value {words}: its optimism is {_mean(found, True, confirmation.repeat)} (trial {trial}, "
+        f"{confirmation.metric} {where}: {number(result.candidate.promised)} in the search, "
+        f"{number(result.candidate.promised + again)} on average {anew})"
     )
 
 
 def _coverage(confirmation: Confirmation) -> list[str]:
     """Returns one sentence about which luck the intervals cover."""
+    if confirmation.by_folds:
+        return _folds_coverage(confirmation)
     counts: dict[str, set[int]] = {}
     whole = [metric for metric in confirmation.metrics() if _is_of_all_images(confirmation, metric)]
     for metric in confirmation.metrics():
@@ -86,6 +91,29 @@ def _coverage(confirmation: Confirmation) -> list[str]:
     ]
 
 
+def _folds_coverage(confirmation: Confirmation) -> list[str]:
+    """Returns one sentence about what the intervals of folds mean."""
+    found = [
+        (metric, one)
+        for metric in confirmation.metrics()
+        for result in confirmation.results
+        if (one := confirmation.summary(result, metric)) is not None and one.low is not None
+    ]
+    if not found:
+        return []
+    images = max((one.images for metric, one in found if metric.startswith("test_")), default=0)
+    rest = ""
+    if images:
+        rest = f"; those of the test cover other test images too, by {counted(images, 'test image')}"
+    return [
+        f"validation metrics are means over {confirmation.folds} folds of the images outside the test part, each "
+        "validated by the model that had not learned it. The 95 % intervals cover other images of the same kind for "
+        "training and validation, and new seeds, by the spread of the folds and Nadeau and Bengio's (2003) correction "
+        f"for the images that their training parts share{rest}. None covers that the validation images chose the "
+        "configurations and epochs"
+    ]
+
+
 def _is_of_all_images(confirmation: Confirmation, metric: str) -> bool:
     """Says whether a metric is one of all images together, to which none adds a number of its own."""
     name = metric.replace("test_", "val_", 1)
@@ -97,13 +125,14 @@ def _differences(confirmation: Confirmation) -> list[str]:
     if not compared or any(one.is_real for one in compared):
         return _significant(confirmation, confirmation.metric)
     counts = sorted({one.difference.n for one in compared})
-    repeats = f"{counts[0]} to {counts[-1]} repeats" if len(counts) > 1 else counted(counts[0], "repeat")
+    what = confirmation.repeat
+    repeats = f"{counts[0]} to {counts[-1]} {what}s" if len(counts) > 1 else counted(counts[0], what)
     images = min(one.difference.images for one in compared)
     shown = f" and {counted(images, 'image')}" if images else ""
     return [
         f"no difference between the {len(confirmation.results)} configurations is significant by "
         f"{confirmation.metric} over {repeats}{shown}: choose the "
-        "cheaper one, or add --seeds"
+        f"cheaper one{'' if confirmation.by_folds else ', or add --seeds'}"
     ]
 
 
@@ -120,17 +149,17 @@ def _significant(confirmation: Confirmation, metric: str) -> list[str]:
         images = f" and {counted(one.difference.images, 'image')}" if one.difference.images else ""
         said.append(
             f"trial {good} is significantly better than trial {bad} by {metric}: by "
-            f"{abs(one.difference.mean):.4g} (paired over {counted(one.difference.n, 'repeat')}{images}, p = "
-            f"{one.p_holm:.2g} after Holm)"
+            f"{abs(one.difference.mean):.4g} (paired over {counted(one.difference.n, confirmation.repeat)}{images}, "
+            f"p = {one.p_holm:.2g} after Holm)"
         )
     return said
 
 
-def _mean(found: Summary, signed: bool = False) -> str:
+def _mean(found: Summary, signed: bool = False, repeat: str = "repeat") -> str:
     mean = f"{found.mean:+.4g}" if signed else number(found.mean)
     if found.low is None:
-        return f"{mean} (one repeat)" if found.n == 1 else f"{mean} in all {found.n} repeats"
-    std = "one repeat" if found.std is None else f"std {found.std:.2g}, n {found.n}"
+        return f"{mean} (one {repeat})" if found.n == 1 else f"{mean} in all {found.n} {repeat}s"
+    std = f"one {repeat}" if found.std is None else f"std {found.std:.2g}, n {found.n}"
     return f"{mean}, {std}, 95 % interval {_interval(found)}"
 
 
@@ -163,7 +192,7 @@ def confirmation_lines(confirmation: Confirmation, record: StudyRecord) -> list[
     ]
     return [
         f"{record.name}: {counted(len(confirmation.results), 'configuration')}, "
-        f"{counted(confirmation.seeds, 'repeat')} each",
+        f"{counted(confirmation.seeds, confirmation.repeat)} each",
         *columns(
             ("trial", f"search {confirmation.metric}", "optimism", "95 % interval", "hparams"), promised
         ),

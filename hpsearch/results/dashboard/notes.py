@@ -150,7 +150,7 @@ def _confirmed(record: StudyRecord) -> list[str]:
         return []
     with readable(record.name, SUMMARY):
         findings = [f"* {inline(row['finding'])}" for row in summary["findings"]]
-    return ["## Confirmed with other seeds", "", *findings, ""]
+    return [f"## Confirmed {'over folds' if 'folds' in summary else 'with other seeds'}", "", *findings, ""]
 
 
 def _loading(record: StudyRecord) -> list[str]:
@@ -274,7 +274,8 @@ def data_rows(spec: StudySpec | None, attrs: Mapping[str, Any]) -> list[tuple[st
         split = spec.data.split
         together = f", kept together by {split.group_by}" if split.group_by else ""
         rows = [("data set", spec.data.dataset), ("from", spec.data.root or ""), *rows]
-        rows.append(("split", f"seed {split.seed}{together}" if data else ""))
+        folds = f", {split.folds} folds" if split.folds else ""
+        rows.append(("split", f"seed {split.seed}{together}{folds}" if data else ""))
     rows.append(("digest", str(data.get("digest", ""))))
     return [row for row in rows if row[1]]
 

@@ -170,6 +170,7 @@ _WORDS = {
     "p": "p value",
     "p_holm": "p value, corrected (Holm)",
     "seeds": "trainings of each",
+    "folds": "folds, each trained once",
     "first": "best trial",
     "search_first": "best trial of the search",
     "first_stays_first": "still the best",

@@ -41,6 +41,7 @@ class Confirmed:
         interval: of the mean, 95 %; None where there is none.
         means: by trial, of all configurations that were compared.
         linked: the study with the repeats; "" if it is gone.
+        by_folds: whether the repeats are folds.
     """
 
     study: str
@@ -51,11 +52,13 @@ class Confirmed:
     interval: tuple[float, float] | None
     means: Mapping[int, float]
     linked: str = ""
+    by_folds: bool = False
 
     @property
     def text(self) -> str:
         """Metric, mean and interval in words."""
-        words = f"{self.metric} {number(self.mean)}, mean of {counted(self.n, 'repeat')}"
+        repeats = counted(self.n, "fold" if self.by_folds else "repeat")
+        words = f"{self.metric} {number(self.mean)}, mean of {repeats}"
         if self.interval is None:
             return words
         return f"{words}, 95 % interval {self.interval[0]:.4g} to {self.interval[1]:.4g}"
@@ -278,6 +281,7 @@ def read_confirmed(study: str, attrs: Mapping[str, Any]) -> Confirmed | None:
             n=integer(first["n"]),
             interval=(finite(interval[0]), finite(interval[1])) if interval else None,
             means={trial: finite(row["mean"]) for trial, row in rows.items()},
+            by_folds="folds" in summary,
         )
 
 
