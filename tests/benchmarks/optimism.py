@@ -11,6 +11,16 @@ the search's values and by the expected ones, and how the report words it. The t
 
 What is finished stays in FOLDER: the same command goes on where an earlier one was broken off, and searches
 nothing twice. Without a folder everything is thrown away at the end.
+
+    python -m tests.benchmarks.optimism --small 120 --searches 10
+
+Ways to choose among random configurations on so many images for training and validation, drawn anew for each search:
+by one validation part of a fifth, by `data.split.folds = 5`, and by one part with `confirm --folds 5` of the three
+best. All spend `--trainings` trainings of a model to its end, so that folds see a fifth of the configurations. What is
+chosen is trained on all images, as `refit` does, up to the epoch that was best; its error on the other 1,600 or so is
+the mean of two trainings. Each configuration is trained once on each fold; then 200 orders of them, and each fold as
+the one part, are replayed. Printed: by search the mean and the worst error of each way; then their means with standard
+errors, and the differences from the first way over the same searches.
 """
 
 import argparse
@@ -21,11 +31,17 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
+from hpsearch.contracts.engine import Engine
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.trial import EpochResult, TrialRun
 from hpsearch.errors import StudyNotFound
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.statistics import summarize
@@ -38,6 +54,7 @@ from hpsearch.store.connection import open_storage
 from hpsearch.store.study_data import DataRecord
 from hpsearch.study import StudySpec, parse_study
 from hpsearch.study.file import load_study_file
+from hpsearch.training.build import build_engine
 
 STUDY = Path(__file__).parents[2] / "studies" / "digits.toml"
 
@@ -71,9 +88,116 @@ def arguments() -> tuple[Wanted, Path | None]:
     parser.add_argument("--top", type=int, default=3, help="configurations confirmed in each search")
     parser.add_argument("--repeats", type=int, default=5, help="trainings of each configuration")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--small", type=int, metavar="IMAGES", help="compare ways to choose on so few images")
+    parser.add_argument("--trainings", type=int, default=40, help="of single models, for each way")
     parser.add_argument("--folder", type=Path, help="where all is kept, so that it can be gone on with")
     given = parser.parse_args()
+    if given.small:
+        small(given.small, given.searches, given.trainings)
+        sys.exit()
     return Wanted(given.searches, given.trials, given.top, given.repeats, given.workers), given.folder
+
+
+FOLDS, EPOCHS, TOP, REFITS = 5, 15, 3, 2
+WAYS = ("one part", "folds", "one part, then folds")
+
+
+def small(images: int, searches: int, trainings: int) -> None:
+    torch.set_num_threads(1)
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for seed in range(searches):
+        with tempfile.TemporaryDirectory() as place:
+            val, test = small_curves(images, seed, trainings, Path(place))
+        for way, outcome in replayed(val, test, trainings, np.random.default_rng(seed)).items():
+            found[way].append(outcome)
+        shown = (f"{way} {rows[-1][0]:.2%}, worst {rows[-1][1]:.2%}" for way, rows in found.items())
+        print(f"seed {seed}: {'; '.join(shown)}", flush=True)
+    plain = [mean for mean, _ in found[WAYS[0]]]
+    for way, rows in found.items():
+        means = [mean for mean, _ in rows]
+        apart = [one - other for one, other in zip(means, plain, strict=True)]
+        one, gain = summarize(means), summarize(apart)
+        error, spread = (100 * (each.std or 0) / each.n**0.5 for each in (one, gain))
+        print(
+            f"{way}: test error {100 * one.mean:.2f} % (standard error {error:.2f}), worst search "
+            f"{max(worst for _, worst in rows):.2%}; against {WAYS[0]} {100 * gain.mean:+.2f} ({spread:.2f}), from "
+            f"{100 * min(apart):+.2f} to {100 * max(apart):+.2f}"
+        )
+
+
+def small_curves(images: int, seed: int, trainings: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns validation losses by configuration, fold and epoch, and test errors by configuration and epoch."""
+    x, y = load_digits(return_X_y=True)
+    x, rng = (x.reshape(-1, 8, 8) * 15.9).astype(np.uint8), np.random.default_rng(seed)
+    some = train_test_split(np.arange(len(y)), train_size=images, stratify=y, random_state=seed)
+    np.savez(folder / "some.npz", x=x[some[0]], y=y[some[0]])
+    np.savez(folder / "whole.npz", x_train=x[some[0]], y_train=y[some[0]], x_val=x[some[1]], y_val=y[some[1]])
+    tree: dict[str, Any] = {
+        "study": {"name": "small", "seed": seed},
+        "model": {"name": "mlp"},
+        "train": {"optimizer": "adamw", "epochs": EPOCHS},
+        "checkpoint": {"every_seconds": 1e6},
+        "search": {
+            "learning_rate": {"low": 1e-4, "high": 0.1, "log": True},
+            "batch_size": [8, 16, 32],
+            "model.args.dropout": {"low": 0.0, "high": 0.7},
+            "train.weight_decay": {"low": 1e-5, "high": 1.0, "log": True},
+            "train.label_smoothing": {"low": 0.0, "high": 0.3},
+        },
+    }
+    split = {"train": 0.8, "val": 0.2, "test": 0.0}
+    data = {"dataset": "npz", "root": str(folder / "some.npz"), "split": {**split, "folds": FOLDS}}
+    folds = parse_study({**tree, "data": data})
+    whole = parse_study(
+        {**tree, "data": {"dataset": "npz", "root": str(folder / "whole.npz"), "split": split}}
+    )
+    engines = [
+        build_engine(one, torch.device("cpu"), cache=str(folder / "cache"))[0] for one in (folds, whole)
+    ]
+
+    def curve(engine: Engine, number: int, spec: StudySpec, metric: str) -> list[float]:
+        engine.admit(TrialRun("small", number, 1, {}, spec, str(folder / "trial")))
+        epochs = [engine.step()[0] for _ in range(EPOCHS)]
+        engine.clear()
+        return [float(one.metrics[metric]) for one in epochs if isinstance(one, EpochResult)]
+
+    val, test = [], []
+    for number in range(trainings):
+        hparams = {
+            "learning_rate": float(10 ** rng.uniform(-4, -1)),
+            "batch_size": int(rng.choice([8, 16, 32])),
+            "model.args.dropout": float(rng.uniform(0, 0.7)),
+            "train.weight_decay": float(10 ** rng.uniform(-5, 0)),
+            "train.label_smoothing": float(rng.uniform(0, 0.3)),
+        }
+        alone = folds.with_hparams(hparams).each_fold()
+        val.append([curve(engines[0], number, one, "val_loss") for one in alone])
+        refits = range(number * REFITS, number * REFITS + REFITS)
+        again = [curve(engines[1], refit, whole.with_hparams(hparams), "val_error") for refit in refits]
+        test.append(np.mean(again, 0))
+    return np.array(val), np.array(test)
+
+
+def replayed(
+    val: np.ndarray, test: np.ndarray, trainings: int, rng: np.random.Generator
+) -> dict[str, tuple[float, float]]:
+    """Returns by way the mean and the worst test error of what it chooses, over orders and parts."""
+    mean, found = val.mean(1), dict[str, list[float]]({way: [] for way in WAYS})
+    for _ in range(200):
+        order = rng.permutation(trainings)
+        few = order[: trainings // FOLDS]
+        best = few[mean[few].min(1).argmin()]
+        found["folds"].append(test[best, mean[best].argmin()])
+        for part in range(FOLDS):
+            losses = val[:, part]
+            best = order[losses[order].min(1).argmin()]
+            found["one part"].append(test[best, losses[best].argmin()])
+            some = order[: trainings - TOP * FOLDS]
+            first = some[np.argsort(losses[some].min(1))[:TOP]]
+            best = first[val[first].min(2).mean(1).argmin()]
+            epoch = int(np.median(val[best].argmin(1)))
+            found["one part, then folds"].append(test[best, epoch])
+    return {way: (float(np.mean(errors)), float(np.max(errors))) for way, errors in found.items()}
 
 
 def study(seed: int, wanted: Wanted) -> StudySpec:
