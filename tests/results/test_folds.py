@@ -24,7 +24,7 @@ from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
-from hpsearch.study import parse_study
+from hpsearch.study import digest, parse_study
 from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
@@ -153,6 +153,11 @@ def test_more_folds_than_images_are_refused_before_anything_is_trained(tmp_path:
         UserError, match=r'data\.split\.folds = 80: class "0" has 71 images outside the test part'
     ):
         confirm("small", options, folds=80, executor=InProcessExecutor())
+    again = confirm("small", options, top=1, seeds=2, executor=InProcessExecutor())
+    assert again.stored["seeds"] == 2, "nothing was trained over folds, so that seeds may take their place"
+    linked = record_of(tmp_path, "small.confirm")
+    assert linked.spec is not None
+    assert linked.attrs["digest"] == digest(linked.spec)
 
 
 def test_the_command_names_folds(

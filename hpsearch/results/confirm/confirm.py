@@ -57,9 +57,10 @@ from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import amount
 from hpsearch.service.launch import RunOptions
+from hpsearch.service.opening import DIGEST
 from hpsearch.service.run import run
 from hpsearch.store.keys import SPECIFICATION
-from hpsearch.study.file import lost_order, refuse_foreign_places, refuse_other, stored_form
+from hpsearch.study.file import digest, lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import REPEAT, SUFFIX, StudySpec
 from hpsearch.text import counted
 
@@ -197,12 +198,15 @@ def _plan(
             raise UserError(f"{flag}: must be at least {least}, got {value}")
     wanted = record.spec.confirm if record.spec is not None else None
     chosen = candidates(record, top or (wanted.top if wanted else 1))
-    before = read_linked(record, SUFFIX, options.storage)
+    stored = before = read_linked(record, SUFFIX, options.storage)
+    if before is not None and not before.trials and before.spec is not None and before.spec.is_confirmation:
+        before = None  # nothing was trained: the data did not allow for so many folds, say
     over = planned_folds(record, before, seeds, folds)
     count = over or seeds or (wanted.seeds if wanted else 2)
     spec = linked_spec(record, chosen, count, before, over)
-    if before is not None and before.spec is not None and before.spec != spec:
-        set_attrs(options.storage, spec.study.name, {SPECIFICATION: stored_form(spec)})
+    if stored is not None and stored.spec is not None and stored.spec != spec:
+        told = {SPECIFICATION: stored_form(spec), DIGEST: digest(spec)}
+        set_attrs(options.storage, spec.study.name, told)
     return _Work(record, tuple(chosen), count, spec, options)
 
 
