@@ -54,15 +54,6 @@ class Sampling:
         """
         return _SAMPLERS[self.spec.name](self, number, place)
 
-    @property
-    def size(self) -> int | None:
-        """Number of points that the sampler can propose; None if it never runs out."""
-        if self.spec.name == "points":
-            return len(self.spec.points)
-        if self.spec.name != "grid":
-            return None
-        return self.grid.size
-
     @cached_property
     def grid(self) -> "Grid":
         """All combinations in an order shuffled by the study's seed, made once for all trials."""
@@ -326,37 +317,16 @@ def worse(direction: Direction, first: float | None, second: float | None) -> fl
     return max(known, key=lambda score: sign(direction) * score, default=None)
 
 
-def _tpe(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    seed = derived_seed(sampling.seed, number)
-    return SpaceTPE(sampling.space, seed, sampling.spec.startup_trials)
-
-
-def _gp(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    seed = derived_seed(sampling.seed, number)
-    return GPSampler(seed=seed, n_startup_trials=sampling.spec.startup_trials)
-
-
-def _random(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    return RandomSampler(seed=derived_seed(sampling.seed, number))
-
-
-def _qmc(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    return NumberedQMC(sampling.space, sampling.seed, place)
-
-
-def _grid(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    return NumberedGrid(sampling.space, sampling.grid, place)
-
-
-def _points(sampling: Sampling, number: int, place: int) -> BaseSampler:
-    return GivenPoints(sampling.space, sampling.spec.points, place)
-
-
 _SAMPLERS: dict[str, Callable[[Sampling, int, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "random": _random,
-    "qmc": _qmc,
-    "grid": _grid,
-    "points": _points,
+    "tpe": lambda sampling, number, place: SpaceTPE(
+        sampling.space, derived_seed(sampling.seed, number), sampling.spec.startup_trials
+    ),
+    "gp": lambda sampling, number, place: GPSampler(
+        seed=derived_seed(sampling.seed, number), n_startup_trials=sampling.spec.startup_trials
+    ),
+    "random": lambda sampling, number, place: RandomSampler(seed=derived_seed(sampling.seed, number)),
+    "qmc": lambda sampling, number, place: NumberedQMC(sampling.space, sampling.seed, place),
+    "grid": lambda sampling, number, place: NumberedGrid(sampling.space, sampling.grid, place),
+    "points": lambda sampling, number, place: GivenPoints(sampling.space, sampling.spec.points, place),
 }
+"""How each is made, from the trial's number and its place among the study's own."""

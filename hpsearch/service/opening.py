@@ -49,7 +49,6 @@ def open_study(
     url: str,
     devices: list[str],
     lease_seconds: float = 60.0,
-    timeout: float = 5.0,
     unsaved: Sequence[Path] = (),
 ) -> Study:
     """Opens or creates a study as a driver and reads all its trials into memory.
@@ -58,7 +57,6 @@ def open_study(
         url: storage URL.
         devices: what this driver trains on, shown by `hpsearch status`.
         lease_seconds: how long a silent driver keeps its trials.
-        timeout: seconds that a call to the database may take.
         unsaved: files of trials that the database has lost (see `hpsearch.store.archive`); they are brought back.
 
     Raises:
@@ -68,7 +66,7 @@ def open_study(
     """
     if spec.study.name.endswith(LINKED) and not spec.is_confirmation:
         raise StudyFileError(taken_name(spec.study.name))
-    storage = open_storage(url, timeout=timeout)
+    storage = open_storage(url)
     with ExitStack() as refused:
         refused.callback(storage.engine.dispose)
         for path in unsaved:

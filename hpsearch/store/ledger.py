@@ -266,19 +266,23 @@ class Ledger:
         trial = and_(LEASE.c.study_id == study_id, LEASE.c.number == number)
         with writing(self._storage) as connection:
             self._check_study(connection, study_id)
-            changes = {
-                "driver": self._driver.id,
-                "attempt": LEASE.c.attempt + 1,
-                "failures": 0,
-                "expires": self._now(connection) + self.lease_seconds,
-                "preempted": False,
-            }
             paused = and_(trial, LEASE.c.driver == PAUSED_LEASE, LEASE.c.done.is_(False))
-            if not connection.execute(update(LEASE).where(paused).values(changes)).rowcount:
+            if not self._take(connection, paused, failures=0):
                 return None
             lease = lease_of(connection.execute(select(LEASE).where(trial)).one())
         self._held.setdefault(study_id, {})[lease.ticket] = lease.attempt
         return lease
+
+    def _take(self, connection: Connection, which: ColumnElement[bool], failures: int) -> bool:
+        """Begins the next attempt of a lease for this driver; says whether the lease is still as it was read."""
+        changes = {
+            "driver": self._driver.id,
+            "attempt": LEASE.c.attempt + 1,
+            "failures": failures,
+            "expires": self._now(connection) + self.lease_seconds,
+            "preempted": False,
+        }
+        return bool(connection.execute(update(LEASE).where(which).values(changes)).rowcount)
 
     def let_go(self, study_id: int, tickets: Iterable[int]) -> None:
         """Notes that a write of ours has paused these trials: their leases are not ours any more."""
@@ -293,13 +297,6 @@ class Ledger:
             failures = 0 if progressed(lease) else failures + (not preempted)
         with writing(self._storage) as connection:
             self._check_study(connection, lease.study_id)
-            changes = {
-                "driver": self._driver.id,
-                "attempt": lease.attempt + 1,
-                "failures": failures,
-                "expires": self._now(connection) + self.lease_seconds,
-                "preempted": False,
-            }
             unchanged = and_(
                 _tickets(lease.study_id, [lease.ticket]),
                 LEASE.c.driver.is_not_distinct_from(lease.driver),
@@ -307,7 +304,7 @@ class Ledger:
                 LEASE.c.expires == lease.expires,
                 LEASE.c.done.is_(False),
             )
-            if not connection.execute(update(LEASE).where(unchanged).values(changes)).rowcount:
+            if not self._take(connection, unchanged, failures):
                 return None
             row = connection.execute(select(LEASE).where(_tickets(lease.study_id, [lease.ticket]))).one()
         return replace(lease_of(row), preempted=preempted)

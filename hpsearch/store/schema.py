@@ -103,11 +103,11 @@ class Lease:
     elsewhere: bool = False
 
 
-def create_tables(storage: RDBStorage, timeout: float = 5.0) -> None:
+def create_tables(storage: RDBStorage) -> None:
     """Creates the tables that are missing; several processes may do so at once."""
     with translated(storage):
         if not inspect(storage.engine).has_table(CONTROL.name):
-            settle(lambda: METADATA.create_all(storage.engine), timeout)
+            settle(lambda: METADATA.create_all(storage.engine), 5.0)
 
 
 def upsert(dialect: str, table: Table, keys: Sequence[str], columns: Sequence[str]) -> Insert:

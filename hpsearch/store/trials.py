@@ -20,6 +20,7 @@ from hpsearch.store.queries import is_record
 from hpsearch.store.schema import DRIVER, LEASE, identity_of, upsert
 from hpsearch.store.url import redact
 from hpsearch.store.writes import (
+    OPEN_STATES,
     REPORTS,
     STUDIES,
     STUDY_SYSTEM_ATTRS,
@@ -274,15 +275,12 @@ def _without_trial(connection: Connection, study_id: int) -> list[int]:
 
 def _ended_leases(study_id: int) -> Any:
     """Selects the tickets that are not done although their trials have ended: these were restored."""
-    trial = and_(TRIALS.c.trial_id == LEASE.c.trial_id, TRIALS.c.state.not_in(_OPEN))
+    trial = and_(TRIALS.c.trial_id == LEASE.c.trial_id, TRIALS.c.state.not_in(OPEN_STATES))
     return (
         select(LEASE.c.ticket)
         .join(TRIALS, trial)
         .where(LEASE.c.study_id == study_id, LEASE.c.done.is_(False))
     )
-
-
-_OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
 
 def _without_ticket(connection: Connection, study_id: int, own: Iterable[FrozenTrial]) -> list[FrozenTrial]:

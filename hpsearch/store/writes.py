@@ -46,7 +46,7 @@ _SHAPES: dict[Table, tuple[tuple[str, ...], tuple[str, ...]]] = {
     VALUES: (("trial_id", "objective"), ("value", "value_type")),
 }
 
-_OPEN_STATES = (TrialState.RUNNING, TrialState.WAITING)
+OPEN_STATES = (TrialState.RUNNING, TrialState.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ _END = (
     update(TRIALS)
     .where(TRIALS.c.trial_id == bindparam("of_trial"))
     # No IN here: SQLAlchemy cannot expand it for several rows at once.
-    .where(or_(*(TRIALS.c.state == state for state in _OPEN_STATES)))
+    .where(or_(*(TRIALS.c.state == state for state in OPEN_STATES)))
     .values(state=bindparam("end_state"), datetime_complete=bindparam("end_time"))
 )
 _CUT = delete(REPORTS).where(REPORTS.c.trial_id == bindparam("of_trial"), REPORTS.c.step > bindparam("after"))

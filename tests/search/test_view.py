@@ -266,7 +266,7 @@ def test_a_grid_goes_through_every_trial_of_a_conditional_space_once():
     spec = spec_of(search, sampler={"name": "grid"})
     view = StudyView(spec)
     asked = [frozenset(view.ask(number).items()) for number in range(spec.grid_size)]
-    assert len(set(asked)) == len(asked) == view.sampling.size == 2 * (1 + 3 * (1 + 2))
+    assert len(set(asked)) == len(asked) == view.sampling.grid.size == 2 * (1 + 3 * (1 + 2))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections import Counter as Count
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -24,6 +25,8 @@ HOST = "127.0.0.1"  # the page has no login
 # Bounds of an epoch's buckets.
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
+_Figure = TypeVar("_Figure", Counter, Gauge, Histogram)
+
 
 class Metrics(Callback):
     """Serves a run's figures on a port, from when it is made until `close`.
@@ -41,48 +44,28 @@ class Metrics(Callback):
     def __init__(self, address: str) -> None:
         host, port = _host_port(address)
         registry = CollectorRegistry()
-        study = ("study",)
+
+        def made(kind: type[_Figure], name: str, text: str, *labels: str, **options: Any) -> _Figure:
+            return kind(f"hpsearch_{name}", text, ("study", *labels), registry=registry, **options)
+
         self._study = ""
         self._running: set[int] = set()
-        self._trials = Gauge("hpsearch_trials", "Trials by state.", (*study, "state"), registry=registry)
-        self._wanted = Gauge(
-            "hpsearch_trials_wanted", "Trials that the study asks for.", study, registry=registry
-        )
-        self._best = Gauge(
-            "hpsearch_best_value", "The best value of the study's metric.", study, registry=registry
-        )
-        self._epochs = Counter("hpsearch_epochs", "Epochs trained.", study, registry=registry)
-        self._samples = Counter("hpsearch_samples", "Training samples seen.", study, registry=registry)
-        self._seconds = Histogram(
-            "hpsearch_epoch_seconds", "Wall time of an epoch.", study, buckets=SECONDS, registry=registry
-        )
-        self._saving = Counter(
-            "hpsearch_checkpoint_seconds", "Wall time spent on checkpoints.", study, registry=registry
-        )
-        self._peak = Gauge(
-            "hpsearch_peak_device_memory_bytes", "Peak device memory of the last trial.", (*study, "device"),
-            registry=registry,
-        )  # fmt: skip
-        self._workers = Gauge(
-            "hpsearch_workers", "Workers by what they do and where.", (*study, "phase", "host", "device"),
-            registry=registry,
-        )  # fmt: skip
-        self._memory = Gauge(
-            "hpsearch_worker_memory_bytes",
-            "Resident memory of a worker.",
-            (*study, "worker"),
-            registry=registry,
-        )
-        self._latency = Gauge(
-            "hpsearch_database_seconds", "Time of the last call to the database.", study, registry=registry
-        )
-        self._away = Gauge(
-            "hpsearch_database_unreachable_seconds", "Time since the database stopped answering; 0 while it answers.",
-            study, registry=registry,
-        )  # fmt: skip
-        self._unwritten = Gauge(
-            "hpsearch_unwritten_results", "Results that wait to be written.", study, registry=registry
-        )
+        self._trials = made(Gauge, "trials", "Trials by state.", "state")
+        self._wanted = made(Gauge, "trials_wanted", "Trials that the study asks for.")
+        self._best = made(Gauge, "best_value", "The best value of the study's metric.")
+        self._epochs = made(Counter, "epochs", "Epochs trained.")
+        self._samples = made(Counter, "samples", "Training samples seen.")
+        self._seconds = made(Histogram, "epoch_seconds", "Wall time of an epoch.", buckets=SECONDS)
+        self._saving = made(Counter, "checkpoint_seconds", "Wall time spent on checkpoints.")
+        peak = "Peak device memory of the last trial."
+        self._peak = made(Gauge, "peak_device_memory_bytes", peak, "device")
+        workers = "Workers by what they do and where."
+        self._workers = made(Gauge, "workers", workers, "phase", "host", "device")
+        self._memory = made(Gauge, "worker_memory_bytes", "Resident memory of a worker.", "worker")
+        self._latency = made(Gauge, "database_seconds", "Time of the last call to the database.")
+        away = "Time since the database stopped answering; 0 while it answers."
+        self._away = made(Gauge, "database_unreachable_seconds", away)
+        self._unwritten = made(Gauge, "unwritten_results", "Results that wait to be written.")
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except (OSError, OverflowError) as error:

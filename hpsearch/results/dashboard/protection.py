@@ -74,7 +74,10 @@ class Driven:
         return answer
 
     def _reason(self, reason: str, study_id: int | None = None, trial_id: int | None = None) -> str | None:
-        number = self._study_of(trial_id) if trial_id is not None else study_id
+        number = study_id
+        if trial_id is not None:
+            with reader_of(self._storage) as reader:
+                number = queries.study_of_trial(reader, trial_id)
         name = None if number is None else self._driven_name(number)
         return None if name is None else reason.format(study=name)
 
@@ -85,10 +88,6 @@ class Driven:
         with reader_of(self._storage) as reader:
             alive = living_drivers(reader, study_id)
         return f"the study is being run; stop it first: hpsearch stop {name}" if alive else None
-
-    def _study_of(self, trial_id: int) -> int | None:
-        with reader_of(self._storage) as reader:
-            return queries.study_of_trial(reader, trial_id)
 
     def _driven_name(self, study_id: int) -> str | None:
         """Returns a study's name; None when hpsearch did not make it, or there is none of this number."""

@@ -181,7 +181,8 @@ def _weights(
     Raises:
         CheckpointError: what lies in the weights' place is not a file of weights.
     """
-    before = _record_of_artifact(stored.get(BEST_ARTIFACT))
+    known = stored.get(BEST_ARTIFACT)
+    before = known if isinstance(known, Mapping) else {}
     if best is None or best.weights_of is None:
         return None
     study, number = best.weights_of.study, best.weights_of.trial
@@ -205,10 +206,6 @@ def _weights(
     return Change("best weights", attrs, (f"artifacts:{old}",), (str(folder.artifacts / old),))
 
 
-def _record_of_artifact(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def compute(request: Request) -> Answer:
     """Reads the study and returns what the dashboard does not show yet.
 
@@ -219,7 +216,7 @@ def compute(request: Request) -> Answer:
     with reading_study(request.study, request.storage) as study:
         stored = study.system_attrs()
         elsewhere = queries.artifacts(study.reader, study.stored.study_id, elsewhere=True)
-        record = study.record(_shown(request.storage))
+        record = study.record(url if (url := request.storage) == DEFAULT_STORAGE else absolute(url))
         best = best_trial(study, Path(request.run_folder))
     found: list[Change] = list(changes(record, stored))
     warnings: list[str] = []
@@ -232,10 +229,6 @@ def compute(request: Request) -> Answer:
             keep = any(key in elsewhere for key in weights.removed)
             found.insert(0, replace(weights, files=()) if keep else weights)
     return Answer(tuple(found), tuple(warnings))
-
-
-def _shown(url: str) -> str:
-    return url if url == DEFAULT_STORAGE else absolute(url)
 
 
 def answer(line: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ FIT_COLORS = {"good": GREEN, "underfit": ORANGE, "overfit": RED, "unknown": GREY
 FIT_SYMBOLS = {"good": "circle", "underfit": "triangle-up", "overfit": "diamond", "unknown": "x"}
 STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
 MOST_POINTS = 500
+BINS = 8  # of the epochs that trials ran
 
 
 def stop_reasons(record: StudyRecord) -> Chart:
@@ -62,12 +63,14 @@ def stop_reasons(record: StudyRecord) -> Chart:
     )
 
 
-def fit_by_epochs(record: StudyRecord, bins: int = 8) -> Chart | None:
+def fit_by_epochs(record: StudyRecord) -> Chart | None:
     """Counts under-fitted, good and over-fitted trials by the epochs that they ran; None without trials."""
     trials = [trial for trial in record.finished if trial.epochs_run > 0]
     if not trials:
         return None
-    edges = _edges(max(trial.epochs_run for trial in trials), bins)
+    longest = max(trial.epochs_run for trial in trials)
+    width = -(-longest // BINS)
+    edges = [(low, low + width - 1) for low in range(1, longest + 1, width)]
     places = tuple(float(place) for place in range(len(edges)))
     series = []
     for fit, color in FIT_COLORS.items():
@@ -86,11 +89,6 @@ def fit_by_epochs(record: StudyRecord, bins: int = 8) -> Chart | None:
         y=Axis("epochs trained", labels=tuple(f"{a}-{b}" if a < b else str(a) for a, b in edges)),
         series=tuple(series),
     )
-
-
-def _edges(longest: int, bins: int) -> list[tuple[int, int]]:
-    width = -(-longest // bins)
-    return [(low, low + width - 1) for low in range(1, longest + 1, width)]
 
 
 def fit_diagnosis(record: StudyRecord) -> Chart | None:

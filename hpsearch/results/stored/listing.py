@@ -12,8 +12,7 @@ from hpsearch.errors import StorageError, StudyFileError, StudyNotFound, nearest
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, read_expected, standing
 from hpsearch.results.stored.attributes import ended_words, learnt_words
-from hpsearch.results.stored.linked import read_linked
-from hpsearch.results.stored.reading import complete_hparams, linked_to
+from hpsearch.results.stored.reading import complete_hparams, linked_to, read_linked
 from hpsearch.store import queries
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.store.queries import StoredStudy, TrialCounts

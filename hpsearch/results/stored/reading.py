@@ -1,6 +1,6 @@
 """Opens stored studies to read them, by plain SQL: whoever looks must not wait for Optuna's import."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 from hpsearch.errors import StudyNotFound, UserError, nearest
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.stored.answer import Linked
-from hpsearch.results.stored.linked import read_linked
 from hpsearch.results.stored.study import StudyRecord, as_record
 from hpsearch.store import queries
 from hpsearch.store.keys import GOALS, SPECIFICATION, TOKEN, check_record, is_confirmation
@@ -17,7 +16,7 @@ from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.store.url import sqlite_file
 from hpsearch.study.file import refuse_other
-from hpsearch.study.specification import LINKED, StudySpec
+from hpsearch.study.specification import CONFIRMS, LINKED, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +172,15 @@ def read_study(name: str | None, url: str, storage: str = "") -> StudyRecord:
     """Reads a study, see `reading_study` and `OpenStudy.record`."""
     with reading_study(name, url) as study:
         return study.record(storage)
+
+
+def read_linked(reader: Reader, studies: Iterable[StoredStudy]) -> Linked:
+    """Returns which of a database's studies are confirmations or refits, by name and form; no curve is read."""
+    return {
+        study.name: queries.complete_attribute(reader, study.study_id, CONFIRMS)
+        for study in studies
+        if study.name.endswith(LINKED) and is_confirmation(study.user_attrs)
+    }
 
 
 def linked_to(name: str, studies: Mapping[str, StoredStudy]) -> str | None:

@@ -264,7 +264,7 @@ def as_record(
         metric=str(attrs.get("metric", "value")),
         better=study.directions[0],
         spec=_specification(attrs, study.name),
-        trials=tuple(map(_trial if study.is_ours else _foreign_trial, trials)),
+        trials=tuple(_trial(trial, study.is_ours) for trial in trials),
         attrs=attrs,
         storage=storage,
         linked=linked or {},
@@ -281,9 +281,11 @@ def _specification(attrs: Mapping[str, Any], name: str) -> StudySpec | None:
         return None
 
 
-def _trial(trial: StoredTrial) -> TrialRecord:
-    attrs = trial.user_attrs
-    reported = _curve([trial.reports.get(epoch) for epoch in range(1, max(trial.reports, default=0) + 1)])
+def _trial(trial: StoredTrial, ours: bool) -> TrialRecord:
+    """Reads a trial; of another program's study each report is one epoch, whose steps may be anything that grows."""
+    attrs = trial.user_attrs if ours else {}
+    steps = range(1, max(trial.reports, default=0) + 1) if ours else sorted(trial.reports)
+    reported = _curve([trial.reports.get(step) for step in steps])
     val = _curve(attrs.get("val_loss") or [])
     return TrialRecord(
         number=trial.number,
@@ -296,22 +298,6 @@ def _trial(trial: StoredTrial) -> TrialRecord:
         started=_seconds(trial.started),
         ended=_seconds(trial.ended),
         attrs=attrs,
-    )
-
-
-def _foreign_trial(trial: StoredTrial) -> TrialRecord:
-    """Reads a trial of another program, whose steps may be anything that grows: each report is one epoch."""
-    return TrialRecord(
-        number=trial.number,
-        trial_id=trial.trial_id,
-        state=trial.state,
-        score=_finite(_value(trial)),
-        hparams=trial.hparams,
-        train=(),
-        val=_curve([value for _, value in sorted(trial.reports.items())]),
-        started=_seconds(trial.started),
-        ended=_seconds(trial.ended),
-        attrs={},
     )
 
 

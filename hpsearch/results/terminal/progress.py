@@ -161,12 +161,12 @@ class Progress(Callback):
         return self.spec is not None and self.spec.pauses and trial.stop_reason == StopKind.PRUNER
 
 
-def sparkline(values: Sequence[float], width: int = 24, blocks: str = BLOCKS) -> str:
-    """Returns the last `width` values as bars from the lowest to the highest; `x` where it is not finite.
+def sparkline(values: Sequence[float], blocks: str = BLOCKS) -> str:
+    """Returns the last 24 values as bars from the lowest to the highest; `x` where it is not finite.
 
     Values that span a factor of ten are drawn on a logarithmic scale, since losses fall that way.
     """
-    shown = list(values)[-width:]
+    shown = list(values)[-24:]
     finite = [value for value in shown if math.isfinite(value)]
     if not finite:
         return "x" * len(shown)
