@@ -2,9 +2,9 @@
 
     python -m tests.structure [CHECKOUT]
 
-The walks are real: one trial of the digits runs with every function call of the package noted in driver and worker,
-from the start of `hpsearch run` to the first weight update, and while the driver handles one epoch's result. Calls
-made while a module is being imported do not count.
+The walks are real: one trial of the digits runs with every function call of the package noted, in the driver from the
+start of `hpsearch run` until it gives the trial away, in the worker to the first weight update, and while the driver
+handles one epoch's result. Calls made while a module is being imported do not count.
 """
 
 import ast
@@ -54,8 +54,9 @@ def note(frame, event, arg):
         return
     if code.co_filename.startswith(PACKAGE):
         passed.add(code.co_filename)
-        if code.co_name == "handle" and "driver" in code.co_filename:
+        if code.co_name == "assign" and "fleet" in code.co_filename:
             write("given", sorted(passed))
+        if code.co_name == "handle" and "driver" in code.co_filename:
             if type(frame.f_locals.get("message")).__name__ == "EpochResult":
                 handled.by = frame
         if getattr(handled, "by", None) is not None and (not route or route[-1] != code.co_filename):
@@ -118,11 +119,25 @@ def places(root: Path, pattern: str) -> list[str]:
     return [str(path) for path, text in modules(root) if re.search(pattern, text, re.MULTILINE)]
 
 
+def life_of_a_trial(root: Path) -> list[Path]:
+    """Returns the files that the package's own page names as the ten steps of a trial."""
+    page = root / "hpsearch" / "README.md"
+    steps = re.findall(
+        r"^\| \d+ \|.*", page.read_text(encoding="utf-8") if page.exists() else "", re.MULTILINE
+    )
+    return [
+        root / "hpsearch" / name for name in dict.fromkeys(re.findall(r"`([\w/]+\.py)`", "\n".join(steps)))
+    ]
+
+
 def main() -> None:
     """Prints the figures."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     sources = [text.count("\n") for _, text in modules(root)]
     print(f"package: {len(sources)} files, {sum(sources):,} lines")
+    steps = life_of_a_trial(root)
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in steps)
+    print(f"the life of a trial in ten steps: {len(steps)} files, {lines:,} lines")
     passed, route = walks(root)
     lines = sum(path.read_text(encoding="utf-8").count("\n") for path in passed)
     print(f"from `hpsearch run` to a weight update: {len(passed)} files, {lines:,} lines")

@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from hpsearch.cli import app
+from tests.structure import life_of_a_trial, walks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -84,6 +85,20 @@ def test_the_page_about_the_package_names_every_room_and_only_files_that_exist()
     rooms = {path.parent.relative_to(ROOT / "hpsearch") for path in (ROOT / "hpsearch").rglob("__init__.py")}
     missing = [str(room) for room in rooms if room.name and f"{room.name}/" not in text]
     assert missing == []
+
+
+def test_a_trial_passes_the_files_that_the_page_names_as_its_life():
+    steps = life_of_a_trial(ROOT)
+    counted = re.search(
+        r"(\d+) of them with about ([\d,]+) lines", (ROOT / "hpsearch" / "README.md").read_text()
+    )
+    assert counted is not None
+    assert len(steps) == int(counted[1])
+    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in steps)
+    assert lines == pytest.approx(int(counted[2].replace(",", "")), rel=0.1)
+    passed, _ = walks(ROOT)
+    later = {"search/stopping.py", "search/outcome.py", "results/stored/study.py"}  # behind the first update
+    assert {str(path.relative_to(ROOT / "hpsearch")) for path in {*steps} - passed} <= later
 
 
 def found_in(pattern: str, *but: str) -> list[str]:
