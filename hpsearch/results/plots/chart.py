@@ -14,6 +14,7 @@ BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A
 GREY = "#8C8C8C"
 FEW_DECADES = 3.0  # up to which an axis has room for more than the powers of ten
 MOST_DECADES = 8
+MOST_POINTS = 500  # of a series
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 
 
@@ -125,8 +126,3 @@ def log_ticks(values: Sequence[float | None]) -> list[float]:
         last = min((tick for tick in every if tick >= max(known)), default=every[-1])
         return [tick for tick in every if first <= tick <= last]
     return [10.0**decade for decade in decades[:: -(-len(decades) // MOST_DECADES)]]
-
-
-def figures(value: float | None) -> str:
-    """Returns a number with four digits that count, or a dash."""
-    return "-" if value is None else f"{value:.4g}"

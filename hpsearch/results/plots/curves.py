@@ -11,12 +11,11 @@ from hpsearch.results.plots.chart import (
     Chart,
     Mark,
     Series,
-    figures,
     wants_log,
 )
 from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import hparam, hparams_text
+from hpsearch.results.terminal.progress import hparam, hparams_text, number
 
 TOP = 10
 STAGES = "; a diamond marks the last epoch of the head alone"
@@ -57,7 +56,7 @@ def _trial(record: StudyRecord, trial: TrialRecord, rank: int) -> list[Series]:
     color = COLORS[rank] if rank < len(COLORS) else GREY
     width = 3.0 if trial.number == record.answer.trial else 2.0 if rank < len(COLORS) else 1.2
     mark = record.mark(trial)
-    name = f"trial {trial.number}: {figures(trial.score)}" + (f" ({mark})" if mark == CONFIRMED else "")
+    name = f"trial {trial.number}: {number(trial.score)}" + (f" ({mark})" if mark == CONFIRMED else "")
     group = f"trial {trial.number}"
     about = f"trial {trial.number}, {hparams_text(trial.hparams)}"
     lines = [

@@ -7,25 +7,22 @@ from hpsearch.results.plots.chart import (
     BLUE,
     GREEN,
     GREY,
+    MOST_POINTS,
     ORANGE,
     PURPLE,
-    RED,
     Axis,
     Chart,
     Mark,
     Series,
-    figures,
     thin,
     wants_log,
 )
-from hpsearch.results.plots.outcomes import REASON_COLORS
+from hpsearch.results.plots.outcomes import REASON_COLORS, STATE_COLORS
 from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import hparams_text
+from hpsearch.results.terminal.progress import hparams_text, number
 
-STATE_COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
 ALL_COLORS = {**STATE_COLORS, "PAUSED": PURPLE, "RUNNING": GREEN}
-MOST_POINTS = 500
 MOST_SPANS = 400
 
 UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
@@ -132,7 +129,7 @@ def best_line(
 
 def about(trial: TrialRecord) -> str:
     """Returns one line about a trial, shown when the pointer is on it."""
-    return f"trial {trial.number}: {figures(trial.score)}<br>{hparams_text(trial.hparams)}"
+    return f"trial {trial.number}: {number(trial.score)}<br>{hparams_text(trial.hparams)}"
 
 
 def timeline(record: StudyRecord) -> Chart | None:

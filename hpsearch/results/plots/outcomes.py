@@ -6,6 +6,7 @@ from hpsearch.results.plots.chart import (
     BLUE,
     GREEN,
     GREY,
+    MOST_POINTS,
     ORANGE,
     PURPLE,
     RED,
@@ -14,12 +15,11 @@ from hpsearch.results.plots.chart import (
     Chart,
     Mark,
     Series,
-    figures,
     thin,
     wants_log,
 )
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import hparams_text
+from hpsearch.results.terminal.progress import hparams_text, number
 from hpsearch.text import counted
 
 REASON_COLORS = {
@@ -34,8 +34,7 @@ REASON_COLORS = {
 }
 FIT_COLORS = {"good": GREEN, "underfit": ORANGE, "overfit": RED, "unknown": GREY}
 FIT_SYMBOLS = {"good": "circle", "underfit": "triangle-up", "overfit": "diamond", "unknown": "x"}
-STATES = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
-MOST_POINTS = 500
+STATE_COLORS = {"COMPLETE": BLUE, "PRUNED": ORANGE, "FAIL": RED}
 BINS = 8  # of the epochs that trials ran
 
 
@@ -45,7 +44,7 @@ def stop_reasons(record: StudyRecord) -> Chart:
     reasons.reverse()  # the first one stands at the top
     places = tuple(float(place) for place in range(len(reasons)))
     series = []
-    for state, color in STATES.items():
+    for state, color in STATE_COLORS.items():
         counts = [
             sum(t.state == state and t.stop_reason == reason for t in record.finished) for reason in reasons
         ]
@@ -128,7 +127,7 @@ def _fit_points(fit: str, trials: Sequence[TrialRecord]) -> Series:
         symbol=FIT_SYMBOLS[fit],
         sizes=(8.0,),
         hover=tuple(
-            f"trial {t.number}: {figures(t.score)}, {counted(t.epochs_run, 'epoch')}<br>{hparams_text(t.hparams)}"
+            f"trial {t.number}: {number(t.score)}, {counted(t.epochs_run, 'epoch')}<br>{hparams_text(t.hparams)}"
             for t in trials
         ),
     )

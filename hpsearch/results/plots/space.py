@@ -8,6 +8,7 @@ from typing import Any
 from hpsearch.results.plots.chart import (
     COLORS,
     GREY,
+    MOST_POINTS,
     Axis,
     Chart,
     Mark,
@@ -21,7 +22,6 @@ from hpsearch.results.plots.history import about
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.text import counted
 
-MOST_POINTS = 500
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 CROSS = "x"  # marks PRUNED trials
 
