@@ -18,10 +18,10 @@ HpsearchError                      exit status 1
 
 import errno
 import re
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 
 class HpsearchError(Exception):
@@ -118,8 +118,19 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-OF_OWN_CODE = (Exception, SystemExit, GeneratorExit, CancelledError)
+OF_OWN_CODE: tuple[type[BaseException], ...]
 """What code of the user's own may raise; KeyboardInterrupt and `Signalled` come of signals."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "OF_OWN_CODE":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from asyncio import (
+        CancelledError,
+    )  # as long an import as all else that a look at a study needs of Python's own
+
+    return Exception, SystemExit, GeneratorExit, CancelledError
+
 
 _LIMITS = {
     errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer workers",

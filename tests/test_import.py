@@ -99,7 +99,7 @@ def test_looking_loads_only_the_databases_driver(tmp_path, words):
     from tests.results.stored import make_study
 
     make_study(f"sqlite:///{tmp_path}/hpsearch.db", "one")
-    heavy = ("optuna", "sqlalchemy", "alembic", "pandas", "numpy", "torch")
+    heavy = ("optuna", "sqlalchemy", "alembic", "pandas", "numpy", "torch", "asyncio")
     code = (
         f"import sys; from hpsearch.__main__ import run; status = run({[*words, '--run-folder', str(tmp_path)]!r})\n"
         f"print('loaded', status, *[name for name in {heavy!r} if name in sys.modules])"
