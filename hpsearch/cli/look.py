@@ -13,9 +13,9 @@ from hpsearch.cli.options import (
     Gpus,
     Json,
     OptionalStudy,
-    Place,
     Price,
     Search,
+    StorageFlags,
     Test,
     allowed,
     command,
@@ -31,7 +31,7 @@ from hpsearch.text import plain, say
 @command()
 def status(
     study: OptionalStudy = None,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     price_per_hour: Price = None,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +39,7 @@ def status(
     from hpsearch.results.stored.status import study_status
     from hpsearch.results.terminal.lines import status_lines
 
-    found = study_status(study_name(study), place.url(), place.run_folder)
+    found = study_status(study_name(study), store.url(), store.run_folder)
     if as_json:
         typer.echo(json.dumps(plain(found)))
     else:
@@ -49,7 +49,7 @@ def status(
 @command()
 def best(
     study: OptionalStudy = None,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     as_json: Json = False,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="DIR", help="Write the model and model.json there.")
@@ -100,8 +100,8 @@ def best(
             average=average,
             test=test,
             gpus=gpus,
-            storage=place.url(),
-            run_folder=place.run_folder,
+            storage=store.url(),
+            run_folder=store.run_folder,
             data_root=data_root,
             allow=modules(allow),
         )
@@ -114,10 +114,10 @@ def best(
     from hpsearch.results.terminal.lines import best_lines
 
     wanted, given = named(study)
-    url = place.url()
+    url = store.url()
     # What is only shown may be another study of that name; what is loaded may not.
     with reading_study(wanted, url, given if save is not None else None) as opened:
-        name, metric, found = opened.name, opened.metric, best_trial(opened, place.run_folder, search, trial)
+        name, metric, found = opened.name, opened.metric, best_trial(opened, store.run_folder, search, trial)
     if found is None:
         say(f'study "{name}" has no COMPLETE trial yet', err=True)
         raise typer.Exit(1)
@@ -135,7 +135,7 @@ def best(
             name,
             url,
             save,
-            place.run_folder,
+            store.run_folder,
             export=torch_export,
             onnx=onnx,
             allow=names,
@@ -148,14 +148,14 @@ def best(
 
 @command("list")
 def list_command(
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     as_json: Json = False,
 ) -> None:
     """List all studies with their counts, best, age and size."""
     from hpsearch.results.stored.listing import list_studies
     from hpsearch.results.terminal.lines import list_lines
 
-    rows = list_studies(place.url(), place.run_folder)
+    rows = list_studies(store.url(), store.run_folder)
     if as_json:
         typer.echo(json.dumps(plain(rows)))
     else:
@@ -165,7 +165,7 @@ def list_command(
 @command()
 def report(
     study: OptionalStudy = None,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File; by default report.html in the study's folder."),
@@ -180,14 +180,14 @@ def report(
     """Write a report: best, ranking, graphs, importance, cost."""
     from hpsearch.results.commands import api
 
-    url = place.url()
+    url = store.url()
     for path in api.report(
         study,
         out,
         markdown=as_markdown,
         png=png,
         storage=url,
-        run_folder=place.run_folder,
+        run_folder=store.run_folder,
         search=search,
         price_per_hour=price_per_hour,
     ):
@@ -197,7 +197,7 @@ def report(
 @command()
 def compare(
     studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names or study files.")],
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     page_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves too.")
     ] = None,
@@ -206,7 +206,7 @@ def compare(
     """Compare studies: their best, and the cost."""
     from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
 
-    url = place.url()
+    url = store.url()
     records = read_studies([study_name(study) or study for study in studies], url, search)
     say(*comparison_lines(records))
     if page_file is not None:
@@ -219,7 +219,7 @@ def compare(
 
 @command()
 def dashboard(
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but a loopback address needs --auth.")
     ] = "127.0.0.1",
@@ -260,7 +260,7 @@ def dashboard(
     from hpsearch.results.dashboard.serve import Access, Dashboard
 
     access = Access(host=host, port=port, auth=auth, proxy=proxy, read_only=read_only)
-    served = Dashboard(place.url(), place.run_folder, access)
+    served = Dashboard(store.url(), store.run_folder, access)
     for warning in served.warnings:
         say(f"warning: {warning}", err=True)
     served.serve(open_browser, ready=lambda: say(f"dashboard at {served.address} (Ctrl-C ends it)"))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from hpsearch.cli.options import (
-    Place,
+    StorageFlags,
     StudyArgument,
     command,
     study_name,
@@ -16,13 +16,13 @@ from hpsearch.text import counted, one_line, say
 @command()
 def stop(
     study: StudyArgument,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
 ) -> None:
     """Stop a study gracefully, on all machines."""
     from hpsearch.results.stored.status import request_stop
 
     name = study_name(study) or study
-    count = request_stop(name, place.url(), place.run_folder)
+    count = request_stop(name, store.url(), store.run_folder)
     if count == 0:
         say(f'study "{name}" is not running')
     else:
@@ -32,14 +32,14 @@ def stop(
 @command()
 def delete(
     study: StudyArgument,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a study with its confirmation, weights and artifacts."""
     from hpsearch.results.commands.delete import delete_study, deletion_text, deletion_warnings, plan_deletion
 
-    url = place.url()
-    deletion = plan_deletion(study_name(study) or study, url, place.run_folder)
+    url = store.url()
+    deletion = plan_deletion(study_name(study) or study, url, store.run_folder)
     for warning in deletion_warnings(deletion):
         say(f"warning: {warning}", err=True)
     if not yes and not typer.confirm(one_line(f"Delete {deletion_text(deletion)}?")):

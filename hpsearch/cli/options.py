@@ -72,7 +72,7 @@ app = typer.Typer(
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enters a command; of a group such as `Place` each field is a flag of its own."""
+    """Enters a command; of a group such as `StorageFlags` each field is a flag of its own."""
 
     def enter(function: Callable[..., None]) -> Callable[..., None]:
         parameters = signature(function, eval_str=True).parameters.values()
@@ -120,7 +120,7 @@ RunFolderOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorageFlags:
     """Where studies lie."""
 
     storage: Annotated[
@@ -162,7 +162,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class ExecutorFlags:
     """What runs the workers, and how workers elsewhere find their driver."""
 
     executor: Annotated[
@@ -193,7 +193,7 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class DriverFlags:
     """How long a driver is patient with the database and others with it, and how it shows its run."""
 
     storage_timeout: Annotated[
@@ -206,11 +206,11 @@ class Manner:
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False
 
-    def display(self, place: Place, storage: str = "") -> "Display":
+    def display(self, store: StorageFlags, storage: str = "") -> "Display":
         """Returns what shows the run; see `choose_display`."""
         from hpsearch.results.terminal.display import choose_display
 
-        return choose_display(quiet=self.quiet, as_json=self.as_json, repeat=place.repeat(), storage=storage)
+        return choose_display(quiet=self.quiet, as_json=self.as_json, repeat=store.repeat(), storage=storage)
 
 
 DataRoot = Annotated[

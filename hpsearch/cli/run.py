@@ -9,17 +9,17 @@ import typer
 from hpsearch.cli.options import (
     Allow,
     DataRoot,
+    DriverFlags,
+    ExecutorFlags,
     Gpus,
     GpusPerTrial,
-    Manner,
     OptionalStudy,
-    Place,
     RunFolderOption,
     Search,
     Share,
+    StorageFlags,
     StudyArgument,
     Test,
-    Where,
     WorkerCount,
     WorkersPerGpu,
     command,
@@ -32,14 +32,14 @@ from hpsearch.text import in_lines, plain, say
 @command()
 def run(
     study: StudyArgument,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
     workers: WorkerCount = None,
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
-    where: Where = Where(),
+    fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
@@ -53,12 +53,12 @@ def run(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's figures."),
     ] = None,
-    manner: Manner = Manner(),
+    driver: DriverFlags = DriverFlags(),
 ) -> None:
     """Run a study, or resume it, until its trials are finished."""
     from hpsearch.results.commands import api
 
-    url = place.url()
+    url = store.url()
     summary = api.run(
         study,
         trials=trials,
@@ -69,19 +69,19 @@ def run(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
-        executor=where.executor,
-        cluster=where.cluster(),
+        executor=fleet.executor,
+        cluster=fleet.cluster(),
         storage=url,
-        run_folder=place.run_folder,
+        run_folder=store.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=manner.storage_timeout,
-        lease_seconds=manner.lease_seconds,
+        storage_timeout=driver.storage_timeout,
+        lease_seconds=driver.lease_seconds,
         metrics=metrics,
-        progress=manner.display(place, url),
+        progress=driver.display(store, url),
     ).summary
     assert summary is not None
-    if manner.quiet and summary.exit_status == 1:
+    if driver.quiet and summary.exit_status == 1:
         waits = summary.can_go_on and summary.counts.get("PAUSED", 0)
         remedy = "; run it again, or end what is paused with --at-timeout end" if waits else ""
         none = "" if summary.best else f", and none was COMPLETE{remedy}"
@@ -99,7 +99,7 @@ def check(
         int | None, typer.Option("--workers", "--jobs", min=1, help="Workers to estimate the time for.")
     ] = None,
     gpus: Gpus = "auto",
-    where: Where = Where(),
+    fleet: ExecutorFlags = ExecutorFlags(),
     dtypes: Annotated[bool, typer.Option("--dtypes", help="Show which number types the device has.")] = False,
 ) -> None:
     """Check a study file: data, model, a few batches, the time."""
@@ -117,8 +117,8 @@ def check(
             workers=workers,
             device=device,
             gpus=gpus,
-            executor=where.executor,
-            cluster=where.cluster(),
+            executor=fleet.executor,
+            cluster=fleet.cluster(),
             run_folder=run_folder,
             data_root=data_root,
         )
@@ -140,16 +140,16 @@ def confirm(
         int | None, typer.Option(min=2, help="Repeat over so many folds of the images instead of over seeds.")
     ] = None,
     test: Test = True,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
     workers: WorkerCount = None,
     workers_per_gpu: WorkersPerGpu = 1,
     gpus_per_trial: GpusPerTrial = 1,
     share: Share = "time",
-    where: Where = Where(),
+    fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
-    manner: Manner = Manner(),
+    driver: DriverFlags = DriverFlags(),
 ) -> None:
     """Train the best trials again with other seeds, then test them."""
     from hpsearch.results.commands import api
@@ -166,21 +166,21 @@ def confirm(
         workers_per_gpu=workers_per_gpu,
         gpus_per_trial=gpus_per_trial,
         share=share,
-        executor=where.executor,
-        cluster=where.cluster(),
-        storage=place.url(),
-        run_folder=place.run_folder,
+        executor=fleet.executor,
+        cluster=fleet.cluster(),
+        storage=store.url(),
+        run_folder=store.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=manner.storage_timeout,
-        lease_seconds=manner.lease_seconds,
-        progress=manner.display(place),
+        storage_timeout=driver.storage_timeout,
+        lease_seconds=driver.lease_seconds,
+        progress=driver.display(store),
     )
     if outcome.confirmation is None:
         say(outcome.message, err=True)
-    elif manner.as_json:
+    elif driver.as_json:
         typer.echo(json.dumps({"event": "confirmation", **outcome.stored}))
-    elif not manner.quiet:
+    elif not driver.quiet:
         say(*confirmation_lines(outcome.confirmation, outcome.record))
     raise typer.Exit(outcome.exit_status)
 
@@ -190,12 +190,12 @@ def refit(
     study: OptionalStudy = None,
     search: Search = False,
     test: Test = True,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
-    where: Where = Where(),
+    fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
-    manner: Manner = Manner(),
+    driver: DriverFlags = DriverFlags(),
 ) -> None:
     """Train the confirmed trial on training and validation data."""
     from hpsearch.results.commands import api
@@ -205,22 +205,22 @@ def refit(
         search=search,
         test=test,
         gpus=gpus,
-        executor=where.executor,
-        cluster=where.cluster(),
-        storage=place.url(),
-        run_folder=place.run_folder,
+        executor=fleet.executor,
+        cluster=fleet.cluster(),
+        storage=store.url(),
+        run_folder=store.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=manner.storage_timeout,
-        lease_seconds=manner.lease_seconds,
-        progress=manner.display(place),
+        storage_timeout=driver.storage_timeout,
+        lease_seconds=driver.lease_seconds,
+        progress=driver.display(store),
     )
     if outcome.refit is None:
         say(*outcome.lines, err=True)
         raise typer.Exit(outcome.exit_status or 1)
-    if manner.as_json:
+    if driver.as_json:
         typer.echo(json.dumps({"event": "refit", "study": outcome.study, **plain(outcome.refit)}))
-    elif not manner.quiet:
+    elif not driver.quiet:
         say(*outcome.lines)
 
 
@@ -234,12 +234,12 @@ def continue_command(
         int | None, typer.Option(min=0, metavar="NUMBER", help="The trial; by default the best.")
     ] = None,
     search: Search = False,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
     gpus: Gpus = "auto",
-    where: Where = Where(),
+    fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
-    manner: Manner = Manner(),
+    driver: DriverFlags = DriverFlags(),
 ) -> None:
     """Train a finished trial to more epochs, from its checkpoint."""
     from hpsearch.results.commands import api
@@ -250,22 +250,22 @@ def continue_command(
         trial=trial,
         search=search,
         gpus=gpus,
-        executor=where.executor,
-        cluster=where.cluster(),
-        storage=place.url(),
-        run_folder=place.run_folder,
+        executor=fleet.executor,
+        cluster=fleet.cluster(),
+        storage=store.url(),
+        run_folder=store.run_folder,
         data_root=data_root,
         allow=modules(allow),
-        storage_timeout=manner.storage_timeout,
-        lease_seconds=manner.lease_seconds,
-        progress=manner.display(place),
+        storage_timeout=driver.storage_timeout,
+        lease_seconds=driver.lease_seconds,
+        progress=driver.display(store),
     )
     if outcome.trial is None:
         say(*outcome.lines, err=True)
         raise typer.Exit(outcome.exit_status or 1)
-    if manner.as_json:
+    if driver.as_json:
         typer.echo(json.dumps({"event": "continuation", **plain(outcome)}))
-    elif not manner.quiet:
+    elif not driver.quiet:
         say(*outcome.lines)
 
 

@@ -8,8 +8,8 @@ import typer
 
 from hpsearch.cli.options import (
     Gpus,
-    Place,
     RunFolderOption,
+    StorageFlags,
     StudyArgument,
     WorkerCount,
     command,
@@ -47,13 +47,13 @@ def auto(
     ),
     workers: WorkerCount = None,
     gpus: Gpus = "auto",
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
 ) -> None:
     """Make a model of a folder of photographs, from init to report."""
     from hpsearch.results.commands.auto import Auto
 
-    url = place.url()
-    raise typer.Exit(Auto(folder, minutes, output, save, url, place.run_folder, workers, gpus).make())
+    url = store.url()
+    raise typer.Exit(Auto(folder, minutes, output, save, url, store.run_folder, workers, gpus).make())
 
 
 @command("import")
@@ -66,14 +66,14 @@ def import_command(
         str | None,
         typer.Option("--from", metavar="URL", help="Database of that study; by default --storage."),
     ] = None,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
 ) -> None:
     """Take another study's trials as a study's past trials."""
     from hpsearch.results.commands import api
     from hpsearch.results.commands.imports import import_lines
 
-    url = place.url()
-    done = api.import_trials(source, study, origin=origin, storage=url, run_folder=place.run_folder)
+    url = store.url()
+    done = api.import_trials(source, study, origin=origin, storage=url, run_folder=store.run_folder)
     say(*import_lines(done, study))
 
 

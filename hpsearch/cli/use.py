@@ -11,8 +11,8 @@ from hpsearch.cli.options import (
     Allow,
     Json,
     OptionalStudy,
-    Place,
     Search,
+    StorageFlags,
     allowed,
     command,
     import_paths,
@@ -31,7 +31,7 @@ def predict(
     pictures: Annotated[
         list[str], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
     ],
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
     threshold: Annotated[
         float | None,
@@ -65,14 +65,14 @@ def predict(
         choose_encoder(output)  # before the pictures are judged
     # A file of weights is not a study file, though it may be written with a slash as well.
     file = study if study.endswith(".toml") else None
-    (_, given), url = named(file), place.url()
+    (_, given), url = named(file), store.url()
     if given is not None:
         with reading_study(given.study.name, url, given):
             pass
     names = allowed(given, allow)
     look_in(import_paths(file), [*names, *filter(None, [prepare])])
     model = load_best_model(
-        study if given is None else given.study.name, url, names, search, place.run_folder
+        study if given is None else given.study.name, url, names, search, store.run_folder
     )
     if answer := model.metadata.get("answer"):
         say(f"{model.metadata['study']}: {answer}", err=True)
@@ -94,7 +94,7 @@ def predict(
 @command()
 def export(
     study: OptionalStudy = None,
-    place: Place = Place(),
+    store: StorageFlags = StorageFlags(),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout by default.")] = None,
     kind: Annotated[
         str | None, typer.Option("--format", help="csv, parquet or json; by default as the suffix says.")
@@ -116,12 +116,12 @@ def export(
         raise UserError(
             f"--whole: a whole study is one JSON file, which cannot be combined with {other}; leave that out"
         )
-    with reading_study(study_name(study), place.url()) as opened:
+    with reading_study(study_name(study), store.url()) as opened:
         if whole:
             content = encode_study(whole_study(opened))
         else:
             content = encode(
-                epochs_frame(opened) if epochs else trials_frame(opened, place.run_folder), chosen
+                epochs_frame(opened) if epochs else trials_frame(opened, store.run_folder), chosen
             )
     if output is not None:
         write(content, output)

@@ -24,7 +24,7 @@ _CHECKS_AT_ONCE = 4  # each takes 32 MiB; fewer than the server's threads, so th
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LoginResult:
     """What a login came to.
 
     Attributes:
@@ -150,23 +150,23 @@ class Login:
         self._key = secrets.token_bytes(32)
         self._checks = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
 
-    def check(self, authorization: str | None, cookies: str, address: str) -> Verdict:
+    def check(self, authorization: str | None, cookies: str, address: str) -> LoginResult:
         """Judges a request by its Authorization and Cookie headers."""
         if authorization is None:  # a browser's first request: no attempt, so no failure
-            return Verdict(False)
+            return LoginResult(False)
         credentials, users = parse_credentials(authorization), self._users()
         name = credentials[0] if credentials is not None else ""
         proof = self._proof(authorization, users.mark(name))
         if proof and secrets.compare_digest(_cookie(cookies).encode(), proof.encode()):
-            return Verdict(True)
+            return LoginResult(True)
         wait = self._delays.begin(address, name)
         if wait > 0:
-            return Verdict(False, int(wait) + 1, "too many failed logins")
+            return LoginResult(False, int(wait) + 1, "too many failed logins")
         if credentials is None:
-            return Verdict(False)
+            return LoginResult(False)
         if not self._checks.acquire(blocking=False):
             self._delays.succeeded(address, name)
-            return Verdict(False, 1, "too many logins at once")
+            return LoginResult(False, 1, "too many logins at once")
         try:
             admitted = users.admit(*credentials)
         finally:
@@ -174,9 +174,9 @@ class Login:
         if not admitted:
             self._delays.failed(address, name)
             logger.warning("login refused: user %.80r from %s", name, address)
-            return Verdict(False)
+            return LoginResult(False)
         self._delays.succeeded(address, name)
-        return Verdict(True, cookie=proof)
+        return LoginResult(True, cookie=proof)
 
     def _proof(self, authorization: str, mark: bytes) -> str:
         """Returns the cookie's value for these credentials; nothing for a user who is not one."""

@@ -39,7 +39,7 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ColorScale:
     """Colours by value, from `low` (the brightest) to `high`; values outside take the end's colour.
 
     Attributes:
@@ -78,7 +78,7 @@ class Series:
     hover: tuple[str, ...] = ()
     group: str = ""
     in_legend: bool = True
-    scale: Scale | None = None
+    scale: ColorScale | None = None
     order: int = 0
 
 

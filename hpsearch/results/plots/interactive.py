@@ -8,7 +8,7 @@ test or a person cannot read. Nothing is drawn with WebGL, so that a page prints
 import html
 from typing import Any
 
-from hpsearch.results.plots.chart import Axis, Chart, Mark, Scale, Series, log_ticks
+from hpsearch.results.plots.chart import Axis, Chart, ColorScale, Mark, Series, log_ticks
 from hpsearch.text import one_line
 
 Figure = dict[str, Any]
@@ -145,7 +145,7 @@ def _marker(series: Series) -> dict[str, Any]:
     return marker | _colors(series.scale)
 
 
-def _colors(scale: Scale) -> dict[str, Any]:
+def _colors(scale: ColorScale) -> dict[str, Any]:
     return {
         "color": list(scale.values),
         "colorscale": "Cividis",

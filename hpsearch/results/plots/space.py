@@ -11,8 +11,8 @@ from hpsearch.results.plots.chart import (
     MOST_POINTS,
     Axis,
     Chart,
+    ColorScale,
     Mark,
-    Scale,
     Series,
     thin,
     wants_log,
@@ -126,12 +126,12 @@ def _with_marked(
     return [*shown, *(trial for trial in trials if record.mark(trial) and trial.number not in there)]
 
 
-def _score_scale(record: StudyRecord, trials: Sequence[TrialRecord]) -> Scale:
+def _score_scale(record: StudyRecord, trials: Sequence[TrialRecord]) -> ColorScale:
     """Colours by score, from the best to the upper quartile: diverged trials must not use up the scale."""
     scores = [trial.score or 0.0 for trial in trials]
     ordered = sorted(scores, key=record.cost)
     limit = ordered[min(len(ordered) - 1, 3 * len(ordered) // 4)]
-    return Scale(record.metric, tuple(scores), ordered[0], limit)
+    return ColorScale(record.metric, tuple(scores), ordered[0], limit)
 
 
 def _axis(record: StudyRecord, name: str, trials: Sequence[TrialRecord]) -> Axis:
