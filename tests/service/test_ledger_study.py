@@ -39,7 +39,7 @@ def test_forgotten_study_leaves_no_rows_and_fences_fail(scene: Scene) -> None:
     with reading(scene.storage) as connection:
         for table in (LEASE, DRIVER):
             assert connection.scalar(select(func.count()).select_from(table)) == 0
-    with pytest.raises(StudyNotFound, match="does not know ticket"):
+    with pytest.raises(StudyNotFound, match="no longer knows ticket"):
         TrialWriter(scene.storage).write([Report(trial_id, 1, 0.5)], fence)
     with pytest.raises(StudyNotFound, match=r"was deleted from .* while it was run"):
         driver.beat("[]")
