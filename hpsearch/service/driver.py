@@ -46,6 +46,7 @@ from hpsearch.service.study import Study
 from hpsearch.service.watch import Every, Stops
 from hpsearch.study.checks import check_study_against
 from hpsearch.study.specification import CONTINUES, STREAM
+from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -339,7 +340,7 @@ class Driver:
         most = self.study.spec.study.max_paused
         if len(self.study.paused) > most:
             self._end_paused(
-                most, f"the least promising of more than {most} paused trials (study.max_paused)"
+                most, f"the least promising of more than {counted(most, 'paused trial')} (study.max_paused)"
             )
         able = next((worker for worker in self.fleet.with_room() if self.admission.is_possible(worker)), None)
         if able is None:
@@ -380,14 +381,13 @@ class Driver:
         if self.study.wants_to_resume():
             self.admission.ask_again()
         else:
-            goals = self.study.spec.study.beside
-            why = "another is as good in all goals" if goals else "others were more likely to become the best"
-            self._end_paused(0, why)
+            self._end_paused(0)
 
-    def _end_paused(self, most: int, why: str) -> None:
-        """Ends one of more than so many paused trials."""
+    def _end_paused(self, most: int, why: str = "") -> None:
+        """Ends one of more than so many paused trials; the policy says why, unless that is given."""
         trial = self.database(lambda: self.study.next_surplus(most))
         if trial is not None:
+            why = why or self.study.policy.why_left(trial.number)
             detail = f"paused at epoch {len(trial.results)} and not resumed: {why}"
             self._finish(trial.number, Verdict(StopKind.PRUNER, detail), None, None)
 

@@ -101,7 +101,7 @@ class Study:
         self._pending: _Pending | None = None
         self._given_out = False  # whether other drivers have taken the last tickets
         self._guessing_loss: float | None = None
-        self._outlook_at = 0  # epochs of all trials when the chance of an improvement was reckoned
+        self._outlook_at: int | None = None  # how many times the chance of an improvement was due
         self._outlook_is: tuple[float, int] | None = None
         self.data = DataRecord()
         self.made_here = made_here
@@ -151,8 +151,11 @@ class Study:
         if rule is None:
             return None
         within = rule.epochs or 2 * self.spec.max_epochs
-        if self.epochs >= self._outlook_at + max(1, within // 20):
-            self._outlook_at = self.epochs
+        every = max(1, within // 20)
+        # At multiples, so that a study that was interrupted asks when an unbroken one does.
+        asked = max(0, self.epochs - 1) // every if self._outlook_at is None else self._outlook_at
+        if self.epochs // every > asked:
+            self._outlook_at = self.epochs // every
             found = improvement.chance(self.view, self.policy, rule.by, within)
             self._outlook_is = None if found is None else (found, within)
         return self._outlook_is

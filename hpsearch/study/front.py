@@ -3,7 +3,7 @@
 A point holds one value for each goal, lower is better.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 Point = tuple[float, ...]
 
@@ -16,11 +16,6 @@ def covers(one: Point, other: Point) -> bool:
 def beats(one: Point, other: Point) -> bool:
     """Says whether a point is at least as good as another in every goal, and better in one."""
     return one != other and covers(one, other)
-
-
-def places(points: Sequence[Point]) -> list[int]:
-    """Returns for each of some points how many of the others beat it; with one goal, its place in their order."""
-    return [sum(beats(other, point) for other in points) for point in points]
 
 
 def front(points: Mapping[int, Point]) -> list[int]:

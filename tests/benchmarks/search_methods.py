@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.contracts.trial import EpochResult
+from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.search.outcome import Verdict, decide
 from hpsearch.search.policy.build import POLICIES
 from hpsearch.search.policy.contract import New, Pause, Policy, Resume, Stop
@@ -74,6 +74,8 @@ class Own:
         self.records: list[FrozenTrial] = []
 
     def begin(self) -> int | None:
+        for surplus in self.policy.surplus(self.spec.study.max_paused):
+            self.end(surplus, Verdict(StopKind.PRUNER))
         match self.policy.begin(len(self.hparams) < self.spec.trials):
             case New():
                 number = self.view.next_number

@@ -236,6 +236,19 @@ def test_a_terminal_lists_trials_as_they_end_but_for_those_that_were_left_paused
     assert "trial 3" not in output.getvalue()
 
 
+def test_a_trial_that_was_left_paused_is_not_called_the_best_so_far() -> None:
+    """It may be the best of those that have ended, while better ones are paused."""
+    output = io.StringIO()
+    with PlainDisplay(output) as display:
+        display.on_study_start(replace(INFO, spec=specification("s", policy="auto")))
+        display.on_trial_end(replace(finished(3), stop_reason="pruner"))
+        display.on_trial_end(finished(2))
+    first, second = output.getvalue().splitlines()[-2:]
+    assert "trial 3 COMPLETE" in first
+    assert "the best so far" not in first
+    assert "the best so far" in second
+
+
 def test_a_terminal_breaks_sentences_between_words_and_no_command() -> None:
     output = io.StringIO()
     command = "  hpsearch confirm digits --storage sqlite:////a/long/path/of/a/database.db"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hpsearch.contracts.executor import Workers
+from hpsearch.contracts.trial import WHY
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.history import pieces
@@ -92,6 +93,23 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
     assert counts.endswith(f" resumed after a pause, {left} paused and not resumed, ")
     assert told.startswith(" Building trials and reading their checkpoints took 0:")
     assert told.endswith("% of the workers' time. A larger study.first_piece means fewer switches.")
+
+
+def test_reasons_that_do_not_fit_are_left_out_whole_and_counted(folder: Path) -> None:
+    record = record_of(folder)
+    why = [f"in the best 1/3 of the trials that reached epoch {2**place}" for place in range(7)]
+    trials = [
+        replace(record.trials[0], number=number, attrs=record.trials[0].attrs | {WHY: why})
+        for number in range(22)
+    ]
+    section = next(
+        one
+        for one in report(replace(record, trials=trials), None).sections
+        if one.title == "Paused and resumed"
+    )
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert {row[3] for row in table.rows} == {f"4 earlier reasons left out; {why[4]}; {why[5]}; {why[6]}"}
+    assert table.note.startswith("2 more trials: ")
 
 
 def test_the_chart_of_pieces_adds_up(folder: Path) -> None:

@@ -341,6 +341,27 @@ def test_no_more_trials_stay_paused_than_may(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        ("halving", "it was not in the best 1/3 of the trials that reached epoch"),
+        ("screen", "it was not among the best 3 after epoch 1"),
+        ("thaw", "it was neither in the best 1/3 of those that reached epoch"),
+    ],
+)
+def test_trials_that_are_left_paused_are_told_why_by_their_policy(
+    tmp_path: Path, policy: str, why: str
+) -> None:
+    run(spec_of(policy), options_in(tmp_path), executor=CurveExecutor(rough))
+    left = [
+        detail
+        for trial in trials_in(tmp_path)
+        if "not resumed" in (detail := trial.user_attrs["stop_detail"])
+    ]
+    assert left
+    assert all(f"and not resumed: {why}" in detail for detail in left)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_trial_is_paused_before_its_first_piece_has_ended(tmp_path: Path, policy: str) -> None:
     run(spec_of(policy, first_piece=3), options_in(tmp_path), executor=CurveExecutor(rough))

@@ -19,6 +19,7 @@ from hpsearch.service.watch import Reached, Stops
 from hpsearch.study.specification import StudySection
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_pausing import driver_of, options_in, spec_of
+from tests.service.test_pausing import rough as noisy
 from tests.service.test_runs import Interrupt
 
 SINCE = "patience_trials = {} ended since the best value 0.5 was reached"
@@ -146,6 +147,23 @@ def test_paused_trials_end_with_the_study(
     assert any(trial.user_attrs["stop_detail"] == summary.reason for trial in trials)
     again = run(spec, options_in(tmp_path, workers), executor=executor)
     assert again.counts == summary.counts
+
+
+@pytest.mark.parametrize("epochs", [33, 47])
+def test_an_interruption_moves_not_when_the_chance_of_an_improvement_is_asked(
+    tmp_path: Path, epochs: int
+) -> None:
+    spec = spec_of("auto", 5, trials=60, improvement={"by": 0.05, "chance": 0.8, "epochs": 400})
+    ends = []
+    for name, interrupts in (("whole", []), ("parts", [Interrupt(epochs)])):
+        (tmp_path / name).mkdir()
+        for callback in interrupts:
+            run(spec, options_in(tmp_path / name), [callback], executor=CurveExecutor(noisy))
+        summary = run(spec, options_in(tmp_path / name), executor=CurveExecutor(noisy))
+        trained = [len(trial.intermediate_values) for trial in trials_in(tmp_path / name)]
+        ends.append((summary.reason, trained))
+    assert ends[0] == ends[1]
+    assert ends[0][0].startswith("improvement: ")
 
 
 def test_the_time_of_devices_counts_over_restarts_and_is_shared_by_trials_beside_each_other(

@@ -31,7 +31,7 @@ from hpsearch.results.terminal.progress import duration, hparam, number, precisi
 from hpsearch.store.study_data import DATA
 from hpsearch.study.checks import KINDS
 from hpsearch.study.specification import FROM_EPOCH, StudySpec
-from hpsearch.text import counted
+from hpsearch.text import LABEL, counted
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
@@ -169,10 +169,11 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
             str(trial.number),
             ", ".join(str(end) for end, _ in trial.pieces),
             _fate(trial),
-            "; ".join(trial.why),
+            _reasons(trial.why),
         )
         for trial in told[:RANKED]
     ]
+    note = f"{len(told) - RANKED} more trials: `hpsearch export {record.name}`." if len(told) > RANKED else ""
     left = sum(bool(trial.attrs.get("pauses")) for trial in record.trials if len(trial.why) < 2)
     never = len(record.trials) - len(resumed) - left
     text = (
@@ -182,8 +183,17 @@ def _paused(record: StudyRecord, picture: Chart | None) -> tuple[Block, ...]:
     return (
         *([picture] if picture is not None else []),
         Text(text),
-        Table(("trial", "pieces end at epoch", "now", "chosen because"), tuple(rows)),
+        Table(("trial", "pieces end at epoch", "now", "chosen because"), tuple(rows), note),
     )
+
+
+def _reasons(why: Sequence[str]) -> str:
+    """Returns why a trial was chosen each time, the newest reasons of those that do not fit into a cell."""
+    shown = list(why)
+    while len(shown) > 1 and len("; ".join(shown)) > LABEL - 40:
+        del shown[0]
+    earlier = len(why) - len(shown)
+    return "; ".join([f"{counted(earlier, 'earlier reason')} left out", *shown] if earlier else shown)
 
 
 def _switches(record: StudyRecord) -> str:

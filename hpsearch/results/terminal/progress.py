@@ -249,7 +249,8 @@ def ended_line(trial: FinishedTrial, progress: Progress) -> str:
     metric = progress.metric
     where = f" at epoch {trial.best_epoch}" if trial.best_epoch else ""
     detail = f": {trial.detail}" if trial.detail else ""
-    best = ", the best so far" if trial.is_best and not progress.repeats else ""
+    is_best = trial.is_best and not progress.repeats and not progress.was_left_paused(trial)
+    best = ", the best so far" if is_best else ""
     return (
         f"{progress.trial_name(trial)} {trial.state} after {counted(trial.epochs_run, 'epoch')}, "
         f"{metric} {number(trial.score)}{where}{best} ({trial.stop_reason}{detail})"

@@ -126,3 +126,6 @@ class Policy(Protocol):
 
         Where none is to be left, the best comes first: no other then becomes the study's best for a moment.
         """
+
+    def why_left(self, number: int) -> str:
+        """Says why a paused trial is not resumed when `begin` has said `Wait` and no trial runs, as in "others ..."."""

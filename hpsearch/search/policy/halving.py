@@ -4,7 +4,7 @@ Tuning (MLSys 2020, arXiv 1810.05934)."""
 from typing import Any
 
 from hpsearch.search.policy.contract import New, Resume, Step, Wait
-from hpsearch.search.policy.pausing import Pausing
+from hpsearch.search.policy.pausing import Pausing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.view import StudyView
 
@@ -23,6 +23,11 @@ class Halving(Pausing):
         last = not new and not self.running()  # no better estimate will come
         track = self.promotable(self._eta, least=int(last))
         if track is not None:
-            share = f"the best 1/{self._eta:g}"
-            return Resume(track.number, f"in {share} of the trials that reached epoch {track.trained}"), None
+            return Resume(track.number, f"in {self._best_of(track)}"), None
         return (New("no paused trial is good enough to resume") if new else Wait()), None
+
+    def unwanted(self, track: Track) -> str:
+        return f"it was not in {self._best_of(track)}"
+
+    def _best_of(self, track: Track) -> str:
+        return f"the best 1/{self._eta:g} of the trials that reached epoch {track.trained}"

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpsearch.contracts.trial import PAUSED, PIECES, StopKind
@@ -29,7 +30,9 @@ from hpsearch.search.policy.contract import (
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView, is_chosen
 from hpsearch.study.direction import sign
-from hpsearch.study.front import Point, beats, front, places
+from hpsearch.study.front import Point, front
+
+Array = NDArray[Any]
 
 _UNFIT = (StopKind.DIVERGED, StopKind.OUT_OF_MEMORY, StopKind.INFEASIBLE)
 
@@ -92,6 +95,10 @@ class Pausing(ABC):
         self.tracks: dict[int, Track] = {}
         self._sign = sign(view.spec.study.better)
         self._chosen: tuple[int, bool, Step, dict[str, Any] | None] | None = None
+
+    @abstractmethod
+    def unwanted(self, track: Track) -> str:
+        """Says why a paused trial is not resumed now that the search is over."""
 
     @abstractmethod
     def choose(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
@@ -171,15 +178,28 @@ class Pausing(ABC):
         self._enter(Track(trial.number, dict(trial.params), cuts, costs, pieces, doing, unfit))
 
     def surplus(self, most: int) -> Sequence[int]:
-        paused = sorted(self.paused(), key=self._rank, reverse=True)
-        if self.spec.study.beside and most:
+        if not most:  # the best first
+            return [
+                track.number
+                for track in sorted(
+                    self.paused(), key=lambda track: (track.best(track.trained), track.number)
+                )
+            ]
+        paused = self.paused()
+        if self.spec.study.beside:
             kept = {track.number for track in self.unbeaten()}  # what is on the front is not cut
             most -= sum(track.number in kept for track in paused)
             paused = [track for track in paused if track.number not in kept]
-            return [track.number for track in paused[: max(0, len(paused) - max(0, most))]]
-        if not most:
-            paused.sort(key=lambda track: (track.best(track.trained), track.number))
-        return [track.number for track in paused[: max(0, len(paused) - most)]]
+        over = len(paused) - max(0, most)
+        if over <= 0:
+            return []
+        ranks = self._ranks(paused)
+        paused.sort(key=lambda track: (ranks[track.number], track.best(track.trained), track.number))
+        return [track.number for track in paused[::-1][:over]]
+
+    def why_left(self, number: int) -> str:
+        goals = self.spec.study.beside
+        return "another is as good in all goals" if goals else self.unwanted(self.tracks[number])
 
     # For subclasses.
 
@@ -227,14 +247,12 @@ class Pausing(ABC):
         With several goals those come first that few others beat in all of them. Of trials that continue each other
         only the best is there, and none of which nobody knows how it stood at that epoch.
         """
-        known = [(track, epoch) for track, epoch in reached if not _has_no_curve(track, epoch)]
-        points = [(track.best(epoch), *self.beside(track.number)) for track, epoch in known]
-        beaten_by = places(points) if self.spec.study.beside else [0] * len(points)
-        standing = zip(beaten_by, points, known, strict=True)
-        first: dict[int, tuple[Track, int]] = {}
-        for _, _, one in sorted(standing, key=lambda it: (it[0], it[1][0], it[2][0].number)):
-            first.setdefault(self.view.origin(one[0].number), one)
-        return list(first.values())
+        standing = self._standing(reached)
+        if self.spec.study.beside:
+            points = np.array([point for point, _, _ in standing])
+            beaten = [int(_beaten_by(points, point).sum()) for point in points]
+            standing = [standing[i] for i in sorted(range(len(standing)), key=beaten.__getitem__)]
+        return [(track, epoch) for _, track, epoch in standing]
 
     def promotable(self, eta: float, least: int = 0) -> Track | None:
         """Returns the best trial that waits in the best 1/eta of its rung, of the highest such rung.
@@ -272,18 +290,34 @@ class Pausing(ABC):
     def _cost(self, value: float) -> float:
         return self._sign * value if math.isfinite(value) else math.inf
 
-    def _rank(self, track: Track) -> tuple[float, float, int]:
-        """Returns what sorts paused trials, the most promising first: the place among all that came as far."""
-        mine = (track.best(track.trained), *self.beside(track.number))
-        reached = [
-            (other, self.pieces.as_far(track.trained, track.epochs, other.epochs))
-            for other in self.tracks.values()
+    def _standing(self, reached: Iterable[tuple[Track, int]]) -> list[tuple[Point, Track, int]]:
+        """Returns all goals of trials up to the epochs that they have reached, the best by the metric first.
+
+        Of trials that continue each other only the best, and none of which nobody knows how it stood there.
+        """
+        known = [
+            ((track.best(epoch), *self.beside(track.number)), track, epoch)
+            for track, epoch in reached
+            if not _has_no_curve(track, epoch)
         ]
-        others = [
-            (one.best(epoch), *self.beside(one.number))
-            for one, epoch in self.ranked((one, epoch) for one, epoch in reached if one.trained >= epoch)
-        ]
-        return sum(beats(other, mine) for other in others) / len(others), mine[0], track.number
+        first: dict[int, tuple[Point, Track, int]] = {}
+        for one in sorted(known, key=lambda one: (one[0], one[1].number)):
+            first.setdefault(self.view.origin(one[1].number), one)
+        return list(first.values())
+
+    def _ranks(self, paused: Iterable[Track]) -> dict[int, float]:
+        """Returns which share of all that came as far beats each of some paused trials."""
+        points: dict[tuple[int, int], Array] = {}
+        found = {}
+        for track in paused:
+            there = track.trained, track.epochs
+            if there not in points:
+                reached = ((one, self.pieces.as_far(*there, one.epochs)) for one in self.tracks.values())
+                standing = self._standing((one, epoch) for one, epoch in reached if one.trained >= epoch)
+                points[there] = np.array([point for point, _, _ in standing])
+            mine = np.array([track.best(track.trained), *self.beside(track.number)])
+            found[track.number] = float(_beaten_by(points[there], mine).mean())
+        return found
 
     def _enter(self, track: Track) -> None:
         self.tracks[track.number] = track
@@ -307,6 +341,12 @@ class Pausing(ABC):
     def propose(self, number: int) -> dict[str, Any] | None:
         """Returns hyperparameters for a trial that begins though another step was chosen; None asks the sampler."""
         return None
+
+
+def _beaten_by(points: Array, point: Array) -> Array:
+    """Says which of some points, [N, goals], beat another one."""
+    beats: Array = (points <= point).all(1) & (points != point).any(1)
+    return beats
 
 
 def _has_no_curve(track: Track, epoch: int) -> bool:

@@ -46,3 +46,6 @@ class Sampled:
 
     def surplus(self, most: int) -> Sequence[int]:
         return []
+
+    def why_left(self, number: int) -> str:
+        return "this policy resumes none"

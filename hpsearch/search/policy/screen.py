@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from hpsearch.search.policy.contract import New, Resume, Step, Wait
-from hpsearch.search.policy.pausing import Doing, Pausing
+from hpsearch.search.policy.pausing import Doing, Pausing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.view import StudyView
 
@@ -33,5 +33,11 @@ class Screen(Pausing):
         )
         for track, epoch in there[: self._top]:
             if track.doing is Doing.PAUSED and math.isfinite(track.best(epoch)):
-                return Resume(track.number, f"among the best {self._top} after epoch {epoch}"), None
+                return Resume(track.number, self._best_of(track)), None
         return Wait(), None
+
+    def unwanted(self, track: Track) -> str:
+        return f"it was not {self._best_of(track)}"
+
+    def _best_of(self, track: Track) -> str:
+        return f"among the best {self._top} after epoch {track.cuts[0]}"

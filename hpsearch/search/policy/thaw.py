@@ -90,6 +90,12 @@ class Thaw(Pausing):
             return self._last(), None
         return self._modelled(rng)
 
+    def unwanted(self, track: Track) -> str:
+        return (
+            f"it was neither in the best 1/{self._mixture.eta:g} of those that {self.reached(track)}, nor likely to "
+            f"become the best (below {HOPELESS:.0%})"
+        )
+
     def anew(self, number: int, noise: Callable[[float], float]) -> Anew | None:
         """Returns what a new trial of a trial's hyperparameters would come to, see `CurveModel.anew`."""
         with _threads().limit(limits=1, user_api="blas"):
