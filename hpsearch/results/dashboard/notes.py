@@ -21,8 +21,8 @@ POLICIES = {
     "halving": "trials are paused after each piece, and the best third of those that came as far is resumed",
     "screen": "all trials are paused after their first piece, and the best three are resumed",
     "thaw": "trials are paused, and a model of all curves picks which one is resumed",
-    "auto": "trials are paused; either a model of all curves picks which one is resumed, or one in the best third "
-    "of those that came as far is",
+    "auto": "trials are paused, and a model of all curves picks which one is resumed; every third time it is one of "
+    "the best third of those that came as far",
 }
 """What each policy does, after its name."""
 
