@@ -58,5 +58,9 @@ def options(given: Mapping[str, Any], timeout: float) -> dict[str, Any]:
 
 def connector(options: dict[str, Any], patience: float) -> partial[PatientConnection]:
     """Returns a function without arguments that connects with libpq's `options`."""
+    return partial(_connect, patience, **options)
+
+
+def _connect(patience: float, **options: Any) -> PatientConnection:
     kind: type[PatientConnection] = type("PatientConnection", (PatientConnection,), {"patience": patience})
-    return partial(kind.connect, **options)
+    return kind.connect(**options)
