@@ -1,8 +1,8 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
 The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
-many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, and
-that nothing is confirmed is said.
+many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, or its
+trials end as they are, and that nothing is confirmed is said.
 """
 
 import time
@@ -35,6 +35,9 @@ much longer."""
 
 WORTH = 15.0
 """Seconds of search for which the workers are started once more."""
+
+AT_ONCE = 0.1
+"""Seconds of a search that only ends the trials that were paused."""
 
 MOST = 365 * 24 * 60
 """Minutes."""
@@ -119,14 +122,16 @@ class Auto:
         place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
         running = time.monotonic()
         found = self._search(timeout, "wait", place)
-        # What the run took beside its time, once to begin and once to end, is what the next ones will take.
-        self.start = max(START, time.monotonic() - running - timeout)
+        # What the run took beside its time, once to begin and once to end, is what the next ones will take at least.
+        self.start = max(self.start, time.monotonic() - running - timeout)
         if found.exit_status > 1:  # a signal: what was begun waits to be resumed
             return found.exit_status
         plan = self._plan(spec) if found.best is not None else None
-        if plan is None and found.can_go_on and self.left - 2 * self.start > WORTH:
-            say(f"{self.left:.0f} s are left, too few to confirm a trial: the search continues")
-            found = self._search(self.left - 2 * self.start, "end", place)
+        more = self.left - 2 * self.start
+        if plan is None and found.can_go_on and (more > WORTH or found.best is None):
+            then = "the search continues" if more > WORTH else "the trials end with what they have"
+            say(f"{self.left:.0f} s are left, too few to confirm a trial: {then}")
+            found = self._search(max(AT_ONCE, more), "end", place)
             if found.exit_status > 1:
                 return found.exit_status
         if found.best is None:
