@@ -97,6 +97,7 @@ def assemble(
         *order,
         *_origins(found, rows),
         *_balance(found),
+        *_describe_disputed(found),
         *shares,
         *missing,
         *duplicates,
@@ -379,6 +380,26 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     )
 
 
+def _describe_disputed(found: Catalogue) -> tuple[str, ...]:
+    """Says so where the same image has several labels, of which all but one must be wrong."""
+    if found.is_multilabel or not found.classes:
+        return ()
+    content = ranks_of(found.hashes if found.pixels is None else found.pixels)
+    order = np.lexsort((found.targets, content))
+    ends = np.flatnonzero(np.diff(content[order]))
+    first, last = order[np.append(0, ends + 1)], order[np.append(ends, len(order) - 1)]
+    pairs = np.flatnonzero(found.targets[first] != found.targets[last])
+    if not len(pairs):
+        return ()
+    one, other = int(first[pairs[0]]), int(last[pairs[0]])
+    count = counted(len(pairs), "image")
+    return (
+        f"{count} {'has' if len(pairs) == 1 else 'have'} several labels, such as {found.name(one)} "
+        f"({found.labels_of(one)}) and {found.name(other)} ({found.labels_of(other)}), which are the same image; "
+        "remove the wrong ones",
+    )
+
+
 def _handle_duplicates(
     found: Catalogue, rows: splits.Rows, spec: DataSpec
 ) -> tuple[splits.Rows, tuple[str, ...]]:
@@ -419,5 +440,10 @@ def _handle_duplicates(
         val=rows.val[keep[rows.val]],
     )
     dropped = np.where(keep, parts, -1)
-    splits.check(found, dropped, spec.split)
+    try:
+        splits.check(found, dropped, spec.split)
+    except DataError as error:
+        raise DataError(
+            f'{sentence}, and data.on_duplicates = "drop" leaves them out; then {error}'
+        ) from None
     return kept, (f"{sentence}; they were dropped from the part that is judged less strictly",)

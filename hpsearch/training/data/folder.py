@@ -552,7 +552,7 @@ def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array,
     if len(classes) < 2:
         raise DataError(
             f'data.root: {request.root} holds only the class "{classes[0]}"; a classification needs at least '
-            "two folders"
+            f"two folders{_inner(request.root, [listing.names[row] for row in rows])}"
         )
     if request.spec.task in ("regression", "multilabel"):
         what = "numbers" if request.spec.task == "regression" else "the labels of each image"
@@ -561,6 +561,13 @@ def _to_targets(request: Request, listing: Listing, rows: Array) -> tuple[Array,
             "by data.labels"
         )
     return targets.astype(np.int64), tuple(map(str, classes))
+
+
+def _inner(root: Path, names: Sequence[str]) -> str:
+    """Returns the end of a sentence that names the folder in which several folders of pictures lie, if there is one."""
+    folders = {os.path.dirname(name) for name in names}
+    shared = os.path.commonpath(folders)
+    return f"; if those in {shared} are the classes, name {root / shared}" if len(folders) > 1 else ""
 
 
 def _check_failures(request: Request, failures: dict[str, str], everything: bool) -> None:

@@ -285,7 +285,7 @@ def _columns_of(others: labels.Table, one: Callable[..., Labels]) -> list[Labels
     known = next((own for name in _LABELS for own in others if own.lower() == name), several)
     if known is not None and (separator := _separator(others[known], known == several)) is not None:
         return [one(known, separator=separator, task="multilabel")]
-    if known is not None and _are_labels(others[known]):
+    if known is not None and (_are_labels(others[known]) or _are_numbers(others[known])):
         return [one(known)]
     yes_or_no = tuple(name for name, values in others.items() if labels.are_yes_or_no(values))
     if len(yes_or_no) > 1:
@@ -294,7 +294,9 @@ def _columns_of(others: labels.Table, one: Callable[..., Labels]) -> list[Labels
             for row in zip(*(others[name] for name in yes_or_no), strict=True)
         )
         return [one(yes_or_no, task="classification" if alone else "multilabel")]
-    return [one(name) for name, values in others.items() if _are_labels(values)]
+    found = [one(name) for name, values in others.items() if _are_labels(values)]
+    measured = [one(name) for name, values in others.items() if _are_numbers(values)]
+    return found or (measured if len(others) == 1 else [])
 
 
 def _separator(values: Sequence[str], spaces: bool) -> str | None:
@@ -358,6 +360,14 @@ def _are_parts(values: Sequence[str]) -> bool:
 
 def _are_labels(values: Sequence[str]) -> bool:
     return 2 <= len({*values}) <= _MOST_LABELS * len(values)
+
+
+def _are_numbers(values: Sequence[str]) -> bool:
+    """Whether a column holds numbers that are not all whole, which are measured rather than counted or named."""
+    try:
+        return not all(float(value).is_integer() for value in values)
+    except ValueError:
+        return False
 
 
 def _find_series(names: Sequence[str]) -> str:
