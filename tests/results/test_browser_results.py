@@ -113,6 +113,18 @@ def test_no_title_is_covered_by_a_legend(chromium, folder: Path, tmp_path: Path)
         assert page.evaluate(COVERED) == []
 
 
+def test_on_a_telephone_a_long_legend_leaves_the_plot_its_width(
+    chromium, folder: Path, tmp_path: Path
+) -> None:
+    (out,) = write_report(build_report("s", url_in(folder)), tmp_path / "r.html")
+    with opened_page(chromium, offline=True, viewport={"width": 420, "height": 900}) as (page, _):
+        page.goto(out.as_uri())
+        page.wait_for_function("window.charts_drawn")
+        width = "document.querySelector('#chart-learning-curves .bglayer').getBoundingClientRect().width"
+        assert page.evaluate(width) > 250
+        assert page.evaluate(COVERED) == []
+
+
 def test_the_dashboard_shows_what_was_published(chromium, folder: Path, tmp_path: Path) -> None:
     with (
         ours("--storage", url_in(folder), "--run-folder", folder / "runs") as server,

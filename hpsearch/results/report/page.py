@@ -93,6 +93,12 @@ const charts = JSON.parse(document.getElementById("charts").textContent);
 const ink = getComputedStyle(document.body).color;
 for (const [id, chart] of Object.entries(charts)) {
   chart.layout.font.color = ink;
+  if (innerWidth <= 560 && chart.layout.legend.orientation === "v") {  // beside it there is no room for the plot
+    const names = chart.data.filter(trace => trace.showlegend).length;
+    chart.layout.legend = {...chart.layout.legend, x: 0, y: 0, yref: "container", yanchor: "bottom"};
+    chart.layout.margin.b += 19 * names + 24;
+    chart.layout.height += 19 * names;
+  }
   Plotly.newPlot("chart-" + id, chart.data, chart.layout, {responsive: true, displaylogo: false});
 }
 window.charts_drawn = true;
