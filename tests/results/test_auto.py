@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, HpsearchError
+from hpsearch.results.commands import auto
 from hpsearch.results.commands.auto import fitting, training_seconds, write_study
 from hpsearch.results.commands.proposal import propose, summary_lines
 from hpsearch.results.stored.reading import read_study
@@ -179,9 +181,61 @@ def test_numbers_as_labels_become_a_study_of_numbers(tmp_path: Path) -> None:
     assert (tuned.model.weights, tuned.train.loss) == ("imagenet", "mse")
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [("image,y", "y"), ("image,angle", "angle"), ("image,y,age", "y"), ("image,angle,dose", "")],
+)
+def test_a_column_of_numbers_that_never_repeat_is_one_of_labels(
+    tmp_path: Path, header: str, found: str
+) -> None:
+    """It is called as labels are, or the only one beside the names."""
+    folder = paint(tmp_path / "set", pictures=12)
+    columns = header.count(",")
+    rows = (",".join([f"pictures/{place:03d}.png", *[f"{place + 0.37}"] * columns]) for place in range(12))
+    table(folder, header, *rows)
+    assert look(folder).labels == (Labels("metadata.csv", "image", found) if found else None)
+
+
+def test_the_folder_in_which_the_classes_lie_is_named(tmp_path: Path) -> None:
+    paint(tmp_path / "set" / "data" / "pictures", red=9, blue=9)
+    with pytest.raises(
+        DataError, match=r'only the class "data".*if those in data/pictures are the classes, name \S+set/data'
+    ):
+        propose(tmp_path / "set", 1, tmp_path / "cache", workers=1)
+
+
+def test_the_same_picture_under_two_labels_is_told(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", red=20, blue=20)
+    shutil.copy(folder / "red" / "003.png", folder / "blue" / "again.png")
+    found = propose(folder, 1, tmp_path / "cache", workers=1)
+    told = [note for note in found.facts.notes if "several labels" in note]
+    assert told == [
+        "1 image has several labels, such as blue/again.png (blue) and red/003.png (red), which are the same image; "
+        "remove the wrong ones"
+    ]
+
+
+def test_that_copies_were_left_out_is_said_where_nothing_else_is_left(tmp_path: Path) -> None:
+    for kind in ("red", "blue"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (40, 32)).save(tmp_path / "set" / kind / f"{number}.png")
+    with pytest.raises(
+        DataError, match=r'images are in two parts, .* and data.on_duplicates = "drop" leaves them out; then'
+    ):
+        propose(tmp_path / "set", 1, tmp_path / "cache", workers=1)
+
+
+def test_a_folder_with_accents_gives_its_letters_to_the_study(tmp_path: Path) -> None:
+    found = propose(paint(tmp_path / "Café à côté", red=9, blue=9), 1, tmp_path / "cache", workers=1)
+    assert found.name == "Cafe-a-cote"
+
+
 def test_what_keeps_series_together_only_waits_to_be_uncommented(photos: Path, tmp_path: Path) -> None:
     write_snapshots(tmp_path)
     found = propose(tmp_path / "snapshots", 1, tmp_path / "cache", workers=1)
+    said = "the names look like series: split.group_by in s.toml keeps each together"
+    assert any(said in line for line in summary_lines(found, Path("s.toml")))
     spec = parse_study(tomllib.loads(found.text.replace("# split.group_by", "split.group_by")))
     assert spec.data.split.group_by == found.seen.series
     table = tmp_path / "snapshots" / "labels.csv"
@@ -424,14 +478,23 @@ def test_what_does_not_fit_into_the_time_is_left_out(
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_where_nothing_can_be_confirmed(
-    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("worth", "told"), [(auto.WORTH, "the search continues"), (inf, "the trials end with what they have")]
+)
+def test_trials_that_never_finish_make_a_model_all_the_same(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    worth: float,
+    told: str,
 ) -> None:
+    monkeypatch.setattr(auto, "WORTH", worth)
     long = STUDY.replace("epochs = [1, 2]", "epochs = [2000]").replace("trials = 3", "trials = 500")
     (tmp_path / "study.toml").write_text(long.partition("[sampler]")[0], encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
     out, _ = capfd.readouterr()
-    assert "too few to confirm a trial: the search continues" in out
+    assert f"too few to confirm a trial: {told}" in out
     assert "nothing is confirmed, for which there is too little time" in out
     record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
     assert record.best is not None  # though no trial came to its end

@@ -41,7 +41,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
         "train": {
             "loss": "binary_cross_entropy",
             "optimizer": "adam",
-            "epochs": 3,
+            "schedule": "wsd",
+            "stages": [{"name": "head", "epochs": 1}, "all"],
+            "layer_decay": 0.9,
+            "epochs": 4,
             "class_weights": "balanced",
         },
         "search": {"learning_rate": [0.01, 0.003]},
@@ -145,3 +148,15 @@ def test_a_threshold_that_means_nothing_is_refused(searched: RunOptions) -> None
         UserError, match="is for models that give a picture several labels, and this one gives one class"
     ):
         hpsearch.predict(model, "a.png", threshold=0.5)
+
+
+def test_a_trial_is_continued(searched: RunOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    """Last, for the search's best may be another one then."""
+    before = read_study("mosaics", searched.storage)
+    place = ["--storage", searched.storage, "--run-folder", str(searched.run_folder), "--gpus", "none"]
+    assert run(["continue", "mosaics", "--trial", "1", "--epochs", "6", *place]) == 0
+    assert "trial 2 continues trial 1 after its epoch 3: val_average_precision" in capsys.readouterr().out
+    after = read_study("mosaics", searched.storage)
+    assert len(after.trials) == len(before.trials) + 1
+    assert len(after.trials[-1].val) == 6
+    assert after.last_stage_after(after.trials[-1]) == 1

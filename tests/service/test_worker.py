@@ -186,22 +186,29 @@ def test_a_life(start: Callable[..., Driver], tmp_path: Path) -> None:
         driver.receive()
 
 
+STAGED: dict[str, Any] = {
+    **MLP,
+    "train": {"stages": ["head", {"name": "all", "rate": 0.3}], "layer_decay": 0.5},
+}
+
+
+@pytest.mark.parametrize("tables", [MLP, STAGED])
 def test_killed_at_any_moment_a_trial_goes_on_as_if_nothing_had_happened(
-    start: Callable[..., Driver], tmp_path: Path
+    start: Callable[..., Driver], tmp_path: Path, tables: dict[str, Any]
 ) -> None:
-    driver = start(**MLP)
+    driver = start(**tables)
     driver.expect(Ready)
-    unbroken, _ = driver.train_to_the_end(make_run(tmp_path / "unbroken", **MLP))
-    driver.send(make_run(tmp_path, **MLP))
+    unbroken, _ = driver.train_to_the_end(make_run(tmp_path / "unbroken", **tables))
+    driver.send(make_run(tmp_path, **tables))
     driver.expect(TrialStarted)
     first = driver.expect(EpochResult)
     driver.decide(first)  # the second epoch is in training, or in its checkpoint, when the worker is killed
     assert driver.process is not None
     driver.process.kill()
     driver.status()
-    second = start(**MLP)
+    second = start(**tables)
     second.expect(Ready)
-    second.send(make_run(tmp_path, attempt=2, **MLP))
+    second.send(make_run(tmp_path, attempt=2, **tables))
     started = second.expect(TrialStarted)
     assert len(started.curve) in (1, 2)
     second.decide(started.curve[-1])

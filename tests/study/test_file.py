@@ -569,10 +569,34 @@ def test_arguments_of_ones_own_builders_are_searched() -> None:
     assert study(text).with_hparams({"train.args.optimizer.rho": 0.5}).train.args.optimizer == {"rho": 0.5}
 
 
+TUNED = """
+[data]
+dataset = "folder"
+root = "p"
+labels = "l.csv"
+file_column = "f"
+label_column = "what"
+image_size = 16
+split = { train = 0.7, val = 0.15, test = 0.15, group_by = "column:g" }
+[model]
+name = "resnet18"
+freeze = ["layer1.*"]
+unfreeze_after = 2
+weights = "w.pth"
+[train]
+optimizer = "adamw"
+lr_multipliers = { "fc.*" = 10.0 }
+[search]
+learning_rate = { low = 1e-3, high = 0.1, log = true }
+epochs = [2, 3]
+"""
+
+
 def test_studies_of_version_0_1_0_keep_their_digest() -> None:
     sampled = '[study]\npolicy = "sampled"\n'
     assert digest(study(sampled + DATA + SEARCH)) == "7dbfff2d9d56af68"
     assert digest(study(sampled + OTHER_ORDER)) == "0c03742ad7884cf6"
+    assert digest(study(sampled.replace("[study]", '[study]\nname = "s"') + TUNED)) == "c15d31644fa56986"
 
 
 @pytest.mark.parametrize("more", ["", '[study]\npolicy = "sampled"\n', "[study]\ntrials = 20\n"])
