@@ -5,6 +5,7 @@ import re
 import textwrap
 import time
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -99,7 +100,8 @@ def propose(
     network = choose_network(seen, chosen, 60 * minutes * count)
     table = _data_table(folder, seen, network)
     facts = data.load(DataSpec.model_validate(table), cache=cache, device=torch.device("cpu")).facts
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._ ") or "photos"
+    plain = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._ ") or "photos"
     text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen)) + "\n"
     parse_study(tomllib.loads(text), source="hpsearch init")
     return Proposal(name, text, seen, facts, network)
@@ -256,28 +258,33 @@ def _lines(
         yield f"args = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in network.model.args.items())} }}"
     if network.is_tuned:
         yield _said(
-            'weights = "imagenet"', "a network that has seen a million photographs needs fewer of yours"
+            'weights = "imagenet"', "published ones, of a network that has seen a million photographs"
         )
     elif network.missing:
         yield _comment(
-            f"A network that has seen a million photographs would be the better start. {network.missing}"
+            f"A network that has seen a million photographs may be the better start. {network.missing}"
         )
     yield from ("", "[train]")
     if not facts.classes:
         yield _said('loss = "mse"', "the squared distance from the numbers")
     if facts.task == "multilabel":
         yield _said('loss = "binary_cross_entropy"', "each label is a yes or no of its own")
-    yield _said('optimizer = "adamw"', "less sensitive to the learning rate than sgd")
+    yield _said('optimizer = "adamw"', "the learning rates below are for it")
+    yield _said(
+        "weight_decay = 0.01", "not searched: 1e-4 and 0.1 did as well in the mean of four sets of pictures"
+    )
     yield _said('schedule = "cosine"', "the learning rate falls to 0 over a trial's own epochs")
     if network.is_tuned:
         head = _head(network, len(facts.classes) or 1)
         yield _said(
-            f'lr_multipliers = {{ "{head}.*" = 10.0 }}', "the last layer starts anew and may learn faster"
+            f'lr_multipliers = {{ "{head}.*" = 10.0 }}',
+            "the last layer starts anew: 1.3 points less test error, the mean of four sets of pictures",
         )
     yield from ("", "[search]")
-    rates = (3e-5, 3e-3) if network.is_tuned else (3e-4, 3e-2)
-    why = "what fine-tunes without forgetting" if network.is_tuned else "what trains a new network"
-    yield _said(f"learning_rate = {{ low = {rates[0]:g}, high = {rates[1]:g}, log = true }}", why)
+    yield _said(
+        "learning_rate = { low = 1e-4, high = 1e-2, log = true }",
+        "on three of four sets of pictures 1e-2 was too much already",
+    )
     sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 8)][-3:]
     sizes = [size for size in sizes if size <= facts.train] or [max(1, facts.train // 2)]
     yield _said(
@@ -287,7 +294,6 @@ def _lines(
         f"epochs = {{ low = {max(2, most // 4)}, high = {most} }}",
         f"{counted(workers, 'worker')} can train about {network.epochs:.0f} epochs in the time",
     )
-    yield '"train.weight_decay" = { low = 1e-4, high = 0.1, log = true }'
     yield _said(
         '"data.augment" = [[], "photo", [{ name = "flip" }, { name = "trivial_augment" }]]', "how much helps"
     )
@@ -433,6 +439,11 @@ def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
             else []
         ),
         *(f"  {note}" for note in found.facts.notes),
+        *(
+            [f"  the names look like series: split.group_by in {output} keeps each together"]
+            if found.seen.series
+            else []
+        ),
         f"{network.model.name} from {start}, pictures of {network.side} pixels, about {network.epochs:.0f} epochs in "
         "all",
         *([f"  {network.missing}"] if network.missing else []),
