@@ -88,6 +88,16 @@ TRAIN_LOSS = "train_loss"
 """What a refit is scored by: no validation part is left."""
 
 
+ACCURACY = ("accuracy", "acc", "val_accuracy", "val_acc")
+"""Names of 1 - `val_error`, which is what our own loop reports."""
+
+
+def _as_error(metric: Any) -> Any:
+    if isinstance(metric, list | tuple):
+        return [_as_error(one) for one in metric]
+    return "val_error" if metric in ACCURACY else metric
+
+
 def _known(metric: str) -> str:
     hint = " (val_error is 1 - accuracy)" if "acc" in metric.lower() else ""
     return f"{nearest(metric, METRICS)}{hint}"
@@ -338,6 +348,35 @@ class StudySpec(Section):
         except (KeyError, TypeError, IndexError):
             return tree
         return tree if "metric" in study else {**tree, "study": {**study, "metric": first}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accuracy_is_one_less_the_error(cls, tree: Any) -> Any:
+        """Puts `val_error` where the accuracy is asked for, with the target and the direction that belong to it."""
+        try:
+            train = tree.get("train", {})
+            if train.get("function") is not None or any(
+                name in ACCURACY for name in train.get("metrics", ())
+            ):
+                return tree
+            study, stopping = dict(tree.get("study", {})), dict(tree.get("early_stopping", {}))
+            goals = [study.get("metric"), *study.get("metrics", ())]
+        except (AttributeError, TypeError, ValueError):  # which is told of the table itself
+            return tree
+        asked = next((goal for goal in goals if goal in ACCURACY), None)
+        if asked is not None:
+            if study.pop("direction", "maximize") != "maximize":
+                sentence = f'is "minimize", and {asked} is better when it is maximized; remove it'
+                raise FieldErrors([("study.direction", sentence)])
+            if isinstance(study.get("target_value"), int | float):
+                study["target_value"] = round(1 - study["target_value"], 12)
+            for name in ("metric", "metrics"):
+                if name in study:
+                    study[name] = _as_error(study[name])
+        if "metric" in stopping:
+            stopping["metric"] = _as_error(stopping["metric"])
+        tables = {"study": study, "early_stopping": stopping}
+        return {**tree, **{name: table for name, table in tables.items() if name in tree}}
 
     @model_validator(mode="before")
     @classmethod

@@ -58,14 +58,19 @@ def refusal(text: str) -> str:
         (DATA + SEARCH + '[study]\nname = "cache"', "study.name", ['"cache"', "choose another name"]),
         (DATA + SEARCH + '[study]\nname = "hpsearch.db-wal"', "study.name", ["choose another name"]),
         (
-            DATA + SEARCH + '[study]\nmetric = "accuracy"',
+            DATA + SEARCH + '[study]\nmetric = "accuracy_1"',
             "study",
-            ['"accuracy"', "add direction", "val_error is 1 - accuracy"],
+            ['"accuracy_1"', "add direction", "val_error is 1 - accuracy"],
         ),
         (
-            DATA + SEARCH + '[study]\nmetric = "val_acc"\ndirection = "maximize"',
+            DATA + SEARCH + '[study]\nmetric = "val_accu"\ndirection = "maximize"',
             "study.metric",
-            ['"val_acc"', "train.function names none", "val_error is 1 - accuracy"],
+            ['"val_accu"', "train.function names none", "val_error is 1 - accuracy"],
+        ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "accuracy"\ndirection = "minimize"',
+            "study.direction",
+            ['"minimize"', "accuracy", "maximized", "remove it"],
         ),
         (DATA + SEARCH + '[study]\nmetric = "a b"', "study.metric", ['"a b"', "letters, digits and _"]),
         (

@@ -199,3 +199,28 @@ def test_the_docstrings_say_what_is_not_searchable() -> None:
     assert TrainSpec.__doc__ is not None
     assert all(f"`{name}`" in TrainSpec.__doc__ for name in fixed)
     assert ModelSpec.model_fields.keys() - {name.removeprefix("model.") for name in SEARCHABLE} == {"args"}
+
+
+def test_accuracy_is_understood_as_what_the_error_leaves() -> None:
+    tables = {"data": {"dataset": "digits"}, "search": {"learning_rate": [0.1]}}
+    study = {"metric": "accuracy", "direction": "maximize", "target_value": 0.95}
+    spec = parse_study(tables | {"study": study, "early_stopping": {"metric": "val_acc"}})
+    assert (spec.study.metric, spec.study.better, spec.study.target_value) == ("val_error", "minimize", 0.05)
+    assert spec.early_stopping.metric == "val_error"
+    assert parse_study(tables | {"study": {"metrics": ["acc", "macs"]}}).study.metrics == (
+        "val_error",
+        "macs",
+    )
+
+
+def test_accuracy_of_ones_own_loop_or_metric_stays_what_it_is() -> None:
+    search = {"search": {"learning_rate": [0.1]}}
+    study = {"study": {"metric": "accuracy", "direction": "maximize", "target_value": 0.95}}
+    own = parse_study(search | study | {"train": {"function": "a:b"}})
+    assert (own.study.metric, own.study.target_value) == ("accuracy", 0.95)
+    metrics = {"val_acc": {"build": "a:b", "direction": "maximize"}}
+    ours = parse_study(
+        search
+        | {"data": {"dataset": "digits"}, "study": {"metric": "val_acc"}, "train": {"metrics": metrics}}
+    )
+    assert (ours.study.metric, ours.study.better) == ("val_acc", "maximize")
