@@ -1,6 +1,7 @@
 """Published weights, saved locally: found, described, normalised as they were trained, and used to the end."""
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        urllib.request, "_opener", None
+    )  # it keeps the proxies of its first use for later tests
     return tmp_path / "torch"
 
 
