@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from hpsearch.errors import nearest
 from hpsearch.study import conditions
 from hpsearch.study.data import DataSpec
-from hpsearch.study.direction import Direction
+from hpsearch.study.direction import Direction, sign
 from hpsearch.study.footprint import BUILT, SECONDS, TAKEN, Limit
 from hpsearch.study.sampler import SamplerSpec
 from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label
@@ -365,8 +365,9 @@ class StudySpec(Section):
             return tree
         asked = next((goal for goal in goals if goal in ACCURACY), None)
         if asked is not None:
-            if study.pop("direction", "maximize") != "maximize":
-                sentence = f'is "minimize", and {asked} is better when it is maximized; remove it'
+            direction = study.pop("direction", None)
+            if direction is not None and sign(direction) > 0:
+                sentence = f'is "{direction}", and {asked} is better when it is maximized; remove it'
                 raise FieldErrors([("study.direction", sentence)])
             if isinstance(study.get("target_value"), int | float):
                 study["target_value"] = round(1 - study["target_value"], 12)

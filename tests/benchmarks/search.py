@@ -33,6 +33,7 @@ import optuna  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from scipy.stats import t as student  # noqa: E402
 
+from hpsearch.text import counted  # noqa: E402
 from tests.benchmarks.curve_tasks import HELD_OUT, TUNED, Task, make  # noqa: E402
 from tests.benchmarks.search_methods import METHODS, OPTUNA, PER_BUDGET, Answer, Method  # noqa: E402
 
@@ -272,7 +273,7 @@ def main() -> None:
                     file.write(json.dumps(line) + "\n")
     shown = [lines[task.name, method, seed, count] for task, method, seed, count in wanted]
     for count in workers:
-        print(f"{count} worker{'s' * (count > 1)}, {len(tasks)} tasks")
+        print(f"{counted(count, 'worker')}, {counted(len(tasks), 'task')}")
         print("\n".join(table([line for line in shown if line["workers"] == count], marks)))
 
 

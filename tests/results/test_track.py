@@ -12,8 +12,8 @@ import pytest
 
 from hpsearch.contracts.callbacks import StudyInfo
 from hpsearch.errors import StudyFileError, UserError
+from hpsearch.results.commands.track import Told, require, trackers
 from hpsearch.results.stored.study import StudyRecord
-from hpsearch.results.track import Told, require, trackers
 from hpsearch.study import StudySpec
 from hpsearch.study.file import digest
 from hpsearch.study.specification import TrackSpec
@@ -189,7 +189,7 @@ def test_a_tracker_that_hangs_does_not_hold_the_study(
 def test_a_package_that_is_missing_is_said_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hpsearch.results.track.find_spec", lambda name: None)
+    monkeypatch.setattr("hpsearch.results.commands.track.find_spec", lambda name: None)
     require(TrackSpec())
     with pytest.raises(
         UserError, match=r'track.wandb: wandb is not installed; run pip install "hpsearch\[wandb\]"'

@@ -19,8 +19,8 @@ from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.results.commands.arguments import check_arguments
+from hpsearch.results.commands.track import require, trackers
 from hpsearch.results.stored.result import StudyResult
-from hpsearch.results.track import require, trackers
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
 from hpsearch.store.url import as_url, database_in
 from hpsearch.study.file import as_study, is_study_file, named, with_limits

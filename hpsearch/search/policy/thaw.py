@@ -119,7 +119,7 @@ class Thaw(Pausing):
         goal = belief.best - 10 ** rng.uniform(*MARGIN) * max(1.0, -belief.best)
         pick = int(np.argmax(log_ndtr((goal - mean) / deviation)))
         if pick < len(paused):
-            why = f"the most likely of {len(paused)} paused and {len(units)} new trials to become the best"
+            why = f"of {len(paused)} paused and {len(units)} new trials the model hopes most of this one"
             return Resume(paused[pick].number, why), None
         if rng.random() < self._mixture.random:
             return New("a random point, so that the model sees what it does not expect"), self._random(rng)
