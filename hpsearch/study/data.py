@@ -38,8 +38,8 @@ class Split(Section):
     """For small data: the training and the validation part together are cut into so many folds, and each trial trains
     a model for each, side by side, that is validated on it; all its metrics are means over the folds."""
     fold: Int | None = Field(None, ge=0)
-    """Trains one model, validated on the fold of this number (from 0), instead of one for each; `hpsearch confirm
-    --folds` sets it."""
+    """Trains one model, validated on the fold of this number (from 0; with `train.repeat`, on that of the repeat's),
+    instead of one for each; `hpsearch confirm --folds` sets it."""
     join_val: Bool = False
     """Trains on the validation part too, so that nothing is left to choose by; `hpsearch refit` sets it."""
 

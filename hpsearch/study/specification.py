@@ -73,8 +73,9 @@ PROPOSING = ("thaw", "auto")
 REPEAT = "train.repeat"
 """What these studies search beside the points: the number of the repeat."""
 
-CONFIRMS = "confirms"
-"""What is said of a trial of these studies: the trial of the search that found its configuration."""
+CONFIRMS, FOLDS = "confirms", "folds"
+"""What is said of a trial of these studies: the trial of the search that found its configuration, and, of one that is a
+fold, of how many."""
 
 CONTINUES, FROM_EPOCH, STREAM = "continues", "from_epoch", "stream"
 """What is said of a trial that continues another one: which, after which of its epochs, and the trial (the first one
@@ -369,8 +370,12 @@ class StudySpec(Section):
             if direction is not None and sign(direction) > 0:
                 sentence = f'is "{direction}", and {asked} is better when it is maximized; remove it'
                 raise FieldErrors([("study.direction", sentence)])
-            if isinstance(study.get("target_value"), int | float):
-                study["target_value"] = round(1 - study["target_value"], 12)
+            target = study.get("target_value")
+            if isinstance(target, int | float) and not isinstance(target, bool):
+                if not 0 <= target <= 1:
+                    sentence = f"is {target:g}, and an accuracy lies between 0 and 1; write 95 % as 0.95"
+                    raise FieldErrors([("study.target_value", sentence)])
+                study["target_value"] = round(1 - target, 12)
             for name in ("metric", "metrics"):
                 if name in study:
                     study[name] = _as_error(study[name])

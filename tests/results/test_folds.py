@@ -15,14 +15,16 @@ from hpsearch.errors import ModelError, StudyFileError, UserError
 from hpsearch.results.commands.models import save_best
 from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.ensemble import join
-from hpsearch.results.confirm.plan import Candidate, is_value, repeats
+from hpsearch.results.confirm.plan import Candidate, candidates, is_value, linked_spec, repeats
 from hpsearch.results.confirm.refit import refit
 from hpsearch.results.confirm.statistics import difference, summarize
 from hpsearch.results.confirm.summary import Confirmation, Result
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
+from hpsearch.results.stored.reading import read_study
 from hpsearch.service.launch import RunOptions
+from hpsearch.service.opening import open_study
 from hpsearch.service.run import run
 from hpsearch.study import digest, parse_study
 from hpsearch.testing.in_process import InProcessExecutor
@@ -145,6 +147,35 @@ def test_a_loop_of_ones_own_is_given_the_parts_of_each_fold(tmp_path: Path) -> N
     assert "validation metrics are means over 3 folds" in "\n".join(
         confirmation_lines(outcome.confirmation, outcome.record)
     )
+
+
+def test_repeats_over_seeds_and_over_folds_are_never_compared(
+    by_folds: tuple[Path, RunOptions, Outcome],
+) -> None:
+    """Two confirmations that begin at once may train both; the one that was planned last is asked for its own."""
+    _, options, _ = by_folds
+    linked = read_study("small.confirm", options.storage)
+    assert linked.spec is not None
+    (candidate,) = candidates(read_study("small", options.storage), 1)
+    assert len(repeats(linked, candidate)) == 4
+    split = linked.spec.data.split.model_copy(update={"folds": None, "fold": None})
+    over_seeds = linked.spec.model_copy(update={"data": linked.spec.data.model_copy(update={"split": split})})
+    assert repeats(replace(linked, spec=over_seeds), candidate) == {}
+
+
+def test_an_empty_confirmation_that_a_driver_runs_is_not_replaced(tmp_path: Path) -> None:
+    """Its workers may just be starting."""
+    options = searched(tmp_path)
+    record = read_study("small", options.storage)
+    spec = linked_spec(record, candidates(record, 1), 3, None, 3)
+    study = open_study(spec, options.storage, [])
+    study.beat("[]")
+    with pytest.raises(
+        UserError, match=r"has repeats over 3 folds, to which those over seeds cannot be compared"
+    ):
+        confirm("small", options, seeds=2, executor=InProcessExecutor())
+    study.release()
+    study.storage.engine.dispose()
 
 
 def test_more_folds_than_images_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

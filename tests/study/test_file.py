@@ -68,6 +68,16 @@ def refusal(text: str) -> str:
             ['"val_accu"', "train.function names none", "val_error is 1 - accuracy"],
         ),
         (
+            DATA + SEARCH + '[study]\nmetric = "accuracy"\ntarget_value = 95',
+            "study.target_value",
+            ["is 95", "between 0 and 1", "0.95"],
+        ),
+        (
+            DATA + SEARCH + '[study]\nmetric = "accuracy"\ntarget_value = true',
+            "study.target_value",
+            ["must be a number"],
+        ),
+        (
             DATA + SEARCH + '[study]\nmetric = "accuracy"\ndirection = "minimize"',
             "study.direction",
             ['"minimize"', "accuracy", "maximized", "remove it"],

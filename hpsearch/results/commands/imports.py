@@ -176,7 +176,8 @@ def _of_another_space(opened: OpenStudy, spec: StudySpec) -> tuple[list[_Taken],
             continue
         hparams = in_space(trial.hparams, other, spec)
         if hparams is None:
-            left_out["outside of [search]"] += 1
+            is_longer = CONTINUES in trial.user_attrs
+            left_out["continued to more epochs" if is_longer else "outside of [search]"] += 1
         else:
             found.append((trial, hparams))
     if not found:

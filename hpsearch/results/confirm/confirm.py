@@ -54,11 +54,13 @@ from hpsearch.results.confirm.words import findings
 from hpsearch.results.stored.answer import SUMMARY
 from hpsearch.results.stored.attributes import decoded
 from hpsearch.results.stored.reading import read_study
+from hpsearch.results.stored.status import study_status
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import amount
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.opening import DIGEST
 from hpsearch.service.run import run
+from hpsearch.store.identity import DriverState
 from hpsearch.store.keys import SPECIFICATION
 from hpsearch.study.file import digest, lost_order, refuse_foreign_places, refuse_other, stored_form
 from hpsearch.study.specification import REPEAT, SUFFIX, StudySpec
@@ -200,7 +202,9 @@ def _plan(
     chosen = candidates(record, top or (wanted.top if wanted else 1))
     stored = before = read_linked(record, SUFFIX, options.storage)
     if before is not None and not before.trials and before.spec is not None and before.spec.is_confirmation:
-        before = None  # nothing was trained: the data did not allow for so many folds, say
+        drivers = study_status(before.name, options.storage, options.run_folder).drivers
+        if not any(driver.state is DriverState.ALIVE for driver in drivers):
+            before = None  # nothing was trained: the data did not allow for so many folds, say
     over = planned_folds(record, before, seeds, folds)
     count = over or seeds or (wanted.seeds if wanted else 2)
     spec = linked_spec(record, chosen, count, before, over)

@@ -24,6 +24,7 @@ from hpsearch.study.file import differences, digest, is_same_study, parse_study
 from hpsearch.study.search import Label
 from hpsearch.study.specification import (
     CONFIRMS,
+    FOLDS,
     LIMITS,
     LINKED,
     PLANNED,
@@ -68,7 +69,7 @@ def known(record: StudyRecord, linked: StudyRecord | None, chosen: Sequence[Cand
 
     They take part in the comparison, or a search that was continued could lose what was confirmed as better.
     """
-    trained = [] if linked is None else [trial for trial in linked.trials if is_value(trial)]
+    trained = [] if linked is None else [t for t in linked.trials if is_value(t) and _is_alike(linked, t)]
     keys = {_key({**trial.hparams, REPEAT: None}) for trial in trained}
     keys -= {_key({**candidate.hparams, REPEAT: None}) for candidate in chosen}
     found: dict[str, Candidate] = {}
@@ -125,7 +126,11 @@ def linked_spec(
         raise UserError(f"--seeds: at most {MOST_REPEATS}, got {seeds}")
     spec = record.spec
     wanted = [
-        as_point(spec, {**candidate.hparams, REPEAT: repeat}, {CONFIRMS: candidate.trial})
+        as_point(
+            spec,
+            {**candidate.hparams, REPEAT: repeat},
+            {CONFIRMS: candidate.trial, **({FOLDS: folds} if folds else {})},
+        )
         for repeat in range(count)
         for candidate in chosen
     ]
@@ -290,12 +295,20 @@ def repeats(record: StudyRecord, candidate: Candidate) -> dict[int, TrialRecord]
 
 
 def tries(record: StudyRecord, candidate: Candidate) -> dict[int, list[TrialRecord]]:
-    """Returns all finished trials for a configuration by repeat, those that broke off first."""
+    """Returns all finished trials for a configuration by repeat, those that broke off first.
+
+    Repeats of another kind, over folds or over seeds, do not count: two confirmations may have begun at once.
+    """
     wanted, found = _key({**candidate.hparams, REPEAT: None}), dict[int, list[TrialRecord]]()
     for trial in record.trials:
-        if trial.is_finished and _key({**trial.hparams, REPEAT: None}) == wanted:
+        is_alike = _is_alike(record, trial) and _key({**trial.hparams, REPEAT: None}) == wanted
+        if trial.is_finished and is_alike:
             found.setdefault(int(trial.hparams[REPEAT]), []).append(trial)
     return found
+
+
+def _is_alike(linked: StudyRecord, trial: TrialRecord) -> bool:
+    return linked.spec is None or trial.attrs.get(FOLDS) == linked.spec.data.split.folds
 
 
 def middle_repeat(record: StudyRecord, candidate: Candidate) -> TrialRecord | None:

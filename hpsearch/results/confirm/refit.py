@@ -179,7 +179,8 @@ def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
             f'study "{record.name}{SUFFIX}" has no repeat of trial {trial.number}, whose best epochs say how long '
             f"to train; run `hpsearch confirm {record.name}` again"
         )
-    why = f"the median best epoch of its {counted(len(epochs), 'repeat')}"
+    over_folds = linked is not None and linked.spec is not None and linked.spec.data.split.folds
+    why = f"the median best epoch of its {counted(len(epochs), 'fold' if over_folds else 'repeat')}"
     curves = tuple(one.train for one in whole)
     return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why, curves)
 
