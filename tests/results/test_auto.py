@@ -490,8 +490,11 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     told: str,
 ) -> None:
     monkeypatch.setattr(auto, "WORTH", worth)
-    long = STUDY.replace("epochs = [1, 2]", "epochs = [2000]").replace("trials = 3", "trials = 500")
-    (tmp_path / "study.toml").write_text(long.partition("[sampler]")[0], encoding="utf-8")
+    long = STUDY.replace("epochs = [1, 2]", "epochs = [100_000]").replace(
+        "trials = 3", "trials = 500\nmax_paused = 500"
+    )
+    without_end = long.replace('[sampler]\nname = "random"', '[early_stopping]\ncriterion = "none"')
+    (tmp_path / "study.toml").write_text(without_end, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
     out, _ = capfd.readouterr()
     assert f"too few to confirm a trial: {told}" in out

@@ -54,6 +54,8 @@ from hpsearch.text import counted
 
 LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"
 MOST_EPOCHS = 10_000_000
+STRAYED = 0.5
+"""By so much of the loss of guessing a refit's training loss may lie above that of all repeats: few epochs scatter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +195,9 @@ def _strayed(record: StudyRecord, course: Course, trial: TrialRecord) -> str:
     ends = [losses[course.epochs - 1] for losses in course.train if len(losses) >= course.epochs]
     known, last = [loss for loss in ends if loss is not None], trial.train[-1] if trial.train else None
     guessing = (record.attrs.get(DATA) or {}).get("guessing_loss")
-    if record.spec is None or last is None or not known or not guessing:
+    if last is None or not known or not guessing:
         return ""
-    if last <= max(known) + record.spec.fit.overfit_gap * guessing:
+    if last <= max(known) + STRAYED * guessing:
         return ""
     return (
         f"the refit ended with a training loss of {number(last)}, and what it was to repeat had {number(max(known))} "
