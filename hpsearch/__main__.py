@@ -59,9 +59,8 @@ def _open_standard_streams() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
     came.append(number)
-    logging.getLogger(
-        "sqlalchemy.pool"
-    ).disabled = True  # it prints whatever comes while a connection is closed
+    # It prints whatever comes while a connection is closed.
+    logging.getLogger("sqlalchemy.pool").disabled = True
     raise Signalled
 
 

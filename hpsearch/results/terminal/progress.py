@@ -150,11 +150,9 @@ class Progress(Callback):
         if done <= 0:
             return None
         rest = max(0.0, left) * (self._clock() - self._first_trial) / done
-        return (
-            rest
-            if self.spec.study.timeout is None
-            else min(rest, max(0.0, self.spec.study.timeout - self.elapsed))
-        )
+        if self.spec.study.timeout is None:
+            return rest
+        return min(rest, max(0.0, self.spec.study.timeout - self.elapsed))
 
     def was_left_paused(self, trial: FinishedTrial) -> bool:
         """Says whether a trial has ended because it was paused and others were resumed in its place."""
