@@ -3,6 +3,7 @@
 Tests of the training room alone also run where only torch is installed.
 """
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,17 @@ def ray_cluster() -> Iterator[Any]:
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of an SQLite database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of published weights, on a machine that reaches nothing."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    # urllib keeps the proxies of its first use: later tests of this process would be refused as well.
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    return tmp_path / "torch"

@@ -1,7 +1,6 @@
 """Published weights, saved locally: found, described, normalised as they were trained, and used to the end."""
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,9 @@ CPU = torch.device("cpu")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+pytestmark = pytest.mark.usefixtures("torch_home")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As workers have; more of them wait for each other when several tests share the cores."""
@@ -38,21 +40,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a machine that reaches nothing."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        urllib.request, "_opener", None
-    )  # it keeps the proxies of its first use for later tests
-    return tmp_path / "torch"
 
 
 def write_timm(name: str) -> Path:
