@@ -267,6 +267,8 @@ def test_the_proposal_gives_reasons_and_is_a_study(photos: Path, tmp_path: Path)
     )
     assert spec.data.image_size in (32, 48, 64, 96)
     assert spec.data.image_size == found.network.side
+    longest = max(tree["search"]["epochs"].values())
+    assert spec.study.trials * longest > 4 * found.network.epochs  # so that the time is the limit
     assert "# 1 unreadable file skipped: night/broken.jpg" in found.text
     assert "resnet18 are not on this machine and cannot be downloaded" in " ".join(found.text.split("\n# "))
     assert max(len(line) for line in found.text.splitlines() if "http" not in line) <= 118
@@ -376,27 +378,45 @@ def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
         (80.0, 10.0, 2, (2, 3)),
         (70.0, 10.0, 2, (1, 3)),
         (55.0, 10.0, 2, (1, 2)),
-        (30.0, 10.0, 2, (1, 2)),  # and no refit
+        (30.0, 10.0, 2, (0, 0)),  # the refit alone
+        (55.0, 10.0, 1, (0, 0)),
         (20.0, 10.0, 2, None),
-        (30.0, 10.0, 1, None),
         (80.0, 10.0, 8, (3, 3)),
     ],
 )
 def test_as_much_is_confirmed_as_fits(
     left: float, once: float, workers: int, expected: tuple[int, int] | None
 ) -> None:
-    assert fitting(left, once, once, workers) == expected
+    rest = fitting(left, once, once, workers)
+    assert (rest and (rest.top, rest.repeats)) == expected
+    if rest is not None:
+        assert rest.refit
+        assert rest.seconds <= left
+
+
+def confirmed(*arguments: float, start: float = auto.START) -> int | None:
+    """Returns how many repeats fit, with two workers."""
+    rest = fitting(*arguments, 2, start)
+    return None if rest is None else rest.top * rest.repeats
 
 
 def test_a_machine_that_starts_slowly_confirms_less() -> None:
-    assert fitting(110.0, 10.0, 10.0, 2) == (3, 3)
-    assert fitting(100.0, 10.0, 10.0, 2, start=30.0) == (1, 3)
-    assert fitting(100.0, 10.0, 10.0, 2, start=90.0) is None
+    assert confirmed(110.0, 10.0, 10.0) == 9
+    assert confirmed(100.0, 10.0, 10.0, start=30.0) == 3
+    assert confirmed(104.0, 10.0, 10.0, start=90.0) == 0
+    assert confirmed(100.0, 10.0, 10.0, start=90.0) is None
 
 
 def test_a_refit_that_ends_at_an_early_epoch_leaves_time_to_confirm() -> None:
-    assert fitting(80.0, 10.0, 10.0, 2) == (2, 3)
-    assert fitting(90.0, 10.0, 0.5, 2) == (3, 3)
+    assert confirmed(80.0, 10.0, 10.0) == 6
+    assert confirmed(90.0, 10.0, 0.5) == 9
+
+
+def test_without_a_refit_there_is_more_to_confirm_or_nothing() -> None:
+    rest = fitting(55.0, 10.0, None, 2)
+    assert rest is not None
+    assert ((rest.top, rest.repeats), rest.refit) == ((2, 3), False)
+    assert fitting(20.0, 10.0, None, 2) is None
 
 
 STUDY = """
@@ -495,7 +515,7 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     (tmp_path / "study.toml").write_text(without_end, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
     out, _ = capfd.readouterr()
-    assert f"too few to confirm a trial: {told}" in out
+    assert f"too few to train a trial again: {told}" in out
     assert "nothing is confirmed, for which there is too little time" in out
     record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
     assert record.best is not None  # though no trial came to its end

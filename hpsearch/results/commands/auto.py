@@ -1,8 +1,8 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
-The search gets two fifths of the time, since it can use any; what follows is trained for as long as it takes, and so
-many repeats are confirmed as fit into the rest. Where none fit, the search continues with the rest of the time, or its
-trials end as they are, and that nothing is confirmed is said.
+The search gets two fifths of the time at first. What is left then decides what follows: a refit, and as many repeats
+as fit before it. The search continues with the time that neither needs. Where not even a refit fits, it continues to
+the end, or its trials end as they are.
 """
 
 import time
@@ -25,7 +25,7 @@ from hpsearch.text import say
 SEARCH = 0.4
 """Share of the time in which is searched."""
 
-PLANS = ((3, 3), (2, 3), (1, 3), (1, 2))
+PLANS = ((3, 3), (2, 3), (1, 3), (1, 2), (0, 0))
 """Configurations and repeats of each that may be confirmed, the most first."""
 
 START = 12.0
@@ -79,6 +79,31 @@ def _check_minutes(minutes: float) -> None:
         raise UserError(f"--minutes: must be above 0 and at most {MOST:,} (a year), got {minutes:g}")
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What follows the search.
+
+    Attributes:
+        top: configurations that are confirmed; 0: none.
+        repeats: of each.
+        refit: whether one is trained on all pictures at last.
+        seconds: that it all takes.
+    """
+
+    top: int
+    repeats: int
+    refit: bool
+    seconds: float
+
+
+class _Interrupted(Exception):
+    """A signal ended a step: what was begun waits to be resumed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 @dataclass
 class Auto:
     """One call of the command; a second one continues with the study file that the first has written."""
@@ -105,6 +130,12 @@ class Auto:
         Raises:
             HpsearchError: what any of the steps raises; what was trained before is kept.
         """
+        try:
+            return self._make()
+        except _Interrupted as interrupted:
+            return interrupted.status
+
+    def _make(self) -> int:
         _check_minutes(self.minutes)
         spec = self._study()
         self._head("check")
@@ -119,30 +150,32 @@ class Auto:
         self.start = max(START, time.monotonic() - checking)
         self._head("run")
         timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - 2 * self.start))
-        place: dict[str, Any] = {"storage": self.storage, "run_folder": self.run_folder}
         running = time.monotonic()
-        found = self._search(timeout, "wait", place)
+        found = self._search(timeout, "wait")
         # What the run took beside its time, once to begin and once to end, is what the next ones will take at least.
         self.start = max(self.start, time.monotonic() - running - timeout)
-        if found.exit_status > 1:  # a signal: what was begun waits to be resumed
-            return found.exit_status
-        plan = self._plan(spec) if found.best is not None else None
-        more = self.left - 2 * self.start
-        if plan is None and found.can_go_on and (more > WORTH or found.best is None):
+        rest = self._rest(spec, found)
+        more = self.left - 2 * self.start - (rest.seconds if rest is not None else 0.0)
+        if rest is not None and found.can_go_on and more > WORTH:
+            say(f"what follows leaves {more:.0f} s: the search continues")
+            found = self._search(more, "wait")
+            rest = self._rest(spec, found)
+            more = self.left - 2 * self.start
+        if rest is None and found.can_go_on and (more > WORTH or found.best is None):
             then = "the search continues" if more > WORTH else "the trials end with what they have"
-            say(f"{self.left:.0f} s are left, too few to confirm a trial: {then}")
-            found = self._search(max(AT_ONCE, more), "end", place)
-            if found.exit_status > 1:
-                return found.exit_status
+            say(f"{self.left:.0f} s are left, too few to train a trial again: {then}")
+            found = self._search(max(AT_ONCE, more), "end")
         if found.best is None:
             say("no trial finished in time; give more with --minutes", err=True)
             return 1
-        if plan is None:
+        if rest is None or not rest.top:
             say(f"nothing is confirmed, for which there is too little time: hpsearch confirm {self.output}")
-        elif (status := self._confirm_and_refit(spec, plan, place)) > 1:
-            return status
+        else:
+            self._confirm(spec, rest)
+        if rest is not None and rest.refit:
+            self._refit(spec, search=not rest.top)
         self._head("report")
-        say(*api.report(self.output, **place))
+        say(*api.report(self.output, **self._place))
         from hpsearch.results.commands.models import save_best
 
         self._head("model")
@@ -171,50 +204,77 @@ class Auto:
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
         return load_study_file(self.output)
 
-    def _search(self, timeout: float, at_timeout: str, place: dict[str, Any]) -> RunSummary:
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"storage": self.storage, "run_folder": self.run_folder}
+
+    def _search(self, timeout: float, at_timeout: str) -> RunSummary:
         found = api.run(
-            self.output, timeout=timeout, at_timeout=at_timeout, workers=self.workers, gpus=self.gpus, **place
+            self.output,
+            timeout=timeout,
+            at_timeout=at_timeout,
+            workers=self.workers,
+            gpus=self.gpus,
+            **self._place,
         )
         assert found.summary is not None
+        if found.summary.exit_status > 1:
+            raise _Interrupted(found.summary.exit_status)
         return found.summary
 
-    def _plan(self, spec: StudySpec) -> tuple[int, int] | None:
-        """Returns how many configurations and repeats the time that is left allows to be confirmed; None if not any."""
+    def _rest(self, spec: StudySpec, found: RunSummary) -> Rest | None:
+        """Returns what the time that is left allows after the search; None if nothing."""
+        if found.best is None:
+            return None
         record = read_study(spec.study.name, self.storage)
         assert record.best is not None
-        last = trial_seconds(record.best, record.best.best_epoch or record.planned_epochs(record.best))
         workers = self.workers or _count(spec, self.run_folder, self.gpus)
         left = self.left - self.start  # the report takes time as well
-        return fitting(left, training_seconds(record), last, workers, self.start)
+        return fitting(
+            left, training_seconds(record), self._refit_seconds(spec, search=True), workers, self.start
+        )
 
-    def _confirm_and_refit(self, spec: StudySpec, plan: tuple[int, int], place: dict[str, Any]) -> int:
-        """Does what the time allows for, and returns the exit status."""
+    def _refit_seconds(self, spec: StudySpec, search: bool) -> float | None:
+        """Returns how long the refit would take; None if the study cannot be refitted."""
         from hpsearch.results.confirm.refit import plan_course
+
+        try:
+            course = plan_course(read_study(spec.study.name, self.storage), self.storage, search)
+        except UserError:
+            return None
+        return trial_seconds(course.trial, course.epochs)
+
+    def _confirm(self, spec: StudySpec, rest: Rest) -> None:
         from hpsearch.results.confirm.words import confirmation_lines
 
         self._head("confirm")
-        top, seeds = plan
-        folds = spec.data.split.folds  # of which each is trained once
         outcome = api.confirm(
             self.output,
-            top=top,
-            seeds=None if folds else seeds,
+            top=rest.top,
+            seeds=None if spec.data.split.folds else rest.repeats,  # each fold is trained once
             workers=self.workers,
             gpus=self.gpus,
-            **place,
+            **self._place,
         )
+        if outcome.exit_status > 1:
+            say(outcome.message, err=True)
+            raise _Interrupted(outcome.exit_status)
         if outcome.confirmation is None:
             say(outcome.message, err=True)
-            return outcome.exit_status
-        say(*confirmation_lines(outcome.confirmation, outcome.record))
-        course = plan_course(read_study(spec.study.name, self.storage), self.storage, search=False)
-        if self.left < 2 * self.start + SLACK * trial_seconds(course.trial, course.epochs):
+        else:
+            say(*confirmation_lines(outcome.confirmation, outcome.record))
+
+    def _refit(self, spec: StudySpec, search: bool) -> None:
+        """Trains on all pictures, unless there is too little time for it after all."""
+        seconds = self._refit_seconds(spec, search)
+        if seconds is None or self.left < self.start + SLACK * seconds:
             say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
-            return 0
+            return
         self._head("refit")
-        refitted = api.refit(self.output, gpus=self.gpus, **place)
+        refitted = api.refit(self.output, search=search, gpus=self.gpus, **self._place)
         say(*refitted.lines)
-        return refitted.exit_status
+        if refitted.exit_status > 1:
+            raise _Interrupted(refitted.exit_status)
 
     def _head(self, step: str) -> None:
         say("", f"== {step} ({max(0.0, self.left) / 60:.1f} minutes left)")
@@ -231,22 +291,21 @@ def trial_seconds(trial: TrialRecord, epochs: int) -> float:
     return epochs * (trial.seconds or 0.0) / max(1, trial.epochs_run)
 
 
-def fitting(
-    left: float, once: float, refit: float, workers: int, start: float = START
-) -> tuple[int, int] | None:
-    """Returns how many configurations and repeats can be confirmed, with time left for a refit; None if not any.
+def fitting(left: float, once: float, refit: float | None, workers: int, start: float = START) -> Rest | None:
+    """Returns the most that can be done in the time that is left; None if nothing.
 
     Args:
         left: seconds.
-        once, refit: seconds of one repeat, and of the refit, which ends at the best epoch.
+        once, refit: seconds of one repeat, and of the refit, which ends at the best epoch; None: there is none.
         start: seconds until a run trains.
     """
-    for top, seeds in PLANS:
-        rounds = -(-top * seeds // workers)
-        if 2 * start + SLACK * (once * rounds + refit) <= left:
-            return top, seeds
-    top, seeds = PLANS[-1]  # without a refit
-    return PLANS[-1] if start + SLACK * once * -(-top * seeds // workers) <= left else None
+    last = 0.0 if refit is None else start + SLACK * refit
+    for top, repeats in PLANS:
+        rounds = -(-top * repeats // workers)
+        seconds = last + (start + SLACK * once * rounds if top else 0.0)
+        if 0 < seconds <= left:
+            return Rest(top, repeats, refit is not None, seconds)
+    return None
 
 
 def _count(spec: StudySpec, run_folder: Path, gpus: str) -> int:

@@ -171,7 +171,9 @@ def _timed(
     taken = (
         step_seconds(models.build(model, channels, (side, side), outputs, 0), channels, side, device) / _BATCH
     )
-    return Network(model, side, taken, seconds / (taken * seen.pictures))
+    split = _split(seen)
+    each = split["train"] + split["val"] / 3  # of the pictures: validation goes forward alone
+    return Network(model, side, taken, seconds / (taken * each * seen.pictures))
 
 
 def step_seconds(model: nn.Module, channels: int, side: int, device: torch.device) -> float:
@@ -191,8 +193,6 @@ def step_seconds(model: nn.Module, channels: int, side: int, device: torch.devic
 
 
 def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, Any]:
-    few = {"train": 0.7, "val": 0.15, "test": 0.15}
-    many = {"train": 0.8, "val": 0.1, "test": 0.1}
     return {
         "dataset": "folder",
         "root": str(folder.absolute()),
@@ -201,8 +201,14 @@ def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, A
         **({"channels": 3} if network.is_tuned else {}),
         "skip_unreadable": True,
         "on_duplicates": "drop",
-        "split": few if seen.pictures < _FEW else many,
+        "split": _split(seen),
     }
+
+
+def _split(seen: Inspection) -> dict[str, float]:
+    few = {"train": 0.7, "val": 0.15, "test": 0.15}
+    many = {"train": 0.8, "val": 0.1, "test": 0.1}
+    return few if seen.pictures < _FEW else many
 
 
 def _lines(
@@ -226,8 +232,8 @@ def _lines(
     yield from ("", "[study]")
     yield _said(f"name = {_quoted(name)}", "the folder's name")
     yield _said(f'timeout = "{ceil(60 * minutes)}s"', "the search ends then; run it again, and it continues")
-    trials = max(8, min(200, round(network.epochs / max(1.0, 0.3 * most))))
-    yield _said(f"trials = {trials}", "more than the time allows for are not needed; most train a few epochs")
+    trials = max(50, min(10_000, ceil(network.epochs / (0.1 * most))))
+    yield _said(f"trials = {trials}", "more than are expected in the time, which is the limit")
     if facts.task == "multilabel":
         yield _said(
             'metric = "val_average_precision"', "how well each label is ranked, each counting as much"
