@@ -162,6 +162,27 @@ def write_scenes(folder: Path, count: int = 240, seed: int = 0) -> None:
     shutil.copy(original, folder / "night" / TWIN)
 
 
+def write_clips(folder: Path, clips: int = 6, frames: int = 8, seed: int = 0, alike: bool = True) -> None:
+    """Writes frames of films, so many by day and by night: `day/clip3_0007.jpg`.
+
+    Args:
+        alike: whether a film shows one scene, along which the camera moves; if not, each frame is another scene.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = 64, 96
+    for paint in (day, night):
+        home = folder / paint.__name__
+        home.mkdir(parents=True, exist_ok=True)
+        for clip in range(clips):
+            scene = twilight if rng.random() < TWILIGHT else paint
+            film = scene(height, width + 2 * frames, rng)
+            for frame in range(frames):
+                pixels = film[:, 2 * frame : 2 * frame + width] if alike else scene(height, width, rng)
+                noisy = np.clip(pixels + rng.normal(0.0, 0.03, pixels.shape), 0.0, 1.0)
+                image = Image.fromarray((noisy * 255).astype(np.uint8))
+                image.save(home / f"clip{clip}_{frame:04d}.jpg", quality=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes photographs of scenes by day and by night.")
     parser.add_argument("folder", type=Path)

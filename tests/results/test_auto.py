@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from hpsearch.study.schema import study_schema
 from hpsearch.training.data.assembly import open_cache
 from hpsearch.training.data.inspection import Labels, inspect_folder
 from tests.materials import write_published, write_snapshots
-from tests.scenes import write_scenes
+from tests.scenes import write_clips, write_scenes
 
 pytestmark = pytest.mark.usefixtures("torch_home")
 
@@ -235,11 +236,83 @@ def test_what_keeps_series_together_only_waits_to_be_uncommented(photos: Path, t
     said = "the names look like series: split.group_by in s.toml keeps each together"
     assert any(said in line for line in summary_lines(found, Path("s.toml")))
     spec = parse_study(tomllib.loads(found.text.replace("# split.group_by", "split.group_by")))
-    assert spec.data.split.group_by == found.seen.series
+    assert found.seen.series is not None
+    assert spec.data.split.group_by == found.seen.series.pattern
     table = tmp_path / "snapshots" / "labels.csv"
     Image.new("RGB", (40, 32)).save(tmp_path / "snapshots" / "alone.png")
     table.write_text(table.read_text().rstrip() + "\nalone.png,day,1\n")
-    assert look(tmp_path / "snapshots").series == ""
+    assert look(tmp_path / "snapshots").series is None
+
+
+@pytest.mark.parametrize(
+    ("renamed", "together"),
+    [
+        ("{kind}/{clip}_{frame:04d}.jpg", "{kind}/{clip}"),
+        ("{kind}/{clip}/{frame:04d}.jpg", "{kind}/{clip}"),
+        (
+            "{kind}/{kind}1_{clip[4]}{frame}0.jpg",
+            "{kind}/{kind}1_{clip[4]}",
+        ),  # one film a class, in hundreds
+        ("{kind}/{kind}_{clip[4]}{frame}.jpg", "{kind}/{kind}_{clip[4]}"),  # in tens
+    ],
+)
+def test_frames_that_are_nearly_the_same_stay_together(tmp_path: Path, renamed: str, together: str) -> None:
+    write_clips(tmp_path / "films", clips=10 if "[4]" in renamed else 6)
+    expected = set()
+    for file in sorted((tmp_path / "films").rglob("*.jpg")):
+        clip, frame = file.stem.split("_")
+        parts = {"kind": file.parent.name, "clip": clip, "frame": int(frame)}
+        new = tmp_path / "set" / renamed.format(**parts)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(new)
+        expected.add(together.format(**parts))
+    found = propose(tmp_path / "set", 1, tmp_path / "cache", workers=1)
+    assert found.is_grouped
+    pattern = parse_study(tomllib.loads(found.text)).data.split.group_by
+    assert pattern is not None
+    names = [str(file.relative_to(tmp_path / "set")) for file in (tmp_path / "set").rglob("*.jpg")]
+    assert {match[1] for name in names if (match := re.search(pattern, name))} == expected
+    said = f"neighbours in {len(expected)} series are nearly the same picture"
+    assert said in " ".join(found.text.split())
+    assert any(said in line for line in summary_lines(found, Path("s.toml")))
+
+
+def test_names_alone_keep_nothing_together(tmp_path: Path) -> None:
+    write_clips(tmp_path / "films", alike=False)
+    found = propose(tmp_path / "films", 1, tmp_path / "cache", workers=1)
+    assert not found.is_grouped
+    assert "# split.group_by = " in found.text
+    for file in (tmp_path / "films").rglob("*.jpg"):
+        file.rename(file.with_name(f"{file.parent.name}_{file.stem[4]}{file.stem[-1]}.jpg"))
+    assert look(tmp_path / "films").series is None
+
+
+def test_a_class_is_no_series(tmp_path: Path) -> None:
+    """Each class is called like a series; within, no picture is like its neighbour."""
+    for number in range(6):
+        (tmp_path / "set" / f"cat{number}").mkdir(parents=True)
+        for place in range(12):
+            colour = (53 * place % 256, 97 * place % 256, 40 * number)
+            Image.new("RGB", (40, 32), colour).save(
+                tmp_path / "set" / f"cat{number}" / f"cat{number}_{place:03d}.png"
+            )
+    assert look(tmp_path / "set").series is None
+
+
+def test_series_that_no_split_can_keep_together_are_told(tmp_path: Path) -> None:
+    """Each film shows two classes, and the table gives its frames to two parts."""
+    write_clips(tmp_path / "films")
+    rows = []
+    for file in sorted((tmp_path / "films").rglob("*.jpg")):
+        part = "test" if file.stem.endswith("7") else "train"
+        rows.append([str(file.relative_to(tmp_path / "films")), file.parent.name, part])
+    with (tmp_path / "films" / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "label", "part"], *rows])
+    found = propose(tmp_path / "films", 1, tmp_path / "cache", workers=1)
+    assert not found.is_grouped
+    said = "but no split into parts with all classes keeps them together"
+    assert said in " ".join(found.text.replace("# ", "").split())
+    assert any(said in line for line in summary_lines(found, Path("s.toml")))
 
 
 def test_rare_classes_get_a_metric_and_a_weight(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpsearch.errors import ModelError, UserError
+from hpsearch.errors import DataError, ModelError, UserError
 from hpsearch.executors.places import cores
 from hpsearch.study import DataSpec, ModelSpec, parse_study
 from hpsearch.study.checks import DataFacts
@@ -27,6 +27,7 @@ from hpsearch.training import data, models, pretrained, weights
 from hpsearch.training import device as devices
 from hpsearch.training.data.assembly import open_cache
 from hpsearch.training.data.inspection import Inspection, Labels, inspect_folder, vars_of
+from hpsearch.training.data.series import Series
 
 SIDES = (224, 160, 128, 96, 64, 48, 32)
 ENOUGH = 120
@@ -72,13 +73,18 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A study file that was proposed, and what it goes by."""
+    """A study file that was proposed, and what it goes by.
+
+    Attributes:
+        is_grouped: whether the parts keep series of pictures together.
+    """
 
     name: str
     text: str
     seen: Inspection
     facts: DataFacts
     network: Network
+    is_grouped: bool
 
 
 def propose(
@@ -99,12 +105,12 @@ def propose(
     count = workers or (torch.cuda.device_count() if chosen.type == "cuda" else cores())
     network = choose_network(seen, chosen, 60 * minutes * count)
     table = _data_table(folder, seen, network)
-    facts = data.load(DataSpec.model_validate(table), cache=cache, device=torch.device("cpu")).facts
+    facts = _facts(table, seen, cache)
     plain = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._ ") or "photos"
     text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen)) + "\n"
     parse_study(tomllib.loads(text), source="hpsearch init")
-    return Proposal(name, text, seen, facts, network)
+    return Proposal(name, text, seen, facts, network, "group_by" in table["split"])
 
 
 def choose_network(seen: Inspection, device: torch.device, seconds: float) -> Network:
@@ -192,6 +198,25 @@ def step_seconds(model: nn.Module, channels: int, side: int, device: torch.devic
     return mean(taken[1:])
 
 
+def _facts(table: dict[str, Any], seen: Inspection, cache: Path) -> DataFacts:
+    """Returns what the data turn out to be; a table whose series cannot be kept together keeps them no more.
+
+    Raises:
+        DataError: they cannot be read or split, whatever is kept together.
+    """
+    split = table["split"]
+    if seen.series is not None and seen.series.is_alike:
+        split["group_by"] = seen.series.pattern
+    for _ in range(2):
+        try:
+            spec = DataSpec.model_validate(table)
+            return data.load(spec, cache=cache, device=torch.device("cpu")).facts
+        except DataError:
+            if split.pop("group_by", None) is None:
+                raise
+    raise AssertionError("the second time, nothing is kept together")
+
+
 def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, Any]:
     return {
         "dataset": "folder",
@@ -254,9 +279,7 @@ def _lines(
     yield _said("skip_unreadable = true", "a broken file is named and left out instead of ending the study")
     yield _said('on_duplicates = "drop"', "the same picture in two parts would flatter the validation")
     yield from _split_lines(table["split"], seen)
-    if seen.series:
-        yield "# The names look like series. If pictures of one series are nearly the same picture, keep them together:"
-        yield f"# split.group_by = {_quoted(seen.series)}"
+    yield from _series_lines(table["split"], seen.series)
     yield _said('augment = "photo"', "parts of the pictures, mirrored, with a little less or more colour")
     yield from ("", "[model]")
     yield _said(f"name = {_quoted(network.model.name)}", _why_model(network, device))
@@ -411,7 +434,7 @@ def _of_what(facts: DataFacts) -> str:
     return f" of {counted(classes, 'class', 'classes')}" if classes else ", whose labels are numbers"
 
 
-def _split_lines(split: dict[str, float], seen: Inspection) -> Iterator[str]:
+def _split_lines(split: dict[str, Any], seen: Inspection) -> Iterator[str]:
     """Yields the shares one a line: a table in braces could not be added to by a line of its own."""
     few = f"with {seen.pictures} pictures a tenth would be too few to judge by"
     why = (
@@ -421,13 +444,47 @@ def _split_lines(split: dict[str, float], seen: Inspection) -> Iterator[str]:
         if seen.pictures < _FEW
         else "the usual parts"
     )
-    for place, (name, share) in enumerate(split.items()):
+    shares = {name: share for name, share in split.items() if name != "group_by"}
+    for place, (name, share) in enumerate(shares.items()):
         line = f"split.{name} = {share:g}"
         yield line if place else _said(line, why)
 
 
+def _series_lines(split: dict[str, Any], series: Series | None) -> Iterator[str]:
+    if series is None:
+        return
+    line = f"split.group_by = {_quoted(series.pattern)}"
+    if "group_by" in split:
+        yield _said(line, f"{_why_together(series)}; in two parts they would flatter the validation")
+    elif series.is_alike:
+        yield _comment(
+            f"{_why_together(series)}, but no split into parts with all classes keeps them together:"
+        )
+        yield f"# {line}"
+    else:
+        yield "# The names look like series. If pictures of one series are nearly the same picture, keep them together:"
+        yield f"# {line}"
+
+
+def _why_together(series: Series) -> str:
+    """Returns it in so few words that a line of a study file has room for them."""
+    return f"neighbours in {counted(series.count, 'series', 'series')} are nearly the same picture ({series.alike:.0%})"
+
+
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _series_summary(found: Proposal, output: Path) -> Iterator[str]:
+    series = found.seen.series
+    if series is None:
+        return
+    if found.is_grouped:
+        yield f"  {_why_together(series)}: each series is kept in one part"
+    elif series.is_alike:
+        yield f"  {_why_together(series)}, but no split into parts with all classes keeps them together"
+    else:
+        yield f"  the names look like series: split.group_by in {output} keeps each together"
 
 
 def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
@@ -445,11 +502,7 @@ def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
             else []
         ),
         *(f"  {note}" for note in found.facts.notes),
-        *(
-            [f"  the names look like series: split.group_by in {output} keeps each together"]
-            if found.seen.series
-            else []
-        ),
+        *_series_summary(found, output),
         f"{network.model.name} from {start}, pictures of {network.side} pixels, about {network.epochs:.0f} epochs in "
         "all",
         *([f"  {network.missing}"] if network.missing else []),

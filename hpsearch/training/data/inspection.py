@@ -1,7 +1,6 @@
 """A look at a folder of photographs before there is a study: which there are, how large, with which labels."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from hpsearch.training.data.cache import Cache
 from hpsearch.training.data.catalogue import FREE, TEST, Request
 from hpsearch.training.data.folder import SUFFIXES, Listing, list_names, list_pictures, part_of, with_slashes
 from hpsearch.training.data.pictures import Header, read_headers
+from hpsearch.training.data.series import Series, find_series
 
 _LABELS = ("label", "class", "target", "category", "species", "dx", "diagnosis", "what", "y")
 _SEVERAL = (
@@ -35,7 +35,6 @@ _SEPARATORS = ("|", ";", ",", " ")
 _LEAST_JOINED = 0.02  # of the rows, below which a separator is an accident
 _SHOWN = 3  # tables
 _MOST_LABELS = 0.5  # of the rows, above which a column is no label
-_SERIES = re.compile(r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Inspection:
         grey: whether none has colours.
         official: whether folders, or the table, give a test part.
         labels: None where the folders are the classes.
-        series: an expression whose first group several files share, if they look like series; "" if not.
+        series: which pictures seem to belong together; None if none do.
     """
 
     pictures: int
@@ -96,11 +95,11 @@ class Inspection:
     grey: bool
     official: bool
     labels: Labels | None
-    series: str
+    series: Series | None
 
 
 def inspect_folder(root: Path, cache: Cache) -> Inspection:
-    """Looks at all pictures of a folder; decodes none.
+    """Looks at all pictures of a folder; decodes only some, where names look like series.
 
     Raises:
         DataError: there are none, or they are not in the form of a data set.
@@ -123,7 +122,7 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
         grey=all(header.grey for header in readable),
         official=TEST in listing.parts and FREE in listing.parts,
         labels=found,
-        series=_find_series(listing.names),
+        series=find_series(root, listing.names, _kinds(found, listing.labels)),
     )
 
 
@@ -138,6 +137,13 @@ def _count(found: Labels | None, values: Sequence[Any]) -> Counter[str]:
             if labels.is_yes(value)
         )
     return Counter(str(label) for label in values)
+
+
+def _kinds(found: Labels | None, values: Sequence[Any]) -> list[str]:
+    """Returns the class of each picture; the same for all where one may have several labels, or numbers."""
+    several = found is not None and (found.separator is not None or found.task == "multilabel")
+    kinds = [str(label) for label in values]
+    return [""] * len(kinds) if several or (found is not None and _are_numbers(kinds)) else kinds
 
 
 def _listed(
@@ -368,11 +374,3 @@ def _are_numbers(values: Sequence[str]) -> bool:
         return not all(float(value).is_integer() for value in values)
     except ValueError:
         return False
-
-
-def _find_series(names: Sequence[str]) -> str:
-    """Returns an expression for the part of a name that pictures of one series share, such as e03 of e03-0012.jpg."""
-    matches = [_SERIES.match(Path(name).name) for name in names]
-    groups = Counter(match[1] for match in matches if match)
-    whole = sum(groups.values()) == len(names)  # a study refuses a name that gives no group
-    return _SERIES.pattern if whole and 5 <= len(groups) <= len(names) / 3 else ""

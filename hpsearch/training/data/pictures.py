@@ -112,7 +112,7 @@ class FileImages:
         places = [shelves.find(self._hashes) for shelves in held]
         missing = np.flatnonzero(np.all([place < 0 for place in places], axis=0))
         wanted = (self._names[row] for row in missing.tolist())
-        fresh = _decode_all(Path(self._root), wanted, size, (self.channels, channels), self.form)
+        fresh = decode_all(Path(self._root), wanted, size, (self.channels, channels), self.form)
         step = max(1, _CHUNK_BYTES // (np.dtype(self.dtype).itemsize * channels * size[0] * size[1]))
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
@@ -147,7 +147,7 @@ class Unreadable:
     reason: str
 
 
-def _decode_all(
+def decode_all(
     root: Path, names: Iterable[str], size: Size, channels: tuple[int, int], form: Form = BYTES
 ) -> Iterator[Array | Unreadable]:
     """Yields pictures of shape [C, H, W] in order.
@@ -268,7 +268,7 @@ def decode_new(
         blank = np.zeros((channels[1], *size), decoded.dtype)
 
         def pictures() -> Iterator[Array]:
-            results = _decode_all(root, (names[row] for row in rows.tolist()), size, channels, decoded)
+            results = decode_all(root, (names[row] for row in rows.tolist()), size, channels, decoded)
             for place, result in enumerate(told(results, len(rows), progress)):
                 if isinstance(result, Unreadable):
                     reasons[kept[place].tobytes().hex()] = result.reason
