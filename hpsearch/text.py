@@ -131,7 +131,7 @@ def plain(value: Any) -> Any:
     return [plain(inner) for inner in value] if isinstance(value, Iterable) else str(value)
 
 
-class _Record(logging.LogRecord):
+class _LogRecord(logging.LogRecord):
     """A log record whose message is safe whoever shows it, such as the handler that Optuna brings along."""
 
     def getMessage(self) -> str:
@@ -140,7 +140,7 @@ class _Record(logging.LogRecord):
 
 def guard() -> None:
     """Lets the messages of all libraries' loggers, and Python's warnings, pass through this module."""
-    logging.setLogRecordFactory(_Record)
+    logging.setLogRecordFactory(_LogRecord)
     if warnings.formatwarning is not _warning:
         warnings.formatwarning = _warning
 

@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from hpsearch.cli import app
-from tests.structure import life_of_a_trial, walks
+from tests.structure import life_of_a_trial, modules, walks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -135,6 +135,16 @@ def test_modules_are_imported_by_name_in_one_module():
     assert found_in(r"__import__\(|spec_from_file|exec_module", "training/imports.py") == []
     edited = r"(?<!in )\bsys\.path(\[|\.(insert|append|remove|extend|pop)| \+?=)"
     assert found_in(edited, "training/imports.py", "__main__.py") == []
+
+
+def test_no_two_classes_share_a_name():
+    """One thing per word, private ones too: whoever reads a name need not ask which of two it is."""
+    homes: dict[str, list[str]] = {}
+    for path, text in modules(ROOT):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 def sentences(path: Path) -> Iterator[str]:

@@ -22,7 +22,7 @@ from hpsearch.results.plots import charts
 from hpsearch.results.plots.interactive import figure
 from hpsearch.results.plots.static import draw_figure
 from hpsearch.results.report.content import report
-from hpsearch.results.report.document import Code, Document, Items, Section, Table, Text, markdown
+from hpsearch.results.report.document import Code, Document, Items, ReportSection, Table, Text, markdown
 from hpsearch.results.report.importance import Importances, Share
 from hpsearch.results.report.page import page
 from hpsearch.results.terminal.display import JsonDisplay, LiveDisplay, PlainDisplay, picture
@@ -203,7 +203,7 @@ def test_a_report_holds_no_markup_of_others(folder: Path) -> None:
 
 def test_every_block_of_a_document_is_escaped() -> None:
     blocks = (Text(BAD), Items((BAD,)), Code(f"a\n{BAD}"), Table((BAD, "n"), ((BAD, "1"),), BAD))
-    document = Document(BAD, BAD, (Section(BAD, blocks),))
+    document = Document(BAD, BAD, (ReportSection(BAD, blocks),))
     html, text = page(document), markdown(document)
     assert harmless(html)
     assert html.count("<script") == 0

@@ -78,7 +78,7 @@ LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """A connection; one without a seat is a stranger's."""
+    """A connection; one without a worker is a stranger's."""
 
     socket: socket.socket
     since: float
@@ -86,13 +86,13 @@ class _Connection:
     beaten: float = 0.0
     greeting: bytes = b""
     channel: Channel | None = None
-    seat: "Seat | None" = None
+    remote: "RemoteWorker | None" = None
     outgoing: bytearray = field(default_factory=bytearray)
     is_writing: bool = False
 
 
 @dataclass(eq=False, slots=True)
-class Seat:
+class RemoteWorker:
     """A worker that was started, whether it has dialled yet or not.
 
     Attributes:
@@ -139,7 +139,7 @@ class DialExecutor:
     def __init__(self, folder: RunFolder, cluster: Cluster) -> None:
         self.folder = folder
         self.cluster = cluster
-        self.seats: dict[int, Seat] = {}
+        self.remotes: dict[int, RemoteWorker] = {}
         self.retired: dict[int, WorkerPlace] = {}
         self._idle: dict[int, float] = {}
         self.identity = DriverIdentity.here()
@@ -161,21 +161,21 @@ class DialExecutor:
 
     # What a scheduler adds
 
-    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
+    def begin(self, remote: RemoteWorker, setup: WorkerSetup) -> None:
         """Starts a worker; by hand, somebody is asked to."""
 
     def tend(self, now: float) -> None:
         """Looks after what was started, several times a second; says what is waited for."""
-        for seat in self.seats.values():
-            if not seat.has_entered:
-                command = shlex.join(["hpsearch", *self.arguments(seat)])
-                self.say(seat, f"waits for a worker: start one with {command}", now)
+        for remote in self.remotes.values():
+            if not remote.has_entered:
+                command = shlex.join(["hpsearch", *self.arguments(remote)])
+                self.say(remote, f"waits for a worker: start one with {command}", now)
 
-    def arguments(self, seat: Seat) -> list[str]:
+    def arguments(self, remote: RemoteWorker) -> list[str]:
         """Returns the words after `hpsearch` that start a worker."""
-        return ["worker", "--dial", self.address, "--token-file", str(self.token_file), *seat.granted]
+        return ["worker", "--dial", self.address, "--token-file", str(self.token_file), *remote.granted]
 
-    def end(self, seat: Seat) -> None:
+    def end(self, remote: RemoteWorker) -> None:
         """Ends at once what was started for a worker, whether it has dialled or not."""
 
     def left(self, deadline: float) -> None:
@@ -183,18 +183,18 @@ class DialExecutor:
 
     def retire(self, now: float) -> None:
         """Lets the workers go that have had no trial for a while, as long as others train; for use in `tend`."""
-        busy = any(seat.folders for seat in self.seats.values())
-        for number, seat in self.seats.items():
-            if not seat.is_ready or seat.folders or number in self.retired:
+        busy = any(remote.folders for remote in self.remotes.values())
+        for number, remote in self.remotes.items():
+            if not remote.is_ready or remote.folders or number in self.retired:
                 self._idle.pop(number, None)
             elif busy and now - self._idle.setdefault(number, now) > IDLE:
                 logger.info("worker %d has nothing to train: it gives its place back", number)
-                self.retired[number] = seat.place
+                self.retired[number] = remote.place
                 self.send(number, Shutdown())
 
-    def seat_of(self, entry: Entry) -> Seat | None:
-        """Returns the seat that a worker takes that dials for the first time; None if it must wait."""
-        return next((seat for seat in self.seats.values() if not seat.has_entered), None)
+    def remote_of(self, entry: Entry) -> RemoteWorker | None:
+        """Returns the started worker that dials for the first time; None if it must wait."""
+        return next((remote for remote in self.remotes.values() if not remote.has_entered), None)
 
     # The executor
 
@@ -232,20 +232,20 @@ class DialExecutor:
         _refuse_foreign_names(setup)
         setup = _from_anywhere(setup)
         self.listen()
-        seat = Seat(place, _granted(setup))
-        self.seats[place.worker] = seat
-        seat.session.post(encode(setup))
-        self.begin(seat, setup)
+        remote = RemoteWorker(place, _granted(setup))
+        self.remotes[place.worker] = remote
+        remote.session.post(encode(setup))
+        self.begin(remote, setup)
 
     def send(self, worker: int, message: ToWorker) -> None:
-        seat = self.seats.get(worker)
-        if seat is not None and seat.killed is None:
+        remote = self.remotes.get(worker)
+        if remote is not None and remote.killed is None:
             if isinstance(message, TrialRun):
-                seat.folders[message.number] = message.folder
+                remote.folders[message.number] = message.folder
                 self._recall(worker)
-            frame = seat.session.post(encode(message))
-            if seat.connection is not None:
-                self._write(seat.connection, *frame)
+            frame = remote.session.post(encode(message))
+            if remote.connection is not None:
+                self._write(remote.connection, *frame)
 
     def receive(self, timeout: float) -> list[FromWorker]:
         deadline = time.monotonic() + timeout
@@ -264,57 +264,57 @@ class DialExecutor:
         return messages
 
     def kill(self, worker: int) -> None:
-        seat = self.seats.get(worker)
-        if seat is None or seat.killed is not None:
+        remote = self.remotes.get(worker)
+        if remote is None or remote.killed is not None:
             return
-        seat.killed = time.monotonic()
-        self.end(seat)
-        if not seat.has_entered:
-            self.bury(seat, "was ended before it began")
-        elif seat.connection is not None:
-            self._write(seat.connection, Kind.KILL)
+        remote.killed = time.monotonic()
+        self.end(remote)
+        if not remote.has_entered:
+            self.bury(remote, "was ended before it began")
+        elif remote.connection is not None:
+            self._write(remote.connection, Kind.KILL)
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        for worker, seat in list(self.seats.items()):
+        for worker, remote in list(self.remotes.items()):
             self.send(worker, Shutdown())
-            if not seat.has_entered:
+            if not remote.has_entered:
                 self.kill(worker)
-        while self.seats and time.monotonic() < deadline:
+        while self.remotes and time.monotonic() < deadline:
             self.receive(0.1)
-        for worker in list(self.seats):
+        for worker in list(self.remotes):
             self.kill(worker)
         enough = time.monotonic() + KILLED
-        while self.seats and time.monotonic() < enough + 1.0:
+        while self.remotes and time.monotonic() < enough + 1.0:
             self.receive(0.1)
         self.left(max(deadline - 1.0, enough))
         self._hang_up_on_all()
         self.ready.clear()
 
-    def say(self, seat: Seat, text: str, now: float) -> None:
+    def say(self, remote: RemoteWorker, text: str, now: float) -> None:
         """Tells what a worker waits for, when that changes and now and then."""
-        if text != seat.said[0] or now - seat.said[1] >= SAY_AGAIN:
-            seat.said = text, now
-            self.ready.append(Waiting(seat.place.worker, text))
+        if text != remote.said[0] or now - remote.said[1] >= SAY_AGAIN:
+            remote.said = text, now
+            self.ready.append(Waiting(remote.place.worker, text))
 
     def _recall(self, worker: int) -> None:
         """Wants a worker back that has left for lack of trials, where no other is left to take the next one."""
         self._idle.pop(worker, None)
-        gone = self.retired.keys() - self.seats.keys()
+        gone = self.retired.keys() - self.remotes.keys()
         if gone and not self._idle:
             place = self.retired.pop(number := min(gone))
             logger.info("worker %d is wanted again", number)
             self.ready.append(PlaceAdded(place))
 
-    def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
+    def bury(self, remote: RemoteWorker, reason: str, stderr: str = "", blameless: bool = False) -> None:
         """Tells that a worker has gone, after all that it has said."""
-        number = seat.place.worker
-        if self.seats.get(number) is not seat:
+        number = remote.place.worker
+        if self.remotes.get(number) is not remote:
             return
-        del self.seats[number]
+        del self.remotes[number]
         self._idle.pop(number, None)
-        if seat.connection is not None:
-            self._close(seat.connection)
+        if remote.connection is not None:
+            self._close(remote.connection)
         self.ready.append(WorkerExit(number, reason, stderr, blameless or number in self.retired))
         if number in self.retired:
             self.ready.append(PlaceRemoved(number))
@@ -405,9 +405,9 @@ class DialExecutor:
         """Whether this process has just been suspended, or busy, for so long that workers may have left."""
         return time.monotonic() - self._returned < SILENCE
 
-    def has_left_alone(self, seat: Seat) -> bool:
+    def has_left_alone(self, remote: RemoteWorker) -> bool:
         """Says whether a worker that has gone may have found no driver, which is not its fault."""
-        return seat.silent or (not seat.has_entered and self._was_away)
+        return remote.silent or (not remote.has_entered and self._was_away)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -447,7 +447,7 @@ class DialExecutor:
 
     def _read_some(self, connection: _Connection) -> None:
         try:
-            data = connection.socket.recv(CHUNK if connection.seat is not None else GREETING)
+            data = connection.socket.recv(CHUNK if connection.remote is not None else GREETING)
         except LATER:
             return
         except OSError:
@@ -459,11 +459,13 @@ class DialExecutor:
         try:
             self._hear(connection, data)
         except LineError as error:
-            if connection.seat is None:
+            if connection.remote is None:
                 self._refused += 1
                 logger.debug("stranger number %d hung up on: %s", self._refused, error)
             else:
-                logger.warning("worker %d: its connection is ended: %s", connection.seat.place.worker, error)
+                logger.warning(
+                    "worker %d: its connection is ended: %s", connection.remote.place.worker, error
+                )
             self._close(connection)
 
     def _hear(self, connection: _Connection, data: bytes) -> None:
@@ -481,12 +483,12 @@ class DialExecutor:
             connection.outgoing += said
             self._flush(connection)
         for kind, body in connection.channel.feed(data):
-            if connection.seat is None:
+            if connection.remote is None:
                 self._enter(connection, kind, body)
             elif kind in (Kind.DATA, Kind.END, Kind.BEAT):
-                message = connection.seat.session.take(kind, body)
+                message = connection.remote.session.take(kind, body)
                 if message is not None:
-                    self._take(connection.seat, kind, message)
+                    self._take(connection.remote, kind, message)
             if connection.socket.fileno() < 0:  # closed by what was heard
                 return
 
@@ -501,76 +503,81 @@ class DialExecutor:
             )
             self._turn_away(connection, Kind.REFUSED, text)
             return
-        seat = next((one for one in self.seats.values() if one.process == entry.session), None)
-        if seat is None and entry.received:
+        remote = next((one for one in self.remotes.values() if one.process == entry.session), None)
+        if remote is None and entry.received:
             self._turn_away(connection, Kind.REFUSED, "its driver no longer knows it")
             return
-        seat = seat or self.seat_of(entry)
-        if seat is None:
+        remote = remote or self.remote_of(entry)
+        if remote is None:
             self._turn_away(connection, Kind.LATER, "its driver has all the workers it wants")
             return
-        if seat.connection is not None:
-            self._close(seat.connection)
+        if remote.connection is not None:
+            self._close(remote.connection)
         assert connection.channel is not None
         connection.channel.most = MOST
         self._strangers.pop(connection, None)
-        seat.process, seat.connection, seat.lost, connection.seat = entry.session, connection, None, seat
-        seat.silent = False
-        seat.session.acknowledge(entry.received)
-        self._write(connection, Kind.WELCOME, json.dumps({"received": seat.session.received}).encode())
-        for frame in seat.session.again():
+        remote.process, remote.connection, remote.lost, connection.remote = (
+            entry.session,
+            connection,
+            None,
+            remote,
+        )
+        remote.silent = False
+        remote.session.acknowledge(entry.received)
+        self._write(connection, Kind.WELCOME, json.dumps({"received": remote.session.received}).encode())
+        for frame in remote.session.again():
             self._write(connection, *frame)
-        if seat.killed is not None:
+        if remote.killed is not None:
             self._write(connection, Kind.KILL)
 
     def _turn_away(self, connection: _Connection, kind: Kind, text: str) -> None:
         self._write(connection, kind, json.dumps({"text": text}).encode())
         self._close(connection)
 
-    def _take(self, seat: Seat, kind: Kind, body: bytes) -> None:
+    def _take(self, remote: RemoteWorker, kind: Kind, body: bytes) -> None:
         if kind is Kind.END:
-            if seat.connection is not None:
-                self._write(seat.connection, *seat.session.beat())
-            self.ended(seat, body.decode("utf-8", "replace"))
+            if remote.connection is not None:
+                self._write(remote.connection, *remote.session.beat())
+            self.ended(remote, body.decode("utf-8", "replace"))
             return
         try:
             message = from_worker(body)
-            self._check(seat, message)
+            self._check(remote, message)
         except WireError as error:
-            self.end(seat)
-            self.bury(seat, f"was disconnected for an invalid message: {error}")
+            self.end(remote)
+            self.bury(remote, f"was disconnected for an invalid message: {error}")
             return
-        seat.is_ready = seat.is_ready or isinstance(message, Ready)
-        seat.has_trained = seat.has_trained or isinstance(message, EpochResult)
+        remote.is_ready = remote.is_ready or isinstance(message, Ready)
+        remote.has_trained = remote.has_trained or isinstance(message, EpochResult)
         self.ready.append(message)
 
-    def ended(self, seat: Seat, why: str) -> None:
+    def ended(self, remote: RemoteWorker, why: str) -> None:
         """Notes that a worker has left by itself.
 
         Args:
             why: "told" by a signal, as of a scheduler that wants its place for others; what it refuses; or "".
         """
         if why == "told":
-            self.bury(seat, "was told to leave by a signal", blameless=True)
+            self.bury(remote, "was told to leave by a signal", blameless=True)
         else:
             said = f"left: {one_line(why, 500)}" if why else "left"
-            self.bury(seat, said, blameless=bool(why) and self.by_hand)
+            self.bury(remote, said, blameless=bool(why) and self.by_hand)
 
-    def _check(self, seat: Seat, message: FromWorker) -> None:
+    def _check(self, remote: RemoteWorker, message: FromWorker) -> None:
         """Refuses a message that only another worker may send, or that names files elsewhere.
 
         Raises:
             WireError: it is one.
         """
-        if getattr(message, "worker", seat.place.worker) != seat.place.worker:
+        if getattr(message, "worker", remote.place.worker) != remote.place.worker:
             raise WireError(f"{type(message).__name__} of another worker")
         if not isinstance(message, TrialStarted | EpochResult | TrialEnd):
             return
-        folder = seat.folders.get(message.number)
+        folder = remote.folders.get(message.number)
         if folder is None:
             raise WireError(f"{type(message).__name__} of trial {message.number}, which it was not given")
         if isinstance(message, TrialEnd):
-            del seat.folders[message.number]
+            del remote.folders[message.number]
             path = Path(message.weights or folder)
             if ".." in path.parts or not path.is_relative_to(folder):
                 raise WireError(f"weights outside its trial's folder: {path}")
@@ -607,9 +614,9 @@ class DialExecutor:
         self._selector.unregister(connection.socket)
         connection.socket.close()
         self._strangers.pop(connection, None)
-        seat = connection.seat
-        if seat is not None and seat.connection is connection:
-            seat.connection, seat.lost, seat.silent = None, time.monotonic(), silent or self._was_away
+        remote = connection.remote
+        if remote is not None and remote.connection is connection:
+            remote.connection, remote.lost, remote.silent = None, time.monotonic(), silent or self._was_away
 
     def _look_at_the_clock(self, now: float) -> None:
         if now - self._touched >= BEAT_EVERY:  # its age tells workers whether there is a driver
@@ -620,20 +627,20 @@ class DialExecutor:
             if now - connection.since <= PATIENCE:
                 break
             self._close(connection)
-        for seat in list(self.seats.values()):
-            line = seat.connection
+        for remote in list(self.remotes.values()):
+            line = remote.connection
             if line is not None and now - line.heard > SILENCE:
                 self._close(line, silent=True)
             elif line is not None and now - line.beaten >= BEAT_EVERY:
-                self._write(line, *seat.session.beat())
-            if seat.killed is not None and seat.has_entered:
-                if seat.connection is None:
-                    self.bury(seat, "was killed")
-                elif now - seat.killed > KILLED:
-                    self.bury(seat, "was killed, but has not hung up")
-            elif seat.lost is not None and now - seat.lost > self._token.reconnect:
+                self._write(line, *remote.session.beat())
+            if remote.killed is not None and remote.has_entered:
+                if remote.connection is None:
+                    self.bury(remote, "was killed")
+                elif now - remote.killed > KILLED:
+                    self.bury(remote, "was killed, but has not hung up")
+            elif remote.lost is not None and now - remote.lost > self._token.reconnect:
                 text = f"could not be reached for {self._token.reconnect:g} s"
-                self.bury(seat, text, blameless=seat.silent)
+                self.bury(remote, text, blameless=remote.silent)
 
     def _hang_up_on_all(self) -> None:
         if self._selector is None or self._listener is None:
@@ -644,7 +651,7 @@ class DialExecutor:
         self._listener.close()
         self._selector.close()
         self._listener = self._selector = None
-        self.seats.clear()
+        self.remotes.clear()
         self.token_file.unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.executors.address import is_loopback
-from hpsearch.executors.dial import DialExecutor, Seat
+from hpsearch.executors.dial import DialExecutor, RemoteWorker
 from hpsearch.executors.line import Entry
 from hpsearch.executors.local import own_paths, python_module, tail, thread_counts
 from hpsearch.executors.places import gpus_of_jobs, refuse_share
@@ -45,7 +45,7 @@ HURRY = 5.0  # seconds in which an actor ends whose worker was killed, before it
 _ray: Any = ray  # which has few types
 
 
-class Place:
+class WorkerActor:
     """The actor: a place on a node, and the worker's process there."""
 
     def node(self) -> str:
@@ -136,15 +136,15 @@ class RayExecutor(DialExecutor):
             )
         self._is_ours = True
 
-    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
+    def begin(self, remote: RemoteWorker, setup: WorkerSetup) -> None:
         self._connect()
-        number, threads = seat.place.worker, seat.place.threads
+        number, threads = remote.place.worker, remote.place.threads
         self._begun += 1
         name = f"{number}.{self._begun}"
-        arguments = [*self.arguments(seat), "--name", name, "--with-parent"]
+        arguments = [*self.arguments(remote), "--name", name, "--with-parent"]
         log = self.folder.job_log(number, f"ray-{self.token_file.stem}-{self._begun}")
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
-        kind: Any = ray.remote(Place)
+        kind: Any = ray.remote(WorkerActor)
         # Concurrent, so that the node can be asked for while the worker runs.
         handle = kind.options(
             num_cpus=threads, num_gpus=self._gpus, max_restarts=0, max_concurrency=2
@@ -152,49 +152,49 @@ class RayExecutor(DialExecutor):
         work = handle.work.remote(arguments, env, os.getcwd(), str(log))
         self._actors[number] = _Actor(name, handle, handle.node.remote(), work, log)
 
-    def seat_of(self, entry: Entry) -> Seat | None:
+    def remote_of(self, entry: Entry) -> RemoteWorker | None:
         number = next((number for number, actor in self._actors.items() if actor.name == entry.name), None)
-        seat = self.seats.get(number) if number is not None else None
-        return seat if seat is not None and not seat.has_entered else None
+        remote = self.remotes.get(number) if number is not None else None
+        return remote if remote is not None and not remote.has_entered else None
 
-    def end(self, seat: Seat) -> None:
-        actor = self._actors.pop(seat.place.worker, None)
+    def end(self, remote: RemoteWorker) -> None:
+        actor = self._actors.pop(remote.place.worker, None)
         if actor is not None:
             # Where the worker has entered it is killed itself, and its actor sees it gone.
-            actor.until = time.monotonic() + (HURRY if seat.has_entered else 0.0)
+            actor.until = time.monotonic() + (HURRY if remote.has_entered else 0.0)
             self._leaving.append(actor)
 
-    def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
-        actor = self._actors.get(seat.place.worker)
-        if actor is not None and self.seats.get(seat.place.worker) is seat:
+    def bury(self, remote: RemoteWorker, reason: str, stderr: str = "", blameless: bool = False) -> None:
+        actor = self._actors.get(remote.place.worker)
+        if actor is not None and self.remotes.get(remote.place.worker) is remote:
             stderr = stderr or tail(actor.log, 0)
-            self.end(seat)
-        super().bury(seat, reason, stderr, blameless)
+            self.end(remote)
+        super().bury(remote, reason, stderr, blameless)
 
     def tend(self, now: float) -> None:
         if now - self._looked < LOOK:
             return
         self._looked = now
         for number, actor in list(self._actors.items()):
-            seat = self.seats.get(number)
-            if seat is None:
+            remote = self.remotes.get(number)
+            if remote is None:
                 continue
             if ray.wait([actor.work], timeout=0)[0]:
-                self._ended(seat, actor, now)
-            elif not seat.has_entered and ray.wait([actor.node], timeout=0)[0]:
-                self.say(seat, "starts on a node of Ray", now)
-            elif not seat.has_entered:
+                self._ended(remote, actor, now)
+            elif not remote.has_entered and ray.wait([actor.node], timeout=0)[0]:
+                self.say(remote, "starts on a node of Ray", now)
+            elif not remote.has_entered:
                 what = f"{self._gpus} GPU and " if self._gpus else ""
-                self.say(seat, f"queued: Ray has no room for {what}{seat.place.threads} CPU yet", now)
+                self.say(remote, f"queued: Ray has no room for {what}{remote.place.threads} CPU yet", now)
         self.retire(now)
         self._dismiss(now)
 
-    def _ended(self, seat: Seat, actor: _Actor, now: float) -> None:
+    def _ended(self, remote: RemoteWorker, actor: _Actor, now: float) -> None:
         """Says of a worker why it has gone, as soon as all that it has said is read."""
-        if seat.connection is not None and seat.killed is None:
+        if remote.connection is not None and remote.killed is None:
             return
         try:
-            reason, blameless = f"exited with status {ray.get(actor.work)}", self.has_left_alone(seat)
+            reason, blameless = f"exited with status {ray.get(actor.work)}", self.has_left_alone(remote)
         except ActorDiedError as error:
             is_gone = not _is_alive(actor)
             said = " ".join(str(error).split())[:200]
@@ -206,7 +206,7 @@ class RayExecutor(DialExecutor):
             reason, blameless = "its node of Ray cannot be reached", True
         except RayError as error:
             reason, blameless = f"its actor failed: {' '.join(str(error).split())[:200]}", False
-        self.bury(seat, reason, blameless=blameless)
+        self.bury(remote, reason, blameless=blameless)
 
     def _dismiss(self, now: float) -> None:
         """Ends actors whose workers have gone, or have had their time."""

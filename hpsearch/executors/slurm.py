@@ -25,7 +25,7 @@ from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
 from hpsearch.executors.address import is_loopback
-from hpsearch.executors.dial import DialExecutor, Seat
+from hpsearch.executors.dial import DialExecutor, RemoteWorker
 from hpsearch.executors.line import Entry
 from hpsearch.executors.local import own_paths, python_module, tail, thread_counts
 from hpsearch.executors.places import gpus_of_jobs, refuse_share
@@ -105,10 +105,10 @@ class SlurmExecutor(DialExecutor):
         self._batch = 0
         self._has_submitted = self._was_taken = False
         self._retry_at = 0.0
-        self._submission: tuple[_Command, list[int]] | None = None
-        self._look: tuple[_Command, float] | None = None
+        self._submission: tuple[_SlurmCommand, list[int]] | None = None
+        self._look: tuple[_SlurmCommand, float] | None = None
         self._looked = 0.0
-        self._cancelling: list[_Command] = []
+        self._cancelling: list[_SlurmCommand] = []
 
     def default_host(self) -> str:
         """Returns this machine's address on the way to Slurm's controller: its nodes most likely reach it too."""
@@ -158,26 +158,26 @@ class SlurmExecutor(DialExecutor):
 
     # What starts and ends jobs
 
-    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
-        number = seat.place.worker
+    def begin(self, remote: RemoteWorker, setup: WorkerSetup) -> None:
+        number = remote.place.worker
         job = self.jobs.get(number)
         if job is not None:  # its worker has gone: the job may have been requeued
             job.is_left, job.asked, job.since = True, 0.0, time.monotonic()
         else:
             self._due.append(number)
 
-    def end(self, seat: Seat) -> None:
-        number = seat.place.worker
+    def end(self, remote: RemoteWorker) -> None:
+        number = remote.place.worker
         if number in self._due:
             self._due.remove(number)
         job = self.jobs.pop(number, None)
         if job is not None and job.id:  # else it is cancelled as soon as its id is known
-            self._cancel(job, at_once=seat.has_entered)
+            self._cancel(job, at_once=remote.has_entered)
 
     def _cancel(self, job: _Job, at_once: bool = False) -> None:
         # A job that is only cancelled is asked to leave first, and would give its trial back.
         how = ["--full", "--signal=KILL"] if at_once else []
-        self._cancelling.append(_Command(["scancel", "--quiet", *how, job.id]))
+        self._cancelling.append(_SlurmCommand(["scancel", "--quiet", *how, job.id]))
 
     def left(self, deadline: float) -> None:
         if not self._has_submitted:
@@ -229,36 +229,36 @@ class SlurmExecutor(DialExecutor):
 
     # What is looked after
 
-    def seat_of(self, entry: Entry) -> Seat | None:
+    def remote_of(self, entry: Entry) -> RemoteWorker | None:
         number = next((number for number, job in self.jobs.items() if job.name == entry.name), None)
-        seat = self.seats.get(number) if number is not None else None
-        if seat is None or number is None:
+        remote = self.remotes.get(number) if number is not None else None
+        if remote is None or number is None:
             return None
-        if seat.has_entered:
-            self.bury(seat, f"job {self.jobs[number].id} was requeued", blameless=True)
+        if remote.has_entered:
+            self.bury(remote, f"job {self.jobs[number].id} was requeued", blameless=True)
             return None
         job = self.jobs[number]
         job.is_left, job.asked, job.since = False, 0.0, time.monotonic()
-        return seat
+        return remote
 
-    def bury(self, seat: Seat, reason: str, stderr: str = "", blameless: bool = False) -> None:
-        number = seat.place.worker
+    def bury(self, remote: RemoteWorker, reason: str, stderr: str = "", blameless: bool = False) -> None:
+        number = remote.place.worker
         job = self.jobs.get(number)
         if job is not None and job.id and not stderr:
             stderr = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
-        super().bury(seat, reason, stderr, blameless)
+        super().bury(remote, reason, stderr, blameless)
         if number in self.retired:
             self.jobs.pop(number, None)
 
     def tend(self, now: float) -> None:
         self._submit(now)
         self._look_at_queue(now)
-        for number, seat in list(self.seats.items()):
+        for number, remote in list(self.remotes.items()):
             job = self.jobs.get(number)
             if job is not None and job.id and job.asked:
-                self._judge(number, seat, job, now)
-            elif not seat.has_entered and job is not None and not job.id:
-                self.say(seat, "is being submitted to Slurm", now)
+                self._judge(number, remote, job, now)
+            elif not remote.has_entered and job is not None and not job.id:
+                self.say(remote, "is being submitted to Slurm", now)
         self.retire(now)
         for command in [one for one in self._cancelling if one.done()]:
             self._cancelling.remove(command)
@@ -277,12 +277,12 @@ class SlurmExecutor(DialExecutor):
             for number in numbers:
                 self.jobs[number] = _Job(f"{number}.{self._batch}")
             self.folder.job_log(0, "").parent.mkdir(parents=True, exist_ok=True)
-            threads = max(self.seats[number].place.threads for number in numbers)
-            script = self._script(self.seats[numbers[0]], threads)
+            threads = max(self.remotes[number].place.threads for number in numbers)
+            script = self._script(self.remotes[numbers[0]], threads)
             self._has_submitted = True
-            self._submission = _Command(self._sbatch(numbers, threads), script), numbers
+            self._submission = _SlurmCommand(self._sbatch(numbers, threads), script), numbers
 
-    def _submitted(self, command: "_Command", numbers: Sequence[int], now: float) -> None:
+    def _submitted(self, command: "_SlurmCommand", numbers: Sequence[int], now: float) -> None:
         """Notes the ids of jobs, or that Slurm has not taken them.
 
         Raises:
@@ -305,9 +305,9 @@ class SlurmExecutor(DialExecutor):
         self._retry_at = now + RETRY
         for number in numbers:
             self.jobs.pop(number, None)
-            if number in self.seats and number not in self._due:
+            if number in self.remotes and number not in self._due:
                 self._due.append(number)
-                self.say(self.seats[number], f"Slurm does not take its job yet: {said}", now)
+                self.say(self.remotes[number], f"Slurm does not take its job yet: {said}", now)
 
     def _sbatch(self, numbers: Sequence[int], threads: int) -> list[str]:
         log = self.folder.job_log(0, "").parent / "worker-%a.%A.log"
@@ -329,8 +329,8 @@ class SlurmExecutor(DialExecutor):
         flags = [f"--{name}={value}" if value else f"--{name}" for name, value in given.items()]
         return ["sbatch", "--parsable", *([] if "no-requeue" in given else ["--requeue"]), *flags]
 
-    def _script(self, seat: Seat, threads: int) -> str:
-        command = [*python_module("hpsearch"), *self.arguments(seat), "--name"]
+    def _script(self, remote: RemoteWorker, threads: int) -> str:
+        command = [*python_module("hpsearch"), *self.arguments(remote), "--name"]
         env = thread_counts(threads) | {"PYTHONUNBUFFERED": "1"}
         lines = [f"export {name}={value}" for name, value in env.items()]
         return "\n".join(
@@ -348,12 +348,12 @@ class SlurmExecutor(DialExecutor):
                 self._note(read_queue(out), asked)
             else:
                 logger.info("squeue: %s", " ".join(err.split()))
-        awaited = any(seat.lost is not None for seat in self.seats.values()) or any(
+        awaited = any(remote.lost is not None for remote in self.remotes.values()) or any(
             job.is_left or not job.asked for job in self.jobs.values()
         )
         if self._has_submitted and now - self._looked >= (LOOK_SOON if awaited else LOOK):
             self._looked = now
-            self._look = _Command(self._queue_command()), now
+            self._look = _SlurmCommand(self._queue_command()), now
 
     def _note(self, queue: Mapping[str, tuple[str, str, str]], asked: float) -> None:
         for job in self.jobs.values():
@@ -366,10 +366,10 @@ class SlurmExecutor(DialExecutor):
                 if id not in known and state in ("PENDING", "RUNNING"):
                     self._cancel(_Job("", id))  # sbatch failed, and yet it was taken
 
-    def _judge(self, number: int, seat: Seat, job: _Job, now: float) -> None:
+    def _judge(self, number: int, remote: RemoteWorker, job: _Job, now: float) -> None:
         """Says what the state of its job means for a worker that is not there."""
         has_ended = job.state in ENDED
-        if not seat.has_entered:
+        if not remote.has_entered:
             if has_ended and job.is_left:  # not requeued
                 del self.jobs[number]
                 self._due.append(number)
@@ -377,7 +377,7 @@ class SlurmExecutor(DialExecutor):
                 del self.jobs[number]
                 text = tail(self.folder.job_log(number, job.id.partition("_")[0]), 0)
                 why = f"job {job.id} ended before it began: {job.state}"
-                self.bury(seat, why, text, self._is_blameless(seat, job))
+                self.bury(remote, why, text, self._is_blameless(remote, job))
             elif job.state == "PENDING" and any(reason in job.reason for reason in HELD):
                 logger.warning("worker %d: job %s is replaced: %s", number, job.id, job.reason)
                 self._cancel(job)
@@ -385,30 +385,30 @@ class SlurmExecutor(DialExecutor):
                 self._due.append(number)
             elif job.state == "PENDING":
                 job.is_left = False
-                self.say(seat, f"queued: job {job.id} ({job.reason})", now)
+                self.say(remote, f"queued: job {job.id} ({job.reason})", now)
             elif job.is_left:
-                self.say(seat, f"waits for the end of job {job.id}", now)
+                self.say(remote, f"waits for the end of job {job.id}", now)
             else:
-                self.say(seat, f"job {job.id} starts on {job.node or 'a node'}", now)
-        elif seat.lost is not None and job.asked > seat.lost and seat.killed is None:
+                self.say(remote, f"job {job.id} starts on {job.node or 'a node'}", now)
+        elif remote.lost is not None and job.asked > remote.lost and remote.killed is None:
             if has_ended:
-                blameless = self._is_blameless(seat, job)
+                blameless = self._is_blameless(remote, job)
                 why = f"job {job.id} ended: {job.state}"
                 if job.state == TIMEOUT and not blameless:
                     why += " before it had finished an epoch; give the jobs more time (--slurm time=...)"
-                self.bury(seat, why, blameless=blameless)
+                self.bury(remote, why, blameless=blameless)
                 self.jobs.pop(number, None)
             elif job.state == "PENDING":
-                self.bury(seat, f"job {job.id} was requeued ({job.reason})", blameless=True)
+                self.bury(remote, f"job {job.id} was requeued ({job.reason})", blameless=True)
 
-    def _is_blameless(self, seat: Seat, job: _Job) -> bool:
+    def _is_blameless(self, remote: RemoteWorker, job: _Job) -> bool:
         """Says whether neither a worker nor its trial has caused its job's end."""
         if job.state == TIMEOUT:  # what does not fit into a job would be tried for ever
-            return seat.has_trained or (seat.is_ready and not seat.folders)
-        return job.state in BLAMELESS or (self.has_left_alone(seat) and job.state != "OUT_OF_MEMORY")
+            return remote.has_trained or (remote.is_ready and not remote.folders)
+        return job.state in BLAMELESS or (self.has_left_alone(remote) and job.state != "OUT_OF_MEMORY")
 
 
-class _Command:
+class _SlurmCommand:
     """A command of Slurm that runs beside the driver's loop; its words go into files, for a pipe may fill."""
 
     def __init__(self, command: Sequence[str], text: str = "") -> None:

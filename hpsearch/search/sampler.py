@@ -28,7 +28,7 @@ from hpsearch.errors import HpsearchError
 from hpsearch.search.space import Space
 from hpsearch.study.conditions import When, holds
 from hpsearch.study.direction import Direction, sign
-from hpsearch.study.sampler import Point, SamplerSpec
+from hpsearch.study.sampler import GivenPoint, SamplerSpec
 
 Distributions = dict[str, BaseDistribution]
 
@@ -110,7 +110,7 @@ class Grid:
         return order
 
 
-class _Beside:
+class _ConditionedStudy:
     """A study of which only the trials are seen in which a condition holds."""
 
     def __init__(self, study: Study, when: When) -> None:
@@ -142,7 +142,7 @@ class SpaceTPE(TPESampler):
         return varying(self._space)
 
     def _sample(self, study: Study, trial: FrozenTrial, search_space: Distributions) -> dict[str, Any]:
-        seen: Any = _Beside(study, self.beside) if self.beside else study
+        seen: Any = _ConditionedStudy(study, self.beside) if self.beside else study
         return super()._sample(seen, trial, search_space)
 
 
@@ -205,7 +205,7 @@ class NumberedGrid(BaseSampler):
 class GivenPoints(BaseSampler):
     """The points of the study file, in order; the trial's place picks one."""
 
-    def __init__(self, space: Space, points: Sequence[Point], place: int) -> None:
+    def __init__(self, space: Space, points: Sequence[GivenPoint], place: int) -> None:
         self._space = space
         self._point = points[place % len(points)]
 

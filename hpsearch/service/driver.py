@@ -298,9 +298,10 @@ class Driver:
         if not self.study.unwritten or (self.fleet.training() and not self._flush.due()):
             return
         if self.database(self.study.flush):
-            self._tidy()
+            self.tidy()
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Deletes the files of trials that have ended, but for what is kept of the best."""
         study = self.study
         self.keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights, study.front())
 

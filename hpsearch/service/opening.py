@@ -25,7 +25,7 @@ from hpsearch.store.ledger import Ledger
 from hpsearch.store.url import redact
 from hpsearch.study.conditions import entry_beside, in_order
 from hpsearch.study.file import (
-    as_begun,
+    as_resumed,
     differences,
     digest,
     is_same_study,
@@ -34,7 +34,7 @@ from hpsearch.study.file import (
     taken_name,
 )
 from hpsearch.study.search import NO_YARDSTICK, SEARCHABLE, Label
-from hpsearch.study.specification import LINKED, StudySpec
+from hpsearch.study.specification import StudySpec, linked_suffix
 from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def open_study(
         StudyFileError: the name is that of a confirmation, and the study is none.
         StorageError, StorageAway: the database.
     """
-    if spec.study.name.endswith(LINKED) and not spec.is_confirmation:
+    if linked_suffix(spec.study.name) and not spec.is_confirmation:
         raise StudyFileError(taken_name(spec.study.name))
     storage = open_storage(url)
     with ExitStack() as refused:
@@ -85,7 +85,7 @@ def open_study(
             if is_new:
                 refused.callback(discard_empty, storage, ledger, study_id)
             if made_here:
-                spec = as_begun(parse_stored(attrs[SPECIFICATION]), spec)
+                spec = as_resumed(parse_stored(attrs[SPECIFICATION]), spec)
             _compare(storage, study_id, spec)
         ledger.register(study_id, json.dumps(devices))
         if spec.enqueue:
@@ -116,9 +116,8 @@ def discard_empty(storage: RDBStorage, ledger: Ledger, study_id: int) -> None:
 def create_or_find(storage: RDBStorage, spec: StudySpec) -> tuple[int, bool]:
     """Returns the number of the study of this name, and whether it was made since there was none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of each study that it makes
-    directions = [optuna.study.StudyDirection[direction.upper()] for direction in spec.directions]
     try:
-        study_id = storage.create_new_study(directions, spec.study.name)
+        study_id = trials.create_study(storage, spec)
     except optuna.exceptions.DuplicatedStudyError:
         return storage.get_study_id_from_name(spec.study.name), False
     storage.set_study_system_attr(study_id, METRIC_NAMES, [spec.study.metric, *spec.study.beside])

@@ -70,9 +70,8 @@ def _drive(launched: Launch, study: Study, callbacks: Sequence[Callback]) -> Run
     keeper = WeightsKeeper(launched.folder, spec.checkpoint, spec.study.better)
     remove_left(launched.folder.home)
     keeper.take_folder(study.token, absolute(options.storage), study.others())
-    # What a killed driver has left.
-    keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights, study.front())
     driver = Driver(study, launched.fleet, keeper, stops, callbacks, options.storage_timeout)
+    driver.tidy()  # what a killed driver has left
     driver.call("on_study_start", _info(launched, study))
     if spec.checkpoint.every_seconds > 0:
         seconds = f"{spec.checkpoint.every_seconds:g} s"
@@ -132,7 +131,7 @@ def _leave(driver: Driver) -> None:
             except LeaseLost as error:
                 study.drop(error.tickets)
                 study.sync()
-        driver.keeper.tidy(study.complete_scores(), study.has_ended, study.shared_weights, study.front())
+        driver.tidy()
     except StudyNotFound as error:
         driver.database.lose(error)
         _save(driver)

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
@@ -24,6 +23,7 @@ from hpsearch.files.atomic import replaced
 from hpsearch.files.regular import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.keys import ATTEMPT, MARK, SPECIFICATION, TOKEN
+from hpsearch.store.trials import create_study
 from hpsearch.store.writes import TrialWriter, whole
 from hpsearch.study.file import is_same_study
 from hpsearch.study.specification import StudySpec
@@ -208,9 +208,7 @@ def _study(storage: RDBStorage, spec: StudySpec, head: _Head) -> int:
     names = {study.study_name: study._study_id for study in storage.get_all_studies()}
     if spec.study.name in names:
         return names[spec.study.name]
-    study_id = storage.create_new_study(
-        [StudyDirection[direction.upper()] for direction in spec.directions], spec.study.name
-    )
+    study_id = create_study(storage, spec)
     for key, value in head.system_attributes.items():
         storage.set_study_system_attr(study_id, key, value)
     for key, value in head.attributes.items():

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, and_, delete, func, insert, literal, select, update
 
@@ -36,12 +37,23 @@ from hpsearch.store.writes import (
     whole,
 )
 from hpsearch.study.search import Entry
+from hpsearch.study.specification import StudySpec
 
 logger = logging.getLogger(__name__)
 
 LEFT_OUT = (
     "trials of other programs are left out of the counts, of the best and of what the sampler learns from"
 )
+
+
+def create_study(storage: RDBStorage, spec: StudySpec) -> int:
+    """Begins a study, which has no trials and no attributes yet; returns its id.
+
+    Raises:
+        DuplicatedStudyError: There is one of this name; Optuna's own exception.
+    """
+    directions = [StudyDirection[direction.upper()] for direction in spec.directions]
+    return storage.create_new_study(directions, spec.study.name)
 
 
 def create_trial(

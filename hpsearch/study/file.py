@@ -21,7 +21,7 @@ from hpsearch.errors import DigestMismatch, StudyFileError, nearest
 from hpsearch.files.regular import regular
 from hpsearch.study.search import FREE_PREFIXES
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
-from hpsearch.study.specification import LINKED, StudySpec
+from hpsearch.study.specification import StudySpec, linked_suffix
 from hpsearch.text import one_line
 
 RUN_ONLY = {
@@ -113,7 +113,7 @@ def load_study_file(path: str | Path) -> StudySpec:
             f"{path}: study.name: is empty; leave study.name out, and the file's own name counts"
         )
     spec = parse_study(tree, source=str(path))
-    if spec.study.name.endswith(LINKED):
+    if linked_suffix(spec.study.name):
         raise StudyFileError(f"{path}: {taken_name(spec.study.name)}")
     return spec
 
@@ -156,7 +156,8 @@ def named(study: StudySpec | Mapping[str, Any] | str | Path | None) -> tuple[str
 
 def taken_name(name: str) -> str:
     """Returns the sentence that refuses a study of one's own the name of a confirmation or a refit."""
-    suffix = next(suffix for suffix in LINKED if name.endswith(suffix))
+    suffix = linked_suffix(name)
+    assert suffix is not None
     return (
         f'study.name: "{name}" ends in {suffix}, as only the studies that hpsearch {suffix[1:]} makes do; choose '
         "another name (without study.name, the file's own name counts)"
@@ -269,10 +270,11 @@ def digest(spec: StudySpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def as_begun(stored: StudySpec, given: StudySpec) -> StudySpec:
-    """Returns a study as it is resumed: under the policy with which it began, unless the file names another.
+def as_resumed(stored: StudySpec, given: StudySpec) -> StudySpec:
+    """Returns a study as it is resumed: with the points that it has already, and under the policy with which it began.
 
-    Points that were added meanwhile, by a call at the same time, keep their places, and those given come behind them.
+    A policy that the file names counts. Points that were added meanwhile, by a call at the same time, keep their
+    places, and those given come behind them.
     """
     study, sampler = given.study, given.sampler
     if study.policy is None:
@@ -290,7 +292,7 @@ def as_begun(stored: StudySpec, given: StudySpec) -> StudySpec:
 def is_same_study(stored_text: str, spec: StudySpec) -> bool:
     """Says whether a stored specification and a given one make comparable trials."""
     stored = parse_stored(stored_text)
-    spec = as_begun(stored, spec)
+    spec = as_resumed(stored, spec)
     tree = stored_tree(stored_text)
     if list(tree) == sorted(tree):  # Up to version 0.1.0 all keys were sorted, and their own order was lost.
         spec = parse_study(json.loads(json.dumps(spec.model_dump(mode="json"), sort_keys=True)))
@@ -355,7 +357,7 @@ def lost_order(stored_text: str, name: str) -> str:
 
 def differences(stored: StudySpec, given: StudySpec) -> list[str]:
     """Returns one line per comparable field in which two specifications differ."""
-    trees = [_comparable(spec) for spec in (stored, as_begun(stored, given))]
+    trees = [_comparable(spec) for spec in (stored, as_resumed(stored, given))]
     old, new = (dict(_leaves(tree)) for tree in trees)
     nothing = "(absent)"
     found = {

@@ -9,7 +9,7 @@ from hpsearch.study.search import Label
 from hpsearch.study.section import Int, Section
 
 
-class Point(Section):
+class GivenPoint(Section):
     """One trial that is given rather than sampled: its hparams, as Optuna stores them, and words about it."""
 
     hparams: dict[str, Label]
@@ -22,7 +22,7 @@ class SamplerSpec(Section):
     name: Literal["tpe", "gp", "qmc", "random", "grid", "points"] = "tpe"
     startup_trials: Int = Field(10, ge=1)
     """`tpe` and `gp`: trials sampled at random before the model of past trials is trusted."""
-    points: tuple[Point, ...] = ()
+    points: tuple[GivenPoint, ...] = ()
     """`points`: the trials in order; more may be added at the end. `hpsearch confirm` uses it."""
 
     @model_validator(mode="after")

@@ -61,8 +61,8 @@ REFIT_SUFFIX = ".refit"
 CONTINUE_SUFFIX = ".continue"
 """The same of the study in which `hpsearch continue` trains."""
 
-LINKED = (SUFFIX, REFIT_SUFFIX, CONTINUE_SUFFIX)
-"""How the names of studies end that belong to a search."""
+LINKED = {SUFFIX: "confirmation", REFIT_SUFFIX: "refit", CONTINUE_SUFFIX: "continuation"}
+"""What the studies are that belong to a search, by how their names end."""
 
 PAUSING_TRIALS = 80
 """Trials of a study whose policy pauses them, unless it says how many."""
@@ -91,6 +91,41 @@ TRAIN_LOSS = "train_loss"
 
 ACCURACY = ("accuracy", "acc", "val_accuracy", "val_acc")
 """Names of 1 - `val_error`, which is what our own loop reports."""
+
+
+def linked_suffix(name: str) -> str | None:
+    """Returns how the name of a study ends that belongs to a search; None for a study of its own."""
+    return next((suffix for suffix in LINKED if name.endswith(suffix)), None)
+
+
+def linked_kind(name: str) -> str:
+    """Returns what a study is by its name, for people."""
+    return LINKED.get(linked_suffix(name) or "", "search")
+
+
+def _drop_maximize(study: dict[str, Any], asked: str) -> None:
+    """Removes the direction that belongs to an accuracy, and refuses the other one."""
+    direction = study.pop("direction", None)
+    if direction is not None and sign(direction) > 0:
+        sentence = f'is "{direction}", and {asked} is better when it is maximized; remove it'
+        raise FieldErrors([("study.direction", sentence)])
+
+
+def _turn_target(study: dict[str, Any]) -> None:
+    """Makes the error of an accuracy that is to be reached; what is not a number is left to the field."""
+    target = study.get("target_value")
+    if isinstance(target, int | float) and not isinstance(target, bool):
+        if not 0 <= target <= 1:
+            sentence = f"is {target:g}, and an accuracy lies between 0 and 1; write 95 % as 0.95"
+            raise FieldErrors([("study.target_value", sentence)])
+        study["target_value"] = round(1 - target, 12)
+
+
+def _metrics_as_error(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts `val_error` where a table names the accuracy."""
+    return {
+        name: _as_error(value) if name in ("metric", "metrics") else value for name, value in table.items()
+    }
 
 
 def _as_error(metric: Any) -> Any:
@@ -366,23 +401,11 @@ class StudySpec(Section):
             return tree
         asked = next((goal for goal in goals if goal in ACCURACY), None)
         if asked is not None:
-            direction = study.pop("direction", None)
-            if direction is not None and sign(direction) > 0:
-                sentence = f'is "{direction}", and {asked} is better when it is maximized; remove it'
-                raise FieldErrors([("study.direction", sentence)])
-            target = study.get("target_value")
-            if isinstance(target, int | float) and not isinstance(target, bool):
-                if not 0 <= target <= 1:
-                    sentence = f"is {target:g}, and an accuracy lies between 0 and 1; write 95 % as 0.95"
-                    raise FieldErrors([("study.target_value", sentence)])
-                study["target_value"] = round(1 - target, 12)
-            for name in ("metric", "metrics"):
-                if name in study:
-                    study[name] = _as_error(study[name])
-        if "metric" in stopping:
-            stopping["metric"] = _as_error(stopping["metric"])
+            _drop_maximize(study, asked)
+            _turn_target(study)
         tables = {"study": study, "early_stopping": stopping}
-        return {**tree, **{name: table for name, table in tables.items() if name in tree}}
+        found = {name: _metrics_as_error(table) for name, table in tables.items() if name in tree}
+        return {**tree, **found}
 
     @model_validator(mode="before")
     @classmethod

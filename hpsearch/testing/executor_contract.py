@@ -54,7 +54,7 @@ def make_run(
     return TrialRun("contract", number, attempt, {}, spec, str(folder / f"{number:05d}"))
 
 
-class Driver:
+class ExecutorClient:
     """Uses an executor as a driver does, and hears every message once."""
 
     def __init__(self, executor: Executor, folder: Path) -> None:
@@ -116,7 +116,7 @@ class Driver:
         return not self._heard and not self.hear(seconds)
 
 
-Standing = tuple[Driver, dict[int, Ready]]
+Started = tuple[ExecutorClient, dict[int, Ready]]
 
 
 class ExecutorContract:
@@ -137,10 +137,10 @@ class ExecutorContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def standing(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    def standing(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         """Two workers that stay for all tests which leave them idle, and what they said when they were ready."""
         folder = tmp_path_factory.mktemp("standing")
-        driver = Driver(cls.make(folder), folder)
+        driver = ExecutorClient(cls.make(folder), folder)
         began = time.monotonic()
         for worker in (4, 7):
             driver.start(worker)
@@ -154,32 +154,32 @@ class ExecutorContract:
         driver.executor.close(CLOSE)
 
     @pytest.fixture
-    def two(self, standing: Standing) -> Iterator[Driver]:
+    def two(self, standing: Started) -> Iterator[ExecutorClient]:
         driver, _ = standing
         yield driver
         assert driver.is_silent(), "the test was to leave idle workers"
 
     @pytest.fixture
-    def driver(self, tmp_path: Path) -> Iterator[Driver]:
+    def driver(self, tmp_path: Path) -> Iterator[ExecutorClient]:
         """An executor without workers."""
-        driver = Driver(self.make(tmp_path), tmp_path)
+        driver = ExecutorClient(self.make(tmp_path), tmp_path)
         yield driver
         (tmp_path / "go").touch()  # lets go of what hangs
         driver.executor.close(CLOSE)
 
-    def test_every_worker_says_once_that_it_is_ready(self, standing: Standing, two: Driver) -> None:
+    def test_every_worker_says_once_that_it_is_ready(self, standing: Started, two: ExecutorClient) -> None:
         ready = standing[1]
         assert sorted(ready) == [4, 7]
         assert all(message.device == "cpu" and message.pid > 0 for message in ready.values())
         assert all(message.host and message.capacity == 1 for message in ready.values())
 
-    def test_places_are_told_before_anything_is_started(self, driver: Driver) -> None:
+    def test_places_are_told_before_anything_is_started(self, driver: ExecutorClient) -> None:
         places = driver.executor.places(Workers("none", 2), threads=1, share="time")
         assert places
         assert len({place.worker for place in places}) == len(places)
         assert driver.is_silent()
 
-    def test_a_trial_on_each_worker(self, two: Driver, tmp_path: Path) -> None:
+    def test_a_trial_on_each_worker(self, two: ExecutorClient, tmp_path: Path) -> None:
         """Each one's messages come in order, and a decision reaches the worker that it is sent to."""
         owners = {1: 4, 2: 7}
         for number, worker in owners.items():
@@ -197,7 +197,7 @@ class ExecutorContract:
             assert [(result.epoch, result.last) for result in results] == [(1, False), (2, False), (3, True)]
             assert (end.kind, end.leaving) == (EndKind.FINISHED, False)
 
-    def test_a_worker_waits_for_the_decision_and_stops(self, two: Driver, tmp_path: Path) -> None:
+    def test_a_worker_waits_for_the_decision_and_stops(self, two: ExecutorClient, tmp_path: Path) -> None:
         first = two.begin(4, make_run(tmp_path))
         assert two.is_silent(1.0), "an epoch was trained that nobody had asked for"
         two.decide(4, first)
@@ -206,7 +206,9 @@ class ExecutorContract:
         assert (end.kind, end.leaving) == (EndKind.STOPPED, False)
         assert Path(end.weights).is_file()
 
-    def test_a_trial_that_is_given_back_goes_on_at_another_worker(self, two: Driver, tmp_path: Path) -> None:
+    def test_a_trial_that_is_given_back_goes_on_at_another_worker(
+        self, two: ExecutorClient, tmp_path: Path
+    ) -> None:
         first = two.begin(4, make_run(tmp_path))
         two.decide(4, first, Action.PREEMPT)
         assert two.expect(TrialEnd).kind is EndKind.PREEMPTED
@@ -218,7 +220,9 @@ class ExecutorContract:
         assert (end.kind, end.attempt) == (EndKind.STOPPED, 2)
         assert Path(end.weights).is_file()
 
-    def test_an_exception_ends_the_trial_and_not_the_worker(self, two: Driver, tmp_path: Path) -> None:
+    def test_an_exception_ends_the_trial_and_not_the_worker(
+        self, two: ExecutorClient, tmp_path: Path
+    ) -> None:
         two.decide(4, two.begin(4, make_run(tmp_path, then="raise")))
         end = two.expect(TrialEnd)
         assert (end.kind, end.hopeless, end.leaving) == (EndKind.ERROR, False, False)
@@ -227,13 +231,13 @@ class ExecutorContract:
         two.decide(4, two.begin(4, make_run(tmp_path, number=1)), Action.STOP)
         assert two.expect(TrialEnd).number == 1
 
-    def test_receive_waits_no_longer_than_it_is_told(self, two: Driver) -> None:
+    def test_receive_waits_no_longer_than_it_is_told(self, two: ExecutorClient) -> None:
         for seconds in (0.0, 0.2):
             began = time.monotonic()
             assert two.executor.receive(seconds) == []
             assert seconds <= time.monotonic() - began + 0.01 < seconds + 1.0
 
-    def test_receive_returns_with_the_first_message(self, two: Driver, tmp_path: Path) -> None:
+    def test_receive_returns_with_the_first_message(self, two: ExecutorClient, tmp_path: Path) -> None:
         began = time.monotonic()
         two.send(4, make_run(tmp_path))
         assert two.hear(DEADLINE)
@@ -242,11 +246,13 @@ class ExecutorContract:
         two.decide(4, two.expect(EpochResult), Action.STOP)
         two.expect(TrialEnd)
 
-    def test_a_worker_that_was_never_started_is_as_one_that_is_gone(self, two: Driver) -> None:
+    def test_a_worker_that_was_never_started_is_as_one_that_is_gone(self, two: ExecutorClient) -> None:
         two.executor.send(5, Shutdown())
         two.executor.kill(5)
 
-    def test_shutdown_gives_the_trial_back_and_ends_the_worker(self, driver: Driver, tmp_path: Path) -> None:
+    def test_shutdown_gives_the_trial_back_and_ends_the_worker(
+        self, driver: ExecutorClient, tmp_path: Path
+    ) -> None:
         driver.start(3)
         driver.expect(Ready)
         first = driver.begin(3, make_run(tmp_path))
@@ -262,7 +268,7 @@ class ExecutorContract:
         assert driver.is_silent()
 
     def test_a_killed_worker_gives_nothing_back_and_its_successor_goes_on(
-        self, driver: Driver, tmp_path: Path
+        self, driver: ExecutorClient, tmp_path: Path
     ) -> None:
         driver.start(3)
         driver.expect(Ready)
@@ -277,7 +283,9 @@ class ExecutorContract:
         driver.send(3, make_run(tmp_path, attempt=2))
         assert epochs(driver.expect(TrialStarted)) == [1]
 
-    def test_a_worker_is_killed_in_the_middle_of_an_epoch(self, driver: Driver, tmp_path: Path) -> None:
+    def test_a_worker_is_killed_in_the_middle_of_an_epoch(
+        self, driver: ExecutorClient, tmp_path: Path
+    ) -> None:
         driver.start(3)
         driver.expect(Ready)
         driver.hang(3, tmp_path)
@@ -286,7 +294,7 @@ class ExecutorContract:
         (tmp_path / "go").touch()
         assert driver.is_silent(), "the epoch's end was heard"
 
-    def test_what_was_sent_before_the_kill_is_not_lost(self, driver: Driver, tmp_path: Path) -> None:
+    def test_what_was_sent_before_the_kill_is_not_lost(self, driver: ExecutorClient, tmp_path: Path) -> None:
         driver.start(3)
         driver.expect(Ready)
         run = make_run(tmp_path)
@@ -302,7 +310,7 @@ class ExecutorContract:
             last = driver.next(SOON)
         assert isinstance(last, WorkerExit)
 
-    def test_a_worker_that_cannot_begin_says_why_and_leaves(self, driver: Driver) -> None:
+    def test_a_worker_that_cannot_begin_says_why_and_leaves(self, driver: ExecutorClient) -> None:
         driver.start(3, function="nowhere")
         failed = driver.expect(SetupFailed)
         assert (failed.worker, failed.user_error) == (3, "ModelError")
@@ -310,7 +318,7 @@ class ExecutorContract:
         assert driver.expect(WorkerExit, SOON).worker == 3
 
     def test_close_checkpoints_what_is_in_training_and_leaves_nothing(
-        self, driver: Driver, tmp_path: Path
+        self, driver: ExecutorClient, tmp_path: Path
     ) -> None:
         before = set(threading.enumerate())
         for worker in (3, 5):
@@ -330,7 +338,7 @@ class ExecutorContract:
         driver.executor.close(CLOSE)
         assert time.monotonic() - began < 1.0
 
-    def test_close_does_not_wait_for_one_that_hangs(self, driver: Driver, tmp_path: Path) -> None:
+    def test_close_does_not_wait_for_one_that_hangs(self, driver: ExecutorClient, tmp_path: Path) -> None:
         driver.start(3)
         pids = [driver.expect(Ready).pid]
         driver.hang(3, tmp_path)
@@ -340,12 +348,12 @@ class ExecutorContract:
         assert_gone(pids)
         assert driver.is_silent()
 
-    def test_close_ends_workers_that_have_not_begun(self, driver: Driver) -> None:
+    def test_close_ends_workers_that_have_not_begun(self, driver: ExecutorClient) -> None:
         driver.start(3)
         driver.executor.close(0.0)
         assert driver.is_silent()
 
-    def test_close_without_workers_does_nothing(self, driver: Driver) -> None:
+    def test_close_without_workers_does_nothing(self, driver: ExecutorClient) -> None:
         began = time.monotonic()
         driver.executor.close(CLOSE)
         assert time.monotonic() - began < 1.0

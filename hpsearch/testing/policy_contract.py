@@ -91,7 +91,7 @@ def curves(seed: int, broken: float = 0.0, sign: float = 1.0, mixed: bool = Fals
 
 
 @dataclass
-class Database:
+class StoredTrials:
     """What is stored of a study: its trials by number."""
 
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
@@ -120,11 +120,11 @@ class Database:
         return [n for n, t in self.trials.items() if t.user_attrs.get(PAUSED) is not None]
 
 
-class Driver:
+class SimulatedDriver:
     """One driver: a view, a policy and the trials that it trains."""
 
     def __init__(
-        self, build: Build, spec: StudySpec, database: Database, curve: Curve, log: list[Any]
+        self, build: Build, spec: StudySpec, database: StoredTrials, curve: Curve, log: list[Any]
     ) -> None:
         self.build, self.spec, self.database, self.curve, self.log = build, spec, database, curve, log
         self.pauses, self.lost = 0, frozenset[int]()
@@ -243,14 +243,14 @@ def run(
     kills: Sequence[int] = (),
     order: int = 0,
     lost: Sequence[int] = (),
-) -> tuple[Driver, list[Any]]:
+) -> tuple[SimulatedDriver, list[Any]]:
     """Runs a whole study with one driver, which is rebuilt after so many epochs.
 
     Args:
         lost: which pauses come to nothing, counted from 1.
     """
     log: list[Any] = []
-    driver, rng, epochs = Driver(build, spec, Database(), curve, log), random.Random(order), 0
+    driver, rng, epochs = SimulatedDriver(build, spec, StoredTrials(), curve, log), random.Random(order), 0
     driver.lost = frozenset(lost)
     while True:
         while len(driver.live) < workers and driver.begin():
@@ -325,14 +325,14 @@ class PolicyContract:
         _, unbroken = run(self.build, spec, curve, workers)
         driver, rebuilt = run(self.build, spec, curve, workers, kills)
         assert rebuilt == unbroken
-        again = Driver(self.build, spec, driver.database, curve, [])
+        again = SimulatedDriver(self.build, spec, driver.database, curve, [])
         assert again.policy.begin(new=True) == driver.policy.begin(new=True)
 
     @pytest.mark.parametrize("seed", range(4))
     def test_two_drivers_with_old_views_never_train_one_trial(self, seed: int) -> None:
-        spec, database, rng = spec_of(seed), Database(), random.Random(seed)
+        spec, database, rng = spec_of(seed), StoredTrials(), random.Random(seed)
         log: list[Any] = []
-        drivers = [Driver(self.build, spec, database, curves(seed, 0.1), log) for _ in range(2)]
+        drivers = [SimulatedDriver(self.build, spec, database, curves(seed, 0.1), log) for _ in range(2)]
         while True:
             for driver in rng.sample(drivers, 2):
                 while len(driver.live) < 2 and driver.begin():
@@ -388,7 +388,7 @@ class PolicyContract:
 
     def test_epochs_that_are_repeated_change_nothing(self) -> None:
         spec, curve = spec_of(search=FIXED, trials=12), curves(6)
-        driver = Driver(self.build, spec, Database(), curve, [])
+        driver = SimulatedDriver(self.build, spec, StoredTrials(), curve, [])
         while 5 not in driver.live.values():
             assert driver.live or driver.begin()
             driver.epoch(*driver.live)
@@ -412,7 +412,7 @@ class PolicyContract:
         assert broken == unbroken
 
     def test_a_trial_that_was_given_some_values_keeps_them(self) -> None:
-        driver = Driver(self.build, spec_of(), Database(), curves(0), [])
+        driver = SimulatedDriver(self.build, spec_of(), StoredTrials(), curves(0), [])
         queued = create_trial(state=TrialState.WAITING, system_attrs={QUEUED: {"batch_size": 64}})
         queued.number = 0
         driver.view.add(queued)
@@ -426,7 +426,9 @@ class PolicyContract:
         spec = spec_of(trials=15)
         driver, _ = run(self.build, spec, curves(7))
         stored = dict(list(driver.database.trials.items())[:9])
-        expected, found = (Driver(self.build, spec, Database(dict(stored)), curves(7), []) for _ in range(2))
+        expected, found = (
+            SimulatedDriver(self.build, spec, StoredTrials(dict(stored)), curves(7), []) for _ in range(2)
+        )
         first = expected.policy.start(9)
         lost = create_trial(state=TrialState.RUNNING)
         lost.number = 9
@@ -442,7 +444,7 @@ class PolicyContract:
         stored = dict(list(driver.database.trials.items())[:done])
         proposed = []
         for others in range(3):
-            late = Driver(self.build, spec, Database(dict(stored)), curves(7), [])
+            late = SimulatedDriver(self.build, spec, StoredTrials(dict(stored)), curves(7), [])
             for number in range(done, done + others):
                 foreign = create_trial(state=TrialState.RUNNING)
                 foreign.number = number
@@ -455,7 +457,7 @@ class PolicyContract:
         assert self.build(StudyView(spec_of())).begin(new=False) == Wait()
 
     def test_at_most_so_many_are_left_paused(self) -> None:
-        driver = Driver(self.build, spec_of(trials=40), Database(), curves(8), [])
+        driver = SimulatedDriver(self.build, spec_of(trials=40), StoredTrials(), curves(8), [])
         while len(driver.database.trials) < 30:
             assert driver.live or driver.begin()
             driver.epoch(*driver.live)

@@ -112,7 +112,7 @@ def source_digests(references: Iterable[str]) -> dict[str, str]:
     }
 
 
-class _Beside:
+class _FolderFinder:
     """Finds in one folder the modules that were named, and no others; asked when nobody else knows a module."""
 
     def __init__(self, folder: str, names: Collection[str]) -> None:
@@ -140,8 +140,8 @@ def look_in(folders: Iterable[str], named: Iterable[str]) -> None:
             sys.path.insert(0, folder)
             warn_of_hidden(folder)
     names = {one.partition(":")[0].partition(".")[0] for one in named}
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Beside)]
-    sys.meta_path.append(_Beside(os.getcwd(), names))
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _FolderFinder)]
+    sys.meta_path.append(_FolderFinder(os.getcwd(), names))
 
 
 @functools.cache

@@ -118,11 +118,6 @@ class Schedule:
         self._own = None if one is None else own.build_schedule(one, epochs, steps_per_epoch, allow)
         self._apply()
 
-    @property
-    def learning_rates(self) -> list[float]:
-        """The current rate of each parameter group."""
-        return [float(group["lr"]) for group in self._optimizer.param_groups]
-
     def step(self) -> None:
         """Sets the learning rate for the next step; to be called after each optimizer step."""
         self._step += 1

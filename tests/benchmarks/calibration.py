@@ -17,7 +17,7 @@ import numpy as np
 
 from hpsearch.search.policy.build import POLICIES
 from hpsearch.search.policy.contract import Decision
-from hpsearch.search.policy.model import Scale
+from hpsearch.search.policy.model import CostScale
 from hpsearch.search.policy.thaw import Thaw
 from hpsearch.search.view import StudyView
 from tests.benchmarks.curve_tasks import HELD_OUT, TUNED, make
@@ -44,7 +44,7 @@ class Told(Thaw):
         auto: Any = POLICIES["auto"](view)
         super().__init__(view, auto.pieces, auto._mixture)
         self.ledger = ledger
-        self._expected: dict[int, tuple[float, float, float, Scale]] = {}
+        self._expected: dict[int, tuple[float, float, float, CostScale]] = {}
 
     def resume(self, number: int) -> None:
         track = self.tracks[number]
@@ -54,7 +54,7 @@ class Told(Thaw):
             [mean], [deviation] = belief.posterior.predict(at)
             noise = math.exp(2 * self._model._fitted()[3])
             costs = [point.cost for points in self._model._points.values() for point in points]
-            scale = Scale.of(np.array(costs))
+            scale = CostScale.of(np.array(costs))
             last = float(scale(np.array([self._last_cost(number)]))[0])
             self._expected[number] = float(mean), math.sqrt(deviation**2 + noise / 3), last, scale
         super().resume(number)

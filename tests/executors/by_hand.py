@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpsearch.contracts.messages import WorkerSetup
 from hpsearch.contracts.places import Cluster
-from hpsearch.executors.dial import DialExecutor, Seat
+from hpsearch.executors.dial import DialExecutor, RemoteWorker
 from hpsearch.files.run_folder import RunFolder
 
 
@@ -30,12 +30,12 @@ class HandExecutor(DialExecutor):
         self.processes: list[subprocess.Popen[bytes]] = []
         self.port = port
 
-    def begin(self, seat: Seat, setup: WorkerSetup) -> None:
+    def begin(self, remote: RemoteWorker, setup: WorkerSetup) -> None:
         address = self.address if self.port is None else f"127.0.0.1:{self.port}"
         self.folder.home.mkdir(parents=True, exist_ok=True)
         with (self.folder.home / "workers.log").open("ab") as log:
             process = subprocess.Popen(
-                command(address, self.token_file, *seat.granted, "--name", str(seat.place.worker)),
+                command(address, self.token_file, *remote.granted, "--name", str(remote.place.worker)),
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -43,9 +43,9 @@ class HandExecutor(DialExecutor):
             )
         self.processes.append(process)
 
-    def seat_of(self, entry):
-        seat = self.seats.get(int(entry.name))
-        return seat if seat is not None and not seat.has_entered else None
+    def remote_of(self, entry):
+        remote = self.remotes.get(int(entry.name))
+        return remote if remote is not None and not remote.has_entered else None
 
     def close(self, timeout: float) -> None:
         super().close(timeout)

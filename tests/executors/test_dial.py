@@ -312,7 +312,7 @@ def test_a_worker_that_speaks_for_others_is_hung_up_on(desk: Desk, message: From
 
 
 def test_a_worker_that_sends_too_much_at_once_is_hung_up_on(desk: Desk) -> None:
-    """It has the token and a seat; what it says beforehand is all that the driver ever holds of it."""
+    """It has the token and a place; what it says beforehand is all that the driver ever holds of it."""
     desk.start()
     key = read_token(desk.executor.token_file).key
     with desk.connect() as one:
@@ -321,10 +321,10 @@ def test_a_worker_that_sends_too_much_at_once_is_hung_up_on(desk: Desk) -> None:
         desk.until(lambda: bool(select.select([one], [], [], 0)[0]), "no answer")
         channel = answered(key, greeted, one.recv(lines.ANSWER))
         one.sendall(channel.seal(Kind.ENTER, lines.Entry("", "x", 0, __version__).body()))
-        desk.until(lambda: desk.executor.seats[0].has_entered, "it does not enter")
+        desk.until(lambda: desk.executor.remotes[0].has_entered, "it does not enter")
         one.sendall((lines.MOST + 1).to_bytes(4, "big") + bytes(1000))
         desk.reads(one)
-    assert desk.executor.seats[0].connection is None
+    assert desk.executor.remotes[0].connection is None
 
 
 def test_every_message_arrives_once_over_a_hundred_cuts(desk: Desk) -> None:
@@ -366,14 +366,14 @@ def test_a_connection_that_stands_still_is_replaced(desk: Desk, monkeypatch: pyt
     worker = desk.dial(proxy.port)
     desk.until(worker.poll, "no setup")
     worker.recv()
-    seat = desk.executor.seats[0]
+    remote = desk.executor.remotes[0]
     proxy.freeze()
-    desk.until(lambda: seat.connection is None, "it still counts as connected")
-    assert seat.silent
+    desk.until(lambda: remote.connection is None, "it still counts as connected")
+    assert remote.silent
     proxy.cut()
     proxy.mend()
     proxy.thaw()
-    desk.until(lambda: seat.connection is not None, "it does not dial again")
+    desk.until(lambda: remote.connection is not None, "it does not dial again")
     desk.carries(worker)
     proxy.cut()
 
@@ -544,7 +544,7 @@ def test_the_command_leads_to_the_data_from_every_folder(desk: Desk, monkeypatch
         {"study": {"name": "s"}, "data": {"dataset": "folder", "root": "my pics"}, "search": {"epochs": [1]}}
     )
     desk.executor.start(WorkerPlace(0), WorkerSetup(0, spec, cache=str(desk.executor.folder.cache)))
-    words = desk.executor.arguments(desk.executor.seats[0])
+    words = desk.executor.arguments(desk.executor.remotes[0])
     assert words[words.index("--data-root") + 1] == os.path.abspath("my pics")
     worker = desk.dial()
     desk.until(worker.poll, "no setup")
@@ -560,7 +560,7 @@ def test_a_worker_that_refuses_its_driver_is_waited_for_again_where_people_start
     """A scheduler would start the same again and again."""
     monkeypatch.setattr(DialExecutor, "by_hand", by_hand)
     desk.start()
-    desk.executor.ended(desk.executor.seats[0], "data.root: the driver says ...")
+    desk.executor.ended(desk.executor.remotes[0], "data.root: the driver says ...")
     desk.until(lambda: bool(desk.heard), "the exit")
     left = desk.heard.pop()
     assert isinstance(left, WorkerExit)
@@ -661,10 +661,10 @@ def test_a_hiccup_of_the_shared_file_system_costs_no_worker(desk: Desk) -> None:
     token.rename(token.with_suffix(".away"))
     token.symlink_to(token)  # too many levels of symbolic links
     proxy.cut()
-    seat = desk.executor.seats[0]
-    desk.until(lambda: seat.connection is None, "the cut is not noticed")
+    remote = desk.executor.remotes[0]
+    desk.until(lambda: remote.connection is None, "the cut is not noticed")
     proxy.mend()
-    desk.until(lambda: seat.connection is not None or desk.left.is_set(), "it does not dial again")
+    desk.until(lambda: remote.connection is not None or desk.left.is_set(), "it does not dial again")
     token.with_suffix(".away").replace(token)
     desk.carries(worker)
     proxy.cut()
@@ -674,9 +674,9 @@ def test_a_spare_worker_waits_as_long_as_there_is_a_driver(tmp_path: Path) -> No
     class Counts(DialExecutor):
         asked = 0
 
-        def seat_of(self, entry):
+        def remote_of(self, entry):
             self.asked += 1
-            return super().seat_of(entry)
+            return super().remote_of(entry)
 
     executor = Counts(RunFolder(tmp_path, "s"), Cluster(reconnect=0.3))
     desk = Desk(executor, tmp_path)

@@ -25,10 +25,10 @@ from hpsearch.contracts.places import Cluster
 from hpsearch.errors import DeviceError, UserError
 from hpsearch.executors import dial
 from hpsearch.executors import slurm as module
-from hpsearch.executors.dial import Seat
+from hpsearch.executors.dial import RemoteWorker
 from hpsearch.executors.slurm import SlurmExecutor, parameters, read_queue
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.testing.executor_contract import Driver, make_run
+from hpsearch.testing.executor_contract import ExecutorClient, make_run
 from tests.slurm import Slurm
 
 SECONDS = 60.0
@@ -85,7 +85,7 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("state", "seat", "blameless"),
+    ("state", "remote", "blameless"),
     [
         ("PREEMPTED", {}, True),
         ("NODE_FAIL", {}, True),
@@ -103,9 +103,9 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("TIMEOUT", {"is_ready": True, "folders": {1: "/runs/1"}, "has_trained": True}, True),
     ],
 )
-def test_who_is_to_blame_for_a_jobs_end(tmp_path: Path, state: str, seat: dict, blameless: bool) -> None:
+def test_who_is_to_blame_for_a_jobs_end(tmp_path: Path, state: str, remote: dict, blameless: bool) -> None:
     executor = SlurmExecutor(RunFolder(tmp_path, "s"), Cluster())
-    taken = Seat(WorkerPlace(0), process="x", **seat)
+    taken = RemoteWorker(WorkerPlace(0), process="x", **remote)
     assert executor._is_blameless(taken, module._Job("0.1", "7_0", state)) == blameless
 
 
@@ -223,7 +223,7 @@ def test_an_address_that_no_node_can_reach_is_refused(programs: Programs, tmp_pa
     assert executor.default_host().startswith("127.")
 
 
-class Desk(Driver):
+class Desk(ExecutorClient):
     """A driver that also keeps what is said of waiting."""
 
     def __init__(self, folder: Path, **cluster: object) -> None:

@@ -124,7 +124,7 @@ def test_who_does_not_encrypt_is_hung_up_on(desk: Desk) -> None:
     before = desk.executor._refused
     desk.carries(worker)
     assert not line.poll()
-    assert not desk.executor.seats[1].has_entered
+    assert not desk.executor.remotes[1].has_entered
     assert desk.executor._refused == before
     file.unlink()  # so that it leaves
 

@@ -13,7 +13,7 @@ from hpsearch.results.stored.reading import reading_study
 from hpsearch.store.connection import open_storage
 from hpsearch.store.keys import MARK, TOKEN
 from hpsearch.study.file import digest, parse_study, stored_form
-from hpsearch.study.sampler import Point, SamplerSpec
+from hpsearch.study.sampler import GivenPoint, SamplerSpec
 from hpsearch.study.search import IntRange
 from hpsearch.study.specification import SUFFIX, StudySpec
 
@@ -61,7 +61,7 @@ def make_study(url: str, name: str, weights: str = "", own: bool = False) -> opt
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
     spec = specification(name)
     if name.endswith(SUFFIX) and not own:
-        point = Point(hparams={"learning_rate": 0.1, "batch_size": 16, "train.repeat": 0})
+        point = GivenPoint(hparams={"learning_rate": 0.1, "batch_size": 16, "train.repeat": 0})
         spec = spec.model_copy(
             update={
                 "search": spec.search | {"train.repeat": IntRange(low=0, high=9)},

@@ -20,9 +20,9 @@ from hpsearch.errors import StorageError, UserError
 from hpsearch.results.commands.delete import delete_study, plan_deletion
 from hpsearch.results.confirm.confirm import confirm
 from hpsearch.results.confirm.plan import Candidate, known, middle_repeat
-from hpsearch.results.confirm.refit import Course, _told, refit
+from hpsearch.results.confirm.refit import RefitPlan, _told, refit
 from hpsearch.results.dashboard.notes import study_note
-from hpsearch.results.dashboard.publication import Request, compute
+from hpsearch.results.dashboard.publication import PublicationRequest, compute
 from hpsearch.results.report import build_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.document import markdown
@@ -340,7 +340,9 @@ def test_every_command_names_the_confirmed_trial(
     whole = json.loads(said_by(capsys, "export", "lucky", "--study", *where))
     assert (whole["answer"]["trial"], whole["answer"]["searched"]) == (first, lucky)
     assert (whole["answer"]["value"], whole["answer"]["search_value"]) == (mean_value, record.chosen.score)
-    changes = compute(Request(options.storage, "lucky", str(options.run_folder), output="")).changes
+    changes = compute(
+        PublicationRequest(options.storage, "lucky", str(options.run_folder), output="")
+    ).changes
     (artifact,) = [one for one in changes if one.what == "best weights"]
     assert artifact.attrs["hpsearch:best_artifact"]["trial"] == middle.number
 
@@ -468,8 +470,8 @@ def test_what_is_said_of_a_refit_of_the_search_does_not_claim_a_confirmation(tmp
     other = next(trial for trial in record.trials if trial != record.best)
     found = refit("small", options, search=True, test=False, executor=InProcessExecutor())
     linked = record_of(tmp_path, "small.refit")
-    course = Course(other, 1, 2, "why")  # as if the search had found a better one meanwhile
-    told = _told(record, course, linked.trials[0], {}, options, [])
+    course = RefitPlan(other, 1, 2, "why")  # as if the search had found a better one meanwhile
+    told = _told(record, course, linked, linked.trials[0], {}, options, [])
     assert "confirmed" not in " ".join(told.lines)
     assert f"still use trial {record.best.number}, the search's best by now" in told.lines[-1]
     assert "hand it out" in found.lines[-1]

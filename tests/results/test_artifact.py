@@ -13,7 +13,7 @@ from hpsearch.errors import CheckpointError
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.dashboard import publisher
 from hpsearch.results.dashboard.artifact import place_weights
-from hpsearch.results.dashboard.publication import BEST_ARTIFACT, Request, compute
+from hpsearch.results.dashboard.publication import BEST_ARTIFACT, PublicationRequest, compute
 from hpsearch.results.dashboard.publisher import Publisher
 from tests.results.searches import record_of, search, url_in, writable
 from tests.results.stored import make_study
@@ -124,7 +124,7 @@ def test_a_row_that_names_a_file_publishes_nothing(folder: RunFolder, path: str)
     folder.weights(1).unlink()
     root = folder.root.parent
     make_study(url_in(root), "s", weights=str(root / path))
-    answer = compute(Request(url_in(root), "s", str(folder.root), output=""))
+    answer = compute(PublicationRequest(url_in(root), "s", str(folder.root), output=""))
     assert not [change for change in answer.changes if change.what == "best weights"]
     assert published(folder) == []
 
@@ -135,7 +135,7 @@ def test_a_row_that_names_a_file_changes_nothing_about_the_studys_own(folder: Ru
     study = writable(root)
     for hostile in ("text", ["list"], {"trial": "1", "artifact": "../../secret"}):
         study._storage.set_study_system_attr(study._study_id, BEST_ARTIFACT, hostile)
-        (change, *_) = compute(Request(url_in(root), "s", str(folder.root), output="")).changes
+        (change, *_) = compute(PublicationRequest(url_in(root), "s", str(folder.root), output="")).changes
         assert change.what == "best weights"
         assert change.files == ()
     assert published(folder) == [folder.weights(1).read_bytes()]

@@ -312,7 +312,7 @@ def test_a_wait_for_another_process_that_prepares_the_images_is_told(
     said: list[str] = []
     check_study(spec, None, tmp_path / "checked", "cpu", waits=said.append)
     held = 1
-    place = exam.Place(None, tmp_path / "tested", None, (), "cpu", waits=said.append)
+    place = exam.ExamSetup(None, tmp_path / "tested", None, (), "cpu", waits=said.append)
     assert exam.sealed_part(spec, place, {})[1] == ""
     assert (
         said == ["waits for another process, which prepares the same images for this run or another one"] * 2

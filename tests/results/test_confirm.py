@@ -23,7 +23,7 @@ from hpsearch.errors import DigestMismatch, StudyFileError, UserError
 from hpsearch.executors.places import Gpu
 from hpsearch.results.confirm import confirm as confirm_module
 from hpsearch.results.confirm.confirm import Outcome, confirm
-from hpsearch.results.confirm.exam import Exam, Place, _outputs, examine, picture
+from hpsearch.results.confirm.exam import Exam, ExamSetup, _outputs, examine, picture
 from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.confirm.plan import Candidate, candidates, linked_spec, repeats
 from hpsearch.results.confirm.refit import refit
@@ -664,7 +664,7 @@ def test_the_test_part_is_examined_in_the_number_type_of_training(
     trial = record_of(folder, "small.confirm").trials[0]
     state, facts = read_weights(folder / "runs" / trial.attrs["weights"])
     run = make_run(tmp_path)
-    place = Place(None, folder / "runs" / "cache", None, "cpu")
+    place = ExamSetup(None, folder / "runs" / "cache", None, "cpu")
     losses = []
     for precision in ("float32", "bfloat16"):
         path = tmp_path / f"{precision}.safetensors"

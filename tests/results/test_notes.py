@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.results.dashboard.notes import study_note
-from hpsearch.results.dashboard.publication import Request, compute
+from hpsearch.results.dashboard.publication import PublicationRequest, compute
 from hpsearch.store.url import redact
 from tests.results.digits import searched, small_spec
 from tests.results.searches import record_of
@@ -30,7 +30,7 @@ def block(note: str, language: str) -> str:
 
 
 def published_note(folder: Path, url: str) -> str:
-    answer = compute(Request(url, "two words", str(folder / "runs"), output=""))
+    answer = compute(PublicationRequest(url, "two words", str(folder / "runs"), output=""))
     (change,) = [change for change in answer.changes if change.what == "note of dashboard"]
     pieces = [value for key, value in change.attrs.items() if key.startswith("dashboard:note_str:")]
     return "".join(pieces)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from hpsearch.contracts.callbacks import Callback, RunSummary
 from hpsearch.results.dashboard import publisher as publish
 from hpsearch.results.dashboard.graph_order import ORDER
-from hpsearch.results.dashboard.publication import Answer, compute
+from hpsearch.results.dashboard.publication import Publication, compute
 from hpsearch.results.dashboard.publisher import Publisher
 from hpsearch.results.plots import charts
 from hpsearch.service import driver
@@ -99,8 +99,8 @@ def test_a_new_best_replaces_the_artifact(tmp_path: Path) -> None:
 
 def test_a_second_publication_writes_only_what_has_changed(tmp_path: Path) -> None:
     search(tmp_path, callbacks=(publisher(tmp_path),))
-    request = publish.Request(url_in(tmp_path), "s", str(tmp_path / "runs"), output=0)
-    assert compute(request) == Answer()
+    request = publish.PublicationRequest(url_in(tmp_path), "s", str(tmp_path / "runs"), output=0)
+    assert compute(request) == Publication()
 
 
 def test_a_note_that_a_person_has_changed_is_left_alone(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_publication_that_takes_too_long_is_finished_by_a_process_that_outlive
 
 def test_what_the_outliving_process_cannot_do_is_in_its_log(tmp_path: Path) -> None:
     log = tmp_path / "dashboard.log"
-    publish._start_outliving(publish.Request(url_in(tmp_path), "s", str(tmp_path)), log)
+    publish._start_outliving(publish.PublicationRequest(url_in(tmp_path), "s", str(tmp_path)), log)
     assert publish._outliving[-1].wait(60) == 1
     assert log.read_text().startswith("s: the dashboard's graphs could not be finished: ")
 
@@ -193,8 +193,8 @@ def test_the_password_is_not_in_the_arguments(tmp_path: Path, monkeypatch: pytes
         return popen(arguments, **options)
 
     monkeypatch.setattr(publish.subprocess, "Popen", noting)
-    process = publish._Process()
-    request = publish.Request("postgresql://u:geheim@127.0.0.1:1/x", "s", str(tmp_path))
+    process = publish._PublicationProcess()
+    request = publish.PublicationRequest("postgresql://u:geheim@127.0.0.1:1/x", "s", str(tmp_path))
     process.ask(request)
     assert process.wait(60)
     with pytest.raises(publish.HpsearchError) as caught:

@@ -15,7 +15,7 @@ from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, importance, write_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
 from hpsearch.results.report.content import report, saved_epochs, worker_hours
-from hpsearch.results.report.document import Document, Section, Table, Text, markdown
+from hpsearch.results.report.document import Document, ReportSection, Table, Text, markdown
 from hpsearch.results.report.evidence import Claim, chosen
 from hpsearch.results.report.importance import Importances, Share, importances, scored
 from hpsearch.results.report.page import page
@@ -388,7 +388,9 @@ def test_names_from_the_database_cannot_leave_their_place() -> None:
     text = page(report(record, Importances(9, share, ((evil, share),))))
     assert evil not in text
     assert text.count("<script") == 3
-    assert markdown(Document("t", "s", (Section("a", (Table(("h",), (("a | b",),)),)),))).count("\\|") == 1
+    assert (
+        markdown(Document("t", "s", (ReportSection("a", (Table(("h",), (("a | b",),)),)),))).count("\\|") == 1
+    )
 
 
 def test_markdown_with_pictures(folder: Path, tmp_path: Path) -> None:
@@ -403,7 +405,7 @@ def test_markdown_with_pictures(folder: Path, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out: cannot write .*choose another place"):
-        write_report(Document("t", "s", (Section("a", (Text("b"),)),)), tmp_path / "file" / "r.html")
+        write_report(Document("t", "s", (ReportSection("a", (Text("b"),)),)), tmp_path / "file" / "r.html")
 
 
 def test_comparison_of_two_studies(folder: Path) -> None:

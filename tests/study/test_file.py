@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpsearch.errors import StudyFileError
 from hpsearch.study.file import (
     RUN_ONLY,
-    as_begun,
+    as_resumed,
     differences,
     digest,
     is_same_study,
@@ -621,8 +621,8 @@ def test_a_study_that_began_without_pauses_is_resumed_without_them(more: str) ->
     tree["study"]["trials"] = 20
     stored, given = json.dumps(tree), study(more + DATA + SEARCH)
     assert is_same_study(stored, given)
-    assert as_begun(parse_stored(stored), given).policy == "sampled"
-    assert as_begun(parse_stored(stored), given).trials == 20
+    assert as_resumed(parse_stored(stored), given).policy == "sampled"
+    assert as_resumed(parse_stored(stored), given).trials == 20
     assert not is_same_study(stored, study('[study]\npolicy = "auto"\n' + DATA + SEARCH))
 
 

@@ -445,7 +445,7 @@ def test_stages_train_the_head_and_then_everything(engine: PlainEngine, tmp_path
     for _ in range(4):
         states.append(last_weights(engine))
         engine.step()
-        rates.append(learner.schedule.learning_rates)
+        rates.append([group["lr"] for group in learner.optimizer.param_groups])
     head = {"classifier.4.weight", "classifier.4.bias"}
     changed = {name for name in states[0] if not torch.equal(states[0][name], states[2][name])}
     # BatchNorm's statistics below the head stay too, and so does the count of its batches.

@@ -27,7 +27,7 @@ from hpsearch.study.file import as_study, is_study_file, named, with_limits
 from hpsearch.study.specification import StudySpec
 
 if TYPE_CHECKING:
-    from hpsearch.results.commands.check import Report
+    from hpsearch.results.commands.check import CheckResult
     from hpsearch.results.commands.imports import Imported
     from hpsearch.results.commands.predict import Prediction
     from hpsearch.results.confirm.confirm import Outcome
@@ -139,7 +139,7 @@ def check(
     data_root: str | None = None,
     progress: bool = True,
     **unknown: Never,
-) -> "Report":
+) -> "CheckResult":
     """Checks a study without a search: reads its data, trains a few batches of each model, estimates the time.
 
     Args:

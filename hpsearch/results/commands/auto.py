@@ -236,13 +236,13 @@ class Auto:
 
     def _refit_seconds(self, spec: StudySpec, search: bool) -> float | None:
         """Returns how long the refit would take; None if the study cannot be refitted."""
-        from hpsearch.results.confirm.refit import plan_course
+        from hpsearch.results.confirm.refit import plan_refit
 
         try:
-            course = plan_course(read_study(spec.study.name, self.storage), self.storage, search)
+            plan = plan_refit(read_study(spec.study.name, self.storage), self.storage, search)
         except UserError:
             return None
-        return trial_seconds(course.trial, course.epochs)
+        return trial_seconds(plan.trial, plan.epochs)
 
     def _confirm(self, spec: StudySpec, rest: Rest) -> None:
         from hpsearch.results.confirm.words import confirmation_lines

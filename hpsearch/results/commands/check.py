@@ -73,7 +73,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckResult:
     """What a check found.
 
     Attributes:
@@ -104,7 +104,7 @@ def check_study(
     progress: Callable[[int, int], None] | None = None,
     waits: Callable[[str], None] | None = None,
     began: float | None = None,
-) -> Report:
+) -> CheckResult:
     """Loads the data, builds a trial at every corner of the search space, and trains some batches.
 
     Args:
@@ -135,7 +135,7 @@ def check_study(
     finally:
         engine.close()
     precision = _precision(spec, chosen)
-    return Report(spec, str(chosen), precision, data, probes, space_table(spec), workers, estimate)
+    return CheckResult(spec, str(chosen), precision, data, probes, space_table(spec), workers, estimate)
 
 
 def _load(

@@ -26,7 +26,7 @@ from hpsearch.store.ledger import Ledger
 from hpsearch.store.reader import Reader, reader_of
 from hpsearch.store.trials import shared_weights
 from hpsearch.store.url import redact
-from hpsearch.study.specification import CONTINUE_SUFFIX, REFIT_SUFFIX
+from hpsearch.study.specification import REFIT_SUFFIX, linked_kind
 from hpsearch.text import counted
 
 
@@ -170,13 +170,8 @@ def deletion_text(deletion: Deletion) -> str:
         parts.append(counted(len(deletion.artifacts), "artifact"))
     if deletion.openings:
         parts.append(f"the record of {counted(deletion.openings, 'opening')} of the test part")
-    linked = [f"its {_kind(one)}: {deletion_text(one)}" for one in deletion.linked]
+    linked = [f"its {linked_kind(one.name)}: {deletion_text(one)}" for one in deletion.linked]
     return "; ".join([", ".join(parts), *linked])
-
-
-def _kind(linked: Deletion) -> str:
-    kinds = {REFIT_SUFFIX: "refit", CONTINUE_SUFFIX: "continuation"}
-    return next((kind for suffix, kind in kinds.items() if linked.name.endswith(suffix)), "confirmation")
 
 
 def deletion_warnings(deletion: Deletion) -> list[str]:

@@ -177,9 +177,8 @@ def save_best(
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / WEIGHTS) as beside:
             save_weights(beside, state, metadata | _facts(best, name, metric))
-        text = json.dumps(described, indent=2, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        (folder / CARD).write_text(model_card(described, attrs), encoding="utf-8")
+        write_whole(folder / DESCRIPTION, _as_json(described))
+        write_whole(folder / CARD, model_card(described, attrs).encode())
         remove_others(folder, files)
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
@@ -188,7 +187,7 @@ def save_best(
         write(load_model(folder / WEIGHTS, tuple(allow)), folder / name)
         files.append(folder / name)
     if exported:  # only now is it certain that they are there
-        (folder / CARD).write_text(model_card(described, attrs, exported), encoding="utf-8")
+        write_whole(folder / CARD, model_card(described, attrs, exported).encode())
     return files
 
 
@@ -216,15 +215,19 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
             for file, (member, count) in zip(files, found.members, strict=True)
         ]
         table = {"study": found.study, "temperature": found.temperature, "members": listed}
-        write_whole(folder / MANIFEST, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(folder / MANIFEST, _as_json(table))
         return _with_card(found, folder, [*files, folder / MANIFEST])
     except OSError as error:
         raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
 
 
+def _as_json(table: Mapping[str, Any]) -> bytes:
+    return (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def _with_card(found: Joined, folder: Path, files: list[Path]) -> list[Path]:
     texts = [read_texts(member.path) for member, _ in found.members]
-    (folder / CARD).write_text(joined_card(found, texts), encoding="utf-8")
+    write_whole(folder / CARD, joined_card(found, texts).encode())
     files = [*files, folder / CARD]
     remove_others(folder, files)
     return files

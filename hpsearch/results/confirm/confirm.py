@@ -67,7 +67,7 @@ from hpsearch.study.specification import REPEAT, SUFFIX, StudySpec
 from hpsearch.text import counted
 
 if TYPE_CHECKING:
-    from hpsearch.results.confirm.exam import Exam, Place
+    from hpsearch.results.confirm.exam import Exam, ExamSetup
 
 logger = logging.getLogger(__name__)
 
@@ -298,9 +298,11 @@ def _validate(work: _Work, call: Calls) -> None:
             continue
         from hpsearch.results.confirm.exam import validate
 
-        place = place_of(work.spec, work.options, lambda text: call("on_message", f"the confirmation {text}"))
+        setup = exam_setup(
+            work.spec, work.options, lambda text: call("on_message", f"the confirmation {text}")
+        )
         try:
-            found = validate(*_runs(work, candidate, due), place, work.record.attrs)
+            found = validate(*_runs(work, candidate, due), setup, work.record.attrs)
         except HpsearchError as error:
             work.notes.append(f"intervals of validation metrics cover new seeds alone: {error}")
             return
@@ -334,8 +336,8 @@ def _test(work: _Work, call: Calls) -> None:
         return
     from hpsearch.results.confirm.exam import sealed_part
 
-    place = place_of(work.spec, work.options, lambda text: call("on_message", f"the test {text}"))
-    data_digest, reason = sealed_part(work.spec, place, work.record.attrs)
+    setup = exam_setup(work.spec, work.options, lambda text: call("on_message", f"the test {text}"))
+    data_digest, reason = sealed_part(work.spec, setup, work.record.attrs)
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
         return
@@ -352,7 +354,7 @@ def _test(work: _Work, call: Calls) -> None:
         },
     )
     for candidate, found in due:
-        exam = _examine(work, candidate, found, replace(place, digest=data_digest))
+        exam = _examine(work, candidate, found, replace(setup, digest=data_digest))
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}
         _keep_images(work, "test", exam.images)
         set_pictures(work.options.storage, linked.name, exam.pictures)
@@ -382,17 +384,19 @@ def _models(work: _Work, linked: StudyRecord, candidate: Candidate) -> list[Tria
     return here
 
 
-def place_of(spec: StudySpec, options: RunOptions, waits: Callable[[str], None] | None = None) -> "Place":
+def exam_setup(
+    spec: StudySpec, options: RunOptions, waits: Callable[[str], None] | None = None
+) -> "ExamSetup":
     """Returns where a study's data are opened, and lets its own modules be found.
 
     Args:
         waits: told when another process prepares the same images.
     """
-    from hpsearch.results.confirm.exam import Place
+    from hpsearch.results.confirm.exam import ExamSetup
     from hpsearch.training.imports import look_in
 
     look_in(options.import_paths, spec.objects() if options.allow is None else options.allow)
-    return Place(
+    return ExamSetup(
         options.data_root,
         RunFolder(options.run_folder.absolute(), "").cache,
         options.allow,
@@ -401,10 +405,10 @@ def place_of(spec: StudySpec, options: RunOptions, waits: Callable[[str], None] 
     )
 
 
-def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], place: "Place") -> "Exam":
+def _examine(work: _Work, candidate: Candidate, trials: Sequence[TrialRecord], setup: "ExamSetup") -> "Exam":
     from hpsearch.results.confirm.exam import examine
 
-    return examine(*_runs(work, candidate, trials), place)
+    return examine(*_runs(work, candidate, trials), setup)
 
 
 def _runs(

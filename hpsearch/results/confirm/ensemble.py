@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from hpsearch.errors import UserError
-from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
-from hpsearch.results.confirm.exam import Place, judged, load_parts, open_parts, sealed_part
+from hpsearch.results.confirm.confirm import exam_setup, on_first_worker, read_search, weights_here
+from hpsearch.results.confirm.exam import ExamSetup, judged, load_parts, open_parts, sealed_part
 from hpsearch.results.confirm.linked import earlier_openings, opened_before, read_linked, record_opening
 from hpsearch.results.confirm.plan import Candidate, is_value, middle_repeat, refuse_linked
 from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Summary, Values, summarize
@@ -181,8 +181,8 @@ def join(
             f"{_more(spec)}run it further, or run hpsearch confirm {record.name}, which keeps those of all repeats"
         )
     with on_first_worker(options.workers):
-        place = place_of(spec, options)
-        return _join(record, linked, members, single, place, options, kind, most, test)
+        setup = exam_setup(spec, options)
+        return _join(record, linked, members, single, setup, options, kind, most, test)
 
 
 def _join(
@@ -190,7 +190,7 @@ def _join(
     linked: StudyRecord | None,
     members: Sequence[Member],
     single: Member,
-    place: Place,
+    setup: ExamSetup,
     options: RunOptions,
     kind: str,
     most: int,
@@ -198,10 +198,10 @@ def _join(
 ) -> Joined:
     assert record.spec is not None
     train = record.spec.train
-    parts = load_parts(record.spec, place, record.attrs)
+    parts = load_parts(record.spec, setup, record.attrs)
     targets = parts.targets
     task = parts.task
-    believed = [judged(member.spec, member.path, parts, place) for member in members]
+    believed = [judged(member.spec, member.path, parts, setup) for member in members]
     at = [member.path for member in members].index(single.path)
 
     def loss(values: Tensor) -> float:
@@ -214,9 +214,9 @@ def _join(
         joined = mean_of(believed, counts)
     else:
         counts, state = _soup(
-            members, believed, loss, most, lambda some: judged(single.spec, some, parts, place)
+            members, believed, loss, most, lambda some: judged(single.spec, some, parts, setup)
         )
-        joined = judged(single.spec, state, parts, place)
+        joined = judged(single.spec, state, parts, setup)
     chosen = tuple((member, count) for member, count in zip(members, counts, strict=True) if count)
     val = {
         "joined": _figures(joined, targets, train, task),
@@ -231,7 +231,7 @@ def _join(
         if test:
             handed = _refit(record, options, notes) or single
             named["test"] = handed.text
-            tested = _test(record, chosen, single, handed, state, place, options, kind, notes)
+            tested = _test(record, chosen, single, handed, state, setup, options, kind, notes)
     heat = 1.0 if task == "regression" else temperature(to_outputs(joined, task), targets)
     return Joined(
         record.name,
@@ -427,7 +427,7 @@ def _test(
     single: Member,
     handed: Member,
     state: Mapping[str, Tensor] | None,
-    place: Place,
+    setup: ExamSetup,
     options: RunOptions,
     kind: str,
     notes: list[str],
@@ -439,7 +439,7 @@ def _test(
     """
     assert record.spec is not None
     train = record.spec.train
-    digest, reason = sealed_part(record.spec, place, record.attrs)
+    digest, reason = sealed_part(record.spec, setup, record.attrs)
     if reason:
         notes.append(f"the test part was not opened: {reason}")
         return {}
@@ -453,8 +453,8 @@ def _test(
     record_opening(record, options.storage, before, facts)
 
     def tried(member: Member, weights: Path | Mapping[str, Tensor]) -> tuple[Tensor, Tensor, str]:
-        parts = open_parts(member.spec, place, digest)
-        return judged(member.spec, weights, parts, place), parts.targets, parts.task
+        parts = open_parts(member.spec, setup, digest)
+        return judged(member.spec, weights, parts, setup), parts.targets, parts.task
 
     alone, targets, task = tried(handed, handed.path)
     if state is not None:

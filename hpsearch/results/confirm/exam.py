@@ -38,7 +38,7 @@ PICTURE_SIDE = 64  # pixels at the most; the attribute that holds one must stay 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExamSetup:
     """Where the data are, what may be imported, and what the models run on.
 
     Attributes:
@@ -81,7 +81,7 @@ class Exam:
     labels: list[list[int]] = field(default_factory=list)
 
 
-def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tuple[str, str]:
+def sealed_part(spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any]) -> tuple[str, str]:
     """Looks whether there is a test part to open; opens nothing.
 
     Args:
@@ -94,12 +94,12 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
     Raises:
         DataError: the data are missing, or not those of the search.
     """
-    if spec.train.function is not None and test_function(spec, place.allow) is None:
+    if spec.train.function is not None and test_function(spec, setup.allow) is None:
         module = spec.train.function.partition(":")[0]
         return "", f"{module} has no function test(trial, model), so there is no test"
     if spec.data.dataset == "none":
         return "", ""
-    facts = _load(spec, place).facts
+    facts = _load(spec, setup).facts
     record = DataRecord()
     record.load(attrs)
     record.check_parts(facts)
@@ -111,31 +111,31 @@ def sealed_part(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> tupl
     return facts.digest, ""
 
 
-def _load(spec: StudySpec, place: Place, device: torch.device | None = None) -> TrainingData:
+def _load(spec: StudySpec, setup: ExamSetup, device: torch.device | None = None) -> TrainingData:
     return load(
         data_table(spec),
-        root=place.data_root,
-        cache=place.cache,
-        allow=place.allow,
-        waits=place.waits,
+        root=setup.data_root,
+        cache=setup.cache,
+        allow=setup.allow,
+        waits=setup.waits,
         device=device,
     )
 
 
-def _open(spec: StudySpec, place: Place, device: torch.device) -> Sealed:
+def _open(spec: StudySpec, setup: ExamSetup, device: torch.device) -> Sealed:
     return open_test(
         data_table(spec),
-        root=place.data_root,
-        cache=place.cache,
-        allow=place.allow,
+        root=setup.data_root,
+        cache=setup.cache,
+        allow=setup.allow,
         device=device,
-        digest=place.digest,
-        waits=place.waits,
+        digest=setup.digest,
+        waits=setup.waits,
     )
 
 
 def examine(
-    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place, wanted: Iterable[str] = ()
+    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], setup: ExamSetup, wanted: Iterable[str] = ()
 ) -> Exam:
     """Opens the test part once and tries all models of one configuration on it.
 
@@ -147,12 +147,12 @@ def examine(
         HpsearchError: data, weights or model; or the test function raised.
     """
     spec = next(iter(runs.values())).spec
-    device = devices.choose(place.device)
+    device = devices.choose(setup.device)
     if spec.train.function is not None:
-        return Exam({number: _own_test(runs[number], weights[number], place, device) for number in weights})
-    sealed = _open(spec, place, device)
+        return Exam({number: _own_test(runs[number], weights[number], setup, device) for number in weights})
+    sealed = _open(spec, setup, device)
     _compute_as_in_training(spec)
-    judges = build_judges(spec.train, sealed.task, sealed.outputs, place.allow)
+    judges = build_judges(spec.train, sealed.task, sealed.outputs, setup.allow)
     metrics: dict[int, dict[str, float]] = {}
     images: dict[int, dict[str, Values]] = {}
     belief_NK: Tensor | None = None
@@ -162,8 +162,8 @@ def examine(
     fold = spec.data.split.fold
     for number, path in weights.items():
         if (other := runs[number].spec).data.split.fold != fold:  # its images have another mean and deviation
-            fold, sealed = other.data.split.fold, _open(other, place, device)
-        model, precision = _model(spec, sealed, path, place, device)
+            fold, sealed = other.data.split.fold, _open(other, setup, device)
+        model, precision = _model(spec, sealed, path, setup, device)
         outputs, counters = _outputs(spec, model, sealed, sealed.test, precision, device, judges, wanted)
         metrics[number] = {name.replace("val_", "test_", 1): x for name, x in counters.result().items()}
         images[number] = _images(spec, sealed, sealed.test, outputs, judges, "test_")
@@ -197,7 +197,7 @@ def _middle(found: Sequence[Reliability]) -> Reliability | None:
 
 
 def validate(
-    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], place: Place, attrs: Mapping[str, Any]
+    runs: Mapping[int, TrialRun], weights: Mapping[int, Path], setup: ExamSetup, attrs: Mapping[str, Any]
 ) -> dict[int, dict[str, Values]]:
     """Returns what each image of the validation part gives with the kept models of one configuration, by trial.
 
@@ -208,8 +208,8 @@ def validate(
         HpsearchError: data, weights or model; or the data are not those of the search.
     """
     spec = next(iter(runs.values())).spec
-    device = devices.choose(place.device)
-    data = _load(spec, place, device)
+    device = devices.choose(setup.device)
+    data = _load(spec, setup, device)
     record = DataRecord()
     record.load(attrs)
     record.check_parts(data.facts)
@@ -217,8 +217,8 @@ def validate(
     found = {}
     for number, path in weights.items():
         batches = data.at(data_table(runs[number].spec))
-        judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
-        model, precision = _model(spec, batches, path, place, device)
+        judges = build_judges(spec.train, batches.task, batches.outputs, setup.allow)
+        model, precision = _model(spec, batches, path, setup, device)
         outputs, _ = _outputs(spec, model, batches, batches.val, precision, device, judges)
         found[number] = _images(spec, batches, batches.val, outputs, judges, "val_")
     return found
@@ -240,7 +240,7 @@ class Parts:
     device: torch.device
 
 
-def load_parts(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> Parts:
+def load_parts(spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any]) -> Parts:
     """Returns the validation part.
 
     Args:
@@ -249,8 +249,8 @@ def load_parts(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> Parts
     Raises:
         HpsearchError: the data are missing, or not those of the search.
     """
-    device = devices.choose(place.device)
-    data = _load(spec, place, device)
+    device = devices.choose(setup.device)
+    data = _load(spec, setup, device)
     record = DataRecord()
     record.load(attrs)
     record.check_parts(data.facts)
@@ -262,20 +262,20 @@ def load_parts(spec: StudySpec, place: Place, attrs: Mapping[str, Any]) -> Parts
     return Parts(at, at(spec)[1].targets.cpu(), data.classes, data.task, device)
 
 
-def open_parts(spec: StudySpec, place: Place, digest: str) -> Parts:
+def open_parts(spec: StudySpec, setup: ExamSetup, digest: str) -> Parts:
     """Opens the test part as a configuration wants it, for what is on record already.
 
     Raises:
         HpsearchError: the data are missing, or others than those named.
     """
-    device = devices.choose(place.device)
-    sealed = _open(spec, replace(place, digest=digest), device)
+    device = devices.choose(setup.device)
+    sealed = _open(spec, replace(setup, digest=digest), device)
     return Parts(
         lambda one: (sealed, sealed.test), sealed.test.targets.cpu(), sealed.classes, sealed.task, device
     )
 
 
-def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, place: Place) -> Tensor:
+def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, setup: ExamSetup) -> Tensor:
     """Returns what a model believes of a part: probabilities [N, K] that sum to 1 (but for several labels), or a
     regression's numbers.
 
@@ -284,8 +284,8 @@ def judged(spec: StudySpec, weights: Path | Mapping[str, Tensor], parts: Parts, 
     """
     _compute_as_in_training(spec)
     batches, part = parts.at(spec)
-    model, precision = _model(spec, batches, weights, place, parts.device)
-    judges = build_judges(spec.train, batches.task, batches.outputs, place.allow)
+    model, precision = _model(spec, batches, weights, setup, parts.device)
+    judges = build_judges(spec.train, batches.task, batches.outputs, setup.allow)
     outputs, _ = _outputs(spec, model, batches, part, precision, parts.device, judges)
     return to_shares(outputs, spec.train.loss, parts.task) if parts.classes else outputs.double()
 
@@ -307,13 +307,13 @@ def _model(
     spec: StudySpec,
     batches: Batches,
     path: Path | Mapping[str, Tensor],
-    place: Place,
+    setup: ExamSetup,
     device: torch.device,
 ) -> tuple[nn.Module, devices.Precision]:
     """Returns a kept model on the device, and the number types of its training, which another device had."""
     size = batches.height, batches.width
     # Built from the specification, not from what the file says of itself.
-    model = models.build(spec.model, batches.channels, size, batches.outputs, 0, place.allow)
+    model = models.build(spec.model, batches.channels, size, batches.outputs, 0, setup.allow)
     state, facts = read_weights(path) if isinstance(path, Path) else (path, {})
     precision = devices.resolve(facts.get("precision", spec.train.precision), device)
     try:
@@ -424,9 +424,9 @@ class TestTrial(Trial):
 
     __test__ = False  # no test class, whatever pytest may think of the name
 
-    def __init__(self, run: TrialRun, device: torch.device, place: Place) -> None:
+    def __init__(self, run: TrialRun, device: torch.device, setup: ExamSetup) -> None:
         super().__init__(run, device)
-        self._place = place
+        self._setup = setup
 
     def test_data(self) -> Sealed:
         """Returns the test part on the device, normalised as the training part was.
@@ -436,18 +436,18 @@ class TestTrial(Trial):
         """
         if self._run.spec.data.dataset == "none":
             raise DataError('trial.test_data() needs a [data] table; this study has dataset = "none"')
-        return _open(self._run.spec, self._place, self.device)
+        return _open(self._run.spec, self._setup, self.device)
 
 
-def _own_test(run: TrialRun, weights: Path, place: Place, device: torch.device) -> dict[str, float]:
+def _own_test(run: TrialRun, weights: Path, setup: ExamSetup, device: torch.device) -> dict[str, float]:
     """Calls the user's `test(trial, model)` with the kept weights as a state dict."""
-    function = test_function(run.spec, place.allow)
+    function = test_function(run.spec, setup.allow)
     where = f"test of {run.spec.train.function}"
     state = read_weights(weights)[0]
     if function is None:
         raise ModelError(f"{where}: there is no function test(trial, model) beside it")
     try:
-        found = function(TestTrial(run, device, place), state)
+        found = function(TestTrial(run, device, setup), state)
         return {str(name): float(value) for name, value in found.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f'{where}: it must return a dict such as {{"test_loss": 0.1}}: {error}') from error

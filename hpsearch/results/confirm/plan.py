@@ -26,11 +26,12 @@ from hpsearch.study.specification import (
     CONFIRMS,
     FOLDS,
     LIMITS,
-    LINKED,
     PLANNED,
     REPEAT,
     SUFFIX,
     StudySpec,
+    linked_kind,
+    linked_suffix,
     with_planned,
 )
 
@@ -88,16 +89,10 @@ def refuse_linked(record: StudyRecord, verb: str) -> None:
     """
     if record.spec is None:
         raise UserError(f'study "{record.name}" was not made by hpsearch and cannot be trained again')
-    suffix = next((one for one in LINKED if record.name.endswith(one)), None)
+    suffix = linked_suffix(record.name)
     if suffix is not None and record.spec.is_confirmation:
-        kind, parent = _kind(record.spec), record.name.removesuffix(suffix)
+        kind, parent = linked_kind(record.name), record.name.removesuffix(suffix)
         raise UserError(f'study "{record.name}" is a {kind}; {verb} the search: hpsearch {verb} {parent}')
-
-
-def _kind(spec: StudySpec) -> str:
-    if spec.is_continuation:
-        return "continuation"
-    return "refit" if spec.is_refit else "confirmation"
 
 
 def linked_spec(
@@ -233,7 +228,7 @@ def continued(
     if before is None or before.spec is None:
         return spec
     if not before.spec.is_confirmation:
-        kind = _kind(spec)
+        kind = linked_kind(spec.study.name)
         raise UserError(
             f'study "{before.name}" is a study of its own and has the name that the {kind} of '
             f'"{search}" needs; run the search under another name, or delete that study (hpsearch delete '

@@ -19,7 +19,7 @@ from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Executor
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import UserError
-from hpsearch.results.confirm.confirm import on_first_worker, place_of, read_search, weights_here
+from hpsearch.results.confirm.confirm import exam_setup, on_first_worker, read_search, weights_here
 from hpsearch.results.confirm.linked import (
     RESULTS,
     earlier_openings,
@@ -59,7 +59,7 @@ STRAYED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RefitPlan:
     """What is trained, and how long.
 
     Attributes:
@@ -108,29 +108,31 @@ def refit(
         HpsearchError: the run could not continue; what was trained is kept.
     """
     record = read_search(study, options, given)
-    course = plan_course(record, options.storage, search)
-    point = _point(record, course)
-    spec = refit_spec(record, point, read_linked(record, REFIT_SUFFIX, options.storage))
+    plan = plan_refit(record, options.storage, search)
+    point = _point(record, plan)
+    linked = read_linked(record, REFIT_SUFFIX, options.storage)
+    spec = refit_spec(record, point, linked)
     inherit_data(record, spec, options.storage)
-    status, trial = 0, newest_at(read_linked(record, REFIT_SUFFIX, options.storage), point)
+    status, trial = 0, newest_at(linked, point)
     if trial is None or broke_off(trial):
         status = run(spec, options, callbacks, executor).exit_status
-        trial = newest_at(read_linked(record, REFIT_SUFFIX, options.storage), point)
-    if trial is None:
+        linked = read_linked(record, REFIT_SUFFIX, options.storage)
+        trial = newest_at(linked, point)
+    if linked is None or trial is None:
         return Refitted(record.name, None, ("the refit is not finished; refit again to resume it",), status)
     if not is_value(trial):
         why = trial.attrs.get("stop_detail") or trial.stop_reason
         return Refitted(
             record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
         )
-    if said := _strayed(record, course, trial):
+    if said := _strayed(record, plan, trial):
         return Refitted(record.name, None, (said,), 1)
     notes: list[str] = []
-    tested = _test(record, spec, trial, options, notes, test)
-    return _told(record, course, trial, tested, options, notes)
+    tested = _test(record, spec, linked, trial, options, notes, test)
+    return _told(record, plan, linked, trial, tested, options, notes)
 
 
-def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
+def plan_refit(record: StudyRecord, url: str, search: bool) -> RefitPlan:
     """Returns what a refit would train.
 
     Raises:
@@ -146,7 +148,7 @@ def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
         )
     if record.best is None:
         raise UserError(f'study "{record.name}" has no COMPLETE trial yet: there is nothing to refit')
-    found = record.standing
+    found = record.confirmation_status
     if found.confirmed is None and not search:
         why = f" ({'; '.join(found.notes)})" if found.notes else ""
         raise UserError(
@@ -154,23 +156,23 @@ def plan_course(record: StudyRecord, url: str, search: bool) -> Course:
             f"--search to refit the search's first, trial {record.best.number}"
         )
     if search or found.confirmed is None:
-        course = _searched(record, record.best)
+        plan = _searched(record, record.best)
     else:
-        course = _confirmed(record, found.confirmed, url)
-    if record.spec.with_hparams(course.trial.hparams).train.schedule == "plateau":
+        plan = _confirmed(record, found.confirmed, url)
+    if record.spec.with_hparams(plan.trial.hparams).train.schedule == "plateau":
         raise UserError(
             'train.schedule: "plateau" lowers the learning rate by the validation loss, which a refit does not '
             f"have; use the confirmed model (hpsearch best {record.name} --save DIR), or search with another schedule"
         )
-    return course
+    return plan
 
 
-def _searched(record: StudyRecord, best: TrialRecord) -> Course:
+def _searched(record: StudyRecord, best: TrialRecord) -> RefitPlan:
     planned = record.planned_epochs(best)
-    return Course(best, best.best_epoch or planned, planned, "its best epoch in the search", (best.train,))
+    return RefitPlan(best, best.best_epoch or planned, planned, "its best epoch in the search", (best.train,))
 
 
-def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
+def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> RefitPlan:
     trial = next(one for one in record.trials if one.number == confirmed.trial)
     linked = read_study(confirmed.linked, url) if confirmed.linked else None
     found = {} if linked is None else repeats(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
@@ -184,15 +186,15 @@ def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> Course:
     over_folds = linked is not None and linked.spec is not None and linked.spec.data.split.folds
     why = f"the median best epoch of its {counted(len(epochs), 'fold' if over_folds else 'repeat')}"
     curves = tuple(one.train for one in whole)
-    return Course(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why, curves)
+    return RefitPlan(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why, curves)
 
 
-def _strayed(record: StudyRecord, course: Course, trial: TrialRecord) -> str:
+def _strayed(record: StudyRecord, plan: RefitPlan, trial: TrialRecord) -> str:
     """Returns why a refit is not handed out: it learned its own images far worse than its like did; "" if it did not.
 
     Nothing else tells, as it has no validation part: a learning rate at the edge of what is stable may fail by chance.
     """
-    ends = [losses[course.epochs - 1] for losses in course.train if len(losses) >= course.epochs]
+    ends = [losses[plan.epochs - 1] for losses in plan.train if len(losses) >= plan.epochs]
     known, last = [loss for loss in ends if loss is not None], trial.train[-1] if trial.train else None
     guessing = (record.attrs.get(DATA) or {}).get("guessing_loss")
     if last is None or not known or not guessing:
@@ -206,11 +208,11 @@ def _strayed(record: StudyRecord, course: Course, trial: TrialRecord) -> str:
     )
 
 
-def _point(record: StudyRecord, course: Course) -> dict[str, Any]:
+def _point(record: StudyRecord, plan: RefitPlan) -> dict[str, Any]:
     assert record.spec is not None
-    hparams = {name: value for name, value in course.trial.hparams.items() if name != SUBSET}
-    hparams |= {REPEAT: 0, LAST_EPOCH: course.epochs}
-    return as_point(record.spec, hparams, {CONFIRMS: course.trial.number})
+    hparams = {name: value for name, value in plan.trial.hparams.items() if name != SUBSET}
+    hparams |= {REPEAT: 0, LAST_EPOCH: plan.epochs}
+    return as_point(record.spec, hparams, {CONFIRMS: plan.trial.number})
 
 
 def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecord | None) -> StudySpec:
@@ -241,13 +243,13 @@ def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecor
 def _test(
     record: StudyRecord,
     spec: StudySpec,
+    linked: StudyRecord,
     trial: TrialRecord,
     options: RunOptions,
     notes: list[str],
     may_open: bool,
 ) -> dict[str, float]:
     """Opens the test part for the model, after that is on record; what was tested before is not tested again."""
-    linked = read_study(spec.study.name, options.storage)
     tested = read_results(linked)
     if str(trial.number) in tested:
         return tested[str(trial.number)]
@@ -261,8 +263,8 @@ def _test(
     from hpsearch.results.confirm.exam import examine, sealed_part
 
     with on_first_worker(options.workers):
-        place = place_of(spec, options)
-        digest, reason = sealed_part(spec, place, record.attrs)
+        setup = exam_setup(spec, options)
+        digest, reason = sealed_part(spec, setup, record.attrs)
         if reason:
             notes.append(f"the test part was not opened: {reason}")
             return {}
@@ -276,27 +278,27 @@ def _test(
         named = (
             record.spec.metrics_used().values() if record.spec is not None else ()
         )  # its own is the training loss
-        found = examine(runs, {trial.number: path}, place, named).metrics[trial.number]
+        found = examine(runs, {trial.number: path}, setup, named).metrics[trial.number]
     set_attrs(options.storage, linked.name, {RESULTS: json.dumps(tested | {str(trial.number): found})})
     return found
 
 
 def _told(
     record: StudyRecord,
-    course: Course,
+    plan: RefitPlan,
+    linked: StudyRecord,
     trial: TrialRecord,
     tested: Mapping[str, float],
     options: RunOptions,
     notes: Sequence[str],
 ) -> Refitted:
     """Stores what came of it with the search, and says it."""
-    linked = read_study(record.name + REFIT_SUFFIX, options.storage)
     data = linked.attrs.get(DATA) or {"train": 0, "val": 0}  # the search's own record, of both parts
     found = Refit(
-        course.trial.number,
+        plan.trial.number,
         trial.number,
-        course.epochs,
-        course.planned,
+        plan.epochs,
+        plan.planned,
         data["train"] + data["val"],
         tested,
         linked.name,
@@ -307,13 +309,13 @@ def _told(
     if answer.refit is None:
         why = "the search's best by now" if answer.status == NOT_CONFIRMED else "which is confirmed"
         handed = f"`best`, `predict` and `load_best_model` still use trial {answer.trial}, {why}"
-    whole = record.spec is not None and record.spec.with_hparams(course.trial.hparams).data.subset
+    whole = record.spec is not None and record.spec.with_hparams(plan.trial.hparams).data.subset
     return Refitted(
         record.name,
         found,
         (
             f"{record.name}: trial {found.trial}, {found.text}",
-            f"epochs: {course.why}; the learning rate follows the schedule of all {course.planned}",
+            f"epochs: {plan.why}; the learning rate follows the schedule of all {plan.planned}",
             *([f"data.subset: 1 instead of {whole:g}: all images of both parts"] if whole != 1 else []),
             *notes,
             f"weights: {weights_here(options, linked.name, trial) or 'not on this machine'}",

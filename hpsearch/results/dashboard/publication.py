@@ -52,7 +52,7 @@ NOTE_DIGEST = "hpsearch:note:"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PublicationRequest:
     """What to compute.
 
     Attributes:
@@ -85,7 +85,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Publication:
     """What was computed.
 
     Attributes:
@@ -206,7 +206,7 @@ def _weights(
     return Change("best weights", attrs, (f"artifacts:{old}",), (str(folder.artifacts / old),))
 
 
-def compute(request: Request) -> Answer:
+def compute(request: PublicationRequest) -> Publication:
     """Reads the study and returns what the dashboard does not show yet.
 
     Raises:
@@ -228,12 +228,12 @@ def compute(request: Request) -> Answer:
         if weights is not None:  # a copy of the study may name the old artifact
             keep = any(key in elsewhere for key in weights.removed)
             found.insert(0, replace(weights, files=()) if keep else weights)
-    return Answer(tuple(found), tuple(warnings))
+    return Publication(tuple(found), tuple(warnings))
 
 
 def answer(line: str) -> dict[str, str]:
     """Computes one request; returns what to say of it: {} when the answer is there, or an error."""
-    request = Request(**json.loads(line))
+    request = PublicationRequest(**json.loads(line))
     try:
         found = compute(request)
     except (HpsearchError, OSError) as error:

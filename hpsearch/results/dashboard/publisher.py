@@ -24,7 +24,7 @@ from hpsearch.contracts.callbacks import Callback, FinishedTrial, RunSummary, St
 from hpsearch.errors import HpsearchError, StorageAway
 from hpsearch.executors.local import own_paths, python_module
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.dashboard.publication import STEP_BACK, Answer, Change, Request, compute
+from hpsearch.results.dashboard.publication import STEP_BACK, Change, Publication, PublicationRequest, compute
 from hpsearch.store.connection import open_storage
 from hpsearch.store.writes import change_study_attrs
 
@@ -58,7 +58,7 @@ class Publisher(Callback):
         self._run_folder = run_folder.absolute()
         self._study = ""
         self._storage: Any = None
-        self._process: _Process | None = None
+        self._process: _PublicationProcess | None = None
         self._queue: list[Change] = []
         self._warned: set[str] = set()
         self._news = self._best = False
@@ -125,8 +125,8 @@ class Publisher(Callback):
             number,
         )
 
-    def _request(self) -> Request:
-        return Request(self._url, self._study, str(self._run_folder))
+    def _request(self) -> PublicationRequest:
+        return PublicationRequest(self._url, self._study, str(self._run_folder))
 
     def _is_due(self) -> bool:
         interval = max(SOON if self._best else INTERVAL, SHARE * self._took)
@@ -138,7 +138,7 @@ class Publisher(Callback):
         self._news = self._best = False
         self._last = time.monotonic()
         if self._process is None:
-            self._process = _Process()
+            self._process = _PublicationProcess()
         self._process.ask(self._request())
 
     def _collect(self, seconds: float) -> bool:
@@ -191,7 +191,7 @@ def write(storage: Any, study: str, change: Change) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def _start_outliving(request: Request, log: Path) -> int:
+def _start_outliving(request: PublicationRequest, log: Path) -> int:
     """Starts a process that publishes a study by itself, also after this one has ended; returns its id.
 
     Raises:
@@ -214,7 +214,7 @@ def _start_outliving(request: Request, log: Path) -> int:
     return process.pid
 
 
-class _Process:
+class _PublicationProcess:
     """The process that computes publications, one after another.
 
     Attributes:
@@ -240,7 +240,7 @@ class _Process:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: PublicationRequest) -> None:
         """Sends a request; one to a process that has died is answered with its last words."""
         self.busy = True
         request = replace(request, output=self._output.fileno())
@@ -254,7 +254,7 @@ class _Process:
         ready, _, _ = select.select([self._answers], [], [], max(0.0, seconds))
         return bool(ready)
 
-    def answer(self) -> Answer:
+    def answer(self) -> Publication:
         """Returns what it has found, once `wait` has said so.
 
         Raises:
@@ -274,7 +274,7 @@ class _Process:
             Change(one["what"], one["attrs"], tuple(one["removed"]), tuple(one["files"]))
             for one in found["changes"]
         )
-        return Answer(tuple(changes), tuple(found["warnings"]))
+        return Publication(tuple(changes), tuple(found["warnings"]))
 
     def end(self) -> None:
         """Ends it; it only reads, so nothing is lost."""
@@ -286,7 +286,7 @@ class _Process:
 def main() -> None:
     """Publishes the study that stdin asks for."""
     os.nice(STEP_BACK)
-    request = Request(**json.load(sys.stdin))
+    request = PublicationRequest(**json.load(sys.stdin))
     storage = None
     try:
         found = compute(request)

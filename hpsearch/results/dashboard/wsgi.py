@@ -38,7 +38,7 @@ Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
-Answer = tuple[str, Headers, bytes]
+Response = tuple[str, Headers, bytes]
 
 _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 
@@ -261,7 +261,7 @@ class _Request(HTTPMessageDelegate):
             logger.debug("a client left before it had its answer")
 
 
-def called(app: Application, environ: Environ) -> Answer:
+def called(app: Application, environ: Environ) -> Response:
     """Calls a WSGI application to its end; a bug in it is status 500 and a line in the log."""
     started: list[tuple[str, Headers]] = []
 
@@ -283,7 +283,7 @@ def called(app: Application, environ: Environ) -> Answer:
         return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def _plain(status: HTTPStatus) -> Answer:
+def _plain(status: HTTPStatus) -> Response:
     line = f"{status.value} {status.phrase}"
     return line, [("Content-Type", "text/plain; charset=utf-8")], f"{line}\n".encode()
 

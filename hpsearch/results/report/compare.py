@@ -9,7 +9,7 @@ from hpsearch.results.dashboard.notes import time_spent
 from hpsearch.results.plots.chart import COLORS, GREY, Axis, Chart, wants_log
 from hpsearch.results.plots.history import COSTS, best_line, epochs_used
 from hpsearch.results.report.content import saved_epochs
-from hpsearch.results.report.document import Block, Document, Items, Section, Table, Text
+from hpsearch.results.report.document import Block, Document, Items, ReportSection, Table, Text
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.lines import columns
@@ -142,8 +142,8 @@ def comparison(records: Sequence[StudyRecord]) -> Document:
         title="Comparison of studies",
         summary=", ".join(f"`{record.name}`" for record in records),
         sections=(
-            Section("Results", (*tables, caution)),
-            Section("Best so far", (*compare_charts(records), curves_table(records))),
+            ReportSection("Results", (*tables, caution)),
+            ReportSection("Best so far", (*compare_charts(records), curves_table(records))),
         ),
     )
 

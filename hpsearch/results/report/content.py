@@ -17,7 +17,7 @@ from hpsearch.results.report.document import (
     Items,
     Picture,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
 )
@@ -63,19 +63,19 @@ def report(
     drawn = {chart.id: chart for chart in charts(record)}
     outcomes = [drawn[name] for name in OUTCOMES if name in drawn]
     sections = [
-        Section("What to do next", _next(record)),
-        Section("The question", _question(record)),
-        Section("The data", _data(record, samples)),
-        Section("The best", _best(record)),
-        Section("The front", _front(record)),
-        Section("Ranking", _ranking(record)),
-        Section("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
-        Section("Graphs", tuple(c for name, c in drawn.items() if name not in APART)),
-        Section("Paused and resumed", _paused(record, drawn.get("pieces"))),
-        Section("Importance of the hyperparameters", _importance(record, importances)),
-        Section("Stopped, pruned, failed", _outcomes(record, outcomes)),
-        Section("Cost", _cost(record, drawn.get("workers"), price)),
-        Section("Environment", _environment(record)),
+        ReportSection("What to do next", _next(record)),
+        ReportSection("The question", _question(record)),
+        ReportSection("The data", _data(record, samples)),
+        ReportSection("The best", _best(record)),
+        ReportSection("The front", _front(record)),
+        ReportSection("Ranking", _ranking(record)),
+        ReportSection("Confirmation and the test part", confirmation_blocks(record, pictures or {})),
+        ReportSection("Graphs", tuple(c for name, c in drawn.items() if name not in APART)),
+        ReportSection("Paused and resumed", _paused(record, drawn.get("pieces"))),
+        ReportSection("Importance of the hyperparameters", _importance(record, importances)),
+        ReportSection("Stopped, pruned, failed", _outcomes(record, outcomes)),
+        ReportSection("Cost", _cost(record, drawn.get("workers"), price)),
+        ReportSection("Environment", _environment(record)),
     ]
     return Document(
         title=", ".join(filter(None, (f"Hyperparameter search: {record.name}", _worth(record)))),

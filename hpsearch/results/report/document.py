@@ -68,7 +68,7 @@ Block = Text | Items | Code | Table | Pictures | Chart
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ReportSection:
     """A part of a report under a heading."""
 
     title: str
@@ -81,7 +81,7 @@ class Document:
 
     title: str
     summary: str
-    sections: tuple[Section, ...]
+    sections: tuple[ReportSection, ...]
 
     def charts(self) -> list[Chart]:
         """Returns all charts in order."""

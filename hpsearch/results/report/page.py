@@ -16,7 +16,7 @@ from hpsearch.results.report.document import (
     Items,
     Picture,
     Pictures,
-    Section,
+    ReportSection,
     Table,
     Text,
 )
@@ -119,11 +119,11 @@ def page(document: Document) -> str:
     )
 
 
-def _anchor(section: Section) -> str:
+def _anchor(section: ReportSection) -> str:
     return re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
 
 
-def _section(section: Section) -> str:
+def _section(section: ReportSection) -> str:
     parts: list[str] = []
     pictures: list[str] = []
     for block in section.blocks:

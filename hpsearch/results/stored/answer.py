@@ -15,7 +15,7 @@ from typing import Any
 from hpsearch.results.stored.attributes import decoded, finite, integer, readable
 from hpsearch.results.terminal.progress import number
 from hpsearch.store.keys import EXPECTED, is_confirmation, is_ours
-from hpsearch.study.specification import CONTINUE_SUFFIX, LINKED, REFIT_SUFFIX, SUFFIX
+from hpsearch.study.specification import CONTINUE_SUFFIX, REFIT_SUFFIX, SUFFIX, linked_suffix
 from hpsearch.text import counted
 
 SUMMARY, REFIT = "confirm_summary", "refit_summary"
@@ -122,7 +122,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ConfirmationStatus:
     """Whether a study is confirmed.
 
     Attributes:
@@ -206,7 +206,7 @@ def answer(
     Raises:
         StorageError: an attribute is damaged.
     """
-    found = standing(study, attrs, hparams_of, linked)
+    found = confirmation_status(study, attrs, hparams_of, linked)
     if not found.status:
         return Answer(searched, searched, notes=_about_linked(study, attrs, searched, hparams_of, linked))
     if by_search:
@@ -220,31 +220,33 @@ def answer(
     return Answer(trial, searched, confirmed, refit, news, found.status, (*found.notes, *lost), expected)
 
 
-def standing(study: str, attrs: Mapping[str, Any], hparams_of: HparamsOf, linked: Linked) -> Standing:
+def confirmation_status(
+    study: str, attrs: Mapping[str, Any], hparams_of: HparamsOf, linked: Linked
+) -> ConfirmationStatus:
     """Decides whether a study is confirmed, and by which trial; nothing else does.
 
     Raises:
         StorageError: the attribute is damaged.
     """
     if not is_ours(attrs) or is_confirmation(attrs):
-        return Standing("")
+        return ConfirmationStatus("")
     confirmed = read_confirmed(study, attrs)
     if confirmed is None:
-        return Standing(NOT_CONFIRMED)
+        return ConfirmationStatus(NOT_CONFIRMED)
     if hparams_of(confirmed.trial) is None:
         lost = (
             f"trial {confirmed.trial}, which was confirmed, is gone from the study: run `hpsearch confirm {study}` "
             "again"
         )
-        return Standing(NOT_CONFIRMED, None, (lost,))
+        return ConfirmationStatus(NOT_CONFIRMED, None, (lost,))
     name = _present(linked, study + SUFFIX, confirmed.study + SUFFIX)
     if name is None:
         lost = (
             f'the study "{study}{SUFFIX}", which holds the repeats, was deleted or renamed: run `hpsearch confirm '
             f"{study}` to train them again"
         )
-        return Standing(CONFIRMED, confirmed, (lost,))
-    return Standing(CONFIRMED, replace(confirmed, linked=name))
+        return ConfirmationStatus(CONFIRMED, confirmed, (lost,))
+    return ConfirmationStatus(CONFIRMED, replace(confirmed, linked=name))
 
 
 def read_summary(study: str, attrs: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -344,7 +346,7 @@ def _about_linked(
     study: str, attrs: Mapping[str, Any], searched: int | None, hparams_of: HparamsOf, linked: Linked
 ) -> tuple[str, ...]:
     """Returns what a confirmation's or a refit's own best trial is, which is nobody's answer."""
-    suffix = next((one for one in LINKED if study.endswith(one)), None)
+    suffix = linked_suffix(study)
     if suffix is None or searched is None or not is_confirmation(attrs):
         return ()
     search, hparams = study.removesuffix(suffix), hparams_of(searched) or {}

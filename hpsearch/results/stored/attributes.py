@@ -12,7 +12,7 @@ from typing import Any
 from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError, StorageError
 from hpsearch.store.keys import ENDED, LEARNT
-from hpsearch.study.specification import CONTINUES, FROM_EPOCH, LINKED
+from hpsearch.study.specification import CONTINUES, FROM_EPOCH, linked_suffix
 from hpsearch.text import counted
 
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
@@ -120,7 +120,7 @@ def _remedy(study: str, key: str) -> str:
     again = {"confirm_summary": "confirm", "refit_summary": "refit"}.get(key)
     if again is not None:
         return f"run `hpsearch {again} {study}` to write it again"
-    suffix = next((one for one in LINKED if study.endswith(one)), None)
+    suffix = linked_suffix(study)
     if suffix is not None:
         verb, search = suffix[1:], study.removesuffix(suffix)
         return f"run `hpsearch delete {study}`, then `hpsearch {verb} {search}`"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.results.stored.answer import standing
+from hpsearch.results.stored.answer import confirmation_status
 from hpsearch.results.stored.best import trial_front
 from hpsearch.results.stored.reading import OpenStudy
 from hpsearch.store.queries import CURVES, StoredTrial
@@ -30,7 +30,7 @@ def trials_frame(study: OpenStudy, run_folder: Path = Path("runs")) -> pd.DataFr
         for row, trial in zip(rows, trials, strict=True):
             row["weights"] = study.find_weights(trial.number, trial.user_attrs.get("weights"), run_folder)
     complete = {trial.number: trial.hparams for trial in trials if trial.state == "COMPLETE"}
-    confirmed = standing(study.name, study.attrs, complete.get, study.linked_trials()).confirmed
+    confirmed = confirmation_status(study.name, study.attrs, complete.get, study.linked_trials()).confirmed
     if confirmed is not None:
         rows = [row | {"confirmed": confirmed.means.get(row["trial"])} for row in rows]
     if len(study.goals) > 1:

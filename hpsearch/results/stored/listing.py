@@ -10,7 +10,14 @@ from pathlib import Path
 
 from hpsearch.errors import StorageError, StudyFileError, StudyNotFound, nearest
 from hpsearch.files.run_folder import RunFolder
-from hpsearch.results.stored.answer import Confirmed, HparamsOf, Linked, Standing, read_expected, standing
+from hpsearch.results.stored.answer import (
+    ConfirmationStatus,
+    Confirmed,
+    HparamsOf,
+    Linked,
+    confirmation_status,
+    read_expected,
+)
 from hpsearch.results.stored.attributes import ended_words, learnt_words
 from hpsearch.results.stored.reading import complete_hparams, linked_to, read_linked
 from hpsearch.store import queries
@@ -101,19 +108,19 @@ def study_rows(reader: Reader, run_folder: Path, only: str | None = None) -> lis
     rows = []
     for study in studies.values() if only is None else [studies[only]]:
         others = foreign.get(study.study_id, {})
-        found = _standing(study, partial(complete_hparams, reader, study.study_id, others), linked)
+        found = _confirmation_status(study, partial(complete_hparams, reader, study.study_id, others), linked)
         counted = counts.get(study.study_id, TrialCounts())
         rows.append(_row(study, counted, len(others), found, linked_to(study.name, studies), run_folder))
     return rows
 
 
-def _standing(study: StoredStudy, hparams_of: HparamsOf, linked: Linked) -> Standing:
+def _confirmation_status(study: StoredStudy, hparams_of: HparamsOf, linked: Linked) -> ConfirmationStatus:
     """Returns whether a study is confirmed; where that is damaged, the others must be listed all the same."""
     try:
         learnt = learnt_words(study.name, study.user_attrs)
-        found = standing(study.name, study.user_attrs, hparams_of, linked)
+        found = confirmation_status(study.name, study.user_attrs, hparams_of, linked)
     except StorageError as error:
-        return Standing("", notes=(str(error),))
+        return ConfirmationStatus("", notes=(str(error),))
     return replace(found, notes=tuple(f'study "{study.name}": {note}' for note in (*learnt, *found.notes)))
 
 
@@ -121,7 +128,7 @@ def _row(
     study: StoredStudy,
     counts: TrialCounts,
     foreign: int,
-    found: Standing,
+    found: ConfirmationStatus,
     confirms: str | None,
     run_folder: Path,
 ) -> StudyRow:
@@ -149,7 +156,7 @@ def _row(
     )
 
 
-def _expected(study: StoredStudy, ends: Sequence[float], found: Standing) -> str:
+def _expected(study: StoredStudy, ends: Sequence[float], found: ConfirmationStatus) -> str:
     """Returns what is expected of the best; "" where another trial has become the best since that was reckoned."""
     if not study.is_ours or found.confirmed is not None:
         return ""

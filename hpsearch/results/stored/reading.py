@@ -16,7 +16,7 @@ from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.store.url import sqlite_file
 from hpsearch.study.file import refuse_other
-from hpsearch.study.specification import CONFIRMS, LINKED, StudySpec
+from hpsearch.study.specification import CONFIRMS, StudySpec, linked_suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +179,13 @@ def read_linked(reader: Reader, studies: Iterable[StoredStudy]) -> Linked:
     return {
         study.name: queries.complete_attribute(reader, study.study_id, CONFIRMS)
         for study in studies
-        if study.name.endswith(LINKED) and is_confirmation(study.user_attrs)
+        if linked_suffix(study.name) and is_confirmation(study.user_attrs)
     }
 
 
 def linked_to(name: str, studies: Mapping[str, StoredStudy]) -> str | None:
     """Returns the search whose confirmation or refit a study is, if it is there too; None for a study of its own."""
-    search = next((name.removesuffix(suffix) for suffix in LINKED if name.endswith(suffix)), None)
+    search = name.removesuffix(linked_suffix(name) or name)
     return search if search in studies and is_confirmation(studies[name].user_attrs) else None
 
 

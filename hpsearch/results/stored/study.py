@@ -10,7 +10,14 @@ from typing import Any
 
 from hpsearch.contracts.trial import PIECES, WHY
 from hpsearch.errors import StudyFileError
-from hpsearch.results.stored.answer import CONFIRMED, Answer, Linked, Standing, answer, standing
+from hpsearch.results.stored.answer import (
+    CONFIRMED,
+    Answer,
+    ConfirmationStatus,
+    Linked,
+    answer,
+    confirmation_status,
+)
 from hpsearch.store.keys import SPECIFICATION, stored_specification
 from hpsearch.store.queries import StoredStudy, StoredTrial
 from hpsearch.study.direction import Direction, is_better, sign
@@ -179,9 +186,9 @@ class StudyRecord:
         return answer(self.name, self.attrs, searched, self._complete.get, self.linked, self.by_search)
 
     @cached_property
-    def standing(self) -> Standing:
+    def confirmation_status(self) -> ConfirmationStatus:
         """Whether it is confirmed, and by which trial, whatever is said of its refit."""
-        return standing(self.name, self.attrs, self._complete.get, self.linked)
+        return confirmation_status(self.name, self.attrs, self._complete.get, self.linked)
 
     @cached_property
     def _complete(self) -> Mapping[int, Mapping[str, Any]]:

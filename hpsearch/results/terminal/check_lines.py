@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpsearch.results.commands.check import Estimate, Probe, Report, check_study
+from hpsearch.results.commands.check import CheckResult, Estimate, Probe, check_study
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import duration, hparam, number
 from hpsearch.study.checks import KINDS, DataFacts
@@ -24,7 +24,7 @@ def check_shown(
     workers: int,
     began: float,
     shown: bool = True,
-) -> Report:
+) -> CheckResult:
     """Checks a study and shows meanwhile how far its images are read.
 
     Args:
@@ -77,7 +77,7 @@ def dtype_lines(device: str) -> list[str]:
     return [f"number types of {chosen}:", *_indented(columns(head, rows))]
 
 
-def report_lines(report: Report) -> list[str]:
+def report_lines(report: CheckResult) -> list[str]:
     """Returns a check's report: data, space, probes, estimate."""
     spec = report.spec
     place = ", ".join(filter(None, (report.device, report.precision)))
@@ -108,7 +108,7 @@ def report_lines(report: Report) -> list[str]:
     return [*lines, "the study is OK"]
 
 
-def _estimate_line(report: Report, estimate: Estimate) -> str:
+def _estimate_line(report: CheckResult, estimate: Estimate) -> str:
     trials, workers = report.spec.total_trials, report.workers
     low, high = map(duration, estimate.span)
     span = f" ({low} to {high})" if low != high else ""

@@ -21,7 +21,7 @@ ABSENT = 0.5
 """Where on its axes a hyperparameter lies that has no meaning."""
 
 
-class Axis(Protocol):
+class Encoding(Protocol):
     """One hyperparameter's axes of the cube."""
 
     @property
@@ -138,7 +138,7 @@ class Cube:
     """
 
     def __init__(self, space: Space) -> None:
-        self._terms: list[tuple[Term, Axis | None, slice]] = []
+        self._terms: list[tuple[Term, Encoding | None, slice]] = []
         self.width = 0
         for term in space.terms:
             own = None if term.distribution.single() else axis(term.distribution)
@@ -202,7 +202,7 @@ class Cube:
         return found
 
 
-def axis(distribution: BaseDistribution) -> Axis:
+def axis(distribution: BaseDistribution) -> Encoding:
     """Returns the axes of a distribution that has more than one value."""
     match distribution:
         case CategoricalDistribution(choices=choices):

@@ -37,7 +37,7 @@ _FARTHEST = 1e150  # squares of what is farther away overflow
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Observation:
     """The end of a piece: cost of a trial at a time, in the order in which pieces ended."""
 
     order: int
@@ -48,7 +48,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class CostScale:
     """Costs as the model sees them: by logarithm of what they are above `floor` or not, at most `top`, with mean 0 and
     deviation 1."""
 
@@ -59,7 +59,7 @@ class Scale:
     deviation: float
 
     @classmethod
-    def of(cls, costs: Array, lifted: bool = True) -> "Scale":
+    def of(cls, costs: Array, lifted: bool = True) -> "CostScale":
         """Returns the scale of costs of which some are finite.
 
         Args:
@@ -105,7 +105,7 @@ class Anew:
         common, own: variances of that, and of what is each trial's own.
     """
 
-    scale: Scale
+    scale: CostScale
     mean: float
     common: float
     own: float
@@ -127,7 +127,7 @@ class Anew:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Effort:
     """How much work a decision may be.
 
     Attributes:
@@ -146,10 +146,10 @@ class Limits:
 class CurveModel:
     """Knows the curves of a search's trials so far, and expects the others'."""
 
-    def __init__(self, cube: Cube, pieces: Pieces, seed: int, limits: Limits = Limits()) -> None:
+    def __init__(self, cube: Cube, pieces: Pieces, seed: int, limits: Effort = Effort()) -> None:
         self._cube, self._pieces, self._seed, self._limits = cube, pieces, seed, limits
         self._units: dict[int, Array] = {}
-        self._points: dict[int, list[Point]] = {}
+        self._points: dict[int, list[Observation]] = {}
         self._theta: tuple[int, Array] | None = None
         self._last = (-1, -1)  # order and trial of the newest point
 
@@ -179,7 +179,7 @@ class CurveModel:
         """
         points = chosen(self._points, self._limits.points)
         costs = np.array([point.cost for point in points])
-        scale, weight = Scale.of(costs), np.array([point.weight for point in points])
+        scale, weight = CostScale.of(costs), np.array([point.weight for point in points])
         pending = self.places(running, [track.next_cut for track in running]) if running else None
         posterior = Posterior(self._fitted(), self._at(points), scale(costs), weight, pending)
         counts = np.isfinite(costs)
@@ -206,7 +206,7 @@ class CurveModel:
         at = self.places([track], [track.trained])
         points = chosen(self._points, self._limits.points)
         costs, weight = np.array([p.cost for p in points]), np.array([point.weight for point in points])
-        scale, new = Scale.of(costs, lifted=False), Places(at.x, at.t, np.array([-1]))
+        scale, new = CostScale.of(costs, lifted=False), Places(at.x, at.t, np.array([-1]))
         found = None
         for _ in range(ROUNDS):  # the least variance depends on the cost that is to be found
             least = 0.0 if found is None else math.sqrt(noise(found.cost)) * scale.slope(found.cost)
@@ -231,7 +231,7 @@ class CurveModel:
         """Returns a trial's place in the cube."""
         return self._units[number]
 
-    def _ends(self, track: Track) -> Sequence[Point]:
+    def _ends(self, track: Track) -> Sequence[Observation]:
         found, start = [], 0
         for end, order in track.pieces:
             costs = [cost for cost in track.costs[max(start, end - MEAN_OF) : end] if math.isfinite(cost)]
@@ -244,11 +244,11 @@ class CurveModel:
             found.append(self._point(track, order, track.epochs, math.inf, 1.0))
         return found
 
-    def _point(self, track: Track, order: int, epoch: float, cost: float, weight: float) -> Point:
+    def _point(self, track: Track, order: int, epoch: float, cost: float, weight: float) -> Observation:
         [time] = self._pieces.time(np.array([epoch]), np.array([track.epochs]))
-        return Point(order, track.number, float(time), cost, weight)
+        return Observation(order, track.number, float(time), cost, weight)
 
-    def _at(self, points: Sequence[Point]) -> Places:
+    def _at(self, points: Sequence[Observation]) -> Places:
         x = np.array([self._units[point.number] for point in points]).reshape(len(points), self._cube.width)
         time = np.array([point.time for point in points])
         return Places(x, time, np.array([point.number for point in points], dtype=np.int64))
@@ -264,7 +264,7 @@ class CurveModel:
 
     def _fit(self, known: int, lifted: bool = True) -> Array:
         every = [point for points in self._points.values() for point in points]
-        early: dict[int, list[Point]] = {}
+        early: dict[int, list[Observation]] = {}
         for point in sorted(every, key=lambda point: (point.order, point.number))[:known]:
             early.setdefault(point.number, []).append(point)
         points = chosen(early, self._limits.points)
@@ -275,7 +275,7 @@ class CurveModel:
         if not np.isfinite(costs).any():
             costs = np.zeros_like(costs)
         return fit(
-            self._at(points), Scale.of(costs, lifted)(costs), np.array([point.weight for point in points])
+            self._at(points), CostScale.of(costs, lifted)(costs), np.array([point.weight for point in points])
         )
 
 
@@ -287,14 +287,14 @@ class Belief:
     best: float
 
 
-def chosen(points: dict[int, list[Point]], most: int) -> list[Point]:
+def chosen(points: dict[int, list[Observation]], most: int) -> list[Observation]:
     """Returns at most so many points: all of the best trials, the last one of the others.
 
     Where there are too many trials, at least half of the points are those of the best, and of the others, from good
     to bad, every so many-th is left out.
     """
     ranked = sorted(points, key=lambda number: (min(point.cost for point in points[number]), number))
-    found: list[Point] = []
+    found: list[Observation] = []
     for place, number in enumerate(ranked):
         others = len(ranked) - place - 1
         if len(found) + len(points[number]) > max(most - others, most // 2):

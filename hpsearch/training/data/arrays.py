@@ -183,7 +183,8 @@ def _measure(
     arrays: Sequence[Array], layout: str, progress: Progress | None
 ) -> tuple[Array, float, float, Array | None, Array]:
     hashes, flawed, extremes, low, high = [], [], [], np.inf, -np.inf
-    for chunk in counted(_sliced(arrays), sum(map(len, arrays)), progress):
+    chunks = (chunk for array in arrays for chunk in pixels.slices(array, _CHUNK_BYTES))
+    for chunk in counted(chunks, sum(map(len, arrays)), progress):
         hashes.append(hash_rows(pixels.channels_first(chunk, layout)))
         flawed.append(np.zeros(len(chunk), bool))
         extremes.append(find_extremes(chunk))
@@ -195,13 +196,6 @@ def _measure(
         low, high = min(low, ends[0]), max(high, ends[1])
     found = np.concatenate(flawed)
     return np.concatenate(hashes), low, high, found if found.any() else None, np.concatenate(extremes)
-
-
-def _sliced(arrays: Sequence[Array]) -> Iterator[Array]:
-    for array in arrays:
-        step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
-        for start in range(0, len(array), step):
-            yield array[start : start + step]
 
 
 def read_idx(path: str, _: str = "") -> Array:

@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 from hpsearch.errors import OF_OWN_CODE, DataError
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.decode import from_item
-from hpsearch.training.data.objects import Member, describe, drawing_from, prepare_file, read_items
+from hpsearch.training.data.objects import PartDataset, describe, drawing_from, prepare_file, read_items
 from hpsearch.training.data.survey import read_members
 from hpsearch.training.imports import import_object
 
@@ -54,7 +54,7 @@ def _call(request: Request) -> Any:
         ) from error
 
 
-def _members(built: Any, name: str) -> list[Member]:
+def _members(built: Any, name: str) -> list[PartDataset]:
     if isinstance(built, Mapping):
         named = dict(built)
     elif hasattr(built, "_asdict"):
@@ -81,10 +81,10 @@ def _members(built: Any, name: str) -> list[Member]:
                 f"data.dataset: {name} returned no items for {key}; return a data set whose len() is at "
                 f"least 1{remedy}"
             )
-    return [Member(data, _PARTS[key]) for key, data in given.items()]
+    return [PartDataset(data, _PARTS[key]) for key, data in given.items()]
 
 
-def _find_predict(request: Request, members: Sequence[Member]) -> str:
+def _find_predict(request: Request, members: Sequence[PartDataset]) -> str:
     """Returns what prepares one picture as these data sets do, as `package.module:name`; "" if nothing says so.
 
     Raises:
@@ -104,7 +104,7 @@ def _find_predict(request: Request, members: Sequence[Member]) -> str:
     return name
 
 
-def _attribute(member: Member) -> Any:
+def _attribute(member: PartDataset) -> Any:
     """Returns the attribute `predict` of a data set, or of the one of which it is a `Subset`."""
     data = member.data
     while isinstance(data, Subset) and not hasattr(data, "predict"):
@@ -134,7 +134,7 @@ def _name_of(given: Any, dataset: str) -> str:
     )
 
 
-def _compare(member: Member, name: str, prepare: Callable[..., Any], request: Request) -> None:
+def _compare(member: PartDataset, name: str, prepare: Callable[..., Any], request: Request) -> None:
     """Refuses a function that prepares the first file of a data set otherwise than the data set itself.
 
     Only where the data set says which file that is, and does not vary.

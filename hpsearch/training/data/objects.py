@@ -35,7 +35,7 @@ _LEAST, _MOST, _SECONDS = 16, 512, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PartDataset:
     """One data set, and the part that its samples belong to.
 
     Attributes:
@@ -69,7 +69,7 @@ class ItemImages:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[PartDataset],
         counts: Sequence[int],
         layout: str,
         channels: int,
@@ -103,7 +103,7 @@ class ItemImages:
     def take(self, rows: Array) -> "ItemImages":
         chosen = self._rows[rows]
         ends = np.cumsum([0, *self._counts])
-        members: list[Member] = []
+        members: list[PartDataset] = []
         counts: list[int] = []
         kept: list[tuple[Array, int]] = []
         for place, member in enumerate(self._members):
@@ -230,14 +230,14 @@ class ItemImages:
             "resize": self._resize,
         }
 
-    def _open(self) -> list[Member]:
+    def _open(self) -> list[PartDataset]:
         for place, member in enumerate(self._members):
             if member.data is None and self._rebuild and member.fields:
-                self._members[place] = Member(self._rebuild(*member.fields), member.part, member.fields)
+                self._members[place] = PartDataset(self._rebuild(*member.fields), member.part, member.fields)
         return self._members
 
 
-def read_items(members: Sequence[Member], rows: Array, threads: bool) -> Iterator[tuple[Any, Any]]:
+def read_items(members: Sequence[PartDataset], rows: Array, threads: bool) -> Iterator[tuple[Any, Any]]:
     """Yields (image, label) for rows counted through all data sets.
 
     Raises:

@@ -4,7 +4,7 @@ Legend: n images of a chunk, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +75,13 @@ def channels_first(chunk: Array, layout: str) -> Array:
     if layout == "HW":
         return chunk[:, None]
     return chunk.transpose(0, 3, 1, 2) if layout == "HWC" else chunk
+
+
+def slices(images: Array, size: int) -> Iterator[Array]:
+    """Yields an array of images in pieces of at most so many bytes, of one image at the least."""
+    step = max(1, size // max(1, images[:1].nbytes))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
 
 
 def stored_type(dtype: np.dtype[Any], low: float, high: float) -> str:

@@ -3,7 +3,6 @@
 Legend: N samples, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ class ImageStore:
             chunks = counted(self.images.chunks(size, channels), len(self.images), self._progress)
             write_array(folder / "images.npy", shape, self.images.dtype, chunks)
             write_array(folder / "hashes.npy", self._hashes.shape, "uint8", [self._hashes])
-            measured = _sliced(open_array(folder / "images.npy")[: self._measured])
+            measured = pixels.slices(open_array(folder / "images.npy")[: self._measured], _CHUNK_BYTES)
             write_json(folder / _STATISTICS, asdict(pixels.statistics(measured, self.images.dtype)))
 
         common = form(self.images.kind, size, channels, self.images.tag)
@@ -162,9 +161,3 @@ def _read_statistics(folder: Path) -> Statistics:
 def images_bytes(images: Images, size: Size, channels: int) -> int:
     """Returns how much decoded images take."""
     return len(images) * channels * size[0] * size[1] * np.dtype(images.dtype).itemsize
-
-
-def _sliced(images: Array) -> Iterator[Array]:
-    step = max(1, _CHUNK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), step):
-        yield images[start : start + step]

@@ -23,13 +23,13 @@ from hpsearch.training.data.catalogue import (
     hash_rows,
 )
 from hpsearch.training.data.decode import from_item, number_type
-from hpsearch.training.data.objects import ItemImages, Member, read_items
+from hpsearch.training.data.objects import ItemImages, PartDataset, read_items
 from hpsearch.training.data.threads import told
 
 
 def read_members(
     request: Request,
-    members: Sequence[Member],
+    members: Sequence[PartDataset],
     threads: bool = False,
     rebuild: Callable[..., Any] | None = None,
 ) -> Catalogue:
@@ -80,7 +80,7 @@ def read_members(
     )
 
 
-def _groups(group_by: str | None, members: Sequence[Member], where: str) -> Array | None:
+def _groups(group_by: str | None, members: Sequence[PartDataset], where: str) -> Array | None:
     """Returns the groups by an attribute of the data sets: the one that is named as a column, or `names`.
 
     Raises:
@@ -137,7 +137,7 @@ class _Survey:
 
 
 def _glance(
-    members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
+    members: Sequence[PartDataset], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
     """Looks at the first item alone, and at all labels: of `targets` or `labels` if there are such.
 
@@ -158,7 +158,7 @@ def _glance(
     return _Survey(found, hashes, {array.shape[1:3]}, array.shape[0], str(array.dtype), kind)
 
 
-def _have_colour(members: Sequence[Member], total: int, layout: str) -> bool:
+def _have_colour(members: Sequence[PartDataset], total: int, layout: str) -> bool:
     """Whether an item has three channels; reads until one has."""
     items = read_items(members, np.arange(total), threads=False)
     return any(len(from_item(image, layout, "data.dataset: an item's image")) == 3 for image, _ in items)
@@ -173,7 +173,7 @@ def _empty() -> DataError:
 
 
 def _survey(
-    members: Sequence[Member], total: int, layout: str, threads: bool, progress: Progress | None
+    members: Sequence[PartDataset], total: int, layout: str, threads: bool, progress: Progress | None
 ) -> _Survey:
     hashes = np.empty((total, HASH_BYTES), np.uint8)
     flawed, extremes = np.zeros(total, bool), np.empty((total, 2))

@@ -9,7 +9,7 @@ from typing import Any
 from hpsearch.errors import DataError
 from hpsearch.training.data import arrays
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
-from hpsearch.training.data.objects import ItemImages, Member
+from hpsearch.training.data.objects import ItemImages, PartDataset
 from hpsearch.training.data.survey import read_members
 
 logger = logging.getLogger(__name__)
@@ -75,13 +75,13 @@ def _files(request: Request) -> list[Path]:
 
 def _read(request: Request) -> Catalogue:
     name = request.spec.dataset
-    members: list[Member] = []
+    members: list[PartDataset] = []
     for part, keywords in _parts(name):
         if any(member.part == part for member in members):
             continue
         data = _construct(request, keywords)
         if data is not None:
-            members.append(Member(data, part, (name, str(request.root), keywords)))
+            members.append(PartDataset(data, part, (name, str(request.root), keywords)))
     if not members or members[0].part != FREE:
         raise DataError(f'data.dataset "{name}": torchvision gives no training part of it; use another set')
     return read_members(request, members, threads=True, rebuild=_rebuild)
@@ -97,7 +97,7 @@ def restore(
     members: list[tuple[int, tuple[str, str, dict[str, Any]]]], counts: list[int], **fields: Any
 ) -> ItemImages:
     """Makes the images of a set from their fields in a cached catalogue."""
-    lazy = [Member(None, part, (name, root, keywords)) for part, (name, root, keywords) in members]
+    lazy = [PartDataset(None, part, (name, root, keywords)) for part, (name, root, keywords) in members]
     return ItemImages(lazy, counts, **fields, threads=True, rebuild=_rebuild)
 
 

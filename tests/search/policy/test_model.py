@@ -10,12 +10,12 @@ from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import New, Resume
 from hpsearch.search.policy.cube import Cube
-from hpsearch.search.policy.model import CurveModel, Point, Scale, chosen
+from hpsearch.search.policy.model import CostScale, CurveModel, Observation, chosen
 from hpsearch.search.policy.pausing import Doing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.policy.thaw import Mixture, Thaw
 from hpsearch.search.view import StudyView
-from hpsearch.testing.policy_contract import Database, Driver, curves, study
+from hpsearch.testing.policy_contract import SimulatedDriver, StoredTrials, curves, study
 
 RATE = {"function.rate": {"low": 0.0, "high": 1.0}}
 PIECES = Pieces(False, 2, 16)
@@ -41,7 +41,7 @@ PIECES = Pieces(False, 2, 16)
 )
 def test_costs_on_a_scale(costs, lifted, expected):
     """As expected but for mean and deviation, which are those of the finite ones."""
-    scale = Scale.of(np.array(costs), lifted)
+    scale = CostScale.of(np.array(costs), lifted)
     seen = scale(np.array(costs))
     finite = np.array(expected)[np.isfinite(costs)]
     assert seen == pytest.approx((np.array(expected) - finite.mean()) / (finite.std() or 1))
@@ -82,7 +82,7 @@ def test_what_diverged_is_bad_at_its_end():
 
 def test_all_points_of_the_best_and_the_last_of_the_others_are_looked_at():
     def curve(number, cost):
-        return [Point(3 * number + i, number, i / 3, cost + 3 - i, 1.0) for i in range(3)]
+        return [Observation(3 * number + i, number, i / 3, cost + 3 - i, 1.0) for i in range(3)]
 
     points = {number: curve(number, cost) for number, cost in enumerate([2.0, 0.0, 1.0])}
     assert [(p.number, p.time) for p in chosen(points, 5)] == [
@@ -122,7 +122,7 @@ def test_the_model_resumes_what_may_become_the_best_and_begins_near_it():
         rate = driver.database.trials[number].params["function.rate"]
         return 0.1 + abs(rate - 0.3) + math.exp(-epoch / 4)
 
-    driver = Driver(partial(build_policy, "thaw"), spec, Database(), value, [])
+    driver = SimulatedDriver(partial(build_policy, "thaw"), spec, StoredTrials(), value, [])
     driver.policy, driver.view = policy, policy.view
     for _ in range(300):
         assert driver.live or driver.begin()
@@ -147,7 +147,7 @@ def test_what_finds_no_memory_is_learnt_though_it_never_trained(seed):
     def value(number, epoch):
         return 1.1 - driver.database.trials[number].params["function.rate"] + math.exp(-epoch / 4)
 
-    driver, found = Driver(partial(build_policy, "auto"), spec, Database(), value, []), 0
+    driver, found = SimulatedDriver(partial(build_policy, "auto"), spec, StoredTrials(), value, []), 0
     while driver.live or driver.begin():
         number = next(iter(driver.live))
         if driver.database.trials[number].params["function.rate"] > 0.5:
@@ -177,7 +177,7 @@ def test_what_is_fitted_is_forgotten_when_an_earlier_point_comes_in():
 
 def test_a_third_of_the_decisions_are_by_the_rule():
     spec = study(RATE, study={"trials": 1000}, train={"function": "a:b", "epochs": 16})
-    driver = Driver(partial(build_policy, "auto"), spec, Database(), curves(2), [])
+    driver = SimulatedDriver(partial(build_policy, "auto"), spec, StoredTrials(), curves(2), [])
     why = []
     for _ in range(300):
         if not driver.live:
