@@ -222,14 +222,6 @@ Gpus = Annotated[str, typer.Option("--gpus", help="auto, all, none, or a list su
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", "--jobs", min=1, help="Number of workers; on Slurm, of jobs.")
 ]
-WorkersPerGpu = Annotated[int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")]
-Share = Annotated[
-    str,
-    typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
-]
-GpusPerTrial = Annotated[
-    int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
-]
 Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="MODULE", help="Module that a stored study may name; repeatable."),
@@ -242,6 +234,24 @@ Price = Annotated[
     float | None,
     typer.Option("--price-per-hour", min=0, metavar="MONEY", help="Price per device hour, to show the cost."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFlags:
+    """How many workers there are, and which GPUs they have."""
+
+    gpus: Gpus = "auto"
+    workers: WorkerCount = None
+    workers_per_gpu: Annotated[
+        int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")
+    ] = 1
+    gpus_per_trial: Annotated[
+        int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
+    ] = 1
+    share: Annotated[
+        str,
+        typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
+    ] = "time"
 
 
 def named(study: str | None) -> "tuple[str | None, StudySpec | None]":

@@ -1,8 +1,9 @@
 """The commands that train: run, check, confirm, refit, continue."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,16 +13,13 @@ from hpsearch.cli.options import (
     DriverFlags,
     ExecutorFlags,
     Gpus,
-    GpusPerTrial,
     OptionalStudy,
     RunFolderOption,
     Search,
-    Share,
     StorageFlags,
     StudyArgument,
     Test,
-    WorkerCount,
-    WorkersPerGpu,
+    WorkerFlags,
     command,
     modules,
 )
@@ -29,16 +27,32 @@ from hpsearch.errors import UserError
 from hpsearch.text import in_lines, plain, say
 
 
+def _where(
+    store: StorageFlags,
+    data_root: str | None,
+    fleet: ExecutorFlags,
+    allow: list[str] | None,
+    driver: DriverFlags,
+) -> dict[str, Any]:
+    """Returns what all commands that train tell `api` alike."""
+    return {
+        "executor": fleet.executor,
+        "cluster": fleet.cluster(),
+        "storage": store.url(),
+        "run_folder": store.run_folder,
+        "data_root": data_root,
+        "allow": modules(allow),
+        "storage_timeout": driver.storage_timeout,
+        "lease_seconds": driver.lease_seconds,
+    }
+
+
 @command()
 def run(
     study: StudyArgument,
     store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
-    gpus: Gpus = "auto",
-    workers: WorkerCount = None,
-    workers_per_gpu: WorkersPerGpu = 1,
-    gpus_per_trial: GpusPerTrial = 1,
-    share: Share = "time",
+    workers: WorkerFlags = WorkerFlags(),
     fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
     trials: Annotated[
@@ -58,27 +72,16 @@ def run(
     """Run a study, or resume it, until its trials are finished."""
     from hpsearch.results.commands import api
 
-    url = store.url()
+    where = _where(store, data_root, fleet, allow, driver)
     summary = api.run(
         study,
         trials=trials,
         timeout=timeout,
         at_timeout=at_timeout,
-        workers=workers,
-        gpus=gpus,
-        workers_per_gpu=workers_per_gpu,
-        gpus_per_trial=gpus_per_trial,
-        share=share,
-        executor=fleet.executor,
-        cluster=fleet.cluster(),
-        storage=url,
-        run_folder=store.run_folder,
-        data_root=data_root,
-        allow=modules(allow),
-        storage_timeout=driver.storage_timeout,
-        lease_seconds=driver.lease_seconds,
         metrics=metrics,
-        progress=driver.display(store, url),
+        progress=driver.display(store, where["storage"]),
+        **asdict(workers),
+        **where,
     ).summary
     assert summary is not None
     if driver.quiet and summary.exit_status == 1:
@@ -142,11 +145,7 @@ def confirm(
     test: Test = True,
     store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
-    gpus: Gpus = "auto",
-    workers: WorkerCount = None,
-    workers_per_gpu: WorkersPerGpu = 1,
-    gpus_per_trial: GpusPerTrial = 1,
-    share: Share = "time",
+    workers: WorkerFlags = WorkerFlags(),
     fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
     driver: DriverFlags = DriverFlags(),
@@ -161,20 +160,9 @@ def confirm(
         seeds=seeds,
         folds=folds,
         test=test,
-        workers=workers,
-        gpus=gpus,
-        workers_per_gpu=workers_per_gpu,
-        gpus_per_trial=gpus_per_trial,
-        share=share,
-        executor=fleet.executor,
-        cluster=fleet.cluster(),
-        storage=store.url(),
-        run_folder=store.run_folder,
-        data_root=data_root,
-        allow=modules(allow),
-        storage_timeout=driver.storage_timeout,
-        lease_seconds=driver.lease_seconds,
         progress=driver.display(store),
+        **asdict(workers),
+        **_where(store, data_root, fleet, allow, driver),
     )
     if outcome.confirmation is None:
         say(outcome.message, err=True)
@@ -205,15 +193,8 @@ def refit(
         search=search,
         test=test,
         gpus=gpus,
-        executor=fleet.executor,
-        cluster=fleet.cluster(),
-        storage=store.url(),
-        run_folder=store.run_folder,
-        data_root=data_root,
-        allow=modules(allow),
-        storage_timeout=driver.storage_timeout,
-        lease_seconds=driver.lease_seconds,
         progress=driver.display(store),
+        **_where(store, data_root, fleet, allow, driver),
     )
     if outcome.refit is None:
         say(*outcome.lines, err=True)
@@ -250,15 +231,8 @@ def continue_command(
         trial=trial,
         search=search,
         gpus=gpus,
-        executor=fleet.executor,
-        cluster=fleet.cluster(),
-        storage=store.url(),
-        run_folder=store.run_folder,
-        data_root=data_root,
-        allow=modules(allow),
-        storage_timeout=driver.storage_timeout,
-        lease_seconds=driver.lease_seconds,
         progress=driver.display(store),
+        **_where(store, data_root, fleet, allow, driver),
     )
     if outcome.trial is None:
         say(*outcome.lines, err=True)

@@ -8,11 +8,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Workers
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Trained = TypeVar("Trained")
 Study = StudySpec | Mapping[str, Any] | str | Path
 """A study: `load_study_file`'s, the tables of one as a dict, the path of a file, or the name of a stored one."""
 
@@ -93,23 +94,7 @@ def run(
     """
     check_arguments(run, locals())
     name, given = named(study)
-    options = _at_home(
-        RunOptions(
-            storage=storage or database_in(Path(run_folder)),
-            run_folder=Path(run_folder),
-            data_root=data_root,
-            workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
-            share=share,
-            executor=executor,
-            cluster=cluster or Cluster(),
-            import_paths=tuple(import_paths),
-            storage_timeout=storage_timeout,
-            lease_seconds=lease_seconds,
-        ),
-        study,
-        given,
-        allow,
-    )
+    options = _options(locals(), given)
     spec = with_limits(given or _stored(name, options), trials, timeout, at_timeout)
     tracked = trackers(spec.track)
     with (
@@ -220,35 +205,12 @@ def confirm(
         HpsearchError: the run could not continue; what was trained is kept.
     """
     check_arguments(confirm, locals())
-    from hpsearch.results.confirm.confirm import confirm as confirm_study
-    from hpsearch.results.dashboard.publisher import Publisher
+    from hpsearch.results.confirm.confirm import confirm as train
 
-    name, given = named(study)
-    options = _at_home(
-        RunOptions(
-            storage=storage or database_in(Path(run_folder)),
-            run_folder=Path(run_folder),
-            data_root=data_root,
-            workers=Workers(gpus, workers, workers_per_gpu, gpus_per_trial),
-            share=share,
-            executor=executor,
-            cluster=cluster or Cluster(),
-            storage_timeout=storage_timeout,
-            lease_seconds=lease_seconds,
-        ),
-        study,
-        given,
-        allow,
-    )
-    publisher = Publisher(options.storage, options.run_folder)
-    with _shown(progress) as display:
-        followers = [display, publisher, *callbacks]
-        outcome = confirm_study(
-            name, options, given=given, top=top, seeds=seeds, folds=folds, test=test, callbacks=followers
-        )
-    if outcome.confirmation is not None:
-        publisher.publish(outcome.record.name)  # the search's note tells of the confirmation
-    return outcome
+    def changed(found: "Outcome") -> str:
+        return found.record.name if found.confirmation is not None else ""
+
+    return _train(train, changed, locals(), top=top, seeds=seeds, folds=folds, test=test)
 
 
 def refit(
@@ -281,32 +243,12 @@ def refit(
         HpsearchError: the run could not continue; what was trained is kept.
     """
     check_arguments(refit, locals())
-    from hpsearch.results.confirm.refit import refit as refit_study
-    from hpsearch.results.dashboard.publisher import Publisher
+    from hpsearch.results.confirm.refit import refit as train
 
-    name, given = named(study)
-    options = _at_home(
-        RunOptions(
-            storage=storage or database_in(Path(run_folder)),
-            run_folder=Path(run_folder),
-            data_root=data_root,
-            workers=Workers(gpus, 1),
-            executor=executor,
-            cluster=cluster or Cluster(),
-            storage_timeout=storage_timeout,
-            lease_seconds=lease_seconds,
-        ),
-        study,
-        given,
-        allow,
-    )
-    publisher = Publisher(options.storage, options.run_folder)
-    with _shown(progress) as display:
-        followers = [display, publisher, *callbacks]
-        outcome = refit_study(name, options, given=given, search=search, test=test, callbacks=followers)
-    if outcome.refit is not None:
-        publisher.publish(outcome.study)  # the search's note tells of the refit
-    return outcome
+    def changed(found: "Refitted") -> str:
+        return found.study if found.refit is not None else ""
+
+    return _train(train, changed, locals(), search=search, test=test)
 
 
 def continue_trial(
@@ -342,34 +284,12 @@ def continue_trial(
         HpsearchError: the run could not continue; what was trained is kept.
     """
     check_arguments(continue_trial, locals())
-    from hpsearch.results.confirm.continuation import continue_trial as train_on
-    from hpsearch.results.dashboard.publisher import Publisher
+    from hpsearch.results.confirm.continuation import continue_trial as train
 
-    name, given = named(study)
-    options = _at_home(
-        RunOptions(
-            storage=storage or database_in(Path(run_folder)),
-            run_folder=Path(run_folder),
-            data_root=data_root,
-            workers=Workers(gpus, 1),
-            executor=executor,
-            cluster=cluster or Cluster(),
-            storage_timeout=storage_timeout,
-            lease_seconds=lease_seconds,
-        ),
-        study,
-        given,
-        allow,
-    )
-    publisher = Publisher(options.storage, options.run_folder)
-    with _shown(progress) as display:
-        followers = [display, publisher, *callbacks]
-        outcome = train_on(
-            name, options, epochs, trial=trial, given=given, search=search, callbacks=followers
-        )
-    if outcome.trial is not None:
-        publisher.publish(outcome.study)  # the search has another trial
-    return outcome
+    def changed(found: "Continued") -> str:
+        return found.study if found.trial is not None else ""
+
+    return _train(train, changed, locals(), epochs=epochs, trial=trial, search=search)
 
 
 def import_trials(
@@ -423,17 +343,7 @@ def join(
     from hpsearch.results.confirm.ensemble import join as join_models
 
     name, given = named(study)
-    options = _at_home(
-        RunOptions(
-            storage=storage or database_in(Path(run_folder)),
-            run_folder=Path(run_folder),
-            data_root=data_root,
-            workers=Workers(gpus, 1),
-        ),
-        study,
-        given,
-        allow,
-    )
+    options = _options(locals(), given)
     kind, most = ("average", average) if ensemble is None else ("ensemble", ensemble)
     assert most is not None
     return join_models(name, options, kind, most, given=given, test=test)
@@ -537,16 +447,53 @@ def _stored(name: str | None, options: RunOptions) -> StudySpec:
     return spec
 
 
-def _at_home(
-    options: RunOptions, study: Study | None, given: StudySpec | None, allow: Sequence[str] | None
-) -> RunOptions:
-    """Adds what a study's own file says: it may name what it names, and its modules lie beside it."""
+def _options(arguments: Mapping[str, Any], given: StudySpec | None) -> RunOptions:
+    """Returns where and how much, as a public function's arguments say it; what it does not take is as by default.
+
+    A study's own file may name what it names, and its modules lie beside it.
+
+    Args:
+        arguments: those of `run`, or fewer.
+    """
+    known = {one.name: arguments[one.name] for one in fields(RunOptions) if one.name in arguments}
+    folder, allow = Path(arguments["run_folder"]), arguments["allow"]
+    counts = (arguments.get(name, 1) for name in ("workers", "workers_per_gpu", "gpus_per_trial"))
     named_here = given.objects() if given is not None else []
-    return replace(
-        options,
-        allow=None if allow is None else (*named_here, *allow),
-        import_paths=options.import_paths or _folders(study),
-    )
+    known |= {
+        "storage": arguments["storage"] or database_in(folder),
+        "run_folder": folder,
+        "workers": Workers(arguments["gpus"], *counts),
+        "cluster": arguments.get("cluster") or Cluster(),
+        "allow": None if allow is None else (*named_here, *allow),
+        "import_paths": tuple(arguments.get("import_paths", ())) or _folders(arguments["study"]),
+    }
+    return RunOptions(**known)
+
+
+def _train(
+    train: Callable[..., Trained],
+    changed: Callable[[Trained], str],
+    arguments: Mapping[str, Any],
+    **wanted: Any,
+) -> Trained:
+    """Trains what a search calls for, in one way for `confirm`, `refit` and `continue_trial`.
+
+    Args:
+        changed: returns the study of whose news the dashboard's note is to tell; "" for none.
+        arguments: of the public function, for the run.
+        wanted: what `train` is told beside them.
+    """
+    from hpsearch.results.dashboard.publisher import Publisher
+
+    name, given = named(arguments["study"])
+    options = _options(arguments, given)
+    publisher = Publisher(options.storage, options.run_folder)
+    with _shown(arguments["progress"]) as display:
+        followers = [display, publisher, *arguments["callbacks"]]
+        found = train(name, options, given=given, callbacks=followers, **wanted)
+    if study := changed(found):
+        publisher.publish(study)
+    return found
 
 
 def _folders(study: Study | None) -> tuple[str, ...]:
