@@ -78,7 +78,7 @@ def stored_specification(attrs: Mapping[str, Any], name: str) -> StudySpec:
     return parse_study(tree, source=f'study "{name}"')
 
 
-class _TrialAttributes(BaseModel, strict=True):
+class _StoredAttributes(BaseModel, strict=True):
     """What our attributes of a trial hold. Those that are not here are only shown; a curve that is none is left out."""
 
     score: FiniteFloat | None = None
@@ -105,7 +105,7 @@ def check_record(study: str, number: int, attrs: Mapping[str, Any]) -> None:
         StorageError: naming the trial, the attribute, what it holds and the remedy.
     """
     try:
-        _TrialAttributes.model_validate(attrs)
+        _StoredAttributes.model_validate(attrs)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         key = str(wrong["loc"][0])

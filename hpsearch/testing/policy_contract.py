@@ -91,7 +91,7 @@ def curves(seed: int, broken: float = 0.0, sign: float = 1.0, mixed: bool = Fals
 
 
 @dataclass
-class StoredTrials:
+class MemoryDatabase:
     """What is stored of a study: its trials by number."""
 
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class SimulatedDriver:
     """One driver: a view, a policy and the trials that it trains."""
 
     def __init__(
-        self, build: Build, spec: StudySpec, database: StoredTrials, curve: Curve, log: list[Any]
+        self, build: Build, spec: StudySpec, database: MemoryDatabase, curve: Curve, log: list[Any]
     ) -> None:
         self.build, self.spec, self.database, self.curve, self.log = build, spec, database, curve, log
         self.pauses, self.lost = 0, frozenset[int]()
@@ -250,7 +250,7 @@ def run(
         lost: which pauses come to nothing, counted from 1.
     """
     log: list[Any] = []
-    driver, rng, epochs = SimulatedDriver(build, spec, StoredTrials(), curve, log), random.Random(order), 0
+    driver, rng, epochs = SimulatedDriver(build, spec, MemoryDatabase(), curve, log), random.Random(order), 0
     driver.lost = frozenset(lost)
     while True:
         while len(driver.live) < workers and driver.begin():
@@ -330,7 +330,7 @@ class PolicyContract:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_two_drivers_with_old_views_never_train_one_trial(self, seed: int) -> None:
-        spec, database, rng = spec_of(seed), StoredTrials(), random.Random(seed)
+        spec, database, rng = spec_of(seed), MemoryDatabase(), random.Random(seed)
         log: list[Any] = []
         drivers = [SimulatedDriver(self.build, spec, database, curves(seed, 0.1), log) for _ in range(2)]
         while True:
@@ -388,7 +388,7 @@ class PolicyContract:
 
     def test_epochs_that_are_repeated_change_nothing(self) -> None:
         spec, curve = spec_of(search=FIXED, trials=12), curves(6)
-        driver = SimulatedDriver(self.build, spec, StoredTrials(), curve, [])
+        driver = SimulatedDriver(self.build, spec, MemoryDatabase(), curve, [])
         while 5 not in driver.live.values():
             assert driver.live or driver.begin()
             driver.epoch(*driver.live)
@@ -412,7 +412,7 @@ class PolicyContract:
         assert broken == unbroken
 
     def test_a_trial_that_was_given_some_values_keeps_them(self) -> None:
-        driver = SimulatedDriver(self.build, spec_of(), StoredTrials(), curves(0), [])
+        driver = SimulatedDriver(self.build, spec_of(), MemoryDatabase(), curves(0), [])
         queued = create_trial(state=TrialState.WAITING, system_attrs={QUEUED: {"batch_size": 64}})
         queued.number = 0
         driver.view.add(queued)
@@ -427,7 +427,7 @@ class PolicyContract:
         driver, _ = run(self.build, spec, curves(7))
         stored = dict(list(driver.database.trials.items())[:9])
         expected, found = (
-            SimulatedDriver(self.build, spec, StoredTrials(dict(stored)), curves(7), []) for _ in range(2)
+            SimulatedDriver(self.build, spec, MemoryDatabase(dict(stored)), curves(7), []) for _ in range(2)
         )
         first = expected.policy.start(9)
         lost = create_trial(state=TrialState.RUNNING)
@@ -444,7 +444,7 @@ class PolicyContract:
         stored = dict(list(driver.database.trials.items())[:done])
         proposed = []
         for others in range(3):
-            late = SimulatedDriver(self.build, spec, StoredTrials(dict(stored)), curves(7), [])
+            late = SimulatedDriver(self.build, spec, MemoryDatabase(dict(stored)), curves(7), [])
             for number in range(done, done + others):
                 foreign = create_trial(state=TrialState.RUNNING)
                 foreign.number = number
@@ -457,7 +457,7 @@ class PolicyContract:
         assert self.build(StudyView(spec_of())).begin(new=False) == Wait()
 
     def test_at_most_so_many_are_left_paused(self) -> None:
-        driver = SimulatedDriver(self.build, spec_of(trials=40), StoredTrials(), curves(8), [])
+        driver = SimulatedDriver(self.build, spec_of(trials=40), MemoryDatabase(), curves(8), [])
         while len(driver.database.trials) < 30:
             assert driver.live or driver.begin()
             driver.epoch(*driver.live)

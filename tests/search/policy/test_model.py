@@ -15,7 +15,7 @@ from hpsearch.search.policy.pausing import Doing, Track
 from hpsearch.search.policy.pieces import Pieces
 from hpsearch.search.policy.thaw import Mixture, Thaw
 from hpsearch.search.view import StudyView
-from hpsearch.testing.policy_contract import SimulatedDriver, StoredTrials, curves, study
+from hpsearch.testing.policy_contract import MemoryDatabase, SimulatedDriver, curves, study
 
 RATE = {"function.rate": {"low": 0.0, "high": 1.0}}
 PIECES = Pieces(False, 2, 16)
@@ -122,7 +122,7 @@ def test_the_model_resumes_what_may_become_the_best_and_begins_near_it():
         rate = driver.database.trials[number].params["function.rate"]
         return 0.1 + abs(rate - 0.3) + math.exp(-epoch / 4)
 
-    driver = SimulatedDriver(partial(build_policy, "thaw"), spec, StoredTrials(), value, [])
+    driver = SimulatedDriver(partial(build_policy, "thaw"), spec, MemoryDatabase(), value, [])
     driver.policy, driver.view = policy, policy.view
     for _ in range(300):
         assert driver.live or driver.begin()
@@ -147,7 +147,7 @@ def test_what_finds_no_memory_is_learnt_though_it_never_trained(seed):
     def value(number, epoch):
         return 1.1 - driver.database.trials[number].params["function.rate"] + math.exp(-epoch / 4)
 
-    driver, found = SimulatedDriver(partial(build_policy, "auto"), spec, StoredTrials(), value, []), 0
+    driver, found = SimulatedDriver(partial(build_policy, "auto"), spec, MemoryDatabase(), value, []), 0
     while driver.live or driver.begin():
         number = next(iter(driver.live))
         if driver.database.trials[number].params["function.rate"] > 0.5:
@@ -177,7 +177,7 @@ def test_what_is_fitted_is_forgotten_when_an_earlier_point_comes_in():
 
 def test_a_third_of_the_decisions_are_by_the_rule():
     spec = study(RATE, study={"trials": 1000}, train={"function": "a:b", "epochs": 16})
-    driver = SimulatedDriver(partial(build_policy, "auto"), spec, StoredTrials(), curves(2), [])
+    driver = SimulatedDriver(partial(build_policy, "auto"), spec, MemoryDatabase(), curves(2), [])
     why = []
     for _ in range(300):
         if not driver.live:

@@ -18,7 +18,7 @@ from hpsearch.search.policy.screen import Screen
 from hpsearch.search.view import StudyView
 from hpsearch.study import parse_study
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH
-from hpsearch.testing.policy_contract import FIXED, SEARCH, SimulatedDriver, StoredTrials, curves, study
+from hpsearch.testing.policy_contract import FIXED, SEARCH, MemoryDatabase, SimulatedDriver, curves, study
 
 
 def halving(epochs=9):
@@ -173,7 +173,7 @@ def test_when_no_trial_may_begin_one_of_each_rung_goes_on_once_no_trial_runs():
 @pytest.mark.parametrize("top", [1, 3])
 def test_screen_trains_the_best_to_their_end(top):
     spec = study(FIXED, study={"trials": 8})
-    driver = SimulatedDriver(partial(build_policy, "screen"), spec, StoredTrials(), curves(3), [])
+    driver = SimulatedDriver(partial(build_policy, "screen"), spec, MemoryDatabase(), curves(3), [])
     driver.policy = Screen(driver.view, epochs=2, top=top)
     while driver.live or driver.begin():
         driver.epoch(*driver.live)
