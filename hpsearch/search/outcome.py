@@ -17,8 +17,7 @@ from typing import Self, TypeGuard
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.contracts.trial import BEST_AT, DEVICE_SECONDS, EndKind, StopKind, TrialEnd
-from hpsearch.study.direction import Direction, sign
-from hpsearch.study.front import Point, beats, covers
+from hpsearch.study.direction import Direction, Point, beats, covers, sign
 from hpsearch.study.stopping import OutcomeSwitch
 
 FEW = 5

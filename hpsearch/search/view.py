@@ -22,9 +22,8 @@ from hpsearch.search.pruner import build_pruner
 from hpsearch.search.sampler import Sampling, Seen, sample_in_groups, seen_by_sampler, worse
 from hpsearch.search.space import Space, distributions
 from hpsearch.study import conditions
-from hpsearch.study.direction import sign
+from hpsearch.study.direction import Point, beats, covers, front, sign
 from hpsearch.study.footprint import taken
-from hpsearch.study.front import Point, beats, covers, front
 from hpsearch.study.search import Entry
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH, StudySpec
 from hpsearch.text import one_line
@@ -107,6 +106,7 @@ class StudyView:
         self.best: FrozenTrial | None = None
         self.complete: dict[int, float] = {}
         self._worst: float | None = None
+        self._trials = spec.total_trials
         self._pruner = build_pruner(spec.pruner, spec.max_epochs)
         self._storage = CappedStorage()
         # Hyperband's brackets are a hash of study name and number. The study itself has no pruner: with a
@@ -217,12 +217,12 @@ class StudyView:
     @property
     def may_begin(self) -> bool:
         """Whether the study has not yet begun all its trials, as far as is known."""
-        return self.place(self.next_number) - self.counts[TrialState.WAITING.name] < self.spec.total_trials
+        return self.place(self.next_number) - self.counts[TrialState.WAITING.name] < self._trials
 
     @property
     def total(self) -> int:
         """Trials that the study asks for, and those beside them that continue others."""
-        return self.spec.total_trials + len(self._continued)
+        return self._trials + len(self._continued)
 
     def place(self, number: int) -> int:
         """Returns the place of a trial among those that the study asks for."""

@@ -46,7 +46,7 @@ from hpsearch.executors.line import (
 )
 from hpsearch.executors.local import thread_counts
 from hpsearch.executors.tls import trusting
-from hpsearch.files.look import is_below
+from hpsearch.files.paths import is_below
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.service.signals import heeded
 from hpsearch.service.worker import LOOK_UP, TERMINATED, attend, leave_at_once, leave_with_driver

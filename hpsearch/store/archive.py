@@ -20,7 +20,7 @@ from pydantic import BaseModel, FiniteFloat, NonNegativeInt, PositiveInt, Valida
 
 from hpsearch.errors import StudyFileError, refusing
 from hpsearch.files.atomic import replaced
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import regular
 from hpsearch.store.connection import translated
 from hpsearch.store.keys import ATTEMPT, MARK, SPECIFICATION, TOKEN
 from hpsearch.store.trials import create_study

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from hpsearch.errors import StorageError, nearest
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import regular
 
 DEFAULT_STORAGE = "sqlite:///runs/hpsearch.db"
 HIDDEN = "***"  # stands for a password

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.errors import DigestMismatch, StudyFileError, nearest
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import regular
 from hpsearch.study.search import FREE_PREFIXES
 from hpsearch.study.sentences import FieldErrors, check_tree, field_errors
 from hpsearch.study.specification import StudySpec, linked_suffix
@@ -198,7 +198,6 @@ def with_limits(
     trials: int | None = None,
     timeout: str | float | None = None,
     at_timeout: str | None = None,
-    source: str = "",
 ) -> StudySpec:
     """Returns a study with another number of trials, another time or another end; None leaves what it says.
 
@@ -208,7 +207,7 @@ def with_limits(
     tree: dict[str, Any] = spec.model_dump()
     given = {"trials": trials, "timeout": timeout, "at_timeout": at_timeout}
     tree["study"] |= {key: value for key, value in given.items() if value is not None}
-    return parse_study(tree, source)
+    return parse_study(tree, "")
 
 
 def stored_form(spec: StudySpec) -> str:
@@ -240,7 +239,7 @@ def stored_tree(text: str) -> dict[str, Any]:
     return tree
 
 
-def parse_stored(text: str, source: str = "stored specification") -> StudySpec:
+def parse_stored(text: str) -> StudySpec:
     """Validates a study that `stored_form` has written.
 
     Raises:
@@ -249,8 +248,8 @@ def parse_stored(text: str, source: str = "stored specification") -> StudySpec:
     try:
         tree = stored_tree(text)
     except ValueError as error:
-        raise StudyFileError(f"{source}: {error}") from None
-    return parse_study(tree, source)
+        raise StudyFileError(f"stored specification: {error}") from None
+    return parse_study(tree, "stored specification")
 
 
 def digest(spec: StudySpec) -> str:

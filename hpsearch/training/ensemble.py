@@ -14,10 +14,10 @@ from hpsearch.errors import ModelError, refusing
 from hpsearch.files.model_folder import MANIFEST
 from hpsearch.text import counted
 from hpsearch.training.calibration import to_probabilities
-from hpsearch.training.saved import SavedModel, load_model, refuse_numbers, refuse_several
+from hpsearch.training.saved import Classifier, SavedModel, load_model
 
 
-class SavedEnsemble(nn.Module):
+class SavedEnsemble(Classifier):
     """Models that prepare images each in its own way, and answer together.
 
     For classes its outputs are the logarithms of the mean probabilities, so that their softmax is that mean; of several
@@ -57,29 +57,9 @@ class SavedEnsemble(nn.Module):
         """Returns the outputs for what `read` has read."""
         return self._together([member.judge(one) for member, one in zip(self._models, stored, strict=True)])
 
-    @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Returns the probability of each class, of shape [B, K].
-
-        Raises:
-            ModelError: the models are a regression's.
-        """
-        refuse_numbers(self.classes)
-        return self.to_probabilities(self(images))
-
     def to_probabilities(self, outputs: Tensor) -> Tensor:
         """Returns what the outputs mean, as `probabilities` does, calibrated by the validation part."""
         return to_probabilities(outputs.double() / self.temperature, "cross_entropy", self.task)
-
-    @torch.inference_mode()
-    def classify(self, images: Tensor) -> list[str]:
-        """Returns the most probable class of each image, by name.
-
-        Raises:
-            ModelError: the models are a regression's, or give an image several labels.
-        """
-        refuse_several(self.task)
-        return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
 
     @property
     def _models(self) -> list[SavedModel]:

@@ -23,7 +23,51 @@ from hpsearch.training.imports import import_object
 from hpsearch.version import __version__
 
 
-class SavedModel(nn.Module):
+class Classifier(nn.Module):
+    """What a kept model, or several, say of images in words of the study.
+
+    Attributes:
+        classes: names of the classes, or of the labels that an image may have, in the order of the outputs; empty for
+            regression.
+        task: "class", "multilabel" or "regression".
+    """
+
+    classes: tuple[str, ...]
+    task: str
+
+    def to_probabilities(self, outputs: Tensor) -> Tensor:
+        """Returns what the outputs mean, as `probabilities` does, calibrated by the validation part."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Returns what is believed of each class, float64 of shape [B, classes].
+
+        Rows sum to 1, but for a model with a yes or no of its own for each class (binary_cross_entropy), or for each
+        of several labels.
+
+        Raises:
+            ModelError: it is a regression, which has no classes.
+        """
+        if not self.classes:
+            raise ModelError("this model predicts numbers, not classes; call it with the images instead")
+        return self.to_probabilities(self(images))
+
+    @torch.inference_mode()
+    def classify(self, images: Tensor) -> list[str]:
+        """Returns the most probable class of each image, by name.
+
+        Raises:
+            ModelError: it is a regression, or gives an image several labels.
+        """
+        if self.task == "multilabel":
+            raise ModelError(
+                "this model gives an image several labels, or none; see its probabilities, one for each"
+            )
+        return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
+
+
+class SavedModel(Classifier):
     """A trained model that prepares the images that it is given, in evaluation mode.
 
     It prepares them as training did, by the very same operations, so that the outputs are equal to the bit:
@@ -39,8 +83,6 @@ class SavedModel(nn.Module):
     Attributes:
         model: the network alone; it takes normalised images of shape [B, channels, height, width].
         preparation: what is done to images before.
-        classes: names of the classes, or of the labels that an image may have, in the order of the outputs; empty for
-            regression.
         metadata: all texts kept with the weights (study, trial, epoch, val_loss ...).
     """
 
@@ -62,7 +104,7 @@ class SavedModel(nn.Module):
         self._precision = devices.PRECISIONS[metadata.get("precision", "float32")]
         self.metadata = metadata
         self.preparation = from_header(metadata)
-        self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
+        self.classes = tuple(json.loads(metadata["classes"]))
         self.task = metadata["task"]
         self.channels = self.preparation.channels
         self.height, self.width = self.preparation.size
@@ -116,19 +158,6 @@ class SavedModel(nn.Module):
             outputs = self.model(images)
         return outputs.float()
 
-    @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Returns what the model believes of each class, float64 of shape [B, classes].
-
-        Rows sum to 1, but for a model with a yes or no of its own for each class (binary_cross_entropy), or for each
-        of several labels.
-
-        Raises:
-            ModelError: the model is a regression's.
-        """
-        refuse_numbers(self.classes)
-        return self.to_probabilities(self(images))
-
     def to_probabilities(self, outputs: Tensor) -> Tensor:
         """Returns what the model's outputs mean, as `probabilities` does, calibrated by the validation part."""
         return self.to_belief(outputs.double() / float(self.metadata.get("temperature", 1.0)))
@@ -140,38 +169,6 @@ class SavedModel(nn.Module):
     def to_shares(self, outputs: Tensor) -> Tensor:
         """Returns the same in rows that sum to 1 (but for several labels), as an ensemble takes them."""
         return to_shares(outputs, self.metadata.get("loss", "cross_entropy"), self.task)
-
-    @torch.inference_mode()
-    def classify(self, images: Tensor) -> list[str]:
-        """Returns the most probable class of each image, by name.
-
-        Raises:
-            ModelError: the model is a regression's, or gives an image several labels.
-        """
-        refuse_several(self.task)
-        return [self.classes[index] for index in self.probabilities(images).argmax(1).tolist()]
-
-
-def refuse_numbers(classes: tuple[str, ...]) -> None:
-    """Refuses to give probabilities of a regression.
-
-    Raises:
-        ModelError: there are no classes.
-    """
-    if not classes:
-        raise ModelError("this model predicts numbers, not classes; call it with the images instead")
-
-
-def refuse_several(task: str) -> None:
-    """Refuses to name the one class of an image that may have several labels.
-
-    Raises:
-        ModelError: so it is.
-    """
-    if task == "multilabel":
-        raise ModelError(
-            "this model gives an image several labels, or none; see its probabilities, one for each"
-        )
 
 
 def weights_metadata(run: TrialRun, data: Prepared, epoch: int, metrics: dict[str, float]) -> dict[str, str]:

@@ -19,8 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, reason_of, refusing
 from hpsearch.files.atomic import write_whole
-from hpsearch.files.look import is_file
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import is_file, regular
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which keys training scripts keep the weights in a larger dict."""

@@ -16,9 +16,8 @@ from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.search.outcome import Verdict, decide
 from hpsearch.search.policy.build import POLICIES
 from hpsearch.search.policy.contract import New, Pause, Policy, Resume, Stop
-from hpsearch.search.policy.halving import Halving
 from hpsearch.search.policy.pieces import Pieces, are_stretched, epochs_of
-from hpsearch.search.policy.screen import Screen
+from hpsearch.search.policy.simple import Halving, Screen
 from hpsearch.search.policy.thaw import Mixture, Thaw
 from hpsearch.search.sampler import SpaceTPE
 from hpsearch.search.space import distributions

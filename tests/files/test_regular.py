@@ -5,7 +5,7 @@ import os
 import pytest
 
 from hpsearch.__main__ import run as command
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import regular
 
 STUDY = """
 [study]

@@ -14,7 +14,7 @@ from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.frames import trials_frame
 from hpsearch.results.stored.reading import reading_study
 from hpsearch.study import parse_study
-from hpsearch.study.front import covers, front
+from hpsearch.study.direction import covers, front
 from tests.databases import stored_trials
 from tests.service.curves import CurveExecutor, Script
 from tests.service.test_driver import pruners, run_here, stored

@@ -13,7 +13,7 @@ from typing import Any
 from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
-from hpsearch.files.look import are_same, is_there
+from hpsearch.files.paths import are_same, is_there
 from hpsearch.results.commands import api
 from hpsearch.results.commands.proposal import Proposal, propose
 from hpsearch.results.stored.reading import read_study

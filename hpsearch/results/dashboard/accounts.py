@@ -20,8 +20,7 @@ from typing import TextIO
 
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
-from hpsearch.files.look import is_there
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import is_there, regular
 
 logger = logging.getLogger(__name__)
 

@@ -107,6 +107,11 @@ def thin(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[round(index * step)] for index in range(limit)]
 
 
+def is_number(value: object) -> bool:
+    """Says whether a value has a place on an axis of numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def wants_log(values: Sequence[float | None]) -> bool:
     """Says whether values that are all positive span more than a factor of ten."""
     known = [value for value in values if value is not None]

@@ -14,6 +14,7 @@ from hpsearch.results.plots.chart import (
     ColorScale,
     Mark,
     Series,
+    is_number,
     thin,
     wants_log,
 )
@@ -138,15 +139,11 @@ def _axis(record: StudyRecord, name: str, trials: Sequence[TrialRecord]) -> Axis
     values = [trial.hparams[name] for trial in trials]
     title = name.replace("_", " ")
     entry = record.spec.search.get(name) if record.spec is not None else None
-    categorical = any(not _is_number(value) for value in values)
+    categorical = any(not is_number(value) for value in values)
     if categorical or (name == "batch_size" and len(set(values)) <= 12) or hasattr(entry, "choices"):
         ordered = sorted(set(values), key=lambda value: (batch_order(value), str(value)))
         return Axis(title, labels=tuple(map(str, ordered)))
     return Axis(title, log=record.is_log(name) or (entry is None and wants_log(values)))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _place(value: Any, axis: Axis) -> float:

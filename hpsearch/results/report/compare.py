@@ -90,10 +90,10 @@ def _of_best(record: StudyRecord, name: str) -> str:
     return hparam(record.chosen.hparams.get(name, "-")) if record.chosen else "-"
 
 
-def curves_table(records: Sequence[StudyRecord], rows: int = 8) -> Table:
+def curves_table(records: Sequence[StudyRecord]) -> Table:
     """Returns the best score so far of each study after 1, 2, 4, 8 ... epochs trained by all its trials."""
     most = int(max((epochs_used(record)[-1] for record in records if record.finished), default=0))
-    steps = sorted({max(1, round(most / 2**power)) for power in range(rows)}) if most else []
+    steps = sorted({max(1, round(most / 2**power)) for power in range(8)}) if most else []
     cells = [(str(step), *(number(_best_within(record, step)) for record in records)) for step in steps]
     return Table(("best after epochs", *(record.name for record in records)), tuple(cells))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hpsearch.results.confirm.statistics import CERTAINTY
+from hpsearch.results.plots.chart import is_number
 from hpsearch.results.report.evidence import (
     Claim,
     cost,
@@ -151,7 +152,7 @@ def place(entry: Entry, value: object) -> float | None:
     None where there is no order, or for a value that is not in the range.
     """
     if isinstance(entry, Choices):
-        numbers = sorted(choice for choice in entry.choices if _is_number(choice))
+        numbers = sorted(choice for choice in entry.choices if is_number(choice))
         if not 3 <= len(numbers) == len(entry.choices) or value not in numbers:
             return None
         return numbers.index(value) / (len(numbers) - 1)
@@ -160,10 +161,6 @@ def place(entry: Entry, value: object) -> float | None:
     scale = math.log if entry.log else float
     low, high = scale(entry.low), scale(entry.high)
     return (scale(value) - low) / (high - low)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def plain(name: str) -> str:

@@ -13,8 +13,7 @@ from hpsearch.results.stored.reading import OpenStudy, complete_hparams, complet
 from hpsearch.store import queries
 from hpsearch.store.keys import check_record
 from hpsearch.store.queries import StoredTrial
-from hpsearch.study.direction import sign
-from hpsearch.study.front import front
+from hpsearch.study.direction import front, sign
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,8 @@ from hpsearch.results.stored.answer import (
 )
 from hpsearch.store.keys import SPECIFICATION, stored_specification
 from hpsearch.store.queries import StoredStudy, StoredTrial
-from hpsearch.study.direction import Direction, is_better, sign
+from hpsearch.study.direction import Direction, front, is_better, sign
 from hpsearch.study.footprint import taken
-from hpsearch.study.front import front
 from hpsearch.study.search import SHORT
 from hpsearch.study.specification import StudySpec
 

@@ -4,10 +4,8 @@ from collections.abc import Callable, Mapping
 
 from hpsearch.errors import UserError, nearest
 from hpsearch.search.policy.contract import Policy
-from hpsearch.search.policy.halving import Halving
 from hpsearch.search.policy.pieces import Pieces, are_stretched
-from hpsearch.search.policy.sampled import Sampled
-from hpsearch.search.policy.screen import Screen
+from hpsearch.search.policy.simple import Halving, Sampled, Screen
 from hpsearch.search.policy.thaw import Mixture, Thaw
 from hpsearch.search.view import StudyView
 

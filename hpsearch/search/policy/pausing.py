@@ -29,8 +29,7 @@ from hpsearch.search.policy.contract import (
 )
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView, is_chosen
-from hpsearch.study.direction import sign
-from hpsearch.study.front import Point, front
+from hpsearch.study.direction import Point, front, sign
 
 Array = NDArray[Any]
 
@@ -94,6 +93,7 @@ class Pausing(ABC):
         self.pieces = pieces
         self.tracks: dict[int, Track] = {}
         self._sign = sign(view.spec.study.better)
+        self._goals = view.spec.study.beside
         self._chosen: tuple[int, bool, Step, dict[str, Any] | None] | None = None
 
     @abstractmethod
@@ -186,7 +186,7 @@ class Pausing(ABC):
                 )
             ]
         paused = self.paused()
-        if self.spec.study.beside:
+        if self._goals:
             kept = {track.number for track in self.unbeaten()}  # what is on the front is not cut
             most -= sum(track.number in kept for track in paused)
             paused = [track for track in paused if track.number not in kept]
@@ -198,8 +198,7 @@ class Pausing(ABC):
         return [track.number for track in paused[::-1][:over]]
 
     def why_left(self, number: int) -> str:
-        goals = self.spec.study.beside
-        return "another is as good in all goals" if goals else self.unwanted(self.tracks[number])
+        return "another is as good in all goals" if self._goals else self.unwanted(self.tracks[number])
 
     # For subclasses.
 
@@ -248,7 +247,7 @@ class Pausing(ABC):
         only the best is there, and none of which nobody knows how it stood at that epoch.
         """
         standing = self._standing(reached)
-        if self.spec.study.beside:
+        if self._goals:
             points = np.array([point for point, _, _ in standing])
             beaten = [int(_beaten_by(points, point).sum()) for point in points]
             standing = [standing[i] for i in sorted(range(len(standing)), key=beaten.__getitem__)]
@@ -268,7 +267,7 @@ class Pausing(ABC):
 
     def beside(self, number: int) -> Point:
         """Returns a trial's goals beside the metric; infinite while they are not known."""
-        return self.view.beside.get(number, (math.inf,) * len(self.spec.study.beside))
+        return self.view.beside.get(number, (math.inf,) * len(self._goals))
 
     def point(self, track: Track) -> Point:
         """Returns all goals of a trial as it stands, lower is better."""
@@ -326,7 +325,7 @@ class Pausing(ABC):
     def _choice(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
         if self._chosen is None or self._chosen[:2] != (number, new):
             step, hparams = self.choose(number, new)
-            if self.spec.study.beside and not new and isinstance(step, Wait) and (left := self.unbeaten()):
+            if self._goals and not new and isinstance(step, Wait) and (left := self.unbeaten()):
                 step = Resume(left[0].number, "no other trial is as good in all goals")
             self._chosen = number, new, step, hparams
         return self._chosen[2], self._chosen[3]

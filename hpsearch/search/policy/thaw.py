@@ -17,13 +17,12 @@ from threadpoolctl import ThreadpoolController
 
 from hpsearch.search.policy.contract import New, Resume, Step, Wait
 from hpsearch.search.policy.cube import Array, Cube
-from hpsearch.search.policy.footprint import guess
 from hpsearch.search.policy.gp import Places
 from hpsearch.search.policy.model import Anew, Belief, CurveModel
 from hpsearch.search.policy.pausing import Pausing, Track
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView
-from hpsearch.study.front import Point, covers
+from hpsearch.study.direction import Point, covers
 
 Ints = NDArray[np.int64]
 
@@ -43,6 +42,8 @@ MARGIN = (-1.5, 0.5)
 """Logarithms of the least and the largest improvement that is hoped for, in deviations of the costs."""
 HOPELESS = 0.05
 """When no trial may begin any more: a trial is resumed while it becomes the best with this probability."""
+RIDGE = 1e-3
+"""Weight of the squared coefficients of what models take, which are drawn to 0, per known model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,3 +247,29 @@ def _threads() -> ThreadpoolController:
 
 def _rounded(unit: Array) -> bytes:
     return unit.round(9).tobytes()
+
+
+def guess(known: Array, values: Array, units: Array) -> Array:
+    """Returns what models are going to take that have not been built: guessed from those that were.
+
+    The logarithm of what a model takes is fitted by a parabola along each axis of the cube: sizes are about products
+    of powers of widths and depths, and what they do not depend on comes out flat.
+
+    Args:
+        known: places of models that were built, [N, width] with N of at least 1.
+        values: what these take, [N, K], not negative.
+        units: places [M, width].
+
+    Returns:
+        [M, K].
+    """
+    logs = np.log(np.maximum(values, 1e-9))
+    middle = logs.mean(0)
+    features, at = (np.hstack([x - 0.5, (x - 0.5) ** 2]) for x in (known, units))
+    center = features.mean(0)
+    features, at = features - center, at - center
+    weights = np.linalg.solve(
+        features.T @ features + RIDGE * len(known) * np.eye(features.shape[1]), features.T @ (logs - middle)
+    )
+    found: Array = np.exp(np.clip(middle + at @ weights, -700, 700))
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpsearch.errors import DataError
-from hpsearch.files.look import is_there
+from hpsearch.files.paths import is_there
 from hpsearch.files.run_folder import SAMPLES, split_entry
 from hpsearch.study.data import DataSpec
 from hpsearch.text import counted

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from hpsearch.errors import DataError, HpsearchError
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import regular
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Size, find_flawed
 

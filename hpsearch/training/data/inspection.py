@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from hpsearch.errors import DataError
-from hpsearch.files.look import is_file, is_folder
+from hpsearch.files.paths import is_file, is_folder
 from hpsearch.study import DataSpec
 from hpsearch.training.data import labels
 from hpsearch.training.data.cache import Cache

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
-from hpsearch.files.look import is_file
-from hpsearch.files.regular import regular
+from hpsearch.files.paths import is_file, regular
 from hpsearch.text import counted
 from hpsearch.training.data.catalogue import Array, find_flawed
 

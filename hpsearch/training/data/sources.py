@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.errors import DataError, nearest
-from hpsearch.files.look import is_below
+from hpsearch.files.paths import is_below
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data import builders, stacks, torchvision_sets
 from hpsearch.training.data.arrays import CLASSES, DIGITS, ArrayImages

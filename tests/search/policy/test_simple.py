@@ -10,11 +10,9 @@ from optuna.trial import TrialState, create_trial
 from hpsearch.contracts.trial import StopKind
 from hpsearch.search.policy.build import build_policy
 from hpsearch.search.policy.contract import CONTINUE, Continue, New, Pause, Resume, Stop, Wait
-from hpsearch.search.policy.halving import Halving
 from hpsearch.search.policy.pausing import Doing, Pausing, Track
 from hpsearch.search.policy.pieces import Pieces
-from hpsearch.search.policy.sampled import Sampled
-from hpsearch.search.policy.screen import Screen
+from hpsearch.search.policy.simple import Halving, Sampled, Screen
 from hpsearch.search.view import StudyView
 from hpsearch.study import parse_study
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH

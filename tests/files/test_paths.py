@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import UserError
-from hpsearch.files.look import are_same, is_file, is_folder, is_there
+from hpsearch.files.paths import are_same, is_file, is_folder, is_there
 
 
 def test_what_is_there_is_seen(tmp_path: Path) -> None:
