@@ -29,7 +29,7 @@ class Classifier(nn.Module):
     Attributes:
         classes: names of the classes, or of the labels that an image may have, in the order of the outputs; empty for
             regression.
-        task: "class", "multilabel" or "regression".
+        task: "classification", "multilabel" or "regression".
     """
 
     classes: tuple[str, ...]
