@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import tempfile
-import threading
 from collections.abc import Sequence
 from traceback import format_exception
 from types import FrameType
@@ -25,6 +24,8 @@ from hpsearch.text import LineFormatter, fitted, guard, in_lines
 from hpsearch.version import __version__
 
 _PASSWORD = re.compile(r"://[^\s/@]*@")
+
+AGAIN = 0.01  # seconds after which a signal is sent again that was ignored
 
 # typer has brought its own copy of click for some time now; this is the root of its errors in either case.
 _COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -71,11 +72,21 @@ def _interrupted() -> int:
 
 def _send_again(ignored: "sys.UnraisableHookArgs") -> None:
     """Sends a signal once more whose exception was ignored: it came in a destructor or a weak reference's callback."""
-    if issubclass(ignored.exc_type, Signalled | KeyboardInterrupt):
-        # When the destructor is over.
-        threading.Timer(0.01, os.kill, [os.getpid(), _interrupted() - 128]).start()
+    if issubclass(ignored.exc_type, Signalled | KeyboardInterrupt) and sys.platform != "win32":
+        signal.signal(signal.SIGALRM, _after_destructor)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
     else:
         sys.__unraisablehook__(ignored)
+
+
+def _after_destructor(number: int, frame: FrameType | None) -> None:
+    """Sends that signal; not before the destructor is over, which a busy machine may keep from its end."""
+    while frame is not None and frame.f_code is not _send_again.__code__:
+        frame = frame.f_back
+    if frame is None:
+        signal.raise_signal(_interrupted() - 128)
+    elif sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
 
 
 def run(arguments: list[str]) -> int:

@@ -300,13 +300,20 @@ def _ranked(rank: int, record: StudyRecord, trial: TrialRecord, names: Sequence[
         str(rank),
         f"{trial.number} ({CONFIRMED})" if record.mark(trial) == CONFIRMED else str(trial.number),
         number(trial.score),
-        *(hparam(trial.hparams.get(name, "-")) for name in names),
+        *(hparam(_tried(record, trial, name)) for name in names),
         str(trial.best_epoch or "-"),
         str(trial.epochs_run),
         time_spent(trial.seconds),
         trial.fit,
         f"{trial.stop_reason.replace('_', ' ')} ({trial.state})",
     )
+
+
+def _tried(record: StudyRecord, trial: TrialRecord, name: str) -> Any:
+    """Returns a hyperparameter of a trial; where only continued trials have epochs of their own, the study's."""
+    if name == "epochs" and record.spec is not None and name not in record.spec.search:
+        return record.planned_epochs(trial)
+    return trial.hparams.get(name, "-")
 
 
 def _importance(record: StudyRecord, importances: Importances | None) -> tuple[Block, ...]:

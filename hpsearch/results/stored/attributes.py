@@ -11,7 +11,8 @@ from typing import Any
 
 from hpsearch.contracts.trial import IMPORTED
 from hpsearch.errors import HpsearchError, StorageError
-from hpsearch.store.keys import ENDED, LEARNT
+from hpsearch.store.keys import ENDED, LEARNT, SPECIFICATION
+from hpsearch.study.file import stored_tree
 from hpsearch.study.specification import CONTINUES, FROM_EPOCH, linked_suffix
 from hpsearch.text import counted
 
@@ -95,13 +96,18 @@ def origin(attrs: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def learnt_words(study: str, attrs: Mapping[str, Any]) -> list[str]:
     """Returns for each study from which `hpsearch import` took trials how many, and what it left out.
 
+    Those of `study.warm_start` are named too.
+
     Args:
         attrs: the user attributes of the study that has them.
 
     Raises:
         StorageError: they are damaged.
     """
-    told, found = decoded(study, attrs, LEARNT, dict, {}), []
+    found = [
+        f'learns from the trials of "{source}" too (study.warm_start)' for source in _warm_start(study, attrs)
+    ]
+    told = decoded(study, attrs, LEARNT, dict, {})
     with readable(study, LEARNT):
         for source, said in told.items():
             left = {str(reason): integer(count) for reason, count in said["left_out"].items()}
@@ -109,6 +115,13 @@ def learnt_words(study: str, attrs: Mapping[str, Any]) -> list[str]:
             beside = f", {sum(left.values())} left out: {reasons}" if left else ""
             found.append(f'learnt from {counted(integer(said["taken"]), "trial")} of "{source}"{beside}')
     return found
+
+
+def _warm_start(study: str, attrs: Mapping[str, Any]) -> list[str]:
+    if SPECIFICATION not in attrs:
+        return []
+    with readable(study, SPECIFICATION):
+        return list(map(str, stored_tree(attrs[SPECIFICATION])["study"].get("warm_start", ())))
 
 
 def ended_words(attrs: Mapping[str, Any]) -> str:
