@@ -15,8 +15,8 @@ from hpsearch.__main__ import run as command
 from hpsearch.errors import DigestMismatch, HpsearchError, StudyFileError, UserError
 from hpsearch.results.commands.imports import import_lines, import_trials
 from hpsearch.results.dashboard.notes import study_note
-from hpsearch.service.opening import open_study
-from hpsearch.store.connection import open_storage
+from hpsearch.service.opening import create_or_find, open_study
+from hpsearch.store.connection import open_storage, opened
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.store.ledger import Ledger
 from hpsearch.study import StudySpec
@@ -288,3 +288,14 @@ def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(
     after = record_of(tmp_path, "wide")
     assert len(after.finished) == 20
     assert max(one.hparams["learning_rate"] for one in after.trials) > 10
+
+
+def test_the_studies_of_warm_start_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = url_in(tmp_path)
+    with opened(url, readonly=False) as storage:
+        create_or_find(storage, digits_spec("new", study={"warm_start": ["old"]}))
+    where = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
+    for look in (["list"], ["status", "new"]):
+        assert command([*look, *where]) == 0
+        told = 'study "new": learns from the trials of "old" too (study.warm_start)'
+        assert told in capsys.readouterr().out

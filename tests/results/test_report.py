@@ -32,6 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SPACE = {"search": {"learning_rate": [0.1], "batch_size": [64]}}
+
+
 def trial(number: int, score: float | None, state: str = "COMPLETE", **changes) -> TrialRecord:
     hparams = {"learning_rate": 0.1, "batch_size": 64, "epochs": 10} | changes.pop("hparams", {})
     attrs = {"epochs_run": 10, "best_epoch": 6, "stop_reason": "finished", "fit": "good", **changes}
@@ -462,3 +465,17 @@ def test_epochs_are_not_compared_where_trials_were_paused() -> None:
     assert not any(
         "epochs" in claim.remedy for claim in rules.at_the_edge(replace(study(*trials), spec=paused))
     )
+
+
+def test_beside_a_continued_trial_the_ranking_has_the_epochs_of_all() -> None:
+    """Only that one has epochs of its own."""
+    fixed = parse_study(
+        {"study": {"name": "s"}, "train": {"epochs": 10}, "data": {"dataset": "digits"}} | SPACE
+    )
+    longer = trial(1, 0.5, hparams={"epochs": 30})
+    short = trial(0, 1.0)
+    short = replace(short, hparams={name: value for name, value in short.hparams.items() if name != "epochs"})
+    found = StudyRecord("s", "val_loss", "minimize", fixed, (short, longer), {})
+    (table,) = next(one for one in report(found, None).sections if one.title == "Ranking").blocks
+    assert isinstance(table, Table)
+    assert [row[table.head.index("epochs")] for row in table.rows] == ["30", "10"]
