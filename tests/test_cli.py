@@ -192,6 +192,7 @@ import hpsearch.service.signals
 set_timer = signal.setitimer
 
 def set_slowly(*timer):
+    signal.setitimer = set_timer
     set_timer(*timer)
     time.sleep({slow})
 
