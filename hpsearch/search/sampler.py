@@ -28,7 +28,7 @@ from hpsearch.errors import HpsearchError
 from hpsearch.search.space import Space
 from hpsearch.study.conditions import When, holds
 from hpsearch.study.direction import Direction, sign
-from hpsearch.study.sampler import GivenPoint, SamplerSpec
+from hpsearch.study.search import GivenPoint, SamplerSpec
 
 Distributions = dict[str, BaseDistribution]
 

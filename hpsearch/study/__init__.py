@@ -11,8 +11,7 @@ from hpsearch.study.file import (
     stored_form,
     stored_tree,
 )
-from hpsearch.study.sampler import SamplerSpec
-from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
+from hpsearch.study.search import Choices, Entry, FloatRange, IntRange, SamplerSpec
 from hpsearch.study.specification import METRICS, ConfirmSpec, StudySection, StudySpec
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import CheckpointSpec, FitSpec, ModelSpec, TrainSpec

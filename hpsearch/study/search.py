@@ -1,4 +1,6 @@
-"""The `[search]` table: ranges and choices, and the whitelist of what may be searched over."""
+"""The `[search]` table: ranges and choices, and the whitelist of what may be searched over; and `[sampler]`, which says
+how they are proposed: by one of Optuna's samplers, or points that are given.
+"""
 
 import json
 import math
@@ -364,3 +366,30 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         if abs(low + count * step - high) > 1e-9 * max(abs(high), step):
             last = f"{low + count * step:.12g}"
             raise ValueError(f"step = {step} does not lead from {low} to high = {high}; write high = {last}")
+
+
+class GivenPoint(Section):
+    """One trial that is given rather than sampled: its hparams, as Optuna stores them, and words about it."""
+
+    hparams: dict[str, Label]
+    attrs: dict[str, Label] = Field(default_factory=dict)
+
+
+class SamplerSpec(Section):
+    """Which of Optuna's samplers proposes hyperparameters, or which `points` are tried."""
+
+    name: Literal["tpe", "gp", "qmc", "random", "grid", "points"] = "tpe"
+    startup_trials: Int = Field(10, ge=1)
+    """`tpe` and `gp`: trials sampled at random before the model of past trials is trusted."""
+    points: tuple[GivenPoint, ...] = ()
+    """`points`: the trials in order; more may be added at the end. `hpsearch confirm` uses it."""
+
+    @model_validator(mode="after")
+    def _points_suit_the_name(self) -> "SamplerSpec":
+        if bool(self.points) != (self.name == "points"):
+            raise ValueError('points are for the sampler "points", which needs at least one')
+        return self
+
+    def attrs(self, number: int) -> Mapping[str, Label]:
+        """Returns what is said of a trial that was given as a point, for its user attributes."""
+        return self.points[number % len(self.points)].attrs if self.points else {}

@@ -15,8 +15,7 @@ from hpsearch.study import conditions
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction, sign
 from hpsearch.study.footprint import BUILT, SECONDS, TAKEN, Limit
-from hpsearch.study.sampler import SamplerSpec
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label
+from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, SamplerSpec
 from hpsearch.study.section import Float, Int, Seconds, Section, is_own
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner

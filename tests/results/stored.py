@@ -13,8 +13,7 @@ from hpsearch.results.stored.reading import reading_study
 from hpsearch.store.connection import open_storage
 from hpsearch.store.keys import MARK, TOKEN
 from hpsearch.study.file import digest, parse_study, stored_form
-from hpsearch.study.sampler import GivenPoint, SamplerSpec
-from hpsearch.study.search import IntRange
+from hpsearch.study.search import GivenPoint, IntRange, SamplerSpec
 from hpsearch.study.specification import SUFFIX, StudySpec
 
 Result = TypeVar("Result")

@@ -37,8 +37,14 @@ from hpsearch.training.data.catalogue import (
 )
 from hpsearch.training.data.decode import FULL, WHITE, Form, a_depth
 from hpsearch.training.data.labels import Table
-from hpsearch.training.data.pictures import FileImages, Header, decode_new, highest_value, read_headers
-from hpsearch.training.data.twins import hash_pixels
+from hpsearch.training.data.pictures import (
+    FileImages,
+    Header,
+    decode_new,
+    hash_pixels,
+    highest_value,
+    read_headers,
+)
 
 NAMES = {
     "train": FREE,

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from hpsearch.errors import DataError
 from hpsearch.training.data.cache import Cache, read_json, whole, write_array, write_json
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest
+from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest, hash_rows, ranks_of
 from hpsearch.training.data.decode import (
     BYTES,
     Form,
@@ -33,6 +34,8 @@ from hpsearch.training.data.decode import (
 from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.data.store import Shelves, form
 from hpsearch.training.data.threads import in_order, told
+
+logger = logging.getLogger(__name__)
 
 
 def as_png(image: Tensor, side: int) -> str:
@@ -51,6 +54,7 @@ def as_png(image: Tensor, side: int) -> str:
 
 
 _THREADS = min(16, os.cpu_count() or 1)
+_LARGE_THREADS = 4  # for pictures at their full size
 _CHUNK_BYTES = 32 << 20
 
 KIND = "files"
@@ -307,3 +311,41 @@ def drop_copies(cache: Cache, size: Size, kept: int, tag: str) -> None:
             continue
         if (parts.find(hashes[hashes.any(1)]) >= 0).all():
             cache.remove(entry)
+
+
+def hash_pixels(images: FileImages, kept: int, root: Path, names: Sequence[str], hashes: Array) -> Array:
+    """Returns the hashes of the files, but those with the same pixels have that of the first of them.
+
+    Files with the same picture differ where it was saved as PNG and as BMP, or with other metadata. What differs at
+    the study's size differs; what is equal there may only have become so (two photographs of 8 x 8 pixels), so these
+    few are compared at their full size. A JPEG much larger than the study's size and its copy in another format are
+    not found: the decoder shrinks the one in a way that it cannot shrink the other.
+
+    Args:
+        images: decoded at their size and with `kept` channels, in the cache.
+        names, hashes: of the files, in the same order.
+    """
+    small = ranks_of(np.concatenate([hash_rows(chunk) for chunk in images.chunks(images.size, kept)]))
+    _, first, files = np.unique(ranks_of(hashes), return_index=True, return_inverse=True)
+    alike = np.bincount(small[first])[small[first]] > 1
+    chosen = first[alike]  # one of each content
+    if not len(chosen):
+        return hashes
+    with ThreadPoolExecutor(1) as large:
+        decode = partial(_digest_whole, root, images, large)
+        full = list(in_order(decode, (names[row] for row in chosen.tolist()), _LARGE_THREADS))
+    stands_for = np.arange(len(first))
+    seen: dict[str, int] = {}
+    for place, pixels in zip(np.flatnonzero(alike).tolist(), full, strict=True):
+        stands_for[place] = seen.setdefault(pixels, place)
+    return np.ascontiguousarray(hashes[first[stands_for[files]]])
+
+
+def _digest_whole(root: Path, images: FileImages, large: Executor, name: str) -> str:
+    """Returns a digest of a picture's own pixels, or its name if they cannot be had: it then has no twin."""
+    try:
+        picture = read_file(root / name, None, images.channels, large, images.form)
+    except (OSError, ValueError, SyntaxError) as error:
+        logger.warning("%s is not compared with others at its full size: %s", name, error)
+        return name
+    return digest(str(picture.shape), np.ascontiguousarray(picture))
