@@ -27,7 +27,7 @@ from hpsearch.training import data, models, pretrained, weights
 from hpsearch.training import device as devices
 from hpsearch.training.data.assembly import open_cache
 from hpsearch.training.data.inspection import Inspection, Labels, inspect_folder, vars_of
-from hpsearch.training.data.series import Series
+from hpsearch.training.data.series import PictureSeries
 
 SIDES = (224, 160, 128, 96, 64, 48, 32)
 ENOUGH = 120
@@ -450,7 +450,7 @@ def _split_lines(split: dict[str, Any], seen: Inspection) -> Iterator[str]:
         yield line if place else _said(line, why)
 
 
-def _series_lines(split: dict[str, Any], series: Series | None) -> Iterator[str]:
+def _series_lines(split: dict[str, Any], series: PictureSeries | None) -> Iterator[str]:
     if series is None:
         return
     line = f"split.group_by = {_quoted(series.pattern)}"
@@ -466,7 +466,7 @@ def _series_lines(split: dict[str, Any], series: Series | None) -> Iterator[str]
         yield f"# {line}"
 
 
-def _why_together(series: Series) -> str:
+def _why_together(series: PictureSeries) -> str:
     """Returns it in so few words that a line of a study file has room for them."""
     return f"neighbours in {counted(series.count, 'series', 'series')} are nearly the same picture ({series.alike:.0%})"
 

@@ -17,7 +17,7 @@ from hpsearch.training.data.cache import Cache
 from hpsearch.training.data.catalogue import FREE, TEST, Request
 from hpsearch.training.data.folder import SUFFIXES, Listing, list_names, list_pictures, part_of, with_slashes
 from hpsearch.training.data.pictures import Header, read_headers
-from hpsearch.training.data.series import Series, find_series
+from hpsearch.training.data.series import PictureSeries, find_series
 
 _LABELS = ("label", "class", "target", "category", "species", "dx", "diagnosis", "what", "y")
 _SEVERAL = (
@@ -95,7 +95,7 @@ class Inspection:
     grey: bool
     official: bool
     labels: Labels | None
-    series: Series | None
+    series: PictureSeries | None
 
 
 def inspect_folder(root: Path, cache: Cache) -> Inspection:

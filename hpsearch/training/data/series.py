@@ -41,7 +41,7 @@ _SIDE = (16, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class PictureSeries:
     """What the pictures of one series share.
 
     Attributes:
@@ -61,7 +61,7 @@ class Series:
         return self.alike >= ALIKE
 
 
-def find_series(root: Path, names: Sequence[str], kinds: Sequence[Any]) -> Series | None:
+def find_series(root: Path, names: Sequence[str], kinds: Sequence[Any]) -> PictureSeries | None:
     """Returns what keeps series together; None if names show none.
 
     Names with two numbers show some whatever the pictures are. Folders below the classes and names that are merely
@@ -75,7 +75,7 @@ def find_series(root: Path, names: Sequence[str], kinds: Sequence[Any]) -> Serie
         groups = [match[1] if (match := re.search(pattern, name)) else None for name in names]
         if None in groups or not _fits(groups, kinds, least):  # a study refuses a name that gives no group
             continue
-        found = Series(pattern, len({*groups}), _share_alike(root, names, kinds, groups))
+        found = PictureSeries(pattern, len({*groups}), _share_alike(root, names, kinds, groups))
         if found.is_alike or pattern == BY_NAME:
             return found
     return None
