@@ -157,7 +157,7 @@ def test_pictures_are_decoded_side_by_side_unless_they_are_very_large(
     monkeypatch.setattr(decode, "_without_transparency", wait_for_another)
     monkeypatch.setattr(pictures, "_THREADS", 2)
     names = [f"{number}.png" for number in range(4)]
-    assert len(list(pictures._decode_all(tmp_path, names, (8, 8), (3, 3)))) == 4
+    assert len(list(pictures.decode_all(tmp_path, names, (8, 8), (3, 3)))) == 4
     assert len(met) == (4 if together else 0)
 
 
