@@ -177,6 +177,9 @@ def confirm(
 def refit(
     study: OptionalStudy = None,
     search: Search = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Train with so many seeds; the lowest training loss is taken.")
+    ] = None,
     test: Test = True,
     store: StorageFlags = StorageFlags(),
     data_root: DataRoot = None,
@@ -191,6 +194,7 @@ def refit(
     outcome = api.refit(
         study,
         search=search,
+        seeds=seeds,
         test=test,
         gpus=gpus,
         progress=driver.display(store),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
+from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.keys import SAMPLE, SPECIFICATION
@@ -742,3 +744,21 @@ def test_stages_are_refitted_without_a_validation_part(tmp_path: Path) -> None:
     assert confirm("small", options, executor=InProcessExecutor()).confirmation is not None
     assert refit("small", options, executor=InProcessExecutor()).refit is not None
     assert list(tmp_path.rglob("features-*"))
+
+
+def test_of_several_seeds_the_refit_that_learned_best_is_handed_out(tmp_path: Path) -> None:
+    options = searched(tmp_path, small_spec())
+    first = refit("small", options, search=True, executor=InProcessExecutor())
+    found = refit("small", options, search=True, seeds=3, executor=InProcessExecutor())
+    trials = read_study("small.refit", options.storage).trials
+    losses = {trial.number: trial.score for trial in trials}
+    assert len(losses) == 3
+    assert len(set(losses.values())) == 3
+    assert first.refit is not None
+    assert first.refit.number == 0
+    assert found.refit is not None
+    assert found.refit.number == min(losses, key=lambda number: losses[number] or inf)
+    assert any(line.startswith("the best of 3 by training loss: ") for line in found.lines)
+    again = refit("small", options, search=True, executor=InProcessExecutor())  # what was trained counts
+    assert again.refit == found.refit
+    assert len(read_study("small.refit", options.storage).trials) == 3

@@ -217,6 +217,7 @@ def refit(
     study: Study | None = None,
     *,
     search: bool = False,
+    seeds: int | None = None,
     test: bool = True,
     gpus: str = "auto",
     executor: str = "local",
@@ -235,6 +236,8 @@ def refit(
 
     Args:
         search: take what the search alone would pick.
+        seeds: with how many it is trained, side by side; the one with the lowest training loss is taken. By default
+            it is trained once.
 
     Other arguments as in `confirm`.
 
@@ -248,7 +251,14 @@ def refit(
     def changed(found: "Refitted") -> str:
         return found.study if found.refit is not None else ""
 
-    return _train(train, changed, locals(), search=search, test=test)
+    return _train(
+        train,
+        changed,
+        locals() | {"workers": None if seeds else 1},
+        search=search,
+        seeds=seeds,
+        test=test,
+    )
 
 
 def continue_trial(

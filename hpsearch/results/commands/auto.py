@@ -228,7 +228,7 @@ class Auto:
             return None
         record = read_study(spec.study.name, self.storage)
         assert record.best is not None
-        workers = self.workers or _count(spec, self.run_folder, self.gpus)
+        workers = self._count(spec)
         left = self.left - self.start  # the report takes time as well
         return fitting(
             left, training_seconds(record), self._refit_seconds(spec, search=True), workers, self.start
@@ -243,6 +243,19 @@ class Auto:
         except UserError:
             return None
         return trial_seconds(plan.trial, plan.epochs)
+
+    def _count(self, spec: StudySpec) -> int:
+        """Returns the number of workers."""
+        if self.workers is not None:
+            return self.workers
+        from hpsearch.contracts.executor import Workers
+        from hpsearch.executors.choose import make_executor
+        from hpsearch.files.run_folder import RunFolder
+
+        runs = make_executor("local", RunFolder(self.run_folder, spec.study.name))
+        count = len(runs.places(Workers(gpus=self.gpus), spec.train.threads, "time"))
+        runs.close(0.0)
+        return count
 
     def _confirm(self, spec: StudySpec, rest: Rest) -> None:
         from hpsearch.results.confirm.words import confirmation_lines
@@ -271,7 +284,11 @@ class Auto:
             say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
             return
         self._head("refit")
-        refitted = api.refit(self.output, search=search, gpus=self.gpus, **self._place)
+        # Side by side, so that a second one takes no longer; a third gains little more.
+        seeds = min(self._count(spec), 3)
+        refitted = api.refit(
+            self.output, search=search, seeds=seeds if seeds > 1 else None, gpus=self.gpus, **self._place
+        )
         say(*refitted.lines)
         if refitted.exit_status > 1:
             raise _Interrupted(refitted.exit_status)
@@ -306,14 +323,3 @@ def fitting(left: float, once: float, refit: float | None, workers: int, start: 
         if 0 < seconds <= left:
             return Rest(top, repeats, refit is not None, seconds)
     return None
-
-
-def _count(spec: StudySpec, run_folder: Path, gpus: str) -> int:
-    from hpsearch.contracts.executor import Workers
-    from hpsearch.executors.choose import make_executor
-    from hpsearch.files.run_folder import RunFolder
-
-    runs = make_executor("local", RunFolder(run_folder, spec.study.name))
-    count = len(runs.places(Workers(gpus=gpus), spec.train.threads, "time"))
-    runs.close(0.0)
-    return count

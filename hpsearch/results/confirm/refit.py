@@ -2,7 +2,8 @@
 
 Nothing is left to choose by, so how long to train must be known before: for the median best epoch of the
 confirmation's repeats. The learning rate's schedule still spans all epochs of the configuration and is broken off
-there, so that every epoch is trained at the rate that it was confirmed with. Mean and deviation of the images,
+there, so that every epoch is trained at the rate that it was confirmed with. How well a network starts is luck, which
+the training loss tells: of several seeds the one with the lowest is taken. Mean and deviation of the images,
 class weights and the order of the data are those of the larger part, `data.subset` is 1.
 
 The linked study `NAME.refit` is trained by the same driver and workers, from checkpoints if it was interrupted.
@@ -92,6 +93,7 @@ def refit(
     *,
     given: StudySpec | None = None,
     search: bool = False,
+    seeds: int | None = None,
     test: bool = True,
     callbacks: Sequence[Callback] = (),
     executor: Executor | None = None,
@@ -101,6 +103,8 @@ def refit(
     Args:
         given: this machine's own study file, which counts in place of what the database says.
         search: take what the search alone would pick, whatever a confirmation says.
+        seeds: with how many it is trained, by default with one; the one with the lowest training loss is taken, of
+            those too that an earlier call trained.
         test: whether the test part may be opened.
 
     Raises:
@@ -109,25 +113,33 @@ def refit(
     """
     record = read_search(study, options, given)
     plan = plan_refit(record, options.storage, search)
-    point = _point(record, plan)
     linked = read_linked(record, REFIT_SUFFIX, options.storage)
-    spec = refit_spec(record, point, linked)
+    points = [_point(record, plan, repeat) for repeat in range(seeds or 1)]
+    while newest_at(linked, point := _point(record, plan, len(points))):  # of an earlier call
+        points.append(point)
+    spec = refit_spec(record, points, linked)
     inherit_data(record, spec, options.storage)
-    status, trial = 0, newest_at(linked, point)
-    if trial is None or broke_off(trial):
+    status = 0
+    if not all(trial and not broke_off(trial) for trial in (newest_at(linked, point) for point in points)):
         status = run(spec, options, callbacks, executor).exit_status
         linked = read_linked(record, REFIT_SUFFIX, options.storage)
-        trial = newest_at(linked, point)
-    if linked is None or trial is None:
+    trials = [trial for point in points if (trial := newest_at(linked, point))]
+    if linked is None or len(trials) < len(points):
         return Refitted(record.name, None, ("the refit is not finished; refit again to resume it",), status)
-    if not is_value(trial):
-        why = trial.attrs.get("stop_detail") or trial.stop_reason
+    whole = [trial for trial in trials if is_value(trial)]
+    if not whole:
+        why = trials[0].attrs.get("stop_detail") or trials[0].stop_reason
         return Refitted(
             record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
         )
+    trial = min(whole, key=lambda one: math.inf if one.score is None else one.score)
     if said := _strayed(record, plan, trial):
         return Refitted(record.name, None, (said,), 1)
     notes: list[str] = []
+    if len(points) > 1:
+        notes.append(
+            f"the best of {len(points)} by training loss: {', '.join(number(one.score) for one in whole)}"
+        )
     tested = _test(record, spec, linked, trial, options, notes, test)
     return _told(record, plan, linked, trial, tested, options, notes)
 
@@ -208,14 +220,16 @@ def _strayed(record: StudyRecord, plan: RefitPlan, trial: TrialRecord) -> str:
     )
 
 
-def _point(record: StudyRecord, plan: RefitPlan) -> dict[str, Any]:
+def _point(record: StudyRecord, plan: RefitPlan, repeat: int) -> dict[str, Any]:
     assert record.spec is not None
     hparams = {name: value for name, value in plan.trial.hparams.items() if name != SUBSET}
-    hparams |= {REPEAT: 0, LAST_EPOCH: plan.epochs}
+    hparams |= {REPEAT: repeat, LAST_EPOCH: plan.epochs}
     return as_point(record.spec, hparams, {CONFIRMS: plan.trial.number})
 
 
-def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecord | None) -> StudySpec:
+def refit_spec(
+    record: StudyRecord, points: Sequence[Mapping[str, Any]], before: StudyRecord | None
+) -> StudySpec:
     """Returns the study that trains a configuration on all but the test part.
 
     Args:
@@ -237,7 +251,7 @@ def refit_spec(record: StudyRecord, point: Mapping[str, Any], before: StudyRecor
         tree["search"] |= {LAST_EPOCH: {"low": 1, "high": MOST_EPOCHS}}
         return parse_study(tree, source=record.name + REFIT_SUFFIX)
 
-    return continued([point], before, make, record.name)
+    return continued(points, before, make, record.name)
 
 
 def _test(
