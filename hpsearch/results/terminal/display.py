@@ -68,14 +68,47 @@ class Display(Callback):
         """The workers have been started; this process, too, has imports of some seconds before it."""
 
 
-class LiveDisplay(Display):
-    """A picture that is drawn anew: progress bar, running trials with sparklines, the best, the counts.
-
-    Messages and log records scroll by above it.
+class _ProgressDisplay(Display):
+    """Shows how the run stands, which it keeps up to date, in words.
 
     Args:
         repeat: see `closing_lines`.
         storage: URL of the database, from which the study's answer is read at the end.
+    """
+
+    def __init__(self, repeat: Repeat | None, clock: Callable[[], float], storage: str) -> None:
+        self.progress = Progress(clock)
+        self._repeat = repeat
+        self._clock = clock
+        self._storage = storage
+
+    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
+        self.progress.on_epoch(trial, result)
+
+    def on_trial_interrupted(self, number: int) -> None:
+        self.progress.on_trial_interrupted(number)
+
+    def on_trial_paused(self, trial: RunningTrial) -> None:
+        self.progress.on_trial_paused(trial)
+
+    def on_standing(self, standing: Standing) -> None:
+        self.progress.on_standing(standing)
+
+    def on_message(self, text: str) -> None:
+        self._say(text)
+
+    def on_study_end(self, summary: RunSummary) -> None:
+        self.progress.on_study_end(summary)
+        self._say(*_closing_lines(summary, self.progress, self._repeat, self._storage))
+
+    def _say(self, *lines: str) -> None:
+        raise NotImplementedError
+
+
+class LiveDisplay(_ProgressDisplay):
+    """A picture that is drawn anew: progress bar, running trials with sparklines, the best, the counts.
+
+    Messages and log records scroll by above it.
     """
 
     def __init__(
@@ -85,11 +118,8 @@ class LiveDisplay(Display):
         clock: Callable[[], float] = time.monotonic,
         storage: str = "",
     ) -> None:
+        super().__init__(repeat, clock, storage)
         self.console = console or Console()
-        self.progress = Progress(clock)
-        self._repeat = repeat
-        self._storage = storage
-        self._clock = clock
         self._drawn = -math.inf
         # Rich's own needs ipywidgets in a notebook.
         notebook = self.console.is_jupyter
@@ -115,8 +145,7 @@ class LiveDisplay(Display):
     def on_study_start(self, info: StudyInfo) -> None:
         self.progress.on_study_start(info)
         self.progress.answer = _confirmed_before(info, self._storage)
-        for line in opening_lines(info):
-            self._say(line)
+        self._say(*opening_lines(info))
         self._draw(at_once=True)
 
     def on_worker(self, news: WorkerNews) -> None:
@@ -130,17 +159,8 @@ class LiveDisplay(Display):
         self._draw()
 
     def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
-        self.progress.on_epoch(trial, result)
+        super().on_epoch(trial, result)
         self._draw()
-
-    def on_trial_interrupted(self, number: int) -> None:
-        self.progress.on_trial_interrupted(number)
-
-    def on_trial_paused(self, trial: RunningTrial) -> None:
-        self.progress.on_trial_paused(trial)
-
-    def on_standing(self, standing: Standing) -> None:
-        self.progress.on_standing(standing)
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
@@ -148,21 +168,17 @@ class LiveDisplay(Display):
             self._say(ended_line(trial, self.progress))
         self._draw()
 
-    def on_message(self, text: str) -> None:
-        self._say(text)
-
     def on_tick(self) -> None:
         self._draw()
 
     def on_study_end(self, summary: RunSummary) -> None:
-        self.progress.on_study_end(summary)
         self._live.update(Text(""))
         self._live.stop()
-        for line in _closing_lines(summary, self.progress, self._repeat, self._storage):
-            self._say(line)
+        super().on_study_end(summary)
 
-    def _say(self, text: str) -> None:
-        _print(self.console, in_lines(text))
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            _print(self.console, in_lines(line))
 
     def _draw(self, at_once: bool = False) -> None:
         if at_once or self._clock() - self._drawn >= REFRESH:
@@ -198,7 +214,7 @@ class Cell:
         """The last picture stays."""
 
 
-class PlainDisplay(Display):
+class PlainDisplay(_ProgressDisplay):
     """One line per event, for files and pipes."""
 
     def __init__(
@@ -208,11 +224,8 @@ class PlainDisplay(Display):
         clock: Callable[[], float] = time.monotonic,
         storage: str = "",
     ) -> None:
+        super().__init__(repeat, clock, storage)
         self._output = output or sys.stdout
-        self.progress = Progress(clock)
-        self._repeat = repeat
-        self._storage = storage
-        self._clock = clock
         self._said = clock()
 
     def on_study_start(self, info: StudyInfo) -> None:
@@ -229,26 +242,14 @@ class PlainDisplay(Display):
         name, why = self.progress.trial_name(trial), f" ({trial.why})" if trial.why else ""
         self._say(f"{name}{resumed} on worker {trial.worker}{why}: {hparams_text(trial.hparams)}")
 
-    def on_epoch(self, trial: RunningTrial, result: EpochResult) -> None:
-        self.progress.on_epoch(trial, result)
-
-    def on_trial_interrupted(self, number: int) -> None:
-        self.progress.on_trial_interrupted(number)
-
     def on_trial_paused(self, trial: RunningTrial) -> None:
-        self.progress.on_trial_paused(trial)
+        super().on_trial_paused(trial)
         name, epochs = self.progress.trial_name(trial), len(trial.curve)
         self._say(f"{name} is paused after epoch {epochs} and may be resumed")
-
-    def on_standing(self, standing: Standing) -> None:
-        self.progress.on_standing(standing)
 
     def on_trial_end(self, trial: FinishedTrial) -> None:
         self.progress.on_trial_end(trial)
         self._say(f"[{self.progress.finished}/{self.progress.total}] {ended_line(trial, self.progress)}")
-
-    def on_message(self, text: str) -> None:
-        self._say(text)
 
     def on_tick(self) -> None:
         if self._clock() - self._said < PLAIN_REPORT:
@@ -258,10 +259,6 @@ class PlainDisplay(Display):
             for trial in self.progress.running.values()
         )
         self._say(f"[{self.progress.finished}/{self.progress.total}] {epochs or 'no trial is running'}")
-
-    def on_study_end(self, summary: RunSummary) -> None:
-        self.progress.on_study_end(summary)
-        self._say(*_closing_lines(summary, self.progress, self._repeat, self._storage))
 
     def _say(self, *lines: str) -> None:
         self._said = self._clock()
