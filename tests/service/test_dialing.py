@@ -152,8 +152,8 @@ class Attacker:
     def __init__(self, folder: RunFolder, honest: WorkerSetup) -> None:
         self.executor = DialExecutor(folder, Cluster(reconnect=20.0))
         self.executor.start(WorkerPlace(0), honest)
-        words = self.executor.arguments(self.executor.seats[0])
-        self.executor.seats[0].session = type(self.executor.seats[0].session)()
+        words = self.executor.arguments(self.executor.remotes[0])
+        self.executor.remotes[0].session = type(self.executor.remotes[0].session)()
         with (folder.root / "worker.log").open("wb") as log:
             self.worker = subprocess.Popen(
                 [sys.executable, "-P", "-m", "hpsearch", *words],
