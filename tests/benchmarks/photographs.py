@@ -83,7 +83,7 @@ def main() -> None:
     options.add_argument("--side", type=int, default=64)
     options.add_argument("--contestants", default="auto,optuna,written")
     options.add_argument(
-        "--transcript", type=Path, help="where the first run of auto is kept as it was shown"
+        "--transcripts", type=Path, help="folder in which each run of auto is kept as it was shown"
     )
     options.add_argument("--patches", type=Path, nargs="+", metavar="PHOTOGRAPH")
     options.add_argument("--garments", type=Path, nargs="+", metavar="FASHION PHOTOGRAPH")
@@ -132,8 +132,9 @@ def run_auto(args: argparse.Namespace, folder: Path, run: int) -> Path:
         "auto", args.folder / "train", "--minutes", args.minutes, "--output", folder / "auto.toml",
         "--save", folder / "model", "--run-folder", folder / "runs",
     )  # fmt: skip
-    if args.transcript and run == 0:
-        args.transcript.write_text(shown)
+    if args.transcripts:
+        args.transcripts.mkdir(parents=True, exist_ok=True)
+        (args.transcripts / f"{run}.txt").write_text(shown)
     return folder / "model"
 
 

@@ -444,6 +444,9 @@ def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
         write_study(paint(tmp_path / "set", red=1, blue=30), 1, tmp_path / "study.toml", tmp_path / "runs")
 
 
+START = 12.0  # seconds until a run trains
+
+
 @pytest.mark.parametrize(
     ("left", "once", "workers", "expected"),
     [
@@ -460,14 +463,14 @@ def test_a_class_of_one_picture_is_refused_by_the_split(tmp_path: Path) -> None:
 def test_as_much_is_confirmed_as_fits(
     left: float, once: float, workers: int, expected: tuple[int, int] | None
 ) -> None:
-    rest = fitting(left, once, once, workers)
+    rest = fitting(left, once, once, workers, START)
     assert (rest and (rest.top, rest.repeats)) == expected
     if rest is not None:
         assert rest.refit
         assert rest.seconds <= left
 
 
-def confirmed(*arguments: float, start: float = auto.START) -> int | None:
+def confirmed(*arguments: float, start: float = START) -> int | None:
     """Returns how many repeats fit, with two workers."""
     rest = fitting(*arguments, 2, start)
     return None if rest is None else rest.top * rest.repeats
@@ -486,10 +489,10 @@ def test_a_refit_that_ends_at_an_early_epoch_leaves_time_to_confirm() -> None:
 
 
 def test_without_a_refit_there_is_more_to_confirm_or_nothing() -> None:
-    rest = fitting(55.0, 10.0, None, 2)
+    rest = fitting(55.0, 10.0, None, 2, START)
     assert rest is not None
     assert ((rest.top, rest.repeats), rest.refit) == ((2, 3), False)
-    assert fitting(20.0, 10.0, None, 2) is None
+    assert fitting(20.0, 10.0, None, 2, START) is None
 
 
 STUDY = """

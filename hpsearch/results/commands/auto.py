@@ -28,7 +28,7 @@ SEARCH = 0.4
 PLANS = ((3, 3), (2, 3), (1, 3), (1, 2), (0, 0))
 """Configurations and repeats of each that may be confirmed, the most first."""
 
-START = 12.0
+START = 5.0
 """Seconds, at least, until the workers of a run have imported torch and read the pictures, and until what was found is
 written. The check has to do the same, and is timed, and so is the run: on a machine that others use too it may take
 much longer."""
@@ -152,8 +152,8 @@ class Auto:
         timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - 2 * self.start))
         running = time.monotonic()
         found = self._search(timeout, "wait")
-        # What the run took beside its time, once to begin and once to end, is what the next ones will take at least.
-        self.start = max(self.start, time.monotonic() - running - timeout)
+        # What the run took beside its time, to begin and to end, is what the next ones will take.
+        self.start = max(START, time.monotonic() - running - timeout)
         rest = self._rest(spec, found)
         more = self.left - 2 * self.start - (rest.seconds if rest is not None else 0.0)
         if rest is not None and found.can_go_on and more > WORTH:

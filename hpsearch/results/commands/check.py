@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 STEPS = 8  # per epoch of a probe; the first epoch warms up, the others are timed
 EPOCHS, ENOUGH = 9, 0.3  # of a probe at the most, and seconds of timed ones that suffice
 CORRECTING, CORRECTING_SECONDS = 8, 10.0  # trials timed as they are sampled, and when to leave it at that
+CORRECTING_SHARE = 0.02  # of the study's own time, so that a look at a short study is short
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,8 @@ def _estimate(
     paces = [[epoch_seconds(trial.spec, data, probes) for trial in trials] for trials in acted]
     scale = 1.0
     if any(_changes_pace(name, entry) for name, entry in spec.search.items()):
-        scale = _correction(engine, acted[0], paces[0], data)
+        enough = min(CORRECTING_SECONDS, CORRECTING_SHARE * (spec.study.timeout or math.inf))
+        scale = _correction(engine, acted[0], paces[0], data, enough)
     limits = spec.study
     longest = 3600 * (limits.max_device_hours or math.inf) / device_count
 
@@ -334,13 +336,19 @@ def _changes_pace(name: str, entry: Entry) -> bool:
     return isinstance(entry, Choices) or name.startswith(("model.", "data."))
 
 
-def _correction(engine: Engine, trials: Sequence[Sample], paces: Sequence[float], data: DataFacts) -> float:
-    """Returns how much longer than by the probes an epoch takes, from some trials as they are sampled."""
+def _correction(
+    engine: Engine, trials: Sequence[Sample], paces: Sequence[float], data: DataFacts, enough: float
+) -> float:
+    """Returns how much longer than by the probes an epoch takes, from some trials as they are sampled.
+
+    Args:
+        enough: seconds after which no further trial is looked at.
+    """
     began, measured, predicted = time.monotonic(), 0.0, 0.0
     for trial, pace in zip(trials[:CORRECTING], paces, strict=False):
         measured += epoch_seconds(trial.spec, data, [_probe(engine, _shortened(trial.spec, data), data)])
         predicted += pace
-        if time.monotonic() - began > CORRECTING_SECONDS:
+        if time.monotonic() - began > enough:
             break
     return measured / predicted if predicted else 1.0
 
