@@ -33,9 +33,9 @@ SIDES = (224, 160, 128, 96, 64, 48, 32)
 ENOUGH = 120
 """Epochs of all trials together below which smaller pictures are better than fewer epochs."""
 
-SHARE = 4
-"""So many trials to their end would take all the time. Most are paused after a few epochs, and the rest can be long:
-with ten, a search of three minutes ended underfit after three epochs. Chosen by that, not measured against others."""
+SHARE = 6
+"""So many trials to their end would take all the time: most are paused after a few epochs, and the rest can be long.
+With the 13 trials that were reckoned before, all of them short, a search of a minute ended underfit."""
 
 TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
 SCRATCH = {"cuda": ModelSpec(name="resnet18"), "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True})}
