@@ -1,4 +1,5 @@
-"""A network from its images to its outputs: its head, and how many blocks lie between the outputs and each layer.
+"""A network from its images to its outputs: its head, how many blocks lie between the outputs and each layer, and which
+of its layers are trained.
 
 A block is a module that a network is made of as a whole: a residual block, a transformer's encoder block, a single
 convolution. They are found by going through the network in the order in which its parts were registered, into lists of
@@ -8,12 +9,18 @@ positions to the first block. So ViTs have the levels of BEiT (Bao et al. 2022) 
 rates that fall from block to block were published; Howard and Ruder (2018) let them fall from layer to layer, by 2.6.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import islice
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import ModelError
 from hpsearch.training.weights import listed
+
+_NEAREST = 3  # parameters that a pattern without a match is told of
 
 
 def head_of(model: nn.Module, name: str, outputs: int, fresh: Collection[str] = ()) -> tuple[str, ...]:
@@ -146,3 +153,68 @@ def _is_normalization(module: nn.Module) -> bool:
 
 def _size(module: nn.Module) -> int:
     return sum(one.numel() for one in module.parameters())
+
+
+def matching(names: Iterable[str], pattern: str, field: str) -> list[str]:
+    """Returns the names that a pattern (`layer1.*`, with * ? [abc]) matches.
+
+    Raises:
+        ModelError: none does; the nearest are named.
+    """
+    names = list(names)
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        near = get_close_matches(pattern, names, n=_NEAREST, cutoff=0.3) or islice(names, _NEAREST)
+        raise ModelError(
+            f'{field}: "{pattern}" matches no parameter; there are, for example, {", ".join(near)}'
+        )
+    return found
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Leaves the parameters whose names match one of the patterns as they are.
+
+    A frozen layer keeps what it learned elsewhere (transfer learning); no gradient is computed for it. Its
+    first layers see edges and textures, which serve any images, so they are the ones to freeze.
+
+    Raises:
+        ModelError: a pattern matches nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        for name in matching(parameters, pattern, "model.freeze"):
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ModelError("model.freeze leaves nothing to train; name fewer parameters")
+
+
+def train_alone(model: nn.Module, names: Collection[str]) -> None:
+    """Leaves all parameters but these as they are."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Lets every parameter be trained."""
+    model.requires_grad_(True)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Puts a model into training mode, but for the BatchNorm layers that are frozen as a whole.
+
+    In training mode BatchNorm normalises by the batch's own statistics and moves its running ones towards
+    them (Ioffe and Szegedy 2015), so a frozen layer would still change.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+
+def train_mode_of(model: nn.Module, names: Collection[str]) -> None:
+    """Puts the layers that have these parameters into training mode, and all others into evaluation mode."""
+    model.eval()
+    for path in {name.rpartition(".")[0] for name in names}:
+        model.get_submodule(path).train()

@@ -111,7 +111,7 @@ class Learner:
         """
         if self._spec.train.stages and self._spec.train.stages[-1].name == "head":
             return  # below the head, BatchNorm computes as in validation
-        weights.train_mode(self.model)
+        layers.train_mode(self.model)
         field = "batch_size" if self._spec.train.batch_size == 1 else "micro_batch"
         for height, width in sizes:
             if not models.takes_single_samples(self.model, channels, (height, width)):
@@ -148,9 +148,9 @@ class Learner:
             self.phase = phase
             self._enter()
         if self._trains_head_alone:
-            weights.train_mode_of(self.model, self._head)
+            layers.train_mode_of(self.model, self._head)
         else:
-            weights.train_mode(self.model)
+            layers.train_mode(self.model)
 
     def features(self, data: Prepared, cache: Cache, contents: str) -> Features | None:
         """Returns what the backbone makes of the images, and trains and judges the head on that from now on.
@@ -201,13 +201,13 @@ class Learner:
     def _choose_trained(self) -> None:
         is_frozen, _ = self.phase
         if self._trains_head_alone:
-            weights.train_alone(self.model, self._head)
+            layers.train_alone(self.model, self._head)
         if is_frozen:
-            weights.freeze(self.model, self._spec.model.freeze)
+            layers.freeze(self.model, self._spec.model.freeze)
 
     def _enter(self) -> None:
         """Trains what the new stage trains; what is remembered of the weights trained so far is kept."""
-        weights.unfreeze(self.model)
+        layers.unfreeze(self.model)
         self._choose_trained()
         self._predict = self._whole
         known, schedule = self.optimizer.state, self.schedule.state_dict()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hpsearch.errors import ModelError
 from hpsearch.study import StudySpec, TrainSpec
 from hpsearch.training import own
+from hpsearch.training.layers import matching
 from hpsearch.training.optimizers import OPTIMIZERS, Optimizer
-from hpsearch.training.weights import matching
 
 AnyOptimizer = Optimizer | torch.optim.Optimizer
 

@@ -1,21 +1,17 @@
-"""A model's weights: files of them, and which of them are trained."""
+"""Files of a model's weights: how they are written, read, and fitted to a model that differs from theirs."""
 
 import functools
 import hashlib
 import pickle
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpsearch.errors import CheckpointError, ModelError, reason_of, refusing
 from hpsearch.files.atomic import write_whole
@@ -295,68 +291,3 @@ def fit_channels(kernel: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return kernel.sum(1, keepdim=True)
     return kernel[:, torch.arange(channels, device=kernel.device) % given] * (given / channels)
-
-
-def matching(names: Iterable[str], pattern: str, field: str) -> list[str]:
-    """Returns the names that a pattern (`layer1.*`, with * ? [abc]) matches.
-
-    Raises:
-        ModelError: none does; the nearest are named.
-    """
-    names = list(names)
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
-        near = get_close_matches(pattern, names, n=_SHOWN, cutoff=0.3) or islice(names, _SHOWN)
-        raise ModelError(
-            f'{field}: "{pattern}" matches no parameter; there are, for example, {", ".join(near)}'
-        )
-    return found
-
-
-def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Leaves the parameters whose names match one of the patterns as they are.
-
-    A frozen layer keeps what it learned elsewhere (transfer learning); no gradient is computed for it. Its
-    first layers see edges and textures, which serve any images, so they are the ones to freeze.
-
-    Raises:
-        ModelError: a pattern matches nothing, or nothing is left to train.
-    """
-    parameters = dict(model.named_parameters())
-    for pattern in patterns:
-        for name in matching(parameters, pattern, "model.freeze"):
-            parameters[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise ModelError("model.freeze leaves nothing to train; name fewer parameters")
-
-
-def train_alone(model: nn.Module, names: Collection[str]) -> None:
-    """Leaves all parameters but these as they are."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
-
-
-def unfreeze(model: nn.Module) -> None:
-    """Lets every parameter be trained."""
-    model.requires_grad_(True)
-
-
-def train_mode(model: nn.Module) -> None:
-    """Puts a model into training mode, but for the BatchNorm layers that are frozen as a whole.
-
-    In training mode BatchNorm normalises by the batch's own statistics and moves its running ones towards
-    them (Ioffe and Szegedy 2015), so a frozen layer would still change.
-    """
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
-
-
-def train_mode_of(model: nn.Module, names: Collection[str]) -> None:
-    """Puts the layers that have these parameters into training mode, and all others into evaluation mode."""
-    model.eval()
-    for path in {name.rpartition(".")[0] for name in names}:
-        model.get_submodule(path).train()

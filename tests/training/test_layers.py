@@ -9,8 +9,8 @@ from torch import nn
 
 from hpsearch.contracts.trial import TrialRun
 from hpsearch.errors import ModelError
-from hpsearch.study import ModelSpec
-from hpsearch.training import layers, models
+from hpsearch.study import ModelSpec, TrainSpec
+from hpsearch.training import layers, models, optim
 from hpsearch.training.build import build_engine
 from tests.training import nets
 from tests.training.trials import make_run
@@ -112,3 +112,69 @@ def test_a_trial_without_a_known_head_is_refused(tmp_path: Path, train: dict[str
     engine, _ = build_engine(run.spec, torch.device("cpu"), cache=str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=message):
         engine.admit(run)
+
+
+def small() -> nn.Module:
+    return models.build(ModelSpec(name="cnn", args={"width": 4, "norm": True}), 1, (8, 8), 3, seed=0)
+
+
+def train_a_little(model: nn.Module, train: TrainSpec, steps: int = 3) -> torch.optim.Optimizer:
+    optimizer = optim.build_optimizer(model, train)
+    layers.train_mode(model)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.rand(4, 1, 8, 8)).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
+def test_a_frozen_parameter_never_changes_and_costs_nothing(name: str) -> None:
+    model, before = small(), small()
+    layers.freeze(model, ["features.*"])
+    optimizer = train_a_little(model, TrainSpec(optimizer=name, weight_decay=0.1))  # type: ignore[arg-type]
+    frozen = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("features")}
+    assert {"features.1.running_mean", "features.1.num_batches_tracked", "features.1.weight"} <= frozen.keys()
+    for key, tensor in frozen.items():
+        assert torch.equal(tensor, before.state_dict()[key]), key
+    trained = dict(model.get_submodule("classifier").named_parameters())
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == set(optimizer.state) == set(trained.values())
+    assert all(parameter.grad is None for parameter in model.get_submodule("features").parameters())
+    assert not any(
+        torch.equal(parameter, before.get_parameter(f"classifier.{key}"))
+        for key, parameter in trained.items()
+    )
+
+
+def test_batchnorm_that_is_frozen_in_part_goes_on_counting() -> None:
+    model = small()
+    layers.freeze(model, ["features.1.bias"])
+    train_a_little(model, TrainSpec())
+    assert model.get_buffer("features.1.num_batches_tracked") == 3
+    assert model.get_buffer("features.1.running_mean").any()
+
+
+def test_unfrozen_everything_is_trained() -> None:
+    model, before = small(), small()
+    layers.freeze(model, ["features.*"])
+    layers.unfreeze(model)
+    train_a_little(model, TrainSpec())
+    assert not any(
+        torch.equal(parameter, before.get_parameter(key))
+        for key, parameter in model.named_parameters()
+        if not key.endswith("0.bias")
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("feature.*", r'model\.freeze: "feature\.\*" matches no parameter; .*features\.'),
+        ("Classifier.3.bias", r"classifier\.3\.bias"),
+        ("*", "leaves nothing to train"),
+    ],
+)
+def test_patterns_that_make_no_sense_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        layers.freeze(small(), [pattern])

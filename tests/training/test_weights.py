@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hpsearch.errors import CheckpointError, ModelError
-from hpsearch.study import ModelSpec, TrainSpec
-from hpsearch.training import optim, weights
+from hpsearch.study import ModelSpec
+from hpsearch.training import weights
 from hpsearch.training.models import build
 from tests.training.nets import Tied
 
@@ -200,65 +200,3 @@ def test_old_files_without_counters_are_taken(tmp_path: Path) -> None:
     }
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     assert weights.load_weights(small(), tmp_path / "w.safetensors").text == "all 14 tensors taken"
-
-
-def train_a_little(model: nn.Module, train: TrainSpec, steps: int = 3) -> torch.optim.Optimizer:
-    optimizer = optim.build_optimizer(model, train)
-    weights.train_mode(model)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.rand(4, 1, 8, 8)).square().mean().backward()
-        optimizer.step()
-    return optimizer
-
-
-@pytest.mark.parametrize("name", list(optim.OPTIMIZERS))
-def test_a_frozen_parameter_never_changes_and_costs_nothing(name: str) -> None:
-    model, before = small(), small()
-    weights.freeze(model, ["features.*"])
-    optimizer = train_a_little(model, TrainSpec(optimizer=name, weight_decay=0.1))  # type: ignore[arg-type]
-    frozen = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("features")}
-    assert {"features.1.running_mean", "features.1.num_batches_tracked", "features.1.weight"} <= frozen.keys()
-    for key, tensor in frozen.items():
-        assert torch.equal(tensor, before.state_dict()[key]), key
-    trained = dict(model.get_submodule("classifier").named_parameters())
-    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    assert held == set(optimizer.state) == set(trained.values())
-    assert all(parameter.grad is None for parameter in model.get_submodule("features").parameters())
-    assert not any(
-        torch.equal(parameter, before.get_parameter(f"classifier.{key}"))
-        for key, parameter in trained.items()
-    )
-
-
-def test_batchnorm_that_is_frozen_in_part_goes_on_counting() -> None:
-    model = small()
-    weights.freeze(model, ["features.1.bias"])
-    train_a_little(model, TrainSpec())
-    assert model.get_buffer("features.1.num_batches_tracked") == 3
-    assert model.get_buffer("features.1.running_mean").any()
-
-
-def test_unfrozen_everything_is_trained() -> None:
-    model, before = small(), small()
-    weights.freeze(model, ["features.*"])
-    weights.unfreeze(model)
-    train_a_little(model, TrainSpec())
-    assert not any(
-        torch.equal(parameter, before.get_parameter(key))
-        for key, parameter in model.named_parameters()
-        if not key.endswith("0.bias")
-    )
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("feature.*", r'model\.freeze: "feature\.\*" matches no parameter; .*features\.'),
-        ("Classifier.3.bias", r"classifier\.3\.bias"),
-        ("*", "leaves nothing to train"),
-    ],
-)
-def test_patterns_that_make_no_sense_are_refused(pattern: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        weights.freeze(small(), [pattern])
