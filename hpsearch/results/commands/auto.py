@@ -23,7 +23,10 @@ from hpsearch.study import StudySpec, load_study_file
 from hpsearch.text import say
 
 SEARCH = 0.6
-"""Share of the time in which is searched."""
+"""Share of the time for training in which is searched; the refit of a long trial takes most of the rest."""
+
+BESIDE = 25.0
+"""Seconds that are not for training: to look, to check, to start three runs and to write the report."""
 
 PLANS = ((3, 3), (2, 3), (1, 3), (1, 2), (0, 0))
 """Configurations and repeats of each that may be confirmed, the most first."""
@@ -124,6 +127,11 @@ class Auto:
         """Seconds that are left."""
         return 60 * self.minutes - (time.monotonic() - self.began)
 
+    @property
+    def _searching(self) -> float:
+        """Seconds in which is searched at first."""
+        return SEARCH * max(60 * self.minutes - BESIDE, 30 * self.minutes)
+
     def make(self) -> int:
         """Does it all, and returns the exit status.
 
@@ -149,7 +157,7 @@ class Auto:
         )
         self.start = max(START, time.monotonic() - checking)
         self._head("run")
-        timeout = max(1.0, min(60 * self.minutes * SEARCH, self.left - 2 * self.start))
+        timeout = max(1.0, min(self._searching, self.left - 2 * self.start))
         running = time.monotonic()
         found = self._search(timeout, "wait")
         # What the run took beside its time, to begin and to end, is what the next ones will take.
@@ -199,7 +207,7 @@ class Auto:
 
         device = "cpu" if self.gpus == "none" else "auto"
         found = write_study(
-            self.folder, self.minutes * SEARCH, self.output, self.run_folder, self.workers, device
+            self.folder, self._searching / 60, self.output, self.run_folder, self.workers, device
         )
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
         return load_study_file(self.output)

@@ -314,10 +314,10 @@ def _lines(
         "learning_rate = { low = 1e-4, high = 1e-2, log = true }",
         "on three of four sets of pictures 1e-2 was too much already",
     )
-    sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 8)][-3:]
+    sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 16)][-3:]
     sizes = [size for size in sizes if size <= facts.train] or [max(1, facts.train // 2)]
     yield _said(
-        f"batch_size = {sizes}", f"at least eight steps in an epoch of {counted(facts.train, 'picture')}"
+        f"batch_size = {sizes}", f"at least sixteen steps in an epoch of {counted(facts.train, 'picture')}"
     )
     yield _said(
         f"epochs = {{ low = {max(2, most // 4)}, high = {most} }}",
