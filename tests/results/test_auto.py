@@ -319,7 +319,7 @@ def test_rare_classes_get_a_metric_and_a_weight(tmp_path: Path) -> None:
     found = propose(paint(tmp_path / "set", red=60, blue=12), 1, tmp_path / "cache", workers=1)
     spec = parse_study(tomllib.loads(found.text))
     assert spec.study.metric == "val_macro_f1"
-    assert "train.class_weights" in spec.search
+    assert "train.sampling" in spec.search
     assert "of the pictures for training, 42 are of the commonest class and 8 of the rarest" in " ".join(
         found.text.replace("# ", "").split()
     )
