@@ -163,7 +163,11 @@ class Auto:
         # What the run took beside its time, to begin and to end, is what the next ones will take.
         self.start = max(START, time.monotonic() - running - timeout)
         rest = self._rest(spec, found)
-        more = self.left - 2 * self.start - (rest.seconds if rest is not None else 0.0)
+        more = self.left - 2 * self.start
+        if rest is not None:  # a later best trial may be longer, and is to be trained again as well
+            record = read_study(spec.study.name, self.storage)
+            longest = max(trial_seconds(trial, record.planned_epochs(trial)) for trial in record.trials)
+            more -= max(rest.seconds, self.start + SLACK * longest)
         if rest is not None and found.can_go_on and more > WORTH:
             say(f"what follows leaves {more:.0f} s: the search continues")
             found = self._search(more, "wait")
