@@ -49,13 +49,18 @@ def predict(
     allow: Allow = None,
     as_json: Json = False,
 ) -> None:
-    """Classify picture files with a study's best model."""
+    """Classify picture files with a study's best model.
+
+    All that can be read are answered; the others have an error in the table and are named on stderr. The exit status is
+    0 if all were read, 1 if not, and 2 if nothing was answered, as for a wrong option.
+    """
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import (
         choose_encoder,
         pictures_in,
         predict_files,
         prediction_lines,
+        unread_lines,
         write_predictions,
     )
     from hpsearch.results.stored.reading import reading_study
@@ -79,15 +84,13 @@ def predict(
     found = predict_files(model, pictures_in(pictures), top, prepare, threshold)
     if output is not None:
         write_predictions(found, output)
-        failed = sum(bool(one.error) for one in found)
-        say(
-            f"wrote {output}: {counted(len(found), 'picture')}{f', {failed} of them unreadable' if failed else ''}"
-        )
+        say(f"wrote {output}: {counted(len(found), 'picture')}")
     elif as_json:
         typer.echo(json.dumps([plain(one) for one in found]))
     else:
         say(*prediction_lines(found, top))
-    if any(one.error for one in found):
+    if unread := unread_lines(found):
+        say(*unread, err=True)
         raise typer.Exit(1)
 
 

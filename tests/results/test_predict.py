@@ -16,7 +16,7 @@ import hpsearch
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, ModelError, UserError
 from hpsearch.results.commands.models import export_program, load_best_model
-from hpsearch.results.commands.predict import predict_files, prediction_lines
+from hpsearch.results.commands.predict import predict_files, prediction_lines, unread_lines
 from hpsearch.service.launch import RunOptions
 from hpsearch.training.data import load
 from tests.results.digits import searched, small_spec
@@ -64,6 +64,12 @@ def test_predictions_and_errors_in_one_table(
     assert list(good.probabilities.values()) == sorted(good.probabilities.values(), reverse=True)
     assert (bad.probabilities, none.error) == ({}, "No such file or directory")
     assert "it is empty, or no picture of a known kind" in bad.error
+    assert unread_lines([good]) == []
+    told = unread_lines([good, *[bad] * 30])
+    assert (told[0], told[-1]) == (
+        "30 of 31 pictures cannot be read:",
+        "  and 10 more, each with its error in the table",
+    )
     lines = prediction_lines([good, bad])
     assert "%" in lines[1]
     assert "error: it is empty" in lines[2]
@@ -87,7 +93,13 @@ def test_a_folder_becomes_a_table(
     words = ["predict", "small", str(tmp_path / "new"), *place]
     output = tmp_path / "answers.csv"
     assert run([*words, "--output", str(output)]) == 1
-    assert f"wrote {output}: 3 pictures, 1 of them unreadable" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"wrote {output}: 3 pictures" in told.out
+    bad = tmp_path / "new" / "bad.jpg"
+    assert told.err.splitlines()[-2:] == [
+        "1 of 3 pictures cannot be read:",
+        f"  {bad}: it is empty, or no picture of a known kind",
+    ]
     with output.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["file"]).name for row in rows] == ["b.png", "bad.jpg", "a.PNG"]
@@ -101,6 +113,9 @@ def test_a_folder_becomes_a_table(
     assert [len(one["probabilities"]) for one in found] == [1, 0, 1]
     assert run([*words, "--output", "answers.xls"]) == 2
     assert "--output: answers.xls ends neither in .csv nor in .json" in capsys.readouterr().err
+    bad.unlink()
+    assert run([*words, "--output", str(output)]) == 0
+    assert "cannot be read" not in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(["predict", "small", str(tmp_path / "empty"), *place]) == 2
     assert "there are no pictures in" in capsys.readouterr().err

@@ -15,11 +15,13 @@ from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import number
-from hpsearch.text import plain
+from hpsearch.text import counted, plain
 from hpsearch.training.data.folder import SUFFIXES
 from hpsearch.training.data.pictures import why_unreadable
 from hpsearch.training.ensemble import SavedEnsemble
 from hpsearch.training.saved import SavedModel
+
+_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,19 @@ def prediction_lines(predictions: Sequence[Prediction], top: int = 5) -> list[st
     """
     rows = [(one.file, _answer(one), _others(one, top)) for one in predictions]
     return columns(("file", "prediction", "then"), rows, most=1000)
+
+
+def unread_lines(predictions: Sequence[Prediction]) -> list[str]:
+    """Returns which files could not be read, and why; nothing if all could."""
+    unread = [one for one in predictions if one.error]
+    if not unread:
+        return []
+    more = len(unread) - _NAMED
+    return [
+        f"{len(unread)} of {counted(len(predictions), 'picture')} cannot be read:",
+        *(f"  {one.file}: {one.error}" for one in unread[:_NAMED]),
+        *([f"  and {more} more, each with its error in the table"] if more > 0 else []),
+    ]
 
 
 def _answer(prediction: Prediction) -> str:
