@@ -439,7 +439,12 @@ def test_studies_are_valid_and_named_in_the_readme() -> None:
     [
         ({}, "val_loss", 12, None),
         ({}, "val_error", 5, "val_error has not improved since 0.333333 at epoch 3"),
-        ({"metric": "val_dice", "direction": "maximize"}, "val_dice", 7, "-val_dice has not improved"),
+        (
+            {"metric": "val_dice", "direction": "maximize"},
+            "val_dice",
+            7,
+            "; val_dice has not improved since 0.8 at epoch 5",
+        ),
         ({"metric": "val_dice", "direction": "maximize"}, "val_error", 5, "val_error has not"),
     ],
 )
@@ -456,7 +461,7 @@ def test_early_stopping_looks_at_the_metric_that_it_is_given(
     assert summary.best is not None
     assert summary.best.epochs_run == epochs
     assert summary.best.stop_reason == ("early_stopping" if words else "finished")
-    assert (words or "") in summary.best.detail
+    assert (words or "") in f"; {summary.best.detail}"
 
 
 def test_a_metric_for_stopping_that_the_loop_does_not_yield_ends_the_study(tmp_path: Path) -> None:

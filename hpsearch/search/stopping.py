@@ -27,7 +27,10 @@ from hpsearch.text import counted
 class Curve:
     """Losses of a trial's epochs so far; lower is better, index 0 is epoch 1.
 
-    `train` may be empty where no criterion needs it, otherwise it is as long as `val`.
+    Attributes:
+        train: may be empty where no criterion needs it, otherwise it is as long as `val`.
+        name: of what `val` holds, for sentences.
+        negated: whether that is better the higher it is; `val` holds it negated then.
 
     Raises:
         ValueError: `train` and `val` differ in length.
@@ -35,6 +38,8 @@ class Curve:
 
     val: tuple[float, ...]
     train: tuple[float, ...] = ()
+    name: str = "the validation loss"
+    negated: bool = False
 
     def __post_init__(self) -> None:
         if self.train and len(self.train) != len(self.val):
@@ -42,6 +47,11 @@ class Curve:
                 f"a curve needs as many training losses as validation losses ({len(self.val)}), "
                 f"got {len(self.train)}"
             )
+
+    @property
+    def worsened(self) -> str:
+        """What `val` did where it became worse, in a word."""
+        return "fell" if self.negated else "rose"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +103,10 @@ class Patience:
         last = len(curve.val)
         if last - best_epoch < self.patience:
             return None
-        since = f"since {best:.6g} at epoch {best_epoch}" if best_epoch else "since the start"
+        shown = -best if curve.negated else best
+        since = f"since {shown:.6g} at epoch {best_epoch}" if best_epoch else "since the start"
         by = f" by more than {self.min_delta:g}" if self.min_delta else ""
-        detail = (
-            f"the validation loss has not improved{by} {since}, for {counted(last - best_epoch, 'epoch')}"
-        )
+        detail = f"{curve.name} has not improved{by} {since}, for {counted(last - best_epoch, 'epoch')}"
         return StopReason("patience", last, detail)
 
 
@@ -116,7 +125,8 @@ class GeneralizationLoss:
         loss = generalization_loss(curve.val)
         if not loss > self.alpha:
             return None
-        detail = f"the validation loss is {loss:.4g} % above its lowest, more than {self.alpha:g} %"
+        beyond = "below its highest" if curve.negated else "above its lowest"
+        detail = f"{curve.name} is {loss:.4g} % {beyond}, more than {self.alpha:g} %"
         return StopReason("gl", len(curve.val), detail)
 
 
@@ -172,7 +182,7 @@ class Up:
         if not _rises(ends):
             return None
         strips = f"each of the last {self.successive} strips of {self.strip} epochs"
-        return StopReason("up", epoch, f"the validation loss rose over {strips}")
+        return StopReason("up", epoch, f"{curve.name} {curve.worsened} over {strips}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +204,8 @@ class Overfit:
         train = _finite_or_worst(curve.train[-self.epochs - 1 :])
         if not (_rises(val) and _rises(train[::-1])):
             return None
-        detail = (
-            f"the training loss fell and the validation loss rose in each of the last {self.epochs} epochs"
-        )
+        both = f"the training loss fell and {curve.name} {curve.worsened}"
+        detail = f"{both} in each of the last {self.epochs} epochs"
         return StopReason("overfit", len(curve.val), detail)
 
 

@@ -250,14 +250,13 @@ def judge(trial: LiveTrial, spec: StudySpec, value: float) -> Verdict | None:
         return None
     metric, sign = _judged(trial, spec)
     val = tuple(sign * number for number in trial.values(metric)[first:])
-    reason = trial.criterion.judge(Curve(val=val, train=tuple(trial.values("train_loss")[first:])))
+    train = tuple(trial.values("train_loss")[first:])
+    name = "the validation loss" if metric == "val_loss" else metric
+    reason = trial.criterion.judge(Curve(val, train, name, negated=sign < 0))
     if reason is None:
         return None
-    words = "the validation loss" if metric == "val_loss" else f"{'-' * (sign < 0)}{metric}"
     counted_from = f" (epochs counted from epoch {first} on, where it continues)" if first else ""
-    return Verdict(
-        StopKind.EARLY_STOPPING, reason.detail.replace("the validation loss", words) + counted_from
-    )
+    return Verdict(StopKind.EARLY_STOPPING, reason.detail + counted_from)
 
 
 def _judged(trial: LiveTrial, spec: StudySpec) -> tuple[str, float]:

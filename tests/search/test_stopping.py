@@ -255,6 +255,23 @@ def test_a_reason_is_a_readable_sentence() -> None:
     assert lost.detail == "the validation loss has not improved since the start, for 2 epochs"
 
 
+@pytest.mark.parametrize(
+    ("criterion", "sentence"),
+    [
+        (Patience(2), "val_dice has not improved since 0.8 at epoch 1, for 2 epochs"),
+        (GeneralizationLoss(5.0), "val_dice is 25 % below its highest, more than 5 %"),
+        (Up(1, 2), "val_dice fell over each of the last 2 strips of 1 epochs"),
+        (Overfit(2), "the training loss fell and val_dice fell in each of the last 2 epochs"),
+    ],
+)
+def test_of_what_is_better_the_higher_it_is_the_direction_is_right(
+    criterion: Criterion, sentence: str
+) -> None:
+    reason = criterion.judge(Curve((-0.8, -0.7, -0.6), (0.3, 0.2, 0.1), "val_dice", negated=True))
+    assert reason is not None
+    assert reason.detail == sentence
+
+
 @pytest.mark.parametrize("criterion", [ProgressQuotient(), Overfit(), AnyOf((Patience(9), Overfit()))])
 def test_a_missing_training_loss_is_said(criterion: Criterion) -> None:
     assert criterion.needs_train_loss
