@@ -190,7 +190,7 @@ TOLD = {
     "Numbers instead of classes": r"task='regression'.*'val_mae'",
     "Stacks of particle images": r"train=48, .*classes=\('1', '2'\)",
     "Train, validation and test": r"train=125\d, val=2\d\d, test=2\d\d",
-    "Few pictures: folds": r"train=115, val=29, test=1653.*trains 5 models side by side",
+    "Few pictures: folds": r"train=115, val=29, test=1653.*5 folds of 28 to 29 images",
     "Rescale, random crop, to tensor": r"channels=3, height=32, width=32",
     "Pretrained weights": r"weights_file.*pretrained.safetensors \(sha256.*start anew",
     "Published weights": r"height=64.*weights_file.*mobilenet_v3_small-.* start anew",

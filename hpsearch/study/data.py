@@ -77,6 +77,13 @@ class Split(Section):
         """Whether a trial trains a model for each fold."""
         return self.folds is not None and self.fold is None
 
+    @property
+    def each_trial(self) -> tuple[str, ...]:
+        """What a trial does that others do not, in a sentence; of a confirmation or a refit nothing."""
+        if not self.trains_all_folds:
+            return ()
+        return (f"each trial trains {self.folds} models side by side, and its metrics are their means",)
+
 
 class Normalization(Section):
     """What is subtracted from each channel of pixels in [0, 1], and what that is divided by."""

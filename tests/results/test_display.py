@@ -37,6 +37,7 @@ from hpsearch.results.terminal.progress import (
     opening_lines,
     sparkline,
 )
+from hpsearch.study import parse_study
 from tests.results.stored import specification
 
 INFO = StudyInfo(
@@ -492,3 +493,17 @@ def test_one_trial_on_one_worker_is_singular() -> None:
     first, second = opening_lines(replace(INFO, total=1, finished={}, workers=("worker 0: cpu x1",)))
     assert first.startswith("digits: 1 trial; ")
     assert second == "1 worker: worker 0: cpu x1"
+
+
+def test_how_many_models_a_trial_trains_is_said_of_the_search_alone() -> None:
+    def said(**split: Any) -> list[str]:
+        tree = {
+            "study": {"name": "x"},
+            "data": {"dataset": "digits", "split": split},
+            "search": {"learning_rate": [0.1, 0.2]},
+        }
+        return opening_lines(replace(INFO, spec=parse_study(tree, source="x")))
+
+    assert "each trial trains 5 models side by side, and its metrics are their means" in said(folds=5)
+    for split in ({}, {"folds": 5, "fold": 2}):
+        assert "side by side" not in " ".join(said(**split))

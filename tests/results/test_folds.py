@@ -243,6 +243,10 @@ def test_a_search_by_folds_is_confirmed_over_them_and_refitted(
     assert (whole.spec.data.split.folds, whole.spec.data.split.join_val) == (None, True)
     model = hpsearch.load_best_model("small", options.storage, run_folder=options.run_folder)
     assert "refit" in model.metadata["answer"]
+    save_best("small", options.storage, tmp_path / "model", options.run_folder)
+    assert "side by side" not in (tmp_path / "model" / "model.md").read_text(encoding="utf-8"), (
+        "it is one model"
+    )
 
 
 @pytest.mark.parametrize("fold", [None, 2])

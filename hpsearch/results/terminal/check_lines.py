@@ -85,6 +85,7 @@ def report_lines(report: CheckResult) -> list[str]:
     lines += (
         _data_lines(report.data) if report.data is not None else ["data: supplied by the training function"]
     )
+    lines += [f"  {sentence}" for sentence in spec.data.split.each_trial]
     if spec.sampler.name == "grid":
         tried = "all" if spec.trials >= spec.grid_size else f"{spec.trials:,} of them"
         lines += ["", f"grid: {spec.grid_size:,} points; study.trials tries {tried}"]

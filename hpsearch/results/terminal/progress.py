@@ -239,6 +239,7 @@ def opening_lines(info: StudyInfo) -> list[str]:
     return [
         f"{info.spec.study.name}: {counted(info.total, 'trial')}{going_on}; {info.storage}; files in {info.folder}",
         f"{counted(len(info.workers), 'worker')}: {', '.join(info.workers)}",
+        *info.spec.data.split.each_trial,
     ]
 
 

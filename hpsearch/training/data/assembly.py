@@ -131,8 +131,6 @@ def _folded(assembly: Assembly, spec: DataSpec) -> Assembly:
     sizes = [len(one.rows.val) for one in folds]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     what = f"{len(folds)} folds of {each} images, cut of the training and the validation part together"
-    if spec.split.trains_all_folds:
-        what += f"; each trial trains {len(folds)} models side by side, and its metrics are their means"
     return replace(assembly, folds=tuple(folds), notes=(*assembly.notes, what, *said))
 
 
