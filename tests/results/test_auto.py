@@ -316,7 +316,7 @@ def test_series_that_no_split_can_keep_together_are_told(tmp_path: Path) -> None
 
 
 def test_rare_classes_get_a_metric_and_a_weight(tmp_path: Path) -> None:
-    found = propose(paint(tmp_path / "set", red=60, blue=12), 1, tmp_path / "cache", workers=1)
+    found = propose(paint(tmp_path / "set", red=60, blue=12), 0.05, tmp_path / "cache", workers=1)
     spec = parse_study(tomllib.loads(found.text))
     assert spec.study.metric == "val_macro_f1"
     assert "train.sampling" in spec.search
@@ -341,7 +341,9 @@ def test_the_proposal_gives_reasons_and_is_a_study(photos: Path, tmp_path: Path)
     assert spec.data.image_size in (32, 48, 64, 96)
     assert spec.data.image_size == found.network.side
     longest = max(tree["search"]["epochs"].values())
-    assert spec.study.trials * longest > 4 * found.network.epochs  # so that the time is the limit
+    assert (
+        spec.study.trials * longest > 4 * found.network.epochs / found.folds
+    )  # so that the time is the limit
     assert "# 1 unreadable file skipped: night/broken.jpg" in found.text
     assert "resnet18 are not on this machine and cannot be downloaded" in " ".join(found.text.split("\n# "))
     assert max(len(line) for line in found.text.splitlines() if "http" not in line) <= 118
@@ -351,6 +353,22 @@ def test_longer_time_allows_larger_pictures(photos: Path, tmp_path: Path) -> Non
     short, long = (propose(photos, minutes, tmp_path / "cache", workers=1) for minutes in (0.05, 600))
     assert short.network.side < long.network.side
     assert long.network.epochs >= 120
+
+
+def test_few_pictures_are_folded_where_there_is_time(photos: Path, tmp_path: Path) -> None:
+    found, quick = (propose(photos, minutes, tmp_path / "cache", workers=1) for minutes in (600, 0.05))
+    spec = parse_study(tomllib.loads(found.text))
+    assert (found.folds, spec.data.split.folds, spec.checkpoint.keep) == (5, 5, "best")
+    assert "few pictures: one validation part would choose by luck" in " ".join(found.text.split())
+    assert "5 folds: each trial trains so many models, one for each" in summary_lines(found, Path("s.toml"))
+    assert (quick.folds, parse_study(tomllib.loads(quick.text)).data.split.folds) == (1, None)
+    assert "folds" not in quick.text
+
+
+def test_many_pictures_or_few_of_a_class_are_not_folded(tmp_path: Path) -> None:
+    many = propose(paint(tmp_path / "many", red=190, blue=190), 600, tmp_path / "cache", workers=1)
+    rare = propose(paint(tmp_path / "rare", red=40, blue=4), 600, tmp_path / "cache", workers=1)
+    assert (many.folds, rare.folds) == (1, 1)
 
 
 def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path) -> None:
@@ -495,6 +513,15 @@ def test_without_a_refit_there_is_more_to_confirm_or_nothing() -> None:
     assert fitting(20.0, 10.0, None, 2, START) is None
 
 
+def test_folds_are_the_repeats_of_each_configuration() -> None:
+    rest = fitting(80.0, 10.0, 10.0, 2, folds=5)
+    assert rest is not None
+    assert (rest.top, rest.repeats) == (1, 5)
+    alone = fitting(60.0, 10.0, 10.0, 2, folds=5)
+    assert alone is not None
+    assert (alone.top, alone.repeats) == (0, 0)
+
+
 STUDY = """
 [study]
 name = "views"
@@ -519,11 +546,13 @@ name = "random"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("split", ["", "split.folds = 3\n"])
 def test_one_command_makes_a_model_folder(
-    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], split: str
 ) -> None:
     """With a study file that is there already, so that a few short trials are enough."""
-    (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
+    text = STUDY.replace("image_size", f"{split}image_size")
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "20", "--workers", "1", "--gpus", "none"]) == 0
     shown = capfd.readouterr().out
     heads = [line.split()[1] for line in shown.splitlines() if line.startswith("== ")]

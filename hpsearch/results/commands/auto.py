@@ -167,7 +167,7 @@ class Auto:
         if rest is not None:  # a later best trial may be longer, and is to be trained again as well
             record = read_study(spec.study.name, self.storage)
             longest = max(trial_seconds(trial, record.planned_epochs(trial)) for trial in record.trials)
-            more -= max(rest.seconds, self.start + SLACK * longest)
+            more -= max(rest.seconds, self.start + SLACK * longest / _refits(spec))
         if rest is not None and found.can_go_on and more > WORTH:
             say(f"what follows leaves {more:.0f} s: the search continues")
             found = self._search(more, "wait")
@@ -242,9 +242,9 @@ class Auto:
         assert record.best is not None
         workers = self._count(spec)
         left = self.left - self.start  # the report takes time as well
-        return fitting(
-            left, training_seconds(record), self._refit_seconds(spec, search=True), workers, self.start
-        )
+        folds = spec.data.split.folds if spec.data.split.trains_all_folds else None
+        once, refit = training_seconds(record) / (folds or 1), self._refit_seconds(spec, search=True)
+        return fitting(left, once, refit, workers, self.start, folds)
 
     def _refit_seconds(self, spec: StudySpec, search: bool) -> float | None:
         """Returns how long the refit would take; None if the study cannot be refitted."""
@@ -254,7 +254,7 @@ class Auto:
             plan = plan_refit(read_study(spec.study.name, self.storage), self.storage, search)
         except UserError:
             return None
-        return trial_seconds(plan.trial, plan.epochs)
+        return trial_seconds(plan.trial, plan.epochs) / _refits(spec)
 
     def _count(self, spec: StudySpec) -> int:
         """Returns the number of workers."""
@@ -320,16 +320,34 @@ def trial_seconds(trial: TrialRecord, epochs: int) -> float:
     return epochs * (trial.seconds or 0.0) / max(1, trial.epochs_run)
 
 
-def fitting(left: float, once: float, refit: float | None, workers: int, start: float = START) -> Rest | None:
+def _refits(spec: StudySpec) -> int:
+    """Returns how many times longer an epoch of a trial takes than one of a refit.
+
+    A trial of five folds trains each picture four times in an epoch, a refit once.
+    """
+    split = spec.data.split
+    return split.folds - 1 if split.folds is not None and split.trains_all_folds else 1
+
+
+def fitting(
+    left: float,
+    once: float,
+    refit: float | None,
+    workers: int,
+    start: float = START,
+    folds: int | None = None,
+) -> Rest | None:
     """Returns the most that can be done in the time that is left; None if nothing.
 
     Args:
         left: seconds.
         once, refit: seconds of one repeat, and of the refit, which ends at the best epoch; None: there is none.
         start: seconds until a run trains.
+        folds: that are the repeats of each configuration, whatever their number.
     """
     last = 0.0 if refit is None else start + SLACK * refit
-    for top, repeats in PLANS:
+    for top, seeds in PLANS:
+        repeats = folds if folds and top else seeds
         rounds = -(-top * repeats // workers)
         seconds = last + (start + SLACK * once * rounds if top else 0.0)
         if 0 < seconds <= left:
