@@ -60,8 +60,6 @@ def _open_standard_streams() -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     on_hang_up(number)
     came.append(number)
-    # It prints whatever comes while a connection is closed.
-    logging.getLogger("sqlalchemy.pool").disabled = True
     raise Signalled
 
 
@@ -98,6 +96,7 @@ def run(arguments: list[str]) -> int:
     guard()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
+    handler.addFilter(_is_error)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     arguments = [_meant(argument) for argument in arguments]
     try:
@@ -120,6 +119,14 @@ def run(arguments: list[str]) -> int:
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
     return status if isinstance(status, int) else 0
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    """Tells whether a library logs an error: some log a signal too, as the database's does while it closes."""
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and not isinstance(error, Signalled | KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is None
 
 
 def _meant(argument: str) -> str:

@@ -234,6 +234,36 @@ def test_a_signal_within_a_destructor_ends_the_command(
         assert not done.stderr
 
 
+CLOSED = """
+import os, runpy, sys
+import sqlalchemy
+import hpsearch.cli
+
+def closing(arguments, **_):
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.POOL)
+    engine.dialect.do_close = lambda connection: os.kill(os.getpid(), NUMBER)
+    engine.connect().close()
+    engine.dispose()
+
+hpsearch.cli.app = closing
+sys.argv = ["hpsearch", "list"]
+runpy.run_module("hpsearch", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("pool", ["NullPool", "QueuePool", "StaticPool"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_connection_closes_is_no_error(
+    tmp_path: Path, number: signal.Signals, pool: str
+) -> None:
+    """SQLAlchemy logs whatever comes then, with its traceback, and raises it again."""
+    script = CLOSED.replace("NUMBER", str(int(number))).replace("POOL", pool)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
 OWN_NET = """
 import os, signal, torch
 
