@@ -21,6 +21,10 @@ Folder = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The study file to write.")]
 
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=2**32 - 1, help="For the study file: another one draws other trials.")
+]
+
 
 @command()
 def init(
@@ -28,13 +32,14 @@ def init(
     minutes: Annotated[float, typer.Option(help="Minutes that the search may take.")] = 30.0,
     output: Output = Path("study.toml"),
     workers: WorkerCount = None,
+    seed: Seed = None,
     run_folder: RunFolderOption = Path("runs"),
 ) -> None:
     """Write a study file for a folder of photographs."""
     from hpsearch.results.commands.auto import write_study
     from hpsearch.results.commands.proposal import summary_lines
 
-    say(*summary_lines(write_study(folder, minutes, output, run_folder, workers), output))
+    say(*summary_lines(write_study(folder, minutes, output, run_folder, workers, seed=seed or 0), output))
 
 
 @command()
@@ -47,13 +52,15 @@ def auto(
     ),
     workers: WorkerCount = None,
     gpus: Gpus = "auto",
+    seed: Seed = None,
     store: StorageFlags = StorageFlags(),
 ) -> None:
     """Make a model of a folder of photographs, from init to report."""
     from hpsearch.results.commands.auto import Auto
 
     url = store.url()
-    raise typer.Exit(Auto(folder, minutes, output, save, url, store.run_folder, workers, gpus).make())
+    made = Auto(folder, minutes, output, save, url, store.run_folder, workers, gpus, seed)
+    raise typer.Exit(made.make())
 
 
 @command("import")

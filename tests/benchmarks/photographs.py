@@ -130,7 +130,7 @@ def cpu_seconds() -> float:
 def run_auto(args: argparse.Namespace, folder: Path, run: int) -> Path:
     shown = started(
         "auto", args.folder / "train", "--minutes", args.minutes, "--output", folder / "auto.toml",
-        "--save", folder / "model", "--run-folder", folder / "runs",
+        "--save", folder / "model", "--run-folder", folder / "runs", "--seed", run,
     )  # fmt: skip
     if args.transcripts:
         args.transcripts.mkdir(parents=True, exist_ok=True)

@@ -628,6 +628,21 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
+def test_another_seed_is_written_into_the_file(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    init = ["init", str(photos), "--minutes", "1", "--workers", "1", "--run-folder", str(tmp_path / "runs")]
+    for seed in ("0", "7"):
+        assert run([*init, "--seed", seed, "--output", str(tmp_path / f"{seed}.toml")]) == 0
+    assert load_study_file(tmp_path / "7.toml").study.seed == 7
+    assert "seed" not in (tmp_path / "0.toml").read_text(encoding="utf-8").split("[data]")[0]
+    auto = ["auto", str(photos), "--output", str(tmp_path / "7.toml"), "--run-folder", str(tmp_path / "runs")]
+    capfd.readouterr()
+    assert run([*auto, "--seed", "8"]) == 2
+    told = capfd.readouterr().err
+    assert told.endswith("is there already and has 7; leave it out, or name another file with --output\n")
+
+
 def test_the_study_file_of_an_earlier_call_is_taken_as_it_is(photos: Path, tmp_path: Path) -> None:
     write_study(photos, 1, tmp_path / "study.toml", tmp_path / "runs", workers=1)
     spec = load_study_file(tmp_path / "study.toml")

@@ -56,6 +56,7 @@ def write_study(
     run_folder: Path,
     workers: int | None = None,
     device: str = "auto",
+    seed: int = 0,
 ) -> Proposal:
     """Proposes a study for a folder of photographs and writes its file.
 
@@ -69,7 +70,7 @@ def write_study(
         raise UserError(f'--output: "{output}" does not end in .toml, as study files do; add it')
     cache = run_folder / "cache"
     make_folder(cache)
-    found = propose(folder, minutes, cache, workers, device)
+    found = propose(folder, minutes, cache, workers, device, seed)
     try:
         write_whole(output, found.text.encode())
     except OSError as error:
@@ -119,6 +120,7 @@ class Auto:
     run_folder: Path
     workers: int | None = None
     gpus: str = "auto"
+    seed: int | None = None
     began: float = field(default_factory=time.monotonic)
     start: float = START
 
@@ -205,13 +207,24 @@ class Auto:
                     f"FOLDER: {self.folder} is not the folder of {self.output}, which is there already and has "
                     f"data.root = {root}; name that folder, or another file with --output"
                 )
+            if self.seed not in (None, spec.study.seed):
+                raise UserError(
+                    f"--seed: {self.seed} is not the seed of {self.output}, which is there already and has "
+                    f"{spec.study.seed}; leave it out, or name another file with --output"
+                )
             say(f"{self.output} is there already and is used as it is: study {spec.study.name}")
             return spec
         from hpsearch.results.commands.proposal import summary_lines
 
         device = "cpu" if self.gpus == "none" else "auto"
         found = write_study(
-            self.folder, self._searching / 60, self.output, self.run_folder, self.workers, device
+            self.folder,
+            self._searching / 60,
+            self.output,
+            self.run_folder,
+            self.workers,
+            device,
+            self.seed or 0,
         )
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
         return load_study_file(self.output)

@@ -105,13 +105,14 @@ class Proposal:
 
 
 def propose(
-    folder: Path, minutes: float, cache: Path, workers: int | None = None, device: str = "auto"
+    folder: Path, minutes: float, cache: Path, workers: int | None = None, device: str = "auto", seed: int = 0
 ) -> Proposal:
     """Looks at a folder of photographs and at the device, and writes a study for them.
 
     Args:
         minutes: that the search may take.
         cache: where pictures are kept once they are decoded.
+        seed: of the study; another one draws other trials, of which other weights start.
 
     Raises:
         DataError: the folder does not hold photographs with labels.
@@ -125,7 +126,7 @@ def propose(
     facts = _facts(table, seen, network, cache)
     plain = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._ ") or "photos"
-    text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen)) + "\n"
+    text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen, seed)) + "\n"
     parse_study(tomllib.loads(text), source="hpsearch init")
     return Proposal(name, text, seen, facts, network, table["split"])
 
@@ -268,6 +269,7 @@ def _lines(
     minutes: float,
     workers: int,
     device: torch.device,
+    seed: int,
 ) -> Iterator[str]:
     rare, common = min(facts.class_counts, default=1), max(facts.class_counts, default=1)
     unbalanced = common >= UNBALANCED * max(1, rare)
@@ -282,6 +284,8 @@ def _lines(
     yield _said(f"name = {_quoted(name)}", "the folder's name")
     yield _said(f'timeout = "{ceil(60 * minutes)}s"', "the search ends then; run it again, and it continues")
     trials = max(50, min(10_000, ceil(network.epochs / folds / (0.1 * most))))
+    if seed:
+        yield f"seed = {seed}"
     yield _said(f"trials = {trials}", "more than are expected in the time, which is the limit")
     if facts.task == "multilabel":
         yield _said(
