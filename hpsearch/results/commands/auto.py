@@ -6,7 +6,7 @@ the end, or its trials end as they are.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,15 @@ class Rest:
         repeats: of each.
         refit: whether one is trained on all pictures at last.
         seconds: that it all takes.
+        reserve: seconds to keep for it; a search that continues may end with a longer best trial, which is to be
+            trained again as well.
     """
 
     top: int
     repeats: int
     refit: bool
     seconds: float
+    reserve: float = 0.0
 
 
 class _Interrupted(Exception):
@@ -165,11 +168,7 @@ class Auto:
         # What the run took beside its time, to begin and to end, is what the next ones will take.
         self.start = max(START, time.monotonic() - running - timeout)
         rest = self._rest(spec, found)
-        more = self.left - 2 * self.start
-        if rest is not None:  # a later best trial may be longer, and is to be trained again as well
-            record = read_study(spec.study.name, self.storage)
-            longest = max(trial_seconds(trial, record.planned_epochs(trial)) for trial in record.trials)
-            more -= max(rest.seconds, self.start + SLACK * longest / _refits(spec))
+        more = self.left - 2 * self.start - (0.0 if rest is None else rest.reserve)
         if rest is not None and found.can_go_on and more > WORTH:
             say(f"what follows leaves {more:.0f} s: the search continues")
             found = self._search(more, "wait")
@@ -190,6 +189,14 @@ class Auto:
             self._refit(spec, search=not rest.top)
         self._head("report")
         say(*api.report(self.output, **self._place))
+        answer = read_study(spec.study.name, self.storage).answer
+        if spec.data.split.trains_all_folds and answer.confirmed is None and answer.refit is None:
+            say(
+                "no model yet: each trial trained one for each fold, without a part of the pictures, and there was no "
+                f"time to train one on all; run hpsearch refit {spec.study.name} --search",
+                err=True,
+            )
+            return 1
         from hpsearch.results.commands.models import save_best
 
         self._head("model")
@@ -256,18 +263,23 @@ class Auto:
         workers = self._count(spec)
         left = self.left - self.start  # the report takes time as well
         folds = spec.data.split.folds if spec.data.split.trains_all_folds else None
-        once, refit = training_seconds(record) / (folds or 1), self._refit_seconds(spec, search=True)
-        return fitting(left, once, refit, workers, self.start, folds)
+        once, refit = training_seconds(record) / (folds or 1), self._refit_seconds(record, search=True)
+        rest = fitting(left, once, refit, workers, self.start, folds)
+        if rest is None:
+            return None
+        longest = max(trial_seconds(trial, record.planned_epochs(trial)) for trial in record.trials)
+        return replace(rest, reserve=max(rest.seconds, self.start + SLACK * longest / trained_at_once(spec)))
 
-    def _refit_seconds(self, spec: StudySpec, search: bool) -> float | None:
+    def _refit_seconds(self, record: StudyRecord, search: bool) -> float | None:
         """Returns how long the refit would take; None if the study cannot be refitted."""
         from hpsearch.results.confirm.refit import plan_refit
 
         try:
-            plan = plan_refit(read_study(spec.study.name, self.storage), self.storage, search)
+            plan = plan_refit(record, self.storage, search)
         except UserError:
             return None
-        return trial_seconds(plan.trial, plan.epochs) / _refits(spec)
+        assert record.spec is not None
+        return trial_seconds(plan.trial, plan.epochs) / trained_at_once(record.spec)
 
     def _count(self, spec: StudySpec) -> int:
         """Returns the number of workers."""
@@ -304,7 +316,7 @@ class Auto:
 
     def _refit(self, spec: StudySpec, search: bool) -> None:
         """Trains on all pictures, unless there is too little time for it after all."""
-        seconds = self._refit_seconds(spec, search)
+        seconds = self._refit_seconds(read_study(spec.study.name, self.storage), search)
         if seconds is None or self.left < self.start + SLACK * seconds:
             say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
             return
@@ -333,11 +345,8 @@ def trial_seconds(trial: TrialRecord, epochs: int) -> float:
     return epochs * (trial.seconds or 0.0) / max(1, trial.epochs_run)
 
 
-def _refits(spec: StudySpec) -> int:
-    """Returns how many times longer an epoch of a trial takes than one of a refit.
-
-    A trial of five folds trains each picture four times in an epoch, a refit once.
-    """
+def trained_at_once(spec: StudySpec) -> int:
+    """Returns how often a trial's epoch trains each picture: a refit does once, a trial of five folds four times."""
     split = spec.data.split
     return split.folds - 1 if split.folds is not None and split.trains_all_folds else 1
 
