@@ -571,6 +571,24 @@ def test_one_command_makes_a_model_folder(
 
 
 @pytest.mark.slow
+def test_models_of_folds_are_not_handed_out_where_there_is_no_time_for_one_of_all_pictures(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(auto, "SLACK", inf)
+    text = STUDY.replace("image_size", "split.folds = 3\nimage_size")
+    (tmp_path / "study.toml").write_text(text, encoding="utf-8")
+    assert run(["auto", "photos", "--minutes", "2", "--workers", "1", "--gpus", "none"]) == 1
+    out, err = capfd.readouterr()
+    assert "no time to train one on all; run hpsearch refit views --search" in err
+    assert (tmp_path / "runs" / "views" / "report.html").is_file()
+    assert "== model" not in out
+    assert not (tmp_path / "model").exists()
+    assert run(["refit", "views", "--search", "--gpus", "none"]) == 0
+    assert run(["best", "views", "--save", "model"]) == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_ctrl_c_during_the_confirmation_ends_the_command(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
     flags = ["--minutes", "20", "--workers", "1", "--gpus", "none"]
@@ -626,6 +644,14 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     assert record.best is not None  # though no trial came to its end
     assert all(trial.is_finished for trial in record.trials)
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_what_is_known_to_do_well_comes_first(photos: Path, tmp_path: Path) -> None:
+    spec = parse_study(tomllib.loads(propose(photos, 2, tmp_path / "cache", workers=2).text))
+    longest = spec.search["epochs"].high  # type: ignore[union-attr]
+    assert [(point["learning_rate"], point["epochs"]) for point in spec.enqueue] == [(1e-3, longest)] * 2
+    assert [point["data.augment"] for point in spec.enqueue] == [[], "photo"]
+    assert all(point.keys() == spec.search.keys() for point in spec.enqueue)
 
 
 def test_another_seed_is_written_into_the_file(

@@ -35,9 +35,9 @@ SIDES = (224, 160, 128, 96, 64, 48, 32)
 ENOUGH = 120
 """Epochs of all trials together below which smaller pictures are better than fewer epochs."""
 
-SHARE = 6
+SHARE = 4
 """So many trials to their end would take all the time: most are paused after a few epochs, and the rest can be long.
-With the 13 trials that were reckoned before, all of them short, a search of a minute ended underfit."""
+With shorter trials (13 of them, or 6) a search of a minute ended underfit."""
 
 TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
 SCRATCH = {"cuda": ModelSpec(name="resnet18"), "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True})}
@@ -353,7 +353,7 @@ def _lines(
         f"batch_size = {sizes}", f"at least sixteen steps in an epoch of {counted(facts.train, 'picture')}"
     )
     yield _said(
-        f"epochs = {{ low = {max(2, most // 4)}, high = {most} }}",
+        f"epochs = {{ low = {max(2, most // 2)}, high = {most} }}",
         f"{counted(workers, 'worker')} can train about {network.epochs / folds:.0f} epochs "
         f"{f'of {folds} models ' if folds > 1 else ''}in the time",
     )
@@ -379,6 +379,13 @@ def _lines(
     yield _said("top = 2", f"the best are trained again, for one search's luck must not decide{again}")
     if folds == 1:  # else each fold is trained once
         yield "seeds = 3"
+    yield from (
+        "",
+        _comment("These come first: learning rate and augmentation did well on four sets of pictures."),
+    )
+    for augment in ('"photo"', "[]") if network.is_tuned else ("[]", '"photo"'):
+        yield from ("[[enqueue]]", "learning_rate = 1e-3", f"batch_size = {sizes[0]}", f"epochs = {most}")
+        yield f'"data.augment" = {augment}'
 
 
 def _label_lines(labels: Labels) -> Iterator[str]:
