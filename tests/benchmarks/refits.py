@@ -1,17 +1,23 @@
-"""What it gains to refit with several seeds and to take the one with the lowest training loss.
+"""What it gains to refit with several seeds and to take the one with the lowest training loss, and where to end.
 
     python -m tests.benchmarks.refits FASHION_MNIST_FOLDER PHOTOGRAPH... [--sets fashion,patches] [--seeds 3]
+    python -m tests.benchmarks.refits FASHION_MNIST_FOLDER PHOTOGRAPH... --ends
 
 The sets are those of `tuning.py`. Configurations as a search of `hpsearch init` might find them are trained three times
 each, on equal pictures, from three seeds; learning rates and lengths are drawn by chance. For each configuration the
 mean over all that one seed can give is compared with the mean over what the better of two, and the best of three,
 give: by training loss, the error on sealed pictures counts. Printed are differences of the test error and of the test
 loss, their standard error over the configurations, and the worst configuration.
+
+With --ends each configuration is trained on the training part, until patience ends it, and then on training and
+validation part together. Compared are, by the test part, the refit's weights after as many epochs as the first was
+trained, after all that were planned, and after a schedule of its own that is as short as the first's best epoch, with
+those after its best epoch.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from multiprocessing import get_context
 from operator import attrgetter
@@ -27,6 +33,10 @@ from hpsearch.training.saved import load_model
 from tests.benchmarks.tuning import Fields, shown, trained, write_set
 
 REFITS = 3
+
+
+Ends = dict[str, tuple[float, float]]
+"""Test error and test loss by where a refit ended."""
 
 
 class Refit(NamedTuple):
@@ -47,12 +57,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--ends", action="store_true")
     args = parser.parse_args()
     tasks = [(args, name, seed) for name in args.sets.split(",") for seed in range(args.seeds)]
-    found: dict[str, list[list[Refit]]] = {}
     with get_context("spawn").Pool(args.processes) as pool:
-        for name, refits in pool.imap_unordered(refitted, tasks):
-            found.setdefault(name, []).extend(refits)
+        if args.ends:
+            show_ends(pool.imap_unordered(ended, tasks))
+        else:
+            show_refits(pool.imap_unordered(refitted, tasks))
+
+
+def show_refits(done: Iterable[tuple[str, list[list[Refit]]]]) -> None:
+    """Prints what several seeds gain."""
+    found: dict[str, list[list[Refit]]] = {}
+    for name, refits in done:
+        found.setdefault(name, []).extend(refits)
     for name, refits in found.items():
         for what in ("error", "loss"):
             value = attrgetter(what)
@@ -76,6 +95,64 @@ def refitted(task: tuple[argparse.Namespace, str, int]) -> tuple[str, list[list[
         return name, [
             list(_refits(Path(folder), drawn(rng, args.side), seed, test)) for _ in range(args.configurations)
         ]
+
+
+def show_ends(done: Iterable[tuple[str, list[Ends]]]) -> None:
+    """Prints what each end gains on each set and on all of them."""
+    found: dict[str, list[Ends]] = {}
+    for name, ends in done:
+        found.setdefault(name, []).extend(ends)
+    found["all"] = [one for ends in found.values() for one in ends]
+    for name, ends in found.items():
+        for place, what in enumerate(("error", "loss")):
+            alone = mean(each["best epoch"][place] for each in ends)
+            print(f"{name}, {len(ends)} configurations: test {what} at the best epoch {alone:.3f}")
+            for end in list(ends[0])[1:]:
+                gains = [each[end][place] - each["best epoch"][place] for each in ends]
+                print(f"  {end}, in hundredths: {shown(gains)}, worst {100 * max(gains):+.1f}")
+
+
+def ended(task: tuple[argparse.Namespace, str, int]) -> tuple[str, list[Ends]]:
+    """Trains the configurations of one set's pictures of one seed, and then again on both parts."""
+    args, name, seed = task
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="refits-") as folder:
+        search, both = Path(folder, "search"), Path(folder, "both")
+        search.mkdir()
+        both.mkdir()
+        x_test, y_test = write_set(search / "data.npz", name, args, seed)
+        with np.load(search / "data.npz") as parts:
+            joined = {
+                f"{axis}_train": np.concatenate([parts[f"{axis}_train"], parts[f"{axis}_val"]])
+                for axis in "xy"
+            }
+        np.savez(both / "data.npz", **joined, x_val=x_test, y_val=y_test)
+        rng = np.random.default_rng(seed)
+        return name, [
+            _ends(search, both, 1000 * seed + place, drawn(rng, args.side))
+            for place in range(args.configurations)
+        ]
+
+
+def _ends(search: Path, both: Path, seed: int, fields: Fields) -> Ends:
+    results, _ = trained(search, seed, fields)
+    losses = [one.metrics["val_loss"] for one in results]
+    planned = len(losses)
+    best = last = 0
+    for last, loss in enumerate(losses):
+        if loss < losses[best]:
+            best = last
+        if last - best >= max(3, planned // 5):
+            break
+    refit, _ = trained(both, seed + 500, fields)
+    short, _ = trained(both, seed + 500, {**fields, "train.epochs": best + 1})
+    epochs = {
+        "best epoch": refit[best],
+        "last epoch": refit[last],
+        "all": refit[-1],
+        "a shorter schedule": short[-1],
+    }
+    return {end: (one.metrics["val_error"], one.metrics["val_loss"]) for end, one in epochs.items()}
 
 
 def drawn(rng: np.random.Generator, side: int) -> Fields:

@@ -27,13 +27,13 @@ from hpsearch.results.confirm.confirm import Outcome, confirm
 from hpsearch.results.confirm.exam import Exam, ExamSetup, _outputs, examine, picture
 from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.confirm.plan import Candidate, candidates, linked_spec, repeats
-from hpsearch.results.confirm.refit import refit
+from hpsearch.results.confirm.refit import plan_refit, refit
 from hpsearch.results.confirm.words import confirmation_lines
 from hpsearch.results.report import build_report
 from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.reading import read_study
-from hpsearch.results.stored.study import StudyRecord
+from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.keys import SAMPLE, SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
@@ -744,6 +744,30 @@ def test_stages_are_refitted_without_a_validation_part(tmp_path: Path) -> None:
     assert confirm("small", options, executor=InProcessExecutor()).confirmation is not None
     assert refit("small", options, executor=InProcessExecutor()).refit is not None
     assert list(tmp_path.rglob("features-*"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "planned", "best", "ran", "expected"),
+    [
+        ("cosine", 20, 12, 16, 16),  # where patience ended it
+        ("cosine", 20, 12, 20, 16),  # a fifth of all epochs beyond the best, and no more
+        ("cosine", 20, 19, 20, 20),
+        ("cosine", 6, 2, 6, 5),
+        ("cosine", 6, 6, 6, 6),
+        ("constant", 20, 12, 16, 12),
+    ],
+)
+def test_a_refit_ends_where_its_kin_did_as_the_learning_rate_falls(
+    schedule: str, planned: int, best: int, ran: int, expected: int
+) -> None:
+    spec = digits_spec(train={"schedule": schedule})
+    hparams = {"learning_rate": 0.1, "batch_size": 16, "epochs": planned}
+    losses = tuple(1.0 + abs(best - epoch) for epoch in range(1, ran + 1))
+    attrs = {"epochs_run": ran, "best_epoch": best}
+    trial = TrialRecord(0, 1, "COMPLETE", 1.0, hparams, losses, losses, 0.0, 1.0, attrs)
+    record = StudyRecord("s", "val_loss", "minimize", spec, (trial,))
+    plan = plan_refit(record, "sqlite://", search=True)
+    assert (plan.epochs, plan.planned) == (expected, planned)
 
 
 def test_of_several_seeds_the_refit_that_learned_best_is_handed_out(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """`hpsearch refit`: a study's answer trained once more, on training and validation part, judged once on the test part.
 
-Nothing is left to choose by, so how long to train must be known before: for the median best epoch of the
-confirmation's repeats. The learning rate's schedule still spans all epochs of the configuration and is broken off
-there, so that every epoch is trained at the rate that it was confirmed with. How well a network starts is luck, which
-the training loss tells: of several seeds the one with the lowest is taken. Mean and deviation of the images,
-class weights and the order of the data are those of the larger part, `data.subset` is 1.
+Nothing is left to choose by, so how long to train must be known before: until where the confirmation's repeats ended,
+in the median. The learning rate's schedule still spans all epochs of the configuration and is broken off there, so that
+every epoch is trained at the rate that it was confirmed with. As the rate falls, the epochs after the best one still
+gain on average (`tests.benchmarks.refits --ends`); at a constant rate the best epoch is the end. How well a network
+starts is luck, which the training loss tells: of several seeds the one with the lowest is taken. Mean and deviation of
+the images, class weights and the order of the data are those of the larger part, `data.subset` is 1.
 
 The linked study `NAME.refit` is trained by the same driver and workers, from checkpoints if it was interrupted.
 """
@@ -52,6 +53,9 @@ from hpsearch.store.study_data import DATA
 from hpsearch.study.file import parse_study
 from hpsearch.study.specification import CONFIRMS, REFIT_SUFFIX, REPEAT, SUFFIX, TRAIN_LOSS, StudySpec
 from hpsearch.text import counted
+
+BEYOND = 5
+"""A refit ends at most a fifth of all epochs, or three, after the best one, however long its kin were trained."""
 
 LAST_EPOCH, SUBSET = "train.last_epoch", "data.subset"
 MOST_EPOCHS = 10_000_000
@@ -181,22 +185,33 @@ def plan_refit(record: StudyRecord, url: str, search: bool) -> RefitPlan:
 
 def _searched(record: StudyRecord, best: TrialRecord) -> RefitPlan:
     planned = record.planned_epochs(best)
-    return RefitPlan(best, best.best_epoch or planned, planned, "its best epoch in the search", (best.train,))
+    end, which = _end(record, best, best)
+    return RefitPlan(best, end or planned, planned, f"{which} in the search", (best.train,))
+
+
+def _end(record: StudyRecord, trial: TrialRecord, kin: TrialRecord) -> tuple[int | None, str]:
+    """Returns until which epoch a trial, or a repeat of it, is to be trained again, and what that is."""
+    assert record.spec is not None
+    best, beyond = kin.best_epoch, max(3, record.planned_epochs(trial) // BEYOND)
+    if best is None or record.spec.with_hparams(trial.hparams).train.schedule == "constant":
+        return best, "its best epoch"
+    return min(best + beyond, max(best, kin.epochs_run)), f"where it ended, or {beyond} epochs after its best"
 
 
 def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> RefitPlan:
     trial = next(one for one in record.trials if one.number == confirmed.trial)
     linked = read_study(confirmed.linked, url) if confirmed.linked else None
     found = {} if linked is None else repeats(linked, Candidate(trial.number, confirmed.mean, trial.hparams))
-    whole = [one for one in found.values() if is_value(one) and one.best_epoch is not None]
-    epochs = [one.best_epoch for one in whole if one.best_epoch is not None]
+    whole = [one for one in found.values() if is_value(one)]
+    ends = [_end(record, trial, one) for one in whole]
+    epochs = [end for end, _ in ends if end is not None]
     if not epochs:
         raise UserError(
             f'study "{record.name}{SUFFIX}" has no repeat of trial {trial.number}, whose best epochs say how long '
             f"to train; run `hpsearch confirm {record.name}` again"
         )
     over_folds = linked is not None and linked.spec is not None and linked.spec.data.split.folds
-    why = f"the median best epoch of its {counted(len(epochs), 'fold' if over_folds else 'repeat')}"
+    why = f"the median of its {counted(len(epochs), 'fold' if over_folds else 'repeat')}: {ends[0][1]}"
     curves = tuple(one.train for one in whole)
     return RefitPlan(trial, math.floor(median(epochs) + 0.5), record.planned_epochs(trial), why, curves)
 
