@@ -310,7 +310,8 @@ class StudyView:
     def restart(self, number: int) -> None:
         """Forgets the epochs of a running trial, which continues from an older checkpoint or from the start."""
         trial = copy.copy(self._storage.get_trial(self._ids[number]))
-        trial.intermediate_values, trial.system_attrs = {}, {}
+        trial.intermediate_values = {}
+        trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if key == QUEUED}
         self._storage._set_trial(self._ids[number], trial)
 
     def report(self, number: int, epoch: int, value: float) -> None:

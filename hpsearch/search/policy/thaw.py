@@ -19,7 +19,7 @@ from hpsearch.search.policy.contract import New, Resume, Step, Wait
 from hpsearch.search.policy.cube import Array, Cube
 from hpsearch.search.policy.gp import Places
 from hpsearch.search.policy.model import Anew, Belief, CurveModel
-from hpsearch.search.policy.pausing import Pausing, Track
+from hpsearch.search.policy.pausing import Doing, Pausing, Track
 from hpsearch.search.policy.pieces import Pieces, epochs_of
 from hpsearch.search.view import StudyView
 from hpsearch.study.direction import Point, covers
@@ -78,6 +78,8 @@ class Thaw(Pausing):
 
     def _choose(self, number: int, new: bool) -> tuple[Step, dict[str, Any] | None]:
         rng = self.rng(number)
+        if (given := self._first_given()) is not None:
+            return Resume(given.number, "the first of the given points is trained to its end"), None
         if new and (len(self.tracks) < STARTUP or not self._model.knows_any):
             return New("the first trials are random"), self._random(rng)
         if rng.random() < self._mixture.rule:
@@ -90,6 +92,17 @@ class Thaw(Pausing):
         if not new:
             return self._last(), None
         return self._modelled(rng)
+
+    def _first_given(self) -> Track | None:
+        """Returns the first point that was given, while it is paused and no trial has come to its end.
+
+        What someone knows to be good may be slow at first, and a short search could end before it shows.
+        """
+        if any(track.doing is Doing.ENDED and not track.unfit for track in self.tracks.values()):
+            return None
+        given = (number for number in self.tracks if self.view.is_queued(number))
+        first = self.tracks.get(min(given, default=-1))
+        return first if first is not None and first.doing is Doing.PAUSED else None
 
     def unwanted(self, track: Track) -> str:
         return (
