@@ -28,7 +28,7 @@ from hpsearch.training.weights import fit_channels
 
 Size = tuple[int, int]
 
-_ALL_IN = 7  # pixels: the side down to which `cnn` halves images
+_ALL_IN, _POOLED = 7, 2  # pixels: the side down to which `cnn` halves images, and that of one that pools
 
 
 def build(
@@ -236,42 +236,50 @@ def cnn(
     classes: int,
     width: int = 16,
     blocks: int | None = None,
-    hidden: int = 64,
+    hidden: int | None = None,
     dropout: float = 0.0,
     norm: bool = False,
+    pool: bool = False,
 ) -> nn.Module:
     """A small convolutional network, after LeNet-5 (LeCun et al. 1998) with today's parts.
 
     The first block has two 3 x 3 convolutions, of `width` and 2 `width` channels; each further block has one,
     which doubles the channels. Each convolution is followed by ReLU and each block by a maximum over 2 x 2
-    pixels. Two linear layers end it.
+    pixels. One or two linear layers end it.
 
     Args:
-        blocks: halvings of the image; None: down to about 7 pixels (8 pixels 1, 28 pixels 2, 64 pixels 3).
-        hidden: width of the linear layer before the last.
-        dropout: share of that layer's values set to 0 at random while training.
+        blocks: halvings of the image; None: down to about 7 pixels (8 pixels 1, 28 pixels 2, 64 pixels 3), with `pool`
+            down to about 2 (28 pixels 4, 64 pixels 5).
+        hidden: width of the linear layer before the last; None: 64, with `pool` there is none.
+        dropout: share of the last layer's inputs set to 0 at random while training.
         norm: BatchNorm after each convolution.
+        pool: the linear layers see the mean of each channel over all places (Lin, Chen and Yan 2014) instead of every
+            place, so that it hardly matters where in an image something is.
     """
     most = int(math.log2(min(image_size)))
-    blocks = automatic_blocks(image_size) if blocks is None else _whole("blocks", blocks)
+    blocks = automatic_blocks(image_size, pool) if blocks is None else _whole("blocks", blocks)
     if blocks > most:
         raise ModelError(
             f"model.args.blocks: is {blocks}, but images of {image_size[0]} x {image_size[1]} pixels can be "
             f"halved {most} times"
         )
-    width, hidden = _whole("width", width), _whole("hidden", hidden)
+    width = _whole("width", width)
     layers = _convolution(channels, width, norm)
     for block in range(blocks):
         layers += [*_convolution(width * 2**block, width * 2 ** (block + 1), norm), nn.MaxPool2d(2)]
-    left = width * 2**blocks * math.prod(side // 2**blocks for side in image_size)
-    head = [nn.Flatten(), nn.Linear(left, hidden), nn.ReLU(), *_dropout(dropout), nn.Linear(hidden, classes)]
+    left = width * 2**blocks * (1 if pool else math.prod(side // 2**blocks for side in image_size))
+    head: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if pool else [nn.Flatten()]
+    if hidden is not None or not pool:
+        inputs, left = left, 64 if hidden is None else _whole("hidden", hidden)
+        head += [nn.Linear(inputs, left), nn.ReLU()]
+    head += [*_dropout(dropout), nn.Linear(left, classes)]
     parts = {"features": nn.Sequential(*layers), "classifier": nn.Sequential(*head)}
     return nn.Sequential(OrderedDict(parts))
 
 
-def automatic_blocks(image_size: Size) -> int:
-    """Returns how often an image is halved until its smaller side is nearest to 7 pixels, at least once."""
-    return max(1, round(math.log2(min(image_size) / _ALL_IN)))
+def automatic_blocks(image_size: Size, pool: bool = False) -> int:
+    """Returns how often an image is halved until its smaller side is nearest to 7 pixels, or to 2, at least once."""
+    return max(1, round(math.log2(min(image_size) / (_POOLED if pool else _ALL_IN))))
 
 
 def _convolution(given: int, made: int, norm: bool) -> list[nn.Module]:

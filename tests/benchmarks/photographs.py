@@ -53,7 +53,7 @@ augment = "photo"
 
 [model]
 name = "cnn"
-args = {{ width = 16, norm = true }}
+args = {{ width = 16, norm = true, pool = true }}
 
 [train]
 optimizer = "adamw"

@@ -159,7 +159,7 @@ def drawn(rng: np.random.Generator, side: int) -> Fields:
     """Returns a configuration of the space that `hpsearch init` proposes for a small network."""
     return {
         "model.name": "cnn",
-        "model.args": {"width": 16, "norm": True},
+        "model.args": {"width": 16, "norm": True, "pool": True},
         "data.image_size": side,
         "data.augment": ["photo", []][rng.integers(2)],
         "train.learning_rate": float(10 ** rng.uniform(-3.5, -2)),

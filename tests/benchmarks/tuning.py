@@ -57,12 +57,13 @@ SAME_RATE: dict[str, Fields] = {
 """What is trained at the rate that is best without the change; the others choose among `RATES`, as the plain way."""
 
 NEW: dict[str, Fields] = {
-    PLAIN: {"model.name": "cnn", "model.args": {"width": 16, "norm": True}},
+    PLAIN: {"model.name": "cnn", "model.args": {"width": 16, "norm": True, "pool": True}},
     **SAME_RATE,
     "batches of 64": {"train.batch_size": 64},
-    "no BatchNorm": {"model.args": {"width": 16}},
+    "no BatchNorm": {"model.args": {"width": 16, "pool": True}},
+    "no pooling": {"model.args": {"width": 16, "norm": True}},
     LARGER: {},
-    "twice the width": {"model.args": {"width": 32, "norm": True}},
+    "twice the width": {"model.args": {"width": 32, "norm": True, "pool": True}},
     "mobilenet_v3_small": {"model.name": "mobilenet_v3_small", "model.args": {}},
     "resnet18": {"model.name": "resnet18", "model.args": {}},
 }

@@ -79,6 +79,23 @@ def test_blocks_follow_the_image_size(side: int, blocks: int) -> None:
     assert automatic_blocks((side, side)) == blocks
 
 
+@pytest.mark.parametrize(("side", "blocks"), [(2, 1), (8, 2), (28, 4), (32, 4), (64, 5), (224, 7)])
+def test_a_cnn_that_pools_goes_deeper(side: int, blocks: int) -> None:
+    assert automatic_blocks((side, side), pool=True) == blocks
+
+
+def test_a_cnn_that_pools_does_not_mind_where_in_an_image_something_is() -> None:
+    model = made("cnn", {"width": 4, "blocks": 2, "norm": True, "pool": True}, channels=1, side=32).eval()
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 8:12, 8:12] = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+    moved = image.roll((8, 4), (2, 3))
+    torch.testing.assert_close(model(moved), model(image))
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(16, 10)]
+    placed = made("cnn", {"width": 4, "blocks": 2, "norm": True}, channels=1, side=32).eval()
+    assert (placed(moved) - placed(image)).abs().max() > 1e-3
+
+
 def test_each_further_block_doubles_the_width() -> None:
     model = made("cnn", {"width": 4, "blocks": 3, "norm": True, "dropout": 0.5}, side=33)
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]

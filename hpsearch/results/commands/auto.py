@@ -1,6 +1,6 @@
 """`hpsearch auto`: from a folder of photographs to a model folder, within so many minutes.
 
-The search gets three fifths of the time at first. What is left then decides what follows: a refit, and as many repeats
+The search gets half of the time at first. What is left then decides what follows: a refit, and as many repeats
 as fit before it. The search continues with the time that neither needs. Where not even a refit fits, it continues to
 the end, or its trials end as they are.
 """
@@ -22,8 +22,9 @@ from hpsearch.service.launch import make_folder
 from hpsearch.study import StudySpec, load_study_file
 from hpsearch.text import say
 
-SEARCH = 0.6
-"""Share of the time for training in which is searched; the refit of a long trial takes most of the rest."""
+SEARCH = 0.5
+"""Share of the time for training in which is searched; the refit of a long trial takes most of the rest, and would not
+fit with a larger one."""
 
 BESIDE = 25.0
 """Seconds that are not for training: to look, to check, to start three runs and to write the report."""

@@ -40,7 +40,10 @@ SHARE = 4
 With shorter trials (13 of them, or 6) a search of a minute ended underfit."""
 
 TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
-SCRATCH = {"cuda": ModelSpec(name="resnet18"), "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True})}
+SCRATCH = {
+    "cuda": ModelSpec(name="resnet18"),
+    "cpu": ModelSpec(name="cnn", args={"width": 16, "norm": True, "pool": True}),
+}
 UNBALANCED = 3
 """So many times more pictures of the commonest class than of the rarest count as unbalanced."""
 
