@@ -91,7 +91,7 @@ def assemble(
     _read_stream(found, rows, spec)
     rows, duplicates = _handle_duplicates(found, rows, spec)
     shares = splits.describe_shares(found, rows, spec.split)
-    order, missing = _describe_order(found.classes), splits.describe_missing(found, rows)
+    order, missing = _describe_order(found), splits.describe_missing(found, rows)
     notes = (
         *found.notes,
         *order,
@@ -325,15 +325,17 @@ def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cach
     return Cache(Path(spec.cache) if spec.cache else folder, spec.cache_limit_gb, waits)
 
 
-def _describe_order(classes: Sequence[str]) -> tuple[str, ...]:
+def _describe_order(found: Catalogue) -> tuple[str, ...]:
     """Says so where classes are ordered by code point, as torchvision's folders, and people expect otherwise."""
+    classes = found.classes
     expected = sorted(classes, key=_as_counted)
     if expected == list(classes) or sorted(classes) != list(classes):
         return ()
     place = next(place for place, name in enumerate(classes) if name != expected[place])
+    one, several = found.kind
     return (
-        "classes are in the order of their characters, as in torchvision's ImageFolder: "
-        f'class {place} is "{classes[place]}" and not "{expected[place]}"; train.class_weights follow it',
+        f"{several} are in the order of their characters, as in torchvision's ImageFolder: "
+        f'{one} {place} is "{classes[place]}" and not "{expected[place]}"; train.class_weights follow it',
     )
 
 
@@ -362,10 +364,13 @@ def _balance(found: Catalogue) -> tuple[str, ...]:
     if found.is_multilabel:
         own = (found.targets > 0).sum(1)
         none = f", {counted(int((own == 0).sum()), 'image')} without any" if (own == 0).any() else ""
-        return (
-            f'{len(counts)} labels, from {counted(int(counts[low]), "image")} of "{found.classes[low]}" to '
-            f'{counts[high]} of "{found.classes[high]}"; {own.mean():.3g} labels an image on average{none}{each}',
+        spread = (
+            f'from {counted(int(counts[low]), "image")} of "{found.classes[low]}" to {counts[high]} of '
+            f'"{found.classes[high]}"'
         )
+        if counts[low] == counts[high]:
+            spread, each = f"each of {counted(int(counts[low]), 'image')}", ""
+        return (f"{len(counts)} labels, {spread}; {own.mean():.3g} labels an image on average{none}{each}",)
     if counts[low] == counts[high]:
         return (f"{counted(len(counts), 'class', 'classes')} of {counted(int(counts[low]), 'image')} each",)
     if counts[low] * 1.5 >= counts[high]:
@@ -444,4 +449,5 @@ def _handle_duplicates(
         raise DataError(
             f'{sentence}, and data.on_duplicates = "drop" leaves them out; then {error}'
         ) from None
-    return kept, (f"{sentence}; they were dropped from the part that is judged less strictly",)
+    they = "it was" if count == 1 else "they were"
+    return kept, (f"{sentence}; {they} dropped from the part that is judged less strictly",)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpsearch.study.checks import KINDS
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data.cache import Cache
 
@@ -115,6 +116,11 @@ class Catalogue:
     def is_multilabel(self) -> bool:
         """Whether an image may have several labels."""
         return bool(self.classes) and self.targets.ndim == 2
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What `classes` are called, one and several."""
+        return KINDS["multilabel" if self.is_multilabel else "classification"]
 
     def count(self, rows: Array | slice = slice(None)) -> Array:
         """Returns how many of some samples are of each class, or have each label; int64 of shape [K]."""

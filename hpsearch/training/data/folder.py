@@ -213,7 +213,7 @@ def _list_by_table(request: Request, paths: Sequence[Path]) -> Listing:
     rows = [_read_rows(request, path, part, walked[0]) for path, part in zip(paths, given, strict=True)]
     first, names = rows[0], [name for one in rows for name in one.names]
     values = [value for one in rows for value in one.values]
-    plain = [os.path.normpath(name) for name in names]
+    plain = [_below(root, name) for name in names]
     where = [f"{one.path}, row {row}" for one in rows for row in range(2, len(one.names) + 2)]
     labels.check_rows_differ(plain, names, values, first.path, where if len(rows) > 1 else None)
     known = {*plain, *(os.path.relpath(path, root) for path in paths)}
@@ -227,6 +227,11 @@ def _list_by_table(request: Request, paths: Sequence[Path]) -> Listing:
     shared = [name for name in first.table if all(name in one.table for one in rows)]
     table = {name: [value for one in rows for value in one.table[name]] for name in shared}
     return Listing(names, values, found, notes, table)
+
+
+def _below(root: Path, name: str) -> str:
+    """Returns a name relative to the root, where a table may have the whole path, or a roundabout one."""
+    return os.path.relpath(name, root) if os.path.isabs(name) else os.path.normpath(name)
 
 
 def _together(paths: Sequence[Path]) -> str:
@@ -655,9 +660,10 @@ def _describe_depths(depths: Mapping[str, str], form: Form) -> tuple[str, ...]:
     if form.dtype != "uint8" or not deep:
         return ()
     low = form.range[0] if form.range else 0
+    has, is_ = ("has", "is") if deep == 1 else ("have", "are")
     highs = [form.range[1]] if form.range else [WHITE[kind] for kind in sorted(counts)]
     return (
-        f"{deep} of {len(depths)} pictures have more than 8 bits and are kept with 8, as the others are: "
+        f"{deep} of {len(depths)} pictures {has} more than 8 bits and {is_} kept with 8, as the others are: "
         f"{low:g} becomes black and {' or '.join(f'{high:g}' for high in highs)} white",
     )
 

@@ -8,7 +8,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ def read_table(path: Path, labels: Sequence[str], file: str) -> Table:
     if len(rows) < 2:
         raise DataError(f"data.labels: {path} holds no rows; its first line names the columns")
     header, *body = [[field.strip() for field in row] for row in rows]
+    lost = next((name for name, below in zip(header, body[0], strict=False) if _are_files(name, below)), None)
+    if lost is not None:
+        raise DataError(
+            f"data.labels: the first line of {path} names a file, {lost}, and no columns; put a line such as "
+            '"file,label" above it'
+        )
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise DataError(f'data.labels: {path} has two columns called "{twice[0]}"; rename one')
@@ -67,6 +73,12 @@ def read_table(path: Path, labels: Sequence[str], file: str) -> Table:
                 f"data.labels: {path}, row {number} has {counted(len(row), 'field')} and not {len(header)}; {remedy}"
             )
     return {name: [row[place] for row in body] for place, name in enumerate(header)}
+
+
+def _are_files(name: str, below: str) -> bool:
+    """Says whether a column's name is a file's, as those below it: then the table has no line of names."""
+    suffix = PurePath(name).suffix
+    return suffix[1:].isalpha() and suffix == PurePath(below).suffix
 
 
 def _read_text(path: Path) -> str:

@@ -298,11 +298,12 @@ def check(catalogue: Catalogue, parts: Array, spec: Split) -> None:
             continue
         if catalogue.classes and not official and (counts_K == 0).any():
             label = int(np.flatnonzero(counts_K == 0)[0])
-            what = "the label" if catalogue.is_multilabel else "class"
+            kind, _ = catalogue.kind
+            what = f"the {kind}" if catalogue.is_multilabel else kind
             raise DataError(
                 f'data.split leaves {what} "{catalogue.classes[label]}" ({counted(int(totals_K[label]), "image")}) '
                 f"without any image in the {PARTS[part]} part; it has too few {why}: add some, remove the "
-                f"{what.split()[-1]}, or change the shares{_or_regression(catalogue)}"
+                f"{kind}, or change the shares{_or_regression(catalogue)}"
             )
 
 
@@ -333,7 +334,7 @@ def describe_shares(catalogue: Catalogue, rows: Rows, spec: Split) -> tuple[str,
     count, each = int(met_PK[:, worst].sum()), "/".join(map(str, met_PK[:, worst]))
     is_ = "is" if off_K.sum() == 1 else "are"
     what = "too small for" if catalogue.groups is None else "far from"
-    those = f"{off_K.sum()} of {len(catalogue.classes)} {_kind(catalogue)} {is_} {what} these shares"
+    those = f"{off_K.sum()} of {len(catalogue.classes)} {catalogue.kind[1]} {is_} {what} these shares"
     return (
         f"{said}{_why_off(catalogue)}; {those}, "
         f'such as "{catalogue.classes[worst]}", whose {count} images are split {each}',
@@ -358,7 +359,7 @@ def describe_missing(catalogue: Catalogue, rows: Rows) -> tuple[str, ...]:
         missing = [one for one, count in zip(catalogue.classes, counts_K, strict=True) if not count]
         if not missing or not len(part):
             continue
-        one, several = ("label", "labels") if catalogue.is_multilabel else ("class", "classes")
+        one, several = catalogue.kind
         such = (
             f'{one} "{missing[0]}"'
             if len(missing) == 1
@@ -384,10 +385,6 @@ def describe_subset(count: int, total: int, share: float) -> tuple[str, ...]:
         f"data.subset asks for {asked} % and holds {met} % of the training part, {count} of {total} images, since "
         "whole images are taken of each class, and at least one",
     )
-
-
-def _kind(catalogue: Catalogue) -> str:
-    return "labels" if catalogue.is_multilabel else "classes"
 
 
 def _percent(shares: Array) -> str:

@@ -480,6 +480,17 @@ def test_the_order_of_classes_in_a_table_is_said_as_that_of_folders(
     assert [told in note for note in found] == [True] * bool(told)
 
 
+def test_a_table_of_whole_paths_lists_its_pictures(tmp_path: Path) -> None:
+    root, rows = tmp_path / "test" / "photos", ["file,label"]
+    for number in range(36):
+        save(root / f"{number}.png", noise(number))
+        rows.append(f"{root / f'{number}.png'},{'ab'[number % 2]}")
+    (root / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    facts = loaded(root, labels="labels.csv").facts
+    assert [note for note in facts.notes if "left out" in note] == []
+    assert facts.train + facts.val + facts.test == 36
+
+
 @pytest.mark.parametrize(("held", "told"), [("ab", ""), ("a", 'no image of class "b" (1 of 2 classes)')])
 def test_an_official_test_folder_that_lacks_a_class_is_said(tmp_path: Path, held: str, told: str) -> None:
     for number in range(40):

@@ -1,5 +1,6 @@
 """From labels as people write them to targets and classes; tables in CSV and STAR files."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_a_star_file_is_read_where_the_images_are(
 ) -> None:
     table = read_table(star(tmp_path / "p.star", *loops), column, "file")
     assert table["rlnImageName"] == ["1@a.mrcs", "2@a.mrcs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "0.png,cat\n1.png,dog",
+            "the first line of .* names a file, 0.png, and no columns; put a line such as",
+        ),
+        ("v1.0,label.name\n2.0,a", None),
+    ],
+)
+def test_a_table_without_a_line_of_names(tmp_path: Path, text: str, message: str | None) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=message) if message else nullcontext():
+        read_table(tmp_path / "t.csv", "label", "file")
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
