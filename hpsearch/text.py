@@ -63,6 +63,11 @@ def counted(count: int, thing: str, things: str = "") -> str:
     return f"{count} {thing if count == 1 else things or f'{thing}s'}"
 
 
+def as_sentence(words: str) -> str:
+    """Returns words that end without a full stop as a sentence."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def in_lines(text: str) -> str:
     """Returns an error or a log record, which may have several lines: all but the first are indented."""
     first, *rest = (one_line(line.rstrip("\r").replace("\t", "    ")) for line in text.split("\n"))

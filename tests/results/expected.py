@@ -61,7 +61,7 @@ def learning_curves(ranked: Sequence[FrozenTrial]) -> Traces:
     traces: Traces = {}
     for trial in ranked[:10]:
         attrs, name = trial.user_attrs, f"trial {trial.number}"
-        traces[f"{name}: {attrs['score']:.4g}, validation"] = curve(attrs["val_loss"])
+        traces[f"{name}: {attrs['score']:.4g}"] = curve(attrs["val_loss"])
         traces[f"{name}: {attrs['score']:.4g}, training"] = curve(attrs["train_loss"])
         best, last, reason = attrs["best_epoch"], attrs["epochs_run"], attrs["stop_reason"]
         traces[f"{name}, best epoch"] = [(best, attrs["val_loss"][best - 1])]

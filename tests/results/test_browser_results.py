@@ -54,7 +54,7 @@ def stored_curves(folder: Path) -> dict[str, list[float]]:
     curves = {}
     for trial in record_of(folder).ranked[:10]:
         name = f"trial {trial.number}: {trial.score:.4g}"
-        curves[f"{name}, validation"] = trial.attrs["val_loss"]
+        curves[name] = trial.attrs["val_loss"]
         curves[f"{name}, training"] = trial.attrs["train_loss"]
     return curves
 
@@ -96,7 +96,7 @@ def test_the_report_of_a_confirmation_shows_its_pictures(chromium, tmp_path: Pat
             images = f"[...document.querySelectorAll('#{section} .pictures img')]"
             assert page.evaluate(f"{images}.map(i => i.naturalWidth)") == [8] * count != []
             assert page.evaluate(f"{images}.map(i => i.width)") == [160] * count
-        assert page.get_by_text(f"taken for {wrong[0]['predicted']} with").first.is_visible()
+        assert page.get_by_text(f"the models say {wrong[0]['predicted']} with").first.is_visible()
         marked = page.locator("td[style*='rgba(0, 114, 178']").all_inner_texts()
         counts = outcome.stored["confusion"]["counts"]
         assert marked == [str(row[place]) for place, row in enumerate(counts) if row[place]]

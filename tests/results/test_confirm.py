@@ -34,11 +34,13 @@ from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.keys import SAMPLE, SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
 from hpsearch.study.file import parse_stored
 from hpsearch.testing.in_process import InProcessExecutor
+from hpsearch.text import as_sentence
 from hpsearch.training.build import build_engine
 from hpsearch.training.data import load
 from hpsearch.training.data.sealed import open_test
@@ -541,7 +543,7 @@ def test_the_wrong_samples_are_shown(trained: tuple[Path, RunOptions, Outcome], 
     samples = len(read_pictures("small", options.storage, SAMPLE))
     assert shown.count('<img src="data:image/png;base64,iVBOR') == len(outcome.stored["most_wrong"]) + samples
     first = outcome.stored["most_wrong"][0]
-    caption = f"image {first['sample']}: {first['class']}, taken for {first['predicted']} with"
+    caption = f"image {first['sample']}: {first['class']}; the models say {first['predicted']} with"
     assert caption in shown
     assert caption in markdown(document)
     rows = outcome.stored["confusion"]["counts"]
@@ -594,7 +596,7 @@ def test_the_report_tells_of_it(trained: tuple[Path, RunOptions, Outcome]) -> No
     _, options, outcome = trained
     text = markdown(build_report("small", options.storage))
     assert "The test part was opened" in text
-    assert outcome.stored["findings"][0]["finding"] in text
+    assert as_sentence(in_words(outcome.stored["findings"][0]["finding"])) in text
 
 
 @pytest.mark.parametrize("opens", [True, False])
@@ -709,7 +711,8 @@ def test_the_command(trained: tuple[Path, RunOptions, Outcome], capsys: pytest.C
     assert "test_loss" in shown
     attrs = writable(folder, "small")._storage.get_study_system_attrs(1)
     notes = "".join(text for key, text in attrs.items() if "note_str" in key)
-    assert f"Confirmed with other seeds\n\n* {outcome.stored['findings'][0]['finding']}" in notes
+    finding = as_sentence(in_words(outcome.stored["findings"][0]["finding"]))
+    assert f"Confirmed with other seeds\n\n* {finding}" in notes
     assert run_command([*command, "--json"]) == 0
     event = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert event["event"] == "confirmation"

@@ -77,7 +77,7 @@ def test_the_note_and_the_report_tell_of_them(folder: Path) -> None:
     rows = next(block for block in section.blocks if isinstance(block, Table)).rows
     resumed = {trial.number: trial for trial in record.trials if len(trial.why) > 1}
     paused = {trial.number: trial for trial in record.trials if trial.state == "PAUSED"}
-    assert "paused, may be resumed: trial " in study_note(record)
+    assert "Paused, may be resumed: trial " in study_note(record)
     assert {int(row[0]) for row in rows} == resumed.keys() | paused.keys()
     for number, ends, now, why in rows:
         trial = record.trials[int(number)]

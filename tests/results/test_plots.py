@@ -50,7 +50,7 @@ def test_learning_curves_are_the_stored_epochs(record: StudyRecord) -> None:
     drawn = {s.name: s for s in chart_of(record, "learning-curves").series}
     for one in record.ranked[:10]:
         name = f"trial {one.number}: {one.score:.4g}"
-        assert drawn[f"{name}, validation"].y == tuple(one.attrs["val_loss"])
+        assert drawn[name].y == tuple(one.attrs["val_loss"])
         assert drawn[f"{name}, training"].y == tuple(one.attrs["train_loss"])
         star = drawn[f"trial {one.number}, best epoch"]
         assert (star.x, star.y) == ((one.best_epoch,), (one.score,))
@@ -282,6 +282,27 @@ def test_a_factor_of_ten_wants_a_log_axis(values: list[float | None], log: bool)
     assert wants_log(values) is log
 
 
+@pytest.mark.parametrize(
+    ("metric", "losses", "name"),
+    [
+        ("val_average_precision", True, "trial 0: average precision 0.5"),
+        ("val_loss", True, "trial 0: 0.5"),
+        ("val_dice", False, "trial 0: 0.5"),
+    ],
+)
+def test_the_legend_names_the_metric_where_curves_show_another(metric: str, losses: bool, name: str) -> None:
+    one = replace(trial(0, 0.5), val=(1.0, 0.9), attrs={"val_loss": [1.0, 0.9]} if losses else {})
+    record = StudyRecord("s", metric, "maximize", None, (one,))
+    assert [s.name for s in chart_of(record, "learning-curves").series if s.in_legend] == [name]
+
+
+def test_gaps_between_bars_are_not_called_idle_where_trials_were_paused() -> None:
+    one = trial(0, 0.5)
+    paused = replace(one, number=1, state="RUNNING", attrs={"pauses": 1})
+    assert "nothing to train" in timeline(study(one)).caption
+    assert "nothing to train" not in timeline(study(one, paused)).caption
+
+
 def test_graphs_mark_the_confirmed_trial_and_the_searchs_best_as_such() -> None:
     trials = [replace(trial(n, 1.0 + n), attrs={**trial(n, 1.0).attrs, "best_epoch": 2}) for n in range(12)]
     rows = [{"trial": 11, "metric": "val_loss", "n": 2, "mean": 0.5, "interval_95": None}]
@@ -296,7 +317,7 @@ def test_graphs_mark_the_confirmed_trial_and_the_searchs_best_as_such() -> None:
     assert "trial 11, which is confirmed; the grey one is trial 0" in chart.caption
     curves = chart_of(turned, "learning-curves")
     assert curves.title.endswith("by the search's own values; trial 11 is confirmed")
-    assert "trial 11: 12 (confirmed), validation" in {one.name for one in curves.series}
+    assert "trial 11: 12 (confirmed)" in {one.name for one in curves.series}
     for cost in ("trials", "epochs", "seconds"):
         assert "confirmed: trial 11" in {one.name for one in chart_of(turned, f"best-by-{cost}").series}
 

@@ -11,6 +11,8 @@ import pytest
 
 from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.dashboard import notes
+from hpsearch.results.dashboard.notes import study_note, trial_note
+from hpsearch.results.plots.interactive import figure
 from hpsearch.results.report import advice as rules
 from hpsearch.results.report import build_report, importance, write_report
 from hpsearch.results.report.compare import comparison_lines, read_studies
@@ -20,6 +22,7 @@ from hpsearch.results.report.evidence import Claim, chosen
 from hpsearch.results.report.importance import Importances, Share, importances, scored
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.study.file import parse_study, stored_form
 from tests.benchmarks.simulated import Truth, simulate, spec_of
 from tests.results.searches import digits_spec, record_of, search, url_in, writable
@@ -308,7 +311,7 @@ def test_the_report_tells_what_is_stored(folder: Path) -> None:
     text = markdown(build_report("s", url_in(folder)))
     record = record_of(folder)
     best = record.best
-    assert f"The best of 15 finished trials is trial {best.number}: val_loss {best.score:.4g}" in text
+    assert f"The best of 15 finished trials is trial {best.number}: validation loss {best.score:.4g}" in text
     assert f"| 1 | {best.number} | {best.score:.4g} |" in text
     assert "| learning_rate | 0.0001 to 10 | logarithmic |" in text
     assert "| epochs trained | " + f"{sum(t.epochs_run for t in record.finished):,} |" in text
@@ -353,6 +356,49 @@ def test_what_early_stopping_watches_is_told(stopping: dict[str, str], words: st
 def test_the_best_trials_errors_by_class_are_told() -> None:
     text = markdown(report(study(trial(0, 1.0, class_errors="8: 0.12, 3: 0.05")), None))
     assert "| validation error by class, the worst first | 8: 0.12, 3: 0.05 |" in text
+
+
+def test_few_trials_of_many_that_are_allowed_are_run_on_and_single_values_are_none_to_try() -> None:
+    search = {"learning_rate": {"low": 0.01, "high": 1.0}, "batch_size": [64], "epochs": [10, 20]}
+    spec = digits_spec(study={"trials": 40}, search=search)
+    (said,) = chosen(rules.few_trials(replace(study(*many(12)), spec=spec)))
+    assert said == "12 trials for 2 hyperparameters are few: run the study again, it continues from here."
+
+
+def test_pages_have_words_for_metrics_and_code_has_their_names() -> None:
+    best = trial(0, 0.9, metrics_at_best={"train_loss": 0.1, "val_macro_f1": 0.9, "val_dice": 0.8})
+    statistics = [{"trial": 0, "metric": "test_auc", "n": 2, "mean": 0.9, "std": 0.1, "interval_95": None}]
+    summary = {"study": "s", "metric": "val_macro_f1", "first": None, "statistics": statistics,
+               "findings": [{"finding": "trial 0 is the best: val_macro_f1 0.9"}]}  # fmt: skip
+    record = replace(
+        study(best, confirm_summary=json.dumps(summary)), metric="val_macro_f1", better="maximize"
+    )
+    document = report(record, None)
+    for text in (markdown(document), page(document), study_note(record), trial_note(record, best, 1)):
+        assert "val_macro_f1" not in re.sub(
+            r"`[^`]*`|<code>.*?</code>|<script.*?</script>", "", text, flags=re.DOTALL
+        )
+        assert "validation macro F1" in text
+    assert "* Trial 0 is the best: validation macro F1 0.9." in markdown(document)
+    assert "| test AUC |" in markdown(document).replace("| 0 | test", "| test")
+    assert "| val_dice |" in markdown(document)  # of another's own words nothing is known
+    drawn = json.dumps([figure(chart) for chart in document.charts()])
+    assert "Best validation macro F1 so far" in drawn
+    assert "val_macro_f1" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("val_loss 0.1; test_top5_error", "validation loss 0.1; test top-5 error"),
+        ("by test_average_precision: 0.5", "by test average precision: 0.5"),
+        ("it ends with train_loss.", "it ends with training loss."),
+        ("`val_loss` is val_loss", "`val_loss` is validation loss"),
+        ("/data/val_loss/a.png my_val_loss val_loss_2 val_loss.csv x.val_loss", None),
+    ],
+)
+def test_only_whole_names_of_metrics_become_words(text: str, words: str | None) -> None:
+    assert in_words(text) == (words or text)
 
 
 def test_a_study_without_trials_makes_a_report() -> None:
@@ -452,7 +498,7 @@ def test_a_confirmation_of_an_older_version_is_shown(tmp_path: Path) -> None:
     }  # fmt: skip
     writable(tmp_path).set_user_attr("confirm_summary", json.dumps(old))
     text = markdown(build_report("s", url_in(tmp_path)))
-    assert "the search's first stays first" in text
+    assert "The search's first stays first." in text
     assert "0.225 to 0.275" in text
     assert "The 95 % intervals cover new seeds, not other images." in text
 

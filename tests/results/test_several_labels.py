@@ -77,7 +77,11 @@ def test_the_confirmation_tells_of_each_label_and_has_no_confusion_matrix(search
 def test_the_report_has_precision_and_recall_by_label(searched: RunOptions) -> None:
     (page,) = hpsearch.report("mosaics", storage=searched.storage, run_folder=searched.run_folder)
     text = Path(page).read_text(encoding="utf-8")
-    assert "By label: the precision is" in text
+    assert "By label: <code>answers</code> counts those about pictures that have it" in text
+    assert "; the models say " in text
+    drawn = json.loads(text.split('id="charts">')[1].split("</script>")[0])
+    legend = [one["name"] for one in drawn["learning-curves"]["data"] if one["showlegend"]]
+    assert all(": average precision 0." in name for name in legend)
     assert "Confusion matrix" not in text
     assert "validation error by label" in text
 

@@ -9,13 +9,13 @@ from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import ended_words, learnt_words, readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.lines import paused_line
-from hpsearch.results.terminal.progress import amount, duration, hparam, number
+from hpsearch.results.terminal.progress import amount, duration, hparam, in_words, number
 from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.checks import KINDS
 from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.study.specification import StudySpec
-from hpsearch.text import LABEL, LONGEST, as_code, counted, in_markdown, one_line
+from hpsearch.text import LABEL, LONGEST, as_code, as_sentence, counted, in_markdown, one_line
 
 POLICIES = {
     "halving": "trials are paused after each piece, and the best third of those that came as far is resumed",
@@ -49,14 +49,15 @@ def _searched(record: StudyRecord) -> list[str]:
         f"{searched_by(spec)}. A trial's value is the best {as_code(record.metric)} of its epochs "
         f"({record.better}d).{_limits(spec)}",
         "",
-        *(line for said in _course(record) for line in (f"* {inline(said)}", "")),
+        *(line for said in _course(record) for line in (f"* {inline(as_sentence(said))}", "")),
         *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
     ]
 
 
 def _course(record: StudyRecord) -> list[str]:
     """Returns whose trials a study has, and which of its own limits ended it."""
-    return [*learnt_words(record.name, record.attrs), *filter(None, [ended_words(record.attrs)])]
+    ended = ended_words(record.attrs)
+    return [*learnt_words(record.name, record.attrs), *([f"it {ended}"] if ended else [])]
 
 
 def _limits(spec: StudySpec) -> str:
@@ -113,7 +114,7 @@ def _best(record: StudyRecord) -> list[str]:
         inline(promise),
         "",
         *_paused(record),
-        *(line for said in answer.sentences() for line in (f"* {inline(said)}", "")),
+        *(line for said in answer.sentences() for line in (f"* {inline(as_sentence(said))}", "")),
         *markdown_table(("hyperparameter", "value"), rows),
         *(
             ("", "No other trial beats these in all goals:", "", *markdown_table(*front_table(record)))
@@ -141,7 +142,7 @@ def front_table(record: StudyRecord) -> tuple[tuple[str, ...], tuple[tuple[str, 
 
 def _paused(record: StudyRecord) -> list[str]:
     paused = {trial.number: trial.attrs["paused"] for trial in record.trials if trial.state == "PAUSED"}
-    return [inline(paused_line(paused)), ""] if paused else []
+    return [inline(as_sentence(paused_line(paused))), ""] if paused else []
 
 
 def _confirmed(record: StudyRecord) -> list[str]:
@@ -149,7 +150,7 @@ def _confirmed(record: StudyRecord) -> list[str]:
     if summary is None:
         return []
     with readable(record.name, SUMMARY):
-        findings = [f"* {inline(row['finding'])}" for row in summary["findings"]]
+        findings = [f"* {inline(as_sentence(row['finding']))}" for row in summary["findings"]]
     return [f"## Confirmed {'over folds' if 'folds' in summary else 'with other seeds'}", "", *findings, ""]
 
 
@@ -309,6 +310,6 @@ def _cell(value: Any) -> str:
 
 
 def inline(text: str, most: int = LONGEST) -> str:
-    """Returns a sentence as Markdown; what stands between backquotes is set as code, all else is plain text."""
-    parts = re.split(r"`([^`]*)`", one_line(text, most))
+    """Returns a sentence as Markdown: code between backquotes; all else is plain text, with words for metrics."""
+    parts = re.split(r"`([^`]*)`", one_line(in_words(text), most))
     return "".join(as_code(part) if place % 2 else in_markdown(part) for place, part in enumerate(parts))

@@ -15,7 +15,7 @@ from hpsearch.results.plots.chart import (
 )
 from hpsearch.results.stored.answer import CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import hparam, hparams_text, number
+from hpsearch.results.terminal.progress import hparam, hparams_text, in_words, number
 
 TOP = 10
 STAGES = "; a diamond marks the last epoch of the head alone"
@@ -36,7 +36,8 @@ def learning_curves(record: StudyRecord, top: int = TOP) -> Chart:
         title=f"Learning curves of {shown}",
         caption="Solid: validation, dashed: training. A star marks the best epoch, whose weights are kept; a "
         "cross marks where a trial was stopped before its last epoch"
-        f"{STAGES if any(map(record.last_stage_after, best)) else ''}. Trials from rank 7 on are grey.",
+        f"{STAGES if any(map(record.last_stage_after, best)) else ''}."
+        + (f" Trials from rank {len(COLORS) + 1} on are grey." if len(best) > len(COLORS) else ""),
         x=Axis("epoch"),
         y=Axis(_loss_title(record), log=_log(series)),
         series=tuple(series),
@@ -56,11 +57,13 @@ def _trial(record: StudyRecord, trial: TrialRecord, rank: int) -> list[Series]:
     color = COLORS[rank] if rank < len(COLORS) else GREY
     width = 3.0 if trial.number == record.answer.trial else 2.0 if rank < len(COLORS) else 1.2
     mark = record.mark(trial)
-    name = f"trial {trial.number}: {number(trial.score)}" + (f" ({mark})" if mark == CONFIRMED else "")
+    drawn = record.metric in ("val_loss", _loss_title(record))
+    scored = "" if drawn else f"{in_words(record.metric).removeprefix('validation ')} "
+    name = f"trial {trial.number}: {scored}{number(trial.score)}{f' ({mark})' if mark == CONFIRMED else ''}"
     group = f"trial {trial.number}"
     about = f"trial {trial.number}, {hparams_text(trial.hparams)}"
     lines = [
-        _line(f"{name}, validation", trial.val, color, width, group, about),
+        _line(name, trial.val, color, width, group, about),
         _line(f"{name}, training", trial.train, color, width * 0.6, group, about, dashed=True),
     ]
     series = [line for line in lines if line.x] + _points(record, trial, color, group)

@@ -21,7 +21,7 @@ def _against(record: StudyRecord, name: str) -> Chart:
     values = [trial.taken[name] for trial in (*best, *shown)]
     return Chart(
         id=f"front-{name.replace('_', '-')}",
-        title=f"{record.metric} against {name}",
+        title=f"Score against {name.replace('_', ' ')}",
         caption="The line joins the front: trials that no other one beats in all goals. None of them was cut by "
         "comparison with others. A cross is a trial that was.",
         x=Axis(name.replace("_", " "), log=wants_log(values)),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
+from hpsearch.contracts.trial import PAUSES
 from hpsearch.results.plots.chart import (
     BLUE,
     GREEN,
@@ -55,7 +56,7 @@ def seconds_used(record: StudyRecord) -> list[float]:
 
 COSTS: Mapping[str, tuple[str, Callable[[StudyRecord], list[float]]]] = {
     "trials": ("finished trials", trials_used),
-    "epochs": ("epochs trained", epochs_used),
+    "epochs": ("epochs of finished trials", epochs_used),
     "seconds": ("wall time in seconds", seconds_used),
 }
 
@@ -146,14 +147,23 @@ def timeline(record: StudyRecord) -> Chart | None:
     return Chart(
         id="workers",
         title="Workers' timeline" + (f" (the last {len(shown)} trials)" if len(shown) < len(known) else ""),
-        caption="A bar is one trial, from its first attempt to its end, coloured by why it stopped. Gaps are "
-        "time in which a worker had nothing to train.",
+        caption="A bar is one trial, from its first attempt to its end, coloured by why it stopped. "
+        + _between(record),
         x=Axis(f"{unit} since the first trial"),
         y=Axis("", labels=places),
         series=tuple(
             _spans(r, (t for t in shown if t.stop_reason == r), places, begin, seconds) for r in reasons
         ),
     )
+
+
+def _between(record: StudyRecord) -> str:
+    """Returns what a worker did where no bar is, or more than one."""
+    if any(trial.attrs.get(PAUSES) for trial in record.trials):
+        return (
+            "In its pauses and in the gaps, workers trained other trials, of which some may not have ended."
+        )
+    return "Gaps are time in which a worker had nothing to train."
 
 
 def pieces(record: StudyRecord) -> Chart | None:

@@ -9,6 +9,7 @@ import html
 from typing import Any
 
 from hpsearch.results.plots.chart import Axis, Chart, ColorScale, Mark, Series, log_ticks
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.text import one_line
 
 Figure = dict[str, Any]
@@ -46,7 +47,7 @@ def figure(chart: Chart) -> Figure:
 
 def _label(text: str) -> str:
     """Returns a text that plotly shows as it is, but for our own line ends: it takes a few tags, links among them."""
-    return "<br>".join(html.escape(one_line(part), quote=False) for part in text.split("<br>"))
+    return "<br>".join(html.escape(one_line(part), quote=False) for part in in_words(text).split("<br>"))
 
 
 def _legend(chart: Chart) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def loss_by_seconds(record: StudyRecord) -> Chart | None:
     everything = [*(one for one in series if one.x), front]
     return Chart(
         id="loss-by-seconds",
-        title=f"{record.metric} against training time",
+        title="Score against training time",
         caption="What a better score costs: the line joins the trials that no other beats in both. Colour is "
         "the share of the training data, the symbol is the image size, a cross is a PRUNED trial.",
         x=Axis("training time of the trial in seconds", log=wants_log([t.seconds for t in shown])),

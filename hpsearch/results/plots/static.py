@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import UserError
 from hpsearch.results.plots.chart import Axis, Chart, Mark, Series, log_ticks
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.text import one_line
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def draw_figure(chart: Chart) -> "Figure":
 
 def _label(text: str) -> str:
     """Returns a text that matplotlib shows as it is: between two dollars it would read a formula, or fail to."""
-    return one_line(text).replace("$", r"\$")
+    return one_line(in_words(text)).replace("$", r"\$")
 
 
 def draw(chart: Chart, axes: "Axes") -> None:

@@ -14,6 +14,7 @@ from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
 from hpsearch.results.stored.answer import NOT_CONFIRMED
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
+from hpsearch.study.search import Choices
 from hpsearch.text import counted
 
 TOP_SHARE = 0.2
@@ -123,17 +124,26 @@ def limits(record: StudyRecord) -> list[Claim]:
 
 def few_trials(record: StudyRecord) -> list[Claim]:
     """Too few trials for the number of hyperparameters."""
-    wanted = ENOUGH * len(record.hparam_names())
+    tried = [name for name in record.hparam_names() if _varies(record, name)]
+    wanted = ENOUGH * len(tried)
     if not record.finished or len(record.finished) >= wanted:
         return []
+    allowed = record.spec is not None and record.spec.total_trials >= wanted
+    more = "" if allowed else f"raise study.trials to {wanted} or more and "
     return [
         Claim(
-            f"{counted(len(record.finished), 'trial')} for {counted(len(record.hparam_names()), 'hyperparameter')} "
+            f"{counted(len(record.finished), 'trial')} for {counted(len(tried), 'hyperparameter')} "
             f"{'is' if len(record.finished) == 1 else 'are'} few",
-            f"raise study.trials to {wanted} or more and run the study again, it continues from here",
+            f"{more}run the study again, it continues from here",
             ("study.trials",),
         )
     ]
+
+
+def _varies(record: StudyRecord, name: str) -> bool:
+    """Says whether a hyperparameter is given more than one value."""
+    entry = record.spec.search.get(name) if record.spec is not None else None
+    return not isinstance(entry, Choices) or len(entry.choices) > 1
 
 
 def unsettled(record: StudyRecord) -> list[Claim]:

@@ -11,6 +11,7 @@ from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import decoded, readable
 from hpsearch.results.stored.study import StudyRecord
 from hpsearch.results.terminal.progress import number
+from hpsearch.text import as_sentence
 
 
 def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tuple[Block, ...]:
@@ -37,7 +38,7 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
     special = ("findings", "class_errors", "confusion", "most_wrong", "reliability")
     blocks: list[Block] = []
     if findings := summary.get("findings"):
-        blocks.append(Items(tuple(str(row["finding"]) for row in findings)))
+        blocks.append(Items(tuple(as_sentence(str(row["finding"])) for row in findings)))
     if any("covers" not in row for row in summary.get("statistics", ())):  # of an older version
         blocks.append(Text("The 95 % intervals cover new seeds, not other images."))
     blocks += _told({key: value for key, value in summary.items() if key not in special})
@@ -50,23 +51,24 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
             confusion_table(confusion["classes"], confusion["counts"]),
         ]
     if rows := summary.get("class_errors"):
-        what = "label" if "label" in rows[0] else "class"
+        what, whose = _kind(rows)
         blocks += [
             Text(
-                f"By {what}: the precision is the share of right ones among the answers that name it, the recall the "
-                "share of its pictures that are named so."
+                f"By {what}: `answers` counts those about pictures {whose}, by all models of the first together. The "
+                "precision is the share of right ones among the answers that name it, the recall the share of its "
+                "pictures that are named so."
             ),
             class_table(rows),
         ]
     if reliability := summary.get("reliability"):
         told = reliability_sentence(reliability)
-        blocks += [Text(f"{told[0].upper()}{told[1:]}."), reliability_chart(reliability["bins"])]
+        blocks += [Text(as_sentence(told)), reliability_chart(reliability["bins"])]
         blocks.append(reliability_table(reliability["bins"]))
     if wrong := summary.get("most_wrong"):
         blocks += [
             Text(
                 "Most confidently wrong on the test part. Look at these first when labels may be doubtful: a "
-                "model that is sure of another class is sometimes right."
+                "model that is sure of something else is sometimes right."
             ),
             Pictures(tuple(_picture(one, pictures) for one in wrong)),
         ]
@@ -76,7 +78,7 @@ def _summary(summary: Mapping[str, Any], pictures: Mapping[int, str]) -> list[Bl
 def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Returns precision and recall of each class or label; those of an older version have errors alone."""
     keys = [key for key in ("precision", "recall", "f1", "error") if any(key in row for row in rows)]
-    what = "label" if "label" in rows[0] else "class"
+    what, _ = _kind(rows)
     cells = [
         (
             str(row[what]),
@@ -88,6 +90,11 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table((what, "answers", *(key.replace("f1", "F1") for key in keys)), tuple(cells))
 
 
+def _kind(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Returns what rows are about, and whose pictures are meant."""
+    return ("label", "that have it") if "label" in rows[0] else ("class", "of it")
+
+
 def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:
     """Returns how often answers were right against how certain they were."""
     most = max(count for count, _, _ in bins)
@@ -96,7 +103,7 @@ def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:
         title="Certainty and right answers on the test part",
         caption="Each point is a tenth of the range of certainty, the larger the more answers. On the dashed line a "
         "model is right as often as it is certain; below it is too certain, above too doubtful.",
-        x=Axis("certain by"),
+        x=Axis("certainty"),
         y=Axis("share of right answers"),
         series=(
             Series("as often as certain", (0.0, 1.0), (0.0, 1.0), color=GREY, dashed=True),
@@ -120,7 +127,7 @@ def reliability_table(bins: Sequence[Sequence[float]]) -> Table:
     """Returns how often answers were right, by how certain they were; marked where they differ."""
     rows = tuple((f"{certain:.1%}", f"{right:.1%}", str(int(count))) for count, certain, right in bins)
     shades = tuple((0.0, -abs(certain - right), 0.0) for _, certain, right in bins)
-    return Table(("certain by", "right", "answers"), rows, shades=shades)
+    return Table(("certainty", "right", "answers"), rows, shades=shades)
 
 
 def confusion_table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Table:
@@ -137,7 +144,7 @@ def confusion_table(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> 
 
 def _picture(one: Mapping[str, Any], pictures: Mapping[int, str]) -> Picture:
     name = one.get("name") or f"sample {one['sample']}"
-    words = f"{name}: {one['class']}, taken for {one['predicted']} with {one['probability']:.1%}"
+    words = f"{name}: {one['class']}; the models say {one['predicted']} with {one['probability']:.1%}"
     return Picture(pictures.get(one["sample"], ""), words)
 
 

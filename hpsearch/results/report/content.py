@@ -31,7 +31,7 @@ from hpsearch.results.terminal.progress import duration, hparam, number, precisi
 from hpsearch.store.study_data import DATA
 from hpsearch.study.checks import KINDS
 from hpsearch.study.specification import FROM_EPOCH, StudySpec
-from hpsearch.text import LABEL, counted
+from hpsearch.text import LABEL, as_sentence, counted
 
 RANKED = 20
 OUTCOMES = ("stop-reasons", "fit-diagnosis", "fit-by-epochs")
@@ -103,16 +103,12 @@ def _summary(record: StudyRecord) -> str:
     if answer.confirmed is not None:
         lead = f"The best of {count} finished trials is trial {best.number}, {answer.text}, with {hparams}."
         return " ".join(
-            [lead, f"The search itself had promised {found}.", *map(_sentence, answer.sentences())]
+            [lead, f"The search itself had promised {found}.", *map(as_sentence, answer.sentences())]
         )
     worth = f" ({answer.status})" if answer.status else ""
     name = record.trial_name(best)
     lead = f"The best of {count} finished trials is {name}: {found}{worth}, with {hparams}."
-    return " ".join([lead, *map(_sentence, answer.sentences())])
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
+    return " ".join([lead, *map(as_sentence, answer.sentences())])
 
 
 def _next(record: StudyRecord) -> tuple[Block, ...]:
@@ -131,7 +127,7 @@ def _data(record: StudyRecord, samples: Sequence[str]) -> tuple[Block, ...]:
     rows = data_rows(record.spec, record.attrs)
     notes = (record.attrs.get(DATA) or {}).get("notes") or ()
     found = (
-        (Text("What was noted when they were read:"), Items(tuple(map(_sentence, notes)))) if notes else ()
+        (Text("What was noted when they were read:"), Items(tuple(map(as_sentence, notes)))) if notes else ()
     )
     shown: tuple[Block, ...] = ()
     if samples:
@@ -152,7 +148,7 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
         "here are of the validation part, a trial's score is its best epoch.",
         f"{counted(spec.trials, 'trial')} with seed {spec.study.seed}, {searched_by(spec)}; early stopping by "
         f"`{stop.criterion}`{watched}.",
-        *map(_sentence, learnt_words(record.name, record.attrs)),
+        *map(as_sentence, learnt_words(record.name, record.attrs)),
         *(f"It {said}." for said in filter(None, [ended_words(record.attrs)])),
     ]
 

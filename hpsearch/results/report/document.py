@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hpsearch.results.dashboard.notes import inline, markdown_table
 from hpsearch.results.plots.chart import Chart
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.text import in_markdown, one_line
 
 
@@ -117,4 +118,8 @@ def _markdown(block: Block, pictures: str) -> Sequence[str]:
         case Table(head, rows, note):
             return [*markdown_table(head, rows), *(["", inline(note)] if note else [])]
         case Chart():
-            return [f"![{in_markdown(block.title)}]({pictures}/{block.id}.png)", "", inline(block.caption)]
+            return [
+                f"![{in_markdown(in_words(block.title))}]({pictures}/{block.id}.png)",
+                "",
+                inline(block.caption),
+            ]

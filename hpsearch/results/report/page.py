@@ -8,7 +8,7 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from hpsearch.results.plots.chart import Chart
-from hpsearch.results.plots.interactive import figure
+from hpsearch.results.plots.interactive import Figure, figure
 from hpsearch.results.report.document import (
     Block,
     Code,
@@ -20,6 +20,7 @@ from hpsearch.results.report.document import (
     Table,
     Text,
 )
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.text import LABEL, LONGEST, in_html
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -58,6 +59,7 @@ _STYLE = """
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 1160px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.9em; margin: 0 0 .3em; }
+h3 { font-size: 1em; font-weight: 500; margin: 0 0 .4em; }
 h2 { font-size: 1.3em; margin: 2.2em 0 .6em; padding-bottom: .25em; border-bottom: 1px solid var(--line); }
 .summary { font-size: 1.1em; margin: 0 0 1em; }
 nav a { margin-right: 1.1em; white-space: nowrap; }
@@ -68,8 +70,8 @@ pre { background: var(--fill); padding: 12px 14px; border-radius: 6px; overflow-
 table { border-collapse: collapse; font-size: .93em; margin: .4em 0; }
 th, td { text-align: left; padding: .32em .9em .32em 0; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
-td:last-child { white-space: normal; }
-th { color: var(--soft); font-weight: 600; }
+td.long { white-space: normal; min-width: 22em; }
+th { white-space: normal; vertical-align: bottom; color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .shaded :is(td, th).number { padding: .32em .6em; }
 figure { margin: 1.4em 0 1.8em; break-inside: avoid; }
@@ -84,7 +86,7 @@ figcaption, .note { color: var(--soft); font-size: .92em; }
 @media (max-width: 560px) {
   .charts { grid-template-columns: minmax(0, 1fr); }
   td:first-child:nth-last-child(2) { white-space: normal; min-width: 7em; }
-  td:last-child:not(.number) { min-width: 11em; overflow-wrap: anywhere; }
+  td:last-child:nth-child(-n+3):not(.number) { white-space: normal; min-width: 11em; overflow-wrap: anywhere; }
 }
 """
 
@@ -104,6 +106,8 @@ for (const [id, chart] of Object.entries(charts)) {
 window.charts_drawn = true;
 """
 
+BROKEN_FROM = 40
+"""Characters of a cell."""
 WIDE = ("learning-curves", "workers", "pieces")
 
 
@@ -158,8 +162,9 @@ def _block(block: Block) -> str:
             return f'{said}<div class="pictures">{"".join(map(_picture, items))}</div>'
         case Chart():
             kind = ' class="wide"' if block.id in WIDE else ""
-            caption = f"<figcaption>{in_html(block.caption)}</figcaption>"
-            return f'<figure{kind}><div id="chart-{in_html(block.id)}"></div>{caption}</figure>'
+            caption = f"<figcaption>{in_html(in_words(block.caption))}</figcaption>"
+            title = f"<h3>{in_html(in_words(block.title))}</h3>"
+            return f'<figure{kind}>{title}<div id="chart-{in_html(block.id)}"></div>{caption}</figure>'
 
 
 def _picture(picture: Picture) -> str:
@@ -185,10 +190,16 @@ def _table(table: Table) -> str:
 
 
 def _cells(tag: str, cells: tuple[str, ...], right: list[bool], shades: tuple[float, ...] = ()) -> str:
-    kinds = [' class="number"' if number else "" for number in right]
+    kinds = [_kind(cell, number) for cell, number in zip(cells, right, strict=True)]
     styles = [_style(shade) for shade in shades] or [""] * len(cells)
     every = zip(kinds, styles, cells, strict=True)
     return "".join(f"<{tag}{kind}{style}>{_inline(cell, LABEL)}</{tag}>" for kind, style, cell in every)
+
+
+def _kind(cell: str, is_number: bool) -> str:
+    """Numbers stand to the right; what is long may be broken into lines."""
+    kind = "number" if is_number else "long" if len(cell) > BROKEN_FROM else ""
+    return f' class="{kind}"' if kind else ""
 
 
 def _style(shade: float) -> str:
@@ -204,15 +215,23 @@ def _is_number(cell: str) -> bool:
 
 
 def _inline(text: str, most: int = LONGEST) -> str:
-    """Escapes a text; what stands between backquotes is set as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", in_html(text, most))
+    """Escapes a text; what stands between backquotes is set as code, names of metrics elsewhere in words."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", in_html(in_words(text), most))
+
+
+def _untitled(chart: Chart) -> Figure:
+    """Returns a chart whose title stands above it in the page, where it is broken into lines when it must be."""
+    drawn = figure(chart)
+    del drawn["layout"]["title"]
+    drawn["layout"]["margin"]["t"] = 8
+    return drawn
 
 
 def _scripts(charts: list[Chart]) -> str:
     if not charts:
         return ""
     # "</script>" within a name from the database must not end the block.
-    data = json.dumps({chart.id: figure(chart) for chart in charts}).replace("<", "\\u003c")
+    data = json.dumps({chart.id: _untitled(chart) for chart in charts}).replace("<", "\\u003c")
     return (
         f'<script type="application/json" id="charts">{data}</script>\n'
         f"<script>{get_plotlyjs()}</script>\n<script>{_DRAW}</script>"

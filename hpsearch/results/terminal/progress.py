@@ -1,6 +1,7 @@
 """How a run stands, gathered from its callbacks; what every display shows."""
 
 import math
+import re
 import shlex
 import time
 from collections import Counter
@@ -178,6 +179,39 @@ def sparkline(values: Sequence[float], blocks: str = BLOCKS) -> str:
 def number(value: float | None) -> str:
     """Returns a number with four digits that count, or a dash."""
     return "-" if value is None else f"{value:.4g}"
+
+
+METRIC_WORDS = {
+    "loss": "loss",
+    "error": "error",
+    "top5_error": "top-5 error",
+    "macro_f1": "macro F1",
+    "mae": "mean absolute error",
+    "hamming_error": "Hamming error",
+    "subset_error": "subset error",
+    "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "ece": "calibration error (ECE)",
+}
+"""What a metric of our own loop is called in a page, after the part that it was measured on."""
+PART_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+_METRIC = re.compile(rf"(?<![\w./-])({'|'.join(PART_WORDS)})_({'|'.join(METRIC_WORDS)})(?![\w/-]|\.\w)")
+
+
+def in_words(text: str) -> str:
+    """Returns a text with words for the names of our metrics, for pages; in code between backquotes they stay.
+
+    >>> in_words("val_macro_f1 0.9, see `val_macro_f1`")
+    'validation macro F1 0.9, see `val_macro_f1`'
+    """
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part[:1] == "`" else _METRIC.sub(_metric_words, part) for part in parts)
+
+
+def _metric_words(found: re.Match[str]) -> str:
+    return f"{PART_WORDS[found[1]]} {METRIC_WORDS[found[2]]}"
 
 
 def amount(value: float) -> str:
