@@ -18,7 +18,7 @@ import typer
 
 from hpsearch.cli import app
 from hpsearch.cli.options import ALIASES
-from hpsearch.errors import HpsearchError, limit
+from hpsearch.errors import HpsearchError, UserError, limit
 from hpsearch.service.signals import Signalled, came, heeded, on_hang_up
 from hpsearch.text import LineFormatter, fitted, guard, in_lines
 from hpsearch.version import __version__
@@ -100,6 +100,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     arguments = [_meant(argument) for argument in arguments]
     try:
+        _refuse_empty(arguments)
         status = app(arguments, prog_name="hpsearch", standalone_mode=False)
     except HpsearchError as error:
         return _complain(str(error), error.exit_status)
@@ -127,6 +128,23 @@ def _is_error(record: logging.LogRecord) -> bool:
     while error is not None and not isinstance(error, Signalled | KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is None
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty argument: as a path it would be the current folder, which nobody has named.
+
+    Raises:
+        UserError: there is one.
+    """
+    before = "hpsearch"
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if not argument or (option.startswith("--") and equals and not value):
+            name = option or before
+            raise UserError(
+                f"{name}: got an empty argument, such as of an unset variable; give a value, or leave it out"
+            )
+        before = argument
 
 
 def _meant(argument: str) -> str:

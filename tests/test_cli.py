@@ -319,6 +319,25 @@ def test_the_version(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("best", "one", "--save", ""), "--save"),
+        (("best", "one", "--save="), "--save"),
+        (("init", ""), "init"),
+        (("predict", "--", ""), "--"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    invoke: Invoke, arguments: tuple[str, ...], named: str
+) -> None:
+    status, output, error = invoke(*arguments)
+    assert (status, output) == (2, "")
+    assert error.startswith(
+        f"error: {named}: got an empty argument, such as of an unset variable; give a value, or"
+    )
+
+
+@pytest.mark.parametrize(
     ("command", "usage"),
     [("run", "STUDY"), ("status", "[STUDY]"), ("compare", "STUDY..."), ("predict", "STUDY PICTURE...")],
 )

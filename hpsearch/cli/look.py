@@ -210,10 +210,10 @@ def compare(
     records = read_studies([study_name(study) or study for study in studies], url, search)
     say(*comparison_lines(records))
     if page_file is not None:
-        from hpsearch.results.report import write_text
+        from hpsearch.files.atomic import write_output
         from hpsearch.results.report.page import page
 
-        write_text(page(comparison(records)), page_file, "--html")
+        write_output(page_file, page(comparison(records)).encode(), "--html")
         say("", page_file)
 
 

@@ -108,7 +108,8 @@ def export(
     ] = False,
 ) -> None:
     """Write the trials, or their epochs, as CSV, Parquet or JSON."""
-    from hpsearch.results.commands.export import choose_format, encode, write
+    from hpsearch.files.atomic import write_output
+    from hpsearch.results.commands.export import choose_format, encode
     from hpsearch.results.stored.document import encode_study, whole_study
     from hpsearch.results.stored.frames import epochs_frame, trials_frame
     from hpsearch.results.stored.reading import reading_study
@@ -127,7 +128,7 @@ def export(
                 epochs_frame(opened) if epochs else trials_frame(opened, store.run_folder), chosen
             )
     if output is not None:
-        write(content, output)
+        write_output(output, content, "--output")
     elif chosen == "parquet" and sys.stdout.isatty():
         raise UserError("--format parquet: a terminal cannot show it; give --output FILE")
     elif sys.stdout.isatty():  # a program reads what is true, a person what is harmless

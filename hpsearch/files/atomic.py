@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpsearch.errors import UserError
+
 
 def write_whole(path: Path, content: bytes | memoryview, sync: bool = True, mode: int = 0o666) -> None:
     """Writes a file beside its place, brings it to the disk and renames it in one step.
@@ -27,6 +29,29 @@ def write_whole(path: Path, content: bytes | memoryview, sync: bool = True, mode
         open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
     ):
         file.write(content)
+
+
+def write_output(path: Path, content: bytes, flag: str) -> None:
+    """Writes a file that the user has named, as `write_whole`; what is no file, such as a pipe, is written into.
+
+    Its folder is made when it is missing, and a link to it stays one.
+
+    Args:
+        flag: the option that names it.
+
+    Raises:
+        UserError: it cannot be written; an older file is then untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            write_whole(path.resolve(), content)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: cannot write {path}: {error.strerror or error}; choose another place"
+        ) from None
 
 
 @contextmanager

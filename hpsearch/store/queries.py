@@ -129,13 +129,19 @@ def system_attrs(reader: Reader, study_id: int, key: str | None = None) -> dict[
         return {name: json.loads(text) for name, text in found}
 
 
+_LARGEST_NUMBER = 2**31 - 1
+"""Of Optuna's column; a database refuses to compare it with more."""
+
+
 def trials(reader: Reader, study_id: int) -> list[StoredTrial]:
     """Returns all trials of a study by number."""
     return _trials(reader, "t.study_id = ?", study_id)
 
 
 def trial_of_number(reader: Reader, study_id: int, number: int) -> StoredTrial | None:
-    """Returns one trial of a study."""
+    """Returns one trial of a study; None where there is none, as of a number that no database could hold."""
+    if not 0 <= number <= _LARGEST_NUMBER:
+        return None
     found = _trials(reader, "t.study_id = ? AND t.number = ?", study_id, number)
     return found[0] if found else None
 

@@ -3,6 +3,9 @@
 import builtins
 import io
 import json
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import pytest
 
 from hpsearch.__main__ import run as run_command
 from hpsearch.errors import UserError
-from hpsearch.results.commands.export import choose_format, encode, write
+from hpsearch.files.atomic import write_output
+from hpsearch.results.commands.export import choose_format, encode
 from hpsearch.results.stored.document import encode_study, whole_study
 from hpsearch.results.stored.frames import epochs_frame, trials_frame
 from tests.results.stored import load, make_study, read
@@ -139,7 +143,35 @@ def test_parquet_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_in_a_new_folder_and_one_that_cannot_be(tmp_path: Path) -> None:
-    write(b"abc", tmp_path / "new" / "a.csv")
-    assert (tmp_path / "new" / "a.csv").read_bytes() == b"abc"
-    with pytest.raises(UserError, match="cannot write"):
-        write(b"abc", tmp_path / "new" / "a.csv" / "b.csv")
+    file = tmp_path / "new" / "a.csv"
+    write_output(file, b"abc", "--output")
+    assert file.read_bytes() == b"abc"
+    for place in (file / "b.csv", tmp_path / "new"):
+        with pytest.raises(UserError, match=rf"--out: cannot write {place}: .*; choose another place"):
+            write_output(place, b"abc", "--out")
+    os.symlink(file, tmp_path / "link.csv")
+    write_output(tmp_path / "link.csv", b"new", "--output")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert file.read_bytes() == b"new"
+
+
+def test_a_full_disk_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
+    file, limits = tmp_path / "a.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_output(file, b"old", "--output")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"--output: cannot write .*a\.csv: File too large; choose"):
+            write_output(file, bytes(10_000), "--output")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_pipe_is_written_into(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe.csv").read_bytes)
+        write_output(tmp_path / "pipe.csv", b"abc", "--output")
+        assert read.result(60) == b"abc"
+    assert not (tmp_path / "pipe.csv").is_file()

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpsearch.errors import StudyNotFound
+from hpsearch.errors import StudyNotFound, UserError
 from hpsearch.results.commands.export import encode
 from hpsearch.results.stored.best import best_trial
 from hpsearch.results.stored.frames import epochs_frame, trials_frame
@@ -81,6 +81,10 @@ def test_of_equal_trials_the_first_is_the_best(database_url: str) -> None:
         study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.1))
     with reading_study("one", database_url) as study:
         best = best_trial(study)
+        with pytest.raises(
+            UserError, match=f"--trial {2**70}: .* no COMPLETE trial of this number; its best: 4"
+        ):
+            best_trial(study, number=2**70)  # no database could hold it
     assert best is not None
     assert best.number == 4
 

@@ -40,19 +40,6 @@ def encode(frame: pd.DataFrame, kind: str) -> bytes:
     return FORMATS[kind](frame)
 
 
-def write(content: bytes, output: Path) -> None:
-    """Writes an encoded table; the folder is made when it is missing.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"--output: cannot write {output}: {error.strerror}; choose another place") from None
-
-
 def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False).encode()
 

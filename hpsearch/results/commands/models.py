@@ -181,7 +181,7 @@ def save_best(
         write_whole(folder / CARD, model_card(described, attrs).encode())
         remove_others(folder, files)
     except OSError as error:
-        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+        raise _refused(folder, error) from None
     for name in exported:
         write = export_program if name == PROGRAM else export_onnx
         write(load_model(folder / WEIGHTS, tuple(allow)), folder / name)
@@ -218,7 +218,12 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
         write_whole(folder / MANIFEST, _as_json(table))
         return _with_card(found, folder, [*files, folder / MANIFEST])
     except OSError as error:
-        raise UserError(f"--save: cannot write {error.filename}: {error.strerror}") from None
+        raise _refused(folder, error) from None
+
+
+def _refused(folder: Path, error: OSError) -> UserError:
+    place = error.filename or folder  # a full disk is found out by a file that is open, and names none
+    return UserError(f"--save: cannot write {place}: {error.strerror}; choose another folder")
 
 
 def _as_json(table: Mapping[str, Any]) -> bytes:

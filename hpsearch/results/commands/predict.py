@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hpsearch.errors import UserError
-from hpsearch.files.atomic import write_whole
+from hpsearch.files.atomic import write_output
 from hpsearch.results.terminal.lines import columns
 from hpsearch.results.terminal.progress import number
 from hpsearch.text import counted, plain
@@ -87,10 +87,7 @@ def write_predictions(predictions: Sequence[Prediction], output: Path) -> None:
         UserError: another suffix, or a file that cannot be written.
     """
     encode = choose_encoder(output)
-    try:
-        write_whole(output, encode(predictions))
-    except OSError as error:
-        raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
+    write_output(output, encode(predictions), "--output")
 
 
 def _as_json(predictions: Sequence[Prediction]) -> bytes:

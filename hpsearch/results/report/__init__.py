@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from hpsearch.errors import UserError
+from hpsearch.files.atomic import write_output
 from hpsearch.results.confirm.linked import read_pictures
 from hpsearch.results.plots.static import write_pngs
 from hpsearch.results.report.content import report
@@ -15,7 +15,7 @@ from hpsearch.store.keys import SAMPLE
 from hpsearch.store.url import redact
 from hpsearch.study.specification import SUFFIX
 
-__all__ = ["build_report", "write_report", "write_text"]
+__all__ = ["build_report", "write_report"]
 
 
 def build_report(name: str | None, url: str, by_search: bool = False, price: float | None = None) -> Document:
@@ -54,18 +54,5 @@ def write_report(
         from hpsearch.results.report.page import page
 
         text = page(document)
-    write_text(text, out)
+    write_output(out, text.encode(), "--out")
     return [out, *pictures]
-
-
-def write_text(text: str, out: Path, flag: str = "--out") -> None:
-    """Writes a text file; its folder is made when it is missing.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write {out}: {error.strerror}; choose another place") from None
