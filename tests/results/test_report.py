@@ -144,6 +144,7 @@ RULES = [
     (rules.memory, many(3), None),
     (rules.few_trials, many(12), "12 trials for 3 hyperparameters are few: raise study.trials to 30"),
     (rules.few_trials, many(30), None),
+    (rules.few_trials, [trial(0, None, "FAIL")], None),
     (rules.late_best, learnt(30, best=4), "later half .* last 25 trials brought nothing better.*hardly help"),
     (rules.late_best, learnt(30, best=29), "the 30th of 30 .*more trials may help"),
     (rules.late_best, learnt(112, best=111), "the 112th of 112"),
@@ -403,7 +404,13 @@ def test_only_whole_names_of_metrics_become_words(text: str, words: str | None) 
 
 def test_a_study_without_trials_makes_a_report() -> None:
     document = report(study(), None)
-    assert "none is COMPLETE yet" in document.summary
+    assert document.summary == "No trial has begun yet."
+    assert "No trial has begun yet." in study_note(study())
+    left = study(
+        trial(0, None, "PAUSED", paused=2), trial(1, None, "PAUSED", paused=1), trial(2, None, "FAIL")
+    )
+    for said in (report(left, None).summary, study_note(left)):
+        assert "No trial is COMPLETE yet: 1 FAIL, 2 PAUSED." in said
     assert document.charts() == []
     assert "Plotly" not in page(document)
 

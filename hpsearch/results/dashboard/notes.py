@@ -9,7 +9,7 @@ from hpsearch.results.stored.answer import SUMMARY, read_summary
 from hpsearch.results.stored.attributes import ended_words, learnt_words, readable
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.lines import paused_line
-from hpsearch.results.terminal.progress import amount, duration, hparam, in_words, number
+from hpsearch.results.terminal.progress import amount, counts_text, duration, hparam, in_words, number
 from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
 from hpsearch.study.checks import KINDS
@@ -94,12 +94,9 @@ def _reading(record: StudyRecord) -> list[str]:
 
 def _best(record: StudyRecord) -> list[str]:
     best, answer = record.chosen, record.answer
-    counts = ", ".join(
-        f"{record.count(state)} {state}" for state in ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING")
-        if record.count(state)
-    )  # fmt: skip
     if best is None:
-        return ["## Best so far", "", f"No trial is COMPLETE yet ({counts}).", "", *_paused(record)]
+        return ["## Best so far", "", none_complete(record), "", *_paused(record)]
+    counts = _counts(record)
     rows = [(f"`{name}`", f"`{hparam(value)}`") for name, value in best.hparams.items()]
     found = f"{record.metric} {number(best.score)}"
     where = f"at epoch {best.best_epoch} of {best.epochs_run}; {counts}."
@@ -122,6 +119,15 @@ def _best(record: StudyRecord) -> list[str]:
             else ()
         ),
     ]
+
+
+def none_complete(record: StudyRecord) -> str:
+    """Returns in a sentence that no trial is COMPLETE, and how they stand instead."""
+    return f"No trial is COMPLETE yet: {_counts(record)}." if record.trials else "No trial has begun yet."
+
+
+def _counts(record: StudyRecord) -> str:
+    return counts_text({trial.state: record.count(trial.state) for trial in record.trials}, {})
 
 
 def front_table(record: StudyRecord) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

@@ -126,7 +126,7 @@ def few_trials(record: StudyRecord) -> list[Claim]:
     """Too few trials for the number of hyperparameters."""
     tried = [name for name in record.hparam_names() if _varies(record, name)]
     wanted = ENOUGH * len(tried)
-    if not record.finished or len(record.finished) >= wanted:
+    if not record.ranked or len(record.finished) >= wanted:
         return []
     allowed = record.spec is not None and record.spec.total_trials >= wanted
     more = "" if allowed else f"raise study.trials to {wanted} or more and "

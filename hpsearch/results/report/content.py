@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpsearch.contracts.trial import DEVICE_SECONDS, JOULES, START_SECONDS
-from hpsearch.results.dashboard.notes import data_rows, front_table, searched_by, space_rows, time_spent
+from hpsearch.results.dashboard.notes import (
+    data_rows,
+    front_table,
+    none_complete,
+    searched_by,
+    space_rows,
+    time_spent,
+)
 from hpsearch.results.plots import charts
 from hpsearch.results.plots.chart import Chart
 from hpsearch.results.report.advice import advice
@@ -97,7 +104,7 @@ def _summary(record: StudyRecord) -> str:
     if diverged := all_diverged(record):
         return f"{diverged}: the loss did not stay finite. Lower the learning rate."
     if best is None:
-        return f"{counted(count, 'trial')} {'is' if count == 1 else 'are'} finished and none is COMPLETE yet."
+        return none_complete(record)
     hparams = ", ".join(f"`{name} = {hparam(value)}`" for name, value in best.hparams.items())
     found = f"{record.metric} {number(best.score)} at epoch {best.best_epoch} of {best.epochs_run}"
     if answer.confirmed is not None:
