@@ -121,7 +121,7 @@ def test_an_official_test_part_is_kept(tmp_path: Path) -> None:
     assert look(tmp_path / "set").official
     found = propose(tmp_path / "set", 1, tmp_path / "cache", workers=1)
     assert found.facts.test == 12
-    assert "the folders' own test part is used" in found.text
+    assert "the pictures' own test part is used" in found.text
 
 
 def table(folder: Path, header: str, *rows: str) -> None:
@@ -644,6 +644,25 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     assert record.best is not None  # though no trial came to its end
     assert all(trial.is_finished for trial in record.trials)
     assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("ending", ["confirm", "refit", "continue"])
+def test_a_folder_that_is_called_like_a_part_of_a_study_names_one_all_the_same(
+    tmp_path: Path, ending: str
+) -> None:
+    folder = paint(tmp_path / f"cats.{ending}", red=9, blue=9)
+    write_study(folder, 1, tmp_path / "study.toml", tmp_path / "runs", workers=1)
+    assert load_study_file(tmp_path / "study.toml").study.name == f"cats-{ending}"
+
+
+def test_auto_refuses_a_file_in_the_models_place_before_it_begins(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").write_text("mine", encoding="utf-8")
+    command = ["auto", str(photos), "--output", str(tmp_path / "a.toml"), "--save", str(tmp_path / "model")]
+    assert run(command) == 2
+    assert "--save: " in capfd.readouterr().err
+    assert not (tmp_path / "a.toml").exists()
 
 
 def test_what_is_known_to_do_well_comes_first(photos: Path, tmp_path: Path) -> None:

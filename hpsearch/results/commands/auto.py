@@ -13,7 +13,7 @@ from typing import Any
 from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import UserError
 from hpsearch.files.atomic import write_whole
-from hpsearch.files.paths import are_same, is_there
+from hpsearch.files.paths import are_same, is_folder, is_there
 from hpsearch.results.commands import api
 from hpsearch.results.commands.proposal import Proposal, propose
 from hpsearch.results.stored.reading import read_study
@@ -134,6 +134,10 @@ class Auto:
         return 60 * self.minutes - (time.monotonic() - self.began)
 
     @property
+    def _device(self) -> str:
+        return "cpu" if self.gpus == "none" else "auto"
+
+    @property
     def _searching(self) -> float:
         """Seconds in which is searched at first."""
         return SEARCH * max(60 * self.minutes - BESIDE, 30 * self.minutes)
@@ -151,6 +155,10 @@ class Auto:
 
     def _make(self) -> int:
         _check_minutes(self.minutes)
+        if is_there(self.save, "--save") and not is_folder(self.save, "--save"):
+            raise UserError(
+                f"--save: {self.save} is a file; name a folder, into which the model will be written"
+            )
         spec = self._study()
         self._head("check")
         checking = time.monotonic()
@@ -158,7 +166,14 @@ class Auto:
 
         say(
             *report_lines(
-                api.check(self.output, workers=self.workers, run_folder=self.run_folder, progress=False)
+                api.check(
+                    self.output,
+                    workers=self.workers,
+                    gpus=self.gpus,
+                    device=self._device,
+                    run_folder=self.run_folder,
+                    progress=False,
+                )
             )
         )
         self.start = max(START, time.monotonic() - checking)
@@ -182,12 +197,13 @@ class Auto:
         if found.best is None:
             say("no trial finished in time; give more with --minutes", err=True)
             return 1
-        if rest is None or not rest.top:
-            say(f"nothing is confirmed, for which there is too little time: hpsearch confirm {self.output}")
-        else:
+        confirmed = read_study(spec.study.name, self.storage).answer.confirmed  # by an earlier call
+        if rest is not None and rest.top:
             self._confirm(spec, rest)
+        elif confirmed is None:
+            say(f"nothing is confirmed, for which there is too little time: hpsearch confirm {self.output}")
         if rest is not None and rest.refit:
-            self._refit(spec, search=not rest.top)
+            self._refit(spec, search=not rest.top and confirmed is None)
         self._head("report")
         say(*api.report(self.output, **self._place))
         answer = read_study(spec.study.name, self.storage).answer
@@ -224,14 +240,13 @@ class Auto:
             return spec
         from hpsearch.results.commands.proposal import summary_lines
 
-        device = "cpu" if self.gpus == "none" else "auto"
         found = write_study(
             self.folder,
             self._searching / 60,
             self.output,
             self.run_folder,
             self.workers,
-            device,
+            self._device,
             self.seed or 0,
         )
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
@@ -283,15 +298,13 @@ class Auto:
         return trial_seconds(plan.trial, plan.epochs) / trained_at_once(record.spec)
 
     def _count(self, spec: StudySpec) -> int:
-        """Returns the number of workers."""
-        if self.workers is not None:
-            return self.workers
+        """Returns the number of workers that there will be."""
         from hpsearch.contracts.executor import Workers
         from hpsearch.executors.choose import make_executor
         from hpsearch.files.run_folder import RunFolder
 
         runs = make_executor("local", RunFolder(self.run_folder, spec.study.name))
-        count = len(runs.places(Workers(gpus=self.gpus), spec.train.threads, "time"))
+        count = len(runs.places(Workers(self.gpus, self.workers), spec.train.threads, "time"))
         runs.close(0.0)
         return count
 

@@ -22,6 +22,7 @@ from hpsearch.executors.places import cores
 from hpsearch.study import DataSpec, ModelSpec, parse_study
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.schema import SHIPPED
+from hpsearch.study.specification import linked_suffix
 from hpsearch.study.train import IMAGENET
 from hpsearch.text import counted, one_line
 from hpsearch.training import data, models, pretrained, weights
@@ -129,6 +130,8 @@ def propose(
     facts = _facts(table, seen, network, cache)
     plain = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._ ") or "photos"
+    if linked_suffix(name):  # such names are kept for what belongs to a study
+        name = name.replace(".", "-")
     text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen, seed)) + "\n"
     parse_study(tomllib.loads(text), source="hpsearch init")
     return Proposal(name, text, seen, facts, network, table["split"])
@@ -352,9 +355,8 @@ def _lines(
     )
     sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 16)][-3:]
     sizes = [size for size in sizes if size <= facts.train] or [max(1, facts.train // 2)]
-    yield _said(
-        f"batch_size = {sizes}", f"at least sixteen steps in an epoch of {counted(facts.train, 'picture')}"
-    )
+    why = "at least sixteen steps in an epoch" if facts.train >= 16 * max(sizes) else "small, as an epoch is"
+    yield _said(f"batch_size = {sizes}", f"{why} of {counted(facts.train, 'picture')}")
     yield _said(
         f"epochs = {{ low = {max(2, most // 2)}, high = {most} }}",
         f"{counted(workers, 'worker')} can train about {network.epochs / folds:.0f} epochs "
@@ -464,7 +466,7 @@ def _why_side(seen: Inspection, network: Network, workers: int) -> str:
 
 def _why_model(network: Network, device: torch.device) -> str:
     kind = (
-        "the larger of the usual ones that this machine trains in the time"
+        "the largest with weights here that this machine trains in the time"
         if network.is_tuned
         else "small enough"
     )
@@ -488,7 +490,7 @@ def _split_lines(split: dict[str, Any], seen: Inspection) -> Iterator[str]:
     """Yields the shares one a line: a table in braces could not be added to by a line of its own."""
     few = f"with {seen.pictures} pictures a tenth would be too few to judge by"
     why = (
-        "the folders' own test part is used"
+        "the pictures' own test part is used"
         if seen.official
         else few
         if seen.pictures < _FEW
