@@ -8,17 +8,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.executor import Workers
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError
-from hpsearch.results.commands.arguments import check_arguments
+from hpsearch.results.commands.arguments import checked
 from hpsearch.results.commands.track import require, trackers
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.service.launch import RunOptions, launch, make_folder, worker_setup
@@ -34,17 +34,18 @@ if TYPE_CHECKING:
     from hpsearch.results.confirm.continuation import Continued
     from hpsearch.results.confirm.ensemble import Joined
     from hpsearch.results.confirm.refit import Refitted
+    from hpsearch.results.dashboard.publisher import Publisher
     from hpsearch.results.terminal.display import Display
     from hpsearch.training.ensemble import SavedEnsemble
     from hpsearch.training.saved import SavedModel
 
 logger = logging.getLogger(__name__)
 
-Trained = TypeVar("Trained")
 Study = StudySpec | Mapping[str, Any] | str | Path
 """A study: `load_study_file`'s, the tables of one as a dict, the path of a file, or the name of a stored one."""
 
 
+@checked
 def run(
     study: Study,
     *,
@@ -68,7 +69,6 @@ def run(
     metrics: str | int | None = None,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
-    **unknown: Never,
 ) -> StudyResult:
     """Runs a study, or resumes it, until it is finished or stopped, and returns what it has found.
 
@@ -92,9 +92,13 @@ def run(
         UserError: study, data, model, device, storage, or an argument that does not exist; nothing was trained.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    check_arguments(run, locals())
     name, given = named(study)
-    options = _options(locals(), given)
+    options = _options(study, given, storage=storage, run_folder=run_folder, data_root=data_root, allow=allow)
+    fleet = Workers(gpus, workers, workers_per_gpu, gpus_per_trial)
+    options = replace(options, workers=fleet, share=share, executor=executor, cluster=cluster or Cluster())
+    options = replace(options, storage_timeout=storage_timeout, lease_seconds=lease_seconds)
+    if import_paths:
+        options = replace(options, import_paths=tuple(import_paths))
     spec = with_limits(given or _stored(name, options), trials, timeout, at_timeout)
     tracked = trackers(spec.track)
     with (
@@ -112,6 +116,7 @@ def run(
     return StudyResult(spec.study.name, options.storage, summary, options.run_folder)
 
 
+@checked
 def check(
     study: Study,
     *,
@@ -123,7 +128,6 @@ def check(
     run_folder: str | Path = "runs",
     data_root: str | None = None,
     progress: bool = True,
-    **unknown: Never,
 ) -> "CheckResult":
     """Checks a study without a search: reads its data, trains a few batches of each model, estimates the time.
 
@@ -136,7 +140,6 @@ def check(
     Raises:
         UserError: study, data, model or device.
     """
-    check_arguments(check, locals())
     began = time.monotonic()
     from hpsearch.executors.choose import CLUSTERS, make_executor
     from hpsearch.files.run_folder import RunFolder
@@ -166,6 +169,7 @@ def check(
         runs.close(0.0)
 
 
+@checked
 def confirm(
     study: Study | None = None,
     *,
@@ -188,7 +192,6 @@ def confirm(
     lease_seconds: float = 60.0,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
-    **unknown: Never,
 ) -> "Outcome":
     """Trains a study's best configurations again with other seeds, then tests them once.
 
@@ -204,15 +207,23 @@ def confirm(
         UserError: no such study, nothing to confirm, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    check_arguments(confirm, locals())
     from hpsearch.results.confirm.confirm import confirm as train
 
-    def changed(found: "Outcome") -> str:
-        return found.record.name if found.confirmation is not None else ""
+    name, given = named(study)
+    options = _options(study, given, storage=storage, run_folder=run_folder, data_root=data_root, allow=allow)
+    fleet = Workers(gpus, workers, workers_per_gpu, gpus_per_trial)
+    options = replace(options, workers=fleet, share=share, executor=executor, cluster=cluster or Cluster())
+    options = replace(options, storage_timeout=storage_timeout, lease_seconds=lease_seconds)
+    with _followed(options, progress, callbacks) as (publisher, followers):
+        found = train(
+            name, options, top=top, seeds=seeds, folds=folds, test=test, given=given, callbacks=followers
+        )
+    if found.confirmation is not None:
+        publisher.publish(found.record.name)
+    return found
 
-    return _train(train, changed, locals(), top=top, seeds=seeds, folds=folds, test=test)
 
-
+@checked
 def refit(
     study: Study | None = None,
     *,
@@ -230,7 +241,6 @@ def refit(
     lease_seconds: float = 60.0,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
-    **unknown: Never,
 ) -> "Refitted":
     """Trains the confirmed trial on the training and the validation part together, then tests it once.
 
@@ -245,22 +255,21 @@ def refit(
         UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    check_arguments(refit, locals())
     from hpsearch.results.confirm.refit import refit as train
 
-    def changed(found: "Refitted") -> str:
-        return found.study if found.refit is not None else ""
+    name, given = named(study)
+    options = _options(study, given, storage=storage, run_folder=run_folder, data_root=data_root, allow=allow)
+    fleet = Workers(gpus, None if seeds else 1)
+    options = replace(options, workers=fleet, executor=executor, cluster=cluster or Cluster())
+    options = replace(options, storage_timeout=storage_timeout, lease_seconds=lease_seconds)
+    with _followed(options, progress, callbacks) as (publisher, followers):
+        found = train(name, options, search=search, seeds=seeds, test=test, given=given, callbacks=followers)
+    if found.refit is not None:
+        publisher.publish(found.study)
+    return found
 
-    return _train(
-        train,
-        changed,
-        locals() | {"workers": None if seeds else 1},
-        search=search,
-        seeds=seeds,
-        test=test,
-    )
 
-
+@checked
 def continue_trial(
     study: Study | None = None,
     *,
@@ -278,7 +287,6 @@ def continue_trial(
     lease_seconds: float = 60.0,
     callbacks: Sequence[Callback] = (),
     progress: "bool | Display" = True,
-    **unknown: Never,
 ) -> "Continued":
     """Trains a finished trial to more epochs, from its checkpoint.
 
@@ -293,15 +301,23 @@ def continue_trial(
         UserError: no such study or trial, it cannot be continued, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
-    check_arguments(continue_trial, locals())
     from hpsearch.results.confirm.continuation import continue_trial as train
 
-    def changed(found: "Continued") -> str:
-        return found.study if found.trial is not None else ""
+    name, given = named(study)
+    options = _options(study, given, storage=storage, run_folder=run_folder, data_root=data_root, allow=allow)
+    fleet = Workers(gpus)
+    options = replace(options, workers=fleet, executor=executor, cluster=cluster or Cluster())
+    options = replace(options, storage_timeout=storage_timeout, lease_seconds=lease_seconds)
+    with _followed(options, progress, callbacks) as (publisher, followers):
+        found = train(
+            name, options, epochs=epochs, trial=trial, search=search, given=given, callbacks=followers
+        )
+    if found.trial is not None:
+        publisher.publish(found.study)
+    return found
 
-    return _train(train, changed, locals(), epochs=epochs, trial=trial, search=search)
 
-
+@checked
 def import_trials(
     source: str,
     study: Study,
@@ -319,7 +335,6 @@ def import_trials(
     Raises:
         UserError: no such study, another direction, or no trial that fits.
     """
-    check_arguments(import_trials, locals())
     from hpsearch.results.commands.imports import import_trials as take
 
     name, given = named(study)
@@ -330,6 +345,7 @@ def import_trials(
     return take(source, as_url(origin or options.storage), given or _stored(name, options), options.storage)
 
 
+@checked
 def join(
     study: Study | None = None,
     *,
@@ -347,18 +363,19 @@ def join(
     Raises:
         UserError: no such study, too few models, or other data than the search's; neither or both are asked for.
     """
-    check_arguments(join, locals())
     if (ensemble is None) == (average is None):
         raise UserError("join: give one of ensemble and average: how many models are joined at most")
     from hpsearch.results.confirm.ensemble import join as join_models
 
     name, given = named(study)
-    options = _options(locals(), given)
+    options = _options(study, given, storage=storage, run_folder=run_folder, data_root=data_root, allow=allow)
+    options = replace(options, workers=Workers(gpus))
     kind, most = ("average", average) if ensemble is None else ("ensemble", ensemble)
     assert most is not None
     return join_models(name, options, kind, most, given=given, test=test)
 
 
+@checked
 def predict(
     model: "SavedModel | SavedEnsemble | str | Path",
     pictures: str | Path | Sequence[str | Path],
@@ -370,7 +387,6 @@ def predict(
     run_folder: str | Path = "runs",
     allow: Sequence[str] = (),
     search: bool = False,
-    **unknown: Never,
 ) -> "list[Prediction]":
     """Classifies picture files with a study's best model.
 
@@ -386,7 +402,6 @@ def predict(
     Raises:
         UserError: no such model, or nothing says how the study's data function prepares a picture.
     """
-    check_arguments(predict, locals())
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import pictures_in, predict_files
 
@@ -395,6 +410,7 @@ def predict(
     return predict_files(model, pictures_in(pictures), top, prepare, threshold)
 
 
+@checked
 def report(
     study: Study | None = None,
     out: str | Path | None = None,
@@ -405,7 +421,6 @@ def report(
     run_folder: str | Path = "runs",
     search: bool = False,
     price_per_hour: float | None = None,
-    **unknown: Never,
 ) -> list[Path]:
     """Writes a study's report and returns the files, the report itself first.
 
@@ -419,7 +434,6 @@ def report(
     Raises:
         UserError: no such study, or a file that cannot be written.
     """
-    check_arguments(report, locals())
     from hpsearch.results.report import build_report, write_report
     from hpsearch.results.stored.listing import makes_folder
     from hpsearch.results.stored.reading import reading_study
@@ -457,53 +471,40 @@ def _stored(name: str | None, options: RunOptions) -> StudySpec:
     return spec
 
 
-def _options(arguments: Mapping[str, Any], given: StudySpec | None) -> RunOptions:
-    """Returns where and how much, as a public function's arguments say it; what it does not take is as by default.
-
-    A study's own file may name what it names, and its modules lie beside it.
-
-    Args:
-        arguments: those of `run`, or fewer.
-    """
-    known = {one.name: arguments[one.name] for one in fields(RunOptions) if one.name in arguments}
-    folder, allow = Path(arguments["run_folder"]), arguments["allow"]
-    counts = (arguments.get(name, 1) for name in ("workers", "workers_per_gpu", "gpus_per_trial"))
-    named_here = given.objects() if given is not None else []
-    known |= {
-        "storage": arguments["storage"] or database_in(folder),
-        "run_folder": folder,
-        "workers": Workers(arguments["gpus"], *counts),
-        "cluster": arguments.get("cluster") or Cluster(),
-        "allow": None if allow is None else (*named_here, *allow),
-        "import_paths": tuple(arguments.get("import_paths", ())) or _folders(arguments["study"]),
-    }
-    return RunOptions(**known)
-
-
-def _train(
-    train: Callable[..., Trained],
-    changed: Callable[[Trained], str],
-    arguments: Mapping[str, Any],
-    **wanted: Any,
-) -> Trained:
-    """Trains what a search calls for, in one way for `confirm`, `refit` and `continue_trial`.
+def _options(
+    study: Study | None,
+    given: StudySpec | None,
+    *,
+    storage: str | None,
+    run_folder: str | Path,
+    data_root: str | None,
+    allow: Sequence[str] | None,
+) -> RunOptions:
+    """Returns where a study lies, and what it may name: its own file what it names, its modules lie beside it.
 
     Args:
-        changed: returns the study of whose news the dashboard's note is to tell; "" for none.
-        arguments: of the public function, for the run.
-        wanted: what `train` is told beside them.
+        given: what its file says.
     """
+    folder = Path(run_folder)
+    return RunOptions(
+        storage=storage or database_in(folder),
+        run_folder=folder,
+        data_root=data_root,
+        allow=None if allow is None else (*(given.objects() if given is not None else ()), *allow),
+        import_paths=_folders(study),
+    )
+
+
+@contextmanager
+def _followed(
+    options: RunOptions, progress: "bool | Display", callbacks: Sequence[Callback]
+) -> "Iterator[tuple[Publisher, list[Callback]]]":
+    """Shows the progress of what a search calls for; gives the dashboard's publisher, and all that follow the run."""
     from hpsearch.results.dashboard.publisher import Publisher
 
-    name, given = named(arguments["study"])
-    options = _options(arguments, given)
     publisher = Publisher(options.storage, options.run_folder)
-    with _shown(arguments["progress"]) as display:
-        followers = [display, publisher, *arguments["callbacks"]]
-        found = train(name, options, given=given, callbacks=followers, **wanted)
-    if study := changed(found):
-        publisher.publish(study)
-    return found
+    with _shown(progress) as display:
+        yield publisher, [display, publisher, *callbacks]
 
 
 def _folders(study: Study | None) -> tuple[str, ...]:

@@ -5,13 +5,17 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from hpsearch.contracts.callbacks import Callback
 from hpsearch.contracts.places import Cluster
 from hpsearch.errors import UserError, nearest
 from hpsearch.study.specification import StudySection, StudySpec
 from hpsearch.text import one_line
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +26,34 @@ class _Kind:
     fits: Callable[[Any], bool]
 
 
-def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuses arguments that a public function does not have, or that mean nothing to it.
+def checked(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Makes a public function refuse arguments that it does not have, or that mean nothing to it.
 
-    Args:
-        given: its `locals()`, of which `unknown` holds the keywords that it does not have.
-
-    Raises:
-        UserError: naming the argument.
+    It then raises a UserError that names the argument.
     """
-    known = dict(inspect.signature(function).parameters)
-    known.pop("unknown", None)
-    for name in given.get("unknown", ()):
-        if name in StudySection.model_fields:
-            raise UserError(
-                f"{function.__name__}: {name} is not an argument but a field of the study; write study.{name}"
-            )
-        raise UserError(f'{function.__name__}: there is no argument "{name}"; {nearest(name, list(known))}')
-    for name, parameter in known.items():
-        kind, value = _KINDS.get(name), given[name]
-        if kind is None or (value is None and parameter.default is None) or kind.fits(value):
-            continue
-        raise UserError(f"{function.__name__}: {name} must be {kind.words}, got {one_line(repr(value), 80)}")
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **keywords: P.kwargs) -> Result:
+        for name in keywords:
+            _check_name(function.__name__, name, signature.parameters)
+        for name, value in signature.bind_partial(*args, **keywords).arguments.items():
+            kind = _KINDS.get(name)
+            is_default = value is None and signature.parameters[name].default is None
+            if kind is not None and not is_default and not kind.fits(value):
+                shown = one_line(repr(value), 80)
+                raise UserError(f"{function.__name__}: {name} must be {kind.words}, got {shown}")
+        return function(*args, **keywords)
+
+    return call
+
+
+def _check_name(function: str, name: str, known: Mapping[str, inspect.Parameter]) -> None:
+    if name in known:
+        return
+    if name in StudySection.model_fields:
+        raise UserError(f"{function}: {name} is not an argument but a field of the study; write study.{name}")
+    raise UserError(f'{function}: there is no argument "{name}"; {nearest(name, list(known))}')
 
 
 def is_module(name: str) -> bool:

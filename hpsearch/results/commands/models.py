@@ -15,7 +15,7 @@ from hpsearch.errors import ModelError, UserError
 from hpsearch.files.atomic import replaced, write_whole
 from hpsearch.files.model_folder import CARD, DESCRIPTION, MANIFEST, ONNX, PROGRAM, WEIGHTS, remove_others
 from hpsearch.files.model_folder import member as member_file
-from hpsearch.results.commands.arguments import check_arguments
+from hpsearch.results.commands.arguments import checked
 from hpsearch.results.commands.card import joined_card, model_card
 from hpsearch.results.confirm.ensemble import Joined, joined_lines
 from hpsearch.results.stored.best import BestTrial, best_trial
@@ -28,6 +28,7 @@ from hpsearch.training.saved import SavedModel, load_model, refuse_folds
 from hpsearch.training.weights import read_texts, read_weights, save_weights
 
 
+@checked
 def load_best_model(
     study: str | Path | None = None,
     storage: str | None = None,
@@ -62,7 +63,6 @@ def load_best_model(
         UserError: no such study, no COMPLETE trial, weights that are gone, a model that may not be built.
         CheckpointError: the file is damaged.
     """
-    check_arguments(load_best_model, locals())
     if study is not None and os.path.isfile(Path(study) / MANIFEST):
         return load_ensemble(Path(study), tuple(allow))
     url = storage or database_in(Path(run_folder))
