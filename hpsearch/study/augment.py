@@ -6,7 +6,7 @@ image of each batch. Pixels are those of the image as trained on (`data.image_si
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -24,6 +24,13 @@ class Transform(Section):
     """
 
     p: Share = 1.0
+
+
+def _check_order(entry: Any) -> Any:
+    """Returns a transform that draws between `low` and `high`; raises ValueError where low is above high."""
+    if entry.low > entry.high:
+        raise ValueError(f"low is {entry.low} and high is {entry.high}; low must not be above high")
+    return entry
 
 
 class Crop(Transform):
@@ -84,10 +91,7 @@ class Scale(Transform):
     low: Annotated[float, Field(gt=0.0, le=10.0)] = 0.9
     high: Annotated[float, Field(gt=0.0, le=10.0)] = 1.1
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
+    _in_order = model_validator(mode="after")(_check_order)
 
 
 class Shear(Transform):
@@ -160,10 +164,7 @@ class ResizedCrop(Transform):
     high: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     ratio: Annotated[float, Field(ge=1.0, le=10.0)] = 4 / 3
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
+    _in_order = model_validator(mode="after")(_check_order)
 
 
 class ColorJitter(Transform):
@@ -195,10 +196,7 @@ class Blur(Transform):
     low: Annotated[float, Field(gt=0.0, le=100.0)] = 0.1
     high: Annotated[float, Field(gt=0.0, le=100.0)] = 2.0
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
+    _in_order = model_validator(mode="after")(_check_order)
 
 
 class TrivialAugment(Transform):
@@ -232,10 +230,7 @@ class Erasing(Transform):
     low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     high: Annotated[float, Field(gt=0.0, le=1.0)] = 0.33
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
+    _in_order = model_validator(mode="after")(_check_order)
 
 
 class Mixup(Transform):
@@ -262,48 +257,7 @@ class Cutmix(Transform):
     alpha: Annotated[float, Field(ge=0.01, le=100.0)] = 1.0
 
 
-TRANSFORMS: dict[str, type[Transform]] = {
-    "resized_crop": ResizedCrop,
-    "crop": Crop,
-    "flip": Flip,
-    "rotate": Rotate,
-    "translate": Translate,
-    "scale": Scale,
-    "shear": Shear,
-    "elastic": Elastic,
-    "grey": Grey,
-    "contrast": Contrast,
-    "brightness": Brightness,
-    "color_jitter": ColorJitter,
-    "blur": Blur,
-    "trivial_augment": TrivialAugment,
-    "rand_augment": RandAugment,
-    "erasing": Erasing,
-    "mixup": Mixup,
-    "cutmix": Cutmix,
-}
-"""Name to section; `Augment` is the union of these."""
-
-
-def _check_order(low: float, high: float) -> None:
-    """Raises ValueError unless low <= high."""
-    if low > high:
-        raise ValueError(f"low is {low} and high is {high}; low must not be above high")
-
-
-def _check_name(value: Any) -> Any:
-    """Returns a table as it is; raises ValueError naming the nearest transform where its name is unknown."""
-    if not isinstance(value, dict):
-        return value
-    name = value.get("name")
-    if not isinstance(name, str):
-        raise ValueError(f'a transform needs a name, such as {{ name = "flip" }}. {nearest("", TRANSFORMS)}')
-    if name not in TRANSFORMS:
-        raise ValueError(f'unknown transform "{name}"; {nearest(name, TRANSFORMS)}')
-    return value
-
-
-Augment = Annotated[
+_Known = (
     ResizedCrop
     | Crop
     | Flip
@@ -321,10 +275,27 @@ Augment = Annotated[
     | RandAugment
     | Erasing
     | Mixup
-    | Cutmix,
-    Field(discriminator="name"),
-    BeforeValidator(_check_name),
-]
+    | Cutmix
+)
+TRANSFORMS: dict[str, type[Transform]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(_Known)
+}
+"""Name to section."""
+
+
+def _check_name(value: Any) -> Any:
+    """Returns a table as it is; raises ValueError naming the nearest transform where its name is unknown."""
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f'a transform needs a name, such as {{ name = "flip" }}. {nearest("", TRANSFORMS)}')
+    if name not in TRANSFORMS:
+        raise ValueError(f'unknown transform "{name}"; {nearest(name, TRANSFORMS)}')
+    return value
+
+
+Augment = Annotated[_Known, Field(discriminator="name"), BeforeValidator(_check_name)]
 """One entry of `data.augment`, told apart by its name."""
 
 
