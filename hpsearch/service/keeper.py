@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpsearch.contracts.artifacts import Artifacts
 from hpsearch.errors import CheckpointError, UserError
-from hpsearch.files.artifacts import FolderArtifacts
+from hpsearch.files.artifacts import Artifacts, FolderArtifacts
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.run_folder import (
     ONWARD,

@@ -26,12 +26,12 @@ from hpsearch.training.data.catalogue import (
     Request,
     Size,
     Source,
+    counted,
     find_extremes,
     find_flawed,
     hash_rows,
 )
 from hpsearch.training.data.labels import to_targets
-from hpsearch.training.data.threads import counted
 
 _CHUNK_BYTES = 32 << 20
 _MOST = float(np.finfo(np.float32).max)

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from hpsearch.training.data.catalogue import (
     digest,
     ranks_of,
 )
+from hpsearch.training.data.labels import counting
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages, drop_copies, has_fresh
 from hpsearch.training.data.prepared import StreamedImages
@@ -328,7 +328,7 @@ def open_cache(spec: DataSpec, folder: Path, waits: Waits | None = None) -> Cach
 def _describe_order(found: Catalogue) -> tuple[str, ...]:
     """Says so where classes are ordered by code point, as torchvision's folders, and people expect otherwise."""
     classes = found.classes
-    expected = sorted(classes, key=_as_counted)
+    expected = sorted(classes, key=lambda name: counting(name.casefold()))
     if expected == list(classes) or sorted(classes) != list(classes):
         return ()
     place = next(place for place, name in enumerate(classes) if name != expected[place])
@@ -337,12 +337,6 @@ def _describe_order(found: Catalogue) -> tuple[str, ...]:
         f"{several} are in the order of their characters, as in torchvision's ImageFolder: "
         f'{one} {place} is "{classes[place]}" and not "{expected[place]}"; train.class_weights follow it',
     )
-
-
-def _as_counted(name: str) -> list[tuple[int, str]]:
-    """Returns a key by which names are ordered as people count: 2 before 10, b before C."""
-    pieces = re.split(r"(\d+)", name.casefold())
-    return [(int(piece), "") if place % 2 else (-1, piece) for place, piece in enumerate(pieces)]
 
 
 def _balance(found: Catalogue) -> tuple[str, ...]:

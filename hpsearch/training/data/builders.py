@@ -22,8 +22,14 @@ from torch.utils.data import Subset
 from hpsearch.errors import OF_OWN_CODE, DataError
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
 from hpsearch.training.data.decode import from_item
-from hpsearch.training.data.objects import PartDataset, describe, drawing_from, prepare_file, read_items
-from hpsearch.training.data.survey import read_members
+from hpsearch.training.data.objects import (
+    PartDataset,
+    describe,
+    drawing_from,
+    prepare_file,
+    read_items,
+    read_members,
+)
 from hpsearch.training.imports import import_object
 
 _PARTS = {"train": FREE, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}

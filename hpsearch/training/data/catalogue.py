@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 Progress = Callable[[int, int], None]
 """Called with the numbers of images done and of all images."""
+Item = TypeVar("Item")
 
 HASH_BYTES = 16
 FREE, TRAIN, VAL, TEST = -1, 0, 1, 2
@@ -238,3 +239,21 @@ def _state(file: Path) -> str:
     except OSError:  # such as a link to nothing: an unreadable picture
         return f"{file}\tmissing"
     return f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}"
+
+
+def told(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:
+    """Yields items and tells, after each, how many of all have been taken."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress:
+            progress(done, total)
+
+
+def counted(chunks: Iterable[Array], total: int, progress: Progress | None) -> Iterator[Array]:
+    """Does the same for arrays of several images each."""
+    done = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        if progress:
+            progress(done, total)

@@ -7,13 +7,14 @@ black and white; among pictures of 8 bits they become bytes.
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -22,6 +23,9 @@ from hpsearch.errors import DataError, HpsearchError
 from hpsearch.files.paths import regular
 from hpsearch.training.data import pixels
 from hpsearch.training.data.catalogue import Array, Size, find_flawed
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N", "La")
 _TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -304,3 +308,18 @@ def from_item(image: Any, layout: str, where: str) -> Array:
     dtype = "uint8" if array.dtype in (np.uint8, np.bool_) else "float32"
     stored: Array = pixels.to_stored(pixels.channels_first(array[None], found), dtype)[0]
     return stored
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yields what a function returns for each item; at most twice as many items as threads are under way.
+
+    Threads do as well as processes here: Pillow and NumPy release the interpreter's lock where they decode and scale.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -229,7 +229,7 @@ def check_rows_differ(
     for row, key in enumerate(keys):
         known = first.setdefault(key, row)
         if known != row:
-            found = f'("{_shown(labels[known])}" and "{_shown(labels[row])}"); keep one of them'
+            found = f'("{shown(labels[known])}" and "{shown(labels[row])}"); keep one of them'
             if rows is None:
                 raise DataError(
                     f"data.labels: {path} names {names[row]} in rows {known + 2} and {row + 2} {found}"
@@ -237,8 +237,15 @@ def check_rows_differ(
             raise DataError(f"data.labels: {names[row]} is named in {rows[known]} and in {rows[row]} {found}")
 
 
-def _shown(label: Any) -> str:
-    return ", ".join(label) if isinstance(label, tuple) else str(label)
+def shown(value: Any) -> str:
+    """Returns a label, or several, as text."""
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def counting(name: str) -> tuple[str | int, ...]:
+    """Returns what names are sorted by so that 2 comes before 10."""
+    pieces = re.split(r"(\d+)", name)
+    return tuple(int(piece) if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 def to_targets(

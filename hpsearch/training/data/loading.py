@@ -18,7 +18,7 @@ from hpsearch.study.data import DataSpec, Normalization
 from hpsearch.training.data import catalogue, pixels
 from hpsearch.training.data.assembly import Assembly, assemble, open_cache, training_store
 from hpsearch.training.data.cache import Cache, Waits
-from hpsearch.training.data.catalogue import Progress, Size
+from hpsearch.training.data.catalogue import Progress, Size, counted
 from hpsearch.training.data.decode import DEPTHS, Form
 from hpsearch.training.data.objects import ItemImages
 from hpsearch.training.data.pictures import FileImages
@@ -28,7 +28,6 @@ from hpsearch.training.data.prepared import Images, Part, Prepared, StreamedImag
 from hpsearch.training.data.sources import own_size
 from hpsearch.training.data.splits import count_below, describe_subset
 from hpsearch.training.data.store import images_bytes
-from hpsearch.training.data.threads import counted
 from hpsearch.training.device import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,21 @@ from torch.nn import functional
 
 from hpsearch.errors import DataError
 from hpsearch.training.data.cache import Cache, read_json, whole, write_array, write_json
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Progress, Size, digest, hash_rows, ranks_of
+from hpsearch.training.data.catalogue import (
+    HASH_BYTES,
+    Array,
+    Progress,
+    Size,
+    digest,
+    hash_rows,
+    ranks_of,
+    told,
+)
 from hpsearch.training.data.decode import (
     BYTES,
     Form,
     depth,
+    in_order,
     is_grey,
     open_picture,
     read_file,
@@ -33,7 +43,6 @@ from hpsearch.training.data.decode import (
 )
 from hpsearch.training.data.pixels import to_channels
 from hpsearch.training.data.store import Shelves, form
-from hpsearch.training.data.threads import in_order, told
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpsearch.training.data.catalogue import Array
+from hpsearch.training.data.labels import counting
 from hpsearch.training.data.pictures import Unreadable, decode_all
 
 BY_NAME = r"^(.*?[A-Za-z]?\d+)[-_ ]+[A-Za-z]*\d+\.\w+$"
@@ -109,7 +110,7 @@ def _triples(names: Sequence[str], kinds: Sequence[Any], groups: Sequence[Any]) 
     """Returns pictures, each with its neighbour in the series and with one of the same class in another series."""
     generator = np.random.default_rng(0)
     of_kind = defaultdict[Any, list[int]](list)
-    for row in sorted(range(len(names)), key=lambda row: _order(names[row])):
+    for row in sorted(range(len(names)), key=lambda row: counting(names[row])):
         of_kind[kinds[row]].append(row)
     pairs = [
         pair for rows in of_kind.values() for pair in pairwise(rows) if groups[pair[0]] == groups[pair[1]]
@@ -120,12 +121,6 @@ def _triples(names: Sequence[str], kinds: Sequence[Any], groups: Sequence[Any]) 
         drawn = generator.permutation(of_kind[kinds[one]])[:_DRAWN].tolist()
         triples += [(one, other, row) for row in drawn if groups[row] != groups[one]][:1]
     return triples
-
-
-def _order(name: str) -> tuple[str | int, ...]:
-    """Returns what names are sorted by so that 2 comes before 10."""
-    pieces = re.split(r"(\d+)", name)
-    return tuple(int(piece) if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 def _distance(one: Array, other: Array) -> float:

@@ -26,6 +26,7 @@ from hpsearch.training.data.catalogue import (
     fingerprint,
 )
 from hpsearch.training.data.folder import FOLDER
+from hpsearch.training.data.labels import shown
 from hpsearch.training.data.pictures import FileImages
 
 SOURCES: dict[str, Source] = {
@@ -135,16 +136,12 @@ def _refuse_unheeded(spec: DataSpec, source: Source) -> None:
             continue
         if field not in source.heeds:
             raise DataError(
-                f'data.{field} is "{_shown(value)}", and data.dataset is "{spec.dataset}", {why}; leave it out'
+                f'data.{field} is "{shown(value)}", and data.dataset is "{spec.dataset}", {why}; leave it out'
             )
         if field.endswith("_column") and spec.labels is None:
             raise DataError(
-                f'data.{field} is "{_shown(value)}", but data.labels names no table; set it, or leave {field} out'
+                f'data.{field} is "{shown(value)}", but data.labels names no table; set it, or leave {field} out'
             )
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def own_size(spec: DataSpec) -> Size | None:

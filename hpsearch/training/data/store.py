@@ -11,9 +11,8 @@ import numpy as np
 
 from hpsearch.training.data import pixels
 from hpsearch.training.data.cache import Cache, open_array, read_json, whole, write_array, write_json
-from hpsearch.training.data.catalogue import HASH_BYTES, Array, Images, Progress, Size, digest
+from hpsearch.training.data.catalogue import HASH_BYTES, Array, Images, Progress, Size, counted, digest
 from hpsearch.training.data.pixels import Statistics
-from hpsearch.training.data.threads import counted
 
 VERSION = 3
 """Raised when images are decoded, or kept, in another way."""

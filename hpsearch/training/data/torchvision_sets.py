@@ -9,8 +9,7 @@ from typing import Any
 from hpsearch.errors import DataError
 from hpsearch.training.data import arrays
 from hpsearch.training.data.catalogue import FREE, TEST, VAL, Catalogue, Request, Source
-from hpsearch.training.data.objects import ItemImages, PartDataset
-from hpsearch.training.data.survey import read_members
+from hpsearch.training.data.objects import ItemImages, PartDataset, read_members
 
 logger = logging.getLogger(__name__)
 

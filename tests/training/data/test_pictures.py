@@ -15,8 +15,8 @@ from hpsearch.errors import DataError
 from hpsearch.study.data import DataSpec
 from hpsearch.training.data import TrainingData, decode, load, pictures
 from hpsearch.training.data.catalogue import Size
+from hpsearch.training.data.decode import in_order
 from hpsearch.training.data.sealed import open_test
-from hpsearch.training.data.threads import in_order
 from tests.training.data.pictures import day_and_night, noise, save
 
 
