@@ -281,11 +281,7 @@ def _copy(
         },
         system_attrs={MARK: study.token},
     )
-    # In Optuna's words a naive time is local.
-    begun, ended = _seconds(trial.started), _seconds(trial.ended)
-    copy.datetime_start = None if begun is None else datetime.fromtimestamp(begun)
-    copy.datetime_complete = None if ended is None else datetime.fromtimestamp(ended)
-    return copy
+    return _timed(copy, trial)
 
 
 def _copy_of_ours(
@@ -305,6 +301,11 @@ def _copy_of_ours(
         user_attrs=attrs,
         system_attrs={MARK: study.token},
     )
+    return _timed(copy, trial)
+
+
+def _timed(copy: FrozenTrial, trial: StoredTrial) -> FrozenTrial:
+    """Returns a copy with the times of a trial; in Optuna's words a naive time is local."""
     begun, ended = _seconds(trial.started), _seconds(trial.ended)
     copy.datetime_start = None if begun is None else datetime.fromtimestamp(begun)
     copy.datetime_complete = None if ended is None else datetime.fromtimestamp(ended)

@@ -22,9 +22,7 @@ from hpsearch.results.confirm.images import read_images, write_images
 from hpsearch.results.confirm.linked import (
     DETAILS,
     RESULTS,
-    earlier_openings,
     inherit_data,
-    opened_before,
     read_linked,
     read_results,
     record_opening,
@@ -341,18 +339,12 @@ def _test(work: _Work, call: Calls) -> None:
     if reason:
         work.notes.append(f"the test part was not opened: {reason}")
         return
-    before = earlier_openings(work.record.name, work.options.storage)
-    work.notes.extend(opened_before(before))
-    record_opening(
-        work.record,
-        work.options.storage,
-        before,
-        {
-            "configurations": ", ".join(f"trial {candidate.trial}" for candidate, _ in due),
-            "models": sum(len(found) for _, found in due),
-            "data": data_digest,
-        },
-    )
+    facts = {
+        "configurations": ", ".join(f"trial {candidate.trial}" for candidate, _ in due),
+        "models": sum(len(found) for _, found in due),
+        "data": data_digest,
+    }
+    work.notes.extend(record_opening(work.record, work.options.storage, facts))
     for candidate, found in due:
         exam = _examine(work, candidate, found, replace(setup, digest=data_digest))
         tested |= {str(number): metrics for number, metrics in exam.metrics.items()}

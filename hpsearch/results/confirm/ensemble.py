@@ -30,7 +30,7 @@ from torch import Tensor
 from hpsearch.errors import UserError
 from hpsearch.results.confirm.confirm import exam_setup, on_first_worker, read_search, weights_here
 from hpsearch.results.confirm.exam import ExamSetup, judged, load_parts, open_parts, sealed_part
-from hpsearch.results.confirm.linked import earlier_openings, opened_before, read_linked, record_opening
+from hpsearch.results.confirm.linked import read_linked, record_opening
 from hpsearch.results.confirm.plan import Candidate, is_value, middle_repeat, refuse_linked
 from hpsearch.results.confirm.statistics import ANY, POSITIVE, SHARE, Range, Summary, Values, summarize
 from hpsearch.results.stored.reading import read_study
@@ -443,14 +443,12 @@ def _test(
     if reason:
         notes.append(f"the test part was not opened: {reason}")
         return {}
-    before = earlier_openings(record.name, options.storage)
-    notes.extend(opened_before(before))
     facts = {
         "configurations": f"{kind} of {counted(len(chosen), 'model')}",
         "models": len(chosen) + 1,
         "data": digest,
     }
-    record_opening(record, options.storage, before, facts)
+    notes += record_opening(record, options.storage, facts)
 
     def tried(member: Member, weights: Path | Mapping[str, Tensor]) -> tuple[Tensor, Tensor, str]:
         parts = open_parts(member.spec, setup, digest)

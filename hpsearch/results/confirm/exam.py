@@ -99,10 +99,7 @@ def sealed_part(spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any]) -> 
         return "", f"{module} has no function test(trial, model), so there is no test"
     if spec.data.dataset == "none":
         return "", ""
-    facts = _load(spec, setup).facts
-    record = DataRecord()
-    record.load(attrs)
-    record.check_parts(facts)
+    facts = _load(spec, setup, attrs).facts
     if facts.test == 0 and spec.train.function is None:
         return (
             facts.digest,
@@ -111,8 +108,15 @@ def sealed_part(spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any]) -> 
     return facts.digest, ""
 
 
-def _load(spec: StudySpec, setup: ExamSetup, device: torch.device | None = None) -> TrainingData:
-    return load(
+def _load(
+    spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any], device: torch.device | None = None
+) -> TrainingData:
+    """Loads training and validation part.
+
+    Raises:
+        DataError: they are missing, or not those of the search.
+    """
+    data = load(
         data_table(spec),
         root=setup.data_root,
         cache=setup.cache,
@@ -120,6 +124,10 @@ def _load(spec: StudySpec, setup: ExamSetup, device: torch.device | None = None)
         waits=setup.waits,
         device=device,
     )
+    record = DataRecord()
+    record.load(attrs)
+    record.check_parts(data.facts)
+    return data
 
 
 def _open(spec: StudySpec, setup: ExamSetup, device: torch.device) -> Sealed:
@@ -209,10 +217,7 @@ def validate(
     """
     spec = next(iter(runs.values())).spec
     device = devices.choose(setup.device)
-    data = _load(spec, setup, device)
-    record = DataRecord()
-    record.load(attrs)
-    record.check_parts(data.facts)
+    data = _load(spec, setup, attrs, device)
     _compute_as_in_training(spec)
     found = {}
     for number, path in weights.items():
@@ -250,10 +255,7 @@ def load_parts(spec: StudySpec, setup: ExamSetup, attrs: Mapping[str, Any]) -> P
         HpsearchError: the data are missing, or not those of the search.
     """
     device = devices.choose(setup.device)
-    data = _load(spec, setup, device)
-    record = DataRecord()
-    record.load(attrs)
-    record.check_parts(data.facts)
+    data = _load(spec, setup, attrs, device)
 
     def at(one: StudySpec) -> tuple[Batches, Part]:
         prepared = data.at(data_table(one))

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hpsearch.errors import StudyNotFound, UserError
@@ -128,25 +128,13 @@ def earlier_openings(name: str, url: str) -> list[dict[str, Any]]:
             return [{**opening, "time": str(opening["time"])} for opening in found]
 
 
-def opened_before(openings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the warning that earlier openings call for."""
-    if not openings:
-        return []
-    times = f"{len(openings)} times" if len(openings) > 1 else "once"
-    return [
-        f"warning: the test part was opened {times} before, last at {openings[-1]['time']}: its estimate "
-        "is optimistically biased for whatever was chosen since"
-    ]
-
-
-def record_opening(
-    record: StudyRecord, url: str, before: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
-) -> None:
-    """Puts an opening of the test part on a study's record, behind those `before`.
+def record_opening(record: StudyRecord, url: str, facts: Mapping[str, Any]) -> list[str]:
+    """Puts an opening of the test part on a study's record; returns the warning that earlier ones call for.
 
     Args:
         facts: which configurations, how many models, the digest of the data.
     """
+    before = earlier_openings(record.name, url)
     opening = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "host": socket.gethostname(),
@@ -155,6 +143,13 @@ def record_opening(
         **facts,
     }
     set_attrs(url, record.name, {OPENINGS: json.dumps([*before, opening])})
+    if not before:
+        return []
+    times = f"{len(before)} times" if len(before) > 1 else "once"
+    return [
+        f"warning: the test part was opened {times} before, last at {before[-1]['time']}: its estimate "
+        "is optimistically biased for whatever was chosen since"
+    ]
 
 
 def _user() -> str:

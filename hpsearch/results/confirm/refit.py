@@ -24,9 +24,7 @@ from hpsearch.errors import UserError
 from hpsearch.results.confirm.confirm import exam_setup, on_first_worker, read_search, weights_here
 from hpsearch.results.confirm.linked import (
     RESULTS,
-    earlier_openings,
     inherit_data,
-    opened_before,
     read_linked,
     read_results,
     record_opening,
@@ -297,11 +295,9 @@ def _test(
         if reason:
             notes.append(f"the test part was not opened: {reason}")
             return {}
-        before = earlier_openings(record.name, options.storage)
-        notes.extend(opened_before(before))
         confirms = trial.attrs.get(CONFIRMS)
         facts = {"configurations": f"refit of trial {confirms}", "models": 1, "data": digest}
-        record_opening(record, options.storage, before, facts)
+        notes += record_opening(record, options.storage, facts)
         resolved = spec.with_hparams(trial.hparams)
         runs = {trial.number: TrialRun(linked.name, trial.number, 1, trial.hparams, resolved, "")}
         named = (
