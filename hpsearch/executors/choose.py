@@ -1,6 +1,5 @@
 """Which executor runs a study's workers: ours, or one of an installed package, by its name."""
 
-from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from hpsearch.contracts.executor import Executor
@@ -24,7 +23,7 @@ def make_executor(name: str, folder: RunFolder, cluster: Cluster | None = None) 
     cluster = cluster or Cluster()
     if name in OURS:
         _refuse_unheeded(name, cluster)
-        return OURS[name](folder, cluster)
+        return _ours(name, folder, cluster)
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
         raise UserError(f'--executor: "{name}" is not installed; {nearest(name, [*OURS, *found])}')
@@ -48,34 +47,27 @@ def _refuse_unheeded(name: str, cluster: Cluster) -> None:
             raise UserError(f"--{flag}: only with --executor {names}, and this is {name}; leave it out")
 
 
-def _local(folder: RunFolder, cluster: Cluster) -> Executor:
-    return LocalExecutor(folder)
+OURS = ("local", "dial", "slurm", "ray")
 
 
-def _dial(folder: RunFolder, cluster: Cluster) -> Executor:
-    from hpsearch.executors.dial import DialExecutor
+def _ours(name: str, folder: RunFolder, cluster: Cluster) -> Executor:
+    """Returns one of `OURS`; only what is wanted is imported."""
+    match name:
+        case "dial":
+            from hpsearch.executors.dial import DialExecutor
 
-    return DialExecutor(folder, cluster)
+            return DialExecutor(folder, cluster)
+        case "slurm":
+            from hpsearch.executors.slurm import SlurmExecutor
 
+            return SlurmExecutor(folder, cluster)
+        case "ray":
+            from hpsearch.executors.ray import RayExecutor
 
-def _slurm(folder: RunFolder, cluster: Cluster) -> Executor:
-    from hpsearch.executors.slurm import SlurmExecutor
+            return RayExecutor(folder, cluster)
+        case _:
+            return LocalExecutor(folder)
 
-    return SlurmExecutor(folder, cluster)
-
-
-def _ray(folder: RunFolder, cluster: Cluster) -> Executor:
-    from hpsearch.executors.ray import RayExecutor
-
-    return RayExecutor(folder, cluster)
-
-
-OURS: dict[str, Callable[[RunFolder, Cluster], Executor]] = {
-    "local": _local,
-    "dial": _dial,
-    "slurm": _slurm,
-    "ray": _ray,
-}
 
 HEEDED = {
     "listen": ["slurm", "ray", "dial"],

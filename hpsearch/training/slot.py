@@ -1,6 +1,7 @@
 """What every engine keeps of a trial in a slot: its curve, its best epoch, its checkpoints."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hpsearch.contracts.trial import EpochResult, TrialRun, TrialStarted
 from hpsearch.errors import HpsearchError
-from hpsearch.study.direction import Direction, sign
+from hpsearch.study.direction import is_better
 from hpsearch.training import device
 from hpsearch.training.checkpoint import Best, Checkpoint, Checkpoints
 
@@ -42,10 +43,10 @@ class Slot:
         return numbers is not None and self.run.number not in numbers
 
     def improves(self, metrics: Mapping[str, float]) -> bool:
-        """Returns whether these metrics are the best so far by the study's metric; NaN never is."""
+        """Returns whether these metrics are the best so far by the study's metric; NaN and infinity never are."""
         study = self.run.spec.study
-        best = self.best.value if self.best else None
-        return is_better(metrics[study.metric], best, study.better)
+        value = metrics[study.metric]
+        return math.isfinite(value) and (self.best is None or is_better(study.better, value, self.best.value))
 
     def keep(
         self, epoch: int, value: float, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
@@ -107,10 +108,3 @@ class Slot:
         except (HpsearchError, RuntimeError) as error:
             logger.warning("trial %d: its best weights are lost: %s", self.run.number, error)
         return self.checkpoints.weights
-
-
-def is_better(value: float, best: float | None, direction: Direction) -> bool:
-    """Returns whether a value improves on the best so far; NaN never does, anything finite beats nothing."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return False
-    return best is None or sign(direction) * value < sign(direction) * best
