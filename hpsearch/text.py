@@ -68,6 +68,16 @@ def as_sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
+def first_few(names: Iterable[str], most: int = 5) -> str:
+    """Returns names in a row, of many only the first.
+
+    >>> first_few("abc", most=2)
+    'a, b, ...'
+    """
+    shown = list(names)
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+
+
 def in_lines(text: str) -> str:
     """Returns an error or a log record, which may have several lines: all but the first are indented."""
     first, *rest = (one_line(line.rstrip("\r").replace("\t", "    ")) for line in text.split("\n"))

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import resource
+import secrets
 import selectors
 import shlex
 import socket
@@ -52,7 +53,6 @@ from hpsearch.executors.line import (
     Session,
     Token,
     answer,
-    new_secret,
     read_token,
 )
 from hpsearch.executors.places import refuse_share
@@ -144,7 +144,11 @@ class DialExecutor:
         self._idle: dict[int, float] = {}
         self.identity = DriverIdentity.here()
         self._token = Token(
-            new_secret(), cluster.reconnect, self.identity.host, self.identity.pid, self.identity.started
+            secrets.token_hex(32),
+            cluster.reconnect,
+            self.identity.host,
+            self.identity.pid,
+            self.identity.started,
         )
         self.ready: deque[FromWorker] = deque()
         self._strangers: dict[_Connection, None] = {}  # in the order in which they came

@@ -95,11 +95,6 @@ class Token:
 _FIELDS = frozenset(field.name for field in fields(Token))
 
 
-def new_secret() -> str:
-    """Returns a secret that nobody can guess."""
-    return secrets.token_hex(32)
-
-
 def read_token(path: Path) -> Token:
     """Reads a token's file.
 

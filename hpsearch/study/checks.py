@@ -14,7 +14,7 @@ from hpsearch.study.section import is_own
 from hpsearch.study.sentences import field_errors
 from hpsearch.study.specification import METRICS, TOP, StudySpec
 from hpsearch.study.train import LABEL_LOSSES, NUMBER_LOSSES, TrainSpec
-from hpsearch.text import counted
+from hpsearch.text import counted, first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def check_class_weights(train: TrainSpec, classes: int, names: Sequence[str] = (
 def _in_order(names: Sequence[str]) -> str:
     if not names:
         return ""
-    return f" in the order {', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
+    return f" in the order {first_few(names, MOST_NAMED)}"
 
 
 def _check_padding(data: DataSpec, facts: DataFacts) -> None:

@@ -125,7 +125,9 @@ def choose(device: str = "auto") -> torch.device:
 
 
 def _devices() -> str:
-    names = [f"cuda:{index} ({_gpu_name(index)})" for index in range(torch.cuda.device_count())]
+    names = [
+        f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())
+    ]
     if names:
         return ", ".join(["cpu", *names])
     why = "" if torch.version.cuda else f": torch {torch.__version__} is built without CUDA"
@@ -135,12 +137,8 @@ def _devices() -> str:
 def describe(device: torch.device) -> str:
     """Returns the device's name for people: "cuda:0 NVIDIA H200", "cpu x86_64"."""
     if device.type == "cuda":
-        return f"cuda:{device.index or 0} {_gpu_name(device.index or 0)}"
+        return f"cuda:{device.index or 0} {torch.cuda.get_device_name(device)}"
     return f"{device} {_processor()}"
-
-
-def _gpu_name(index: int) -> str:
-    return torch.cuda.get_device_name(index)
 
 
 @functools.cache
@@ -297,7 +295,7 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-        found["gpu"] = _gpu_name(0)
+        found["gpu"] = torch.cuda.get_device_name(0)
         with contextlib.suppress(OSError):
             number = re.search(r"\b\d+\.\d+[.\d]*", Path("/proc/driver/nvidia/version").read_text())
             found["driver"] = number[0] if number else "unknown"

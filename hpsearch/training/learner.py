@@ -223,9 +223,6 @@ class Learner:
         optimizer = optim.build_optimizer(self.model, train, self._allow, self._depths, rate)
         return optimizer, optim.Schedule(optimizer, train, train.epochs, self._steps_per_epoch, self._allow)
 
-    def zero_grad(self) -> None:
-        self.optimizer.zero_grad()
-
     def backward(self, images_B: Tensor, targets_B: Tensor | Mixed) -> list[tuple[Tensor, int]]:
         """Adds a batch's gradients; returns the micro-batches' mean losses, on the device, and their sizes.
 
@@ -249,7 +246,7 @@ class Learner:
                 if size == 1 or not devices.is_out_of_memory(error):
                     raise
             # Outside the handler: the exception's traceback held the graph and its tensors.
-            self.zero_grad()
+            self.optimizer.zero_grad()
             devices.release(self._device)
             self.micro_batch = -(-size // 2)
             logger.warning(
@@ -285,10 +282,6 @@ class Learner:
         self.schedule.step()
         if self.ema is not None:
             self.ema.update(self.model)
-
-    def epoch_end(self, val_loss: float) -> None:
-        """Tells the schedule how the epoch went."""
-        self.schedule.epoch_end(val_loss)
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[Callable[[Tensor], Tensor]]:

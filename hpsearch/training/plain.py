@@ -73,7 +73,7 @@ class PlainEngine:
         finally:
             if self._attempt is None:
                 devices.release(self._device)
-        return replace(self._attempt.slot.started, footprint=self._attempt.footprint())
+        return replace(self._attempt.slot.started, footprint=self._attempt.trainings[0].footprint())
 
     def step(self, numbers: Collection[int] | None = None) -> list[EpochResult | TrialEnd]:
         if self._attempt is None or self._attempt.slot.waits(numbers):
@@ -138,10 +138,6 @@ class Attempt:
         self._seconds: list[float] = []
         self._onward = last_shared_epoch(run.spec, self.trainings[0].steps)
 
-    def footprint(self) -> dict[str, float]:
-        """Returns what one of its models takes, as far as the study asks for it."""
-        return self.trainings[0].footprint()
-
     def epoch(self) -> EpochResult:
         """Trains and validates one epoch of each model, checkpoints them, and returns the means of what they gave."""
         slot, run = self.slot, self.slot.run
@@ -161,7 +157,7 @@ class Attempt:
                     counters = counted
                 else:
                     counters.add(counted)
-            training.learner.epoch_end(metrics.get("val_loss", train_loss))
+            training.learner.schedule.epoch_end(metrics.get("val_loss", train_loss))
             found.append(metrics)
         metrics = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
         # In a refit nothing is left to choose an epoch by.
@@ -351,7 +347,7 @@ class Training:
         self._find_features()
         for images, targets in self.batches(epoch, generator):
             # PyTorch adds a backward pass's gradients to those that are there, so they are emptied first.
-            learner.zero_grad()
+            learner.optimizer.zero_grad()
             # The forward pass records a new graph each time; the backward pass goes through it and frees it.
             for loss, samples in learner.backward(images, targets):
                 loss_sum.add_(loss, alpha=samples)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hpsearch.errors import CheckpointError, ModelError, reason_of, refusing
 from hpsearch.files.atomic import write_whole
 from hpsearch.files.paths import is_file, regular
+from hpsearch.text import first_few
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which keys training scripts keep the weights in a larger dict."""
@@ -274,7 +275,7 @@ def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         if name in found and found[name].shape != own[name].shape
     ]
     faults = [
-        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        f"{len(names)} {what}: {first_few(names, _SHOWN)}"
         for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", other))
         if names
     ]

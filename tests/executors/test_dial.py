@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import select
 import shlex
 import signal
@@ -707,7 +708,7 @@ def test_a_worker_that_starts_after_its_driver_has_gone_leaves_at_once(desk: Des
 def test_a_worker_that_nobody_answers_leaves_at_the_first_signal(tmp_path: Path) -> None:
     """The system takes the connection of a driver that is suspended."""
     token = tmp_path / "t.token"
-    lines.Token(lines.new_secret(), 600.0).write(token)
+    lines.Token(secrets.token_hex(32), 600.0).write(token)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with subprocess.Popen(

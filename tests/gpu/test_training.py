@@ -104,7 +104,7 @@ def test_micro_batches_give_the_batchs_gradients(engine: "PlainEngine", tmp_path
         learner, data = engine._attempt.trainings[0].learner, engine._attempt.trainings[0].data
         learner.begin_epoch(1)
         images, targets = data.batch(data.train, slice(0, 64), learner.dtype)
-        learner.zero_grad()
+        learner.optimizer.zero_grad()
         parts = learner.backward(learner.place(images), targets)
         assert len(parts) == (1 if size is None else -(-64 // size))
         gradients.append([parameter.grad for parameter in learner.model.parameters()])

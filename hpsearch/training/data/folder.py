@@ -20,7 +20,7 @@ import numpy as np
 
 from hpsearch.errors import DataError
 from hpsearch.study.data import DataSpec
-from hpsearch.text import counted
+from hpsearch.text import counted, first_few
 from hpsearch.training.data import labels, pixels
 from hpsearch.training.data.catalogue import (
     FREE,
@@ -84,11 +84,13 @@ def find_parts(root: Path, names: Sequence[Sequence[str]]) -> Mapping[str, int]:
         return {}
     if others:
         raise DataError(
-            f"data.root: {root} holds {_listed(found)} beside {_listed(others)}, which cannot all be classes or "
+            f"data.root: {root} holds {first_few(found)} beside {first_few(others)}, which cannot all be classes or "
             f"all be parts; {_REMEDY}"
         )
     if FREE not in found.values():
-        raise DataError(f"data.root: {root} holds {_listed(found)} and no folder train; add it, or {_REMEDY}")
+        raise DataError(
+            f"data.root: {root} holds {first_few(found)} and no folder train; add it, or {_REMEDY}"
+        )
     for part in (FREE, VAL, TEST):
         same = [folder for folder, one in found.items() if one == part]
         if len(same) > 1:
@@ -120,11 +122,6 @@ def _refuse_inner_parts(root: Path, names: Sequence[Sequence[str]]) -> None:
                 f"data.root: {root}/{name[0]}/{name[1]} is a part within a class; parts come first, as in "
                 f"{outside}/{name[0]}"
             )
-
-
-def _listed(folders: Sequence[str] | Mapping[str, int]) -> str:
-    shown = list(folders)
-    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
 SUFFIXES = frozenset(
@@ -686,5 +683,4 @@ def _span(values: Sequence[int]) -> str:
 def _describe_failures(failures: dict[str, str]) -> tuple[str, ...]:
     if not failures:
         return ()
-    shown = ", ".join(list(failures)[:5]) + (", ..." if len(failures) > 5 else "")
-    return (f"{counted(len(failures), 'unreadable file')} skipped: {shown}",)
+    return (f"{counted(len(failures), 'unreadable file')} skipped: {first_few(failures)}",)
