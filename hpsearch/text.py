@@ -111,6 +111,12 @@ def in_html(value: object, most: int = LONGEST) -> str:
     return html.escape(one_line(value, most))
 
 
+def in_html_table(title: object, pairs: Mapping[str, Any]) -> str:
+    """Returns what a notebook shows of an object: its title, and names with their values."""
+    rows = (f"<tr><td>{in_html(name)}</td><td>{in_html(value)}</td></tr>" for name, value in pairs.items())
+    return f"{in_html(title)}<table>{''.join(rows)}</table>"
+
+
 def in_markdown(value: object, most: int = LONGEST) -> str:
     """Returns a text whose every character Markdown shows as it is: no link, no picture, no tag, no new cell."""
     return _MARKDOWN.sub(r"\\\g<0>", one_line(value, most))

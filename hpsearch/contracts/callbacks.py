@@ -12,7 +12,7 @@ from typing import Any
 from hpsearch.contracts.trial import EpochResult
 from hpsearch.errors import limit
 from hpsearch.study.specification import StudySpec
-from hpsearch.text import in_html
+from hpsearch.text import in_html_table
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +99,7 @@ class FinishedTrial:
         return f"<FinishedTrial {self.number}: {self.state} ({self.stop_reason}){score}>"
 
     def _repr_html_(self) -> str:
-        rows = [
-            f"<tr><td>{in_html(name)}</td><td>{in_html(value)}</td></tr>"
-            for name, value in self.hparams.items()
-        ]
-        return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
+        return in_html_table(repr(self), self.hparams)
 
 
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")

@@ -20,7 +20,7 @@ from hpsearch.study.section import Float, Int, Seconds, Section, is_own
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
 from hpsearch.study.train import IMAGENET, CheckpointSpec, FitSpec, ModelSpec, TrainSpec
-from hpsearch.text import in_html
+from hpsearch.text import in_html_table
 
 METRICS: dict[str, Direction] = {
     "val_loss": "minimize",
@@ -368,11 +368,7 @@ class StudySpec(Section):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        rows = [
-            f"<tr><td>{in_html(name)}</td><td>{in_html(entry)}</td></tr>"
-            for name, entry in self.search.items()
-        ]
-        return f"{in_html(repr(self))}<table>{''.join(rows)}</table>"
+        return in_html_table(repr(self), self.search)
 
     @model_validator(mode="before")
     @classmethod

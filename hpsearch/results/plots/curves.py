@@ -103,7 +103,8 @@ def _points(record: StudyRecord, trial: TrialRecord, color: str, group: str) -> 
         points.append(_point(name, head, trial, color, "diamond", 9.0, group))
     stopped = trial.stop_reason in STOPPED and last < record.planned_epochs(trial)
     if stopped and 0 < last <= len(trial.val) and trial.val[last - 1] is not None:
-        points.append(_point(f"{group}, {_words(trial.stop_reason)}", last, trial, color, "x", 9.0, group))
+        name = f"{group}, {trial.stop_reason.replace('_', ' ')}"
+        points.append(_point(name, last, trial, color, "x", 9.0, group))
     return points
 
 
@@ -122,10 +123,6 @@ def _point(
         in_legend=False,
         hover=(f"{name} ({epoch})",),
     )
-
-
-def _words(reason: str) -> str:
-    return reason.replace("_", " ")
 
 
 def batch_size_curves(record: StudyRecord) -> Chart | None:
