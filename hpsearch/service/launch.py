@@ -101,8 +101,8 @@ def launch(spec: StudySpec, options: RunOptions, executor: Executor | None = Non
     )
     try:
         places = executor.places(options.workers, spec.train.threads, options.share)
-        if options.executor in CLUSTERS:  # nothing is to be queued that would find no trial
-            places = places[: spec.total_trials]
+        if options.executor in CLUSTERS or options.workers.workers is None:
+            places = places[: spec.total_trials]  # the others would find no trial
         make_folder(folder.home)
         fleet = Fleet(
             executor,

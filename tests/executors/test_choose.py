@@ -44,11 +44,15 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
 
 
-def test_a_study_runs_on_an_executor_of_another_package(tmp_path, capsys):
-    options = RunOptions(f"sqlite:///{tmp_path}/s.db", tmp_path, executor="pretend")
+@pytest.mark.parametrize(("trials", "workers", "expected"), [(8, None, 7), (3, None, 3), (3, 7, 7)])
+def test_a_study_runs_on_an_executor_of_another_package(tmp_path, capsys, trials, workers, expected):
+    """With as many workers as there are places, but where nobody says how many, with no more than there are trials."""
+    options = RunOptions(
+        f"sqlite:///{tmp_path}/s.db", tmp_path, executor="pretend", workers=Workers("none", workers)
+    )
     told = []
-    summary = run(spec_of(), options, [Told(told)])
-    assert (summary.exit_status, len(told)) == (0, 7)
+    summary = run(spec_of(study={"trials": trials}), options, [Told(told)])
+    assert (summary.exit_status, len(told)) == (0, expected)
     assert "made for s" in capsys.readouterr().out
 
 
