@@ -34,7 +34,7 @@ from hpsearch.results.report.document import markdown
 from hpsearch.results.report.page import page
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
-from hpsearch.results.terminal.progress import in_words
+from hpsearch.results.terminal.progress import in_words, number
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.keys import SAMPLE, SPECIFICATION
 from hpsearch.study import DataSpec, digest, parse_study
@@ -785,7 +785,10 @@ def test_of_several_seeds_the_refit_that_learned_best_is_handed_out(tmp_path: Pa
     assert first.refit.number == 0
     assert found.refit is not None
     assert found.refit.number == min(losses, key=lambda number: losses[number] or inf)
-    assert any(line.startswith("the best of 3 by training loss: ") for line in found.lines)
+    lowest, middle, highest = (number(loss) for loss in sorted(losses.values(), key=lambda one: one or inf))
+    assert f"the best of 3 by training loss: {lowest}, the others {middle} to {highest}" in found.lines
     again = refit("small", options, search=True, executor=InProcessExecutor())  # what was trained counts
     assert again.refit == found.refit
     assert len(read_study("small.refit", options.storage).trials) == 3
+    with pytest.raises(UserError, match="--seeds: at most 10000, got 10001"):
+        refit("small", options, search=True, seeds=10_001, executor=InProcessExecutor())

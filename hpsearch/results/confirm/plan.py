@@ -111,14 +111,11 @@ def linked_spec(
 
     Raises:
         DigestMismatch: `before` belongs to another search that had the same name.
-        UserError: `before` is no confirmation, but a study of its own that has the name of one.
+        UserError: `before` is no confirmation, but a study of its own that has the name of one; or too many repeats.
     """
     assert record.spec is not None
     count = folds or seeds
-    if count > MOST_REPEATS and folds:
-        raise UserError(f"--folds: at most {MOST_REPEATS}, got {folds}")
-    if count > MOST_REPEATS:
-        raise UserError(f"--seeds: at most {MOST_REPEATS}, got {seeds}")
+    refuse_many("--folds" if folds else "--seeds", count)
     spec = record.spec
     wanted = [
         as_point(
@@ -137,6 +134,16 @@ def linked_spec(
         return parse_study(tree, source=name)
 
     return continued(wanted, before, make, record.name)
+
+
+def refuse_many(flag: str, count: int) -> None:
+    """Refuses more repeats than a linked study has numbers for.
+
+    Raises:
+        UserError: it names the flag that asks for them.
+    """
+    if count > MOST_REPEATS:
+        raise UserError(f"{flag}: at most {MOST_REPEATS}, got {count}")
 
 
 def planned_folds(

@@ -39,6 +39,7 @@ from hpsearch.results.confirm.plan import (
     linked_tree,
     newest_at,
     refuse_linked,
+    refuse_many,
     repeats,
 )
 from hpsearch.results.stored.answer import NOT_CONFIRMED, REFIT, Confirmed, Refit
@@ -110,9 +111,10 @@ def refit(
         test: whether the test part may be opened.
 
     Raises:
-        UserError: no such study, nothing confirmed, other data than the search's, or what `run` raises.
+        UserError: too many seeds, no such study, nothing confirmed, other data than the search's, or what `run` raises.
         HpsearchError: the run could not continue; what was trained is kept.
     """
+    refuse_many("--seeds", seeds or 1)
     record = read_search(study, options, given)
     plan = plan_refit(record, options.storage, search)
     linked = read_linked(record, REFIT_SUFFIX, options.storage)
@@ -139,11 +141,20 @@ def refit(
         return Refitted(record.name, None, (said,), 1)
     notes: list[str] = []
     if len(points) > 1:
-        notes.append(
-            f"the best of {len(points)} by training loss: {', '.join(number(one.score) for one in whole)}"
-        )
+        notes.append(_compared([one.score for one in whole if one.score is not None], len(points)))
     tested = _test(record, spec, linked, trial, options, notes, test)
     return _told(record, plan, linked, trial, tested, options, notes)
+
+
+def _compared(losses: Sequence[float], tried: int) -> str:
+    """Returns how the training losses of several seeds compare, in so few words for hundreds as for two."""
+    lowest, *others = sorted(losses)
+    span = " to ".join(dict.fromkeys(map(number, (others[0], others[-1])))) if others else ""
+    broken = tried - len(losses)
+    return (
+        f"the best of {len(losses)} by training loss: {number(lowest)}"
+        f"{f', the others {span}' if others else ''}{f'; {broken} broke off' if broken else ''}"
+    )
 
 
 def plan_refit(record: StudyRecord, url: str, search: bool) -> RefitPlan:
