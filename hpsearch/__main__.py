@@ -124,10 +124,13 @@ def run(arguments: list[str]) -> int:
 
 def _is_error(record: logging.LogRecord) -> bool:
     """Tells whether a library logs an error: some log a signal too, as the database's does while it closes."""
-    error = record.exc_info[1] if record.exc_info else None
-    while error is not None and not isinstance(error, Signalled | KeyboardInterrupt):
+    error, seen = record.exc_info[1] if record.exc_info else None, set[int]()
+    while error is not None and id(error) not in seen:  # one may be its own cause
+        if isinstance(error, Signalled | KeyboardInterrupt):
+            return False
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error is None
+    return True
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

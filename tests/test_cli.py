@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -262,6 +263,15 @@ def test_a_signal_while_a_connection_closes_is_no_error(
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (128 + number, "")
+
+
+def test_an_error_that_is_its_own_cause_is_shown() -> None:
+    error = ValueError("broken")
+    error.__cause__ = error
+    record = logging.makeLogRecord({"exc_info": (ValueError, error, None)})
+    assert entry_point._is_error(record)
+    error.__cause__ = Signalled()
+    assert not entry_point._is_error(record)
 
 
 OWN_NET = """
