@@ -52,7 +52,7 @@ def predict(
     """Classify picture files with a study's best model.
 
     All that can be read are answered; the others have an error in the table and are named on stderr. The exit status is
-    0 if all were read, 1 if not, and 2 if nothing was answered, as for a wrong option.
+    0 if all were read, 1 if one was not, and 2 if it could not begin, as with a wrong option.
     """
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import (

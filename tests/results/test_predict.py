@@ -77,6 +77,7 @@ def test_predictions_and_errors_in_one_table(
     shown = json.loads(capsys.readouterr().out)
     assert status == 1
     assert [len(one["probabilities"]) for one in shown] == [1, 0, 0]
+    assert run(["predict", "small", *files[1:], "--storage", options.storage]) == 1  # none of them
     assert run(["predict", "small", files[0], "--storage", options.storage]) == 0
 
 
