@@ -102,7 +102,7 @@ TECHNIQUES: dict[str, tuple[str, ...]] = {
         "Longer, from where it ended",
         "Checkpoints, and when a crash is too many",
     ),
-    "telling day from night in a photograph": ("Day or night",),
+    "telling day from night in a photograph": ("Day or night", "A small network for photographs"),
     "comparing models on the test part at the end": (
         "Comparing models at the end",
         "Several models as one",
