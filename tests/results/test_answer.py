@@ -32,6 +32,7 @@ from hpsearch.results.stored.reading import reading_study
 from hpsearch.results.stored.result import StudyResult
 from hpsearch.results.terminal.display import LiveDisplay, PlainDisplay, picture
 from hpsearch.results.terminal.lines import best_lines
+from hpsearch.results.terminal.progress import in_words
 from hpsearch.service.launch import RunOptions
 from hpsearch.store.connection import opened
 from hpsearch.store.writes import STUDIES
@@ -321,13 +322,15 @@ def test_every_command_names_the_confirmed_trial(
 
     text = markdown(build_report("lucky", options.storage))
     assert text.startswith(f"# Hyperparameter search: lucky, trial {first} confirmed\n")
-    assert f"is trial {first}, {mean}" in text
+    assert f"is trial {first}, {in_words(mean)}" in text
     assert f"| the search alone would have picked | trial {lucky} |" in text
     assert f"the confirmation puts trial {first} first, not trial {lucky}" in text
-    assert f"is trial {lucky}: val_loss" in markdown(build_report("lucky", options.storage, by_search=True))
+    assert f"is trial {lucky}: validation loss" in markdown(
+        build_report("lucky", options.storage, by_search=True)
+    )
     note = study_note(record)
-    assert f"## The best: trial {first}, {mean}" in note
-    assert other in note
+    assert f"## The best: trial {first}, {in_words(mean)}" in note
+    assert other[1:] in note
 
     assert f"{record.answer.confirmed.mean:.4g} confirmed" in said_by(capsys, "list", *where)  # type: ignore[union-attr]
     assert f"{record.answer.confirmed.mean:.4g}, confirmed" in said_by(capsys, "status", "lucky", *where)  # type: ignore[union-attr]
@@ -586,7 +589,7 @@ def test_what_the_best_is_expected_to_be_stands_beside_it_until_it_is_confirmed(
     for command in ("best", "status"):
         assert run_command([command, "s", "--storage", url]) == 0
         assert said in capsys.readouterr().out
-    assert said[1:] in markdown(build_report("s", url))
+    assert in_words(said)[1:] in markdown(build_report("s", url))
 
     study = writable(tmp_path)
     other = {**stored, "trial": best.number + 1, "promised": 0.0}
