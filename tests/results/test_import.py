@@ -20,6 +20,7 @@ from hpsearch.store.connection import open_storage, opened
 from hpsearch.store.identity import DriverIdentity
 from hpsearch.store.ledger import Ledger
 from hpsearch.study import StudySpec
+from hpsearch.text import as_sentence
 from tests.databases import at_once, fresh_database, stored_trials
 from tests.results.searches import digits_spec, record_of, search, url_in
 
@@ -280,7 +281,7 @@ def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(
     for look in (["list"], ["status", "wide"]):
         assert command([*look, *where]) == 0
         assert f'study "wide": {learnt}' in capsys.readouterr().out
-    assert f"* {learnt}" in study_note(new).replace("\\", "")
+    assert f"* {as_sentence(learnt)[:-1]}" in study_note(new).replace("\\", "")
     page = tmp_path / "wide.html"
     assert command(["report", "wide", *where, "--out", str(page)]) == 0
     assert f"L{html.escape(learnt[1:])}" in page.read_text()
