@@ -46,23 +46,23 @@ def test_joined_names_and_columns_of_0_and_1_say_the_same(mosaics: Path) -> None
     assert any("labels an image on average" in note and "without any" in note for note in joined.facts.notes)
 
 
-def test_labels_of_as_many_images_are_not_told_apart_by_their_counts(tmp_path: Path) -> None:
+def notes_of(folder: Path, *labels: str) -> tuple[str, ...]:
+    """Returns what is noted of 36 pictures that are labelled by turns."""
     rows = ["file,label"]
     for number in range(36):
-        save(tmp_path / "photos" / f"{number}.png", noise(number))
-        rows.append(f"{number}.png,{('a|b', 'b|c', 'a|c')[number % 3]}")
-    (tmp_path / "photos" / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    notes = loaded(tmp_path / "photos", label_column="label", label_separator="|").facts.notes
+        save(folder / f"{number}.png", noise(number))
+        rows.append(f"{number}.png,{labels[number % len(labels)]}")
+    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    return tuple(loaded(folder, label_column="label", label_separator="|").facts.notes)
+
+
+def test_labels_of_as_many_images_are_not_told_apart_by_their_counts(tmp_path: Path) -> None:
+    notes = notes_of(tmp_path / "photos", "a|b", "b|c", "a|c")
     assert "3 labels, each of 24 images; 2 labels an image on average" in notes
 
 
 def test_the_order_of_labels_is_said_of_labels(tmp_path: Path) -> None:
-    rows = ["file,label"]
-    for number in range(36):
-        save(tmp_path / "photos" / f"{number}.png", noise(number))
-        rows.append(f"{number}.png,c{(1, 2, 10)[number % 3]}|c1")
-    (tmp_path / "photos" / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
-    notes = loaded(tmp_path / "photos", label_column="label", label_separator="|").facts.notes
+    notes = notes_of(tmp_path / "photos", "c1|c1", "c2|c1", "c10|c1")
     (said,) = [note for note in notes if "in the order of their characters" in note]
     assert said.startswith("labels are in the order")
     assert 'label 1 is "c10" and not "c2"' in said
