@@ -890,6 +890,13 @@ class StudySpec(Section):
         return min(self.trials, sizes.get(self.sampler.name, self.trials))
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """What its trials train: the training function, or the networks among which the search chooses."""
+        names = self.search.get("model.name")
+        searched = names.labels() if isinstance(names, Choices) else [self.model.name]
+        return (self.train.function,) if self.train.function else tuple(map(str, searched))
+
+    @property
     def policy(self) -> str:
         """Which policy says what is trained next."""
         return self.study.policy or "auto"

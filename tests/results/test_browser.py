@@ -40,6 +40,9 @@ def test_after_login_the_study_opens_and_lists_its_trials(server, chromium):
     address = f"http://127.0.0.1:{server.port}"
     with opened_page(chromium, http_credentials=LOGIN) as (page, trouble):
         page.goto(f"{address}/")
+        card = page.locator("a", has_text="1. shown")
+        card.get_by_text("4 of 4 trials finished, best validation loss 0.2, not confirmed").wait_for()
+        assert "cnn on digits\n" in card.inner_text()
         page.get_by_text("1. shown", exact=True).click()
         page.wait_for_url("**/dashboard/studies/1**")
         page.wait_for_function(f"() => 'trial #1' in ({TRACES})()")

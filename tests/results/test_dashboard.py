@@ -70,6 +70,29 @@ def test_it_serves_page_bundle_studies_and_trials(plain):
     assert [point["value"] for point in trials[1]["intermediate_values"]] == [0.8, 0.2, 0.3]
 
 
+def test_the_cards_say_what_a_study_is_and_how_far(tmp_path):
+    url = f"sqlite:///{tmp_path}/hpsearch.db"
+    make_study(url, "ours")
+    optuna.create_study(study_name="<b>", storage=url).optimize(
+        lambda trial: trial.suggest_float("x", 1, 1), 1
+    )
+    optuna.create_study(study_name="two", storage=url, directions=["minimize"] * 2)
+    damaged = make_study(url, "later")
+    damaged.set_user_attr("specification", '{"of": "a later version"}')
+    app = Refreshed(open_storage(url, readonly=True), ArtifactFolder(tmp_path / "artifacts"))
+    assert ask(app, "/hpsearch/cards").json == {
+        "1": [
+            "cnn on digits",
+            "4 of 4 trials finished, best validation loss 0.2, not confirmed",
+            "complete, last changed now",
+        ],
+        "2": ["1 trial finished, best value 1", "not running, last changed now"],
+        "3": ["0 trials finished", "not running, no trial has begun"],
+        "4": ["4 trials finished, best validation loss 0.2", "not running, last changed now"],
+    }
+    app.storage.engine.dispose()
+
+
 def test_a_client_that_accepts_no_encoding_is_served(plain):
     with contextlib.closing(socket.create_connection(("127.0.0.1", plain.port))) as connection:
         connection.sendall(b"GET /static/bundle.js HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
@@ -367,6 +390,7 @@ def test_both_dashboards_show_a_study_while_it_runs_and_after(tmp_path):
                 asked = {"ours": partial(ask, app), "stock": other.ask}
                 for name, get in asked.items():
                     seen[name] = until(lambda get=get: at_trial_five(get("/api/studies/1").json))
+                seen["card"] = until(lambda: running(ask(app, "/hpsearch/cards").json["1"]))
                 executor.released.set()
                 for name, get in asked.items():
                     seen[name, "after"] = until(lambda get=get: ended(get("/api/studies/1").json))
@@ -383,6 +407,9 @@ def test_both_dashboards_show_a_study_while_it_runs_and_after(tmp_path):
     thread.join()
     assert not problems, problems
     assert sum(summary.counts.values()) == 8
+    what, far, standing = seen["card"]
+    assert (what, standing) == ("cnn on digits", "running on 1 worker")
+    assert far.startswith("5 of 8 trials finished, best validation loss 0.46")
     for name in ("ours", "stock"):
         during, after = seen[name]["trials"], seen[name, "after"]["trials"]
         assert [trial["state"] for trial in during[:5]] == [trial["state"] for trial in after[:5]]
@@ -392,6 +419,10 @@ def test_both_dashboards_show_a_study_while_it_runs_and_after(tmp_path):
             keys = {attr["key"] for attr in trial["user_attrs"]}
             assert {"score", "best_epoch", "stop_reason", "fit", "train_loss", "device"} <= keys
     assert seen["ours", "after"]["trials"] == seen["stock", "after"]["trials"]
+
+
+def running(lines):
+    return lines if "running on" in lines[-1] else None
 
 
 def has_study(url):

@@ -11,7 +11,10 @@ import pytest
 
 from hpsearch.results.dashboard.notes import study_note
 from hpsearch.results.dashboard.publication import PublicationRequest, compute
+from hpsearch.results.report.content import report
+from hpsearch.results.report.page import page
 from hpsearch.store.url import redact
+from hpsearch.study.search import Choices
 from tests.results.digits import searched, small_spec
 from tests.results.searches import record_of
 
@@ -71,3 +74,12 @@ def test_it_names_the_database_and_never_a_password(folder: Path, url: str, call
     assert "geheim" not in note
     assert ("--storage" in command) == (url == "postgresql://ada@db/x")
     assert ("HPSEARCH_STORAGE" in command) == ("geheim" in url)
+
+
+def test_of_several_networks_all_are_named(folder: Path) -> None:
+    record = record_of(folder, "two words")
+    assert record.spec is not None
+    several = {**record.spec.search, "model.name": Choices(choices=("mlp", "cnn"))}
+    record = replace(record, spec=record.spec.model_copy(update={"search": several}))
+    assert "of `mlp` or `cnn` on `digits`" in study_note(record)
+    assert "for <code>mlp</code> or <code>cnn</code> on <code>digits</code>" in page(report(record, None))

@@ -41,11 +41,11 @@ def _searched(record: StudyRecord) -> list[str]:
     spec = record.spec
     if spec is None:
         return [f"# {in_markdown(record.name)}", "", "This study was not made by hpsearch."]
-    model = spec.train.function or spec.model.name
+    models = " or ".join(map(as_code, spec.trained))
     return [
         f"# {in_markdown(record.name)}",
         "",
-        f"{counted(spec.trials, 'trial')} of {as_code(model)} on {as_code(spec.data.dataset)}, chosen "
+        f"{counted(spec.trials, 'trial')} of {models} on {as_code(spec.data.dataset)}, chosen "
         f"{searched_by(spec)}. A trial's value is the best {as_code(record.metric)} of its epochs "
         f"({record.better}d).{_limits(spec)}",
         "",

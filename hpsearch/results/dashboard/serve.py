@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage, get_storage
 from hpsearch.errors import StorageAway, StudyNotFound, UserError
 from hpsearch.files.run_folder import RunFolder
 from hpsearch.results.dashboard.accounts import UsersFile
+from hpsearch.results.dashboard.cards import Cards
 from hpsearch.results.dashboard.graph_order import in_order
 from hpsearch.results.dashboard.guard import LOCAL_NAMES, Guard
 from hpsearch.results.dashboard.login import Login
@@ -274,7 +275,8 @@ class Refreshed:
         # Cached: a finished trial is read once, and only those that were unfinished are read again.
         in_order()
         app = optuna_dashboard.wsgi(get_storage(self.storage), artifact_store=self._artifacts)
-        app.install(Driven(self.storage))
+        app.install(Cards(self.storage))
+        app.install(Driven(self.storage))  # the last: it must find the dashboard's own views unwrapped
         made: Application = app
         return made
 

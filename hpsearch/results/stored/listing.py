@@ -26,7 +26,7 @@ from hpsearch.store.queries import StoredStudy, TrialCounts
 from hpsearch.store.reader import Reader, read_database
 from hpsearch.study.direction import best
 from hpsearch.study.file import parse_stored
-from hpsearch.study.specification import RESERVED_NAMES
+from hpsearch.study.specification import RESERVED_NAMES, StudySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class StudyRow:
 
     Attributes:
         total: finished trials that it asks for; None for a study that hpsearch did not make.
+        what: the network or training function and the data set; "" as for `total`.
         best: the search's own best value; None before a trial is COMPLETE, and for a study of several objectives.
         confirmed: what the last confirmation put first.
         status: "confirmed", "not confirmed", or "" for a study that cannot be.
@@ -66,6 +67,12 @@ class StudyRow:
     expected: str = ""
     paused: Mapping[int, int] = field(default_factory=dict)
     ended: str = ""
+    what: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The confirmed mean; the search's own best value before a trial is confirmed."""
+        return self.best if self.confirmed is None else self.confirmed.mean
 
     @property
     def finished(self) -> int:
@@ -92,8 +99,11 @@ def list_studies(url: str, run_folder: Path) -> list[StudyRow]:
     return sorted(rows, key=lambda row: last[row.confirms or row.name], reverse=True)
 
 
-def study_rows(reader: Reader, run_folder: Path, only: str | None = None) -> list[StudyRow]:
+def study_rows(reader: Reader, run_folder: Path | None, only: str | None = None) -> list[StudyRow]:
     """Returns all studies of an open database, or the one of a name.
+
+    Args:
+        run_folder: None leaves out how much lies in it.
 
     Raises:
         StudyNotFound: there is none of this name; the nearest is named.
@@ -130,22 +140,23 @@ def _row(
     foreign: int,
     found: ConfirmationStatus,
     confirms: str | None,
-    run_folder: Path,
+    run_folder: Path | None,
 ) -> StudyRow:
     attrs, ours = study.user_attrs, study.is_ours
     ends = [value for value in (counts.lowest, counts.highest) if value is not None]
+    spec = _read_spec(attrs[SPECIFICATION]) if ours else None
     return StudyRow(
         name=study.name,
         study_id=study.study_id,
         metric=str(attrs.get("metric", "value")) if ours else "value",
-        total=_total(attrs[SPECIFICATION], counts.continued) if ours else None,
+        total=_total(spec, counts.continued) if spec is not None else None,
         counts=counts.states,
         paused=counts.paused,
         # Of several values none is the best; of our goals the first has the trial that commands take.
         best=best(study.directions[0], ends) if ends and (ours or len(study.directions) == 1) else None,
         started=counts.started,
         changed=counts.ended,
-        size=_size(own_folder(RunFolder(run_folder, study.name))),
+        size=_size(own_folder(RunFolder(run_folder, study.name))) if run_folder is not None else 0,
         confirms=confirms,
         confirmed=found.confirmed,
         status=found.status,
@@ -153,6 +164,7 @@ def _row(
         foreign=foreign,
         expected=_expected(study, ends, found),
         ended=ended_words(attrs) if ours else "",
+        what=f"{' or '.join(spec.trained)} on {spec.data.dataset}" if spec is not None else "",
     )
 
 
@@ -167,16 +179,17 @@ def _expected(study: StoredStudy, ends: Sequence[float], found: ConfirmationStat
     return expected.text if expected is not None and expected.promised in ends else ""
 
 
-def _total(specification: str, continued: int) -> int | None:
-    """Returns the trials that a study asks for, and those beside them that continue others.
-
-    None for a specification of another version.
-    """
+def _read_spec(specification: str) -> StudySpec | None:
+    """Returns a stored specification; None for one of another version."""
     try:
-        spec = parse_stored(specification)
-        return spec.total_trials + (0 if spec.is_continuation else continued)
+        return parse_stored(specification)
     except (StudyFileError, TypeError):
         return None
+
+
+def _total(spec: StudySpec, continued: int) -> int:
+    """Returns the trials that a study asks for, and those beside them that continue others."""
+    return spec.total_trials + (0 if spec.is_continuation else continued)
 
 
 def own_folder(folder: RunFolder) -> Path | None:

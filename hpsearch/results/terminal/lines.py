@@ -53,11 +53,8 @@ def _list_row(row: StudyRow) -> list[str]:
 
 
 def _best_cell(row: StudyRow) -> str:
-    """Returns the best value and one word on what it is worth: the confirmed mean once there is one."""
-    if row.best is None:
-        return "-"
-    value = row.best if row.confirmed is None else row.confirmed.mean
-    return f"{row.metric} {number(value)} {row.status}".rstrip()
+    """Returns the best value and one word on what it is worth."""
+    return "-" if row.best is None else f"{row.metric} {number(row.value)} {row.status}".rstrip()
 
 
 def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
@@ -68,11 +65,10 @@ def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
     """
     row = status.row
     total = f" of {row.total}" if row.total is not None else ""
-    value = row.best if row.confirmed is None else row.confirmed.mean
-    word = f", {row.status}" if row.status and value is not None else ""
+    word = f", {row.status}" if row.status and row.value is not None else ""
     lines = [
         f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
-        f"best {row.metric}: {number(value)}{word}",
+        f"best {row.metric}: {number(row.value)}{word}",
     ]
     lines += filter(None, [row.expected, *row.notes])
     if row.paused:
