@@ -200,6 +200,14 @@ def test_a_study_of_which_all_trials_diverged_says_so_first() -> None:
     )
 
 
+def test_where_all_trials_are_paused_it_is_said_how_they_end() -> None:
+    paused = [replace(trial(n, 1.0, "PAUSED"), ended=None) for n in range(2)]
+    assert rules.advice(study(*paused))[0].startswith(
+        "No trial is COMPLETE, and 2 trials may be resumed: `hpsearch run s` resumes the study"
+    )
+    assert not any("may be resumed" in said for said in rules.advice(study(*paused, trial(2, 0.5))))
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_studies_in_which_nothing_matters_get_no_advice(sampler: str) -> None:
     noise = [simulate(spec_of(sampler, seed, 30), Truth()) for seed in range(12)]
@@ -337,7 +345,7 @@ def test_confirmation_and_openings_are_shown(tmp_path: Path) -> None:
     text = markdown(build_report("s", url_in(tmp_path)))
     assert "| optimism | -0.01234 |" in text or "| optimism | -0.01235 |" in text
     assert "| 2 | 0.5 | 0.4 to 0.6 |" in text
-    assert "The test part was opened 1 time:" in text
+    assert "The test part was opened once:" in text
     assert "| 2026-01-02 | 2 |" in text
 
 

@@ -172,6 +172,21 @@ def _wobble(trial: TrialRecord) -> float:
     return median(moves) if len(moves) >= 2 else 0.0
 
 
+def unfinished(record: StudyRecord) -> list[Claim]:
+    """Trials wait to be resumed, and there is no result without them."""
+    paused = record.count("PAUSED")
+    if not paused or record.best is not None:
+        return []
+    return [
+        Claim(
+            f"No trial is COMPLETE, and {counted(paused, 'trial')} may be resumed",
+            f"`hpsearch run {record.name}` resumes the study; with `--timeout 1s --at-timeout end` it ends them, "
+            "and the best epoch of each counts",
+            ("study.timeout",),
+        )
+    ]
+
+
 def not_confirmed(record: StudyRecord) -> list[Claim]:
     """Nothing was confirmed yet, or the search has found something better since."""
     if record.answer.news:
@@ -200,5 +215,6 @@ RULES: tuple[Rule, ...] = (
     late_best,
     few_trials,
     unsettled,
+    unfinished,
     not_confirmed,
 )

@@ -27,7 +27,7 @@ def confirmation_blocks(record: StudyRecord, pictures: Mapping[int, str]) -> tup
             blocks += _summary(summary, pictures)
     openings = decoded(record.name, record.attrs, OPENINGS, list, [])
     if openings:
-        words = f"The test part was opened {len(openings)} time{'s' * (len(openings) > 1)}:"
+        words = f"The test part was opened {'once' if len(openings) == 1 else f'{len(openings)} times'}:"
         blocks += [Text(words), *_told(openings)]
     elif record.best is not None:
         blocks.append(Text("The test part has not been opened."))

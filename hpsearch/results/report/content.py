@@ -149,8 +149,9 @@ def _setting(record: StudyRecord, spec: StudySpec) -> list[str]:
     part = f", {data.subset:.0%} of its training part" if data.subset < 1 else ""
     split = data.split
     watched = "" if stop.criterion == "none" else f" (it watches `{stop.metric}`)"
+    goals = "".join(f" and `{goal}` small" for goal in record.goals)
     return [
-        f"What makes `{record.metric}` best ({record.better}d) for {models} on `{data.dataset}`{part}?",
+        f"What makes `{record.metric}` best ({record.better}d){goals} for {models} on `{data.dataset}`{part}?",
         f"Split: {split.train:g} training, {split.val:g} validation, {split.test:g} test; all scores "
         "here are of the validation part, a trial's score is its best epoch.",
         f"{counted(spec.trials, 'trial')} with seed {spec.study.seed}, {searched_by(spec)}; early stopping by "
