@@ -158,6 +158,9 @@ RULES = [
     (rules.unsettled, restless(0.03)[:2], None),
     (rules.unsettled, restless(0.03, (0.5, 0.6, 0.7)), None),
     (rules.unsettled, [], None),
+    (rules.unfinished, [replace(one, state="PAUSED", ended=None) for one in many(2)],
+     "^No trial is COMPLETE, and 2 trials may be resumed: `hpsearch run s` resumes the study"),
+    (rules.unfinished, [replace(trial(0, 1.0), state="PAUSED", ended=None), trial(1, 2.0)], None),
     (rules.not_confirmed, many(3), "hpsearch confirm s"),
     (rules.not_confirmed, [], None),
 ]  # fmt: skip
@@ -198,14 +201,6 @@ def test_a_study_of_which_all_trials_diverged_says_so_first() -> None:
     assert rules.advice(study(*(diverged(n) for n in range(4))))[0].startswith(
         "All 4 finished trials diverged"
     )
-
-
-def test_where_all_trials_are_paused_it_is_said_how_they_end() -> None:
-    paused = [replace(trial(n, 1.0, "PAUSED"), ended=None) for n in range(2)]
-    assert rules.advice(study(*paused))[0].startswith(
-        "No trial is COMPLETE, and 2 trials may be resumed: `hpsearch run s` resumes the study"
-    )
-    assert not any("may be resumed" in said for said in rules.advice(study(*paused, trial(2, 0.5))))
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
