@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpsearch.contracts.places import WorkerPlace, Workers
 from hpsearch.errors import DeviceError
+from hpsearch.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ def plan(wanted: Workers, threads: int, environ: Mapping[str, str] = os.environ)
                 len(shares),
             )
         shares = shares[: wanted.workers]
-    if len(shares) * threads > cores():
-        logger.warning("%d workers with %d threads each share %d cores", len(shares), threads, cores())
+    _check_cores(len(shares), threads)
     # nvidia-smi counts GPUs by bus; CUDA's own order is by speed. Where the user has set the variable, its
     # entries are meant in the order that holds for the user's own processes.
     order = {} if environ.get(VISIBLE) else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -207,9 +207,15 @@ def _cpu_places(wanted: Workers, threads: int) -> list[WorkerPlace]:
         )
     count = wanted.workers if wanted.workers is not None else max(1, cores() // threads)
     _check_memory(count, threads)
-    if count * threads > cores():
-        logger.warning("%d workers with %d threads each share %d cores", count, threads, cores())
+    _check_cores(count, threads)
     return [WorkerPlace(number, (), threads) for number in range(count)]
+
+
+def _check_cores(count: int, threads: int) -> None:
+    if count * threads > cores():
+        each = "" if count == 1 else " each"
+        wanted = f"{counted(count, 'worker')} with {counted(threads, 'thread')}{each}"
+        logger.warning("%s: there %s", wanted, "is 1 core" if cores() == 1 else f"are {cores()} cores")
 
 
 def _check_memory(count: int, threads: int) -> None:

@@ -73,11 +73,23 @@ def test_a_driver_that_fails_is_said(gpus, caplog):
     assert "nvidia-smi ended with status 9" in caplog.text
 
 
-def test_workers_on_gpus_that_share_too_few_cores_are_told(gpus, monkeypatch, caplog):
-    gpus(4)
-    monkeypatch.setattr(places, "cores", lambda: 4)
-    plan(Workers(), threads=2, environ={})
-    assert "4 workers with 2 threads each share 4 cores" in caplog.text
+@pytest.mark.parametrize(
+    ("count", "threads", "cores", "words"),
+    [
+        (4, 2, 4, "4 workers with 2 threads each: there are 4 cores"),
+        (2, 1, 1, "2 workers with 1 thread each: there is 1 core"),
+        (1, 2, 1, "1 worker with 2 threads: there is 1 core"),
+        (2, 2, 4, ""),
+    ],
+)
+def test_workers_on_gpus_that_share_too_few_cores_are_told(
+    gpus, monkeypatch, caplog, count, threads, cores, words
+):
+    gpus(count)
+    monkeypatch.setattr(places, "cores", lambda: cores)
+    plan(Workers(), threads=threads, environ={})
+    assert words in caplog.text
+    assert bool(caplog.text) == bool(words)
 
 
 def test_fewer_workers_than_asked_for_are_told(gpus, caplog):
