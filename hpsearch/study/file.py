@@ -9,7 +9,7 @@ import sys
 import tomllib
 import zlib
 from collections.abc import Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import takewhile
 from operator import getitem
 from pathlib import Path
@@ -245,6 +245,13 @@ def parse_stored(text: str) -> StudySpec:
     Raises:
         StudyFileError: it is damaged, or another version wrote it; the message names every wrong field.
     """
+    if not isinstance(text, str):
+        raise StudyFileError("stored specification: not a text")
+    return _parse_stored(text)
+
+
+@lru_cache(maxsize=256)  # the dashboard's cards read all studies again and again; a specification is frozen
+def _parse_stored(text: str) -> StudySpec:
     try:
         tree = stored_tree(text)
     except ValueError as error:

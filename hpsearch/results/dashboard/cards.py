@@ -103,9 +103,8 @@ const CARD = 'a.MuiCardActionArea-root[href*="/studies/"]';
 let lines = {};
 
 function write() {
-  for (const card of document.querySelectorAll(CARD)) {
-    const study = new URL(card.href).pathname.split("/").pop();
-    const content = card.querySelector(".MuiCardContent-root");
+  for (const content of document.querySelectorAll(`${CARD} .MuiCardContent-root`)) {
+    const study = new URL(content.closest(CARD).href).pathname.split("/").pop();
     const text = (lines[study] ?? []).join("\\n");
     let place = content.querySelector(".hpsearch-card");
     if (!place && text) {
@@ -121,8 +120,8 @@ function write() {
 
 async function ask() {
   if (document.hidden || !document.querySelector(CARD)) return;
-  const answer = await fetch("/hpsearch/cards");
-  if (answer.ok) lines = await answer.json();
+  const answer = await fetch("/hpsearch/cards").catch(() => null);  // the list itself says that nobody answers
+  if (answer?.ok) lines = await answer.json();
   write();
 }
 
@@ -131,7 +130,7 @@ new MutationObserver(() => {
   const appeared = document.querySelector(CARD) !== null;
   if (appeared && !shown) ask();
   shown = appeared;
-  write();
+  if (appeared) write();
 }).observe(document.documentElement, { childList: true, subtree: true });
 setInterval(ask, 30000);
 """
