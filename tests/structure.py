@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def note(frame, event, arg):
         write("update", sorted(passed))
         return
     if code.co_filename.startswith(PACKAGE):
-        passed.add(code.co_filename)
+        passed.add(f"{code.co_filename}:{code.co_firstlineno}")
         if code.co_name == "assign" and "fleet" in code.co_filename:
             write("given", sorted(passed))
         if code.co_name == "handle" and "driver" in code.co_filename:
@@ -73,8 +74,9 @@ def modules(root: Path) -> Iterator[tuple[Path, str]]:
         yield path.relative_to(root), path.read_text(encoding="utf-8")
 
 
-def walks(root: Path) -> tuple[set[Path], list[Path]]:
-    """Runs one trial; returns the files passed up to the first weight update, and the route of one result."""
+def walks(root: Path) -> tuple[dict[Path, set[int]], list[Path]]:
+    """Runs one trial; returns the files passed up to the first weight update, each with where its functions that
+    were called begin, and the route of one result."""
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder, "notes")
         notes.mkdir()
@@ -87,15 +89,27 @@ def walks(root: Path) -> tuple[set[Path], list[Path]]:
         }
         command = [sys.executable, "-m", "hpsearch", "run", "walk.toml", "--gpus", "none", "--quiet"]
         subprocess.run(command, cwd=folder, env=env, check=True, timeout=600)
-        passed: set[Path] = set()
+        passed: dict[Path, set[int]] = defaultdict(set)
         route: list[Path] = []
         for path in notes.iterdir():
-            found = [Path(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            found = path.read_text(encoding="utf-8").splitlines()
             if path.name.startswith("result"):
-                route = found
+                route = list(map(Path, found))
             else:
-                passed.update(found)
+                for file, _, line in (one.rpartition(":") for one in found):
+                    passed[Path(file)].add(int(line))
     return passed, route
+
+
+def lines_of(path: Path, called: set[int]) -> int:
+    """Returns how many lines the functions of a file have that begin at these."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    return sum(
+        (node.end_lineno or node.lineno) - node.lineno + 1
+        for node in functions
+        if min([node.lineno, *(one.lineno for one in node.decorator_list)]) in called
+    )
 
 
 def classes_for_a_trial(root: Path) -> list[str]:
@@ -140,7 +154,11 @@ def main() -> None:
     print(f"the life of a trial in ten steps: {len(steps)} files, {lines:,} lines")
     passed, route = walks(root)
     lines = sum(path.read_text(encoding="utf-8").count("\n") for path in passed)
-    print(f"from `hpsearch run` to a weight update: {len(passed)} files, {lines:,} lines")
+    called = sum(lines_of(path, functions) for path, functions in passed.items())
+    print(
+        f"from `hpsearch run` to a weight update: {len(passed)} files, {lines:,} lines; of them "
+        f"{sum(map(len, passed.values())):,} functions are called, {called:,} lines"
+    )
     rooms = dict.fromkeys(str(path.relative_to(root)) for path in route)
     print(f"one epoch's result in the driver: {len(rooms)} files, {len(route) - 1} changes of file")
     print("  " + " ".join(rooms))
