@@ -10,12 +10,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy import Connection, exc
 from sqlalchemy.engine import URL, make_url
 
@@ -78,6 +80,17 @@ def opened(url: str, readonly: bool = True, timeout: float = 5.0) -> Iterator[RD
             yield storage
     finally:
         storage.engine.dispose()
+
+
+@cache
+def _versions() -> Any:
+    """Returns the versions of Optuna's tables, each a file; every opening would read all up to four times."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(models.__file__).with_name("alembic")))
+
+
+_VersionManager._create_alembic_script = lambda manager: _versions()  # type: ignore[method-assign, assignment]
 
 
 class _Storage(RDBStorage):

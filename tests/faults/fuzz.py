@@ -500,19 +500,11 @@ def _load_weights(path: Path) -> None:
 
 
 def _databases() -> list[bytes]:
-    from optuna.storages._rdb.storage import _VersionManager
-
-    from hpsearch.store.connection import open_storage
     from tests.results.stored import make_study
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "studies.db"
         make_study(f"sqlite:///{path}", "s")
-        made = open_storage(f"sqlite:///{path}")
-        newest = made._version_manager.get_head_version()
-        made.engine.dispose()
-        # Half of the time would go into the files by which Optuna tells the newest version of its tables.
-        _VersionManager.get_head_version = lambda manager: newest
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("PRAGMA journal_mode=DELETE")

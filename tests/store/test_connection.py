@@ -205,6 +205,15 @@ def test_readers_refuse_a_database_without_studies(database_url: str) -> None:
     open_storage(database_url, readonly=True).engine.dispose()
 
 
+def test_the_versions_of_the_tables_are_read_once(sqlite_url: str) -> None:
+    storage_module._versions.cache_clear()
+    for _ in range(2):
+        open_storage(sqlite_url).engine.dispose()
+    read = storage_module._versions.cache_info()
+    assert read.misses == 1
+    assert read.hits > 0
+
+
 def test_newer_tables_are_refused(storage: RDBStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "KNOWN_SCHEMA", (12, "v2.6.0.a"))
     with pytest.raises(StorageError, match=r"v3\.2\.0\.a.*optuna"):
