@@ -124,14 +124,14 @@ def test_a_timeout_limits_the_estimate(tmp_path: Path) -> None:
 
 
 def test_the_studys_own_limits_limit_the_estimate(tmp_path: Path) -> None:
-    """Two hundred epochs of which sixteen are trained, or which have 0.07 s."""
+    """Eighty epochs of which sixteen are trained, or which have 0.07 s."""
     estimates = {}
     for name, limits in (
         ("none", {}),
         ("epochs", {"max_epochs_total": 16}),
         ("hours", {"max_device_hours": 2e-5}),
     ):
-        spec = study({"epochs": [2]}, study={"trials": 100, **limits})
+        spec = study({"epochs": [2]}, study={"trials": 40, **limits})
         estimates[name] = check_study(spec, None, tmp_path, "cpu", began=time.monotonic()).estimate
     whole = estimates["none"].expected
     assert estimates["epochs"].expected < whole / 2

@@ -25,9 +25,8 @@ def samples(spec: StudySpec) -> list[Sample]:
     return [sample for study in studies(spec) for sample in study]
 
 
-def share(spec: StudySpec) -> float:
+def share(found: list[Sample]) -> float:
     """Returns which share of their epochs the trials are trained."""
-    found = samples(spec)
     assert all(5 <= one.epochs <= 20 and 1 <= one.trained <= one.epochs for one in found)
     return sum(one.trained for one in found) / sum(one.epochs for one in found)
 
@@ -51,22 +50,22 @@ def share(spec: StudySpec) -> float:
 )
 def test_trials_are_stopped_by_the_rules_of_the_study(tables: dict[str, Any]) -> None:
     spec = study(**tables)
-    assert share(spec) < 0.95
-    assert samples(spec) == samples(spec)
+    found = samples(spec)
+    assert share(found) < 0.95
+    assert samples(spec) == found
 
 
 @pytest.mark.parametrize("policy", ["halving", "screen", "auto"])
 def test_paused_trials_count_with_what_they_are_trained(policy: str) -> None:
-    spec = study(study={"policy": policy, "trials": 60})
-    assert share(spec) < 0.5
-    assert len(samples(spec)) >= 60
+    found = samples(study(study={"policy": policy, "trials": 60}))
+    assert share(found) < 0.5
+    assert len(found) >= 60
 
 
 def test_without_rules_trials_have_all_their_epochs() -> None:
-    spec = study(study={"policy": "sampled"})
-    assert share(spec) == 1.0
-    sizes = [one.spec.train.batch_size for one in samples(spec)]
-    assert set(sizes) == {16, 32, "full"}
+    found = samples(study(study={"policy": "sampled"}))
+    assert share(found) == 1.0
+    assert {one.spec.train.batch_size for one in found} == {16, 32, "full"}
 
 
 def test_what_is_acted_out_is_bounded() -> None:
