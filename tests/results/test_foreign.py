@@ -14,8 +14,11 @@ from hpsearch.results.dashboard.serve import ArtifactFolder, Refreshed
 from hpsearch.results.stored.listing import list_studies
 from hpsearch.results.stored.reading import read_study
 from hpsearch.store.connection import open_storage
+from hpsearch.study import load_study_file
 from tests.databases import execute, fresh_database, server_url
+from tests.results.digits import searched
 from tests.results.requests import ask
+from tests.results.searches import url_in
 from tests.results.stored import make_study
 
 FILE = """
@@ -243,11 +246,11 @@ def test_a_name_that_is_no_text_is_one_sentence(ascii_url, tmp_path, capsys, wor
     ],
 )
 def test_an_own_trial_that_was_edited_is_one_sentence_everywhere(tmp_path, key, value, capsys, caplog):
-    database, file = tmp_path / "hpsearch.db", tmp_path / "s.toml"
+    file, url = tmp_path / "s.toml", url_in(tmp_path)
     file.write_text(FILE)
-    words = ["--run-folder", str(tmp_path)]
-    assert command(["run", str(file), *words, "--workers", "1", "--gpus", "none", "--quiet"]) == 0
-    with closing(sqlite3.connect(database)) as connection, connection:
+    searched(tmp_path, load_study_file(file))
+    words = ["--storage", url, "--run-folder", str(tmp_path / "runs")]
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         change = "INSERT OR REPLACE INTO trial_user_attributes (trial_id, key, value_json) VALUES (1, ?, ?)"
         connection.execute(change, (key, value))
     capsys.readouterr()
