@@ -3,6 +3,7 @@
 Tests of the training room alone also run where only torch is installed.
 """
 
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from tests.browser import chromium
 
 __all__ = ["chromium"]
+
+# Tensors of tests are small: a second thread would only spin while others of these processes want the core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def is_whole(config: pytest.Config) -> bool:
