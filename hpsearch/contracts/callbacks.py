@@ -181,6 +181,7 @@ class RunSummary:
         reason: why it ended: all trials finished, time is up, stopped by a signal ... An error's own words,
             of which the first line is a sentence, where it ended with one.
         counts: trials by state over the whole study, RUNNING and WAITING included.
+        interrupted: of the RUNNING ones those that this run has left to be resumed; others are other drivers'.
         stop_reasons: finished trials by stop reason.
         can_go_on: whether the study has trials left that another run would train.
         cold: whether a second signal ended it at once.
@@ -208,6 +209,7 @@ class RunSummary:
     failed: bool = False
     lost: bool = False
     damaged: str = ""
+    interrupted: int = 0
 
     @property
     def any_finished(self) -> bool:

@@ -108,6 +108,12 @@ def _all_finished(study: Study) -> str:
     return f"{said}; {counted(waiting, 'enqueued point')} {waits}; raise study.trials" if waiting else said
 
 
+def _stopped_by(driver: Driver) -> str | None:
+    """Returns why the run ended before its study did; None if it did not: a finished study needs no more time."""
+    is_finished = driver.study.view.board.finished >= driver.study.total
+    return None if driver.stops.is_late and is_finished else driver.stops.reason
+
+
 def _leave(driver: Driver) -> None:
     """Writes what can be written and gives the trials back, so that the next run takes them over at once.
 
@@ -125,7 +131,7 @@ def _leave(driver: Driver) -> None:
                 study.flush()
                 study.release()
                 if driver.stops.ends_study:
-                    study.note_end(driver.stops.reason or "")
+                    study.note_end(_stopped_by(driver) or "")
                 study.note_expectation()
                 break
             except LeaseLost as error:
@@ -183,7 +189,7 @@ def _info(launched: Launch, study: Study) -> StudyInfo:
 def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | None = None) -> RunSummary:
     study, stops = driver.study, driver.stops
     found = best(study, launched.folder)
-    reason = driver.database.gone or stops.reason or _all_finished(study)
+    reason = driver.database.gone or _stopped_by(driver) or _all_finished(study)
     status = stops.exit_status if stops.exit_status is not None else (0 if found is not None else 1)
     if driver.database.gone:  # outranks a signal
         status = 1
@@ -198,6 +204,7 @@ def _summary(driver: Driver, launched: Launch, cpu: float, error: Exception | No
         best=found,
         seconds=time.monotonic() - launched.begun,
         exit_status=status,
+        interrupted=len(study.live),
         can_go_on=bool(driver.database.gone)
         or (study.view.board.finished < study.total and not stops.ends_study),
         cold=stops.cold,

@@ -60,6 +60,7 @@ class Stops:
         exit_status: what the process should exit with; None leaves it to the study's result.
         ends_study: the study is at its end, so that running trials end with it rather than wait for the next
             run, which would begin nothing.
+        is_late: the time is over, and nothing else came before.
         cold: a second signal came: everything ends at once, as it was last checkpointed.
     """
 
@@ -71,6 +72,7 @@ class Stops:
         self._reason: str | None = None
         self.exit_status: int | None = None
         self.ends_study = False
+        self.is_late = False
         self.cold = False
         self._is_signalled = False
         self._failures_in_a_row = 0
@@ -79,7 +81,8 @@ class Stops:
     def reason(self) -> str | None:
         timeout = self._limits.timeout
         if self._reason is None and timeout is not None and time.monotonic() - self._begun > timeout:
-            self.stop(f"study.timeout = {timeout:g} s is over")
+            self.stop(f"the timeout of {timeout:g} s is over")
+            self.is_late = True
             self.ends_study = self._limits.at_timeout == "end"
         return self._reason
 
@@ -163,6 +166,6 @@ class Stops:
             return
         name = signal.Signals(number).name
         self._reason = None  # a signal outranks other reasons: it decides the exit status
-        self.ends_study = False
+        self.ends_study = self.is_late = False
         self._is_signalled = True
         self.stop(f"{name}: running trials are checkpointed, run the study again to resume it", 128 + number)

@@ -206,8 +206,15 @@ def with_limits(
     """
     tree: dict[str, Any] = spec.model_dump()
     given = {"trials": trials, "timeout": timeout, "at_timeout": at_timeout}
-    tree["study"] |= {key: value for key, value in given.items() if value is not None}
-    return parse_study(tree, "")
+    given = {key: value for key, value in given.items() if value is not None}
+    tree["study"] |= given
+    try:
+        return parse_study(tree, "")
+    except StudyFileError as error:  # of a field that the file may lack: it was given as an option
+        text = re.sub(
+            rf"\bstudy\.({'|'.join(given)}):", lambda found: f"--{found[1].replace('_', '-')}:", str(error)
+        )
+        raise StudyFileError(text) from None
 
 
 def stored_form(spec: StudySpec) -> str:

@@ -14,6 +14,7 @@ from hpsearch.results.report.document import markdown
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.status import study_status
 from hpsearch.results.terminal.lines import status_lines
+from hpsearch.results.terminal.progress import closing_lines
 from hpsearch.service.run import run
 from hpsearch.service.watch import Reached, Stops
 from hpsearch.study.specification import StudySection
@@ -70,7 +71,7 @@ def test_paused_trials_wait_for_the_next_run_or_end_with_the_time(
 ) -> None:
     spec = spec_of("auto", trials=5_000, timeout=1.0, at_timeout=at_timeout)
     summary = run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
-    assert summary.reason == "study.timeout = 1 s is over"
+    assert summary.reason == "the timeout of 1 s is over"
     assert bool(summary.counts.get("PAUSED")) == paused
     if paused:
         return
@@ -81,6 +82,28 @@ def test_paused_trials_wait_for_the_next_run_or_end_with_the_time(
     assert summary.best.score == best
     run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
     assert len(trials_in(tmp_path)) > len(ended)
+
+
+@pytest.mark.parametrize("at_timeout", ["wait", "end"])
+def test_a_finished_study_is_not_late(tmp_path: Path, at_timeout: str) -> None:
+    spec = spec_of("sampled", trials=3)
+    run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
+    late = spec_of("sampled", trials=3, timeout=1e-6, at_timeout=at_timeout)
+    again = run(late, options_in(tmp_path), executor=CurveExecutor(rough))
+    assert (again.reason, again.can_go_on) == ("all 3 trials are finished", False)
+    status = study_status(spec.study.name, options_in(tmp_path).storage, tmp_path)
+    assert status.row.ended == ""
+
+
+def test_a_trial_that_the_time_interrupts_is_not_said_to_run(tmp_path: Path) -> None:
+    spec = spec_of("sampled", trials=5_000, timeout=0.5)
+    summary = run(spec, options_in(tmp_path, 2), executor=CurveExecutor(rough))
+    assert summary.interrupted == summary.counts["RUNNING"] > 0
+    said = closing_lines(summary)[1]
+    assert f"{summary.interrupted} interrupted" in said
+    assert "RUNNING" not in said
+    status = study_status(spec.study.name, options_in(tmp_path).storage, tmp_path)
+    assert f", {summary.interrupted} interrupted" in status_lines(status)[0]
 
 
 def test_a_signal_that_came_first_is_no_end_of_the_study() -> None:

@@ -65,9 +65,12 @@ def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
     """
     row = status.row
     total = f" of {row.total}" if row.total is not None else ""
+    is_running = any(driver.state == "alive" for driver in status.drivers)
+    # A plain Optuna study's may be training, of which no driver of ours tells.
+    interrupted = 0 if is_running or row.total is None else row.counts.get("RUNNING", 0)
     word = f", {row.status}" if row.status and row.value is not None else ""
     lines = [
-        f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {})}",
+        f"{row.name}: {row.finished}{total} trials finished, {counts_text(row.counts, {}, interrupted)}",
         f"best {row.metric}: {number(row.value)}{word}",
     ]
     lines += filter(None, [row.expected, *row.notes])
@@ -77,7 +80,7 @@ def status_lines(status: StudyStatus, price: float | None = None) -> list[str]:
         lines.append(f"{counted(row.foreign, 'trial')} of another program, not counted here")
     if spent := status.cost.rows(price):
         lines.append(f"cost so far: {', '.join(f'{name} {amount}' for name, amount in spent)}")
-    if row.ended and all(driver.state != "alive" for driver in status.drivers):
+    if row.ended and not is_running:
         lines.append(row.ended)
     if not status.drivers:
         return [*lines, "not running: no driver"]
