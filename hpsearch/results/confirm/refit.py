@@ -3,7 +3,8 @@
 Nothing is left to choose by, so how long to train must be known before: until where the confirmation's repeats ended,
 in the median. The learning rate's schedule still spans all epochs of the configuration and is broken off there, so that
 every epoch is trained at the rate that it was confirmed with. As the rate falls, the epochs after the best one still
-gain on average (`tests.benchmarks.refits --ends`); at a constant rate the best epoch is the end. How well a network
+gain on average (`tests.benchmarks.refits --ends`); at a constant rate, as that of `wsd` before its cooldown, the best
+epoch is the end. How well a network
 starts is luck, which the training loss tells: of several seeds the one with the lowest is taken. Mean and deviation of
 the images, class weights and the order of the data are those of the larger part, `data.subset` is 1.
 
@@ -187,7 +188,7 @@ def plan_refit(record: StudyRecord, url: str, search: bool) -> RefitPlan:
     if record.spec.with_hparams(plan.trial.hparams).train.schedule == "plateau":
         raise UserError(
             'train.schedule: "plateau" lowers the learning rate by the validation loss, which a refit does not '
-            f"have; use the confirmed model (hpsearch best {record.name} --save DIR), or search with another schedule"
+            f"have; use the confirmed model (`hpsearch best {record.name} --save DIR`), or search with another schedule"
         )
     return plan
 
@@ -201,10 +202,17 @@ def _searched(record: StudyRecord, best: TrialRecord) -> RefitPlan:
 def _end(record: StudyRecord, trial: TrialRecord, kin: TrialRecord) -> tuple[int | None, str]:
     """Returns until which epoch a trial, or a repeat of it, is to be trained again, and what that is."""
     assert record.spec is not None
-    best, beyond = kin.best_epoch, max(3, record.planned_epochs(trial) // BEYOND)
-    if best is None or record.spec.with_hparams(trial.hparams).train.schedule == "constant":
+    train, planned, best = (
+        record.spec.with_hparams(trial.hparams).train,
+        record.planned_epochs(trial),
+        kin.best_epoch,
+    )
+    beyond = max(3, planned // BEYOND)
+    end = None if best is None else min(best + beyond, max(best, kin.epochs_run))
+    steady = {"constant": 1.0, "wsd": 1 - train.cooldown}.get(train.schedule, 0.0)
+    if end is None or end <= steady * planned:
         return best, "its best epoch"
-    return min(best + beyond, max(best, kin.epochs_run)), f"where it ended, or {beyond} epochs after its best"
+    return end, f"where it ended, or {beyond} epochs after its best"
 
 
 def _confirmed(record: StudyRecord, confirmed: Confirmed, url: str) -> RefitPlan:
