@@ -263,6 +263,22 @@ def test_a_study_a_folder_and_a_file_give_the_same_model(stored: tuple[Path, str
         hpsearch.load_best_model("one", url)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.md", "member-1.safetensors"])
+def test_a_folder_of_another_program_is_left_as_it_is(
+    stored: tuple[Path, str], tmp_path: Path, name: str
+) -> None:
+    _, url = stored
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=f"--save: .*out holds {name}, which hpsearch has not written"):
+        save_best("one", url, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / "notes.txt").touch()
+    for _ in range(2):  # a model of ours is replaced
+        save_best("one", url, tmp_path / "out")
+
+
 def test_what_cannot_be_loaded_or_saved(stored: tuple[Path, str], tmp_path: Path) -> None:
     path, url = stored
     (tmp_path / "file").touch()

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from hpsearch.errors import ModelError, UserError
 from hpsearch.files.atomic import replaced, write_whole
-from hpsearch.files.model_folder import CARD, DESCRIPTION, MANIFEST, ONNX, PROGRAM, WEIGHTS, remove_others
+from hpsearch.files.model_folder import (
+    CARD,
+    DESCRIPTION,
+    MANIFEST,
+    ONNX,
+    PROGRAM,
+    WEIGHTS,
+    refuse_foreign,
+    remove_others,
+)
 from hpsearch.files.model_folder import member as member_file
 from hpsearch.results.commands.arguments import checked
 from hpsearch.results.commands.card import joined_card, model_card
@@ -131,7 +140,7 @@ def _other_ways(best: BestTrial, study: str) -> str:
     """Returns what else gives a confirmed model; a search keeps the weights of its own first alone."""
     if best.answer.confirmed is None:
         return ""
-    return f", or train the model again: hpsearch refit {study}"
+    return f", or train the model again: `hpsearch refit {study}`"
 
 
 def save_best(
@@ -156,8 +165,8 @@ def save_best(
         trial: the number of another COMPLETE trial.
 
     Raises:
-        UserError: no such study, no weights, a folder that cannot be written, a package of the extra `onnx` is
-            missing, or a model that torch cannot export (the other files are there then).
+        UserError: no such study, no weights, a folder that cannot be written or is another program's, a package of
+            the extra `onnx` is missing, or a model that torch cannot export (the other files are there then).
         CheckpointError: the weights are damaged.
     """
     if onnx:
@@ -174,6 +183,7 @@ def save_best(
     described = found | _described(best, metadata)
     exported = [name for name, wanted in ((PROGRAM, export), (ONNX, onnx)) if wanted]
     try:
+        refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / WEIGHTS) as beside:
             save_weights(beside, state, metadata | _facts(best, name, metric))
@@ -197,9 +207,10 @@ def save_joined(found: Joined, folder: Path) -> list[Path]:
     `predict` and `load_best_model` take the folder.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or is another program's.
     """
     try:
+        refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if found.state is not None:
             metadata = _of_all(read_weights(found.members[0][0].path)[1])
