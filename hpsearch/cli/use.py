@@ -51,8 +51,8 @@ def predict(
 ) -> None:
     """Classify picture files with a study's best model.
 
-    All that can be read are answered; the others have an error in the table and are named on stderr. The exit status is
-    0 if all were read, 1 if one was not, and 2 if it could not begin, as with a wrong option.
+    All that can be read are answered; the others have an error in the output and are named on stderr. The exit status
+    is 0 if all were read, 1 if one was not, and 2 if it could not begin, as with a wrong option.
     """
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import (

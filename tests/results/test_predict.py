@@ -68,7 +68,7 @@ def test_predictions_and_errors_in_one_table(
     told = unread_lines([good, *[bad] * 30])
     assert (told[0], told[-1]) == (
         "30 of 31 pictures cannot be read:",
-        "  and 10 more, each with its error in the table",
+        "  and 10 more, each with its error in the output",
     )
     lines = prediction_lines([good, bad])
     assert "%" in lines[1]

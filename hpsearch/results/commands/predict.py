@@ -206,7 +206,7 @@ def unread_lines(predictions: Sequence[Prediction]) -> list[str]:
     return [
         f"{len(unread)} of {counted(len(predictions), 'picture')} cannot be read:",
         *(f"  {one.file}: {one.error}" for one in unread[:_NAMED]),
-        *([f"  and {more} more, each with its error in the table"] if more > 0 else []),
+        *([f"  and {more} more, each with its error in the output"] if more > 0 else []),
     ]
 
 
