@@ -88,6 +88,12 @@ def main() -> None:
     options.add_argument("--patches", type=Path, nargs="+", metavar="PHOTOGRAPH")
     options.add_argument("--garments", type=Path, nargs="+", metavar="FASHION PHOTOGRAPH")
     args = options.parse_args()
+    missing = [path for path in (*(args.patches or ()), *(args.garments or ())) if not path.exists()]
+    parts = [] if args.patches or args.garments else [args.folder / part for part in ("train", "test")]
+    if missing := [*missing, *(path for path in parts if not path.is_dir())]:
+        raise SystemExit(f"{missing[0]} does not exist; --help says what the folders hold")
+    if args.garments and len(args.garments) < 2:
+        raise SystemExit("--garments: name the folder FASHION and one photograph or more")
     if args.patches:
         write(args.folder, lambda part, rng: patches(args.patches, part, rng))
     elif args.garments:
@@ -230,10 +236,11 @@ def garments(
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
     kind = "train" if part == "train" else "t10k"
     count = GARMENTS[part == "test"]
-    images, labels = (
-        read_idx(str(next((fashion / "FashionMNIST" / "raw").glob(f"{kind}-{what}*"))))
-        for what in ("images", "labels")
-    )
+    raw = fashion / "FashionMNIST" / "raw"
+    files = [next(raw.glob(f"{kind}-{what}*"), None) for what in ("images", "labels")]
+    if None in files:
+        raise SystemExit(f"{raw}: {kind}-images* and {kind}-labels* are not there; name the folder above")
+    images, labels = map(read_idx, map(str, files))
     whole = [Image.open(path).convert("RGB") for path in photographs]
     for row in rng.permutation(len(images))[:count]:
         ground = patch(whole[rng.integers(len(whole))], part, rng)
