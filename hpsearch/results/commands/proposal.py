@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import textwrap
 import time
 import tomllib
@@ -17,14 +18,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpsearch.contracts.places import Workers
 from hpsearch.errors import DataError, ModelError, UserError
-from hpsearch.executors.places import cores
+from hpsearch.executors.places import plan
+from hpsearch.results.confirm.confirm import on_first_worker
 from hpsearch.study import DataSpec, ModelSpec, parse_study
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.schema import SHIPPED
 from hpsearch.study.specification import linked_suffix
 from hpsearch.study.train import IMAGENET
-from hpsearch.text import counted, one_line
+from hpsearch.text import counted, first_few, one_line, proposed
 from hpsearch.training import data, models, pretrained, weights
 from hpsearch.training import device as devices
 from hpsearch.training.data.assembly import open_cache
@@ -32,11 +35,11 @@ from hpsearch.training.data.catalogue import PARTS
 from hpsearch.training.data.inspection import Inspection, Labels, inspect_folder, vars_of
 from hpsearch.training.data.series import PictureSeries
 
-SIDES = (224, 160, 128, 96, 64, 48, 32)
-ENOUGH = 120
+PICTURE_SIDES = (224, 160, 128, 96, 64, 48, 32)
+ENOUGH_EPOCHS = 120
 """Epochs of all trials together below which smaller pictures are better than fewer epochs."""
 
-SHARE = 4
+TRIALS_IN_ALL_TIME = 4
 """So many trials to their end would take all the time: most are paused after a few epochs, and the rest can be long.
 With shorter trials (13 of them, or 6) a search of a minute ended underfit."""
 
@@ -49,11 +52,11 @@ UNBALANCED = 3
 """So many times more pictures of the commonest class than of the rarest count as unbalanced."""
 
 FOLDS = 5
-FEW = 300
+MOST_FOLDED = 300
 """Pictures outside the test part up to which folds choose better than one validation part, at equal epochs and so among
 a fifth of the configurations: by 0.8 points of test error with 120 pictures and 0.7 with 300, of 600 epochs in all."""
 
-_FEW = 2_000  # pictures, below which a tenth is too small a part to judge by
+_FEW_FOR_TENTHS = 2_000  # pictures, below which a tenth is too small a part to judge by
 _BATCH = 16
 _WARM, _TIMED = 0.2, 0.5  # seconds of steps that are not timed, and that are
 _WIDTH = 118
@@ -109,30 +112,34 @@ class Proposal:
 
 
 def propose(
-    folder: Path, minutes: float, cache: Path, workers: int | None = None, device: str = "auto", seed: int = 0
+    folder: Path, minutes: float, cache: Path, workers: int | None = None, gpus: str = "auto", seed: int = 0
 ) -> Proposal:
     """Looks at a folder of photographs and at the device, and writes a study for them.
 
     Args:
         minutes: that the search may take.
         cache: where pictures are kept once they are decoded.
+        workers, gpus: those of the search, as `run` takes them.
         seed: of the study; another one draws other trials, of which other weights start.
 
     Raises:
         DataError: the folder does not hold photographs with labels.
+        DeviceError: a GPU that is not there.
     """
+    wanted = Workers(gpus, workers)
+    places = plan(wanted, threads=1)
     _quoted(str(folder.absolute()))  # refused before it is looked through
-    chosen = devices.choose(device)
     seen = inspect_folder(folder, open_cache(DataSpec(), cache))
-    count = workers or (torch.cuda.device_count() if chosen.type == "cuda" else cores())
-    network = choose_network(seen, chosen, 60 * minutes * count)
+    with on_first_worker(wanted):
+        chosen = devices.choose("auto" if places[0].gpus else "cpu")
+        network = choose_network(seen, chosen, 60 * minutes * len(places))
     table = _data_table(folder, seen, network)
     facts = _facts(table, seen, network, cache)
     plain = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._ ") or "photos"
     if linked_suffix(name):  # such names are kept for what belongs to a study
         name = name.replace(".", "-")
-    text = "\n".join(_lines(name, table, seen, facts, network, minutes, count, chosen, seed)) + "\n"
+    text = "\n".join(_lines(name, table, seen, facts, network, minutes, len(places), chosen, seed)) + "\n"
     parse_study(tomllib.loads(text), source="hpsearch init")
     return Proposal(name, text, seen, facts, network, table["split"])
 
@@ -169,6 +176,7 @@ def choose_network(seen: Inspection, device: torch.device, seconds: float) -> Ne
         return Network(small.model, small.side, small.seconds, small.epochs, missing)
     finally:
         torch.set_num_threads(before)
+        devices.release(device)  # `auto` continues in this process, beside its workers
 
 
 def _largest(
@@ -181,10 +189,12 @@ def _largest(
     least: int,
 ) -> Network | None:
     """Returns the largest pictures of which enough epochs can be trained; None if `least` pixels are too many."""
-    sides = [side for side in SIDES if least <= side <= seen.side] or [max(least, min(seen.side, 224))]
+    sides = [side for side in PICTURE_SIDES if least <= side <= seen.side] or [
+        max(least, min(seen.side, 224))
+    ]
     for side in sides:
         found = _timed(model, channels, outputs, seen, device, seconds, side)
-        if found.epochs >= ENOUGH:
+        if found.epochs >= ENOUGH_EPOCHS:
             return found
     return None
 
@@ -201,8 +211,8 @@ def _timed(
     taken = (
         step_seconds(models.build(model, channels, (side, side), outputs, 0), channels, side, device) / _BATCH
     )
-    split = _split(seen)
-    each = split["train"] + split["val"] / 3  # of the pictures: validation goes forward alone
+    shares = _shares(seen)
+    each = shares["train"] + shares["val"] / 3  # of the pictures: validation goes forward alone
     return Network(model, side, taken, seconds / (taken * each * seen.pictures))
 
 
@@ -241,7 +251,7 @@ def _facts(table: dict[str, Any], seen: Inspection, network: Network, cache: Pat
         with suppress(DataError):
             facts = loaded(group_by=seen.series.pattern)
     facts = facts or loaded()
-    if facts.train + facts.val <= FEW and network.epochs >= FOLDS * ENOUGH:
+    if facts.train + facts.val <= MOST_FOLDED and network.epochs >= FOLDS * ENOUGH_EPOCHS:
         with suppress(DataError):
             return loaded(folds=FOLDS)
     return facts
@@ -256,14 +266,14 @@ def _data_table(folder: Path, seen: Inspection, network: Network) -> dict[str, A
         **({"channels": 3} if network.is_tuned else {}),
         "skip_unreadable": True,
         "on_duplicates": "drop",
-        "split": _split(seen),
+        "split": _shares(seen),
     }
 
 
-def _split(seen: Inspection) -> dict[str, float]:
+def _shares(seen: Inspection) -> dict[str, float]:
     few = {"train": 0.7, "val": 0.15, "test": 0.15}
     many = {"train": 0.8, "val": 0.1, "test": 0.1}
-    return few if seen.pictures < _FEW else many
+    return few if seen.pictures < _FEW_FOR_TENTHS else many
 
 
 def _lines(
@@ -280,7 +290,7 @@ def _lines(
     rare, common = min(facts.class_counts, default=1), max(facts.class_counts, default=1)
     unbalanced = common >= UNBALANCED * max(1, rare)
     folds = table["split"].get("folds", 1)
-    most = max(4, min(40, round(network.epochs / folds / SHARE)))
+    most = max(4, min(40, round(network.epochs / folds / TRIALS_IN_ALL_TIME)))
     yield f"#:schema {SHIPPED}"
     yield f"# {name}: {seen.pictures} photographs{_of_what(facts)}."
     yield "# Written by `hpsearch init` after a look at the pictures and at this machine; change what you know better."
@@ -400,6 +410,7 @@ def _label_lines(labels: Labels) -> Iterator[str]:
         f"the table{'s' * several} that name{'s' * (not several)} the pictures",
     )
     yield f"file_column = {_quoted(labels.file_column)}"
+    yield from map(_comment, labels.left_out)
     yield f"label_column = {_written(labels.label_column)}"
     if labels.separator is not None:
         yield _said(f"label_separator = {_quoted(labels.separator)}", "a picture may have several labels")
@@ -459,9 +470,9 @@ def _why_side(seen: Inspection, network: Network, workers: int) -> str:
     sizes = f"{counted(seen.sizes, 'size')}, half of them at least {seen.side} pixels on the shorter side"
     if seen.sizes == 1:
         sizes = f"one size, {seen.side} pixels on the shorter side"
-    if network.side >= min(seen.side, SIDES[0]) or network.side >= 224:
+    if network.side >= min(seen.side, PICTURE_SIDES[0]) or network.side >= 224:
         return f"pictures have {sizes}"
-    return f"pictures have {sizes}; larger ones would leave fewer than {ENOUGH} epochs in the time"
+    return f"pictures have {sizes}; larger ones would leave fewer than {ENOUGH_EPOCHS} epochs in the time"
 
 
 def _why_model(network: Network, device: torch.device) -> str:
@@ -493,7 +504,7 @@ def _split_lines(split: dict[str, Any], seen: Inspection) -> Iterator[str]:
         "the pictures' own test part is used"
         if seen.official
         else few
-        if seen.pictures < _FEW
+        if seen.pictures < _FEW_FOR_TENTHS
         else "the usual parts"
     )
     for place, name in enumerate(PARTS):
@@ -523,10 +534,6 @@ def _why_together(series: PictureSeries) -> str:
     return f"neighbours in {counted(series.count, 'series', 'series')} are nearly the same picture ({series.alike:.0%})"
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 def _series_summary(found: Proposal, output: Path) -> Iterator[str]:
     series = found.seen.series
     if series is None:
@@ -548,7 +555,9 @@ def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
         f"{found.facts.val} for validation, {found.facts.test} for the test",
         *(
             [
-                f"  labels: column{'s' * (len(labels.columns) > 1)} {_few(labels.columns)} of {_few(labels.files)}"
+                f"  labels: column{'s' * (len(labels.columns) > 1)} {first_few(labels.columns)} of "
+                f"{first_few(labels.files)}",
+                *(f"  {note}" for note in labels.left_out),
             ]
             if labels is not None
             else []
@@ -563,5 +572,5 @@ def summary_lines(found: Proposal, output: Path) -> Sequence[str]:
             else []
         ),
         *([f"  {network.missing}"] if network.missing else []),
-        f"wrote {output}; next: hpsearch run {output}",
+        f"wrote {output}; next: {proposed(f'hpsearch run {shlex.quote(str(output))}')}",
     ]

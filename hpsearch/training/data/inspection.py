@@ -1,8 +1,9 @@
 """A look at a folder of photographs before there is a study: which there are, how large, with which labels."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,12 @@ _SEVERAL = (
     "findings",
     "finding labels",
 )
+_ANSWERS = re.compile(r"file,(class,probability,|labels,p_|value_1,).*error").fullmatch
+"""Whether a table's columns are those that `hpsearch predict --output` writes."""
 _SEPARATORS = ("|", ";", ",", " ")
 _LEAST_JOINED = 0.02  # of the rows, below which a separator is an accident
 _SHOWN = 3  # tables
+_ODD = 0.1  # of the rows, above which a column is not meant to say yes or no
 _MOST_LABELS = 0.5  # of the rows, above which a column is no label
 
 
@@ -46,6 +50,7 @@ class Labels:
         strip, prefix: what the names begin with and the folder has not, and what they lack in front.
         separator: what stands between the labels of one picture.
         task: "" where the labels themselves say it.
+        left_out: why columns are none of the labels that seem to be meant for some, as sentences.
     """
 
     file: str | tuple[str, ...]
@@ -56,6 +61,7 @@ class Labels:
     prefix: str | None = None
     separator: str | None = None
     task: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -106,7 +112,9 @@ def inspect_folder(root: Path, cache: Cache) -> Inspection:
     """
     if is_file(root, "FOLDER"):
         raise DataError(f"FOLDER: {root} is a file; name the folder that it lies in")
-    fitting, unfit = _find_labels(root) if is_folder(root, "FOLDER") else ([], [])
+    if not is_folder(root, "FOLDER"):
+        raise DataError(f"FOLDER: {root.absolute()} does not exist; name the folder of the photographs")
+    fitting, unfit = _find_labels(root)
     found, listing = _listed(root, cache, fitting, unfit)
     headers = read_headers(root, listing.names, None)
     readable = [header for header in headers if isinstance(header, Header)]
@@ -252,6 +260,12 @@ def _find_tables(root: Path) -> tuple[list[_Table], list[str]]:
         except DataError as error:
             unfit.append(str(error))
             continue
+        if _ANSWERS(",".join(columns)):
+            unfit.append(
+                f"data.labels: {path} holds the answers of `hpsearch predict`, which are no labels; where they are to "
+                "be learned, leave only its columns of files and of classes"
+            )
+            continue
         places = {name: _place(root, values, pictures) for name, values in columns.items()}
         named = next(((name, place) for name, place in places.items() if place is not None), None)
         if named is None:
@@ -299,10 +313,24 @@ def _columns_of(others: labels.Table, one: Callable[..., Labels]) -> list[Labels
             sum(map(labels.is_yes, row)) == 1
             for row in zip(*(others[name] for name in yes_or_no), strict=True)
         )
-        return [one(yes_or_no, task="classification" if alone else "multilabel")]
+        task = "classification" if alone else "multilabel"
+        return [one(yes_or_no, task=task, left_out=tuple(_nearly_yes_or_no(others)))]
     found = [one(name) for name, values in others.items() if _are_labels(values)]
     measured = [one(name) for name, values in others.items() if _are_numbers(values)]
     return found or (measured if len(others) == 1 else [])
+
+
+def _nearly_yes_or_no(others: labels.Table) -> Iterator[str]:
+    """Yields which columns say yes or no of nearly each picture, with the first value that says neither."""
+    for name, values in others.items():
+        odd = [row for row, value in enumerate(values) if not labels.are_yes_or_no(["0", "1", value])]
+        rest = [value for row, value in enumerate(values) if row not in {*odd}]
+        if odd and len(odd) <= _ODD * len(values) and labels.are_yes_or_no(rest):
+            more = f" ({len(odd)} values are)" if len(odd) > 1 else ""
+            yield (
+                f'column {name} is left out: "{values[odd[0]]}" in row {odd[0] + 2} is neither 0 nor 1{more}; '
+                "correct it if the column is a label"
+            )
 
 
 def _separator(values: Sequence[str], spaces: bool) -> str | None:
