@@ -20,7 +20,7 @@ from hpsearch.cli import app
 from hpsearch.cli.options import ALIASES
 from hpsearch.errors import HpsearchError, UserError, limit
 from hpsearch.service.signals import Signalled, came, heeded, on_hang_up
-from hpsearch.text import LineFormatter, fitted, guard, in_lines
+from hpsearch.text import LineFormatter, carry, fitted, guard, in_lines
 from hpsearch.version import __version__
 
 _PASSWORD = re.compile(r"://[^\s/@]*@")
@@ -119,6 +119,8 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
         short = limit(error)
         return _complain(f"{short}; what was stored is kept" if short else _bug_report(error), 1)
+    finally:
+        carry({})  # a program may call this again
     return status if isinstance(status, int) else 0
 
 

@@ -4,6 +4,7 @@
     error, log record          in_lines    its later lines are indented: none of them can pass for one of ours
     a terminal's line          at_words    broken between words
     HTML                       in_html     one_line, escaped
+    a command to be copied     proposed    with --storage and the like; in_lines and say find those in backquotes
     Markdown                   in_markdown, as_code
 
 What a program reads (JSON, CSV, Parquet) keeps the true value.
@@ -15,6 +16,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -80,8 +82,41 @@ def first_few(names: Iterable[str], most: int = 5) -> str:
 
 def in_lines(text: str) -> str:
     """Returns an error or a log record, which may have several lines: all but the first are indented."""
+    text = _completed(text)
     first, *rest = (one_line(line.rstrip("\r").replace("\t", "    ")) for line in text.split("\n"))
     return "\n".join([first, *(line if line[:1] in ("", " ") else f"  {line}" for line in rest)])
+
+
+_CARRIED: dict[str, str] = {}
+_FILE = [""]
+_PROPOSED = re.compile(r"`(hpsearch [a-z]+[^`]*)`")
+
+
+def carry(flags: Mapping[str, str], file: str = "") -> None:
+    """Sets what the commands that are proposed from now on must be given too, such as --storage, by their names.
+
+    Args:
+        file: the study file that the running command was given.
+    """
+    _CARRIED.clear()
+    _CARRIED.update(flags)
+    _FILE[0] = file
+
+
+def study_argument(name: str, has_own_code: bool) -> str:
+    """Returns how a proposed command names a study: code of its own is found beside its file alone."""
+    return shlex.quote((has_own_code and _FILE[0]) or name)
+
+
+def proposed(command: str) -> str:
+    """Returns a command of ours as it has to be typed after the one that runs."""
+    flags = _CARRIED.get(command.split()[1], "")
+    return command if command.endswith(flags) else command + flags
+
+
+def _completed(text: str) -> str:
+    """Returns a text whose commands between backquotes can be copied."""
+    return _PROPOSED.sub(lambda found: f"`{proposed(found[1])}`", text) if _CARRIED else text
 
 
 def at_words(text: str, width: int) -> str:
@@ -134,7 +169,12 @@ def say(*lines: object, err: bool = False) -> None:
     """Prints lines, the only way of the commands to the terminal."""
     import typer  # a program that only uses the errors has no need of it
 
-    typer.echo(fitted("\n".join(map(one_line, lines)), sys.stderr if err else sys.stdout), err=err)
+    typer.echo(
+        fitted(
+            "\n".join(one_line(_completed(str(line))) for line in lines), sys.stderr if err else sys.stdout
+        ),
+        err=err,
+    )
 
 
 def plain(value: Any) -> Any:

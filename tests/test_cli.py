@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from PIL import Image
 
 import hpsearch
 from hpsearch import __main__ as entry_point
@@ -448,7 +449,7 @@ def test_every_command_has_help(invoke: Invoke, command: str) -> None:
         ),
         (["run", "nothing.toml"], ["nothing.toml: no such study file"]),
         (["run", "bad.toml"], ["bad.toml: study.trials: must be at least 1, got 0"]),
-        (["run", "good.toml", "--timeout", "2 weeks"], ["study.timeout", '"2 weeks"', '"2h"']),
+        (["run", "good.toml", "--timeout", "2 weeks"], ["error: --timeout: ", '"2 weeks"', '"2h"']),
         (["run", "good.toml", "--storage", "nosql://x"], ["nosql"]),
         (["run", "good.toml", "--storage", "a.db", "--storage-file", "b"], ["--storage-file", "only one"]),
         (["run", "good.toml", "--gpus", "99"], ["--gpus", "99"]),
@@ -594,11 +595,72 @@ def test_the_list(invoke: Invoke, studies: Path) -> None:
     assert {row["name"] for row in json.loads(invoke("list", "--json")[1])} == {"one", "two"}
 
 
+@pytest.mark.parametrize(
+    ("given", "environ", "proposed"),
+    [
+        ((), {}, "`hpsearch confirm one` first"),
+        (("--storage", "a b/x.db"), {}, "`hpsearch confirm one --storage 'a b/x.db'` first"),
+        (
+            (
+                "--storage",
+                "a b/x.db",
+                "--run-folder",
+                "a b",
+                "--data-root",
+                "d",
+                "--allow",
+                "m",
+                "--allow",
+                "n",
+            ),
+            {},
+            "`hpsearch confirm one --storage 'a b/x.db' --run-folder 'a b' --data-root d --allow m --allow n` first",
+        ),
+        (
+            ("--run-folder", "a b", "--storage", "a b/x.db"),
+            {"HPSEARCH_RUNS": "a b"},
+            "one --storage 'a b/x.db'` first",
+        ),
+        (
+            ("--run-folder", "a b", "--storage", "a b/x.db"),
+            {"HPSEARCH_RUNS": "c"},
+            "x.db' --run-folder 'a b'` first",
+        ),
+    ],
+)
+def test_a_proposed_command_can_be_copied(
+    invoke: Invoke,
+    studies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+    environ: dict[str, str],
+    proposed: str,
+) -> None:
+    (studies / "a b").mkdir()
+    shutil.copy(studies / "runs" / "hpsearch.db", studies / "a b" / "x.db")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    status, _, error = invoke("refit", "one", *given)
+    assert status == 2
+    assert proposed in error
+
+
+def test_only_what_a_proposed_command_takes_is_carried(invoke: Invoke, tmp_path: Path) -> None:
+    place = tmp_path / "my photos"
+    for kind in range(2):
+        (place / str(kind)).mkdir(parents=True)
+        for number in range(9):
+            Image.new("RGB", (32, 32), (120 * kind, 20 * number, 0)).save(place / str(kind) / f"{number}.png")
+    status, output, _ = invoke("init", place, "--minutes", "0.1", "--run-folder", "r", "--output", "a b.toml")
+    assert status == 0
+    assert output.splitlines()[-1] == "wrote a b.toml; next: hpsearch run 'a b.toml' --run-folder r"
+
+
 def test_the_status_of_a_study_that_nobody_runs(invoke: Invoke, studies: Path) -> None:
     status, output, _ = invoke("status", "one")
     assert status == 0
     assert output.splitlines() == [
-        "one: 4 of 4 trials finished, 2 COMPLETE, 1 PRUNED, 1 FAIL, 1 RUNNING",
+        "one: 4 of 4 trials finished, 2 COMPLETE, 1 PRUNED, 1 FAIL, 1 interrupted",
         "best val_loss: 0.2, not confirmed",
         "not running: no driver",
     ]

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -14,12 +14,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hpsearch.errors import UserError
+from hpsearch.text import carry
 from hpsearch.version import __version__
 
 if TYPE_CHECKING:
     from hpsearch.contracts.places import Cluster
     from hpsearch.results.terminal.display import Display
-    from hpsearch.results.terminal.progress import Repeat
     from hpsearch.study.specification import StudySpec
 
 GROUPS = ("start", "run", "look", "use", "manage")
@@ -71,6 +71,31 @@ app = typer.Typer(
 )
 
 
+_TAKEN: dict[str, set[str]] = {}
+"""The parameters of each command."""
+
+
+def _carried(given: Mapping[str, Any], takes: Container[str]) -> str:
+    """Returns what a command has to be given too where it is proposed by the one that runs; never a password.
+
+    Args:
+        given: to the one that runs.
+        takes: the parameters of the other.
+    """
+    known = {
+        "run_folder": os.environ.get("HPSEARCH_RUNS") or "runs",
+        "data_root": os.environ.get("HPSEARCH_DATA"),
+    }
+    flags: list[str] = []
+    for name in ("storage", "storage_file", "run_folder", "data_root", "allow"):
+        value = given.get(name)
+        if name not in takes or not value or str(value) == known.get(name):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            flags += [f"--{name.replace('_', '-')}", _safe(str(one))]
+    return "".join(f" {shlex.quote(flag)}" for flag in flags)
+
+
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Enters a command; of a group such as `StorageFlags` each field is a flag of its own."""
 
@@ -81,6 +106,9 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
 
         @wraps(function)
         def grouped(**given: Any) -> None:
+            study = str(given.get("study") or "")
+            flags = {verb: _carried(given, takes) for verb, takes in _TAKEN.items()}
+            carry(flags, study if study.endswith(".toml") else "")
             for group, kind in groups.items():
                 given[group] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
             function(**given)
@@ -90,6 +118,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
             for one in parameters
             for flag in (signature(groups[one.name]).parameters.values() if one.name in groups else [one])
         ]
+        _TAKEN[name or function.__name__] = {flag.name for flag in shown}
         grouped.__signature__ = Signature(shown)  # type: ignore[attr-defined] # what typer reads
         app.command(name, cls=_Command)(grouped)
         return function
@@ -146,20 +175,6 @@ class StorageFlags:
 
         return read_storage_url(self.storage, self.storage_file, os.environ, database_in(self.run_folder))
 
-    def repeat(self) -> "Repeat":
-        """Returns how the commands must be written that the running one proposes; never with a password."""
-        from hpsearch.results.terminal.progress import Repeat
-
-        flags: list[str] = []
-        if self.storage is not None:
-            flags += ["--storage", self.storage]
-        if self.storage_file is not None:
-            flags += ["--storage-file", str(self.storage_file)]
-        if self.run_folder != Path("runs") and "HPSEARCH_RUNS" not in os.environ:
-            flags += ["--run-folder", str(self.run_folder)]
-        command = shlex.join(["hpsearch", *map(_safe, sys.argv[1:])])
-        return Repeat("".join(f" {shlex.quote(_safe(flag))}" for flag in flags), command)
-
 
 @dataclass(frozen=True, slots=True)
 class ExecutorFlags:
@@ -206,11 +221,11 @@ class DriverFlags:
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False
 
-    def display(self, store: StorageFlags, storage: str = "") -> "Display":
+    def display(self, storage: str = "") -> "Display":
         """Returns what shows the run; see `choose_display`."""
         from hpsearch.results.terminal.display import choose_display
 
-        return choose_display(quiet=self.quiet, as_json=self.as_json, repeat=store.repeat(), storage=storage)
+        return choose_display(quiet=self.quiet, as_json=self.as_json, again=typed(), storage=storage)
 
 
 DataRoot = Annotated[
@@ -252,6 +267,11 @@ class WorkerFlags:
         str,
         typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
     ] = "time"
+
+
+def typed() -> str:
+    """Returns the running command as it was typed, without a password."""
+    return shlex.join(["hpsearch", *map(_safe, sys.argv[1:])])
 
 
 def named(study: str | None) -> "tuple[str | None, StudySpec | None]":

@@ -79,7 +79,7 @@ def run(
         timeout=timeout,
         at_timeout=at_timeout,
         metrics=metrics,
-        progress=driver.display(store, where["storage"]),
+        progress=driver.display(where["storage"]),
         **asdict(workers),
         **where,
     ).summary
@@ -160,7 +160,7 @@ def confirm(
         seeds=seeds,
         folds=folds,
         test=test,
-        progress=driver.display(store),
+        progress=driver.display(),
         **asdict(workers),
         **_where(store, data_root, fleet, allow, driver),
     )
@@ -197,7 +197,7 @@ def refit(
         seeds=seeds,
         test=test,
         gpus=gpus,
-        progress=driver.display(store),
+        progress=driver.display(),
         **_where(store, data_root, fleet, allow, driver),
     )
     if outcome.refit is None:
@@ -235,7 +235,7 @@ def continue_command(
         trial=trial,
         search=search,
         gpus=gpus,
-        progress=driver.display(store),
+        progress=driver.display(),
         **_where(store, data_root, fleet, allow, driver),
     )
     if outcome.trial is None:

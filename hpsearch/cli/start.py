@@ -13,6 +13,7 @@ from hpsearch.cli.options import (
     StudyArgument,
     WorkerCount,
     command,
+    typed,
 )
 from hpsearch.text import say
 
@@ -59,7 +60,7 @@ def auto(
     from hpsearch.results.commands.auto import Auto
 
     url = store.url()
-    made = Auto(folder, minutes, output, save, url, store.run_folder, workers, gpus, seed)
+    made = Auto(folder, minutes, output, save, url, store.run_folder, workers, gpus, seed, typed())
     raise typer.Exit(made.make())
 
 

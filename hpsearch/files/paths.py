@@ -55,6 +55,24 @@ def _mode(path: str | Path, field: str) -> int:
         ) from None
 
 
+def refuse_unwritable(path: str | Path, field: str) -> None:
+    """Refuses a path below which nothing can be made, before the work is done whose results it is for.
+
+    Raises:
+        UserError: the folder in which it would be made is none, or may not be written to.
+    """
+    place = Path(path).absolute()
+    while not is_there(place, field) and place != place.parent:
+        place = place.parent
+    if not is_folder(place, field):
+        raise UserError(f"{field}: {path} cannot be made, since {place} is a file; name another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{field}: {path} cannot be written, since nothing may be written to {place}; name another place, or "
+            "change its permissions"
+        )
+
+
 def is_below(path: str | Path, folder: str | Path) -> bool:
     """Says whether a path lies in a folder, or is that folder, whether there is anything or not.
 

@@ -579,8 +579,8 @@ class StudySpec(Section):
         elif self.policy in PROPOSING:
             sentence = (
                 f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving", '
-                "or make those of the other study its own: remove warm_start, and hpsearch import "
-                f"{self.study.warm_start[0]} FILE"
+                "or make those of the other study its own: remove warm_start, and `hpsearch import "
+                f"{self.study.warm_start[0]} FILE`"
             )
         elif self.sampler.name not in ("tpe", "gp"):
             sentence = f'sampler.name = "{self.sampler.name}" learns from no trials; use "tpe" or "gp"'

@@ -514,7 +514,7 @@ def test_the_searchs_first_is_refitted_for_its_best_epoch(tmp_path: Path) -> Non
     )
     assert "  val_error in the search: " in shown
     assert "test_openings" not in record_of(tmp_path, "small").attrs
-    with pytest.raises(UserError, match="is a refit; confirm the search: hpsearch confirm small"):
+    with pytest.raises(UserError, match="is a refit; confirm the search: `hpsearch confirm small`"):
         confirm("small.refit", options)
 
 

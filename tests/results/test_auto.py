@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hpsearch.__main__ import run
 from hpsearch.errors import DataError, HpsearchError
 from hpsearch.results.commands import auto
 from hpsearch.results.commands.auto import fitting, training_seconds, write_study
+from hpsearch.results.commands.predict import Prediction, write_predictions
 from hpsearch.results.commands.proposal import propose, summary_lines
 from hpsearch.results.stored.reading import read_study
 from hpsearch.study import DataSpec, load_study_file, parse_study
@@ -166,6 +168,63 @@ def test_a_table_that_windows_wrote_is_found_and_its_labels_are_told(tmp_path: P
     found = propose(folder, 1, tmp_path / "cache", workers=1)
     assert found.seen.labels == Labels("metadata.csv", "image", "finding", strip="C:/data/")
     assert "  labels: column finding of metadata.csv" in summary_lines(found, Path("study.toml"))
+
+
+def test_a_column_of_yes_and_no_with_a_slip_of_the_pen_is_told(tmp_path: Path) -> None:
+    folder = paint(tmp_path / "set", pictures=40)
+    rows = [
+        [f"pictures/{place:03d}.png", *(str(place // 2**bit % 2) for bit in range(3))] for place in range(40)
+    ]
+    rows[16][3] = "O"
+    table(
+        folder, "image,cat,dog,cow,kilos", *(",".join([*row, str(place)]) for place, row in enumerate(rows))
+    )
+    found = propose(folder, 1, tmp_path / "cache", workers=1)
+    assert found.seen.labels is not None
+    assert found.seen.labels.columns == ("cat", "dog")
+    said = 'column cow is left out: "O" in row 18 is neither 0 nor 1; correct it if the column is a label'
+    assert found.seen.labels.left_out == (said,)
+    assert f"  {said}" in summary_lines(found, Path("s.toml"))
+    assert f"# {said}" in found.text.splitlines()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Prediction("{}", {"red": 0.9, "blue": 0.1})],
+        [Prediction("{}", {"red": 0.9, "blue": 0.1}, labels=("red",))],
+        [Prediction("{}", {}, values=(0.5, 1.5))],
+    ],
+)
+def test_answers_of_a_model_are_no_labels(tmp_path: Path, answers: list[Prediction]) -> None:
+    folder = paint(tmp_path / "set", pictures=12)
+    files = [f"pictures/{place:03d}.png" for place in range(12)]
+    write_predictions([replace(answers[0], file=file) for file in files], folder / "answers.csv")
+    with pytest.raises(DataError, match=r'only the class "pictures"'):
+        propose(folder, 1, tmp_path / "cache", workers=1)
+    for file in files:
+        (folder / file).rename(folder / Path(file).name)
+    write_predictions([replace(answers[0], file=Path(file).name) for file in files], folder / "answers.csv")
+    with pytest.raises(
+        DataError, match=r"answers.csv holds the answers of `hpsearch predict`, which are no labels"
+    ):
+        look(folder)
+
+
+def test_the_number_of_workers_goes_by_the_gpus_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = paint(tmp_path / "set", red=9, blue=9)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text('#!/bin/sh\nfor n in 0 1 2; do echo "GPU $n: H (UUID: GPU-$n)"; done\n')
+    (tools / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for gpus, count in (("auto", "3 workers"), ("1", "1 worker"), ("2,0", "2 workers")):
+        text = propose(folder, 1, tmp_path / "cache", gpus=gpus).text
+        assert f"{count} can train about" in " ".join(text.replace("# ", "").split())
+    assert run(["auto", str(folder), "--gpus", "9", "--run-folder", str(tmp_path / "runs")]) == 2
 
 
 def test_numbers_as_labels_become_a_study_of_numbers(tmp_path: Path) -> None:
@@ -393,7 +452,8 @@ def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path
         ),
         (["photos", "--output", "taken.toml"], "--output: taken.toml is there already; remove it"),
         (["photos", "--output", "study.txt"], '--output: "study.txt" does not end in .toml'),
-        (["nowhere"], "nowhere does not exist"),
+        (["photos", "--output", "taken.toml/s.toml"], "taken.toml is a file; name another place"),
+        (["nowhere"], "/nowhere does not exist; name the folder of the photographs"),
         (["taken.toml"], "FOLDER: taken.toml is a file; name the folder that it lies in"),
         (["alone"], 'holds only the class "red"'),
         (["broken"], "none of the 2 pictures"),
@@ -602,6 +662,8 @@ def test_ctrl_c_during_the_confirmation_ends_the_command(photos: Path, tmp_path:
                 process.send_signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
     assert "confirm again to resume" in shown
+    assert f"next: hpsearch auto photos {' '.join(flags)}    # continues where this call stopped" in shown
+    assert "hpsearch run views" not in shown
     assert "== report" not in shown
     assert not (tmp_path / "model").exists()
 
@@ -659,9 +721,9 @@ def test_auto_refuses_a_file_in_the_models_place_before_it_begins(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model").write_text("mine", encoding="utf-8")
-    command = ["auto", str(photos), "--output", str(tmp_path / "a.toml"), "--save", str(tmp_path / "model")]
-    assert run(command) == 2
-    assert "--save: " in capfd.readouterr().err
+    for place in (tmp_path / "model", tmp_path / "model" / "inner"):
+        assert run(["auto", str(photos), "--output", str(tmp_path / "a.toml"), "--save", str(place)]) == 2
+        assert f"--save: {place} " in capfd.readouterr().err
     assert not (tmp_path / "a.toml").exists()
 
 

@@ -289,7 +289,7 @@ def test_what_would_end_alike_is_not_trained_again(tmp_path: Path) -> None:
     [
         ("s", {"seeds": 1}, "--seeds: must be at least 2, got 1"),
         ("s", {"top": 0}, "--top: must be at least 1, got 0"),
-        ("s.confirm", {}, "hpsearch confirm s$"),
+        ("s.confirm", {}, "`hpsearch confirm s`$"),
         ("empty", {}, "no COMPLETE trial"),
         ("t", {}, 'no study "t"'),
     ],
@@ -729,7 +729,7 @@ def test_a_confirmation_of_an_older_version_that_lost_an_order_is_said_to_be_abo
     text = json.dumps(linked_spec(search, chosen, 1).model_dump(mode="json"), sort_keys=True)
     old = StudyRecord("s.confirm", "val_loss", "minimize", parse_stored(text), (), {SPECIFICATION: text})
     with pytest.raises(
-        DigestMismatch, match=r"older version, which took the keys .* \(hpsearch delete s.confirm"
+        DigestMismatch, match=r"older version, which took the keys .* \(`hpsearch delete s.confirm"
     ):
         linked_spec(search, chosen, 1, old)
     by_name = replace(search, spec=as_sorted(search.spec))
@@ -758,6 +758,9 @@ def test_stages_are_refitted_without_a_validation_part(tmp_path: Path) -> None:
         ("cosine", 6, 2, 6, 5),
         ("cosine", 6, 6, 6, 6),
         ("constant", 20, 12, 16, 12),
+        ("wsd", 20, 12, 16, 12),
+        ("wsd", 20, 12, 20, 12),  # 16 epochs have the rate of the first
+        ("wsd", 20, 13, 20, 17),
     ],
 )
 def test_a_refit_ends_where_its_kin_did_as_the_learning_rate_falls(

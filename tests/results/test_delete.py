@@ -155,7 +155,9 @@ def test_a_running_study_is_not_deleted_but_asked_to_stop(sqlite_url: str, tmp_p
     assert request_stop("one", sqlite_url, tmp_path) == 0
     ledger.register(study._study_id, json.dumps(["cpu x1"]))
     begun = ledger.now()
-    with pytest.raises(UserError, match=r"being run by process \d+ on .*; stop it first: hpsearch stop one"):
+    with pytest.raises(
+        UserError, match=r"being run by process \d+ on .*; stop it first: `hpsearch stop one`"
+    ):
         plan_deletion("one", sqlite_url, tmp_path)
     assert not ledger.stop_requested(study._study_id, begun)
     assert request_stop("one", sqlite_url, tmp_path) == 1
@@ -165,7 +167,7 @@ def test_a_running_study_is_not_deleted_but_asked_to_stop(sqlite_url: str, tmp_p
 
     linked = make_study(sqlite_url, "one.confirm")
     ledger.register(linked._study_id, json.dumps(["cpu x1"]))
-    with pytest.raises(UserError, match=r'study "one.confirm" is being run .*: hpsearch stop one.confirm'):
+    with pytest.raises(UserError, match=r'study "one.confirm" is being run .*: `hpsearch stop one.confirm`'):
         plan_deletion("one", sqlite_url, tmp_path)
 
 

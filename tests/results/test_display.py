@@ -31,7 +31,6 @@ from hpsearch.results.terminal.display import (
 )
 from hpsearch.results.terminal.progress import (
     Progress,
-    Repeat,
     closing_lines,
     duration,
     opening_lines,
@@ -437,14 +436,19 @@ def test_another_metric_stands_beside_the_validation_loss() -> None:
             ["hpsearch run digits.toml --data-root d    # resumes it"],
             "confirm ",
         ),
-        ({"study": "two words"}, ['hpsearch confirm "two words"'], "no trial"),
+        ({"study": "two words"}, ["hpsearch confirm 'two words' --storage x.db"], "no trial"),
     ],
 )
-def test_the_end_says_what_to_do_next(changes: dict[str, Any], words: list[str], missing: str) -> None:
-    text = "\n".join(closing_lines(summary(**changes), Repeat(" --storage x.db", AGAIN)))
+def test_the_end_says_what_to_do_next(
+    changes: dict[str, Any], words: list[str], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "hpsearch.text._CARRIED", dict.fromkeys(("confirm", "report", "export"), " --storage x.db")
+    )
+    told = "\n".join(closing_lines(summary(**changes), AGAIN))
     for word in words:
-        assert word in text
-    assert missing not in text
+        assert word in told
+    assert missing not in told
 
 
 def test_the_end_says_what_the_best_value_is_worth() -> None:
@@ -456,6 +460,14 @@ def test_the_end_says_what_the_best_value_is_worth() -> None:
     assert "confirm digits" not in "".join(known)
     assert "best: trial 1, confirmed" in known
     assert "best by the search alone: trial 2, val_loss 0.25 at epoch 3 of 7, fit: good" in known
+
+
+@pytest.mark.parametrize(("has_own_code", "named"), [(True, "'my studies/own.toml'"), (False, "digits")])
+def test_a_study_with_code_of_its_own_is_named_by_its_file(
+    has_own_code: bool, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.text._FILE", ["my studies/own.toml"])
+    assert f"  hpsearch confirm {named}" in closing_lines(summary(), has_own_code=has_own_code)
 
 
 def test_a_run_that_failed_before_any_trial_was_finished_leaves_the_word_to_its_error() -> None:

@@ -109,7 +109,9 @@ def test_a_plain_scripts_study_is_imported_continued_and_exported(
     odd_trials(theirs)
     done = import_trials("theirs", theirs, spec, url_in(tmp_path))
     assert (done.taken, done.known, done.left_out) == (8, 0, LEFT_OUT)
-    assert import_lines(done, "s.toml")[-1] == "s: 8 of 15 trials finished; hpsearch run s.toml continues it"
+    assert (
+        import_lines(done, "s.toml")[-1] == "s: 8 of 15 trials finished; `hpsearch run s.toml` continues it"
+    )
 
     summary = search(tmp_path, spec)
     assert sum(summary.counts.values()) == 15, "what was imported counts"

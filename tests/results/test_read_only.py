@@ -18,6 +18,11 @@ AS_ANYBODY = (
 )
 """To root all files are writable, unless this right is taken away."""
 
+needs_setpriv = pytest.mark.skipif(
+    bool(AS_ANYBODY) and shutil.which("setpriv") is None, reason="root without setpriv (util-linux)"
+)
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
 
 @pytest.fixture(params=["closed", "log left by a killed process", "in use"])
 def archive(request):
@@ -52,9 +57,7 @@ def archive(request):
     shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(
-    bool(AS_ANYBODY) and shutil.which("setpriv") is None, reason="root without setpriv (util-linux)"
-)
+@needs_setpriv
 def test_everything_can_be_read(archive):
     out = Path(tempfile.mkdtemp())
     script = f"""
@@ -80,7 +83,7 @@ made.close()
         text=True,
         capture_output=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=ENV,
     )
     written = sorted(path.name for path in out.iterdir())
     shutil.rmtree(out)
@@ -88,3 +91,16 @@ made.close()
     assert written == ["r.html", "report.html"]
     assert "s: 4 of 4 trials finished" in ended.stdout
     assert f"weights: {archive}/s/weights/trial-00001.safetensors" in ended.stdout
+
+
+@needs_setpriv
+@pytest.mark.parametrize(
+    ("command", "flag"), [("init photos", "--output"), ("auto photos --output a.toml", "--save")]
+)
+def test_what_may_not_be_written_is_refused_before_the_work(tmp_path: Path, command: str, flag: str) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    place = tmp_path / "closed" / "inner" / "made.toml"
+    words = [*AS_ANYBODY, sys.executable, "-m", "hpsearch", *command.split(), flag, str(place)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=ENV, check=False)
+    closed = f"{flag}: {place} cannot be written, since nothing may be written to {tmp_path / 'closed'}; name another"
+    assert (done.returncode, closed in done.stderr) == (2, True), done.stderr

@@ -583,7 +583,7 @@ def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
         (
             {"study": {"policy": "auto"}},
             'study.policy = "auto" learns from its own trials alone; use "sampled" or "halving", or make those '
-            "of the other study its own: remove warm_start, and hpsearch import old FILE",
+            "of the other study its own: remove warm_start, and `hpsearch import old FILE`",
         ),
         ({"sampler": {"name": "qmc"}}, 'sampler.name = "qmc" learns from no trials; use "tpe" or "gp"'),
     ],

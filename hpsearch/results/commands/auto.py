@@ -5,6 +5,7 @@ as fit before it. The search continues with the time that neither needs. Where n
 the end, or its trials end as they are.
 """
 
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import Any
 
 from hpsearch.contracts.callbacks import RunSummary
 from hpsearch.errors import UserError
-from hpsearch.files.atomic import write_whole
-from hpsearch.files.paths import are_same, is_folder, is_there
+from hpsearch.files.atomic import write_output
+from hpsearch.files.model_folder import refuse_foreign
+from hpsearch.files.paths import are_same, is_folder, is_there, refuse_unwritable
 from hpsearch.results.commands import api
 from hpsearch.results.commands.proposal import Proposal, propose
 from hpsearch.results.stored.reading import read_study
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
+from hpsearch.results.terminal.display import Display, choose_display
 from hpsearch.service.launch import make_folder
+from hpsearch.service.signals import Signalled
 from hpsearch.study import StudySpec, load_study_file
-from hpsearch.text import say
+from hpsearch.text import proposed, say
 
 SEARCH = 0.5
 """Share of the time for training in which is searched; the refit of a long trial takes most of the rest, and would not
@@ -56,7 +60,7 @@ def write_study(
     output: Path,
     run_folder: Path,
     workers: int | None = None,
-    device: str = "auto",
+    gpus: str = "auto",
     seed: int = 0,
 ) -> Proposal:
     """Proposes a study for a folder of photographs and writes its file.
@@ -69,13 +73,13 @@ def write_study(
         raise UserError(f"--output: {output} is there already; remove it, or name another file")
     if output.suffix != ".toml":
         raise UserError(f'--output: "{output}" does not end in .toml, as study files do; add it')
+    refuse_unwritable(output, "--output")
     cache = run_folder / "cache"
     make_folder(cache)
-    found = propose(folder, minutes, cache, workers, device, seed)
-    try:
-        write_whole(output, found.text.encode())
-    except OSError as error:
-        raise UserError(f"--output: {output} cannot be written: {error.strerror or error}") from error
+    found = propose(folder, minutes, cache, workers, gpus, seed)
+    if is_there(output, "--output"):  # of another call, which may run the study by now
+        raise UserError(f"--output: {output} was written meanwhile by another call; name another file")
+    write_output(output, found.text.encode(), "--output")
     return found
 
 
@@ -114,7 +118,12 @@ class _Interrupted(Exception):
 
 @dataclass
 class Auto:
-    """One call of the command; a second one continues with the study file that the first has written."""
+    """One call of the command; a second one continues with the study file that the first has written.
+
+    Attributes:
+        again: how a second one is made.
+        began, start: when it did, and seconds until a run trains.
+    """
 
     folder: Path
     minutes: float
@@ -125,6 +134,7 @@ class Auto:
     workers: int | None = None
     gpus: str = "auto"
     seed: int | None = None
+    again: str = "the same call"
     began: float = field(default_factory=time.monotonic)
     start: float = START
 
@@ -132,10 +142,6 @@ class Auto:
     def left(self) -> float:
         """Seconds that are left."""
         return 60 * self.minutes - (time.monotonic() - self.began)
-
-    @property
-    def _device(self) -> str:
-        return "cpu" if self.gpus == "none" else "auto"
 
     @property
     def _searching(self) -> float:
@@ -151,7 +157,14 @@ class Auto:
         try:
             return self._make()
         except _Interrupted as interrupted:
+            self._tell_again()
             return interrupted.status
+        except (KeyboardInterrupt, Signalled):  # between two runs
+            self._tell_again()
+            raise
+
+    def _tell_again(self) -> None:
+        say(f"next: {self.again}    # continues where this call stopped")
 
     def _make(self) -> int:
         _check_minutes(self.minutes)
@@ -159,6 +172,8 @@ class Auto:
             raise UserError(
                 f"--save: {self.save} is a file; name a folder, into which the model will be written"
             )
+        refuse_unwritable(self.save, "--save")
+        refuse_foreign(self.save)
         spec = self._study()
         self._head("check")
         checking = time.monotonic()
@@ -170,7 +185,7 @@ class Auto:
                     self.output,
                     workers=self.workers,
                     gpus=self.gpus,
-                    device=self._device,
+                    device="cpu" if self.gpus == "none" else "auto",
                     run_folder=self.run_folder,
                     progress=False,
                 )
@@ -183,6 +198,9 @@ class Auto:
         found = self._search(timeout, "wait")
         # What the run took beside its time, to begin and to end, is what the next ones will take.
         self.start = max(START, time.monotonic() - running - timeout)
+        if found.counts.get("FAIL") and found.counts.keys() <= {"FAIL", "WAITING"}:
+            say(f"no model: {found.reason}", err=True)
+            return 1
         rest = self._rest(spec, found)
         more = self.left - 2 * self.start - (0.0 if rest is None else rest.reserve)
         if rest is not None and found.can_go_on and more > WORTH:
@@ -195,13 +213,13 @@ class Auto:
             say(f"{self.left:.0f} s are left, too few to train a trial again: {then}")
             found = self._search(max(AT_ONCE, more), "end")
         if found.best is None:
-            say("no trial finished in time; give more with --minutes", err=True)
+            say(f"no trial finished in time; give more with --minutes, or continue: {self.again}", err=True)
             return 1
         confirmed = read_study(spec.study.name, self.storage).answer.confirmed  # by an earlier call
         if rest is not None and rest.top:
             self._confirm(spec, rest)
         elif confirmed is None:
-            say(f"nothing is confirmed, for which there is too little time: hpsearch confirm {self.output}")
+            say(f"nothing is confirmed, for which there is too little time: {self._again('confirm')}")
         if rest is not None and rest.refit:
             self._refit(spec, search=not rest.top and confirmed is None)
         self._head("report")
@@ -210,7 +228,7 @@ class Auto:
         if spec.data.split.trains_all_folds and answer.confirmed is None and answer.refit is None:
             say(
                 "no model yet: each trial trained one for each fold, without a part of the pictures, and there was no "
-                f"time to train one on all; run hpsearch refit {spec.study.name} --search",
+                f"time to train one on all; run {self._again('refit')} --search",
                 err=True,
             )
             return 1
@@ -218,7 +236,7 @@ class Auto:
 
         self._head("model")
         say(*save_best(spec.study.name, self.storage, self.save, self.run_folder))
-        say(f"next: hpsearch predict {self.save} PICTURE ...")
+        say(f"next: hpsearch predict {shlex.quote(str(self.save))} PICTURE ...")
         return 0
 
     def _study(self) -> StudySpec:
@@ -246,7 +264,7 @@ class Auto:
             self.output,
             self.run_folder,
             self.workers,
-            self._device,
+            self.gpus,
             self.seed or 0,
         )
         say(*summary_lines(found, self.output)[:-1], f"wrote {self.output}")
@@ -256,6 +274,11 @@ class Auto:
     def _place(self) -> dict[str, Any]:
         return {"storage": self.storage, "run_folder": self.run_folder}
 
+    @property
+    def _display(self) -> Display:
+        """What shows a run; what follows it is this command's to say."""
+        return choose_display(quiet=False, as_json=False, again=None, storage=self.storage)
+
     def _search(self, timeout: float, at_timeout: str) -> RunSummary:
         found = api.run(
             self.output,
@@ -263,6 +286,7 @@ class Auto:
             at_timeout=at_timeout,
             workers=self.workers,
             gpus=self.gpus,
+            progress=self._display,
             **self._place,
         )
         assert found.summary is not None
@@ -332,7 +356,7 @@ class Auto:
         """Trains on all pictures, unless there is too little time for it after all."""
         seconds = self._refit_seconds(read_study(spec.study.name, self.storage), search)
         if seconds is None or self.left < self.start + SLACK * seconds:
-            say(f"{self.left:.0f} s are left, too few to train on all pictures: hpsearch refit {self.output}")
+            say(f"{self.left:.0f} s are left, too few to train on all pictures: {self._again('refit')}")
             return
         self._head("refit")
         # Side by side, so that a second one takes no longer; a third gains little more.
@@ -343,6 +367,10 @@ class Auto:
         say(*refitted.lines)
         if refitted.exit_status > 1:
             raise _Interrupted(refitted.exit_status)
+
+    def _again(self, command: str) -> str:
+        """Returns a command for the study, as it has to be typed."""
+        return proposed(f"hpsearch {command} {shlex.quote(str(self.output))}")
 
     def _head(self, step: str) -> None:
         say("", f"== {step} ({max(0.0, self.left) / 60:.1f} minutes left)")

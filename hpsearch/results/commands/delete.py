@@ -109,7 +109,7 @@ def _refuse_running(reader: Reader, name: str, study_id: int) -> None:
         host = driver.identity.host.partition("/")[0]
         raise UserError(
             f'study "{name}" is being run by process {driver.identity.pid} on {host}; '
-            f"stop it first: hpsearch stop {name}"
+            f"stop it first: `hpsearch stop {name}`"
         )
 
 

@@ -10,6 +10,7 @@ A study of ours whose search space alone differs is taken likewise, with all tha
 the new space stays valid.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -111,7 +112,7 @@ def import_lines(done: Imported, file: str) -> list[str]:
     lines += [f"left out {counted(count, 'trial')}: {reason}" for reason, count in done.left_out.items()]
     stands = f"{done.study}: {done.finished} of {done.total} trials finished"
     if done.finished < done.total:
-        return [*lines, f"{stands}; hpsearch run {file} continues it"]
+        return [*lines, f"{stands}; `hpsearch run {shlex.quote(file)}` continues it"]
     return [*lines, f"{stands}; raise study.trials above {done.finished} to continue it"]
 
 

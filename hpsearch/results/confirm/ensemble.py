@@ -170,7 +170,7 @@ def join(
             raise UserError(
                 f"--{kind}: the models of {one.study.name} were validated on {one.data.split.folds} different folds, "
                 "so that there are no images to choose among them by that none has learned; "
-                f"hpsearch refit {record.name} trains one model on all of them"
+                f"`hpsearch refit {record.name}` trains one model on all of them"
             )
     members, single = _members(record, linked, options)
     if kind == "average":
@@ -178,7 +178,7 @@ def join(
     if len(members) < 2:
         raise UserError(
             f'study "{record.name}" has the weights of {counted(len(members), "trial")} here that --{kind} can use; '
-            f"{_more(spec)}run it further, or run hpsearch confirm {record.name}, which keeps those of all repeats"
+            f"{_more(spec)}run it further, or run `hpsearch confirm {record.name}`, which keeps those of all repeats"
         )
     with on_first_worker(options.workers):
         setup = exam_setup(spec, options)

@@ -80,8 +80,8 @@ def inherit_data(record: StudyRecord, spec: StudySpec, url: str) -> None:
         if DATA in known and attrs.get(DATA) and attrs[DATA]["digest"] != known[DATA]["digest"]:
             name = spec.study.name
             raise UserError(
-                f'study "{name}" was trained on other data than the search "{record.name}"; delete it (hpsearch delete '
-                f"{name}), put the search's data back, and {'refit' if spec.is_refit else 'confirm'} again"
+                f'study "{name}" was trained on other data than the search "{record.name}"; delete it (`hpsearch '
+                f"delete {name}`), put the search's data back, and {'refit' if spec.is_refit else 'confirm'} again"
             )
 
 

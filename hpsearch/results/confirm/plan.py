@@ -92,7 +92,7 @@ def refuse_linked(record: StudyRecord, verb: str) -> None:
     suffix = linked_suffix(record.name)
     if suffix is not None and record.spec.is_confirmation:
         kind, parent = linked_kind(record.name), record.name.removesuffix(suffix)
-        raise UserError(f'study "{record.name}" is a {kind}; {verb} the search: hpsearch {verb} {parent}')
+        raise UserError(f'study "{record.name}" is a {kind}; {verb} the search: `hpsearch {verb} {parent}`')
 
 
 def linked_spec(
@@ -184,7 +184,7 @@ def planned_folds(
         have, want = (f"{one} folds" if one else "seeds" for one in (known, wanted))
         raise UserError(
             f'study "{before.name}" has repeats over {have}, to which those over {want} cannot be compared; delete it '
-            f"(hpsearch delete {before.name}), or leave --{'folds' if folds else 'seeds'} out"
+            f"(`hpsearch delete {before.name}`), or leave --{'folds' if folds else 'seeds'} out"
         )
     return wanted
 
@@ -238,8 +238,8 @@ def continued(
         kind = linked_kind(spec.study.name)
         raise UserError(
             f'study "{before.name}" is a study of its own and has the name that the {kind} of '
-            f'"{search}" needs; run the search under another name, or delete that study (hpsearch delete '
-            f"{before.name})"
+            f'"{search}" needs; run the search under another name, or delete that study (`hpsearch delete '
+            f"{before.name}`)"
         )
     if digest(before.spec) != digest(spec):
         stored = before.attrs.get(SPECIFICATION)
@@ -247,12 +247,12 @@ def continued(
             raise DigestMismatch(
                 f'study "{spec.study.name}" was trained by an older version, which took the keys of tables in '
                 "alphabetical order and not in that of the study file, and so is about other models; delete it "
-                f"(hpsearch delete {spec.study.name}) and let it be trained again"
+                f"(`hpsearch delete {spec.study.name}`) and let it be trained again"
             )
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(
-            f'study "{spec.study.name}" belongs to another search of the name "{search}"; delete it (hpsearch '
-            f"delete {spec.study.name}), or restore these fields:\n{lines}"
+            f'study "{spec.study.name}" belongs to another search of the name "{search}"; delete it (`hpsearch '
+            f"delete {spec.study.name}`), or restore these fields:\n{lines}"
         )
     known = [point.model_dump() for point in before.spec.sampler.points]
     have = Counter(map(point_key, known))

@@ -184,7 +184,7 @@ def _open(url: str) -> RDBStorage:
         # Read-only leaves out SQLite's write lock: with it the driver would wait for the dashboard.
         return open_storage(url, readonly=True)
     except StudyNotFound as error:
-        raise StudyNotFound(f"{error}; begin with: hpsearch run STUDY.toml") from None
+        raise StudyNotFound(f"{error}; begin with: `hpsearch run STUDY.toml`") from None
 
 
 def _bind(guard: Guard, access: Access) -> Server:

@@ -128,7 +128,7 @@ def reading_study(name: str | None, url: str, given: StudySpec | None = None) ->
         if count != 1 and not study.stored.is_ours:
             raise UserError(
                 f'study "{study.name}" has {count} objectives, so that no trial is the best, and '
-                "of such studies hpsearch reads its own only; look at it with hpsearch dashboard"
+                "of such studies hpsearch reads its own only; look at it with `hpsearch dashboard`"
             )
         if given is not None:
             refuse_other(study.attrs.get(SPECIFICATION), given)

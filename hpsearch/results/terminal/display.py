@@ -31,7 +31,6 @@ from hpsearch.results.terminal.progress import (
     ASCII_BLOCKS,
     BLOCKS,
     Progress,
-    Repeat,
     closing_lines,
     counts_text,
     duration,
@@ -72,13 +71,13 @@ class _ProgressDisplay(Display):
     """Shows how the run stands, which it keeps up to date, in words.
 
     Args:
-        repeat: see `closing_lines`.
+        again: see `closing_lines`.
         storage: URL of the database, from which the study's answer is read at the end.
     """
 
-    def __init__(self, repeat: Repeat | None, clock: Callable[[], float], storage: str) -> None:
+    def __init__(self, again: str | None, clock: Callable[[], float], storage: str) -> None:
         self.progress = Progress(clock)
-        self._repeat = repeat
+        self._again = again
         self._clock = clock
         self._storage = storage
 
@@ -99,7 +98,7 @@ class _ProgressDisplay(Display):
 
     def on_study_end(self, summary: RunSummary) -> None:
         self.progress.on_study_end(summary)
-        self._say(*_closing_lines(summary, self.progress, self._repeat, self._storage))
+        self._say(*_closing_lines(summary, self.progress, self._again, self._storage))
 
     def _say(self, *lines: str) -> None:
         raise NotImplementedError
@@ -114,11 +113,11 @@ class LiveDisplay(_ProgressDisplay):
     def __init__(
         self,
         console: Console | None = None,
-        repeat: Repeat | None = None,
+        again: str | None = "",
         clock: Callable[[], float] = time.monotonic,
         storage: str = "",
     ) -> None:
-        super().__init__(repeat, clock, storage)
+        super().__init__(again, clock, storage)
         self.console = console or Console()
         self._drawn = -math.inf
         # Rich's own needs ipywidgets in a notebook.
@@ -220,11 +219,11 @@ class PlainDisplay(_ProgressDisplay):
     def __init__(
         self,
         output: TextIO | None = None,
-        repeat: Repeat | None = None,
+        again: str | None = "",
         clock: Callable[[], float] = time.monotonic,
         storage: str = "",
     ) -> None:
-        super().__init__(repeat, clock, storage)
+        super().__init__(again, clock, storage)
         self._output = output or sys.stdout
         self._said = clock()
 
@@ -326,29 +325,35 @@ def choose_display(
     *,
     quiet: bool,
     as_json: bool,
-    repeat: Repeat | None = None,
+    again: str | None = "",
     output: TextIO | None = None,
     storage: str = "",
 ) -> Display:
-    """Returns the display for the flags and the output at hand; `repeat` and `storage` are for its last lines."""
+    """Returns the display for the flags and the output at hand; `again` and `storage` are for its last lines."""
     if as_json:
         return JsonDisplay(output, storage)
     if quiet:
         return Display()
     console = Console(file=output)
     if console.is_terminal or console.is_jupyter:
-        return LiveDisplay(console, repeat, storage=storage)
-    return PlainDisplay(output, repeat, storage=storage)
+        return LiveDisplay(console, again, storage=storage)
+    return PlainDisplay(output, again, storage=storage)
 
 
-def _closing_lines(summary: RunSummary, progress: Progress, repeat: Repeat | None, storage: str) -> list[str]:
+def _closing_lines(summary: RunSummary, progress: Progress, again: str | None, storage: str) -> list[str]:
     """Returns what a run says at its end, with the study's answer, which a confirmation may have given."""
     from hpsearch.results.terminal.lines import run_lines
 
     best = None if progress.repeats else _read_answer(summary, storage)
     answer = None if best is None else run_lines(progress.metric, best)
     return closing_lines(
-        summary, repeat, answer, progress.repeats, metric=progress.metric, confirmed=progress.answer
+        summary,
+        again,
+        answer,
+        progress.repeats,
+        metric=progress.metric,
+        confirmed=progress.answer,
+        has_own_code=progress.spec is not None and bool(progress.spec.objects()),
     )
 
 

@@ -6,7 +6,6 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from hpsearch.contracts.callbacks import (
 )
 from hpsearch.contracts.trial import EpochResult, StopKind
 from hpsearch.study.specification import StudySpec
-from hpsearch.text import counted
+from hpsearch.text import counted, proposed, study_argument
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-~=*#"
@@ -243,27 +242,19 @@ def precision_text(asked: str, used: str) -> str:
     return f"{used} (auto)" if asked == "auto" else used
 
 
-def counts_text(states: Mapping[str, int], reasons: Mapping[str, int]) -> str:
-    """Returns the trials by state and why they stopped, in one line."""
-    order = ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "WAITING")
+def counts_text(states: Mapping[str, int], reasons: Mapping[str, int], interrupted: int = 0) -> str:
+    """Returns the trials by state and why they stopped, in one line.
+
+    Args:
+        interrupted: that are RUNNING in the database, and that nobody trains.
+    """
+    order = ("COMPLETE", "PRUNED", "FAIL", "PAUSED", "RUNNING", "interrupted", "WAITING")
+    states = {**states, "RUNNING": states.get("RUNNING", 0) - interrupted, "interrupted": interrupted}
     by_state = ", ".join(f"{states[state]} {state}" for state in order if states.get(state))
     by_reason = ", ".join(
         f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
     )
     return f"{by_state or 'no trial yet'}{f'; stop reasons: {by_reason}' if by_reason else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """How the commands that a run proposes at its end must be written.
-
-    Attributes:
-        flags: to be given again with each of them, such as ` --storage runs/other.db`.
-        command: the run's own, to resume it; None: by the study's name and these flags.
-    """
-
-    flags: str = ""
-    command: str | None = None
 
 
 def opening_lines(info: StudyInfo) -> list[str]:
@@ -292,34 +283,36 @@ def ended_line(trial: FinishedTrial, progress: Progress) -> str:
 
 def closing_lines(
     summary: RunSummary,
-    repeat: Repeat | None = None,
+    again: str | None = "",
     answer: Sequence[str] | None = None,
     repeats: bool = False,
     metric: str = "value",
     confirmed: str = "",
+    has_own_code: bool = False,
 ) -> list[str]:
     """Returns what a run says at its end: result, best hyperparameters, weights, and what to try next.
 
     A run that failed before any trial was finished has only its error to tell, which follows anyway.
 
     Args:
+        again: the run's own command, to resume it; "": by the study's name; None: what to do next is told elsewhere.
         answer: the study's answer in words, if it is known.
         repeats: whether it trained configurations of a search anew: what came of that is told elsewhere.
         metric: of the best trial's value, which is told where the answer is not known.
         confirmed: the confirmed trial in words, likewise.
+        has_own_code: whether the study names modules of its own.
     """
     if summary.failed and not summary.any_finished:
         return []
-    repeat = repeat or Repeat()
     pace = f", {counted(summary.epochs, 'epoch')}" if summary.epochs else ""
     reason = summary.reason.partition("\n")[0].rstrip(":")  # the rest is in the error that follows
     lines = [
         f"{summary.study}: {reason} ({duration(summary.seconds)}{pace})",
-        f"trials: {counts_text(summary.counts, summary.stop_reasons)}",
+        f"trials: {counts_text(summary.counts, summary.stop_reasons, summary.interrupted)}",
     ]
     if not repeats:
         lines += answer or _best_lines(summary, metric, confirmed)
-    commands = _next_commands(summary, repeat, repeats, bool(confirmed))
+    commands = _next_commands(summary, again, repeats, bool(confirmed), has_own_code)
     return [*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands)]
 
 
@@ -345,19 +338,23 @@ def _best_lines(summary: RunSummary, metric: str, confirmed: str) -> list[str]:
     ]
 
 
-def _next_commands(summary: RunSummary, repeat: Repeat, repeats: bool, is_confirmed: bool) -> list[str]:
+def _next_commands(
+    summary: RunSummary, again: str | None, repeats: bool, is_confirmed: bool, has_own_code: bool
+) -> list[str]:
+    if again is None:
+        return []
     if repeats:
-        return [f"{repeat.command}    # resumes it"] if repeat.command and summary.can_go_on else []
-    name = f'"{summary.study}"' if " " in summary.study else summary.study
-    flags = repeat.flags
+        return [f"{again}    # resumes it"] if again and summary.can_go_on else []
+    name = study_argument(summary.study, has_own_code)
     first = "refit" if is_confirmed else "confirm"
-    commands = [f"hpsearch {one}{flags}" for one in (f"{first} {name}", f"report {name}", "dashboard")]
+    commands = [f"{first} {name}", f"report {name}", "dashboard"]
     if summary.lost:  # and so for every other command
         commands = []
     elif not summary.best:
-        commands = [f"hpsearch export {name}{flags}", f"hpsearch dashboard{flags}"]
+        commands = [f"export {name}", "dashboard"]
+    commands = [proposed(f"hpsearch {command}") for command in commands]
     if summary.can_go_on:
-        again = repeat.command or f"hpsearch run {name}{flags}"
+        again = again or proposed(f"hpsearch run {name}")
         return [*_moved_away(summary.damaged), f"{again}    # resumes it", *commands]
     return commands
 
