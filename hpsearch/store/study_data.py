@@ -127,6 +127,8 @@ def _table(facts: DataFacts) -> dict[str, Any]:
 def _changed(stored: Mapping[str, Any], facts: DataFacts) -> str:
     """Returns a sentence that says what the two differ in, as far as the record shows it."""
     now = _table(facts)
+    if stored["val"] and not facts.val:  # a refit, which joins the search's two parts
+        stored = {**stored, "train": stored["train"] + stored["val"], "val": 0}
     names = ("train", "val", "test", "classes", "channels", "task")
     parts = [f"{name} {_shown(stored[name])}, now {_shown(now[name])}" for name in names]
     different = [part for part, name in zip(parts, names, strict=True) if stored[name] != now[name]]

@@ -18,6 +18,7 @@ from hpsearch.files.run_folder import RunFolder, attempt_folder
 from hpsearch.service import fleet
 from hpsearch.service.launch import RunOptions
 from hpsearch.service.run import run
+from hpsearch.store.study_data import DataRecord
 from hpsearch.study import parse_study
 from hpsearch.study.checks import DataFacts
 from tests.service.curves import CurveExecutor, Script, falling
@@ -220,6 +221,13 @@ def test_changed_data_are_refused_on_the_next_run(tmp_path, changes, words):
         run_here(tmp_path, spec_of(study={"trials": 4}), executor=executor)
     assert not executor.log
     assert stored(tmp_path).user_attrs["data"]["digest"] == "a1"
+
+
+def test_a_refit_without_one_of_the_images_names_that_one():
+    record, joined = DataRecord(), DATA.train + DATA.val
+    record.load({"data": asdict(DATA) | {"classes": [*DATA.classes]}})
+    with pytest.raises(DataError, match=rf"began with \(train {joined}, now {joined - 1}\), so"):
+        record.check(replace(DATA, train=joined - 1, val=0, digest="b2"))
 
 
 def test_another_driver_with_other_data_is_refused(tmp_path):
