@@ -205,9 +205,7 @@ def test_answers_of_a_model_are_no_labels(tmp_path: Path, answers: list[Predicti
     for file in files:
         (folder / file).rename(folder / Path(file).name)
     write_predictions([replace(answers[0], file=Path(file).name) for file in files], folder / "answers.csv")
-    with pytest.raises(
-        DataError, match=r"answers.csv holds the answers of `hpsearch predict`, which are no labels"
-    ):
+    with pytest.raises(DataError, match=r"answers.csv holds answers of `hpsearch predict`, not labels"):
         look(folder)
 
 

@@ -262,8 +262,8 @@ def _find_tables(root: Path) -> tuple[list[_Table], list[str]]:
             continue
         if _ANSWERS(",".join(columns)):
             unfit.append(
-                f"data.labels: {path} holds the answers of `hpsearch predict`, which are no labels; where they are to "
-                "be learned, leave only its columns of files and of classes"
+                f"data.labels: {path} holds answers of `hpsearch predict`, not labels; to learn from them, leave only "
+                "its columns of files and of classes"
             )
             continue
         places = {name: _place(root, values, pictures) for name, values in columns.items()}
