@@ -2,6 +2,7 @@
 
 import html
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,7 @@ def seen(url: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str
     return [status, note, html.unescape(page.read_text())]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("rule", LIMITS)
+@pytest.mark.parametrize(("rule", "kind"), list(zip(LIMITS, cycle(["sqlite", "postgresql"]), strict=False)))
 def test_two_drivers_say_which_rule_ended_the_study(
     rule: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
