@@ -9,7 +9,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_inputs_are_read_or_refused_in_a_sentence(name: str) -> None:
-    inputs = 1000
+    inputs = 200
     told = run_apart(name, inputs)
     assert told.faults == {}
     assert inputs / 10 < told.refused <= inputs
