@@ -22,9 +22,9 @@ from PIL import Image
 from hpsearch.__main__ import run
 from hpsearch.errors import DataError, HpsearchError
 from hpsearch.results.commands import auto
-from hpsearch.results.commands.auto import fitting, training_seconds, write_study
+from hpsearch.results.commands.auto import BESIDE, SEARCH, fitting, training_seconds, write_study
 from hpsearch.results.commands.predict import Prediction, write_predictions
-from hpsearch.results.commands.proposal import propose, summary_lines
+from hpsearch.results.commands.proposal import propose, summary_lines, trials_in_all_time
 from hpsearch.results.stored.reading import read_study
 from hpsearch.study import DataSpec, load_study_file, parse_study
 from hpsearch.study.schema import study_schema
@@ -404,6 +404,18 @@ def test_the_proposal_gives_reasons_and_is_a_study(photos: Path, tmp_path: Path)
     assert "# 1 unreadable file skipped: night/broken.jpg" in found.text
     assert "resnet18 are not on this machine and cannot be downloaded" in " ".join(found.text.split("\n# "))
     assert max(len(line) for line in found.text.splitlines() if "http" not in line) <= 118
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("minutes", [3, 10, 30])
+def test_the_longest_trial_leaves_time_for_what_follows(workers: int, minutes: float) -> None:
+    """Half of the time is searched; the longest trial is then refitted, and in longer searches confirmed."""
+    searched = SEARCH * (60 * minutes - BESIDE)
+    longest = searched * workers / trials_in_all_time(workers, searched / 60)
+    rest = fitting(60 * minutes - BESIDE - searched, longest, longest, workers)
+    assert rest is not None
+    assert rest.refit
+    assert bool(rest.top) == (minutes >= 10)
 
 
 def test_longer_time_allows_larger_pictures(photos: Path, tmp_path: Path) -> None:

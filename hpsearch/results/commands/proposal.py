@@ -43,6 +43,13 @@ TRIALS_IN_ALL_TIME = 4
 """So many trials to their end would take all the time: most are paused after a few epochs, and the rest can be long.
 With shorter trials (13 of them, or 6) a search of a minute ended underfit."""
 
+CONFIRMABLE = 4.0
+"""Minutes of search from which on a trial may only be so long that two repeats and a refit of it take no longer than
+the search: `auto` has as much time left for them. In less time the starts of these runs leave none for repeats."""
+
+REPEATED = 1.55
+"""So many times a trial's length is reckoned for each that follows: it may turn out longer, and runs have to start."""
+
 TUNED = {"cuda": ("resnet50", "resnet18"), "cpu": ("resnet18", "mobilenet_v3_small")}
 SCRATCH = {
     "cuda": ModelSpec(name="resnet18"),
@@ -290,7 +297,7 @@ def _lines(
     rare, common = min(facts.class_counts, default=1), max(facts.class_counts, default=1)
     unbalanced = common >= UNBALANCED * max(1, rare)
     folds = table["split"].get("folds", 1)
-    most = max(4, min(40, round(network.epochs / folds / TRIALS_IN_ALL_TIME)))
+    most = max(4, min(40, round(network.epochs / folds / trials_in_all_time(workers, minutes))))
     yield f"#:schema {SHIPPED}"
     yield f"# {name}: {seen.pictures} photographs{_of_what(facts)}."
     yield "# Written by `hpsearch init` after a look at the pictures and at this machine; change what you know better."
@@ -401,6 +408,18 @@ def _lines(
     for augment in ('"photo"', "[]") if network.is_tuned else ("[]", '"photo"'):
         yield from ("[[enqueue]]", "learning_rate = 1e-3", f"batch_size = {sizes[0]}", f"epochs = {most}")
         yield f'"data.augment" = {augment}'
+
+
+def trials_in_all_time(workers: int, minutes: float) -> float:
+    """Returns how many of the longest trials, one after the other on each worker, would take all the time.
+
+    Args:
+        minutes: of the search.
+    """
+    following = (
+        1 if minutes < CONFIRMABLE else 3 if workers == 1 else 2
+    )  # two repeats side by side, and the refit
+    return max(TRIALS_IN_ALL_TIME, REPEATED * following * workers)
 
 
 def _label_lines(labels: Labels) -> Iterator[str]:
