@@ -685,7 +685,7 @@ def test_what_does_not_fit_into_the_time_is_left_out(
     (tmp_path / "study.toml").write_text(STUDY, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "0.2", "--workers", "1", "--gpus", "none"]) in (0, 1)
     out, err = capfd.readouterr()
-    nothing = "nothing is confirmed, for which there is too little time: hpsearch confirm study.toml"
+    nothing = "there is too little time to confirm the best trial; do it later: hpsearch confirm study.toml"
     assert nothing in out or "no trial finished in time" in err
     assert "== confirm" not in out
 
@@ -711,7 +711,7 @@ def test_trials_that_never_finish_make_a_model_all_the_same(
     assert run(["auto", "photos", "--minutes", "1.5", "--workers", "1", "--gpus", "none"]) == 0
     out, _ = capfd.readouterr()
     assert f"too few to train a trial again: {told}" in out
-    assert "nothing is confirmed, for which there is too little time" in out
+    assert "there is too little time to confirm the best trial" in out
     record = read_study("views", f"sqlite:///{tmp_path}/runs/hpsearch.db")
     assert record.best is not None  # though no trial came to its end
     assert all(trial.is_finished for trial in record.trials)

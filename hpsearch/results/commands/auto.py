@@ -219,7 +219,7 @@ class Auto:
         if rest is not None and rest.top:
             self._confirm(spec, rest)
         elif confirmed is None:
-            say(f"nothing is confirmed, for which there is too little time: {self._again('confirm')}")
+            say(f"there is too little time to confirm the best trial; do it later: {self._again('confirm')}")
         if rest is not None and rest.refit:
             self._refit(spec, search=not rest.top and confirmed is None)
         self._head("report")
