@@ -649,7 +649,7 @@ def test_models_of_folds_are_not_handed_out_where_there_is_no_time_for_one_of_al
     (tmp_path / "study.toml").write_text(text, encoding="utf-8")
     assert run(["auto", "photos", "--minutes", "2", "--workers", "1", "--gpus", "none"]) == 1
     out, err = capfd.readouterr()
-    assert "no time to train one on all; run hpsearch refit views --search" in err
+    assert "no time to train one on all; run hpsearch refit study.toml --search" in err
     assert (tmp_path / "runs" / "views" / "report.html").is_file()
     assert "== model" not in out
     assert not (tmp_path / "model").exists()
