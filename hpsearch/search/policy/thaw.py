@@ -94,12 +94,13 @@ class Thaw(Pausing):
         return self._modelled(rng)
 
     def _first_given(self) -> Track | None:
-        """Returns the first point that was given, while it is paused and no trial has come to its end.
+        """Returns the first point that was given and did not fail, while it is paused and no trial is COMPLETE.
 
         What someone knows to be good may be slow at first, and a short search could end before it shows.
         """
-        if any(track.doing is Doing.ENDED and not track.unfit for track in self.tracks.values()):
+        if self.view.complete:
             return None
+        # Of a trial that has ended the view no longer says that it was given.
         given = (number for number in self.tracks if self.view.is_queued(number))
         first = self.tracks.get(min(given, default=-1))
         return first if first is not None and first.doing is Doing.PAUSED else None

@@ -71,6 +71,39 @@ def test_where_a_trial_has_come_to_its_end_none_is_preferred() -> None:
     assert isinstance(policy.begin(), New)
 
 
+@pytest.mark.parametrize(
+    ("kind", "state"), [("error", TrialState.FAIL), ("out_of_memory", TrialState.PRUNED)]
+)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_one_that_failed_leaves_the_next_to_be_trained_to_its_end(
+    kind: str, state: TrialState, restarted: bool
+) -> None:
+    view, policy = given_two()
+    hparams = [view.params(number) for number in range(len(POINTS))]
+    stored = [
+        create_trial(
+            state=one,
+            params=params,
+            distributions={name: view.space[name] for name in params},
+            user_attrs={"stop_reason": kind} if one.is_finished() else {},
+            system_attrs={QUEUED: point},
+        )
+        for one, params, point in zip((state, TrialState.RUNNING), hparams, POINTS, strict=True)
+    ]
+    for number, trial in enumerate(stored):
+        trial.number = number
+    if restarted:
+        view = StudyView(view.spec)
+        policy = build_policy("auto", view)
+        for trial in stored:
+            view.add(trial)
+            policy.add(trial)
+    else:
+        view.replace(stored[0])
+        policy.finish(stored[0])
+    assert all(isinstance(one, Continue) for one in train(view, policy, 1, value=5.0))
+
+
 @pytest.mark.parametrize("name", ["halving", "screen"])
 def test_what_is_published_acts_as_published(name: str) -> None:
     view, policy = given_two(name)
