@@ -263,7 +263,7 @@ def cnn(
             f"model.args.blocks: is {blocks}, but images of {image_size[0]} x {image_size[1]} pixels can be "
             f"halved {most} times"
         )
-    width = _whole("width", width)
+    width, norm, pool = _whole("width", width), _switch("norm", norm), _switch("pool", pool)
     layers = _convolution(channels, width, norm)
     for block in range(blocks):
         layers += [*_convolution(width * 2**block, width * 2 ** (block + 1), norm), nn.MaxPool2d(2)]
@@ -298,6 +298,12 @@ def _whole(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(f"model.args.{name}: is {value!r}; it must be a whole number of at least 1")
     return value
+
+
+def _switch(name: str, value: Any) -> bool:
+    if value not in (True, False):  # a text such as "false" would switch it on
+        raise ModelError(f"model.args.{name}: is {value!r}; it must be true or false")
+    return bool(value)
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}

@@ -250,6 +250,8 @@ def test_one_output_does_for_two_classes() -> None:
             r"model\.args\.blocks: is 6, but images of 32 x 32 pixels can be halved 5 times",
         ),
         ("cnn", {"dropout": 1.0}, r"model\.args\.dropout: is 1\.0; it must be at least 0 and below 1"),
+        ("cnn", {"norm": "no"}, r"model\.args\.norm: is 'no'; it must be true or false"),
+        ("cnn", {"pool": "false"}, r"model\.args\.pool: is 'false'; it must be true or false"),
         ("cnn", {"classes": 3}, r"model\.args\.classes: is known from the study and its data; remove it"),
         ("mlp", {"hidden": 64}, r"model\.args\.hidden: is 64; write a list of widths, such as \[64\]"),
         (
