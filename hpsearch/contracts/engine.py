@@ -34,8 +34,8 @@ class Engine(Protocol):
         """Trains until one or more of these trials have finished an epoch; checkpoints and reports those.
 
         A trial that ends by itself (error, out of memory, a training function that returns) is reported as
-        its TrialEnd and has left its slot; the others train on. A trial whose result is `last` stays until it
-        is evicted.
+        its TrialEnd and has left its slot; the others train on. One whose checkpoint cannot be written ends as
+        UNSAVED, with the reason in `detail`. A trial whose result is `last` stays until it is evicted.
 
         Args:
             numbers: the trials that may train; the others in slots wait for a decision. None: all in slots.
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """Takes a trial out of its slot: FINISHED, STOPPED (best weights kept) or PREEMPTED (checkpointed).
 
         Raises:
-            KeyError: the trial is in no slot.
+            KeyError: the trial is in no slot; its number is in the message.
         """
         ...
 

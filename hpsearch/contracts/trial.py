@@ -159,7 +159,7 @@ class TrialEnd:
         traceback: for errors.
         hopeless: whether another attempt would end alike, such as one whose model cannot be built.
         leaving: whether the worker ends with it, so that it must not be given another trial.
-        weights: path of the best epoch's weights (safetensors), if any were kept.
+        weights: path of the best epoch's weights (safetensors, its metadata with that `epoch`), if any were kept.
         facts: user attributes for the dashboard: parameters, peak memory, device, micro-batch, precision ...
     """
 
