@@ -254,6 +254,26 @@ IntRange.model_rebuild()
 Choices.model_rebuild()
 
 
+def space_rows(search: Mapping[str, Entry]) -> list[tuple[str, str, str]]:
+    """Returns one row per hyperparameter, of a conditional one per case: name, values, how they are drawn and where."""
+    return [
+        (name, values, f"{drawn}{f', where {case}' if case else ''}")
+        for name, entry in search.items()
+        for case, (values, drawn) in ((case, _words(one)) for case, one in entry.parts())
+    ]
+
+
+def _words(entry: Entry) -> tuple[str, str]:
+    """Returns the values of an entry, and how they are drawn."""
+    match entry:
+        case Choices():
+            return ", ".join(map(str, entry.labels())), f"one of {len(entry.choices)}"
+        case FloatRange() | IntRange():
+            kind = "whole numbers" if isinstance(entry, IntRange) else "numbers"
+            scale = ", logarithmic" if entry.log else f" in steps of {entry.step:g}" if entry.step else ""
+            return f"{entry.low:g} to {entry.high:g}", f"{kind}{scale}"
+
+
 def written(label: Label) -> str:
     """Returns a choice as a condition of the study file has it."""
     return label if isinstance(label, str) else json.dumps(label)
@@ -343,7 +363,7 @@ def _in_range(entry: FloatRange | IntRange, value: Any, kinds: tuple[type, ...])
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
     if low > high:
-        raise ValueError(f"low = {low} is above high = {high}; exchange them")
+        raise ValueError(f"low = {low} is above high = {high}; swap them")
     if log and low <= 0:
         raise ValueError(f"low = {low} must be above 0 on a logarithmic scale; raise it or remove log = true")
     if log and step is not None:

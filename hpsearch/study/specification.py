@@ -15,7 +15,16 @@ from hpsearch.study import conditions
 from hpsearch.study.data import DataSpec
 from hpsearch.study.direction import Direction, sign
 from hpsearch.study.footprint import BUILT, SECONDS, TAKEN, Limit
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange, Label, SamplerSpec
+from hpsearch.study.search import (
+    SHORT,
+    Choices,
+    Entry,
+    FloatRange,
+    IntRange,
+    Label,
+    SamplerSpec,
+    space_rows,
+)
 from hpsearch.study.section import Float, Int, Seconds, Section, is_own
 from hpsearch.study.sentences import FieldErrors, check_plain, field_errors
 from hpsearch.study.stopping import EarlyStopping, Pruner
@@ -368,7 +377,10 @@ class StudySpec(Section):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        return in_html_table(repr(self), self.search)
+        rows: dict[str, str] = {}
+        for name, *words in space_rows(self.search):
+            rows[name] = "; ".join([*filter(None, [rows.get(name)]), ", ".join(words)])
+        return in_html_table(repr(self), rows)
 
     @model_validator(mode="before")
     @classmethod
@@ -456,7 +468,7 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _own_parts_are_told_apart(self, info: ValidationInfo) -> "StudySpec":
         wrong = [
-            (f"train.metrics.{name}", "is a metric of ours; choose another name, or remove it")
+            (f"train.metrics.{name}", "is a built-in metric; choose another name, or remove it")
             for name in self.train.metrics
             if name in METRICS
         ]
@@ -469,7 +481,7 @@ class StudySpec(Section):
             given = self.values_of(f"train.{field}")
             if getattr(args, field) and not any(map(is_own, given)):
                 sentence = (
-                    f'is for a builder of your own, and train.{field} = "{given[0]}" is ours; remove it'
+                    f'is for a builder of your own, and train.{field} = "{given[0]}" is built in; remove it'
                 )
                 wrong.append((f"train.args.{field}", sentence))
         if wrong:
@@ -509,7 +521,7 @@ class StudySpec(Section):
         if unknown:
             field = "study.metrics" if unknown[0] in self.study.beside else "study.require"
             sentence = (
-                f"the model is built by train.function, so that {unknown[0]} cannot be known; {SECONDS} can, or "
+                f"the model is built by train.function, so {unknown[0]} cannot be known; take {SECONDS} instead, or "
                 "remove it"
             )
             raise FieldErrors([(field, sentence)])
@@ -519,8 +531,8 @@ class StudySpec(Section):
     def _one_says_when_all_is_trained(self) -> "StudySpec":
         if self.train.stages and self.model.unfreeze_after is not None:
             sentence = (
-                f"is {self.model.unfreeze_after}, and train.stages says too from when on all is trained; remove one of "
-                "the two"
+                f"is {self.model.unfreeze_after}, and train.stages also says when all layers are trained; remove "
+                "one of the two"
             )
             raise FieldErrors([("model.unfreeze_after", sentence)])
         return self
@@ -531,8 +543,8 @@ class StudySpec(Section):
             return self
         who = f'study.policy = "{self.policy}"' if self.pauses else f'pruner.name = "{self.pruner.name}"'
         sentence = (
-            f'"{SECONDS}" is known when a trial has ended, and {who} compares trials before; use study.policy = '
-            '"sampled" without [pruner], or "macs" instead'
+            f'"{SECONDS}" is known only once a trial has ended, and {who} compares trials before; use '
+            'study.policy = "sampled" without [pruner], or "macs" instead'
         )
         raise FieldErrors([("study.metrics", sentence)])
 
@@ -575,7 +587,7 @@ class StudySpec(Section):
         elif self.study.name in self.study.warm_start:
             sentence = f'names the study "{self.study.name}" itself; remove it'
         elif "" in self.study.warm_start:
-            sentence = "names a study by an empty text; name studies of the same database, or remove it"
+            sentence = "holds an empty name; name studies of the same database, or remove it"
         elif self.policy in PROPOSING:
             sentence = (
                 f'study.policy = "{self.policy}" learns from its own trials alone; use "sampled" or "halving", '

@@ -11,12 +11,13 @@ import pytest
 from torch import nn
 
 from hpsearch.errors import DataError, DeviceError, ModelError, StudyFileError, StudyNotFound
-from hpsearch.results.commands.check import Estimate, Probe, check_study, epoch_seconds, space_table
+from hpsearch.results.commands.check import Estimate, Probe, check_study, epoch_seconds
 from hpsearch.results.confirm import exam
 from hpsearch.results.terminal.check_lines import report_lines
 from hpsearch.service.run import run
 from hpsearch.study.checks import DataFacts
 from hpsearch.study.file import parse_study
+from hpsearch.study.search import space_rows
 from hpsearch.study.specification import StudySpec
 from hpsearch.testing.in_process import InProcessExecutor
 from hpsearch.training import device as devices
@@ -321,7 +322,7 @@ def test_a_wait_for_another_process_that_prepares_the_images_is_told(
 
 def test_the_space_as_a_table() -> None:
     search = {"learning_rate": {"low": 1e-4, "high": 1, "log": True}, "model.freeze": [[], ["a.*"]]}
-    assert space_table(study(search)) == (
+    assert space_rows(study(search).search) == [
         ("learning_rate", "0.0001 to 1", "numbers, logarithmic"),
         ("model.freeze", '[], ["a.*"]', "one of 2"),
-    )
+    ]

@@ -191,7 +191,7 @@ def test_repeats_that_break_off_count_nowhere(
     outcome = played(tmp_path, fails, top=2, seeds=3)
     assert outcome.confirmation is not None
     assert outcome.confirmation.notes == (
-        f"trial {best.number}: 1 of 3 repeats broke off: {reason}; confirm again to train what broke off once more",
+        f"trial {best.number}: 1 of 3 repeats failed: {reason}; confirm again to retry",
         f"trial {best.number}: val_loss is over 2 repeats instead of 3",
     )
     first = next(one for one in outcome.confirmation.results if one.candidate.trial == best.number)
@@ -222,7 +222,7 @@ def test_a_repeat_that_broke_off_is_trained_again(tmp_path: Path, kind: EndKind 
     (result,) = again.confirmation.results
     assert (sorted(result.validation), result.failed) == ([0, 1, 2], 0)
     (note,) = again.confirmation.notes
-    assert note.startswith(f"trial {best.number}: repeat 1 was trained again after it broke off: ")
+    assert note.startswith(f"trial {best.number}: repeat 1 was trained again after it failed: ")
     ran.clear()
     played(tmp_path, once, top=1, seeds=3)
     assert ran == []
@@ -257,7 +257,7 @@ def test_a_confirmation_whose_model_was_broken_is_made_good(tmp_path: Path) -> N
     first = confirm("small", options, executor=InProcessExecutor()).confirmation
     assert first is not None
     assert first.results[0].validation == {}
-    assert "broken for now (2); confirm again to train what broke off once more" in first.notes[0]
+    assert "broken for now (2); confirm again to retry" in first.notes[0]
     broken.unlink()
     second = confirm("small", options, executor=InProcessExecutor()).confirmation
     assert second is not None
@@ -452,7 +452,7 @@ def test_a_loss_and_a_metric_of_ones_own_are_tested(tmp_path: Path) -> None:
     (result,) = found.results
     for metrics in result.test.values():
         assert metrics["test_share"] == pytest.approx(1 - metrics["test_error"])
-    assert "val_share and test_share, which are no means over images, new seeds alone" in "\n".join(
+    assert "val_share and test_share, which are not means over images, new seeds alone" in "\n".join(
         confirmation_lines(found, record_of(tmp_path, "small"))
     )
     images = found.results[0].images["test_loss"]
@@ -576,7 +576,7 @@ def test_the_report_shows_data_space_and_calibration(trained: tuple[Path, RunOpt
     assert outcome.stored is not None
     best = outcome.record.chosen
     assert best is not None
-    assert f"| learning_rate | {best.hparams['learning_rate']:g} | 0.3, 0.1, 0.001, choice |" in text
+    assert f"| learning_rate | {best.hparams['learning_rate']:g} | 0.3, 0.1, 0.001, one of 3 |" in text
     (chart,) = (one for one in document.charts() if one.id == "reliability")
     drawn = [tuple(pair) for pair in zip(chart.series[1].x, chart.series[1].y, strict=True)]
     assert drawn == [(certain, right) for _, certain, right in outcome.stored["reliability"]["bins"]]

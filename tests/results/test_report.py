@@ -142,7 +142,7 @@ RULES = [
      "^All 3 finished trials diverged: lower the learning rate: search below 3, the lowest that was tried"),
     (rules.memory, [*many(3), trial(3, None, "PRUNED", stop_reason="out_of_memory")], "1 of 4 .*did not fit"),
     (rules.memory, many(3), None),
-    (rules.few_trials, many(12), "12 trials for 3 hyperparameters are few: raise study.trials to 30"),
+    (rules.few_trials, many(12), "12 trials are too few for 3 hyperparameters: raise study.trials to 30"),
     (rules.few_trials, many(30), None),
     (rules.few_trials, [trial(0, None, "FAIL")], None),
     (rules.late_best, learnt(30, best=4), "later half .* last 25 trials brought nothing better.*hardly help"),
@@ -249,9 +249,9 @@ def test_the_search_space_says_where_a_field_is_sampled() -> None:
     tree = digits_spec().model_dump() | {"search": {"batch_size": [16, 32], "when": when}}
     rows = notes.space_rows(replace(study(*many(3)), spec=parse_study(tree)))
     assert rows == [
-        ("batch_size", "16, 32", "choice"),
-        ("train.momentum", "0.5 to 0.9", "linear, where batch_size = 16"),
-        ("train.momentum", "0.1 to 0.3", "linear, where batch_size = 32"),
+        ("batch_size", "16, 32", "one of 2"),
+        ("train.momentum", "0.5 to 0.9", "numbers, where batch_size = 16"),
+        ("train.momentum", "0.1 to 0.3", "numbers, where batch_size = 32"),
     ]
 
 
@@ -264,7 +264,7 @@ def test_importances_count_the_newest_trials_with_a_score(monkeypatch: pytest.Mo
 
 
 def about_hparams(record: StudyRecord) -> list[str]:
-    return [s for s in rules.advice(record) if "hpsearch confirm" not in s and "are few" not in s]
+    return [s for s in rules.advice(record) if "hpsearch confirm" not in s and "too few for" not in s]
 
 
 def test_a_confirmed_study_is_not_told_to_confirm() -> None:
@@ -366,7 +366,7 @@ def test_few_trials_of_many_that_are_allowed_are_run_on_and_single_values_are_no
     search = {"learning_rate": {"low": 0.01, "high": 1.0}, "batch_size": [64], "epochs": [10, 20]}
     spec = digits_spec(study={"trials": 40}, search=search)
     (said,) = chosen(rules.few_trials(replace(study(*many(12)), spec=spec)))
-    assert said == "12 trials for 2 hyperparameters are few: run the study again, it continues from here."
+    assert said == "12 trials are too few for 2 hyperparameters: run the study again; it continues from here."
 
 
 def test_pages_have_words_for_metrics_and_code_has_their_names() -> None:
@@ -463,7 +463,7 @@ def test_markdown_with_pictures(folder: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out: cannot write .*choose another place"):
+    with pytest.raises(UserError, match=r"--output: cannot write .*choose another place"):
         write_report(Document("t", "s", (ReportSection("a", (Text("b"),)),)), tmp_path / "file" / "r.html")
 
 
@@ -476,7 +476,7 @@ def test_comparison_of_two_studies(folder: Path) -> None:
     assert rows["other"][1:3] == ["4", f"{records[1].best.score:.4g}"]
     assert rows["learning_rate"][1:] == [f"{r.best.hparams['learning_rate']:.4g}" for r in records]
     *_, last, said = [line for line in lines if line]  # of 4 trials nothing is expected
-    assert said.startswith("s: the best of many is lucky: trained anew, val_loss ")
+    assert said.startswith("s: the best of many is partly luck: when trained again, expect val_loss ")
     assert last.split() == [
         str(sum(t.epochs_run for t in records[0].finished)),
         *(f"{r.best.score:.4g}" for r in records),

@@ -19,10 +19,9 @@ from hpsearch.errors import HpsearchError, ModelError
 from hpsearch.executors.places import cores
 from hpsearch.files.locks import temporary_folder
 from hpsearch.results.commands.forecast import START, Sample, between, span, studies
-from hpsearch.results.dashboard.notes import by_case
 from hpsearch.results.terminal.progress import precision_text
 from hpsearch.study.checks import DataFacts, check_study_against
-from hpsearch.study.search import SHORT, Choices, Entry, FloatRange, IntRange
+from hpsearch.study.search import SHORT, Choices, Entry, space_rows
 from hpsearch.study.specification import StudySpec
 from hpsearch.training import device as devices
 from hpsearch.training.batches import cut
@@ -80,7 +79,7 @@ class CheckResult:
     Attributes:
         precision: number types that trials compute in, for people; empty where the training function decides.
         data: None for a training function that brings its own.
-        space: one row per hyperparameter: name, values, scale.
+        space: one row per hyperparameter: name, values, how they are drawn.
         estimate: for the whole study with this number of workers; None where nothing was timed.
         elsewhere: what a worker on the cluster has found, for people.
     """
@@ -136,7 +135,9 @@ def check_study(
     finally:
         engine.close()
     precision = _precision(spec, chosen)
-    return CheckResult(spec, str(chosen), precision, data, probes, space_table(spec), workers, estimate)
+    return CheckResult(
+        spec, str(chosen), precision, data, probes, tuple(space_rows(spec.search)), workers, estimate
+    )
 
 
 def _load(
@@ -351,18 +352,3 @@ def _correction(
         if time.monotonic() - began > enough:
             break
     return measured / predicted if predicted else 1.0
-
-
-def space_table(spec: StudySpec) -> tuple[tuple[str, str, str], ...]:
-    """Returns one row per hyperparameter: name, values, how they are drawn."""
-    return tuple(by_case(spec, _described))
-
-
-def _described(entry: Entry) -> tuple[str, str]:
-    match entry:
-        case Choices():
-            return ", ".join(map(str, entry.labels())), f"one of {len(entry.choices)}"
-        case FloatRange() | IntRange():
-            kind = "whole numbers" if isinstance(entry, IntRange) else "numbers"
-            scale = ", logarithmic" if entry.log else f" in steps of {entry.step}" if entry.step else ""
-            return f"{entry.low:g} to {entry.high:g}", f"{kind}{scale}"

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpsearch.results.stored.answer import SUMMARY, read_summary
@@ -12,8 +12,8 @@ from hpsearch.results.terminal.lines import paused_line
 from hpsearch.results.terminal.progress import amount, counts_text, duration, hparam, in_words, number
 from hpsearch.store.study_data import DATA
 from hpsearch.store.url import DEFAULT_STORAGE, HIDDEN
+from hpsearch.study import search
 from hpsearch.study.checks import KINDS
-from hpsearch.study.search import Choices, Entry, FloatRange, IntRange
 from hpsearch.study.specification import StudySpec
 from hpsearch.text import LABEL, LONGEST, as_code, as_sentence, counted, in_markdown, one_line
 
@@ -50,7 +50,7 @@ def _searched(record: StudyRecord) -> list[str]:
         f"({record.better}d).{_limits(spec)}",
         "",
         *(line for said in _course(record) for line in (f"* {inline(as_sentence(said))}", "")),
-        *markdown_table(("hyperparameter", "values", "scale"), space_rows(record)),
+        *markdown_table(("hyperparameter", "values", "drawn as"), space_rows(record)),
     ]
 
 
@@ -241,23 +241,10 @@ def time_spent(seconds: float | None) -> str:
 
 
 def space_rows(record: StudyRecord) -> list[tuple[str, str, str]]:
-    """Returns one row per hyperparameter: name, values, scale."""
+    """Returns one row per hyperparameter: name, values, how they are drawn."""
     if record.spec is None:
         return [(name, "?", "?") for name in record.hparam_names()]
-    return by_case(record.spec, entry_words)
-
-
-def by_case(spec: StudySpec, described: Callable[[Entry], tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Returns one row per hyperparameter, of a conditional one per case: name, values, how they are drawn and where.
-
-    Args:
-        described: the values of an entry, and how they are drawn.
-    """
-    return [
-        (name, values, f"{drawn}{f', where {case}' if case else ''}")
-        for name, entry in spec.search.items()
-        for case, (values, drawn) in ((case, described(one)) for case, one in entry.parts())
-    ]
+    return search.space_rows(record.spec.search)
 
 
 def data_rows(spec: StudySpec | None, attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -290,16 +277,6 @@ def data_rows(spec: StudySpec | None, attrs: Mapping[str, Any]) -> list[tuple[st
 PARTS = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
 MOST_CLASSES = 50
 """Of which the names are shown."""
-
-
-def entry_words(entry: Entry) -> tuple[str, str]:
-    """Returns the values of an entry of the search space, and how they are drawn."""
-    match entry:
-        case Choices():
-            return ", ".join(map(str, entry.labels())), "choice"
-        case FloatRange() | IntRange():
-            scale = "logarithmic" if entry.log else f"steps of {entry.step:g}" if entry.step else "linear"
-            return f"{entry.low:g} to {entry.high:g}", scale
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -124,7 +124,7 @@ def _next(record: StudyRecord) -> tuple[Block, ...]:
 
 
 def _question(record: StudyRecord) -> tuple[Block, ...]:
-    space = Table(("hyperparameter", "values", "scale"), tuple(space_rows(record)))
+    space = Table(("hyperparameter", "values", "drawn as"), tuple(space_rows(record)))
     if record.spec is None:
         return (Text("This study was not made by hpsearch; its own description is not stored."), space)
     return (Items(tuple(_setting(record, record.spec))), space)
@@ -263,7 +263,7 @@ def _front(record: StudyRecord) -> tuple[Block, ...]:
     return (
         Text(
             f"No other trial beats these in all goals ({goals}), and none of them was cut by comparison with others. "
-            f"`hpsearch best {record.name} --trial N --save DIR` hands out the model of any of them."
+            f"`hpsearch best {record.name} --trial N --save DIR` saves the model of any of them."
         ),
         Table(*front_table(record)),
     )
