@@ -200,5 +200,8 @@ _MEANT = {
     "dataset_path": "root",
     "n_trials": "trials",
     "num_trials": "trials",
+    "n_jobs": "workers",
+    "num_workers": "workers",
+    "out": "output",
 }
 """What other libraries call a field, which no likeness of letters would lead to."""

@@ -344,7 +344,7 @@ def test_an_empty_argument_is_not_the_current_folder(
     status, output, error = invoke(*arguments)
     assert (status, output) == (2, "")
     assert error.startswith(
-        f"error: {named}: got an empty argument, such as of an unset variable; give a value, or"
+        f"error: {named}: got an empty argument, perhaps from an unset variable; give a value, or"
     )
 
 
@@ -556,7 +556,7 @@ def test_no_study_leads_its_report_out_of_the_run_folder(invoke: Invoke, studies
     status, output, error = invoke("report", name)
     assert (status, output) == (2, "")
     assert error.startswith(f'error: study "{name}" has no folder of its own')
-    assert error.endswith("give --out FILE\n")
+    assert error.endswith("give --output FILE\n")
     assert set(studies.parent.rglob("report.html")) == before
     assert invoke("report", name, "--out", "r.html")[:2] == (0, "r.html\n")
 

@@ -131,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "command",
     ["list", "status -", "best -", "status s", "best s", "status nosuch", "best nosuch", "compare s -",
-     "report - --markdown --out {out}", "delete - --yes"],
+     "report - --markdown --output {out}", "delete - --yes"],
 )  # fmt: skip
 def test_no_command_prints_what_a_database_wants_to_do_to_the_terminal(
     folder: Path, tmp_path: Path, command: str

@@ -64,7 +64,9 @@ def best(
     search: Search = False,
     trial: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Another COMPLETE trial, such as one of several goals' front."),
+        typer.Option(
+            min=0, metavar="N", help="Use this COMPLETE trial, such as one on the front of several goals."
+        ),
     ] = None,
     ensemble: Annotated[
         int | None,
@@ -72,7 +74,11 @@ def best(
     ] = None,
     average: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Join up to N models of one start: the mean of their weights."),
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Join up to N models that started from the same weights: the mean of theirs.",
+        ),
     ] = None,
     test: Test = True,
     data_root: DataRoot = None,
@@ -81,7 +87,7 @@ def best(
 ) -> None:
     """Show the best trial: hyperparameters, score and weights."""
     if trial is not None and (search or ensemble is not None or average is not None):
-        raise UserError("--trial: give it without --search, --ensemble or --average")
+        raise UserError("--trial: cannot be combined with --search, --ensemble or --average; leave one out")
     if (torch_export or onnx) and save is None:
         flag = "--torch-export" if torch_export else "--onnx"
         raise UserError(f"{flag}: give --save DIR, where the program is written")
@@ -166,9 +172,14 @@ def list_command(
 def report(
     study: OptionalStudy = None,
     store: StorageFlags = StorageFlags(),
-    out: Annotated[
+    output: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File; by default report.html in the study's folder."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write; by default report.html in the study's folder.",
+        ),
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Write Markdown instead of HTML.")] = False,
     png: Annotated[
@@ -183,7 +194,7 @@ def report(
     url = store.url()
     for path in api.report(
         study,
-        out,
+        output,
         markdown=as_markdown,
         png=png,
         storage=url,
@@ -196,14 +207,14 @@ def report(
 
 @command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Names or study files.")],
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY", help="Two or more names or study files.")],
     store: StorageFlags = StorageFlags(),
     page_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves too.")
     ] = None,
     search: Search = False,
 ) -> None:
-    """Compare studies: their best, and the cost."""
+    """Compare studies: their best trials and their cost."""
     from hpsearch.results.report.compare import comparison, comparison_lines, read_studies
 
     url = store.url()
@@ -221,10 +232,13 @@ def compare(
 def dashboard(
     store: StorageFlags = StorageFlags(),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but a loopback address needs --auth.")
+        str,
+        typer.Option(metavar="HOST", help="Address to listen on; any but a loopback address needs --auth."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")
+    ] = 8080,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the dashboard in the browser.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change.")] = False,
     auth: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File of the users who may log in.")

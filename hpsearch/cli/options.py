@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GROUPS = ("start", "run", "look", "use", "manage")
 """The modules of the commands, in the order in which `--help` lists them."""
 
-ALIASES = {"--n-trials": "--trials", "--n-jobs": "--workers", "--study": "--whole"}
+ALIASES = {"--out": "--output", "--n-trials": "--trials", "--n-jobs": "--workers", "--study": "--whole"}
 """Names that other programs, or older versions, have for options; understood, but not shown."""
 
 
@@ -143,7 +143,10 @@ OptionalStudy = Annotated[
 RunFolderOption = Annotated[
     Path,
     typer.Option(
-        "--run-folder", envvar="HPSEARCH_RUNS", help="Folder of checkpoints, weights and the database."
+        "--run-folder",
+        metavar="DIR",
+        envvar="HPSEARCH_RUNS",
+        help="Folder of checkpoints, weights and the database.",
     ),
 ]
 
@@ -154,13 +157,13 @@ class StorageFlags:
 
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Database URL, or a path ending in .db [env: HPSEARCH_STORAGE]"),
+        typer.Option(metavar="URL", help="Database URL, or a path ending in .db [env var: HPSEARCH_STORAGE]"),
     ] = None
     storage_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File that holds the URL; keeps its password out of `ps` [env: HPSEARCH_STORAGE_FILE]",
+            help="File that holds the URL; keeps its password out of `ps` [env var: HPSEARCH_STORAGE_FILE]",
         ),
     ] = None
     run_folder: RunFolderOption = Path("runs")
@@ -184,8 +187,8 @@ class ExecutorFlags:
         str,
         typer.Option(
             metavar="NAME",
-            help="What runs the workers: local, slurm, ray, dial (started by hand), or one that a package of yours "
-            "adds.",
+            help="What runs the workers: local, slurm, ray, dial (you start them by hand), or one that an installed "
+            "package adds.",
         ),
     ] = "local"
     listen: Annotated[
@@ -193,12 +196,12 @@ class ExecutorFlags:
         typer.Option(metavar="HOST[:PORT]", help="Address of this machine that workers elsewhere can reach."),
     ] = None
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection to workers elsewhere.")] = False
-    partition: Annotated[str | None, typer.Option(metavar="NAME", help="Partition of Slurm.")] = None
+    partition: Annotated[str | None, typer.Option(metavar="NAME", help="Slurm partition.")] = None
     slurm: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Parameter of sbatch, as in time=2:00:00; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Parameter of sbatch, such as time=2:00:00; repeatable."),
     ] = None
-    address: Annotated[str, typer.Option(help="Address of the Ray cluster.")] = "auto"
+    address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.")] = "auto"
 
     def cluster(self) -> "Cluster":
         """Returns what the flags say of workers elsewhere."""
@@ -212,11 +215,13 @@ class DriverFlags:
     """How long a driver is patient with the database and others with it, and how it shows its run."""
 
     storage_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that the database may be unreachable.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Time that the database may be unreachable.")
     ] = 600.0
     lease_seconds: Annotated[
         float,
-        typer.Option(min=1, help="Seconds after which an unresponsive driver's trials are taken over."),
+        typer.Option(
+            min=1, metavar="SECONDS", help="Time after which an unresponsive driver's trials are taken over."
+        ),
     ] = 60.0
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per event.")] = False
@@ -230,12 +235,17 @@ class DriverFlags:
 
 DataRoot = Annotated[
     str | None,
-    typer.Option("--data-root", envvar="HPSEARCH_DATA", help="Folder of the data; overrides data.root."),
+    typer.Option(
+        "--data-root", metavar="DIR", envvar="HPSEARCH_DATA", help="Folder of the data; overrides data.root."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Gpus = Annotated[str, typer.Option("--gpus", help="auto, all, none, or a list such as 0,2.")]
+Gpus = Annotated[
+    str, typer.Option("--gpus", metavar="LIST", help="GPUs to use: auto, all, none, or a list such as 0,2.")
+]
 WorkerCount = Annotated[
-    int | None, typer.Option("--workers", "--jobs", min=1, help="Number of workers; on Slurm, of jobs.")
+    int | None,
+    typer.Option("--workers", "--jobs", min=1, metavar="N", help="Number of workers; on Slurm, of jobs."),
 ]
 Allow = Annotated[
     list[str] | None,
@@ -258,14 +268,17 @@ class WorkerFlags:
     gpus: Gpus = "auto"
     workers: WorkerCount = None
     workers_per_gpu: Annotated[
-        int, typer.Option("--workers-per-gpu", min=1, help="Workers that share a GPU.")
+        int, typer.Option("--workers-per-gpu", min=1, metavar="N", help="Workers that share a GPU.")
     ] = 1
     gpus_per_trial: Annotated[
-        int, typer.Option("--gpus-per-trial", min=1, help="GPUs for each trial of your own loop.")
+        int,
+        typer.Option("--gpus-per-trial", min=1, metavar="N", help="GPUs for each trial of your own loop."),
     ] = 1
     share: Annotated[
         str,
-        typer.Option("--share", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."),
+        typer.Option(
+            "--share", metavar="HOW", help="How workers share a GPU: time (in turns) or nvidia-mps (at once)."
+        ),
     ] = "time"
 
 
@@ -307,7 +320,7 @@ def modules(allow: list[str] | None) -> tuple[str, ...]:
 
     for name in allow or ():
         if not is_module(name):
-            raise UserError(f'--allow: "{name}" is not the name of a module; write it as in my_package.nets')
+            raise UserError(f'--allow: "{name}" is not the name of a module; write it like my_package.nets')
     return tuple(allow or ())
 
 

@@ -56,16 +56,22 @@ def run(
     fleet: ExecutorFlags = ExecutorFlags(),
     allow: Allow = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Number of finished trials in total; overrides the file.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of finished trials in total; overrides the file."),
     ] = None,
-    timeout: Annotated[str | None, typer.Option(help="For example 90s or 2h; overrides the file.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time limit, such as 90s or 2h; overrides the file.")
+    ] = None,
     at_timeout: Annotated[
         str | None,
-        typer.Option(help="What running and paused trials then do: wait (for the next run) or end."),
+        typer.Option(
+            metavar="WHAT",
+            help="What running and paused trials do at the time limit: wait (for the next run) or end.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's figures."),
+        typer.Option(metavar="[HOST:]PORT", help="Address where Prometheus can read the run's metrics."),
     ] = None,
     driver: DriverFlags = DriverFlags(),
 ) -> None:
@@ -97,9 +103,12 @@ def check(
     study: Annotated[str | None, typer.Argument(metavar="STUDY", help="A study file.")] = None,
     data_root: DataRoot = None,
     run_folder: RunFolderOption = Path("runs"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Device to check on: auto, cpu or cuda.")
+    ] = "auto",
     workers: Annotated[
-        int | None, typer.Option("--workers", "--jobs", min=1, help="Workers to estimate the time for.")
+        int | None,
+        typer.Option("--workers", "--jobs", min=1, metavar="N", help="Workers to estimate the time for."),
     ] = None,
     gpus: Gpus = "auto",
     fleet: ExecutorFlags = ExecutorFlags(),
@@ -134,13 +143,17 @@ def check(
 def confirm(
     study: OptionalStudy = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Number of configurations; overrides [confirm].")
+        int | None, typer.Option(min=1, metavar="N", help="Number of configurations; overrides [confirm].")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=2, help="Number of repeats of each; overrides [confirm].")
+        int | None,
+        typer.Option(min=2, metavar="N", help="Number of seeds for each configuration; overrides [confirm]."),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Repeat over so many folds of the images instead of over seeds.")
+        int | None,
+        typer.Option(
+            min=2, metavar="N", help="Repeat over this many folds of the images instead of over seeds."
+        ),
     ] = None,
     test: Test = True,
     store: StorageFlags = StorageFlags(),
@@ -178,7 +191,12 @@ def refit(
     study: OptionalStudy = None,
     search: Search = False,
     seeds: Annotated[
-        int | None, typer.Option(min=2, help="Train with so many seeds; the lowest training loss is taken.")
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Train with this many seeds and take the model with the lowest training loss.",
+        ),
     ] = None,
     test: Test = True,
     store: StorageFlags = StorageFlags(),
@@ -212,11 +230,11 @@ def refit(
 @command("continue")
 def continue_command(
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs of the longer trial, with those that are trained.")
+        int, typer.Option(min=1, metavar="N", help="Epochs in all, including those that are trained already.")
     ],
     study: OptionalStudy = None,
     trial: Annotated[
-        int | None, typer.Option(min=0, metavar="NUMBER", help="The trial; by default the best.")
+        int | None, typer.Option(min=0, metavar="N", help="Trial to continue; by default the best.")
     ] = None,
     search: Search = False,
     store: StorageFlags = StorageFlags(),
@@ -271,7 +289,7 @@ def worker(
     name: Annotated[str, typer.Option("--name", hidden=True)] = "",
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
-    """Train for a driver elsewhere that was started with --executor."""
+    """Train for a driver on another machine (see run --executor)."""
     from hpsearch.service.dialing import Grant, work
 
     grant = Grant(token_file, tuple(data_root or ()), tuple(study_folder or ()), modules(allow))

@@ -18,19 +18,25 @@ from hpsearch.cli.options import (
 from hpsearch.text import say
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="Photographs: a folder for each class, or a CSV.")
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Folder of photographs: a folder for each class, or a CSV of labels."
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The study file to write.")]
 
 Seed = Annotated[
-    int | None, typer.Option(min=0, max=2**32 - 1, help="For the study file: another one draws other trials.")
+    int | None,
+    typer.Option(
+        min=0, max=2**32 - 1, metavar="N", help="Seed of the study; another one draws other trials."
+    ),
 ]
 
 
 @command()
 def init(
     folder: Folder,
-    minutes: Annotated[float, typer.Option(help="Minutes that the search may take.")] = 30.0,
+    minutes: Annotated[float, typer.Option(metavar="N", help="Minutes that the search may take.")] = 30.0,
     output: Output = Path("study.toml"),
     workers: WorkerCount = None,
     seed: Seed = None,
@@ -46,9 +52,9 @@ def init(
 @command()
 def auto(
     folder: Folder,
-    minutes: Annotated[float, typer.Option(help="Minutes for everything together.")] = 30.0,
+    minutes: Annotated[float, typer.Option(metavar="N", help="Minutes for everything together.")] = 30.0,
     output: Output = Path("study.toml"),
-    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="The folder of the model.")] = Path(
+    save: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder to write the model to.")] = Path(
         "model"
     ),
     workers: WorkerCount = None,
@@ -56,7 +62,7 @@ def auto(
     seed: Seed = None,
     store: StorageFlags = StorageFlags(),
 ) -> None:
-    """Make a model of a folder of photographs, from init to report."""
+    """Make a model from a folder of photographs: init, check, run ... report."""
     from hpsearch.results.commands.auto import Auto
 
     url = store.url()
@@ -67,7 +73,8 @@ def auto(
 @command("import")
 def import_command(
     source: Annotated[
-        str, typer.Argument(metavar="NAME", help="Study that the trials come from: Optuna's or ours.")
+        str,
+        typer.Argument(metavar="NAME", help="Study that the trials come from: hpsearch's or Optuna's own."),
     ],
     study: StudyArgument,
     origin: Annotated[
@@ -76,7 +83,7 @@ def import_command(
     ] = None,
     store: StorageFlags = StorageFlags(),
 ) -> None:
-    """Take another study's trials as a study's past trials."""
+    """Take another study's trials into a study, as its past."""
     from hpsearch.results.commands import api
     from hpsearch.results.commands.imports import import_lines
 
@@ -87,7 +94,7 @@ def import_command(
 
 @command()
 def schema() -> None:
-    """Print the study file's JSON schema, by which editors check it."""
+    """Print the study file's JSON schema, for editors to check it."""
     from hpsearch.study.schema import schema_text
 
     sys.stdout.write(schema_text())

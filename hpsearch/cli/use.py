@@ -26,24 +26,32 @@ from hpsearch.text import counted, plain, say
 @command()
 def predict(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study, a folder of `best --save`, or a .safetensors.")
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A study, a folder that `best --save` wrote, or a .safetensors file."
+        ),
     ],
     pictures: Annotated[
         list[str], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
     ],
     store: StorageFlags = StorageFlags(),
-    top: Annotated[int, typer.Option(min=1, help="Classes shown for each picture.")] = 5,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Classes shown for each picture.")] = 5,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Probability from which a picture has a label, where it may have several."),
+        typer.Option(
+            metavar="P", help="Probability from which a picture gets a label, where it may have several."
+        ),
     ] = None,
     prepare: Annotated[
         str | None,
-        typer.Option(help="Function that prepares a picture of your own data, as my_data:prepare."),
+        typer.Option(
+            metavar="FUNCTION",
+            help="Function that prepares a picture of your own data, such as my_data:prepare.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write them to a .csv or .json file."),
+        typer.Option("--output", "-o", metavar="FILE", help="Write the table to a .csv or .json file."),
     ] = None,
     search: Search = False,
     allow: Allow = None,
@@ -51,8 +59,8 @@ def predict(
 ) -> None:
     """Classify picture files with a study's best model.
 
-    All that can be read are answered; the others have an error in the output and are named on stderr. The exit status
-    is 0 if all were read, 1 if one was not, and 2 if it could not begin, as with a wrong option.
+    Each picture that can be read gets an answer; the others get an error in the output and are named on stderr. The
+    exit status is 0 if all were read, 1 if any was not, and 2 if nothing could begin, for example after a wrong option.
     """
     from hpsearch.results.commands.models import load_best_model
     from hpsearch.results.commands.predict import (
@@ -98,9 +106,14 @@ def predict(
 def export(
     study: OptionalStudy = None,
     store: StorageFlags = StorageFlags(),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write; stdout by default.")
+    ] = None,
     kind: Annotated[
-        str | None, typer.Option("--format", help="csv, parquet or json; by default as the suffix says.")
+        str | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="csv, parquet or json; by default what the file's suffix says."
+        ),
     ] = None,
     epochs: Annotated[bool, typer.Option("--epochs", help="One row per epoch, not per trial.")] = False,
     whole: Annotated[

@@ -70,7 +70,7 @@ def test_a_study_may_be_a_dict(tmp_path: Path, begun: list[tuple[StudySpec, RunO
     with pytest.raises(hpsearch.StudyFileError, match=r"study\.name: is missing"):
         hpsearch.StudyFile.from_dict({**tables, "study": {}})
     assert repr(begun[0][0]) == "<StudyFile 'd': 80 trials over learning_rate>"
-    assert "<td>learning_rate</td>" in begun[0][0]._repr_html_()
+    assert "<td>learning_rate</td><td>0.1, one of 1</td>" in begun[0][0]._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_a_study_may_be_a_dict(tmp_path: Path, begun: list[tuple[StudySpec, RunO
         (hpsearch.run, {"seed": 2}, r"seed is not an argument but a field of the study; write study\.seed"),
         (hpsearch.confirm, {"seedz": 2}, 'confirm: there is no argument "seedz"; did you mean "seeds"'),
         (hpsearch.check, {"data": "x"}, 'did you mean "data_root"'),
-        (hpsearch.report, {"output": "x"}, 'report: there is no argument "output"'),
+        (hpsearch.report, {"out": "x"}, 'report: there is no argument "out"; did you mean "output"'),
+        (hpsearch.run, {"n_jobs": 2}, 'run: there is no argument "n_jobs"; did you mean "workers"'),
     ],
 )
 def test_an_argument_that_there_is_not_names_the_nearest(
@@ -98,18 +99,18 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         (hpsearch.run, "workers", 0, "a whole number of at least 1"),
         (hpsearch.run, "workers", True, "a whole number of at least 1"),
         (hpsearch.run, "trials", 2.5, "a whole number of at least 1"),
-        (hpsearch.run, "gpus", 0, "a text"),
-        (hpsearch.run, "gpus", None, "a text"),
-        (hpsearch.run, "executor", None, "a text"),
-        (hpsearch.run, "storage", 3, "a text"),
-        (hpsearch.run, "storage", "a\0.db", "a text"),
+        (hpsearch.run, "gpus", 0, "a string"),
+        (hpsearch.run, "gpus", None, "a string"),
+        (hpsearch.run, "executor", None, "a string"),
+        (hpsearch.run, "storage", 3, "a string"),
+        (hpsearch.run, "storage", "a\0.db", "a string"),
         (hpsearch.run, "run_folder", "a\0b", "a path"),
         (hpsearch.run, "run_folder", None, "a path"),
         (hpsearch.run, "lease_seconds", "x", "a number of seconds of at least 1"),
         (hpsearch.run, "lease_seconds", -1, "a number of seconds of at least 1"),
         (hpsearch.run, "lease_seconds", float("nan"), "a number of seconds of at least 1"),
         (hpsearch.run, "storage_timeout", -5, "a number of seconds of at least 0"),
-        (hpsearch.run, "timeout", [1], 'a number of seconds or a text such as "2h"'),
+        (hpsearch.run, "timeout", [1], 'a number of seconds or a string such as "2h"'),
         (hpsearch.run, "allow", "nets", r'a list of modules, as in \["my_package.nets"\]'),
         (hpsearch.run, "allow", [3], r'a list of modules, as in \["my_package.nets"\]'),
         (hpsearch.run, "allow", ["a b"], r'a list of modules, as in \["my_package.nets"\]'),
@@ -120,7 +121,7 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         (hpsearch.confirm, "top", "x", "a whole number of at least 1"),
         (hpsearch.confirm, "seeds", 1, "a whole number of at least 2"),
         (hpsearch.refit, "test", "no", "True or False"),
-        (hpsearch.check, "device", 0, "a text"),
+        (hpsearch.check, "device", 0, "a string"),
         (hpsearch.report, "out", 3, "a path"),
     ],
 )
@@ -148,7 +149,7 @@ def test_what_is_no_study_is_refused(function: Callable[..., Any]) -> None:
             lambda: hpsearch.StudyFile.from_dict(3),
             "a study must be a file's path, a study or its tables, got 3",
         ),
-        (lambda: hpsearch.StudyFile.from_dict({"search": {1: [1]}}), "search: a key must be a text, got 1"),
+        (lambda: hpsearch.StudyFile.from_dict({"search": {1: [1]}}), "search: a key must be a string, got 1"),
         (lambda: hpsearch.load_best_model(3), "load_best_model: study must be a study file's path"),
         (lambda: hpsearch.EarlyStoppingPruner(3), "criterion must be a stopping criterion, got 3"),
     ],

@@ -58,7 +58,7 @@ def seen(url: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str
     where, page = ["--storage", url, "--run-folder", str(folder / "runs")], folder / "report.html"
     assert command(["status", "s", *where]) == 0
     status = capsys.readouterr().out
-    assert command(["report", "s", *where, "--out", str(page)]) == 0
+    assert command(["report", "s", *where, "--output", str(page)]) == 0
     capsys.readouterr()
     note = study_note(read_study("s", url)).replace("\\", "").replace("`", "")
     return [status, note, html.unescape(page.read_text())]

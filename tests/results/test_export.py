@@ -147,8 +147,8 @@ def test_a_file_in_a_new_folder_and_one_that_cannot_be(tmp_path: Path) -> None:
     write_output(file, b"abc", "--output")
     assert file.read_bytes() == b"abc"
     for place in (file / "b.csv", tmp_path / "new"):
-        with pytest.raises(UserError, match=rf"--out: cannot write {place}: .*; choose another place"):
-            write_output(place, b"abc", "--out")
+        with pytest.raises(UserError, match=rf"--output: cannot write {place}: .*; choose another place"):
+            write_output(place, b"abc", "--output")
     os.symlink(file, tmp_path / "link.csv")
     write_output(tmp_path / "link.csv", b"new", "--output")
     assert (tmp_path / "link.csv").is_symlink()

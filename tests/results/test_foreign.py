@@ -115,7 +115,7 @@ def test_a_study_of_optunas_own_is_shown(url, tmp_path, fill, direction, capsys)
     assert "theirs" in capsys.readouterr().out
     assert command(["list", "--json", *place]) == 0
     assert command(["status", "theirs", *place]) == 0
-    assert command(["report", "theirs", "--storage", url, "--out", str(tmp_path / "r.html")]) == 0
+    assert command(["report", "theirs", "--storage", url, "--output", str(tmp_path / "r.html")]) == 0
     assert command(["export", "theirs", "--storage", url, "--output", str(tmp_path / "r.csv")]) == 0
     assert (
         command(["export", "theirs", "--epochs", "--storage", url, "--output", str(tmp_path / "e.csv")]) == 0

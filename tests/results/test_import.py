@@ -132,7 +132,7 @@ def test_a_plain_scripts_study_is_imported_continued_and_exported(
     assert frame["stop_detail"].str.startswith("imported: trial").sum() == 8
     for look in ("best", "status"):
         assert command([look, "s", "--storage", url_in(tmp_path)]) == 0
-    assert command(["report", "s", "--storage", url_in(tmp_path), "--out", str(tmp_path / "r.html")]) == 0
+    assert command(["report", "s", "--storage", url_in(tmp_path), "--output", str(tmp_path / "r.html")]) == 0
     assert "of another program" not in capsys.readouterr().out
 
 
@@ -285,7 +285,7 @@ def test_a_changed_space_goes_on_with_the_trials_that_lie_in_it(
         assert f'study "wide": {learnt}' in capsys.readouterr().out
     assert f"* {as_sentence(learnt)[:-1]}" in study_note(new).replace("\\", "")
     page = tmp_path / "wide.html"
-    assert command(["report", "wide", *where, "--out", str(page)]) == 0
+    assert command(["report", "wide", *where, "--output", str(page)]) == 0
     assert f"L{html.escape(learnt[1:])}" in page.read_text()
     search(tmp_path, spec)
     after = record_of(tmp_path, "wide")

@@ -67,12 +67,12 @@ place = ["--run-folder", {str(archive)!r}]
 for words in (["list"], ["status", "s"], ["best", "s"], ["export", "s"], ["export", "s", "--epochs"]):
     assert run([*words, *place]) == 0, words
 assert run(["report", "s", *place]) == 0
-assert run(["report", "s", "--storage", "sqlite:///{archive}/hpsearch.db", "--out", "{out}/r.html"]) == 0
+assert run(["report", "s", "--storage", "sqlite:///{archive}/hpsearch.db", "--output", "{out}/r.html"]) == 0
 from pathlib import Path
 from hpsearch.results.dashboard.serve import Dashboard, Access
 from tests.results.requests import ask
 made = Dashboard("sqlite:///{archive}/hpsearch.db", Path({str(archive)!r}), Access(port=0))
-assert "may only be read" in made.warnings[0], made.warnings
+assert "is read-only" in made.warnings[0], made.warnings
 new = ask(made._server.app, "/api/studies", "POST", b"{{}}")
 assert (new.status, b"read-only" in new.body) == (403, True), new
 made.close()

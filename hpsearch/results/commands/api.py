@@ -413,7 +413,7 @@ def predict(
 @checked
 def report(
     study: Study | None = None,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     *,
     markdown: bool = False,
     png: str | Path | None = None,
@@ -425,7 +425,7 @@ def report(
     """Writes a study's report and returns the files, the report itself first.
 
     Args:
-        out: the file; by default report.html in the study's run folder, or here if that may only be read.
+        output: the file; by default report.html in the study's run folder, or here if that may only be read.
         markdown: Markdown instead of HTML.
         png: folder for the graphs as PNG files.
         search: call the search's own first the best, whatever a confirmation says.
@@ -441,13 +441,13 @@ def report(
     url, folder = storage or database_in(Path(run_folder)), Path(run_folder)
     with reading_study(named(study)[0], url) as opened:
         name = opened.name
-    if out is None and not makes_folder(name):
+    if output is None and not makes_folder(name):
         raise UserError(
-            f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --out FILE'
+            f'study "{name}" has no folder of its own, as its name would lead elsewhere; give --output FILE'
         )
     home, file = folder / name, f"report{'.md' if markdown else '.html'}"
-    if out is not None:
-        place = Path(out)
+    if output is not None:
+        place = Path(output)
     else:  # beside the study, or here if that may only be read
         place = home / file if not home.is_dir() or os.access(home, os.W_OK) else Path(file)
     return write_report(

@@ -90,11 +90,11 @@ def _is_list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Sequence) and not isinstance(value, str) and all(map(fits, value))
 
 
-_TEXT = _Kind("a text", _is_text)
+_TEXT = _Kind("a string", _is_text)
 _PATH = _Kind("a path", lambda value: _is_path(value) and bool(os.fspath(value)))
-_TEXTS = _Kind('a list of texts, as in ["one"]', _is_list(_is_text))
+_TEXTS = _Kind('a list of strings, such as ["one"]', _is_list(_is_text))
 _MODULES = _Kind(
-    'a list of modules, as in ["my_package.nets"]', _is_list(lambda one: _is_text(one) and is_module(one))
+    'a list of modules, such as ["my_package.nets"]', _is_list(lambda one: _is_text(one) and is_module(one))
 )
 _SWITCH = _Kind("True or False", lambda value: isinstance(value, bool))
 
@@ -106,7 +106,7 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(
         ("gpus", "share", "executor", "storage", "data_root", "device", "prepare", "source", "origin"), _TEXT
     ),
-    **dict.fromkeys(("run_folder", "out", "png"), _PATH),
+    **dict.fromkeys(("run_folder", "output", "png"), _PATH),
     "allow": _MODULES,
     "import_paths": _TEXTS,
     **dict.fromkeys(("test", "search", "markdown"), _SWITCH),
@@ -117,10 +117,10 @@ _KINDS: Mapping[str, _Kind] = {
     "lease_seconds": _seconds(1.0),
     "price_per_hour": _Kind("a number of at least 0", lambda value: _is_number(value) and value >= 0),
     "timeout": _Kind(
-        'a number of seconds or a text such as "2h"', lambda value: _is_number(value) or _is_text(value)
+        'a number of seconds or a string such as "2h"', lambda value: _is_number(value) or _is_text(value)
     ),
     "metrics": _Kind(
-        'a port or a text such as "localhost:9400"', lambda value: _is_text(value) or _whole(0).fits(value)
+        'a port or a string such as "localhost:9400"', lambda value: _is_text(value) or _whole(0).fits(value)
     ),
     "cluster": _Kind("a Cluster", lambda value: isinstance(value, Cluster)),
     "callbacks": _Kind(

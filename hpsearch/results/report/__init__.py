@@ -54,5 +54,5 @@ def write_report(
         from hpsearch.results.report.page import page
 
         text = page(document)
-    write_output(out, text.encode(), "--out")
+    write_output(out, text.encode(), "--output")
     return [out, *pictures]
