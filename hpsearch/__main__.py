@@ -147,7 +147,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         if not argument or (option.startswith("--") and equals and not value):
             name = option or before
             raise UserError(
-                f"{name}: got an empty argument, such as of an unset variable; give a value, or leave it out"
+                f"{name}: got an empty argument, perhaps from an unset variable; give a value, or leave it out"
             )
         before = argument
 

@@ -192,7 +192,7 @@ class DialExecutor:
             if not remote.is_ready or remote.folders or number in self.retired:
                 self._idle.pop(number, None)
             elif busy and now - self._idle.setdefault(number, now) > IDLE:
-                logger.info("worker %d has nothing to train: it gives its place back", number)
+                logger.info("worker %d has nothing to train: its place is released", number)
                 self.retired[number] = remote.place
                 self.send(number, Shutdown())
 
@@ -307,7 +307,7 @@ class DialExecutor:
         gone = self.retired.keys() - self.remotes.keys()
         if gone and not self._idle:
             place = self.retired.pop(number := min(gone))
-            logger.info("worker %d is wanted again", number)
+            logger.info("worker %d is needed again", number)
             self.ready.append(PlaceAdded(place))
 
     def bury(self, remote: RemoteWorker, reason: str, stderr: str = "", blameless: bool = False) -> None:
@@ -465,10 +465,10 @@ class DialExecutor:
         except LineError as error:
             if connection.remote is None:
                 self._refused += 1
-                logger.debug("stranger number %d hung up on: %s", self._refused, error)
+                logger.debug("unknown connection number %d closed: %s", self._refused, error)
             else:
                 logger.warning(
-                    "worker %d: its connection is ended: %s", connection.remote.place.worker, error
+                    "worker %d: its connection is closed: %s", connection.remote.place.worker, error
                 )
             self._close(connection)
 

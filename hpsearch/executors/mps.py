@@ -65,7 +65,9 @@ def shared(
     if not gpus:
         raise DeviceError("--share nvidia-mps: no GPU is in use; leave the flag out on the CPU")
     if len(set(gpus)) == len(gpus):
-        logger.warning("--share nvidia-mps: no GPU has two workers, so nothing is shared; --workers-per-gpu")
+        logger.warning(
+            "--share nvidia-mps: no GPU has two workers, so nothing is shared; set --workers-per-gpu"
+        )
         yield places
         return
     if environ.get(PIPES):

@@ -127,9 +127,7 @@ def _named(name: str, visible: Sequence[str], uuids: Sequence[str]) -> str:
             "none for the CPU"
         )
     if not visible:
-        raise DeviceError(
-            f"--gpus: GPU {name} is not there, this machine has none; use --gpus none for the CPU"
-        )
+        raise DeviceError(f"--gpus: GPU {name} not found, this machine has none; use --gpus none for the CPU")
     kind = "of this machine" if is_name else "number, UUID or MIG name"
     known = ", ".join(f"{position} ({gpu})" for position, gpu in enumerate(visible))
     raise DeviceError(f'--gpus: "{name}" is not a GPU {kind}; there are {known}')

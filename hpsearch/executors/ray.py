@@ -103,8 +103,8 @@ class RayExecutor(DialExecutor):
         own = str(_ray.util.get_node_ip_address())
         if is_loopback(own) and any(node["NodeManagerAddress"] != own for node in _ray.nodes()):
             raise UserError(
-                f"--listen: this machine is a node of Ray by the address {own}, which no other machine can reach; give "
-                "one that the nodes can reach"
+                f"--listen: this machine's Ray node has the address {own}, which no other machine can reach; give one "
+                "that the nodes can reach"
             )
         return own
 
@@ -182,7 +182,7 @@ class RayExecutor(DialExecutor):
             if ray.wait([actor.work], timeout=0)[0]:
                 self._ended(remote, actor, now)
             elif not remote.has_entered and ray.wait([actor.node], timeout=0)[0]:
-                self.say(remote, "starts on a node of Ray", now)
+                self.say(remote, "starts on a Ray node", now)
             elif not remote.has_entered:
                 what = f"{self._gpus} GPU and " if self._gpus else ""
                 self.say(remote, f"queued: Ray has no room for {what}{remote.place.threads} CPU yet", now)
@@ -199,11 +199,11 @@ class RayExecutor(DialExecutor):
             is_gone = not _is_alive(actor)
             said = " ".join(str(error).split())[:200]
             reason, blameless = (
-                ("its node of Ray has gone" if is_gone else f"its actor died: {said}"),
+                ("its Ray node has gone" if is_gone else f"its actor died: {said}"),
                 is_gone,
             )
         except ActorUnavailableError:  # Ray notices later that a node has gone, if it was not told
-            reason, blameless = "its node of Ray cannot be reached", True
+            reason, blameless = "its Ray node cannot be reached", True
         except RayError as error:
             reason, blameless = f"its actor failed: {' '.join(str(error).split())[:200]}", False
         self.bury(remote, reason, blameless=blameless)

@@ -123,7 +123,7 @@ class SlurmExecutor(DialExecutor):
                 probe.connect((found[2] or found[1], 9))  # sends nothing
             except OSError as error:
                 raise UserError(
-                    f"--listen: the way to Slurm's controller {found[1]} is not known ({error}); give an address of "
+                    f"--listen: the route to Slurm's controller {found[1]} is not known ({error}); give an address of "
                     "this machine that the nodes can reach"
                 ) from None
             host: str = probe.getsockname()[0]
@@ -132,7 +132,7 @@ class SlurmExecutor(DialExecutor):
             here
         }:
             raise UserError(
-                f"--listen: the way to Slurm's controller {found[1]} is {host}, which no other machine can reach; give "
+                f"--listen: the route to Slurm's controller {found[1]} is {host}, which no other machine reaches; give "
                 "an address of this machine that the nodes can reach"
             )
         return host
@@ -307,7 +307,7 @@ class SlurmExecutor(DialExecutor):
             self.jobs.pop(number, None)
             if number in self.remotes and number not in self._due:
                 self._due.append(number)
-                self.say(self.remotes[number], f"Slurm does not take its job yet: {said}", now)
+                self.say(self.remotes[number], f"Slurm has not accepted its job yet: {said}", now)
 
     def _sbatch(self, numbers: Sequence[int], threads: int) -> list[str]:
         log = self.folder.job_log(0, "").parent / "worker-%a.%A.log"

@@ -349,7 +349,7 @@ class Line:
                 with self._connect() as connection:
                     channel, broken = self._enter(connection)
                     if channel is not None:
-                        logger.info("connected with the driver at %s:%d", *self._address)
+                        logger.info("connected to the driver at %s:%d", *self._address)
                         pause = FIRST_PAUSE
                         try:
                             self._pump(connection, channel)
@@ -364,7 +364,7 @@ class Line:
             if time.monotonic() - last > reconnect:
                 raise Gone(f"there is no driver: {broken} (tried for {reconnect:g} s)")
             if broken != told:
-                logger.warning("no connection with the driver: %s; dials again", broken)
+                logger.warning("no connection to the driver: %s; dials again", broken)
                 told = broken
             time.sleep(pause)
             pause = min(2 * pause, MOST_PAUSE)

@@ -317,7 +317,7 @@ class Driver:
                 self.fleet.kill(worker, "the epoch was abandoned when study.grace ran out")
         if self.database.away_for > self._storage_timeout:
             self.stops.stop(
-                f"the database was away for more than {self._storage_timeout:g} s; checkpoints are kept, run "
+                f"the database was unreachable for more than {self._storage_timeout:g} s; checkpoints are kept, run "
                 "the study again to resume it",
                 exit_status=1,
             )

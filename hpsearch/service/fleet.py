@@ -355,7 +355,7 @@ class Fleet:
             until = "" if since is None else f" in study.recovery_timeout = {self._recovery_timeout:g} s"
             raise WorkersFailed(
                 f"{len(died or self._died)} workers in a row ended before they had trained an epoch{until}, the last "
-                f"one {reason}\n{stderr or 'it said nothing in its log'}\n{remedy(reason, stderr)}"
+                f"one {reason}\n{stderr or 'its log says nothing'}\n{remedy(reason, stderr)}"
             )
 
 

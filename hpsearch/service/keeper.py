@@ -144,7 +144,7 @@ class WeightsKeeper:
         except OSError as error:
             raise CheckpointError(
                 f"trial {number}: its weights cannot be kept in {target}: {error.strerror or error}; its "
-                "checkpoint is intact, make room and run the study again"
+                "checkpoint is intact, free some space and run the study again"
             ) from error
         return target.relative_to(self.folder.root).as_posix()
 
@@ -174,7 +174,7 @@ class WeightsKeeper:
         except OSError as error:
             raise CheckpointError(
                 f"trial {number}: its checkpoint cannot be kept in {self.folder.onward(number)}: "
-                f"{error.strerror or error}; it is intact, make room and run the study again"
+                f"{error.strerror or error}; it is intact, free some space and run the study again"
             ) from error
 
     def has_checkpoint(self, number: int, attempt: int) -> bool:

@@ -134,7 +134,7 @@ def _past(storage: RDBStorage, name: str, spec: StudySpec) -> Iterator[FrozenTri
     known = {one.study_name: one._study_id for one in storage.get_all_studies()}
     attrs = storage.get_study_user_attrs(known[name]) if name in known else {}
     if not is_ours(attrs):
-        what = "was not made by hpsearch" if name in known else f"is not there; {nearest(name, known)}"
+        what = "was not made by hpsearch" if name in known else f"was not found; {nearest(name, known)}"
         raise StudyFileError(f'study.warm_start: "{name}" {what}')
     other = stored_specification(attrs, name)
     if unlike := _unlike(other, spec):

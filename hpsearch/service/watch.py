@@ -81,7 +81,7 @@ class Stops:
     def reason(self) -> str | None:
         timeout = self._limits.timeout
         if self._reason is None and timeout is not None and time.monotonic() - self._begun > timeout:
-            self.stop(f"the timeout of {timeout:g} s is over")
+            self.stop(f"the timeout of {timeout:g} s has been reached")
             self.is_late = True
             self.ends_study = self._limits.at_timeout == "end"
         return self._reason
@@ -114,7 +114,7 @@ class Stops:
         limits, best = self._limits, reached.best
         target, patience = limits.target_value, limits.patience_trials
         if target is not None and best is not None and not is_better(limits.better, target, best):
-            yield f"the target value {target:g} is reached: {best:g}"
+            yield f"the target value {target:g} has been reached: {best:g}"
         if patience is not None and reached.since_best >= patience:
             how = (
                 "and none has a finite value"
@@ -126,11 +126,11 @@ class Stops:
             rule, (chance, within) = limits.improvement, reached.outlook
             if chance < rule.chance:
                 yield (
-                    f"improvement: that the best value {best:g} improves by more than {rule.by:g} within the next "
-                    f"{counted(within, 'epoch')} has a chance of {chance:.1%}, less than {rule.chance:.1%}"
+                    f"improvement: the chance that the best value {best:g} improves by more than {rule.by:g} within "
+                    f"the next {counted(within, 'epoch')} is {chance:.1%}, less than {rule.chance:.1%}"
                 )
         if limits.max_epochs_total is not None and reached.epochs >= limits.max_epochs_total:
-            yield f"max_epochs_total = {limits.max_epochs_total} epochs are trained"
+            yield f"max_epochs_total = {limits.max_epochs_total} epochs have been trained"
         hours = limits.max_device_hours
         if hours is not None and reached.device_seconds >= 3600 * hours:
             yield f"max_device_hours = {hours:g} h of training are used up"

@@ -374,7 +374,7 @@ class Loop:
             case Shutdown():
                 self._leaving = True
             case _:
-                logger.error("unexpected message %s passed over", type(message).__name__)
+                logger.error("unexpected message %s ignored", type(message).__name__)
 
     def _apply(self, decision: Decision) -> None:
         number = decision.number

@@ -55,7 +55,7 @@ def not_text(url: str, reason: str) -> str:
 def damage(url: str, reason: str) -> str:
     """Returns the sentence about a database that is not what it was, with the remedy."""
     return (
-        f"the database {url} was damaged or replaced: {' '.join(reason.split())[:200]}; put a copy of it from before "
+        f"the database {url} was damaged or replaced: {' '.join(reason.split())[:200]}; put an earlier copy "
         "in its place, or move it away and run again"
     )
 

@@ -180,7 +180,7 @@ def check_loss(train: TrainSpec, task: str) -> None:
     """
     if is_own(train.loss) and train.label_smoothing:
         raise StudyFileError(
-            f"train.label_smoothing = {train.label_smoothing:g} is for losses of ours, and train.loss = "
+            f"train.label_smoothing = {train.label_smoothing:g} works only with built-in losses, and train.loss = "
             f'"{train.loss}" is your own; remove it'
         )
     if task == "classification":
@@ -211,13 +211,13 @@ def _check_loss_of_labels(train: TrainSpec) -> None:
         )
     if is_own(train.loss) and train.class_weights is not None:
         raise StudyFileError(
-            "train.class_weights is for losses of ours where images may have several labels, and train.loss = "
-            f'"{train.loss}" is your own; weigh the labels there'
+            "train.class_weights works only with built-in losses where images have several labels, and train.loss = "
+            f'"{train.loss}" is your own; weight the labels there'
         )
     if train.sampling != "shuffled":
         raise StudyFileError(
             f'train.sampling = "{train.sampling}" draws a class first, and these images may have several labels; '
-            'remove it, and let train.class_weights = "balanced" weigh them'
+            'remove it, and let train.class_weights = "balanced" weight them'
         )
 
 

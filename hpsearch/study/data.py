@@ -69,7 +69,7 @@ class Split(Section):
             known = f"folds are numbered 0 to {self.folds - 1}" if self.folds else "folds is not given"
             raise ValueError(f"fold is {self.fold}, and {known}; change it, or remove it")
         if self.folds is not None and self.join_val:
-            raise ValueError(f"folds = {self.folds} leaves join_val nothing to join; remove one of both")
+            raise ValueError(f"folds = {self.folds} leaves join_val nothing to join; remove one of them")
         return self
 
     @property
@@ -236,12 +236,12 @@ class DataSpec(Section):
         if len(self.label_columns) > 1:
             raise ValueError(
                 f'label_separator = "{self.label_separator}" is for one column of labels, and label_column names '
-                f"{len(self.label_columns)}; remove one of both"
+                f"{len(self.label_columns)}; remove one of them"
             )
         if self.task not in ("auto", "multilabel"):
             raise ValueError(
                 f'label_separator = "{self.label_separator}" means several labels of an image, and task is '
-                f'"{self.task}"; remove one of both'
+                f'"{self.task}"; remove one of them'
             )
         return self
 

@@ -329,7 +329,7 @@ def refuse_other(stored: Any, given: StudySpec) -> None:
     if not is_same_study(stored, given):
         lines = "\n".join(f"  {line}" for line in differences(parse_stored(stored), given))
         raise DigestMismatch(
-            f'study "{name}" is another one in the database than in the study file; restore these fields, or '
+            f'study "{name}" in the database differs from that of the study file; restore these fields, or '
             f"look at it by its name:\n{lines}"
         )
 

@@ -96,7 +96,7 @@ _KINDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "a text in quotes",
+    "string": "a string in quotes",
     "tuple": "a list",
     "list": "a list",
     "dict": "a table",
@@ -167,7 +167,7 @@ def check_plain(value: Any) -> Any:
     """
     for leaf in _leaves(value):
         if leaf is not None and not isinstance(leaf, str | bool | int | float):
-            raise ValueError(f"{leaf!s} is a {type(leaf).__name__}; write it as a text in quotes")
+            raise ValueError(f"{leaf!s} is a {type(leaf).__name__}; write it as a string in quotes")
         if isinstance(leaf, float) and not abs(leaf) < float("inf"):
             raise ValueError(f"numbers must be finite, got {leaf}")
     return value
@@ -190,7 +190,7 @@ def check_tree(tree: Mapping[Any, Any]) -> None:
             faults = [
                 _oversized(key, 0)
                 if isinstance(key, str)
-                else f"must be a text, got {_shown(key)}; put it in quotes"
+                else f"must be a string, got {_shown(key)}; put it in quotes"
                 for key in value
             ]
             found += [(_shortened(field), f"a key {fault}") for fault in faults if fault][:1]

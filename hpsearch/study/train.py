@@ -248,7 +248,12 @@ class TrainSpec(Section):
         own += ["stages"] * bool(self.stages) + ["layer_decay"] * (self.layer_decay < 1)
         if own:
             raise FieldErrors(
-                [(own[0], f'is for our loop, and train.function = "{self.function}" replaces it; remove it')]
+                [
+                    (
+                        own[0],
+                        f'is for the built-in loop, and train.function = "{self.function}" replaces it; remove it',
+                    )
+                ]
             )
         return self
 

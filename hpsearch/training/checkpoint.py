@@ -217,7 +217,7 @@ class Checkpoints:
         kept = f"epoch {self.epoch} of this attempt" if self.epoch else "that of an earlier attempt, if any"
         return (
             f"trial {self._run.number}: the checkpoint of epoch {epoch} cannot be written to {self.folder}: "
-            f"{error.strerror or error}. The last whole checkpoint ({kept}) is intact; make room there and "
+            f"{error.strerror or error}. The last whole checkpoint ({kept}) is intact; free some space there and "
             "run the study again, and the trial resumes from it"
         )
 
@@ -242,12 +242,12 @@ def newest(trial_folder: Path, expected_digest: str) -> Checkpoint | None:
     """
     for commit, record in _candidates(trial_folder):
         if record["digest"] != expected_digest:
-            logger.warning("%s: passed over, it belongs to another specification", commit)
+            logger.warning("%s: skipped, it belongs to another specification", commit)
             continue
         try:
             return _load(commit.parent, record)
         except DAMAGE as error:
-            logger.warning("%s: passed over, it is damaged: %s", commit, error)
+            logger.warning("%s: skipped, it is damaged: %s", commit, error)
     return None
 
 
@@ -296,10 +296,10 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError) as error:
-        logger.warning("%s: passed over, it cannot be read: %s", path, error)
+        logger.warning("%s: skipped, it cannot be read: %s", path, error)
         return None
     if missing:
-        logger.warning("%s: passed over, it lacks %s", path, ", ".join(sorted(missing)))
+        logger.warning("%s: skipped, it lacks %s", path, ", ".join(sorted(missing)))
         return None
     return dict(record)
 

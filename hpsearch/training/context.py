@@ -222,7 +222,7 @@ def _plain(where: str, value: Any) -> Any:
     if type(value) not in _CONTAINERS:
         raise ModelError(
             f"{where} is {type(value).__module__}.{type(value).__name__}, which is not read back from a "
-            "checkpoint; give tensors, numbers, texts, lists and dicts, or something with a state_dict()"
+            "checkpoint; give tensors, numbers, strings, lists and dicts, or something with a state_dict()"
         )
     if isinstance(value, dict):
         return type(value)((key, _plain(f"{where}[{key!r}]", item)) for key, item in value.items())

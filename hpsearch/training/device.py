@@ -120,7 +120,7 @@ def choose(device: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise DeviceError(f'device "{device}" is unknown; write auto, cpu, cuda or cuda:0')
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise DeviceError(f'device "{device}" is not there; this process has {_devices()}')
+        raise DeviceError(f'device "{device}" not found; this process has {_devices()}')
     return torch.device(device)
 
 

@@ -202,7 +202,9 @@ def build_optimizer(
         raise ModelError(f"{one} returned {type(found).__name__}, not a torch.optim.Optimizer")
     closure = inspect.signature(found.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
-        raise ModelError(f"{one}: its step needs a closure, and our loop steps without; choose another")
+        raise ModelError(
+            f"{one}: its step needs a closure, which the built-in loop does not give; choose another"
+        )
     for group in found.param_groups:
         group.setdefault("base_lr", group["lr"])
     return found

@@ -228,7 +228,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors or a torch file by name, whatever they are wrapped in."""
     where = f'model.weights = "{path}"'
     if not is_file(path, "model.weights"):
-        raise ModelError(f"{where}: there is no such file; name one that is there")
+        raise ModelError(f"{where}: no such file; name one that exists")
     try:
         if path.suffix == ".safetensors":
             return read_weights(path)[0]

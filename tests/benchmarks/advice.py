@@ -57,7 +57,7 @@ LENGTHS = (20, 60, 100, 200)
 
 def told(record: StudyRecord) -> list[str]:
     """Returns the advice that claims an effect; what was counted (few trials, not confirmed) is left out."""
-    counted = ("hpsearch confirm", "are few", "diverged: add")
+    counted = ("hpsearch confirm", "too few for", "diverged: add")
     return [sentence for sentence in advice(record) if not any(words in sentence for words in counted)]
 
 

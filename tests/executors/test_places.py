@@ -104,7 +104,7 @@ def test_fewer_workers_than_asked_for_are_told(gpus, caplog):
     ("count", "option", "sentence"),
     [
         (0, "all", "--gpus all: there is no GPU on this machine; use --gpus none"),
-        (0, "3", "GPU 3 is not there, this machine has none"),
+        (0, "3", "GPU 3 not found, this machine has none"),
         (2, "3", '"3" is not a GPU of this machine; there are 0 (0), 1 (1)'),
         (2, "0,0", "a GPU is listed twice"),
         (2, "first", '"first" is not a GPU number, UUID or MIG name; there are 0 (0), 1 (1)'),

@@ -216,7 +216,7 @@ def test_an_address_that_no_node_can_reach_is_refused(programs: Programs, tmp_pa
     executor = SlurmExecutor(RunFolder(tmp_path, "s"), Cluster())
     programs.write("sinfo", f"printf '{here}\\nn2\\n'")
     with pytest.raises(
-        UserError, match=r"--listen: the way to Slurm's controller head is 127\..*; give an address"
+        UserError, match=r"--listen: the route to Slurm's controller head is 127\..*; give an address"
     ):
         executor.default_host()
     programs.write("sinfo", f"echo {here}")

@@ -71,7 +71,7 @@ def test_a_node_that_goes_costs_an_epoch_and_one_that_comes_is_used(cluster, tmp
         assert driver.wait(timeout=300) == 0, bench.output()
         said = {text for text in exits(bench) if "is not needed" not in text}
         assert said, "nobody was there"
-        assert said <= {"its node of Ray has gone", "its node of Ray cannot be reached"}, said
+        assert said <= {"its Ray node has gone", "its Ray node cannot be reached"}, said
         bench.check(faults=2)
     finally:
         bench.end()

@@ -37,7 +37,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(cuda: "torch.dev
 
     with pytest.raises(DeviceError) as error:
         device.choose("cuda:99")
-    assert 'device "cuda:99" is not there; this process has cpu, cuda:0 (' in str(error.value)
+    assert 'device "cuda:99" not found; this process has cpu, cuda:0 (' in str(error.value)
     assert torch.cuda.get_device_name(0) in str(error.value)
 
 

@@ -205,7 +205,7 @@ def test_every_reader_of_damaged_attributes_says_so(
     options = options_in(tmp_path)
     where = ["--storage", options.storage, "--run-folder", str(options.run_folder)]
     commands = (
-        ["best", "s"], ["report", "s", "--out", str(tmp_path / "s.html")], ["predict", "s", "x.png"],
+        ["best", "s"], ["report", "s", "--output", str(tmp_path / "s.html")], ["predict", "s", "x.png"],
         ["export", "s"], ["export", "s", "--study"], ["compare", "s", "whole"], ["refit", "s"],
     )  # fmt: skip
     sound = writable(tmp_path).user_attrs["confirm_summary"]
@@ -229,7 +229,7 @@ def test_every_reader_of_damaged_attributes_says_so(
     for stored in ("{", "[{}]", "{}"):
         writable(tmp_path).set_user_attr("test_openings", stored)
         assert (
-            run_command(["report", "s", "--out", str(tmp_path / "s.html"), *where[:2]])
+            run_command(["report", "s", "--output", str(tmp_path / "s.html"), *where[:2]])
             == 2 - (stored == "[{}]") * 2
         )
         plan_deletion("s", options.storage, options.run_folder)
@@ -477,7 +477,7 @@ def test_what_is_said_of_a_refit_of_the_search_does_not_claim_a_confirmation(tmp
     told = _told(record, course, linked, linked.trials[0], {}, options, [])
     assert "confirmed" not in " ".join(told.lines)
     assert f"still use trial {record.best.number}, the search's best by now" in told.lines[-1]
-    assert "hand it out" in found.lines[-1]
+    assert "use it from now on" in found.lines[-1]
 
 
 def test_patterns_whose_order_an_older_version_lost_are_named_before_training(
@@ -585,7 +585,7 @@ def test_what_the_best_is_expected_to_be_stands_beside_it_until_it_is_confirmed(
     expected = best.answer.expected
     assert expected is not None
     said = expected.text
-    assert said.startswith("the best of many is lucky: trained anew, val_loss ")
+    assert said.startswith("the best of many is partly luck: when trained again, expect val_loss ")
     for command in ("best", "status"):
         assert run_command([command, "s", "--storage", url]) == 0
         assert said in capsys.readouterr().out

@@ -155,8 +155,8 @@ def test_several_columns_that_may_be_the_labels_are_refused(tmp_path: Path) -> N
     table(folder, "image,finding,sex", *rows)
     with pytest.raises(
         DataError,
-        match=r'any of the columns "finding" of metadata.csv, "sex" of metadata.csv may be the labels; call the one '
-        'that is meant "label"',
+        match=r'any of the columns "finding" of metadata.csv, "sex" of metadata.csv may be the labels; name the right '
+        'one "label"',
     ):
         look(folder)
 
@@ -460,7 +460,7 @@ def test_published_weights_on_the_machine_are_taken(photos: Path, tmp_path: Path
             ["photos", "--minutes", "1e300"],
             "--minutes: must be above 0 and at most 525,600 (a year), got 1e+300",
         ),
-        (["photos", "--output", "taken.toml"], "--output: taken.toml is there already; remove it"),
+        (["photos", "--output", "taken.toml"], "--output: taken.toml already exists; remove it"),
         (["photos", "--output", "study.txt"], '--output: "study.txt" does not end in .toml'),
         (["photos", "--output", "taken.toml/s.toml"], "taken.toml is a file; name another place"),
         (["nowhere"], "/nowhere does not exist; name the folder of the photographs"),
@@ -515,7 +515,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(
         (["photos", "--minutes", "nan"], "--minutes: must be above 0 and at most 525,600 (a year), got nan"),
         (
             ["nowhere"],
-            "FOLDER: nowhere is not the folder of study.toml, which is there already and has data.root = ph",
+            "FOLDER: nowhere is not the folder of study.toml, which already exists and has data.root = ph",
         ),
     ],
 )
@@ -757,7 +757,7 @@ def test_another_seed_is_written_into_the_file(
     capfd.readouterr()
     assert run([*auto, "--seed", "8"]) == 2
     told = capfd.readouterr().err
-    assert told.endswith("is there already and has 7; leave it out, or name another file with --output\n")
+    assert told.endswith("already exists and has 7; leave it out, or name another file with --output\n")
 
 
 def test_the_study_file_of_an_earlier_call_is_taken_as_it_is(photos: Path, tmp_path: Path) -> None:
@@ -765,5 +765,5 @@ def test_the_study_file_of_an_earlier_call_is_taken_as_it_is(photos: Path, tmp_p
     spec = load_study_file(tmp_path / "study.toml")
     assert spec.data.root == str(photos)
     shutil.rmtree(photos)
-    with pytest.raises(HpsearchError, match="is there already"):
+    with pytest.raises(HpsearchError, match="already exists"):
         write_study(photos, 1, tmp_path / "study.toml", tmp_path / "runs")

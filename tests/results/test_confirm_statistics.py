@@ -287,7 +287,7 @@ def test_the_words_say_which_metrics_are_no_means_over_images(metric: str) -> No
     validation = {repeat: {**found, metric: 0.5 + 0.1 * repeat} for repeat, found in one.validation.items()}
     said = "\n".join(findings(confirmation([replace(one, validation=validation)], metric)))
     assert "other images of the same kind, by 50 validation images" in said
-    assert f"those of {metric}, which is no mean over images, new seeds alone" in said
+    assert f"those of {metric}, which is not a mean over images, new seeds alone" in said
     assert "not kept" not in said
 
 

@@ -104,7 +104,7 @@ def test_what_is_said_and_stored_of_folds(by_folds: tuple[Path, RunOptions, Outc
     lines = "\n".join(confirmation_lines(outcome.confirmation, outcome.record))
     for words in (
         "2 configurations, 4 folds each",
-        "on average over 4 folds, trained anew)",
+        "on average over 4 folds, trained again)",
         "validation metrics are means over 4 folds of the images outside the test part",
         "Nadeau and Bengio's (2003) correction",
     ):

@@ -163,7 +163,7 @@ def test_a_foreign_trial_is_left_out_everywhere_and_counted_one_way(tmp_path, ac
     place = ["--storage", url, "--run-folder", runs]
     for words in (["status", "s"], ["best", "s"], ["list"], ["list", "--json"], ["export", "s", "--epochs"]):
         assert command([*words, *place]) == 0
-    assert command(["report", "s", "--storage", url, "--out", str(tmp_path / "r.html")]) == 0
+    assert command(["report", "s", "--storage", url, "--output", str(tmp_path / "r.html")]) == 0
     said = capsys.readouterr()
     assert "8 of 8 trials finished" in said.out
     assert "1 trial of another program, not counted here" in said.out
@@ -515,7 +515,7 @@ def test_what_the_other_study_has_fixed_counts_as_its_value(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"study": {"warm_start": ["odl"]}}, 'study.warm_start: "odl" is not there; did you mean "old"'),
+        ({"study": {"warm_start": ["odl"]}}, 'study.warm_start: "odl" was not found; did you mean "old"'),
         (
             {"study": {"metric": "val_error"}},
             "\"old\" has study.metric = 'val_loss', so its values cannot be used",
@@ -577,7 +577,7 @@ def test_a_study_whose_opening_fails_is_not_left(tmp_path, monkeypatch):
     [
         (
             {"study": {"warm_start": ["old", ""]}},
-            "study.warm_start: names a study by an empty text; name studies of the same database",
+            "study.warm_start: holds an empty name; name studies of the same database",
         ),
         ({"study": {"name": "old"}}, 'study.warm_start: names the study "old" itself; remove it'),
         (

@@ -382,7 +382,7 @@ def test_the_epochs_of_paused_trials_count_towards_the_studys(tmp_path: Path) ->
     executor = CurveExecutor(rough)
     summary = run(spec, options_in(tmp_path), executor=executor)
     trials = trials_in(tmp_path)
-    assert summary.reason == "max_epochs_total = 20 epochs are trained"
+    assert summary.reason == "max_epochs_total = 20 epochs have been trained"
     assert len(executor.log) == 20
     assert all(trial.state.is_finished() for trial in trials)
     ended = [trial for trial in trials if trial.user_attrs["stop_reason"] == "study_end"]
@@ -474,7 +474,7 @@ def levels(trial: TrialRun) -> Script:
 def test_a_paused_trial_that_reaches_the_target_ends_the_study(tmp_path: Path) -> None:
     executor = CurveExecutor(levels)
     summary = run(equal(target_value=3.0), options_in(tmp_path), executor=executor)
-    assert summary.reason == "the target value 3 is reached: 3"
+    assert summary.reason == "the target value 3 has been reached: 3"
     assert [number for number, *_ in executor.log] == [0, 1]
     assert summary.best is not None
     assert summary.best.number == 1

@@ -176,7 +176,7 @@ def test_a_study_whose_disk_is_full_goes_on_when_there_is_room(
     assert summary.exit_status == 1
     assert summary.can_go_on
     assert re.search(
-        r"cannot be written .*: No space left on device\..* is intact; make room", summary.reason
+        r"cannot be written .*: No space left on device\..* is intact; free some space", summary.reason
     )
     [trial] = [path for path in RunFolder(disk, "s").trials.iterdir() if any(path.glob("*/*.json"))]
     [record] = [json.loads(path.read_text()) for path in trial.glob("*/checkpoint.json")]

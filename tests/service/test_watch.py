@@ -39,9 +39,10 @@ def trials_in(folder: Path) -> list[FrozenTrial]:
 @pytest.mark.parametrize(
     ("limits", "reached", "reason"),
     [
-        ({"target_value": 0.5}, (0.5, 0, 0, 0.0), "the target value 0.5 is reached: 0.5"),
+        ({"target_value": 0.5}, (0.5, 0, 0, 0.0), "the target value 0.5 has been reached: 0.5"),
         ({"target_value": 0.5}, (0.51, 0, 0, 0.0), None),
-        ({"target_value": 0.5, "metric": "val_macro_f1"}, (0.51, 0, 0, 0.0), "the target value 0.5 is reached: 0.51"),
+        ({"target_value": 0.5, "metric": "val_macro_f1"}, (0.51, 0, 0, 0.0),
+         "the target value 0.5 has been reached: 0.51"),
         ({"target_value": 0.5}, (None, 0, 0, 0.0), None),
         ({"patience_trials": 3}, (0.5, 2, 0, 0.0), None),
         ({"patience_trials": 3}, (0.5, 3, 0, 0.0), SINCE.format("3: 3 trials")),
@@ -50,10 +51,10 @@ def trials_in(folder: Path) -> list[FrozenTrial]:
         ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, None), None),
         ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, (0.1, 40)), None),
         ({"improvement": {"by": 0.01}}, (0.5, 0, 8, 0.0, (0.0991, 40)),
-         "improvement: that the best value 0.5 improves by more than 0.01 within the next 40 epochs has a "
-         "chance of 9.9%, less than 10.0%"),
+         "improvement: the chance that the best value 0.5 improves by more than 0.01 within the next 40 epochs "
+         "is 9.9%, less than 10.0%"),
         ({"max_epochs_total": 9}, (0.5, 0, 8, 0.0), None),
-        ({"max_epochs_total": 9}, (0.5, 0, 9, 0.0), "max_epochs_total = 9 epochs are trained"),
+        ({"max_epochs_total": 9}, (0.5, 0, 9, 0.0), "max_epochs_total = 9 epochs have been trained"),
         ({"max_device_hours": 0.5}, (0.5, 0, 0, 1799.0), None),
         ({"max_device_hours": 0.5}, (0.5, 0, 0, 1800.0), "max_device_hours = 0.5 h of training are used up"),
     ],
@@ -71,7 +72,7 @@ def test_paused_trials_wait_for_the_next_run_or_end_with_the_time(
 ) -> None:
     spec = spec_of("auto", trials=5_000, timeout=1.0, at_timeout=at_timeout)
     summary = run(spec, options_in(tmp_path), executor=CurveExecutor(rough))
-    assert summary.reason == "the timeout of 1 s is over"
+    assert summary.reason == "the timeout of 1 s has been reached"
     assert bool(summary.counts.get("PAUSED")) == paused
     if paused:
         return
@@ -210,7 +211,7 @@ def test_the_sentence_stands_in_status_and_report_until_the_limit_is_raised(
     executor = CurveExecutor(rough)
     url = f"sqlite:///{tmp_path}/s.db"
     run(spec_of(policy, trials=60, max_epochs_total=20), options_in(tmp_path), executor=executor)
-    sentence = "ended by itself: max_epochs_total = 20 epochs are trained"
+    sentence = "ended by itself: max_epochs_total = 20 epochs have been trained"
     assert sentence in status_lines(study_status("s", url, tmp_path))
     assert f"It {sentence}." in markdown(report(read_study("s", url), None))
     run(
@@ -222,7 +223,7 @@ def test_the_sentence_stands_in_status_and_report_until_the_limit_is_raised(
     assert not any("by itself" in line for line in status_lines(study_status("s", url, tmp_path)))
     assert "by itself" not in markdown(report(read_study("s", url), None))
     summary = run(spec_of(policy, trials=60, max_epochs_total=40), options_in(tmp_path), executor=executor)
-    assert summary.reason == "max_epochs_total = 40 epochs are trained"
+    assert summary.reason == "max_epochs_total = 40 epochs have been trained"
 
 
 @pytest.mark.parametrize(

@@ -119,17 +119,17 @@ def refusal(text: str) -> str:
             "data.augment.flip.p",
             ["at most 1", "got 2"],
         ),
-        (DATA + SEARCH + "[model]\nname = 5", "model.name", ["a text in quotes", "got 5"]),
+        (DATA + SEARCH + "[model]\nname = 5", "model.name", ["a string in quotes", "got 5"]),
         (DATA + SEARCH + "[model.args]\nx = nan", "model.args", ["must be finite", "got nan"]),
         (DATA + SEARCH + "[function]\nday = 2020-01-02", "function", ["2020-01-02", "date", "in quotes"]),
         (DATA + SEARCH + "[train]\nepochs = 0", "train.epochs", ["at least 1", "got 0"]),
         (DATA + SEARCH + "[train]\nlearning_rate = nan", "train.learning_rate", ["finite number", "nan"]),
         (DATA + SEARCH + '[train]\noptimizer = "adm"', "train.optimizer", ['"adm"', '"adam"?']),
-        (DATA + SEARCH + "[train]\noptimizer = 3", "train.optimizer", ["must be a text in quotes, got 3"]),
+        (DATA + SEARCH + "[train]\noptimizer = 3", "train.optimizer", ["must be a string in quotes, got 3"]),
         (
             DATA + SEARCH + "[train.args.optimizer]\nrho = 0.9",
             "train.args.optimizer",
-            ['for a builder of your own, and train.optimizer = "sgd" is ours; remove it'],
+            ['for a builder of your own, and train.optimizer = "sgd" is built in; remove it'],
         ),
         (DATA + SEARCH + "[train.args.loss_]\nx = 1", "train.args.loss_", ["unknown key", '"loss"?']),
         (
@@ -138,7 +138,7 @@ def refusal(text: str) -> str:
             ["train.metrics has no such metric; remove it"],
         ),
         (DATA + SEARCH + OWN_METRIC.format("dice"), "train.metrics", ['"dice" is not a valid name', "val_"]),
-        (DATA + SEARCH + OWN_METRIC.format("val_auc"), "train.metrics.val_auc", ["is a metric of ours"]),
+        (DATA + SEARCH + OWN_METRIC.format("val_auc"), "train.metrics.val_auc", ["is a built-in metric"]),
         (
             DATA
             + SEARCH
@@ -150,7 +150,7 @@ def refusal(text: str) -> str:
         (
             SEARCH + '[train]\nfunction = "a:b"\nloss = "c:d"',
             "train.loss",
-            ['is for our loop, and train.function = "a:b" replaces it; remove it'],
+            ['is for the built-in loop, and train.function = "a:b" replaces it; remove it'],
         ),
         (DATA + SEARCH + '[train]\nbatch_size = "all"', "train.batch_size", ['"full"', "got 'all'"]),
         (DATA + SEARCH + "[train]\nbatch_size = -1", "train.batch_size", ["at least 1", "got -1"]),
@@ -221,7 +221,7 @@ def test_a_wrong_field_is_named_with_its_value_and_a_remedy(text: str, field: st
         ('"train.optimizer" = { low = 1, high = 2 }', "train.optimizer", ["a list of choices, not a range"]),
         ('"train.optimizer" = ["sgd", "adm"]', "train.optimizer", ['"adm"', 'did you mean "adam"?']),
         ('"data.image_size" = [0, 8]', "data.image_size", ["at least 1", "got 0"]),
-        ('"model.freeze" = [[1], ["fc.*"]]', "model.freeze", ["model.freeze.0", "text in quotes", "got 1"]),
+        ('"model.freeze" = [[1], ["fc.*"]]', "model.freeze", ["model.freeze.0", "string in quotes", "got 1"]),
         ('"model.args.net.width" = [1, 2]', "model.args.net.width", ['no table "net"', "add it"]),
         ('"data.augment.flip.p" = [0.5]', "data.augment.flip.p", ['no "flip"', "add { name"]),
         (
@@ -814,7 +814,7 @@ def test_a_limit_that_nobody_can_keep_is_refused(require: str, sentence: str) ->
 
 def test_a_training_function_cannot_be_held_to_what_its_model_takes() -> None:
     own = f'{DATA}[train]\nfunction = "a:b"\n{SEARCH}'
-    with pytest.raises(StudyFileError, match="so that macs cannot be known"):
+    with pytest.raises(StudyFileError, match="so macs cannot be known"):
         study(f'[study]\nrequire = {{ macs = "< 5" }}\n{own}')
     assert study(f'[study]\nrequire = {{ seconds = "< 5" }}\n{own}').measured == []
 

@@ -29,7 +29,7 @@ def test_unknown_devices_are_refused(name: str) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(DeviceError, match=r'device "cuda:99" is not there; this process has .*cpu'):
+    with pytest.raises(DeviceError, match=r'device "cuda:99" not found; this process has .*cpu'):
         devices.choose("cuda:99")
 
 

@@ -150,7 +150,9 @@ def test_parts_that_do_not_do_are_refused_before_training(
 
 def test_smoothing_is_for_losses_of_ours(engine: PlainEngine, tmp_path: Path) -> None:
     train = {"loss": f"{PARTS}:cross_entropy", "label_smoothing": 0.1}
-    with pytest.raises(StudyFileError, match=r"train\.label_smoothing = 0\.1 is for losses of ours"):
+    with pytest.raises(
+        StudyFileError, match=r"train\.label_smoothing = 0\.1 works only with built-in losses"
+    ):
         engine.admit(make_run(tmp_path, train=train))
 
 

@@ -161,8 +161,8 @@ def test_errors_by_label_are_told_the_worst_first() -> None:
     [
         ({"loss": "cross_entropy"}, "may have several labels; choose binary_cross_entropy"),
         ({"loss": "mse"}, "may have several labels; choose binary_cross_entropy"),
-        ({"sampling": "balanced"}, 'remove it, and let train.class_weights = "balanced" weigh them'),
-        ({"loss": "tests.parts:build", "class_weights": "balanced"}, "is your own; weigh the labels there"),
+        ({"sampling": "balanced"}, 'remove it, and let train.class_weights = "balanced" weight them'),
+        ({"loss": "tests.parts:build", "class_weights": "balanced"}, "is your own; weight the labels there"),
     ],
 )
 def test_what_does_not_suit_several_labels_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -70,7 +70,7 @@ def write_study(
     """
     _check_minutes(minutes)
     if is_there(output, "--output"):
-        raise UserError(f"--output: {output} is there already; remove it, or name another file")
+        raise UserError(f"--output: {output} already exists; remove it, or name another file")
     if output.suffix != ".toml":
         raise UserError(f'--output: "{output}" does not end in .toml, as study files do; add it')
     refuse_unwritable(output, "--output")
@@ -204,7 +204,7 @@ class Auto:
         rest = self._rest(spec, found)
         more = self.left - 2 * self.start - (0.0 if rest is None else rest.reserve)
         if rest is not None and found.can_go_on and more > WORTH:
-            say(f"what follows leaves {more:.0f} s: the search continues")
+            say(f"{more:.0f} s are left beside what follows: the search continues")
             found = self._search(more, "wait")
             rest = self._rest(spec, found)
             more = self.left - 2 * self.start
@@ -246,15 +246,15 @@ class Auto:
             root = spec.data.root or "data"
             if not are_same(self.folder, root):
                 raise UserError(
-                    f"FOLDER: {self.folder} is not the folder of {self.output}, which is there already and has "
+                    f"FOLDER: {self.folder} is not the folder of {self.output}, which already exists and has "
                     f"data.root = {root}; name that folder, or another file with --output"
                 )
             if self.seed not in (None, spec.study.seed):
                 raise UserError(
-                    f"--seed: {self.seed} is not the seed of {self.output}, which is there already and has "
+                    f"--seed: {self.seed} is not the seed of {self.output}, which already exists and has "
                     f"{spec.study.seed}; leave it out, or name another file with --output"
                 )
-            say(f"{self.output} is there already and is used as it is: study {spec.study.name}")
+            say(f"{self.output} already exists and is used as it is: study {spec.study.name}")
             return spec
         from hpsearch.results.commands.proposal import summary_lines
 

@@ -173,7 +173,7 @@ def _figures(described: Mapping[str, Any], attrs: Mapping[str, Any]) -> Iterator
     anew, val = "with several seeds", "the validation part"
     if "folds" in summary:
         anew, val = f"on {summary['folds']} folds", "the images left out of each"
-    yield f"The configuration, trained anew {anew}; `val_` is {val}, `test_` the test part."
+    yield f"The configuration, trained again {anew}; `val_` is {val}, `test_` the test part."
     yield ""
     yield from _rows(head, rows)
     if answer["refit"] is not None:

@@ -62,6 +62,6 @@ def _ready(executor: Executor, folder: RunFolder, say: Callable[[str], None]) ->
                 case WorkerExit():
                     raise UserError(
                         f"--run-folder: a worker elsewhere did not come to use {folder.root}: {message.reason}; if its "
-                        f"last words do not say why, {_REMEDY}; or it does not reach this machine: see --listen\n"
+                        f"last output does not say why, {_REMEDY}; or it does not reach this machine: see --listen\n"
                         f"{message.stderr}".rstrip()
                     )

@@ -312,12 +312,12 @@ def _lines(
     yield _said(f"trials = {trials}", "more than are expected in the time, which is the limit")
     if facts.task == "multilabel":
         yield _said(
-            'metric = "val_average_precision"', "how well each label is ranked, each counting as much"
+            'metric = "val_average_precision"', "how well each label is ranked, each counting equally"
         )
     elif unbalanced:
         why = (
             f"of the pictures for training, {common} are of the commonest class and {rare} of the rarest: here each "
-            "class counts as much"
+            "class counts equally"
         )
         yield _said('metric = "val_macro_f1"', why)
     yield from ("", "[data]", 'dataset = "folder"')
@@ -368,7 +368,7 @@ def _lines(
     yield from ("", "[search]")
     yield _said(
         "learning_rate = { low = 1e-4, high = 1e-2, log = true }",
-        "on three of four sets of pictures 1e-2 was too much already",
+        "on three of four sets of pictures 1e-2 was already too much",
     )
     sizes = [size for size in (16, 32, 64, 128) if size <= max(16, facts.train // 16)][-3:]
     sizes = [size for size in sizes if size <= facts.train] or [max(1, facts.train // 2)]

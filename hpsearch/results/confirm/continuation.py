@@ -125,8 +125,8 @@ def continue_trial(
         return left("the trial is not finished; continue it again to resume it", status or 1)
     if not is_value(longer):
         why = longer.attrs.get("stop_detail") or longer.stop_reason
-        again = "; continue it again to train it once more" if broke_off(longer) else ""
-        return left(f"the continuation of trial {source.number} broke off: {why}{again}", 1)
+        again = "; continue it again to retry" if broke_off(longer) else ""
+        return left(f"the continuation of trial {source.number} failed: {why}{again}", 1)
     number = _enter(record, spec, longer, options)
     found = read_study(record.name, options.storage)
     return Continued(
@@ -219,7 +219,7 @@ def _refuse_stretched(spec: StudySpec, number: int) -> None:
         what = "is a function of yours that is given all" if is_own(train.schedule) else "stretches over all"
         raise UserError(
             f'train.schedule: "{train.schedule}" {what} epochs of a trial, so that those of trial {number} are not '
-            'the first ones of a longer trial; search with "wsd" (its cooldown is trained anew) or "constant"'
+            'the first ones of a longer trial; search with "wsd" (its cooldown is trained again) or "constant"'
         )
 
 

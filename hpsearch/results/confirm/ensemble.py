@@ -161,15 +161,13 @@ def join(
     refuse_linked(record, f"best --{kind}")
     spec = record.spec
     if spec is None or spec.train.function is not None:
-        raise UserError(
-            f"--{kind}: the models of a training function of your own are known to it alone; join them there"
-        )
+        raise UserError(f"--{kind}: only your own training function knows its models; join them there")
     linked = read_linked(record, SUFFIX, options.storage)
     for one in (spec, linked.spec if linked is not None else None):
         if one is not None and one.data.split.folds is not None:
             raise UserError(
                 f"--{kind}: the models of {one.study.name} were validated on {one.data.split.folds} different folds, "
-                "so that there are no images to choose among them by that none has learned; "
+                "so no images are left that are new to all of them; "
                 f"`hpsearch refit {record.name}` trains one model on all of them"
             )
     members, single = _members(record, linked, options)
@@ -356,8 +354,8 @@ def _same_start(members: Sequence[Member], single: Member) -> list[Member]:
     """
     if single.spec.model.weights is None:
         raise UserError(
-            "--average: its models started from random weights, each from its own, and the mean of such weights is no "
-            "model; set model.weights, or use --ensemble"
+            "--average: its models started from random weights, each from its own, and the mean of such weights is not "
+            "a model; set model.weights, or use --ensemble"
         )
     return [one for one in members if _built_by(one.spec) == _built_by(single.spec)]
 
@@ -413,9 +411,7 @@ def _refit(record: StudyRecord, options: RunOptions, notes: list[str]) -> Member
     trial = next(one for one in linked.trials if one.number == found.number)
     path = weights_here(options, linked.name, trial)
     if path is None:
-        notes.append(
-            "the weights of the refit, which is handed out, are not here, so that it is not compared"
-        )
+        notes.append("the weights of the refit, the model in use, are not here, so it is not compared")
         return None
     text = f"the refit of {linked.trial_name(trial)}"
     return Member(text, linked.spec.with_hparams(trial.hparams), path)

@@ -163,7 +163,7 @@ def planned_folds(
     if seeds and folds:
         raise UserError(
             f"--folds {folds}: each fold is trained once, with a seed of its own, which --seeds {seeds} contradicts; "
-            "leave one of both out"
+            "leave one of them out"
         )
     if seeds and own:
         raise UserError(
@@ -246,8 +246,8 @@ def continued(
         if isinstance(stored, str) and is_same_study(stored, spec):
             raise DigestMismatch(
                 f'study "{spec.study.name}" was trained by an older version, which took the keys of tables in '
-                "alphabetical order and not in that of the study file, and so is about other models; delete it "
-                f"(`hpsearch delete {spec.study.name}`) and let it be trained again"
+                "alphabetical order, not in that of the study file, so its models are different ones; delete it "
+                f"(`hpsearch delete {spec.study.name}`) and have it trained again"
             )
         lines = "\n".join(f"  {line}" for line in differences(before.spec, spec))
         raise DigestMismatch(

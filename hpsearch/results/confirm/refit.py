@@ -134,9 +134,7 @@ def refit(
     whole = [trial for trial in trials if is_value(trial)]
     if not whole:
         why = trials[0].attrs.get("stop_detail") or trials[0].stop_reason
-        return Refitted(
-            record.name, None, (f"the refit broke off: {why}; refit again to train it once more",), 1
-        )
+        return Refitted(record.name, None, (f"the refit failed: {why}; refit again to retry",), 1)
     trial = min(whole, key=lambda one: math.inf if one.score is None else one.score)
     if said := _strayed(record, plan, trial):
         return Refitted(record.name, None, (said,), 1)
@@ -154,7 +152,7 @@ def _compared(losses: Sequence[float], tried: int) -> str:
     broken = tried - len(losses)
     return (
         f"the best of {len(losses)} by training loss: {number(lowest)}"
-        f"{f', the others {span}' if others else ''}{f'; {broken} broke off' if broken else ''}"
+        f"{f', the others {span}' if others else ''}{f'; {broken} failed' if broken else ''}"
     )
 
 
@@ -179,7 +177,7 @@ def plan_refit(record: StudyRecord, url: str, search: bool) -> RefitPlan:
         why = f" ({'; '.join(found.notes)})" if found.notes else ""
         raise UserError(
             f'study "{record.name}" is not confirmed{why}; run `hpsearch confirm {record.name}` first, or give '
-            f"--search to refit the search's first, trial {record.best.number}"
+            f"--search to refit the search's best trial, {record.best.number}"
         )
     if search or found.confirmed is None:
         plan = _searched(record, record.best)
@@ -246,9 +244,9 @@ def _strayed(record: StudyRecord, plan: RefitPlan, trial: TrialRecord) -> str:
     if last <= max(known) + STRAYED * guessing:
         return ""
     return (
-        f"the refit ended with a training loss of {number(last)}, and what it was to repeat had {number(max(known))} "
-        "at most after as many epochs: it is neither tested nor handed out; `best`, `predict` and `load_best_model` "
-        f"use trial {trial.attrs[CONFIRMS]} as before; search with smaller learning rates"
+        f"the refit ended with a training loss of {number(last)}, and the trainings that it repeats had at most "
+        f"{number(max(known))} after as many epochs: it is neither tested nor used; `best`, `predict` and "
+        f"`load_best_model` use trial {trial.attrs[CONFIRMS]} as before; search with smaller learning rates"
     )
 
 
@@ -349,7 +347,7 @@ def _told(
     )
     set_attrs(options.storage, record.name, {REFIT: json.dumps(asdict(found))})
     answer = read_study(record.name, options.storage).answer
-    handed = "`best --save`, `predict` and `load_best_model` hand it out from now on"
+    handed = "`best --save`, `predict` and `load_best_model` use it from now on"
     if answer.refit is None:
         why = "the search's best by now" if answer.status == NOT_CONFIRMED else "which is confirmed"
         handed = f"`best`, `predict` and `load_best_model` still use trial {answer.trial}, {why}"

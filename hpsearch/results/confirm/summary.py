@@ -301,10 +301,8 @@ def shortfalls(
     said = []
     if result.failed:
         lost = [one for one in trials.values() if not is_value(one)]
-        again = "; confirm again to train what broke off once more" if any(map(broke_off, lost)) else ""
-        said.append(
-            f"trial {trial}: {result.failed} of {counted(seeds, repeat)} broke off: {_why(lost)}{again}"
-        )
+        again = "; confirm again to retry" if any(map(broke_off, lost)) else ""
+        said.append(f"trial {trial}: {result.failed} of {counted(seeds, repeat)} failed: {_why(lost)}{again}")
     if len(have) < seeds:
         said.append(f"trial {trial}: {metric} is over {counted(len(have), repeat)} instead of {seeds}")
     return said
@@ -319,7 +317,7 @@ def trained_again(
         tries: the linked study's trials by repeat, of which the last one counts.
     """
     return [
-        f"trial {trial}: {repeat} {number} was trained again after it broke off: {_why(found[:-1])}"
+        f"trial {trial}: {repeat} {number} was trained again after it failed: {_why(found[:-1])}"
         for number, found in sorted(tries.items())
         if len(found) > 1
     ]

@@ -46,7 +46,7 @@ def _optimism(confirmation: Confirmation, result: Result) -> str:
     again = sign(confirmation.better) * found.mean
     where, anew = "on the same validation data", "with new seeds"
     if confirmation.by_folds:
-        where, anew = "on validation data", f"over {confirmation.folds} folds, trained anew"
+        where, anew = "on validation data", f"over {confirmation.folds} folds, trained again"
     return (
         f"the search's best value {words}: its optimism is {_mean(found, True, confirmation.repeat)} (trial {trial}, "
         f"{confirmation.metric} {where}: {number(result.candidate.promised)} in the search, "
@@ -82,12 +82,12 @@ def _coverage(confirmation: Confirmation) -> list[str]:
     shown = " and ".join(counted(images, f"{part} image") for part, images in both.items())
     rest = "".join(f"; those of the {part} new seeds alone" for part in counts if part not in both)
     if whole:
-        are = "is no mean" if len(whole) == 1 else "are no means"
+        are = "is not a mean" if len(whole) == 1 else "are not means"
         rest += f"; those of {' and '.join(whole)}, which {are} over images, new seeds alone"
     return [
         f"the 95 % intervals cover new seeds and other images of the same kind, by {shown}{rest}; those of the "
-        "optimism cover new seeds alone, as it compares values on the same images. None covers that the validation "
-        "images chose the configurations and epochs"
+        "optimism cover new seeds alone, as it compares values on the same images. None accounts for the choice of "
+        "configurations and epochs by the validation images"
     ]
 
 
@@ -109,8 +109,8 @@ def _folds_coverage(confirmation: Confirmation) -> list[str]:
         f"validation metrics are means over {confirmation.folds} folds of the images outside the test part, each "
         "validated by the model that had not learned it. The 95 % intervals cover other images of the same kind for "
         "training and validation, and new seeds, by the spread of the folds and Nadeau and Bengio's (2003) correction "
-        f"for the images that their training parts share{rest}. None covers that the validation images chose the "
-        "configurations and epochs"
+        f"for the images that their training parts share{rest}. None accounts for the choice of "
+        "configurations and epochs by the validation images"
     ]
 
 
@@ -216,7 +216,7 @@ def _share(value: float | None) -> str:
 def reliability_sentence(found: Mapping[str, Any]) -> str:
     """Returns how far probabilities are from the share of right answers, in words."""
     return (
-        f"calibration on the test part: what a model is certain of differs from the share of right answers by "
+        f"calibration on the test part: a model's certainty differs from the share of right answers by "
         f"{found['ece']:.1%} on average (ECE)"
     )
 

@@ -156,7 +156,7 @@ def add_user(file: Path, name: str, password: str) -> bool:
     if not SHORTEST <= len(password) <= LONGEST:
         raise UserError(f"the password has {len(password)} characters; it needs {SHORTEST} to {LONGEST}")
     if _CONTROL.search(password):
-        raise UserError("the password holds control characters; take others")
+        raise UserError("the password holds control characters; choose another one")
     hashes = _read(file) if is_there(file, "--auth") else {}
     is_new = name not in hashes
     hashes[name] = hash_password(password)
@@ -226,7 +226,7 @@ def _read(file: Path) -> dict[str, PasswordHash]:
 def _check_mode(file: Path, status: os.stat_result) -> None:
     if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise UserError(f"--auth {file}: others may use it (mode {mode:04o}); run chmod 600 {file}")
+        raise UserError(f"--auth {file}: other users may access it (mode {mode:04o}); run chmod 600 {file}")
 
 
 def _entry(file: Path, number: int, line: str) -> tuple[str, PasswordHash]:

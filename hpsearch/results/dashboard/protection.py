@@ -33,7 +33,7 @@ REASONS = {
         "hpsearch itself writes the attributes of its studies' trials: write a note instead"
     ),
     "/api/studies/<study_id:int>/rename": (
-        "a study of hpsearch keeps its name, by which its study file and its run folder go"
+        "a study of hpsearch keeps its name, which its study file and its run folder depend on"
     ),
 }
 """optuna-dashboard's route -> why it is refused for a study that hpsearch drives."""

@@ -76,11 +76,13 @@ class Access:
     def __post_init__(self) -> None:
         if self.auth is None and not self.is_local:
             raise UserError(
-                f"--host {self.host}: everybody who reaches it could delete studies; give --auth FILE "
+                f"--host {self.host}: anyone who reaches it could delete studies; give --auth FILE "
                 "(made with --add-user NAME --auth FILE)"
             )
         if self.auth is None and self.proxy is not None:
-            raise UserError(f"--proxy {self.proxy}: give --auth FILE too, or the proxy's users all get in")
+            raise UserError(
+                f"--proxy {self.proxy}: give --auth FILE too, or everyone who reaches the proxy gets in"
+            )
         if self.proxy is not None and not same_address(self.proxy, self.proxy):
             raise UserError(
                 f"--proxy {self.proxy}: not an IP address; give the one that the proxy calls from"
@@ -118,7 +120,7 @@ class Dashboard:
         self.address = _address(access.host, self._server.port)
         self.warnings: tuple[str, ...] = ()
         if closed and not access.read_only:
-            self.warnings = (f"{file} may only be read: every change is refused",)
+            self.warnings = (f"{file} is read-only: every change is refused",)
         if not access.is_local and access.proxy is None:
             self.warnings += (
                 "passwords and data cross the network in the clear: put a proxy with TLS in front, on a "

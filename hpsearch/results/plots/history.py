@@ -196,7 +196,7 @@ def pieces(record: StudyRecord) -> Chart | None:
         id="pieces",
         title="Which trial got the epochs",
         caption="A bar is one piece: a trial is trained, paused while others are more promising, and resumed or "
-        "ended. Trials in many bars kept their promise.",
+        "ended. Trials with many bars stayed promising.",
         x=Axis("epochs trained by the study"),
         y=Axis("trial"),
         series=tuple(series),

@@ -132,9 +132,9 @@ def few_trials(record: StudyRecord) -> list[Claim]:
     more = "" if allowed else f"raise study.trials to {wanted} or more and "
     return [
         Claim(
-            f"{counted(len(record.finished), 'trial')} for {counted(len(tried), 'hyperparameter')} "
-            f"{'is' if len(record.finished) == 1 else 'are'} few",
-            f"{more}run the study again, it continues from here",
+            f"{counted(len(record.finished), 'trial')} {'is' if len(record.finished) == 1 else 'are'} too few for "
+            f"{counted(len(tried), 'hyperparameter')}",
+            f"{more}run the study again; it continues from here",
             ("study.trials",),
         )
     ]

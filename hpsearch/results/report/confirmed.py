@@ -102,7 +102,7 @@ def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:
         id="reliability",
         title="Certainty and right answers on the test part",
         caption="Each point is a tenth of the range of certainty, the larger the more answers. On the dashed line a "
-        "model is right as often as it is certain; below it is too certain, above too doubtful.",
+        "model is right as often as it is certain; below the line it is overconfident, above it underconfident.",
         x=Axis("certainty"),
         y=Axis("share of right answers"),
         series=(
@@ -114,7 +114,7 @@ def reliability_chart(bins: Sequence[Sequence[float]]) -> Chart:
                 Mark.POINTS,
                 sizes=tuple(8 + 16 * (count / most) ** 0.5 for count, _, _ in bins),
                 hover=tuple(
-                    f"{int(count):,} answers, certain by {certain:.1%}, {right:.1%} right"
+                    f"{int(count):,} answers: {certain:.1%} certain, {right:.1%} right"
                     for count, certain, right in bins
                 ),
                 order=1,

@@ -116,7 +116,7 @@ class Expected:
         """The same in words."""
         low, high = map(number, self.interval)
         return (
-            f"the best of many is lucky: trained anew, {self.metric} {number(self.value)} is to be expected (80 % "
+            f"the best of many is partly luck: when trained again, expect {self.metric} {number(self.value)} (80 % "
             f"interval {low} to {high} for the mean of {counted(self.repeats, 'repeat')})"
         )
 

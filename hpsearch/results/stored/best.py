@@ -70,9 +70,9 @@ class BestTrial:
     hparams: Mapping[str, Any]
     weights: str | None
     attrs: Mapping[str, Any] = field(repr=False)
-    answer: Answer = field(default=Answer(None, None))
-    weights_of: WeightsOf | None = None
-    front: tuple[OnFront, ...] = ()
+    answer: Answer = field(default=Answer(None, None), repr=False)
+    weights_of: WeightsOf | None = field(default=None, repr=False)
+    front: tuple[OnFront, ...] = field(default=(), repr=False)
 
     @property
     def is_here(self) -> bool:

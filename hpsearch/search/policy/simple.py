@@ -41,7 +41,7 @@ class Sampled:
     def report(self, number: int, epoch: int, value: float) -> Decision:
         if not self._view.should_prune(number):
             return CONTINUE
-        detail = f"the {self._view.spec.pruner.name} pruner cut it at epoch {epoch}"
+        detail = f"the {self._view.spec.pruner.name} pruner stopped it at epoch {epoch}"
         return Stop(Verdict(StopKind.PRUNER, detail))
 
     def notes(self, number: int, epochs: int) -> dict[str, Any]:

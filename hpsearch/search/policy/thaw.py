@@ -134,11 +134,11 @@ class Thaw(Pausing):
         goal = belief.best - 10 ** rng.uniform(*MARGIN) * max(1.0, -belief.best)
         pick = int(np.argmax(log_ndtr((goal - mean) / deviation)))
         if pick < len(paused):
-            why = f"of {len(paused)} paused and {len(units)} new trials the model hopes most of this one"
+            why = f"of {len(paused)} paused and {len(units)} new trials the model finds this one the most promising"
             return Resume(paused[pick].number, why), None
         if rng.random() < self._mixture.random:
             return New("a random point, so that the model sees what it does not expect"), self._random(rng)
-        return New("the model expects most of it"), self._cube.hparams(units[pick - len(paused)])
+        return New("the most promising point by the model"), self._cube.hparams(units[pick - len(paused)])
 
     def _budget(self, rng: np.random.Generator) -> Point | None:
         """Returns how much the next piece may take in the goals beside the metric: as much as a random trial.

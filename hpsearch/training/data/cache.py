@@ -76,7 +76,7 @@ class Cache:
                 raise
             raise DataError(
                 f"data.cache: cannot write decoded images to {self.folder}: {error.strerror}; free some "
-                "room, or name another folder"
+                "space, or name another folder"
             ) from error
         return path
 

@@ -183,7 +183,8 @@ def values(image: Image.Image, path: str | Path | IO[bytes] | None) -> Array:
     """
     if image.width * image.height > _MOST_DEEP:
         raise ValueError(
-            f"it has {image.width * image.height:,} pixels of more than 8 bits, of {_MOST_DEEP:,} at most; cut it"
+            f"it has {image.width * image.height:,} pixels of more than 8 bits, and at most "
+            f"{_MOST_DEEP:,} can be read; crop it"
         )
     raw, kind = _raw_mode(image), depth(image)
     if image.mode in _GREY:

@@ -323,8 +323,8 @@ def _parts_of_files(paths: Sequence[Path], spec: DataSpec) -> list[int | None]:
     if None in found:
         named, other = paths[[part is not None for part in found].index(True)], paths[found.index(None)]
         raise DataError(
-            f"data.labels: the name {named.name} says a part and {other.name} none; call all of them by train, val or "
-            "test, or none"
+            f"data.labels: the name {named.name} says a part and {other.name} none; name all of them after train, "
+            "val or test, or none"
         )
     if FREE not in found:
         raise DataError(

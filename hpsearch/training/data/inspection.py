@@ -181,7 +181,7 @@ def _listed(
     if len(fitting) > 1:
         columns = ", ".join(f'"{one.columns[0]}" of {one.files[0]}' for one in fitting)
         raise DataError(
-            f"data.label_column: any of the columns {columns} may be the labels; call the one that is meant "
+            f"data.label_column: any of the columns {columns} may be the labels; name the right one "
             f'"{_LABELS[0]}" in the first line of its table'
         )
     return fitting[0], listed(fitting[0])

@@ -67,7 +67,9 @@ def read_table(path: Path, labels: Sequence[str], file: str) -> Table:
     for number, row in enumerate(body, 2):
         if len(row) != len(header):
             remedy = (
-                "complete it" if len(row) < len(header) else "put a text that holds commas in quotation marks"
+                "complete it"
+                if len(row) < len(header)
+                else "put a field that contains commas in quotation marks"
             )
             raise DataError(
                 f"data.labels: {path}, row {number} has {counted(len(row), 'field')} and not {len(header)}; {remedy}"

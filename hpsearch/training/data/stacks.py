@@ -111,7 +111,7 @@ def _read_named(
     images, parts = _choose(arrays, _IMAGES)
     if not images:
         raise DataError(
-            f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; call them x (and the "
+            f"data.root: {where} holds {', '.join(sorted(arrays)) or 'nothing'} and no images; name them x (and the "
             "labels y), or x_train, y_train, x_test, y_test"
         )
     found, hashes, note, flawed, extremes = scan(opener, images, request)
@@ -161,7 +161,7 @@ def _read_labels(opener: str, arrays: Mapping[str, tuple[str, str]], where: str)
     members, parts = _choose(arrays, _LABELS)
     if not members:
         raise DataError(
-            f"data.root: {where} holds {', '.join(sorted(arrays))} and no labels; call them y (or y_train, y_test), or "
+            f"data.root: {where} holds {', '.join(sorted(arrays))} and no labels; name them y (or y_train, y_test), or "
             "name a CSV by data.labels"
         )
     values = [OPENERS[opener](*member) for member in members]

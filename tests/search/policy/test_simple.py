@@ -214,7 +214,7 @@ def test_without_pauses_all_is_as_the_view_alone_decides(sampler, pruner):
             assert isinstance(decision, Stop) == alone.should_prune(number)
             if decision != CONTINUE:
                 state, kind, cut = TrialState.PRUNED, decision.verdict.kind, cut + 1
-                assert decision.verdict.detail == f"the {pruner} pruner cut it at epoch {epoch}"
+                assert decision.verdict.detail == f"the {pruner} pruner stopped it at epoch {epoch}"
                 break
         attrs = {"score": min(values), "stop_reason": kind.value, "epochs_run": len(values)}
         for one in (view, alone):
