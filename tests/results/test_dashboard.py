@@ -84,7 +84,7 @@ def test_the_cards_say_what_a_study_is_and_how_far(tmp_path):
         "1": [
             "cnn on digits",
             "4 of 4 trials finished, best validation loss 0.2, not confirmed",
-            "complete, last changed now",
+            "not running, last changed now",
         ],
         "2": ["1 trial finished, best value 1", "not running, last changed now"],
         "3": ["0 trials finished", "not running, no trial has begun"],
@@ -407,6 +407,9 @@ def test_both_dashboards_show_a_study_while_it_runs_and_after(tmp_path):
     thread.join()
     assert not problems, problems
     assert sum(summary.counts.values()) == 8
+    after = Refreshed(open_storage(url, readonly=True), ArtifactFolder(tmp_path / "artifacts"))
+    assert ask(after, "/hpsearch/cards").json["1"][-1] == "complete, last changed now"
+    after.storage.engine.dispose()
     what, far, standing = seen["card"]
     assert (what, standing) == ("cnn on digits", "running on 1 worker")
     assert far.startswith("5 of 8 trials finished, best validation loss 0.46")

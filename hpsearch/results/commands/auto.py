@@ -7,6 +7,7 @@ the end, or its trials end as they are.
 
 import shlex
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -303,21 +304,24 @@ class Auto:
         workers = self._count(spec)
         left = self.left - self.start  # the report takes time as well
         folds = spec.data.split.folds if spec.data.split.trains_all_folds else None
-        once, refit = training_seconds(record) / (folds or 1), self._refit_seconds(record, search=True)
+        once, refit = training_seconds(record) / (folds or 1), None
+        with suppress(UserError):
+            refit = self._refit_seconds(record, search=True)
         rest = fitting(left, once, refit, workers, self.start, folds)
         if rest is None:
             return None
         longest = max(trial_seconds(trial, record.planned_epochs(trial)) for trial in record.trials)
         return replace(rest, reserve=max(rest.seconds, self.start + SLACK * longest / trained_at_once(spec)))
 
-    def _refit_seconds(self, record: StudyRecord, search: bool) -> float | None:
-        """Returns how long the refit would take; None if the study cannot be refitted."""
+    def _refit_seconds(self, record: StudyRecord, search: bool) -> float:
+        """Returns how long the refit would take.
+
+        Raises:
+            UserError: the study cannot be refitted.
+        """
         from hpsearch.results.confirm.refit import plan_refit
 
-        try:
-            plan = plan_refit(record, self.storage, search)
-        except UserError:
-            return None
+        plan = plan_refit(record, self.storage, search)
         assert record.spec is not None
         return trial_seconds(plan.trial, plan.epochs) / trained_at_once(record.spec)
 
@@ -354,8 +358,12 @@ class Auto:
 
     def _refit(self, spec: StudySpec, search: bool) -> None:
         """Trains on all pictures, unless there is too little time for it after all."""
-        seconds = self._refit_seconds(read_study(spec.study.name, self.storage), search)
-        if seconds is None or self.left < self.start + SLACK * seconds:
+        try:
+            seconds = self._refit_seconds(read_study(spec.study.name, self.storage), search)
+        except UserError as error:
+            say(f"no model is trained on all pictures: {error}")
+            return
+        if self.left < self.start + SLACK * seconds:
             say(f"{self.left:.0f} s are left, too few to train on all pictures: {self._again('refit')}")
             return
         self._head("refit")

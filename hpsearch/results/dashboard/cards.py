@@ -63,7 +63,8 @@ def card_lines(row: StudyRow, drivers: Sequence[DriverRow]) -> list[str]:
     Args:
         drivers: those that run it now.
     """
-    trials = counted(row.finished, "trial") if row.total is None else f"{row.finished} of {row.total} trials"
+    whole = "" if row.total is None else f"{row.finished} of "
+    trials = f"{whole}{counted(row.finished if row.total is None else row.total, 'trial')}"
     best = [] if row.best is None else [f"best {row.metric} {number(row.value)}", row.status]
     far = ", ".join(filter(None, [f"{trials} finished", *best]))
     return [one_line(in_words(line)) for line in (row.what, far, _standing(row, drivers)) if line]
@@ -73,12 +74,12 @@ def _standing(row: StudyRow, drivers: Sequence[DriverRow]) -> str:
     """Returns whether a study runs."""
     if drivers:
         return f"running on {counted(sum(len(json.loads(driver.workers)) for driver in drivers), 'worker')}"
-    moment = row.changed or row.started
-    if moment is None:
+    if row.started is None:
         return "not running, no trial has begun"
-    if row.total is not None and row.finished >= row.total:
-        return f"complete, last changed {age(moment)}"
-    return f"{row.ended or 'not running'}, last changed {age(moment)}"
+    when = f"began {age(row.started)}" if row.changed is None else f"last changed {age(row.changed)}"
+    unfinished = any(row.counts.get(state) for state in ("PAUSED", "RUNNING", "WAITING"))
+    is_complete = row.total is not None and row.finished >= row.total and not unfinished
+    return f"{'complete' if is_complete else row.ended or 'not running'}, {when}"
 
 
 def _script() -> Any:

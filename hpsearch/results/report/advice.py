@@ -12,6 +12,7 @@ from hpsearch.results.confirm.statistics import CERTAINTY
 from hpsearch.results.report.effects import ENOUGH, at_the_edge, divergence, late_best, one_sided
 from hpsearch.results.report.evidence import Claim, chosen, luck_of_share
 from hpsearch.results.stored.answer import NOT_CONFIRMED
+from hpsearch.results.stored.attributes import ended_words
 from hpsearch.results.stored.study import StudyRecord, TrialRecord
 from hpsearch.results.terminal.progress import number
 from hpsearch.study.search import Choices
@@ -126,8 +127,8 @@ def few_trials(record: StudyRecord) -> list[Claim]:
     """Too few trials for the number of hyperparameters."""
     tried = [name for name in record.hparam_names() if _varies(record, name)]
     wanted = ENOUGH * len(tried)
-    if not record.ranked or len(record.finished) >= wanted:
-        return []
+    if not record.ranked or len(record.finished) >= wanted or ended_words(record.attrs):
+        return []  # a study that a limit of its own has ended does not continue
     allowed = record.spec is not None and record.spec.total_trials >= wanted
     more = "" if allowed else f"raise study.trials to {wanted} or more and "
     return [
