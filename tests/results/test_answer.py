@@ -419,7 +419,7 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
         f"trial 0 is the refit of trial {record.answer.trial} of the study lucky; its training loss" in shown
     )
     shown = said_by(capsys, "best", "lucky.confirm", *where)
-    assert "of the study lucky, the best of all repeats: `hpsearch best lucky` shows the answer" in shown
+    assert "of the study lucky, the best of all repeats: `hpsearch best lucky --storage " in shown
     assert (
         "hpsearch confirm"
         not in markdown(build_report("lucky.confirm", options.storage)).partition("## The q")[0]

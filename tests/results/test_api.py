@@ -111,9 +111,9 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         (hpsearch.run, "lease_seconds", float("nan"), "a number of seconds of at least 1"),
         (hpsearch.run, "storage_timeout", -5, "a number of seconds of at least 0"),
         (hpsearch.run, "timeout", [1], 'a number of seconds or a string such as "2h"'),
-        (hpsearch.run, "allow", "nets", r'a list of modules, as in \["my_package.nets"\]'),
-        (hpsearch.run, "allow", [3], r'a list of modules, as in \["my_package.nets"\]'),
-        (hpsearch.run, "allow", ["a b"], r'a list of modules, as in \["my_package.nets"\]'),
+        (hpsearch.run, "allow", "nets", r'a list of modules, such as \["my_package.nets"\]'),
+        (hpsearch.run, "allow", [3], r'a list of modules, such as \["my_package.nets"\]'),
+        (hpsearch.run, "allow", ["a b"], r'a list of modules, such as \["my_package.nets"\]'),
         (hpsearch.run, "run_folder", "", "a path"),
         (hpsearch.run, "callbacks", [print], "a list of hpsearch.Callback objects"),
         (hpsearch.run, "progress", object(), "True or False"),
@@ -122,7 +122,7 @@ def test_an_argument_that_there_is_not_names_the_nearest(
         (hpsearch.confirm, "seeds", 1, "a whole number of at least 2"),
         (hpsearch.refit, "test", "no", "True or False"),
         (hpsearch.check, "device", 0, "a string"),
-        (hpsearch.report, "out", 3, "a path"),
+        (hpsearch.report, "output", 3, "a path"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_refused_by_its_name(

@@ -23,7 +23,7 @@ from tests.service.curves import CurveExecutor, falling
 LIMITS: dict[str, dict[str, Any]] = {
     "the target value": {"target_value": 0.6},
     "patience_trials = 12": {"patience_trials": 12},
-    "improvement: that": {"improvement": {"by": 1.0, "chance": 0.4, "epochs": 20}},
+    "improvement: the chance": {"improvement": {"by": 1.0, "chance": 0.4, "epochs": 20}},
     "max_epochs_total = 150": {"max_epochs_total": 150},
     "max_device_hours = 0.0004": {"max_device_hours": 0.0004},
 }

@@ -83,7 +83,7 @@ def test_a_front_is_confirmed_refitted_and_joined(front: tuple[Path, RunOptions]
         database.execute(change, (json.dumps(losses), study.trials[0]._trial_id))
     again = refit("f", options, executor=InProcessExecutor())
     assert (again.refit, again.exit_status) == (None, 1)
-    assert "ended with a training loss of 9, and what it was to repeat had" in again.lines[0]
+    assert "ended with a training loss of 9, and the trainings that it repeats had at most" in again.lines[0]
     joined = join("f", options, "ensemble", 3)
     assert len(joined.members) >= 1
 

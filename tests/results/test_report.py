@@ -317,7 +317,7 @@ def test_the_report_tells_what_is_stored(folder: Path) -> None:
     best = record.best
     assert f"The best of 15 finished trials is trial {best.number}: validation loss {best.score:.4g}" in text
     assert f"| 1 | {best.number} | {best.score:.4g} |" in text
-    assert "| learning_rate | 0.0001 to 10 | logarithmic |" in text
+    assert "| learning_rate | 0.0001 to 10 | numbers, logarithmic |" in text
     assert "| epochs trained | " + f"{sum(t.epochs_run for t in record.finished):,} |" in text
     assert "made to end with error" in text
     found = importances(record)
