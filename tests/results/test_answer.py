@@ -432,7 +432,7 @@ def test_the_refit_is_trained_on_both_parts_and_handed_out(
         if gone == "rename":
             shown = said_by(capsys, "best", "lucky", *where)
             assert (
-                '"lucky.refit", which holds the refit, was deleted or renamed: run `hpsearch refit lucky`'
+                '"lucky.refit", which holds the refit, was deleted or renamed: run `hpsearch refit lucky --storage '
                 in shown
             )
             assert f"weights of trial {record.answer.trial}, repeat" in shown
