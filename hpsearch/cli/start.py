@@ -62,7 +62,7 @@ def auto(
     seed: Seed = None,
     store: StorageFlags = StorageFlags(),
 ) -> None:
-    """Make a model from a folder of photographs: init, check, run ... report."""
+    """Make a model from a folder of photographs: all steps in one."""
     from hpsearch.results.commands.auto import Auto
 
     url = store.url()

@@ -171,7 +171,7 @@ class Shell:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.pth", None, "there is no such file"),
+        ("none.pth", None, "no such file"),
         ("text.pth", b"hello", r"it cannot be read \("),
         (
             "passwd",
