@@ -323,8 +323,9 @@ def _columns_of(others: labels.Table, one: Callable[..., Labels]) -> list[Labels
 def _nearly_yes_or_no(others: labels.Table) -> Iterator[str]:
     """Yields which columns say yes or no of nearly each picture, with the first value that says neither."""
     for name, values in others.items():
-        odd = [row for row, value in enumerate(values) if not labels.are_yes_or_no(["0", "1", value])]
-        rest = [value for row, value in enumerate(values) if row not in {*odd}]
+        says = [labels.are_yes_or_no(["0", "1", value]) for value in values]
+        odd = [row for row, answers in enumerate(says) if not answers]
+        rest = [value for value, answers in zip(values, says, strict=True) if answers]
         if odd and len(odd) <= _ODD * len(values) and labels.are_yes_or_no(rest):
             more = f" ({len(odd)} values are)" if len(odd) > 1 else ""
             yield (
