@@ -2,16 +2,34 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from hpsearch.contracts.engine import Engine
+from hpsearch.contracts.trial import EndKind, TrialEnd
 from hpsearch.testing import EngineContract, ReferenceEngine
 from hpsearch.training.build import build_engine
 
 DIGITS = {"dataset": "digits", "subset": 0.2}
 
 
-class Built(EngineContract):
+class Ours(EngineContract):
+    """What our engines say beyond what the contract asks of others'."""
+
+    def test_sentences_name_the_trial_and_the_epoch(self, tmp_path: Path) -> None:
+        engine, run = self.build(tmp_path), self.make_run(tmp_path)
+        with pytest.raises(KeyError, match="trial 7"):
+            engine.evict(7, EndKind.STOPPED)
+        engine.admit(run)
+        Path(run.folder).parent.mkdir(parents=True, exist_ok=True)
+        Path(run.folder).write_text("a file where the folder should be")
+        (end,) = engine.step()
+        assert isinstance(end, TrialEnd)
+        assert "checkpoint of epoch 1 cannot be written" in end.detail
+        engine.close()
+
+
+class Built(Ours):
     """An engine as `build_engine` chooses it."""
 
     def build(self, folder: Path) -> Engine:
@@ -30,7 +48,7 @@ class TestFunction(Built):
     tables = {"data": DIGITS, "train": {"function": "tests.training.loops:learns"}}  # noqa: RUF012
 
 
-class TestReference(EngineContract):
+class TestReference(Ours):
     def build(self, folder: Path) -> Engine:
         return ReferenceEngine()
 
