@@ -18,7 +18,6 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from tests.databases import Proxy, proxied
@@ -105,7 +104,7 @@ def pause(pid: int, seconds: float) -> None:
     """Suspends a process for a while."""
     os.kill(pid, signal.SIGSTOP)
     time.sleep(seconds)
-    with suppress(ProcessLookupError):  # its driver, or a fault before, has ended it meanwhile
+    with contextlib.suppress(ProcessLookupError):  # its driver, or a fault before, has ended it meanwhile
         os.kill(pid, signal.SIGCONT)
 
 

@@ -416,9 +416,8 @@ def trials_in_all_time(workers: int, minutes: float) -> float:
     Args:
         minutes: of the search.
     """
-    following = (
-        1 if minutes < CONFIRMABLE else 3 if workers == 1 else 2
-    )  # two repeats side by side, and the refit
+    rounds = 2 if workers == 1 else 1  # of two repeats, side by side where there are two workers
+    following = 1 if minutes < CONFIRMABLE else rounds + 1  # the refit comes last
     return max(TRIALS_IN_ALL_TIME, REPEATED * following * workers)
 
 

@@ -63,8 +63,8 @@ def card_lines(row: StudyRow, drivers: Sequence[DriverRow]) -> list[str]:
     Args:
         drivers: those that run it now.
     """
-    whole = "" if row.total is None else f"{row.finished} of "
-    trials = f"{whole}{counted(row.finished if row.total is None else row.total, 'trial')}"
+    asked = None if row.total is None else f"{row.finished} of {counted(row.total, 'trial')}"
+    trials = asked or counted(row.finished, "trial")
     best = [] if row.best is None else [f"best {row.metric} {number(row.value)}", row.status]
     far = ", ".join(filter(None, [f"{trials} finished", *best]))
     return [one_line(in_words(line)) for line in (row.what, far, _standing(row, drivers)) if line]
